@@ -1,0 +1,46 @@
+# Everything happens in .venv; PYTHON is the interpreter that makes it (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev quickstart test lint types bench clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  (PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) can be overridden)"
+
+install: $(VENV)/.installed-test  ## virtual environment with the library and what its tests need
+
+dev: $(VENV)/.installed-dev  ## the same, with ruff, pyright and pre-commit
+
+quickstart: install  ## train, evaluate and sample from a small model on this machine
+	PATH="$(abspath $(BIN)):$$PATH" bash launch/quickstart.sh
+
+test: install  ## the default test suite
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+lint: dev  ## formatting and lint
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+
+types: dev  ## static types
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+bench: install  ## the benchmarks that print ratios
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and every cache (data stores and work directories stay)
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "lm_jax needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp per extra, older than setup.cfg when the requirements have changed.
+$(VENV)/.installed-%: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@

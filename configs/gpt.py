@@ -1,0 +1,78 @@
+"""Decoders trained on the next token: GPT-2 (Radford et al. 2019) and nanoGPT's character model.
+
+lm-jax train --config=gpt:tiny --workdir=/tmp/gpt                        a minute on a laptop, Python's own documentation
+lm-jax train --config=gpt:shakespeare_char --config.data.path=input.txt --workdir=/tmp/char
+    nanoGPT's documented CPU setting; its own validation loss there is 1.8857 (see docs/claims.md for ours)
+lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/gpt2
+    GPT-2 124M, batches of half a million tokens; a TPU v5e-16 or 8 GPUs
+"""
+
+import ml_collections
+
+from lm_jax.models.presets import gpt
+
+VARIANTS = ("tiny", "shakespeare_char", "novels", "quickstart", "small", "medium", "large", "xl")
+
+
+def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
+    """The recipe of a variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r} of gpt; known: {', '.join(VARIANTS)}")
+    config = ml_collections.ConfigDict()
+    config.objective = dict(name="causal")
+    if variant == "tiny":
+        config.model = gpt.gpt2("tiny")
+        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab=1024))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=20))
+        config.train = dict(steps=200)
+        config.evaluate = dict(every=100, batches=20)
+        config.checkpoint = dict(every=100)
+    elif variant == "shakespeare_char":
+        # nanoGPT's README, "only have a macbook": 4 layers, 4 heads, width 128, context 64, batch 12, no dropout.
+        config.model = gpt.gpt2("tiny")
+        config.model.embed.width = 128
+        config.model.embed.max_length = 64
+        config.model.stack.depth = 4
+        config.model.stack.block.attention.heads = 4
+        config.data = dict(length=64, batch=12, validation=0.1, tokenizer=dict(kind="characters", vocab=256))
+        # config/train_shakespeare_char.py: 1e-3 to 1e-4 over all 2,000 iterations, warmup 100, beta2 0.99.
+        config.optimizer = dict(
+            learning_rate=1e-3, schedule=dict(name="cosine", warmup=100, final=0.1), adamw=dict(b2=0.99, weight_decay=0.1)
+        )
+        config.train = dict(steps=2000)
+        config.evaluate = dict(every=500)
+        config.checkpoint = dict(every=500)
+    elif variant == "novels":
+        config.model = gpt.gpt2("mini")
+        config.model.embed.max_length = 128
+        config.model.embed.width = 256
+        config.model.stack.depth = 4
+        config.model.stack.block.attention.heads = 4
+        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=4096))
+        config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="cosine", warmup=100))
+        config.train = dict(steps=3000)
+        config.evaluate = dict(every=1000, batches=100)
+        config.checkpoint = dict(every=1000)
+    elif variant == "quickstart":
+        config.model = gpt.gpt2("tiny")
+        config.model.embed.width = 128
+        config.model.embed.max_length = 128
+        config.model.stack.depth = 4
+        config.model.stack.block.attention.heads = 4
+        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=50))
+        config.train = dict(steps=500)
+        config.evaluate = dict(every=250, batches=10)
+        config.checkpoint = dict(every=250)
+    else:
+        config.model = gpt.gpt2(variant)
+        config.model.dtype = "bfloat16"
+        # GPT-3's table 2.1 (Brown et al. 2020) gives batch and learning rate by size; GPT-2's paper does not.
+        rate = {"small": 6e-4, "medium": 3e-4, "large": 2.5e-4, "xl": 2e-4}[variant]
+        config.data = dict(length=1024, batch=512, validation=0.005, tokenizer=dict(kind="bpe", vocab=50304))
+        config.optimizer = dict(learning_rate=rate, schedule=dict(name="cosine", warmup=700))
+        config.train = dict(steps=100_000)
+        config.mesh = dict(data=1, fsdp=-1)
+        config.evaluate = dict(every=1000, batches=50)
+        config.checkpoint = dict(every=1000)
+    return config

@@ -1,0 +1,160 @@
+"""ConfigDict at the edge, frozen dataclasses inside: the strict bridge between the two.
+
+A recipe is an `ml_collections.ConfigDict`, so that every field can be overridden on the command line.
+The library reads frozen dataclasses only. `to_config_dict` and `from_config_dict` convert, and every
+disagreement is an `InputError` that names the key, what came and what was expected.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import ml_collections
+from ml_collections import config_dict
+
+Config = TypeVar("Config")
+Entry = TypeVar("Entry")
+
+
+class InputError(ValueError):
+    """What the user gave cannot work; the message is one line that says what to do. Exit code 2."""
+
+
+def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
+    """The entry of a table of choices.
+
+    Args:
+      table: the choices by name.
+      name: what was asked for.
+      key: where it was asked for, such as `config.optimizer.name`.
+
+    Raises:
+      InputError: lists the choices when there is no such entry.
+    """
+    if name not in table:
+        raise InputError(f"{key} is {name!r}, which is none of {', '.join(table)}{nearest(name, table)}")
+    return table[name]
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    """`; did you mean X?` for the closest of `names`, or nothing."""
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+    """A dataclass tree as a ConfigDict whose every field, the unset ones too, can be overridden."""
+    hints = typing.get_type_hints(type(config))
+    tree = ml_collections.ConfigDict()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            tree[field.name] = to_config_dict(value)
+        elif value is None:
+            inner = _without_none(hints[field.name])
+            kind = ml_collections.ConfigDict if dataclasses.is_dataclass(inner) else typing.get_origin(inner) or inner
+            tree[field.name] = config_dict.placeholder(kind)
+        else:
+            tree[field.name] = value
+    return tree
+
+
+def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Config:
+    """A dataclass from a ConfigDict or a plain mapping; fields left out keep their defaults.
+
+    Args:
+      cls: the dataclass to build.
+      tree: the values; nested mappings become nested dataclasses, lists become tuples.
+      key: the name of this tree in error messages.
+
+    Raises:
+      InputError: an unknown key (with the nearest one), a wrong type or a missing field.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(tree, (Mapping, ml_collections.ConfigDict)):
+        raise InputError(f"{key} is {tree!r}; expected a tree of {', '.join(fields)}")
+    for name in tree:
+        if name not in fields:
+            raise InputError(f"unknown key {key}.{name}{nearest(name, fields) or '; known: ' + ', '.join(fields)}")
+    values = {name: _convert(hints[name], tree[name], f"{key}.{name}") for name in fields if name in tree}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise InputError(f"{key}.{name} is not set and has no default; set it with --{key}.{name}=...")
+    return cls(**values)
+
+
+def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml_collections.ConfigDict:
+    """`base` with the values of `over`; a key that `base` does not know raises InputError."""
+    # Not ConfigDict(base): a copy made so shares the unset fields, and setting one would set it in both.
+    merged = copy.deepcopy(base)
+    for name, value in over.items():
+        if name not in merged:
+            raise InputError(f"unknown key {key}.{name}{nearest(name, merged) or '; known: ' + ', '.join(merged)}")
+        if isinstance(merged[name], ml_collections.ConfigDict) and isinstance(
+            value, (Mapping, ml_collections.ConfigDict)
+        ):
+            merged[name] = merge(merged[name], value, f"{key}.{name}")
+        else:
+            with merged.ignore_type():
+                merged[name] = value
+    return merged
+
+
+def differences(before: Any, after: Any, key: str = "config") -> list[str]:
+    """One line `key: before -> after` for every leaf that differs between two trees."""
+    lines: list[str] = []
+    before, after = dict(before or {}), dict(after or {})
+    for name in sorted(set(before) | set(after)):
+        old, new = before.get(name), after.get(name)
+        tree = (Mapping, ml_collections.ConfigDict)
+        if isinstance(old, tree) and isinstance(new, tree):
+            lines += differences(old, new, f"{key}.{name}")
+        elif _plain(old) != _plain(new):
+            lines.append(f"{key}.{name}: {_plain(old)!r} -> {_plain(new)!r}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists are the same thing once they have been through JSON."""
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return inner[0] if len(inner) == 1 else hint
+    return hint
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    """`value` as `hint`, the small language of types that configurations use."""
+    optional = type(None) in typing.get_args(hint)
+    hint = _without_none(hint)
+    if value is None:
+        if optional:
+            return None
+        raise InputError(f"{key} is None; expected {_name(hint)}")
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_config_dict(hint, value, key)  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise InputError(f"{key} is {value!r}; expected a tuple, such as ('a', 'b')")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item, f"{key}[{index}]") for index, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise InputError(f"{key} is {value!r} ({type(value).__name__}); expected {_name(hint)}")
+    return value
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))

@@ -1,0 +1,5 @@
+"""Text in, batches out: sources, cleaning, tokenizers, the token store, rows, their order, the pipeline.
+
+Nothing here runs on a device. A corpus is cleaned, tokenised and stored once; afterwards the global
+batch of any step is a pure function of (seed, step).
+"""

@@ -1,0 +1,1 @@
+"""Cleaning: small named steps, a chain of them, and a report of what they did."""

@@ -1,0 +1,135 @@
+"""Batches as a pure function of (seed, step).
+
+Slot g of the run, g = step x batch + place in the batch, is row `permute(g mod rows)` of epoch g div rows, and what is
+random about a row is keyed by (seed, epoch, row). Nothing else is state: any number of hosts, threads or restarts
+reads the same global batches. Grain builds them ahead of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Int
+
+from lm_jax.core.config import InputError
+from lm_jax.data import order
+from lm_jax.data.rows import Row, Rows
+
+Batch = dict[str, np.ndarray]
+Features = Callable[[Row, np.random.Generator], Row]
+
+# More steps than a run can take; Grain wants a length.
+_ENDLESS = 1 << 48
+
+
+def batch_at(
+    rows: Rows,
+    features: Features,
+    step: int,
+    *,
+    seed: int,
+    batch: int,
+    local: Int[np.ndarray, " local"] | None = None,
+) -> Batch:
+    """One batch of a run.
+
+    Args:
+      rows: the training rows.
+      features: what an objective makes of a row: arrays of fixed shape.
+      step: counted from 0.
+      seed: of the run.
+      batch: rows of the global batch.
+      local: the places of the global batch that this host reads; all of them where None.
+
+    Returns:
+      The features of each row, stacked: [local, ...].
+    """
+    places = np.arange(batch) if local is None else np.asarray(local)
+    # Python integers: a long run's slots are exact whatever the platform's default integer.
+    slots = [step * batch + int(place) for place in places]
+    epochs = np.array([slot // len(rows) for slot in slots], np.int64)
+    positions = np.array([slot % len(rows) for slot in slots], np.int64)
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        indices[chosen] = order.permute(positions[chosen], len(rows), order.key(seed, int(epoch)))
+    return _stack([_row(rows, features, seed, int(e), int(i)) for e, i in zip(epochs, indices, strict=True)])
+
+
+def batches(
+    rows: Rows,
+    features: Features,
+    *,
+    seed: int,
+    batch: int,
+    start: int = 0,
+    local: Int[np.ndarray, " local"] | None = None,
+    threads: int = 1,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """The batches of steps start, start + 1, ... without end; see `batch_at`.
+
+    Args:
+      rows: the training rows.
+      features: what an objective makes of a row.
+      seed: of the run.
+      batch: rows of the global batch.
+      start: the first step.
+      local: the places of the global batch that this host reads; all of them where None.
+      threads: threads that build batches; 0 builds them when they are asked for.
+      prefetch: batches that may be ready ahead.
+
+    Raises:
+      InputError: there are no rows.
+    """
+    if not len(rows):
+        raise InputError("there is no row to train on; check config.data.path and config.data.validation")
+    import grain
+
+    def at(step: int) -> Batch:
+        return batch_at(rows, features, int(step), seed=seed, batch=batch, local=local)
+
+    dataset = grain.MapDataset.range(start, _ENDLESS).map(at)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))))
+
+
+def ordered(
+    rows: Rows,
+    features: Features,
+    *,
+    batch: int,
+    local: Int[np.ndarray, " local"] | None = None,
+    seed: int = 0,
+    limit: int = 0,
+) -> Iterator[Batch]:
+    """Every row once, in order, as for evaluation: each time the same, whatever the hosts.
+
+    The last batch is filled with rows that are zero in every array, weights included.
+
+    Args:
+      rows: the rows, such as those of validation.
+      features: what an objective makes of a row.
+      batch: rows of the global batch.
+      local: the places of the global batch that this host reads; all of them where None.
+      seed: of what is random about a row.
+      limit: at most so many batches; 0 for all.
+    """
+    count = -(-len(rows) // batch)
+    places = np.arange(batch) if local is None else np.asarray(local)
+    blank: Row | None = None
+    for number in range(min(count, limit) if limit else count):
+        indices = [number * batch + int(place) for place in places]
+        made = [_row(rows, features, seed, 0, index) if index < len(rows) else None for index in indices]
+        if None in made and blank is None:
+            blank = {name: np.zeros_like(array) for name, array in _row(rows, features, seed, 0, 0).items()}
+        yield _stack([row if row is not None else blank for row in made])  # type: ignore[misc]
+
+
+def _row(rows: Rows, features: Features, seed: int, epoch: int, index: int) -> Row:
+    rng = order.generator(seed, epoch, index)
+    return features(rows.row(index, epoch, rng), rng)
+
+
+def _stack(made: list[Row]) -> Batch:
+    return {name: np.stack([row[name] for row in made]) for name in made[0]}

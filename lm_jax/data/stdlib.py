@@ -1,0 +1,92 @@
+"""Python's standard library as a corpus: it lies beside every interpreter, so a first run needs no download.
+
+`docs` is prose about programming: the documentation strings of every module and the reference topics behind
+`help()`. `code` is the modules' source. Modules are parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import sysconfig
+import tokenize
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Packages that are not the library, and its tests, which hold machine-made tables.
+EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
+
+
+def modules() -> list[Path]:
+    """Every module of the library, in the order of their dotted names."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = [path.relative_to(root) for path in root.rglob("*.py")]
+    return [root / path for path in sorted(paths) if not EXCLUDED.intersection(path.parts) and path.name != "topics.py"]
+
+
+def topics() -> list[Path]:
+    """The file of reference topics, where this Python has one."""
+    path = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
+    return [path] if path.exists() else []
+
+
+def _source(path: Path) -> str:
+    with tokenize.open(path) as file:
+        return file.read()
+
+
+def _parsed(path: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        # Some modules hold old escapes on purpose.
+        warnings.simplefilter("ignore")
+        return ast.parse(_source(path))
+
+
+def _code() -> Iterator[str]:
+    for path in modules():
+        yield _source(path)
+
+
+def _docs() -> Iterator[str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in modules():
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        sections = list(_docstrings(_parsed(path), name))
+        if sections:
+            yield "\n\n".join(sections)
+    for path in topics():
+        for node in _parsed(path).body:
+            if isinstance(node, ast.Assign):
+                yield from (str(topic) for topic in ast.literal_eval(node.value).values())
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
+    """The dotted name and the documentation string of a module, its classes and its functions."""
+    text = node.body and ast.get_docstring(node, clean=False)  # type: ignore[attr-defined]
+    if text:
+        yield f"{name}\n{inspect.cleandoc(text)}"
+    for child in node.body:  # type: ignore[attr-defined]
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _docstrings(child, f"{name}.{child.name}")
+
+
+def _all() -> Iterator[str]:
+    yield from _docs()
+    yield from _code()
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One way to read the library."""
+
+    files: Callable[[], list[Path]]
+    documents: Callable[[], Iterator[str]]
+
+
+PARTS = {
+    "docs": Part(files=lambda: modules() + topics(), documents=_docs),
+    "code": Part(files=modules, documents=_code),
+    "all": Part(files=lambda: modules() + topics(), documents=_all),
+}

@@ -1,0 +1,332 @@
+"""The token store: a corpus as one long line of tokens on disk, readable at any place.
+
+Tokens lie in array_record shards, in records of at most 4,096 little-endian integers, each wrapped as the one field
+of an example that TensorFlow Datasets reads: short records because a row needs little, many shards because many
+workers write. A shard holds one unit of cleaned text, every document closed by [EOS]. Beside the shards lie the
+positions at which documents, sentences and records start. The finished set is a TFDS dataset whose order is kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lm_jax.core.config import InputError
+from lm_jax.data import atomic, sentences, sources, texts, tokenizers, workers
+from lm_jax.data.clean import chain
+from lm_jax.data.clean import report as reports
+from lm_jax.data.texts import Progress
+
+# Raised when the same tokens would be stored differently.
+VERSION = 1
+RECORD_TOKENS = 4096
+CACHE_BYTES = 256 << 20
+DATASET = "lm_jax_tokens"
+
+
+def default_root(configured: str = "") -> Path:
+    """The root of prepared corpora: as configured, else $LM_JAX_CACHE, else ~/.cache/lm_jax."""
+    return Path(configured or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+
+
+def prepare(
+    root: Path | str,
+    source: sources.SourceConfig,
+    clean: chain.CleanConfig,
+    tokenizer: tokenizers.TokenizerConfig | tokenizers.Tokenizer,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Store:
+    """The token store of a source: found under `root`, finished where it was interrupted, or made.
+
+    Args:
+      root: the directory of all prepared corpora.
+      source: which text.
+      clean: how it is cleaned.
+      tokenizer: one at hand, or the settings of one to load or to train on the cleaned text.
+      workers: processes; 0 for one a core. Their number does not show in the result.
+      progress: called with a stage, what is done and the whole (0 where unknown).
+
+    Raises:
+      InputError: the source cannot be read, nothing is left of it, or the vocabulary does not fit it.
+    """
+    root = Path(root)
+    cleaned = texts.prepare(root, source, clean, workers=workers, progress=progress)
+    say = progress or (lambda stage, done, whole: None)
+    if isinstance(tokenizer, tokenizers.TokenizerConfig):
+        tokenizer = _tokenizer(root, tokenizer, cleaned, say)
+    described = json.dumps([VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint])
+    fingerprint = hashlib.sha256(described.encode()).hexdigest()[:32]
+    directory = root / "tokens" / fingerprint
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic.locked(directory / "lock", lambda: say("waiting for another process to tokenise", 0, 0)):
+        if not (directory / "store.json").exists():
+            atomic.remove_partial(directory)
+            _make(directory, fingerprint, cleaned, tokenizer, workers, say)
+        shutil.rmtree(directory / "parts", ignore_errors=True)
+    return Store.open(directory)
+
+
+def _tokenizer(
+    root: Path, config: tokenizers.TokenizerConfig, cleaned: texts.Texts, progress: Progress
+) -> tokenizers.Tokenizer:
+    """The tokenizer of a config; trained once for each text."""
+    if config.path:
+        return tokenizers.load(config.path)
+    described = json.dumps([VERSION, cleaned.fingerprint, dataclasses.asdict(config)])
+    directory = root / "tokenizers" / hashlib.sha256(described.encode()).hexdigest()[:32]
+    if not (directory / "tokenizer.json").exists():
+        progress("training the tokenizer", 0, 0)
+        tokenizers.train(config, cleaned, cleaned.bytes).save(directory)
+    return tokenizers.load(directory)
+
+
+def _make(
+    directory: Path,
+    fingerprint: str,
+    cleaned: texts.Texts,
+    tokenizer: tokenizers.Tokenizer,
+    count: int,
+    progress: Progress,
+) -> None:
+    tokenizer.save(directory / "tokenizer")
+    parts = directory / "parts"
+    parts.mkdir(exist_ok=True)
+    missing = [index for index in range(cleaned.units) if not (parts / f"{index:05d}.json").exists()]
+    done = cleaned.units - len(missing)
+    progress("tokenising", done, cleaned.units)
+    for _ in workers.run(write_shard, (str(directory), str(cleaned.directory)), missing, count):
+        done += 1
+        progress("tokenising", done, cleaned.units)
+    notes = [json.loads((parts / f"{index:05d}.json").read_bytes()) for index in range(cleaned.units)]
+    offsets = np.cumsum([0, *(note["tokens"] for note in notes)]).astype(np.int64)
+    for name in ("documents", "sentences"):
+        _join(directory / f"{name}.npy", [parts / f"{index:05d}.{name}.npy" for index in range(len(notes))], offsets)
+    records = [
+        np.arange(0, note["tokens"], RECORD_TOKENS) + offset for note, offset in zip(notes, offsets, strict=False)
+    ]
+    atomic.write_array(directory / "records.npy", np.concatenate([*records, offsets[-1:]]).astype(np.int64))
+    _register(directory, [note["records"] for note in notes])
+    names = [
+        "documents.npy",
+        "sentences.npy",
+        "records.npy",
+        *(_shard(index, len(notes)) for index in range(len(notes))),
+    ]
+    manifest = {
+        "fingerprint": fingerprint,
+        "tokens": int(offsets[-1]),
+        "documents": cleaned.documents,
+        "bytes": cleaned.bytes,
+        "dtype": _dtype(tokenizer).str,
+        "report": cleaned.report,
+        "files": {name: (directory / name).stat().st_size for name in names},
+    }
+    atomic.write_json(directory / "store.json", manifest)
+
+
+def write_shard(directory: str, cleaned: str, index: int) -> int:
+    """Tokenise one unit of text and write its shard; the worker's part."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    tokenizer = _loaded(directory)
+    everything = _opened(cleaned)
+    documents = everything.unit(index)
+    dtype = _dtype(tokenizer)
+    encoded, document_starts, sentence_starts, position = [], [], [], 0
+    for text, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
+        document_starts.append(position)
+        data = text.encode()
+        # The token that a sentence starts with is the first to begin at or after the sentence's first byte.
+        first = np.searchsorted(tokenizer.byte_offsets(data, ids), sentences.starts(data))
+        sentence_starts.append(np.unique(first[first < max(1, len(ids))]) + position)
+        encoded += [ids.astype(dtype), np.array([tokenizer.eos], dtype)]
+        position += len(ids) + 1
+    tokens = np.concatenate([*encoded, np.zeros(0, dtype)])
+    parts = Path(directory) / "parts"
+    with atomic.replacing(Path(directory) / _shard(index, everything.units)) as partial:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        for start in range(0, len(tokens), RECORD_TOKENS):
+            writer.write(_example(tokens[start : start + RECORD_TOKENS].tobytes()))
+        writer.close()
+    atomic.write_array(parts / f"{index:05d}.documents.npy", np.array(document_starts, np.int64))
+    starts = np.concatenate([*sentence_starts, np.zeros(0, np.int64)]).astype(np.int64)
+    atomic.write_array(parts / f"{index:05d}.sentences.npy", starts)
+    note = {"tokens": len(tokens), "records": -(-len(tokens) // RECORD_TOKENS)}
+    atomic.write_json(parts / f"{index:05d}.json", note)
+    return index
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(directory: str) -> tokenizers.Tokenizer:
+    return tokenizers.load(Path(directory) / "tokenizer")
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(directory: str) -> texts.Texts:
+    return texts.open_texts(directory)
+
+
+def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _shard(index: int, count: int) -> str:
+    return f"{DATASET}-train.array_record-{index:05d}-of-{count:05d}"
+
+
+def _join(path: Path, parts: list[Path], offsets: Int[np.ndarray, " shards_and_one"]) -> None:
+    """The shards' positions as one array of positions in the whole."""
+    lengths = [len(np.load(part, mmap_mode="r")) for part in parts]
+    with atomic.replacing(path) as partial:
+        joined = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int64, shape=(sum(lengths),))
+        start = 0
+        for part, length, offset in zip(parts, lengths, offsets, strict=False):
+            joined[start : start + length] = np.load(part) + offset
+            start += length
+        joined.flush()
+        del joined
+
+
+def _register(directory: Path, records: list[int]) -> None:
+    """Describe the shards as a TensorFlow Datasets dataset: one split, `train`, in the order written."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming
+
+    template = naming.ShardedFileTemplate(
+        dataset_name=DATASET, split="train", filetype_suffix="array_record", data_dir=directory
+    )
+    split = tfds.core.SplitInfo(name="train", shard_lengths=records, num_bytes=0, filename_template=template)
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=tfds.features.FeaturesDict({"tokens": tfds.features.Tensor(shape=(), dtype=np.object_)}),
+        split_infos=[split],
+        filename_template=template,
+        check_data=False,
+    )
+
+
+def _example(payload: bytes) -> bytes:
+    """A serialised tf.train.Example whose one feature, `tokens`, is the payload; workers need no TFDS for it."""
+    return _field(_field(_field(b"tokens") + _field(_field(_field(payload)), number=2)))
+
+
+def _field(payload: bytes, number: int = 1) -> bytes:
+    """A length-delimited protocol buffer field."""
+    size, length = bytearray(), len(payload)
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    size.append(length)
+    return bytes([number << 3 | 2]) + bytes(size) + payload
+
+
+class Store:
+    """A finished token store.
+
+    Attributes:
+      directory: where it lies.
+      fingerprint: of the text, its cleaning and the tokenizer.
+      tokens: how many, [EOS] of every document included.
+      documents: how many.
+      bytes: UTF-8 bytes of the cleaned text.
+      dtype: of the tokens on disk.
+      report: what cleaning did.
+      document_starts: token positions, int64 [documents].
+      sentence_starts: token positions, int64 [sentences]; every document's start is one.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], cache_bytes: int = CACHE_BYTES):
+        self.directory = directory
+        self.fingerprint: str = manifest["fingerprint"]
+        self.tokens: int = manifest["tokens"]
+        self.documents: int = manifest["documents"]
+        self.bytes: int = manifest["bytes"]
+        self.dtype = np.dtype(manifest["dtype"])
+        self.report: reports.Report = manifest["report"]
+        self.document_starts = np.load(directory / "documents.npy", mmap_mode="r")
+        self.sentence_starts = np.load(directory / "sentences.npy", mmap_mode="r")
+        self._record_starts = np.load(directory / "records.npy")
+        self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
+        self._room = max(1, cache_bytes // (4 * RECORD_TOKENS))
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: Path | str, cache_bytes: int = CACHE_BYTES) -> Store:
+        """A store that `prepare` finished.
+
+        Raises:
+          InputError: there is none, or a file is missing or of another size.
+        """
+        directory = Path(directory)
+        try:
+            manifest = json.loads((directory / "store.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{directory} holds no finished token store; prepare the data again") from error
+        for name, size in manifest["files"].items():
+            path = directory / name
+            if not path.exists() or path.stat().st_size != size:
+                raise InputError(f"{path} is damaged or missing; delete {directory} and prepare the data again")
+        return cls(directory, manifest, cache_bytes)
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer that the store was made with."""
+        return tokenizers.load(self.directory / "tokenizer")
+
+    def document_stops(self) -> Int[np.ndarray, " documents"]:
+        """The position after each document's [EOS]."""
+        return np.append(self.document_starts[1:], self.tokens)
+
+    def read(self, start: int, stop: int) -> Int[np.ndarray, " tokens"]:
+        """Tokens start..stop-1 as int32; safe to call from several threads."""
+        if not 0 <= start <= stop <= self.tokens:
+            raise ValueError(f"tokens {start}..{stop} do not lie in 0..{self.tokens}")
+        result = np.empty(stop - start, np.int32)
+        record = int(np.searchsorted(self._record_starts, start, "right")) - 1
+        position = start
+        while position < stop:
+            tokens = self._record(record)
+            offset = position - int(self._record_starts[record])
+            count = min(stop - position, len(tokens) - offset)
+            result[position - start : position - start + count] = tokens[offset : offset + count]
+            position, record = position + count, record + 1
+        return result
+
+    def documents_between(self, first: int, last: int) -> Iterator[Int[np.ndarray, " tokens"]]:
+        """Documents first..last-1, each with its [EOS]."""
+        stops = self.document_stops()
+        for index in range(first, last):
+            yield self.read(int(self.document_starts[index]), int(stops[index]))
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(str(self.directory)).as_data_source(split="train")
+
+    def _record(self, index: int) -> Int[np.ndarray, " tokens"]:
+        with self._lock:
+            if (found := self._cache.get(index)) is not None:
+                self._cache.move_to_end(index)
+                return found
+            source = self._records
+        tokens = np.frombuffer(source[index]["tokens"], self.dtype).astype(np.int32)
+        with self._lock:
+            self._cache[index] = tokens
+            while len(self._cache) > self._room:
+                self._cache.popitem(last=False)
+        return tokens

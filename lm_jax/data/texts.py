@@ -1,0 +1,212 @@
+"""Cleaned text on disk: the documents of a source, cleaned by parallel workers, first of each kind kept.
+
+A corpus is cut into units of raw text whose borders depend on the source alone, so neither the number of workers nor
+an interruption can show in the result. A unit becomes three files: its text, the lengths and hashes of its documents,
+and last a note that says it is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lm_jax.core.config import InputError
+from lm_jax.data import atomic, sources, workers
+from lm_jax.data.clean import chain
+from lm_jax.data.clean import report as reports
+
+# Raised when the same text would be cleaned or stored differently.
+VERSION = 1
+UNIT_BYTES = (2 << 20, 64 << 20)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Cleaned documents in a directory.
+
+    Attributes:
+      directory: where they lie.
+      fingerprint: of the source and the cleaning.
+      units: the number of units.
+      documents: documents kept.
+      bytes: their UTF-8 bytes.
+      report: what cleaning did.
+    """
+
+    directory: Path
+    fingerprint: str
+    units: int
+    documents: int
+    bytes: int
+    report: reports.Report
+
+    def unit(self, index: int) -> list[str]:
+        """The documents of one unit that were kept."""
+        keep = np.load(_path(self.directory, index, "keep.npy"))
+        texts = _read(self.directory, index)
+        return [text for text, kept in zip(texts, keep, strict=True) if kept]
+
+    def __iter__(self) -> Iterator[str]:
+        """Every document, in the order of the source."""
+        for index in range(self.units):
+            yield from self.unit(index)
+
+
+def prepare(
+    root: Path | str,
+    source: sources.SourceConfig,
+    clean: chain.CleanConfig,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Texts:
+    """The cleaned text of a source: found under `root`, finished, or made.
+
+    Args:
+      root: the directory of all prepared corpora.
+      source: which text.
+      clean: how it is cleaned.
+      workers: processes; 0 for one a core.
+      progress: called with a stage, what is done and the whole (0 where unknown).
+
+    Raises:
+      InputError: the source cannot be read, or nothing is left of it.
+    """
+    chain.check(clean)
+    fingerprint = _fingerprint(source, clean)
+    directory = Path(root) / "texts" / fingerprint
+    directory.mkdir(parents=True, exist_ok=True)
+    say = progress or (lambda stage, done, whole: None)
+    with atomic.locked(directory / "lock", lambda: say("waiting for another process to clean", 0, 0)):
+        if not (directory / "texts.json").exists():
+            atomic.remove_partial(directory)
+            _make(directory, fingerprint, source, clean, workers, say)
+    return open_texts(directory)
+
+
+def open_texts(directory: Path | str) -> Texts:
+    """Texts that `prepare` finished."""
+    directory = Path(directory)
+    return Texts(directory=directory, **json.loads((directory / "texts.json").read_bytes()))
+
+
+def _fingerprint(source: sources.SourceConfig, clean: chain.CleanConfig) -> str:
+    described = [VERSION, UNIT_BYTES, sources.fingerprint(source), dataclasses.asdict(clean)]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+
+
+def _make(
+    directory: Path,
+    fingerprint: str,
+    source: sources.SourceConfig,
+    clean: chain.CleanConfig,
+    count: int,
+    progress: Progress,
+) -> None:
+    units = 0
+
+    def jobs() -> Iterator[tuple[int, list[bytes | str]]]:
+        nonlocal units
+        for index, documents in enumerate(_units(source)):
+            units = index + 1
+            if not _path(directory, index, "json").exists():
+                yield index, documents
+
+    for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean), jobs(), count), 1):
+        progress("cleaning", done, 0)
+    notes = [json.loads(_path(directory, index, "json").read_bytes()) for index in range(units)]
+    report = reports.total(note["report"] for note in notes)
+    _deduplicate(directory, units, clean.deduplicate, report)
+    if not report["kept"]["documents"]:
+        reasons = ", ".join(f"{entry['documents']} {reason}" for reason, entry in report["dropped"].items())
+        raise InputError(
+            f"config.data.path: nothing is left of {source.path} after cleaning "
+            f"({report['read']['documents']} documents read{', dropped: ' + reasons if reasons else ''}); "
+            "check the file and config.data.clean"
+        )
+    manifest = {
+        "fingerprint": fingerprint,
+        "units": units,
+        "documents": report["kept"]["documents"],
+        "bytes": report["kept"]["bytes"],
+        "report": report,
+    }
+    atomic.write_json(directory / "texts.json", manifest)
+
+
+def _units(source: sources.SourceConfig) -> Iterator[list[bytes | str]]:
+    """Raw documents in units of a size that follows from the source's: many enough to share, few enough as files."""
+    low, high = UNIT_BYTES
+    size = min(max(sources.size_bytes(source) // 256, low), high)
+    unit: list[bytes | str] = []
+    held = 0
+    for document in sources.documents(source):
+        unit.append(document)
+        held += len(document)
+        if held >= size:
+            yield unit
+            unit, held = [], 0
+    if unit:
+        yield unit
+
+
+def clean_unit(directory: str, config: chain.CleanConfig, job: tuple[int, list[bytes | str]]) -> int:
+    """Clean one unit and write it; the worker's part."""
+    import xxhash
+    import zstandard
+
+    index, documents = job
+    report = reports.empty()
+    cleaned = (chain.clean(document, config, report) for document in documents)
+    texts = [text.encode() for text in cleaned if text is not None]
+    facts = np.array([(len(text), *_halves(xxhash.xxh3_128_intdigest(text))) for text in texts], np.uint64)
+    compressed = zstandard.ZstdCompressor(level=3).compress(b"".join(texts))
+    atomic.write_bytes(_path(Path(directory), index, "zst"), compressed)
+    atomic.write_array(_path(Path(directory), index, "npy"), facts.reshape(-1, 3))
+    atomic.write_json(_path(Path(directory), index, "json"), {"report": report})
+    return index
+
+
+def _halves(number: int) -> tuple[int, int]:
+    return number >> 64, number & ((1 << 64) - 1)
+
+
+def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Report) -> None:
+    """Decide which documents stay: the first of each hash in the order of the source."""
+    facts = [np.load(_path(directory, index, "npy")) for index in range(units)]
+    hashes = np.concatenate([unit[:, 1:] for unit in facts] or [np.zeros((0, 2), np.uint64)])
+    keep = np.ones(len(hashes), bool)
+    if wanted:
+        # A stable sort, so that the first of equal hashes is the first of the source.
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+        repeated = (hashes[order][1:] == hashes[order][:-1]).all(axis=1)
+        keep[order[1:][repeated]] = False
+    sizes = np.concatenate([unit[:, 0] for unit in facts] or [np.zeros(0, np.uint64)]).astype(np.int64)
+    if not keep.all():
+        dropped = {"documents": int((~keep).sum()), "bytes": int(sizes[~keep].sum())}
+        report["dropped"]["duplicate"] = dropped
+        for name, value in dropped.items():
+            report["kept"][name] -= value
+    start = 0
+    for index, unit in enumerate(facts):
+        atomic.write_array(_path(directory, index, "keep.npy"), keep[start : start + len(unit)])
+        start += len(unit)
+
+
+def _read(directory: Path, index: int) -> list[str]:
+    import zstandard
+
+    data = zstandard.ZstdDecompressor().decompress(_path(directory, index, "zst").read_bytes())
+    stops = np.cumsum(np.load(_path(directory, index, "npy"))[:, 0].astype(np.int64)).tolist()
+    return [data[start:stop].decode() for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _path(directory: Path, index: int, suffix: str) -> Path:
+    return directory / f"text-{index:05d}.{suffix}"

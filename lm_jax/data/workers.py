@@ -1,0 +1,139 @@
+"""Jobs in parallel processes that know nothing of the program that started them.
+
+`multiprocessing` would import the caller's main module again in every worker, which fails in a notebook, a heredoc
+or a script without a guard. A worker here is a fresh interpreter that reads jobs from its standard input and ends
+when that closes, so it outlives no parent by more than one job.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+from lm_jax.core.config import InputError
+
+
+def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+    """Yield `function(*setup, job)` of every job, as they are done.
+
+    Args:
+      function: a function of a module (workers import it by name) whose effect does not depend on the worker.
+      setup: arguments that all jobs share.
+      jobs: taken one at a time, when a worker is free.
+      workers: processes; 0 for one a core, 1 works in this process.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    if workers == 1:
+        for job in jobs:
+            yield function(*setup, job)
+        return
+    yield from _run_processes(pickle.dumps((function, setup)), jobs, workers)
+
+
+def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+    source, lock = iter(jobs), threading.Lock()
+    results: queue.Queue[tuple[str, Any]] = queue.Queue()
+    processes: list[subprocess.Popen[bytes]] = []
+    stopping = threading.Event()
+
+    def work() -> None:
+        process = None
+        try:
+            while not stopping.is_set():
+                with lock:
+                    job = next(source, stopping)
+                if job is stopping:
+                    break
+                if process is None:
+                    # Started with its first job: a small corpus does not pay for every core's worker.
+                    process = _start()
+                    processes.append(process)
+                    process.stdin.write(task)
+                pickle.dump(job, process.stdin)
+                process.stdin.flush()
+                results.put(pickle.load(process.stdout))
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            code = process.wait() if process else None
+            results.put(("died", RuntimeError(f"a data worker died (exit code {code}): {type(error).__name__}")))
+        except BaseException as error:
+            results.put(("failed", error))
+        finally:
+            if process is not None:
+                process.stdin.close()
+            results.put(("ended", None))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        running = workers
+        while running:
+            kind, value = results.get()
+            if kind == "done":
+                yield value
+            elif kind == "ended":
+                running -= 1
+            else:
+                raise value
+    finally:
+        stopping.set()
+        for process in processes:
+            # After the last result a worker has nothing left to do; after a failure nobody waits for its job.
+            process.kill()
+            process.wait()
+        for thread in threads:
+            thread.join(timeout=5)
+        for process in processes:
+            process.stdout.close()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # The caller may have found the package through a path that the environment does not name.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return subprocess.Popen(
+        [sys.executable, "-c", "from lm_jax.data.workers import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def serve() -> None:
+    """The worker's side: jobs from standard input, results to standard output, until the input ends."""
+    # Ctrl-C reaches the whole terminal; the parent decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jobs, results = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # What a library prints must not end up between the results.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    function, setup = pickle.load(jobs)
+    while True:
+        try:
+            job = pickle.load(jobs)
+        except EOFError:
+            return
+        try:
+            answer = ("done", function(*setup, job))
+        except InputError as error:
+            answer = ("failed", error)
+        except Exception as error:
+            answer = ("failed", RuntimeError(f"{error!r} in a data worker:\n{traceback.format_exc()}"))
+        if not _sent(answer, results):
+            return
+
+
+def _sent(answer: Any, results: BinaryIO) -> bool:
+    """Whether there was still a parent to take the answer."""
+    try:
+        pickle.dump(answer, results)
+        results.flush()
+    except BrokenPipeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Text out of models: sampling, generation with a cache, filling masks, prompts."""

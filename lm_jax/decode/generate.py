@@ -1,0 +1,294 @@
+"""Batched generation with a cache, for decoders and encoder-decoders: one program reads, one program writes.
+
+Prompts of different lengths share a batch: a decoder's are padded on the left, with positions of their own, and an
+encoder's on the right; padding is seen by nobody, so a prompt is continued alone as it is in company.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lm_jax.core.config import InputError
+from lm_jax.decode import rows
+from lm_jax.decode.sampling import SamplingConfig, draw, permitted, row_keys
+from lm_jax.decode.weights import unstacked
+from lm_jax.models.config import EncoderDecoderConfig
+from lm_jax.models.interface import Cache, Inputs
+from lm_jax.models.transformer import EncoderDecoder, Transformer
+from lm_jax.parallel.layout import Layout
+
+OnTokens = Callable[[int, np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """One prompt's continuation.
+
+    Attributes:
+      tokens: int32 ids, up to and including the first EOS.
+      log_probabilities: float32, the model's own log P of each token given those before it, at temperature 1 and
+        over the whole vocabulary, whatever it was drawn from.
+      finished: whether it ended with EOS and not for want of room.
+    """
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    finished: bool
+
+
+@flax.struct.dataclass
+class Progress:
+    """What a batch has written so far.
+
+    Attributes:
+      step: tokens written by every row that has not finished.
+      last: the latest token of each row, which the model has not read yet.
+      tokens: all of them; padding after EOS.
+      log_probabilities: of `tokens`.
+      lengths: how many of `tokens` count, EOS included.
+      finished: rows that have written EOS.
+    """
+
+    step: Int[Array, ""]
+    last: Int[Array, " batch"]
+    tokens: Int[Array, "batch room"]
+    log_probabilities: Float[Array, "batch room"]
+    lengths: Int[Array, " batch"]
+    finished: Bool[Array, " batch"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a compiled program of generation depends on, besides shapes."""
+
+    module: Transformer | EncoderDecoder
+    layout: Layout | None
+    sampling: SamplingConfig
+    room: int
+    pad: int
+    eos: int | None
+
+
+def generate(
+    module: Transformer | EncoderDecoder,
+    params: Any,
+    prompts: Sequence[Any],
+    *,
+    max_tokens: int,
+    sampling: SamplingConfig,
+    seed: int,
+    pad: int,
+    eos: int | None,
+    bos: int,
+    forbidden: Sequence[int] = (),
+    on_tokens: OnTokens | None = None,
+    chunk: int = 4,
+    layout: Layout | None = None,
+) -> list[Generated]:
+    """Continues prompts with a decoder, or answers them with an encoder-decoder.
+
+    Args:
+      module: the model.
+      params: its parameters, sharded or not; those of `weights.unstacked` save a copy per call.
+      prompts: token ids of each prompt. A decoder continues them, an empty one from `bos`; an encoder-decoder reads
+        them as its source and starts to write from `pad`, as T5 does.
+      max_tokens: the most that is written per prompt.
+      sampling: how tokens are chosen.
+      seed: a prompt's draws depend on this, its number and the step, not on the other prompts.
+      pad: id of padding.
+      eos: id that ends a text; None never ends one.
+      bos: id that an empty prompt starts from.
+      forbidden: ids that are never written.
+      on_tokens: called with a prompt's number and its new tokens as they come.
+      chunk: steps between two calls of `on_tokens`.
+      layout: the mesh that `params` live on, to fix where activations live too.
+
+    Raises:
+      InputError: prompts that do not fit the model, or settings out of range.
+    """
+    config = module.config
+    if config.kind == "encoder":
+        raise InputError("an encoder writes no text; give it a prompt with masks to fill")
+    if max_tokens < 1:
+        raise InputError(f"--max_tokens is {max_tokens}; expected at least 1")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
+    vocab = config.embed.vocab or 0
+    sources = rows.checked(prompts, vocab, "prompt")
+    if not sources:
+        return []
+    allowed = _allowed(forbidden, vocab)
+    count = -(-len(sources) // (layout.batch_divisor() if layout else 1)) * (layout.batch_divisor() if layout else 1)
+    inputs = _inputs(module, sources, count, max_tokens, pad, bos)
+    plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens, pad=pad, eos=eos)
+    read, write = _programs(plan)
+    params = unstacked(module, params)
+    live = np.arange(count) < len(sources)
+    cache, progress, keys, positions = read(params, inputs, live, allowed, np.uint32(seed))
+    shown = np.zeros(len(sources), np.int64)
+    for stop in [max_tokens] if on_tokens is None else [*range(1, max_tokens, max(chunk, 1)), max_tokens]:
+        if stop > 1:
+            cache, progress = write(params, cache, progress, keys, positions, allowed, np.int32(stop))
+        if on_tokens is not None:
+            shown = _show(progress, shown, on_tokens)
+        if np.asarray(progress.finished).all():
+            break
+    return _results(progress, len(sources))
+
+
+def _allowed(forbidden: Sequence[int], vocab: int) -> np.ndarray | None:
+    """Which ids may be written; None is all."""
+    banned = [token for token in set(map(int, forbidden)) if 0 <= token < vocab]
+    if len(banned) == vocab:
+        raise InputError(f"all {vocab} ids of the vocabulary are forbidden; leave some to write")
+    allowed = np.ones(vocab, bool)
+    allowed[banned] = False
+    return allowed if banned else None
+
+
+def _inputs(
+    module: Transformer | EncoderDecoder, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int
+) -> Inputs:
+    """What is read before the first token is written, as numpy arrays."""
+    limit = rows.longest(module.config.embed)
+    if isinstance(module.config, EncoderDecoderConfig):
+        most = max(map(len, sources))
+        if limit is not None and max(most, max_tokens) > limit:
+            raise InputError(
+                f"a source of {most} tokens and --max_tokens {max_tokens}, but config.model.embed.max_length is "
+                f"{limit}; use at most that of each"
+            )
+        tokens, segments = rows.right_padded(sources, count, rows.bucket(most, limit), pad)
+        source = Inputs(tokens=tokens, segments=segments)
+        start = np.full((count, 1), pad, np.int32)
+        return Inputs(tokens=start, positions=np.zeros_like(start), segments=np.ones_like(start), source=source)
+    sources = [row if len(row) else np.array([bos], np.int32) for row in sources]
+    most = max(map(len, sources))
+    if limit is not None and most + max_tokens > limit:
+        advice = f"use --max_tokens={limit - most} or " if most < limit else ""
+        raise InputError(
+            f"a prompt of {most} tokens and --max_tokens {max_tokens} make {most + max_tokens}, but "
+            f"config.model.embed.max_length is {limit}; {advice}shorten the prompt"
+        )
+    tokens, positions, segments = rows.left_padded(sources, count, rows.bucket(most), pad)
+    return Inputs(tokens=tokens, positions=positions, segments=segments)
+
+
+@functools.lru_cache(maxsize=32)
+def _programs(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The compiled reading of a prompt, and the compiled writing of any number of tokens."""
+    jit = jax.jit if plan.layout is None else plan.layout.jit
+    # The cache is written in place.
+    return jit(functools.partial(_read, plan)), jit(functools.partial(_write, plan), donate_argnums=1)
+
+
+def _read(
+    plan: Plan, params: Any, inputs: Inputs, live: Array, allowed: Array | None, seed: Array
+) -> tuple[Cache, Progress, Key[Array, " batch"], Int[Array, " batch"]]:
+    """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
+    count, length = inputs.tokens.shape
+    source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
+    variables = {"params": params}
+    # The last token written is never read.
+    cache = plan.module.apply(variables, count, length + plan.room - 1, source, method="empty_cache")
+    keys = row_keys(seed, count)
+    progress = Progress(
+        step=jnp.zeros((), jnp.int32),
+        last=jnp.zeros(count, jnp.int32),
+        tokens=jnp.full((count, plan.room), plan.pad, jnp.int32),
+        log_probabilities=jnp.zeros((count, plan.room), jnp.float32),
+        lengths=jnp.zeros(count, jnp.int32),
+        finished=~live,
+    )
+    cache, progress = _advance(plan, params, inputs, cache, progress, keys, allowed)
+    return cache, progress, keys, inputs.positions[:, -1] + 1
+
+
+def _write(
+    plan: Plan,
+    params: Any,
+    cache: Cache,
+    progress: Progress,
+    keys: Key[Array, " batch"],
+    positions: Int[Array, " batch"],
+    allowed: Bool[Array, " vocab"] | None,
+    stop: Int[Array, ""],
+) -> tuple[Cache, Progress]:
+    """Writes until every row has `stop` tokens or has finished."""
+
+    def unfinished(state: tuple[Cache, Progress]) -> Array:
+        return (state[1].step < stop) & ~state[1].finished.all()
+
+    def body(state: tuple[Cache, Progress]) -> tuple[Cache, Progress]:
+        cache, progress = state
+        tokens = progress.last[:, None]
+        # The token of step 1 stands where the prompt ended.
+        places = (positions + progress.step - 1)[:, None]
+        inputs = Inputs(tokens=tokens, positions=places, segments=jnp.ones_like(tokens))
+        return _advance(plan, params, inputs, cache, progress, keys, allowed)
+
+    return jax.lax.while_loop(unfinished, body, (cache, progress))
+
+
+def _advance(
+    plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, keys: Array, allowed: Array | None
+) -> tuple[Cache, Progress]:
+    """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
+    variables = {"params": params}
+    output = plan.module.apply(variables, inputs, cache=cache)
+    logits = plan.module.apply(variables, output.hidden[:, -1], method="readout")
+    chosen = draw(logits if allowed is None else permitted(logits, allowed), keys, progress.step, plan.sampling)
+    wide = logits.astype(jnp.float32)
+    score = jnp.take_along_axis(wide, chosen[:, None], -1)[:, 0] - jax.nn.logsumexp(wide, axis=-1)
+    finished, step = progress.finished, progress.step
+    chosen, score = jnp.where(finished, plan.pad, chosen), jnp.where(finished, 0.0, score)
+    progress = Progress(
+        step=step + 1,
+        last=chosen,
+        tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen[:, None], (0, step)),
+        log_probabilities=jax.lax.dynamic_update_slice(progress.log_probabilities, score[:, None], (0, step)),
+        lengths=progress.lengths + ~finished,
+        finished=finished if plan.eos is None else finished | (chosen == plan.eos),
+    )
+    if plan.layout is not None and plan.layout.mesh.size > 1:
+        # Every process reads the results.
+        whole = lambda leaf: jax.lax.with_sharding_constraint(leaf, plan.layout.replicated)
+        progress = jax.tree.map(whole, progress)
+    return output.cache, progress
+
+
+def _show(progress: Progress, shown: np.ndarray, on_tokens: OnTokens) -> np.ndarray:
+    """Hands every row's new tokens over; returns how many have been shown."""
+    tokens, lengths = np.asarray(progress.tokens), np.asarray(progress.lengths).astype(np.int64)[: len(shown)]
+    for row, (start, stop) in enumerate(zip(shown, lengths, strict=True)):
+        if stop > start:
+            on_tokens(row, tokens[row, start:stop].copy())
+    return lengths
+
+
+def _results(progress: Progress, count: int) -> list[Generated]:
+    """The rows that were asked for, on the host.
+
+    Raises:
+      InputError: the model computed something that is not a number.
+    """
+    progress = jax.tree.map(np.asarray, progress)
+    if not np.isfinite(progress.log_probabilities[:count]).all():
+        raise InputError("the model gives probabilities that are not finite; its parameters are damaged: use another step")
+    return [
+        Generated(
+            tokens=progress.tokens[row, : progress.lengths[row]].copy(),
+            log_probabilities=progress.log_probabilities[row, : progress.lengths[row]].copy(),
+            finished=bool(progress.finished[row]),
+        )
+        for row in range(count)
+    ]

@@ -1,0 +1,37 @@
+"""Parameters as a decoding loop wants them: a tree per layer, in the dtype of the products."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.core.trees import map_named
+from lm_jax.models.stack import scanned, unstack
+from lm_jax.models.transformer import EncoderDecoder, Transformer
+
+# What the model multiplies in its own dtype. Norms and position biases stay float32.
+_PRODUCTS = ("kernel", "embedding")
+
+
+def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
+    """`params` with the layers of every unrolled stack taken apart once, and matrices in the model's dtype.
+
+    Otherwise each token would slice every layer out of the stacked arrays, and cast it. What has been taken apart
+    already comes back as it is.
+    """
+    config, dtype = module.config, jnp.dtype(module.config.dtype)
+    params = dict(params)
+    for name in ("stack", "encoder", "decoder"):
+        if name in params and not isinstance(params[name]["layers"], tuple) and not scanned(getattr(config, name)):
+            stack = params[name]
+            params[name] = {**stack, "layers": _unstack(stack["layers"], getattr(config, name).depth)}
+    cast = lambda path, leaf: leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
+    return map_named(cast, params)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _unstack(layers: Any, depth: int) -> tuple[Any, ...]:
+    return unstack(layers, depth)

@@ -1,0 +1,28 @@
+"""What an evaluator is, and when evaluators run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """When the model is evaluated during training.
+
+    Attributes:
+      every: steps between evaluations; 0 evaluates at the end only.
+      batches: at most so many batches; 0 is the whole validation part.
+    """
+
+    every: int = 500
+    batches: int = 0
+
+
+class Evaluator(Protocol):
+    """Measures parameters by role."""
+
+    def run(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Names and values of what was measured."""
+        ...

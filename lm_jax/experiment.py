@@ -1,0 +1,328 @@
+"""From a configuration to typed pieces; the only place that wires the rooms together.
+
+A recipe says what its paper says. `complete` adds every other field with its default, so that all of them can be
+overridden; `parse` makes frozen dataclasses of the result; `Experiment` builds the pieces that a verb asks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from lm_jax import objectives
+from lm_jax.core.config import InputError, from_config_dict, lookup, merge, to_config_dict
+from lm_jax.core.trees import named_leaves
+from lm_jax.data import pipeline, rows, store, tokenizers
+from lm_jax.data.config import DataConfig
+from lm_jax.evaluate.runner import EvaluateConfig
+from lm_jax.models import transformer
+from lm_jax.models.config import KINDS, EncoderDecoderConfig, ModelConfig
+from lm_jax.objectives import ObjectiveConfig
+from lm_jax.objectives.base import Apply, Objective, Vocabulary
+from lm_jax.parallel import mesh
+from lm_jax.parallel.layout import Layout
+from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.train import gradients, optimizers, state, step
+from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
+from lm_jax.train.optimizers import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that decides a run. `model` is read by its `kind`."""
+
+    model: Any
+    seed: int = 0
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+
+def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A recipe with every field that it leaves out at its default.
+
+    Raises:
+      InputError: the recipe has a key that the library does not know, or no model.
+    """
+    if "model" not in recipe:
+        raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
+    kind = lookup(KINDS, recipe.model.get("kind", "decoder"), "config.model.kind")
+    blank = kind(decoder=_with_cross()) if kind is EncoderDecoderConfig else kind(kind="decoder")
+    return merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
+
+
+def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
+    """A complete configuration, or one read back from JSON, as frozen dataclasses."""
+    typed = from_config_dict(ExperimentConfig, config)
+    kind = lookup(KINDS, typed.model.get("kind", "decoder"), "config.model.kind")
+    return dataclasses.replace(typed, model=from_config_dict(kind, typed.model, "config.model"))
+
+
+def as_json(config: ExperimentConfig) -> dict[str, Any]:
+    """A configuration as JSON writes it: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _with_cross() -> Any:
+    from lm_jax.models.config import AttentionConfig, BlockConfig, StackConfig
+
+    return StackConfig(block=BlockConfig(cross=AttentionConfig(mask="full")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A module with its shapes and axes.
+
+    Attributes:
+      module: the Linen module.
+      shapes: its parameters as shapes.
+      axes: logical axis names of every parameter.
+    """
+
+    module: Any
+    shapes: Any
+    axes: Any
+
+    def apply(self, params: Any, *args: Any, **options: Any) -> Any:
+        """`module.apply` on a plain tree of parameters."""
+        return self.module.apply({"params": params}, *args, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The pieces of a run, each built when it is first asked for.
+
+    Attributes:
+      config: what to build.
+      tokenizer: decides the vocabulary.
+      store: the tokens; None where only the model is wanted.
+    """
+
+    config: ExperimentConfig
+    tokenizer: tokenizers.Tokenizer
+    store: store.Store | None = None
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What objectives know of the tokenizer."""
+        tokenizer = self.tokenizer
+        sentinels = tuple(int(token) for token in tokenizer.sentinels)
+        first = 1 + max(tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.cls, tokenizer.sep, tokenizer.mask)
+        return Vocabulary(
+            size=tokenizer.vocab_size,
+            pad=tokenizer.pad,
+            bos=tokenizer.bos,
+            eos=tokenizer.eos,
+            cls=tokenizer.cls,
+            sep=tokenizer.sep,
+            mask=tokenizer.mask,
+            sentinels=sentinels,
+            ordinary=(first, min(sentinels, default=tokenizer.vocab_size)),
+        )
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The objective, checked against the model that it is to train."""
+        config = self.config
+        objective = objectives.build(config.objective, self.vocabulary, config.data.length)
+        if config.model.kind not in objective.kinds:
+            raise InputError(
+                f"config.objective.name {config.objective.name!r} trains {' or '.join(objective.kinds)} models, but "
+                f"config.model.kind is {config.model.kind!r}"
+            )
+        return objective
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The mesh of all devices, checked against the batch."""
+        layout = Layout(mesh.make(self.config.mesh))
+        batch, parts = self.config.data.batch, self.config.train.accumulate
+        divisor = layout.batch_divisor() * parts
+        if batch < 1 or batch % divisor:
+            low = batch // divisor * divisor
+            use = f"{low} or {low + divisor}" if low > 0 else f"{divisor}"
+            raise InputError(
+                f"config.data.batch {batch} is not divisible by {layout.batch_divisor()} (mesh axes data x fsdp) x "
+                f"{parts} (config.train.accumulate); use {use}"
+            )
+        return layout
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The model, with shapes and axes but no memory taken."""
+        config: ModelConfig = self.config.model
+        vocab = config.embed.vocab or self.vocabulary.size
+        if vocab < self.vocabulary.size:
+            raise InputError(
+                f"config.model.embed.vocab {vocab} is less than the tokenizer's {self.vocabulary.size}; leave it unset"
+            )
+        embed = config.embed
+        if embed.positions == "learned" and embed.max_length < self.config.data.length:
+            raise InputError(
+                f"config.data.length {self.config.data.length} is more than config.model.embed.max_length "
+                f"{embed.max_length}; lower the first or raise the second"
+            )
+        module = transformer.build(dataclasses.replace(config, embed=dataclasses.replace(embed, vocab=vocab)))
+        boxed = jax.eval_shape(self._draw(module))
+        axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+        return Model(module=module, shapes=nn.unbox(boxed), axes=axes)
+
+    def _draw(self, module: nn.Module) -> Callable[[], Any]:
+        rng = np.random.default_rng(0)
+        length = self.objective.row_length()
+        texts = ("first", "second") if self.objective.plan == "pairs" else ("tokens",)
+        row = {name: np.full(length // len(texts), self.vocabulary.eos + 1, np.int32) for name in texts}
+        features = self.objective.features({**row, "is_next": np.int32(0)}, rng)
+        batch = {name: np.asarray(value)[None] for name, value in features.items()}
+        inputs = self.objective.inputs(batch)
+        seed = self.config.seed
+        return lambda: module.init(jax.random.key(seed), inputs, method="everything")["params"]
+
+    @functools.cached_property
+    def apply(self) -> dict[str, Apply]:
+        """Apply functions by role."""
+        return {role: self.model.apply for role in self.objective.roles}
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer with its schedule."""
+        return optimizers.build(self.config.optimizer, self.config.train.steps)
+
+    @property
+    def learning_rate(self) -> optax.Schedule:
+        """Learning rate by number of updates."""
+        return optimizers.schedule(self.config.optimizer, self.config.train.steps)
+
+    def init(self) -> state.TrainState:
+        """The state before the first step (traced: call it under jit)."""
+        params = nn.unbox(self._draw(self.model.module)())
+        return state.create({"model": params}, self.optimizer, loss_scaled=self.config.model.dtype == "float16")
+
+    @functools.cached_property
+    def state_like(self) -> state.TrainState:
+        """Shapes and shardings of the train state."""
+        shapes = jax.eval_shape(self.init)
+        layout = self.layout
+        params = {"model": layout.shardings(self.model.axes, self.model.shapes)}
+        known = {path: (leaf.shape, sharding) for (path, leaf), sharding in zip(
+            named_leaves(shapes.params), jax.tree.leaves(params), strict=True
+        )}
+
+        def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            # An optimizer's leaf lives where the parameter lives whose path it ends with and whose shape it has.
+            same = [sharding for name, (shape, sharding) in known.items() if path.endswith(name) and shape == leaf.shape]
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=same[0] if same else layout.replicated)
+
+        leaves = [place(path, leaf) for path, leaf in named_leaves(shapes)]
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    def fresh_state(self) -> state.TrainState:
+        """The state before the first step, drawn where it will live."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
+        return self.layout.jit(self.init, out_shardings=shardings)()
+
+    def train_step(self) -> step.Step:
+        """The jitted train step; it takes over the state's memory."""
+        config = self.config
+        function = step.make_train_step(
+            self.objective,
+            self.apply,
+            self.optimizer,
+            gradients=gradients.accumulate(config.train.accumulate),
+            seed=config.seed,
+        )
+        return self.layout.jit(function, donate_argnums=0)
+
+    def eval_step(self) -> Callable[..., Any]:
+        """The jitted evaluation step."""
+        return self.layout.jit(step.make_eval_step(self.objective, self.apply))
+
+    def rows(self, split: str) -> rows.Rows:
+        """The row plan of a part of the data."""
+        data, objective = self.config.data, self.objective
+        assert self.store is not None
+        plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
+        found = rows.make(
+            self.store,
+            plan,
+            split,
+            length=objective.row_length(),
+            validation=data.validation,
+            overlap=objective.row_overlap(),
+            seed=self.config.seed,
+        )
+        if not len(found):
+            raise InputError(
+                f"the {split} part holds {self.store.tokens} x {data.validation:g} tokens, too few for one row of "
+                f"{objective.row_length()}; give config.data.path more text or lower config.data.length"
+            )
+        return found
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """This host's part of the training batches from step `start` on."""
+        data = self.config.data
+        return pipeline.batches(
+            self.rows("train"),
+            self.objective.features,
+            seed=self.config.seed,
+            batch=data.batch,
+            start=start,
+            local=self.layout.local_rows(data.batch),
+            threads=data.threads,
+            prefetch=data.prefetch,
+        )
+
+    def ordered(self, split: str, limit: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """This host's part of one pass over a part of the data."""
+        batch = self.config.data.batch
+        return pipeline.ordered(
+            self.rows(split),
+            self.objective.features,
+            batch=batch,
+            local=self.layout.local_rows(batch),
+            seed=self.config.seed,
+            limit=limit,
+        )
+
+
+def prepare(config: ExperimentConfig, progress: Any = None) -> Experiment:
+    """An experiment with its text cleaned, its tokenizer trained and its tokens stored; what exists is used."""
+    data = config.data
+    made = store.prepare(
+        store.default_root(data.store),
+        data.source(),
+        data.clean,
+        data.tokenizer,
+        workers=data.workers,
+        progress=progress,
+    )
+    return Experiment(config, made.tokenizer, made)
+
+
+def load(workdir: str | os.PathLike[str]) -> Experiment:
+    """The experiment of a work directory, without its text.
+
+    Raises:
+      InputError: there is no such directory, or nothing was trained in it.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise InputError(f"--workdir {workdir} holds no config.json; give the directory of a run of `lm-jax train`")
+    return Experiment(parse(json.loads(path.read_text())), tokenizers.load(Path(workdir) / "tokenizer"))

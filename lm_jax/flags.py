@@ -1,0 +1,252 @@
+"""The command line: the same flags for every verb, and `--config.any.key=value` over a recipe.
+
+absl parses; its own `--help` and error handling would end the program with a traceback, so a parser of our own
+collects what went wrong into one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_jax.core.config import InputError, nearest
+
+# Name, kind, default, verbs that read it, what it is. A None default is "not given".
+FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
+    ("workdir", "string", None, (), "directory of the run: written by train, read by the others"),
+    ("checkpoint", "integer", None, ("evaluate", "generate", "inspect"), "step to use; default: the best or newest intact one"),
+    ("input", "string", None, ("generate",), "file of prompts, one a line"),
+    ("output", "string", None, ("tokenizer", "generate", "evaluate", "inspect"), "where to write the result"),
+    ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
+    ("max_tokens", "integer", 128, ("generate",), "most tokens to generate"),
+    ("temperature", "float", 1.0, ("generate",), "0 is greedy"),
+    ("top_k", "integer", 0, ("generate",), "keep the k most likely tokens; 0 keeps all (masks: how many to show)"),
+    ("top_p", "float", 1.0, ("generate",), "keep the most likely tokens that hold this probability"),
+    ("seed", "integer", 0, ("generate",), "seed of sampling"),
+    ("json", "boolean", False, (), "print one JSON object instead of text"),
+    ("fork", "string", None, ("train",), "start anew in --workdir from the parameters of this run"),
+    ("distributed", "boolean", False, (), "one process of a multi-host run whose environment names the others (TPU pods)"),
+    ("coordinator", "string", None, (), "host:port of process 0 of a multi-host run"),
+    ("processes", "integer", None, (), "processes of the run"),
+    ("process", "integer", None, (), "number of this process"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """A verb with its flags.
+
+    Attributes:
+      verb: what to do.
+      recipe: the `--config` flag as given, or None.
+      config: the recipe, completed and overridden; None without `--config`.
+      changed: lines `key: recipe -> command line` of what was overridden.
+      overrides: the `--config.key=value` words, for verbs whose configuration comes from a work directory.
+      words: what is left: words that are not flags.
+    """
+
+    verb: str
+    recipe: str | None = None
+    config: Any = None
+    changed: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    workdir: str | None = None
+    checkpoint: int | None = None
+    input: str | None = None
+    output: str | None = None
+    prompt: tuple[str, ...] = ()
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    json: bool = False
+    fork: str | None = None
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+def describe() -> str:
+    """The flags, one a line, for `--help`."""
+    lines = ["flags:"]
+    for name, kind, default, verbs, about in FLAGS:
+        shown = f"--{name}" if kind == "boolean" else f"--{name}=..."
+        only = f" ({', '.join(verbs)})" if verbs else ""
+        value = f" [{default}]" if default not in (None, [], False) else ""
+        lines.append(f"  {shown:18} {about}{value}{only}")
+    return "\n".join(lines)
+
+
+def parse(verb: str, words: Sequence[str]) -> Request:
+    """A request from the words after the verb.
+
+    Raises:
+      InputError: an unknown flag or key, or a value of the wrong type; nothing has been touched.
+    """
+    recipe, rest = _take_recipe(list(words))
+    overrides = tuple(word for word in rest if word.startswith("--config."))
+    rest = [word for word in rest if not word.startswith("--config.")]
+    values, left = _parse_absl(rest)
+    config, changed = None, ()
+    if recipe is not None:
+        config, changed = configure(load_recipe(recipe), overrides)
+    elif overrides and values["workdir"] is None:
+        raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped ones)")
+    values["prompt"] = tuple(values["prompt"])
+    return Request(
+        verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, words=tuple(left), **values
+    )
+
+
+def load_recipe(name: str) -> Any:
+    """The ConfigDict of `FILE[:VARIANT]` or of a shipped recipe `NAME[:VARIANT]`; the file is run as Python."""
+    path, _, variant = name.partition(":")
+    file = find_recipe(path)
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{file} has no function get_config(variant)")
+        return module.get_config(variant) if variant else module.get_config()
+    except Exception as error:
+        raise InputError(f"--config={name}: {type(error).__name__}: {error}") from error
+
+
+def recipe_folder() -> Path:
+    """The folder of shipped recipes: of the clone, or of the installed wheel."""
+    clone = Path(__file__).resolve().parent.parent / "configs"
+    return clone if clone.is_dir() else Path(sysconfig.get_path("data")) / "share" / "lm_jax" / "configs"
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = recipe_folder() / (Path(name).name if name.endswith(".py") else f"{name}.py")
+    if shipped.is_file() and Path(name).parent.name in ("", "configs"):
+        return shipped
+    names = sorted(file.stem for file in recipe_folder().glob("*.py"))
+    raise InputError(f"--config={name}: no such file, and no shipped recipe of that name{nearest(name, names)}; shipped: {', '.join(names)}")
+
+
+def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """A recipe with every default filled in and the command line's values on top, and what those changed."""
+    from ml_collections import ConfigDict
+
+    from lm_jax import experiment
+    from lm_jax.core.config import differences
+
+    before = experiment.complete(recipe)
+    after = override(ConfigDict(before), overrides)
+    return after, tuple(differences(before, after))
+
+
+def override(config: Any, overrides: Sequence[str]) -> Any:
+    """`config` with `--config.key=value` words applied; a value is read as the type that its key has."""
+    for word in overrides:
+        key, equals, text = word[len("--") :].partition("=")
+        if not equals:
+            raise InputError(f"{word} has no value; write {word}=VALUE")
+        tree, path, names = config, "config", key.split(".")[1:]
+        for depth, name in enumerate(names):
+            if name not in tree:
+                near = nearest(name, tree.keys()) or f"; known in {path}: {', '.join(tree.keys())}"
+                raise InputError(f"unknown key {key}{near}")
+            last = depth == len(names) - 1
+            if last and hasattr(tree[name], "keys"):
+                raise InputError(f"{word}: {key} is a tree of {', '.join(tree[name].keys())}; set one of these")
+            if not last and not hasattr(tree[name], "keys"):
+                raise InputError(f"unknown key {key}: {path}.{name} is a value, not a tree")
+            if last:
+                tree[name] = _value(tree, name, text, key)
+            else:
+                tree, path = tree[name], f"{path}.{name}"
+    return config
+
+
+def _value(tree: Any, name: str, text: str, key: str) -> Any:
+    """`text` as the type of a field; `None` leaves an unset field unset."""
+    kind = tree.get_type(name)
+    if text == "None" and tree[name] is None:
+        return None
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        if kind is bool:
+            return words[text.lower()]
+        if kind is tuple:
+            value = ast.literal_eval(text) if text[:1] in "([" else tuple(part for part in text.split(",") if part)
+            return tuple(value)
+        return kind(text)
+    except (KeyError, ValueError, SyntaxError, TypeError) as error:
+        raise InputError(f"{key} is {text!r}; expected {kind.__name__}") from error
+
+
+def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
+    """Takes `--config=X` or `--config X` out of the words."""
+    rest, recipe = [], None
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word == "--config" and at + 1 < len(words):
+            recipe, at = words[at + 1], at + 1
+        elif word.startswith("--config="):
+            recipe = word.partition("=")[2]
+        elif word.startswith("--config.") and "=" not in word and at + 1 < len(words):
+            rest.append(f"{word}={words[at + 1]}")
+            at += 1
+        else:
+            rest.append(word)
+        at += 1
+    if recipe == "":
+        raise InputError("--config= is empty; give a recipe, such as --config=gpt:tiny")
+    return recipe, rest
+
+
+def _parse_absl(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    from absl import flags as absl_flags
+
+    values = absl_flags.FlagValues()
+    for name, kind, default, _, about in FLAGS:
+        getattr(absl_flags, f"DEFINE_{kind}")(name, default, about, flag_values=values)
+    try:
+        left = values(["lm-jax", *words])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        known = [name for name, *_ in FLAGS]
+        raise InputError(f"unknown flag --{error.flagname}{nearest(error.flagname, known) or '; lm-jax --help lists them'}") from error
+    except absl_flags.Error as error:
+        raise InputError(str(error)) from error
+    if "workdir" in values and values.workdir == "":
+        raise InputError("--workdir= is empty; give a directory")
+    return {name: values[name].value for name, *_ in FLAGS}, left
+
+
+def need_config(request: Request) -> Any:
+    """The typed configuration of a request that must have one."""
+    from lm_jax import experiment
+
+    if request.config is None:
+        raise InputError(f"{request.verb} needs --config=RECIPE[:VARIANT], such as --config=gpt:tiny; lm-jax list shows them")
+    return experiment.parse(request.config)
+
+
+def need_workdir(request: Request) -> str:
+    """The work directory of a request that must have one."""
+    if request.workdir is None:
+        raise InputError(f"{request.verb} needs --workdir=DIR")
+    return request.workdir
+
+
+def python_version() -> str:
+    """This interpreter's version."""
+    return ".".join(map(str, sys.version_info[:3]))

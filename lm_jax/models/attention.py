@@ -1,0 +1,105 @@
+"""Multi-head attention (Vaswani et al. 2017) with shared key-value heads (Ainslie et al. 2023): projections and cache.
+
+The mask, the positions and the kernel are chosen by the configuration; no model has an attention class of its own.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lm_jax.core.config import InputError
+from lm_jax.models import initializers, kernels, positions
+from lm_jax.models.config import AttentionConfig, InitConfig
+from lm_jax.models.masks import Visibility
+from lm_jax.models.projection import Projection
+from lm_jax.parallel.layout import constrain
+
+POSITIONS = ("none", "rotary", "buckets")
+
+
+class Attention(nn.Module):
+    """Attention from `x` to itself, or to `memory`.
+
+    Attributes:
+      config: heads, mask, position and kernel.
+      init_config: how kernels are drawn.
+      dtype: what products are computed in.
+      residual_gain: gain of the output projection's draws.
+    """
+
+    config: AttentionConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+    residual_gain: float
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch query embed"],
+        visibility: Visibility,
+        *,
+        memory: Float[Array, "batch key embed"] | None = None,
+        bias: Float[Array, "#batch heads query key"] | None = None,
+        cache: dict[str, jax.Array] | None = None,
+        index: Int[Array, ""] | None = None,
+        cross: bool = False,
+        train: bool = False,
+    ) -> tuple[Float[Array, "batch query embed"], dict[str, jax.Array] | None]:
+        """The attended values, and the cache with this call's keys and values.
+
+        Args:
+          x: what asks.
+          visibility: what each query may see; with a cache, of all its slots.
+          memory: what an encoder computed, for cross-attention; None reads its keys and values from the cache.
+          bias: added to the scores.
+          cache: `key` and `value` [batch groups slots kv]; None keeps nothing.
+          index: the first slot that this call writes.
+          cross: attention over `memory`.
+          train: whether dropout acts.
+        """
+        config = self.config
+        if config.position not in POSITIONS:
+            raise InputError(f"attention.position is {config.position!r}; expected one of {', '.join(POSITIONS)}")
+        embed = x.shape[-1]
+        width, groups = config.head_width(embed), config.kv_heads or config.heads
+        # T5's scores are not scaled: its query kernel is drawn smaller instead.
+        query_gain = width**-0.5 if config.scale == 1.0 and self.init_config.name == "fan_in" else 1.0
+        q = self._heads(x, "query", config.heads, width, query_gain)
+        scale = width**-0.5 if config.scale is None else config.scale
+        if not cross and config.position == "rotary":
+            asked = visibility.query_positions
+            asked = jnp.arange(x.shape[1])[None] if asked is None else asked
+            q = positions.rotary(q, asked, config.rotary)
+        if cross and memory is None:
+            assert cache is not None
+            k, v = cache["key"], cache["value"]
+        else:
+            seen = memory if cross and memory is not None else x
+            k, v = self._heads(seen, "key", groups, width), self._heads(seen, "value", groups, width)
+            if not cross and config.position == "rotary":
+                k = positions.rotary(k, asked, config.rotary)
+            if cache is not None:
+                at = (0, 0, 0 if cross or index is None else index, 0)
+                k = jax.lax.dynamic_update_slice(cache["key"], k.astype(cache["key"].dtype), at)
+                v = jax.lax.dynamic_update_slice(cache["value"], v.astype(cache["value"].dtype), at)
+        cache = None if cache is None else {"key": k, "value": v}
+        drop = self.make_rng("dropout") if train and config.dropout > 0 else None
+        kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
+        q = q * jnp.asarray(scale, q.dtype)
+        mixed = kernel(q, k, v, visibility, bias=bias, dropout=config.dropout, key=drop, block=config.block)
+        mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
+        draw = initializers.kernel(self.init_config, config.heads * width, embed, self.residual_gain)
+        axes = ("heads", "kv", "embed")
+        out = Projection((config.heads, width), (embed,), axes, draw, config.out_bias, self.dtype, name="out")
+        return out(mixed), cache
+
+    def _heads(self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0) -> jax.Array:
+        """One of query, key and value, as [batch heads length kv]."""
+        draw = initializers.kernel(self.init_config, x.shape[-1], heads * width, gain)
+        axes = ("embed", "heads" if name == "query" else "groups", "kv")
+        project = Projection((x.shape[-1],), (heads, width), axes, draw, self.config.bias, self.dtype, name=name)
+        y = constrain(project(x), "batch", "length", axes[1], "kv")
+        return y.transpose(0, 2, 1, 3)

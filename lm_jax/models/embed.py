@@ -1,0 +1,85 @@
+"""From token ids to the residual stream: tokens, positions, sentence types."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lm_jax.core.config import InputError
+from lm_jax.models import initializers, positions
+from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
+from lm_jax.models.norms import Norm
+from lm_jax.parallel.layout import constrain
+
+
+class TokenTable(nn.Module):
+    """The token embedding table, used to read and, when tied, to write."""
+
+    config: EmbedConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        if not self.config.vocab:
+            raise InputError("config.model.embed.vocab is not set; it follows the tokenizer unless you set it")
+        draw = nn.with_logical_partitioning(initializers.table(self.init_config), ("vocab", "embed"))
+        self.embedding = self.param("embedding", draw, (self.config.vocab, self.config.width), jnp.float32)
+
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
+        """The rows of `tokens`."""
+        scale = self.config.width**0.5 if self.config.scale else 1.0
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype) * jnp.asarray(scale, self.dtype)
+
+    def attend(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
+        """Products of `hidden` with every row: logits, with the largest table of the model read once."""
+        table = self.embedding.astype(self.dtype)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return jax.lax.dot_general(flat, table, (((1,), (1,)), ((), ()))).reshape(*hidden.shape[:-1], table.shape[0])
+
+
+class Embed(nn.Module):
+    """Adds positions and token types to embedded tokens."""
+
+    config: EmbedConfig
+    norm: NormConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length embed"],
+        places: Int[Array, "#batch length"] | None,
+        types: Int[Array, "batch length"] | None,
+        train: bool = False,
+    ) -> Float[Array, "batch length embed"]:
+        """The residual stream before the first layer; `places` None counts 0, 1, 2, ..."""
+        config = self.config
+        length = x.shape[1]
+        if config.positions == "learned":
+            draw = nn.with_logical_partitioning(initializers.table(self.init_config), ("position", "embed"))
+            table = self.param("position", draw, (config.max_length, config.width), jnp.float32)
+            if places is None and length > config.max_length:
+                raise InputError(
+                    f"an input of {length} tokens, but config.model.embed.max_length is {config.max_length}; "
+                    "shorten the input or train with a larger max_length"
+                )
+            rows = table[None, :length] if places is None else jnp.take(table, places, axis=0)
+            x = x + rows.astype(self.dtype)
+        elif config.positions == "sinusoidal":
+            places = jnp.arange(length)[None] if places is None else places
+            x = x + positions.sinusoidal(places, config.width).astype(self.dtype)
+        elif config.positions != "none":
+            raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or sinusoidal")
+        if config.types:
+            draw = nn.with_logical_partitioning(initializers.table(self.init_config), ("types", "embed"))
+            table = self.param("types", draw, (config.types, config.width), jnp.float32)
+            types = jnp.zeros((1, length), jnp.int32) if types is None else types
+            # A product with one-hot rows: its gradient is a matrix product, where a gather's would be a slow scatter.
+            x = x + jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
+        if config.norm:
+            x = Norm(self.norm, name="norm")(x)
+        x = nn.Dropout(config.dropout, deterministic=not train)(x)
+        return constrain(x, "batch", "length", None)

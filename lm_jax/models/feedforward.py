@@ -1,0 +1,53 @@
+"""The position-wise half of a layer (Vaswani et al. 2017, section 3.3; gated: Shazeer 2020, arXiv:2002.05202)."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lm_jax.core.config import lookup
+from lm_jax.models import initializers
+from lm_jax.models.config import FeedForwardConfig, InitConfig
+from lm_jax.models.projection import Projection
+from lm_jax.parallel.layout import constrain
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+class FeedForward(nn.Module):
+    """Out(activation(In(x))), or Out(activation(Gate(x)) * In(x)) when gated (SwiGLU: silu, GeGLU: gelu)."""
+
+    config: FeedForwardConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+    residual_gain: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch length embed"], train: bool = False) -> Float[Array, "batch length embed"]:
+        """The branch's contribution to the residual stream."""
+        embed = x.shape[-1]
+        mlp = self.config.width or 4 * embed
+        activation = lookup(ACTIVATIONS, self.config.activation, "feedforward.activation")
+        kernel_in = initializers.kernel(self.init_config, embed, mlp)
+        kernel_out = initializers.kernel(self.init_config, mlp, embed, self.residual_gain)
+
+        def into(name: str) -> Projection:
+            axes = ("embed", "mlp")
+            return Projection((embed,), (mlp,), axes, kernel_in, self.config.bias, self.dtype, name=name)
+
+        hidden = into("in")(x)
+        hidden = activation(into("gate")(x)) * hidden if self.config.gated else activation(hidden)
+        hidden = constrain(hidden, "batch", "length", "mlp")
+        hidden = nn.Dropout(self.config.dropout, deterministic=not train)(hidden)
+        out = Projection((mlp,), (embed,), ("mlp", "embed"), kernel_out, self.config.bias, self.dtype, name="out")
+        return out(hidden)

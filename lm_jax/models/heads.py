@@ -1,0 +1,75 @@
+"""From hidden states to answers: logits over the vocabulary, classes of a sentence pair.
+
+Heads take hidden states that were gathered first: nobody pays for logits that nobody reads.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lm_jax.core.config import lookup
+from lm_jax.models import initializers
+from lm_jax.models.config import InitConfig, NormConfig, ReadoutConfig
+from lm_jax.models.embed import TokenTable
+from lm_jax.models.feedforward import ACTIVATIONS
+from lm_jax.models.norms import Norm
+from lm_jax.models.projection import Projection
+from lm_jax.parallel.layout import constrain
+
+
+class Readout(nn.Module):
+    """Logits over the vocabulary, by the tied token table or by a matrix of its own."""
+
+    config: ReadoutConfig
+    norm: NormConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+    vocab: int
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "... embed"], table: TokenTable) -> Float[Array, "... vocab"]:
+        """Logits of every hidden state."""
+        width = hidden.shape[-1]
+        if self.config.transform:
+            draw = initializers.kernel(self.init_config, width, width)
+            dense = Projection((width,), (width,), ("embed", "embed_out"), draw, True, self.dtype, name="transform")
+            hidden = lookup(ACTIVATIONS, self.config.transform, "readout.transform")(dense(hidden))
+            hidden = Norm(self.norm, name="norm")(hidden)
+        if self.config.scale:
+            hidden = hidden * jnp.asarray(width**-0.5, hidden.dtype)
+        if self.config.tied:
+            logits = table.attend(hidden)
+        else:
+            draw = initializers.kernel(self.init_config, width, self.vocab)
+            logits = Projection((width,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")(hidden)
+        if self.config.bias:
+            draw = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            bias = self.param("bias", draw, (self.vocab,), jnp.float32).astype(self.dtype)
+            logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (self.vocab,))
+        return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")
+
+
+class PairHead(nn.Module):
+    """Classes of a sentence pair from its first token (Devlin et al. 2019, section 3.1): pooler and classifier."""
+
+    classes: int
+    init_config: InitConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, first: Float[Array, "batch embed"]) -> Float[Array, "batch classes"]:
+        """Logits of the classes from the first token's hidden state."""
+        width = first.shape[-1]
+        draw = initializers.kernel(self.init_config, width, width)
+        pooler = Projection((width,), (width,), ("embed", "embed_out"), draw, True, self.dtype, name="pooler")
+        draw = initializers.kernel(self.init_config, width, self.classes)
+        out = Projection((width,), (self.classes,), ("embed", "classes"), draw, True, self.dtype, name="out")
+        return out(jnp.tanh(pooler(first)))
+
+
+def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> Float[Array, "batch count embed"]:
+    """The hidden states at `positions` [batch count] of each row."""
+    return jnp.take_along_axis(hidden, positions[..., None], axis=1)

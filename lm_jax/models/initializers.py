@@ -1,0 +1,61 @@
+"""How parameters are drawn; each preset says which of these its paper used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.core.config import lookup
+from lm_jax.models.config import InitConfig
+
+Initializer = Callable[..., jax.Array]
+
+
+def _normal(stddev: float, fan_in: int, fan_out: int) -> Initializer:
+    return jax.nn.initializers.normal(stddev)
+
+
+def _truncated_normal(stddev: float, fan_in: int, fan_out: int) -> Initializer:
+    def draw(key, shape, dtype=jnp.float32):
+        # Not jax's initializer of this name: that one widens the bell so that the cut one has `stddev`;
+        # BERT's (TensorFlow's) cuts a bell of `stddev`.
+        return stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+    return draw
+
+
+def _xavier_uniform(stddev: float, fan_in: int, fan_out: int) -> Initializer:
+    limit = (6.0 / (fan_in + fan_out)) ** 0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def _fan_in(stddev: float, fan_in: int, fan_out: int) -> Initializer:
+    return jax.nn.initializers.normal(fan_in**-0.5)
+
+
+SCHEMES = {
+    "normal": _normal,
+    "truncated_normal": _truncated_normal,
+    "xavier_uniform": _xavier_uniform,
+    "fan_in": _fan_in,
+}
+
+
+def kernel(init: InitConfig, fan_in: int, fan_out: int, gain: float = 1.0) -> Initializer:
+    """An initializer for a matrix that maps `fan_in` numbers to `fan_out`, its draws multiplied by `gain`."""
+    draw = lookup(SCHEMES, init.name, "config.model.init.name")(init.stddev, fan_in, fan_out)
+    return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype) * gain
+
+
+def table(init: InitConfig) -> Initializer:
+    """An initializer for an embedding table."""
+    stddev = init.stddev if init.embed_stddev is None else init.embed_stddev
+    scheme = "truncated_normal" if init.name == "truncated_normal" else "normal"
+    return SCHEMES[scheme](stddev, 1, 1)
+
+
+def residual_gain(init: InitConfig, depth: int) -> float:
+    """The gain of a matrix that writes to the residual stream of `depth` layers of two branches each."""
+    return (2 * depth) ** -0.5 if init.scale_residual else 1.0

@@ -1,0 +1,63 @@
+"""What goes into a model and what comes out: the only shapes that other rooms need to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class Inputs:
+    """A batch of token rows.
+
+    Attributes:
+      tokens: ids; of an encoder-decoder, what the decoder reads.
+      positions: place of each token in its text; None is 0, 1, 2, ...
+      segments: tokens see only their own segment; 0 is padding, which nobody sees. None is one segment and no padding.
+      types: token types (BERT's sentence A or B); None is 0.
+      source: what the encoder of an encoder-decoder reads; None once the cache holds it.
+    """
+
+    tokens: Int[Array, "batch length"]
+    positions: Int[Array, "#batch length"] | None = None
+    segments: Int[Array, "batch length"] | None = None
+    types: Int[Array, "batch length"] | None = None
+    source: Inputs | None = None
+
+
+@flax.struct.dataclass
+class Cache:
+    """Keys and values of the tokens read so far, in slots 0 .. index.
+
+    Attributes:
+      index: the next free slot.
+      positions: place in its text of each slot's token.
+      segments: 0 where a slot is empty or padding.
+      layers: per segment of the stack, keys and values of every layer.
+      memory_segments: segments of the encoder's tokens, or None.
+    """
+
+    index: Int[Array, ""]
+    positions: Int[Array, "batch slots"]
+    segments: Int[Array, "batch slots"]
+    layers: Any
+    memory_segments: Int[Array, "batch source"] | None = None
+
+
+@flax.struct.dataclass
+class Output:
+    """What a model computed.
+
+    Attributes:
+      hidden: last hidden states.
+      cache: the cache with this call's tokens in it, when one was given.
+      memory: the encoder's last hidden states, of an encoder-decoder.
+      logits: over the vocabulary, when asked for.
+    """
+
+    hidden: Float[Array, "batch length embed"]
+    cache: Cache | None = None
+    memory: Float[Array, "batch source embed"] | None = None
+    logits: Float[Array, "batch length vocab"] | None = None

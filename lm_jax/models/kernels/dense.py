@@ -1,0 +1,72 @@
+"""Attention over all keys at once (Vaswani et al. 2017, eq. 1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lm_jax.models.masks import Visibility
+
+# Finite, so that a query that sees nothing gives a mean of values and not NaN.
+MASKED = -1e30
+
+
+def dense(
+    q: Float[Array, "batch heads query kv"],
+    k: Float[Array, "batch groups key kv"],
+    v: Float[Array, "batch groups key kv"],
+    visibility: Visibility,
+    *,
+    bias: Float[Array, "#batch heads query key"] | None = None,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+    block: int = 0,
+) -> Float[Array, "batch heads query kv"]:
+    """softmax(q k + bias) v over what `visibility` allows; q comes scaled.
+
+    Args:
+      q: scaled queries; `heads` is a multiple of `groups`.
+      k: keys, shared by heads / groups consecutive heads.
+      v: values.
+      visibility: what each query may see.
+      bias: added to the scores.
+      dropout: rate on the probabilities, with `key` to draw it.
+      key: random key; None is no dropout.
+      block: not used here.
+    """
+    return attend(q, k, v, visibility, slice(0, q.shape[2]), slice(0, k.shape[2]), bias, dropout, key)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    visibility: Visibility,
+    queries: slice,
+    keys: slice,
+    bias: Array | None,
+    dropout: float,
+    key: jax.Array | None,
+) -> Array:
+    """Attention of `queries` over `keys`; q, k, v and bias hold those ranges only."""
+    batch, heads, length, width = q.shape
+    groups = k.shape[1]
+    grouped = q.reshape(batch, groups, heads // groups * length, width)
+    scores = jnp.einsum("bgqd,bgkd->bgqk", grouped, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, heads, length, k.shape[2])
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    allowed = visibility.allowed(queries, keys)
+    if allowed is not None:
+        scores = jnp.where(allowed[:, None], scores, MASKED)
+    scores = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores)
+    total = weights.sum(-1, keepdims=True)
+    if key is not None and dropout > 0:
+        keep = jax.random.bernoulli(key, 1 - dropout, weights.shape)
+        weights = jnp.where(keep, weights / (1 - dropout), 0.0)
+    weights = weights.astype(v.dtype).reshape(batch, groups, heads // groups * length, k.shape[2])
+    mixed = jnp.einsum("bgqk,bgkd->bgqd", weights, v, preferred_element_type=jnp.float32)
+    # Divided after the product: `kv` numbers a query instead of `key` numbers.
+    return (mixed.reshape(batch, heads, length, width) / total).astype(v.dtype)

@@ -1,0 +1,37 @@
+"""Layer norm (Ba et al. 2016, arXiv:1607.06450) and RMS norm (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lm_jax.core.config import InputError
+from lm_jax.models.config import NormConfig
+
+
+class Norm(nn.Module):
+    """Normalises the last axis and scales it by a learned vector."""
+
+    config: NormConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... embed"]) -> Float[Array, "... embed"]:
+        """`x` normalised, in its own dtype."""
+        if self.config.name not in ("layer", "rms"):
+            raise InputError(f"norm.name is {self.config.name!r}; expected layer or rms")
+        width = x.shape[-1]
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        scale = self.param("scale", ones, (width,), jnp.float32)
+        # float32: the variance of thousands of bfloat16 squares loses its last digits.
+        y = x.astype(jnp.float32)
+        if self.config.name == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.epsilon)
+        y = y * scale.reshape((1,) * (x.ndim - 1) + (width,))
+        if self.config.name == "layer" and self.config.bias:
+            bias = self.param("bias", zeros, (width,), jnp.float32)
+            y = y + bias.reshape((1,) * (x.ndim - 1) + (width,))
+        return y.astype(x.dtype)

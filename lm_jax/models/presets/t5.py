@@ -1,0 +1,73 @@
+"""T5 (Raffel et al. 2020, arXiv:1910.10683) and T5 v1.1: pre-norm encoder-decoders with relative position buckets.
+
+Initialisation: variance 1 / fan-in, queries a further 1 / head_dim because scores are not scaled (the released code).
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.models import config as models
+
+# Layers a side, width, heads, head_dim, feed-forward width. 1.0: section 3.7 and the released configurations.
+V1_0 = {
+    "tiny": dict(depth=2, width=64, heads=2, head_dim=32, mlp=256),
+    "small": dict(depth=6, width=512, heads=8, head_dim=64, mlp=2048),
+    "base": dict(depth=12, width=768, heads=12, head_dim=64, mlp=3072),
+    "large": dict(depth=24, width=1024, heads=16, head_dim=64, mlp=4096),
+    "3b": dict(depth=24, width=1024, heads=32, head_dim=128, mlp=16384),
+    "11b": dict(depth=24, width=1024, heads=128, head_dim=128, mlp=65536),
+}
+# 1.1: the released configurations (google-research/text-to-text-transfer-transformer, released_checkpoints.md).
+SIZES = {
+    "tiny": dict(depth=2, width=64, heads=2, head_dim=32, mlp=128),
+    "small": dict(depth=8, width=512, heads=6, head_dim=64, mlp=1024),
+    "base": dict(depth=12, width=768, heads=12, head_dim=64, mlp=2048),
+    "large": dict(depth=24, width=1024, heads=16, head_dim=64, mlp=2816),
+    "xl": dict(depth=24, width=2048, heads=32, head_dim=64, mlp=5120),
+    "xxl": dict(depth=24, width=4096, heads=64, head_dim=64, mlp=10240),
+}
+VERSIONS = {"1.0": V1_0, "1.1": SIZES}
+
+
+def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDict:
+    """T5 of a size; `version` 1.0 (ReLU, tied and scaled readout) or 1.1 (gated GELU, readout of its own)."""
+    shape = lookup(lookup(VERSIONS, version, "the version of t5"), size, "the size of t5")
+    gated = version == "1.1"
+    dropout = 0.0 if gated else 0.1  # v1.1 was pre-trained without dropout.
+
+    def attention(mask: str, position: str) -> models.AttentionConfig:
+        return models.AttentionConfig(
+            heads=shape["heads"],
+            head_dim=shape["head_dim"],
+            mask=mask,
+            position=position,
+            scale=1.0,
+            bias=False,
+            out_bias=False,
+            dropout=dropout,
+        )
+
+    def stack(mask: str, cross: models.AttentionConfig | None) -> models.StackConfig:
+        block = models.BlockConfig(
+            attention=attention(mask, "buckets"),
+            feedforward=models.FeedForwardConfig(
+                width=shape["mlp"], activation="gelu_tanh" if gated else "relu", gated=gated, bias=False, dropout=dropout
+            ),
+            norm=models.NormConfig(name="rms", epsilon=1e-6),
+            cross=cross,
+            dropout=dropout,
+        )
+        return models.StackConfig(depth=shape["depth"], block=block)
+
+    return to_config_dict(
+        models.EncoderDecoderConfig(
+            embed=models.EmbedConfig(width=shape["width"], positions="none", dropout=dropout),
+            encoder=stack("full", None),
+            decoder=stack("causal", attention("full", "none")),
+            norm=models.NormConfig(name="rms", epsilon=1e-6),
+            readout=models.ReadoutConfig(tied=not gated, scale=not gated),
+            init=models.InitConfig(name="fan_in", embed_stddev=1.0),
+        )
+    )

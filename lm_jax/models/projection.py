@@ -1,0 +1,45 @@
+"""A matrix between named axes, the one place where activations meet a weight."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.initializers import Initializer
+
+
+class Projection(nn.Module):
+    """y = x W + b from the last axes of x to new axes.
+
+    Attributes:
+      inputs, outputs: sizes of the axes that go and of those that come.
+      axes: logical names of the kernel's axes, inputs first.
+      kernel_init: draws the kernel in its full shape.
+      bias: whether there is one, drawn as zeros.
+      dtype: what the product is computed in.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str, ...]
+    kernel_init: Initializer
+    bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`x` [..., *inputs] to [..., *outputs]."""
+        kernel_init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        kernel = self.param("kernel", kernel_init, (*self.inputs, *self.outputs), jnp.float32)
+        lead = x.shape[: x.ndim - len(self.inputs)]
+        size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
+        # Flattened to one matrix product: XLA's batched products cost a tenth more on a CPU.
+        y = x.reshape(-1, size_in) @ kernel.astype(self.dtype).reshape(size_in, size_out)
+        if self.bias:
+            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
+            bias = self.param("bias", bias_init, self.outputs, jnp.float32)
+            y = y + bias.astype(self.dtype).reshape(1, size_out)
+        return y.reshape(*lead, *self.outputs)

@@ -1,0 +1,191 @@
+"""Encoder, decoder and encoder-decoder over one stack.
+
+`build(config)` gives a Linen module; `module.apply({"params": params}, Inputs(...))` gives an `Output`.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lm_jax.core.config import InputError
+from lm_jax.models import masks
+from lm_jax.models.block import Context
+from lm_jax.models.config import EncoderDecoderConfig, ModelConfig, TransformerConfig
+from lm_jax.models.embed import Embed, TokenTable
+from lm_jax.models.heads import PairHead, Readout
+from lm_jax.models.interface import Cache, Inputs, Output
+from lm_jax.models.masks import Visibility
+from lm_jax.models.norms import Norm
+from lm_jax.models.stack import Stack, empty_cache
+
+
+def build(config: ModelConfig) -> Transformer | EncoderDecoder:
+    """The module of a configuration."""
+    return EncoderDecoder(config) if isinstance(config, EncoderDecoderConfig) else Transformer(config)
+
+
+class Transformer(nn.Module):
+    """An encoder or a decoder: token table, embedding, stack, final norm, readout."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.token = TokenTable(config.embed, config.init, dtype)
+        self.embed = Embed(config.embed, config.norm, config.init, dtype)
+        self.stack = Stack(config.stack, config.init, dtype)
+        if config.final_norm:
+            self.final_norm = Norm(config.norm)
+        self.head = Readout(config.readout, config.norm, config.init, dtype, config.embed.vocab or 0)
+        if config.pair_classes:
+            self.pair = PairHead(config.pair_classes, config.init, dtype)
+
+    def __call__(
+        self, inputs: Inputs, *, cache: Cache | None = None, train: bool = False, logits: bool = False
+    ) -> Output:
+        """Hidden states of a batch.
+
+        Args:
+          inputs: the batch.
+          cache: tokens read before; this call's are added to it.
+          train: whether dropout acts (with an rng named `dropout`).
+          logits: also compute logits of every position.
+        """
+        mask = masks.mask(self.config.stack.block.attention.mask)
+        cache, visibility = _see(mask, inputs, cache)
+        x = self.embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
+        context = Context(visibility=visibility, index=None if cache is None else cache.index)
+        x, layers = self.stack(x, context, None if cache is None else cache.layers, train)
+        x = self.final_norm(x) if self.config.final_norm else x
+        return Output(hidden=x, cache=_advance(cache, layers, inputs), logits=self.readout(x) if logits else None)
+
+    def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
+        """Logits over the vocabulary of (gathered) hidden states."""
+        return self.head(hidden, self.token)
+
+    def pair_logits(self, first: Float[Array, "batch embed"]) -> Float[Array, "batch classes"]:
+        """Logits of the sentence-pair classes from each row's first hidden state."""
+        if not self.config.pair_classes:
+            raise InputError("this model has no sentence-pair head; set config.model.pair_classes=2")
+        return self.pair(first)
+
+    def everything(self, inputs: Inputs) -> Output:
+        """Touches every parameter; what `init` calls."""
+        output = self(inputs, logits=True)
+        if self.config.pair_classes:
+            self.pair_logits(output.hidden[:, 0])
+        return output
+
+    def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
+        """Room for `slots` tokens of `batch` rows."""
+        config = self.config
+        layers = empty_cache(config.stack, batch, slots, 0, config.embed.width, jnp.dtype(config.dtype))
+        return _cache(layers, batch, slots)
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder and a decoder that attends to it; `inputs.source` is what the encoder reads."""
+
+    config: EncoderDecoderConfig
+
+    def setup(self):
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.token = TokenTable(config.embed, config.init, dtype)
+        self.encoder_embed = Embed(config.embed, config.norm, config.init, dtype)
+        self.decoder_embed = Embed(config.embed, config.norm, config.init, dtype)
+        self.encoder = Stack(config.encoder, config.init, dtype)
+        self.decoder = Stack(config.decoder, config.init, dtype)
+        if config.final_norm:
+            self.encoder_norm = Norm(config.norm)
+            self.decoder_norm = Norm(config.norm)
+        self.head = Readout(config.readout, config.norm, config.init, dtype, config.embed.vocab or 0)
+        # T5 drops also what leaves a stack (Raffel et al. 2020, section 3.1.2), at the rate of its embeddings.
+        self.drop = nn.Dropout(config.embed.dropout)
+
+    def encode(self, source: Inputs, train: bool = False) -> Float[Array, "batch source embed"]:
+        """The encoder's last hidden states."""
+        mask = masks.mask(self.config.encoder.block.attention.mask)
+        _, visibility = _see(mask, source, None)
+        x = self.encoder_embed(self.token(source.tokens), source.positions, source.types, train)
+        x, _ = self.encoder(x, Context(visibility=visibility), None, train)
+        return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train)
+
+    def __call__(
+        self, inputs: Inputs, *, cache: Cache | None = None, train: bool = False, logits: bool = False
+    ) -> Output:
+        """Hidden states of the decoder; arguments as of `Transformer`."""
+        if inputs.source is None and cache is None:
+            raise InputError("an encoder-decoder needs inputs.source, the tokens that its encoder reads")
+        memory, segments = None, cache.memory_segments if cache is not None else None
+        if inputs.source is not None:
+            memory, segments = self.encode(inputs.source, train), inputs.source.segments
+            cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
+        mask = masks.mask(self.config.decoder.block.attention.mask)
+        cache, visibility = _see(mask, inputs, cache)
+        x = self.decoder_embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
+        context = Context(
+            visibility=visibility,
+            cross_visibility=Visibility(mask=masks.full, key_segments=segments),
+            memory=memory,
+            index=None if cache is None else cache.index,
+        )
+        x, layers = self.decoder(x, context, None if cache is None else cache.layers, train)
+        x = self.drop(self.decoder_norm(x) if self.config.final_norm else x, deterministic=not train)
+        output = Output(hidden=x, cache=_advance(cache, layers, inputs), memory=memory)
+        return output.replace(logits=self.readout(x)) if logits else output  # type: ignore[attr-defined]
+
+    def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
+        """Logits over the vocabulary of (gathered) hidden states."""
+        return self.head(hidden, self.token)
+
+    def everything(self, inputs: Inputs) -> Output:
+        """Touches every parameter; what `init` calls."""
+        return self(inputs, logits=True)
+
+    def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
+        """Room for `slots` tokens of `batch` rows that attend to `source` tokens of the encoder."""
+        config = self.config
+        layers = empty_cache(config.decoder, batch, slots, source, config.embed.width, jnp.dtype(config.dtype))
+        return _cache(layers, batch, slots)
+
+
+def _see(mask: masks.Mask, inputs: Inputs, cache: Cache | None) -> tuple[Cache | None, Visibility]:
+    """The cache with this call's positions and segments written, and who sees whom."""
+    if cache is None:
+        places, segments = inputs.positions, inputs.segments
+        return None, Visibility(
+            mask=mask,
+            query_positions=places,
+            key_positions=places,
+            query_segments=segments,
+            key_segments=segments,
+        )
+    batch, length = inputs.tokens.shape
+    places = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions
+    places = jnp.broadcast_to(places, (batch, length)).astype(jnp.int32)
+    segments = jnp.ones((batch, length), jnp.int32) if inputs.segments is None else inputs.segments.astype(jnp.int32)
+    write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (jnp.zeros_like(cache.index), cache.index))
+    cache = cache.replace(  # type: ignore[attr-defined]
+        positions=write(cache.positions, places), segments=write(cache.segments, segments)
+    )
+    return cache, Visibility(
+        mask=mask,
+        query_positions=places,
+        key_positions=cache.positions,
+        query_segments=segments,
+        key_segments=cache.segments,
+    )
+
+
+def _advance(cache: Cache | None, layers: object, inputs: Inputs) -> Cache | None:
+    if cache is None:
+        return None
+    return cache.replace(index=cache.index + inputs.tokens.shape[1], layers=layers)  # type: ignore[attr-defined]
+
+
+def _cache(layers: object, batch: int, slots: int) -> Cache:
+    empty = jnp.zeros((batch, slots), jnp.int32)
+    return Cache(index=jnp.zeros((), jnp.int32), positions=empty, segments=empty, layers=layers)

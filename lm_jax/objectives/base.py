@@ -1,0 +1,167 @@
+"""What a pretraining objective is: both halves of an idea, corruption on the host and loss on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lm_jax.core.sums import Sum, Sums
+
+Apply = Callable[..., Any]
+Params = Any
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What an objective must know of a tokenizer.
+
+    Attributes:
+      size: ids are below this.
+      pad, bos, eos, cls, sep, mask: ids of the special tokens.
+      sentinels: ids that stand for a removed span, first to last.
+      ordinary: ids of pieces of text, [first, one past the last).
+    """
+
+    size: int
+    pad: int
+    bos: int
+    eos: int
+    cls: int
+    sep: int
+    mask: int
+    sentinels: tuple[int, ...]
+    ordinary: tuple[int, int]
+
+
+@flax.struct.dataclass
+class Loss:
+    """What one batch, or one part of it, contributes.
+
+    Attributes:
+      total: what is differentiated: sums divided by the weights of the *whole* batch, so that parts add up.
+      metrics: sums and weights.
+    """
+
+    total: Float[Array, ""]
+    metrics: Sums
+
+
+class Objective(Protocol):
+    """A pretraining objective.
+
+    Attributes:
+      roles: names of the models that it trains.
+      kinds: kinds of model that it can train.
+      plan: the row plan that it reads: `packed`, `pairs` or `examples`.
+      terms: names of the metrics whose means add up to the loss.
+    """
+
+    @property
+    def roles(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def kinds(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def plan(self) -> str: ...  # noqa: D102
+    @property
+    def terms(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def row_length(self) -> int:
+        """Tokens that a row of text must hold."""
+        ...
+
+    def row_overlap(self) -> int:
+        """Tokens that a row shares with the next."""
+        ...
+
+    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One row of a batch, on the host: masked, corrupted, padded to fixed shapes."""
+        ...
+
+    def inputs(self, batch: Batch) -> Any:
+        """What the model reads of a batch."""
+        ...
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """How much of each term of the loss a batch holds; every term is divided by its weight."""
+        ...
+
+    def loss(
+        self,
+        apply: Mapping[str, Apply],
+        params: Mapping[str, Params],
+        batch: Batch,
+        key: jax.Array,
+        weights: Mapping[str, Float[Array, ""]],
+        *,
+        train: bool,
+    ) -> Loss:
+        """The loss of (a part of) a batch whose whole has `weights`."""
+        ...
+
+
+@jax.custom_vjp
+def cross_entropy(logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """-log softmax(logits)[label], in float32.
+
+    Differentiated by hand: the backward pass reads the logits once and keeps no float32 copy of the probabilities.
+    """
+    return _forward(logits, labels)[0]
+
+
+def _forward(logits: jax.Array, labels: jax.Array):
+    wide = logits.astype(jnp.float32)
+    highest = wide.max(-1, keepdims=True)
+    normaliser = jnp.log(jnp.exp(wide - highest).sum(-1, keepdims=True)) + highest
+    right = jnp.take_along_axis(wide, labels[..., None], -1)
+    return (normaliser - right)[..., 0], (logits, normaliser, labels)
+
+
+def _backward(kept, gradient: jax.Array):
+    logits, normaliser, labels = kept
+    columns = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    probabilities = jnp.exp(logits.astype(jnp.float32) - normaliser)
+    slope = (probabilities - (labels[..., None] == columns)) * gradient[..., None]
+    return slope.astype(logits.dtype), None
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def weighted(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Sum:
+    """The weighted sum of `values`."""
+    return Sum(total=(values * weights).sum(), weight=weights.sum())
+
+
+def accuracy(logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]) -> Sum:
+    """How often the largest logit is the label's."""
+    return weighted((logits.argmax(-1) == labels).astype(jnp.float32), weights)
+
+
+def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
+    """`total / weight`, and 0 where nothing has weight."""
+    return total / jnp.maximum(weight, 1e-9)
+
+
+def dropout(key: jax.Array, train: bool) -> dict[str, Any]:
+    """The keyword arguments that make a model's dropout act in training and rest in evaluation."""
+    return {"train": True, "rngs": {"dropout": key}} if train else {"train": False}
+
+
+def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
+    """`values` as int32, filled up to `length`."""
+    row = np.full(length, fill, np.int32)
+    row[: len(values)] = values
+    return row
+
+
+def counted(count: int, length: int) -> np.ndarray:
+    """`count` ones, then zeros up to `length`: float32 weights."""
+    return (np.arange(length) < count).astype(np.float32)

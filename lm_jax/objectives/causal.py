@@ -1,0 +1,81 @@
+"""Causal language modelling: predict each token from those before it (Radford et al. 2018, eq. 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from lm_jax.core.sums import Sum
+from lm_jax.models.interface import Inputs
+from lm_jax.objectives.base import Apply, Batch, Loss, Params, Vocabulary, counted, cross_entropy, dropout, padded, per_weight, weighted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalConfig:
+    """Nothing to choose."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal:
+    """Rows of length + 1 tokens: the first `length` are read, the last `length` predicted."""
+
+    config: CausalConfig
+    vocabulary: Vocabulary
+    length: int
+
+    roles = ("model",)
+    kinds = ("decoder",)
+    plan = "packed"
+    terms = ("loss",)
+
+    def row_length(self) -> int:
+        """One token more than is read: the last target."""
+        return self.length + 1
+
+    def row_overlap(self) -> int:
+        """A row's last target is the next row's first token, so that every token is predicted once."""
+        return 1
+
+    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Tokens, targets and weights, each of `length`."""
+        tokens = row["tokens"]
+        targets = tokens[1:]
+        return {
+            "tokens": padded(tokens[:-1], self.length, self.vocabulary.pad),
+            "targets": padded(targets, self.length, self.vocabulary.pad),
+            "weights": counted(len(targets), self.length),
+        }
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """The tokens: padding stands at the end, where no token with a weight can see it."""
+        return Inputs(tokens=batch["tokens"])
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """The number of targets."""
+        return {"tokens": batch["weights"].sum()}
+
+    def nll(
+        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
+    ) -> Float[Array, "batch length"]:
+        """-log P(target | the tokens before it), in nats."""
+        hidden = apply["model"](params["model"], self.inputs(batch), **options).hidden
+        logits = apply["model"](params["model"], hidden, method="readout")
+        return cross_entropy(logits, batch["targets"])
+
+    def loss(
+        self,
+        apply: Mapping[str, Apply],
+        params: Mapping[str, Params],
+        batch: Batch,
+        key: jax.Array,
+        weights: Mapping[str, Float[Array, ""]],
+        *,
+        train: bool,
+    ) -> Loss:
+        """The mean negative log-likelihood of the targets."""
+        loss: Sum = weighted(self.nll(apply, params, batch, **dropout(key, train)), batch["weights"])
+        return Loss(total=per_weight(loss.total, weights["tokens"]), metrics={"loss": loss})

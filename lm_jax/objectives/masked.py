@@ -1,0 +1,156 @@
+"""Masked language modelling with next-sentence prediction (Devlin et al. 2019, arXiv:1810.04805, section 3.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from lm_jax.core.config import InputError
+from lm_jax.models.heads import gather
+from lm_jax.models.interface import Inputs
+from lm_jax.objectives.base import Apply, Batch, Loss, Params, Vocabulary, accuracy, counted, cross_entropy, dropout, padded, per_weight, weighted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedConfig:
+    """What is hidden, and how.
+
+    Attributes:
+      rate: share of the tokens that are predicted.
+      mask, random: of those, the share replaced by the mask token and by a random one; the rest stays.
+      next_sentence: rows are sentence pairs, and whether the second follows the first is predicted too.
+    """
+
+    rate: float = 0.15
+    mask: float = 0.8
+    random: float = 0.1
+    next_sentence: bool = True
+
+    def __post_init__(self):
+        if not 0 < self.rate < 1:
+            raise InputError(f"config.objective.masked.rate is {self.rate}; expected a share between 0 and 1")
+        if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
+            raise InputError(
+                f"config.objective.masked.mask {self.mask} and .random {self.random}; expected shares with sum <= 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+    """Rows [CLS] A [SEP] B [SEP], or [CLS] text [SEP] without next sentence."""
+
+    config: MaskedConfig
+    vocabulary: Vocabulary
+    length: int
+
+    roles = ("model",)
+    kinds = ("encoder",)
+
+    @property
+    def plan(self) -> str:
+        """Sentence pairs, or packed text."""
+        return "pairs" if self.config.next_sentence else "packed"
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Metrics whose means add up to the loss."""
+        return ("masked_lm_loss", "next_sentence_loss") if self.config.next_sentence else ("masked_lm_loss",)
+
+    @property
+    def predictions(self) -> int:
+        """Positions predicted per full row."""
+        return max(1, math.ceil(self.length * self.config.rate))
+
+    def row_length(self) -> int:
+        """The tokens of a row less the special ones."""
+        return self.length - (3 if self.config.next_sentence else 2)
+
+    def row_overlap(self) -> int:
+        """Rows share nothing."""
+        return 0
+
+    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Corrupted tokens, and which of them were what.
+
+        Returns:
+          `tokens`, `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`; and with next
+          sentence `is_next` and `pairs` (1) as scalars.
+        """
+        special = self.vocabulary
+        if self.config.next_sentence:
+            first, second = row["first"], row["second"]
+            tokens = np.concatenate([[special.cls], first, [special.sep], second, [special.sep]]).astype(np.int32)
+            types = np.repeat(np.array([0, 1], np.int32), [len(first) + 2, len(second) + 1])
+        else:
+            tokens = np.concatenate([[special.cls], row["tokens"], [special.sep]]).astype(np.int32)
+            types = np.zeros(len(tokens), np.int32)
+        candidates = np.flatnonzero((tokens != special.cls) & (tokens != special.sep) & (tokens != special.eos))
+        count = min(self.predictions, max(1, round(len(candidates) * self.config.rate)), len(candidates))
+        chosen = np.sort(rng.permutation(candidates)[:count])
+        labels = tokens[chosen]
+        fate = rng.random(count)
+        replaced = np.where(fate < self.config.mask, special.mask, labels)
+        drawn = rng.integers(*special.ordinary, size=count, dtype=np.int32)
+        at_random = (fate >= self.config.mask) & (fate < self.config.mask + self.config.random)
+        tokens[chosen] = np.where(at_random, drawn, replaced)
+        features = {
+            "tokens": padded(tokens, self.length, special.pad),
+            "types": padded(types, self.length),
+            "segments": padded(np.ones(len(tokens), np.int32), self.length),
+            "positions": padded(chosen, self.predictions),
+            "labels": padded(labels, self.predictions, special.pad),
+            "weights": counted(count, self.predictions),
+        }
+        if self.config.next_sentence:
+            features["is_next"] = np.int32(row["is_next"])
+            features["pairs"] = np.float32(1)
+        return features
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Tokens, types, and which of them are padding."""
+        return Inputs(tokens=batch["tokens"], types=batch["types"], segments=batch["segments"])
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """The numbers of predicted tokens and of pairs."""
+        weights = {"tokens": batch["weights"].sum()}
+        return {**weights, "pairs": batch["pairs"].sum()} if self.config.next_sentence else weights
+
+    def nll(
+        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
+    ) -> Float[Array, "batch count"]:
+        """-log P(label | corrupted row), in nats, at the predicted positions."""
+        hidden = apply["model"](params["model"], self.inputs(batch), **options).hidden
+        return cross_entropy(self._logits(apply, params, batch, hidden), batch["labels"])
+
+    def loss(
+        self,
+        apply: Mapping[str, Apply],
+        params: Mapping[str, Params],
+        batch: Batch,
+        key: jax.Array,
+        weights: Mapping[str, Float[Array, ""]],
+        *,
+        train: bool,
+    ) -> Loss:
+        """Mean loss of the masked tokens plus mean loss of the pairs."""
+        hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
+        logits = self._logits(apply, params, batch, hidden)
+        tokens = weighted(cross_entropy(logits, batch["labels"]), batch["weights"])
+        metrics = {"masked_lm_loss": tokens, "masked_accuracy": accuracy(logits, batch["labels"], batch["weights"])}
+        total = per_weight(tokens.total, weights["tokens"])
+        if self.config.next_sentence:
+            logits = apply["model"](params["model"], hidden[:, 0], method="pair_logits")
+            pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
+            metrics |= {"next_sentence_loss": pairs, "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"])}
+            total = total + per_weight(pairs.total, weights["pairs"])
+        return Loss(total=total, metrics=metrics)
+
+    def _logits(
+        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, hidden: jax.Array
+    ) -> Float[Array, "batch count vocab"]:
+        return apply["model"](params["model"], gather(hidden, batch["positions"]), method="readout")

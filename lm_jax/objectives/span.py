@@ -1,0 +1,137 @@
+"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels for spans, and the spans to restore."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from lm_jax.core.config import InputError
+from lm_jax.models.interface import Inputs
+from lm_jax.objectives.base import Apply, Batch, Loss, Params, Vocabulary, counted, cross_entropy, dropout, padded, per_weight, weighted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanConfig:
+    """`rate` of the tokens are removed, in spans of `mean_span` tokens on average."""
+
+    rate: float = 0.15
+    mean_span: float = 3.0
+
+    def __post_init__(self):
+        if not 0 < self.rate < 1:
+            raise InputError(f"config.objective.span.rate is {self.rate}; expected a share between 0 and 1")
+        if self.mean_span < 1:
+            raise InputError(f"config.objective.span.mean_span is {self.mean_span}; expected at least 1 token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Source: the text with a sentinel for each removed span. Target: each sentinel with its span, then EOS."""
+
+    config: SpanConfig
+    vocabulary: Vocabulary
+    length: int
+
+    roles = ("model",)
+    kinds = ("encoder_decoder",)
+    plan = "packed"
+    terms = ("loss",)
+
+    def __post_init__(self):
+        spans = self._spans(self.row_length())[1]
+        if spans > len(self.vocabulary.sentinels):
+            raise InputError(
+                f"rows of {self.length} tokens need {spans} sentinels, the tokenizer has "
+                f"{len(self.vocabulary.sentinels)}; set config.data.tokenizer.sentinels={spans} or more"
+            )
+
+    def row_length(self) -> int:
+        """The longest text whose corrupted source fits into `length` tokens."""
+        tokens = self.length
+        while self._source_length(tokens + 1) <= self.length:
+            tokens += 1
+        return tokens
+
+    def row_overlap(self) -> int:
+        """Rows share nothing."""
+        return 0
+
+    def target_length(self) -> int:
+        """Tokens of a full row's target: removed ones, sentinels, EOS."""
+        noise, spans = self._spans(self.row_length())
+        return noise + spans + 1
+
+    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """`source` and `segments` of `length`; `tokens` (shifted right), `targets` and `weights` of the target's length."""
+        tokens, special = row["tokens"].astype(np.int32), self.vocabulary
+        noise, spans = self._spans(len(tokens))
+        removed = _partition(noise, spans, rng)
+        kept = _partition(len(tokens) - noise, spans, rng)
+        source, target, at = [], [], 0
+        for sentinel, stay, go in zip(special.sentinels, kept, removed, strict=False):
+            source += [tokens[at : at + stay], [sentinel]]
+            target += [[sentinel], tokens[at + stay : at + stay + go]]
+            at += stay + go
+        source = np.concatenate([*source, [special.eos]])
+        target = np.concatenate([*target, [special.eos]])
+        size = self.target_length()
+        return {
+            "source": padded(source, self.length, special.pad),
+            "segments": padded(np.ones(len(source), np.int32), self.length),
+            # T5 starts its decoder with the padding token.
+            "tokens": padded(np.concatenate([[special.pad], target[:-1]]), size, special.pad),
+            "targets": padded(target, size, special.pad),
+            "weights": counted(len(target), size),
+        }
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """The source for the encoder, the shifted target for the decoder."""
+        source = Inputs(tokens=batch["source"], segments=batch["segments"])
+        return Inputs(tokens=batch["tokens"], source=source)
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """The number of target tokens."""
+        return {"tokens": batch["weights"].sum()}
+
+    def nll(
+        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
+    ) -> Float[Array, "batch length"]:
+        """-log P(target | source, targets before it), in nats."""
+        hidden = apply["model"](params["model"], self.inputs(batch), **options).hidden
+        logits = apply["model"](params["model"], hidden, method="readout")
+        return cross_entropy(logits, batch["targets"])
+
+    def loss(
+        self,
+        apply: Mapping[str, Apply],
+        params: Mapping[str, Params],
+        batch: Batch,
+        key: jax.Array,
+        weights: Mapping[str, Float[Array, ""]],
+        *,
+        train: bool,
+    ) -> Loss:
+        """The mean negative log-likelihood of the targets."""
+        loss = weighted(self.nll(apply, params, batch, **dropout(key, train)), batch["weights"])
+        return Loss(total=per_weight(loss.total, weights["tokens"]), metrics={"loss": loss})
+
+    def _spans(self, tokens: int) -> tuple[int, int]:
+        """How many of `tokens` are removed, and in how many spans."""
+        noise = min(max(round(tokens * self.config.rate), 1), max(tokens - 1, 1))
+        spans = min(max(round(noise / self.config.mean_span), 1), max(tokens - noise, 1))
+        return noise, spans
+
+    def _source_length(self, tokens: int) -> int:
+        noise, spans = self._spans(tokens)
+        return tokens - noise + spans + 1
+
+
+def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """`total` as a sum of `parts` positive numbers, every such sum equally likely."""
+    parts = min(parts, total)
+    cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1 if total > 1 else np.zeros(0, np.int64)
+    return np.diff(np.concatenate([[0], cuts, [total]]))

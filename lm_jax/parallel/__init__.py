@@ -1,0 +1,1 @@
+"""Device meshes, logical axes, and the one object that joins them: `Layout`."""

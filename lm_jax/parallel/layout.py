@@ -1,0 +1,147 @@
+"""Layout: a mesh and rules, and everything that the rest of the library does with them.
+
+A layout is entered while a function is traced, so that `constrain` inside a model finds it. Each layout makes its own
+jitted function: nothing traced under one set of rules is ever reused under another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lm_jax.core.config import InputError, nearest
+from lm_jax.core.trees import map_named
+from lm_jax.parallel.rules import Rules
+
+_current: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where arrays live.
+
+    Attributes:
+      mesh: the devices.
+      rules: logical axis to mesh axis.
+    """
+
+    mesh: Mesh
+    rules: Rules = Rules()
+
+    def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+        """The partition of an array with these logical axes.
+
+        Raises:
+          KeyError: an axis that the rules do not know, or two that go to the same mesh axis.
+        """
+        known = {field.name: getattr(self.rules, field.name) for field in dataclasses.fields(self.rules)}
+        used: set[str] = set()
+        parts = []
+        for axis in axes:
+            if axis is not None and axis not in known:
+                raise KeyError(f"unknown logical axis {axis!r}{nearest(axis, known)}; known: {', '.join(known)}")
+            part = known[axis] if axis is not None else None
+            names = () if part is None else (part,) if isinstance(part, str) else part
+            if used & set(names):
+                raise KeyError(f"axes {axes} map two dimensions to mesh axis {used & set(names)}")
+            used |= set(names)
+            parts.append(part)
+        return PartitionSpec(*parts)
+
+    def sharding(self, axes: tuple[str | None, ...]) -> NamedSharding:
+        """The sharding of an array with these logical axes."""
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """A full copy on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def shardings(self, axes: Any, shapes: Any) -> Any:
+        """Shardings of a tree of parameters.
+
+        Args:
+          axes: tuples of logical axis names, one a parameter.
+          shapes: the same tree of anything with a shape.
+
+        Raises:
+          InputError: a dimension that its mesh axis does not divide.
+        """
+
+        def one(path: str, names: tuple[str | None, ...], shape: Any) -> NamedSharding:
+            sharding = self.sharding(names)
+            for size, part, name in zip(shape.shape, sharding.spec, names, strict=True):
+                parts = self._size(part)
+                if size % parts:
+                    raise InputError(
+                        f"parameter {path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
+                        f"axis {part}; use {size - size % parts} or {size - size % parts + parts}, or a smaller "
+                        f"config.mesh.{part}"
+                    )
+            return sharding
+
+        leaves = iter(jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple)))
+        return map_named(lambda path, shape: one(path, next(leaves), shape), shapes)
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """`jax.jit` with this layout in force while `function` is traced."""
+
+        def traced(*args: Any) -> Any:
+            with self.entered():
+                return function(*args)
+
+        traced.__name__ = getattr(function, "__name__", "function")
+        return jax.jit(traced, **options)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Makes this the layout that `constrain` uses."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def batch_sharding(self) -> NamedSharding:
+        """The sharding of a batch: rows divided, everything else whole."""
+        return NamedSharding(self.mesh, PartitionSpec(self.rules.batch))
+
+    def batch_divisor(self) -> int:
+        """What the number of rows of a batch must be divisible by."""
+        return self._size(self.rules.batch)
+
+    def local_rows(self, batch: int) -> np.ndarray:
+        """Rows of a global batch that the devices of this process hold, in order."""
+        where = self.batch_sharding().addressable_devices_indices_map((batch,))
+        return np.unique(np.concatenate([np.arange(batch)[index[0]] for index in where.values() if index is not None]))
+
+    def put(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+        """This process's rows of a batch as global arrays of `rows` rows."""
+        sharding = self.batch_sharding()
+        return {
+            name: jax.make_array_from_process_local_data(sharding, value, (rows, *value.shape[1:]))
+            for name, value in batch.items()
+        }
+
+    def _size(self, part: Any) -> int:
+        names = () if part is None else (part,) if isinstance(part, str) else part
+        return math.prod(self.mesh.shape[name] for name in names)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Fixes where an activation lives by the logical names of its axes; outside a layout nothing happens."""
+    layout = _current.get()
+    if layout is None or layout.mesh.size == 1:
+        return x
+    if len(axes) != x.ndim:
+        raise ValueError(f"an array of shape {x.shape} has {x.ndim} axes, but {len(axes)} names came: {axes}")
+    return jax.lax.with_sharding_constraint(x, layout.sharding(axes))
+

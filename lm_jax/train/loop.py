@@ -1,0 +1,185 @@
+"""The training loop, written once: batches in, metrics out one step late, checkpoints and evaluations between."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax.core.config import InputError
+from lm_jax.core.sums import Sums, add, means
+from lm_jax.train.state import TrainState
+from lm_jax.train.step import Step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train.
+
+    Attributes:
+      steps: batches of the whole run.
+      accumulate: parts that each batch is computed in, one after the other.
+    """
+
+    steps: int = 1000
+    accumulate: int = 1
+
+    def __post_init__(self):
+        if self.steps < 1 or self.accumulate < 1:
+            raise InputError(
+                f"config.train.steps is {self.steps} and .accumulate {self.accumulate}; expected at least 1 each"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved.
+
+    Attributes:
+      every: steps between checkpoints; 0 saves at the end only.
+      keep: newest ones that are kept, beside the best.
+      asynchronous: write while training goes on.
+    """
+
+    every: int = 500
+    keep: int = 2
+    asynchronous: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is reported.
+
+    Attributes:
+      every: steps between log lines.
+      tensorboard: also write TensorBoard events.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; exit code 3."""
+
+
+class Preempted(RuntimeError):
+    """A signal asked the run to stop, and its state was saved; exit code 75."""
+
+
+Report = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Everything that the loop needs besides state and data.
+
+    Attributes:
+      step: the jitted train step.
+      put: from a host's arrays to a global batch.
+      terms: metrics whose means add up to the loss.
+      steps: where the run ends.
+      log_every, evaluate_every, save_every: steps between those; 0 is never.
+      report: takes (step, updates made, metrics averaged since the last report).
+      tick: takes every step's number, for progress bars.
+      evaluate: takes (step, params).
+      save: takes (step, state); called at the end and on a signal too.
+    """
+
+    step: Step
+    put: Callable[[Mapping[str, np.ndarray]], Any]
+    terms: tuple[str, ...]
+    steps: int
+    log_every: int
+    evaluate_every: int
+    save_every: int
+    report: Report
+    tick: Callable[[int], None]
+    evaluate: Callable[[int, Any], None]
+    save: Callable[[int, TrainState], None]
+
+    def fit(self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]]) -> TrainState:
+        """Trains from the state's step to the last.
+
+        Raises:
+          NonFiniteLoss: the state of the last checkpoint is untouched.
+          Preempted: SIGTERM or SIGINT came; the state was saved.
+        """
+        step = int(state.step)
+        window: list[Sums] = []
+        pending: Sums | None = None
+        with _stop_signals() as stopped:
+            while step < self.steps:
+                state, sums = self.step(state, self.put(next(batches)))
+                step += 1
+                # One step late: while the host looks at step - 1, the device computes step.
+                if pending is not None:
+                    window.append(self._checked(step - 1, pending))
+                pending = sums
+                self.tick(step)
+                last = step == self.steps or stopped.is_set()
+                logs, evaluates, saves = (last or _due(step, n) for n in (self.log_every, self.evaluate_every, self.save_every))
+                if logs or evaluates or saves:
+                    window.append(self._checked(step, pending))
+                    pending = None
+                if logs:
+                    self._report(step, int(state.updates), window)
+                    window = []
+                if evaluates and not stopped.is_set():
+                    self.evaluate(step, state.params)
+                if saves:
+                    self.save(step, state)
+                if stopped.is_set() and step < self.steps:
+                    raise Preempted(f"stopped by a signal after step {step}; the same command resumes there")
+        return state
+
+    def _checked(self, step: int, sums: Sums) -> Sums:
+        """The sums of a step on the host, once it is known that its loss is a number."""
+        sums = jax.device_get(sums)
+        loss = self._loss(means(sums))
+        if not math.isfinite(loss) and not ("skipped" in sums and sums["skipped"].total):
+            raise NonFiniteLoss(
+                f"the loss of step {step} is {loss}; lower config.optimizer.learning_rate or lengthen the warmup, "
+                "then run the same command: it resumes from the last checkpoint"
+            )
+        return sums
+
+    def _report(self, step: int, updates: int, window: list[Sums]) -> None:
+        total: Sums = {}
+        for sums in window:
+            total = add(total, sums)
+        values = means(total)
+        self.report(step, updates, {"loss": self._loss(values), **{k: v for k, v in values.items() if k != "loss"}})
+
+    def _loss(self, values: dict[str, float]) -> float:
+        return sum(values[term] for term in self.terms)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class _stop_signals:  # noqa: N801
+    """Within it, the first SIGTERM or SIGINT sets an event; a second one acts as it always did."""
+
+    def __enter__(self) -> threading.Event:
+        self.event = threading.Event()
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._stop)
+        return self.event
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.event.set()
+        signal.signal(number, self.before[number])

@@ -1,0 +1,66 @@
+"""The train state: arrays only, so that two of them always have the same tree structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class LossScale:
+    """Dynamic loss scaling for float16 (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
+
+    Attributes:
+      scale: what the loss is multiplied by before differentiation.
+      good: updates since the scale last changed.
+    """
+
+    scale: Float[Array, ""]
+    good: Int[Array, ""]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+      step: batches seen; decides the next batch and every random draw.
+      updates: batches that changed the parameters; decides the learning rate. Less than `step` by the skipped ones.
+      params: trees of float32 parameters by role.
+      opt_state: the optimizer's.
+      loss_scale: for float16 only.
+    """
+
+    step: Int[Array, ""]
+    updates: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    loss_scale: LossScale | None = None
+
+
+def create(params: Any, optimizer: optax.GradientTransformation, *, loss_scaled: bool) -> TrainState:
+    """The state before the first step."""
+    # A buffer each: donating one buffer twice is an error.
+    zero = lambda: jnp.zeros((), jnp.int32)
+    scale = LossScale(scale=jnp.full((), 2.0**15, jnp.float32), good=zero()) if loss_scaled else None
+    return TrainState(step=zero(), updates=zero(), params=params, opt_state=optimizer.init(params), loss_scale=scale)
+
+
+def adjust(scale: LossScale, finite: Array, *, patience: int = 2000) -> LossScale:
+    """Halves the scale after an overflow, doubles it after `patience` updates without one."""
+    good = jnp.where(finite, scale.good + 1, 0)
+    grown = jnp.where(good >= patience, scale.scale * 2, scale.scale)
+    return LossScale(
+        scale=jnp.where(finite, jnp.minimum(grown, 2.0**24), jnp.maximum(scale.scale / 2, 1.0)),
+        good=jnp.where(good >= patience, 0, good),
+    )
+
+
+def is_finite(tree: Any) -> Array:
+    """Whether every number of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,86 @@
+"""The one train step: any objective, any model, any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lm_jax.core.sums import Sum, Sums
+from lm_jax.objectives.base import Apply, Batch, Loss, Objective
+from lm_jax.train import state as states
+from lm_jax.train.gradients import GradientFn, plain
+from lm_jax.train.state import TrainState
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+
+
+def make_train_step(
+    objective: Objective,
+    apply: Mapping[str, Apply],
+    optimizer: optax.GradientTransformation,
+    *,
+    gradients: GradientFn = plain,
+    seed: int = 0,
+) -> Step:
+    """A function (state, batch) -> (state, sums), to be jitted by a layout.
+
+    Args:
+      objective: gives the loss.
+      apply: the models' apply functions by role.
+      optimizer: from gradients to updates.
+      gradients: how the gradients of a batch are made.
+      seed: with the step, decides every random draw on the device.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        weights = objective.weights(batch)
+        scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+
+        def loss(params: Any, part: Batch, key: jax.Array) -> Loss:
+            result = objective.loss(apply, params, part, key, weights, train=True)
+            return result.replace(total=result.total * scale)  # type: ignore[attr-defined]
+
+        slopes, sums = gradients(loss, state.params, batch, key)
+        if state.loss_scale is not None:
+            slopes = jax.tree.map(lambda slope: slope / scale, slopes)
+        norm = optax.global_norm(slopes)
+        updates, opt_state = optimizer.update(slopes, state.opt_state, state.params)
+        new = state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1,
+            updates=state.updates + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        if state.loss_scale is not None:
+            new, sums = _skip_overflow(state, new, jnp.isfinite(norm), sums)
+        return new, {**sums, "gradient_norm": Sum(total=norm, weight=jnp.ones(()))}
+
+    return step
+
+
+def make_eval_step(objective: Objective, apply: Mapping[str, Apply]) -> Callable[[Any, Batch], Sums]:
+    """A function (params by role, batch) -> sums, without dropout."""
+
+    def step(params: Any, batch: Batch) -> Sums:
+        weights = objective.weights(batch)
+        return objective.loss(apply, params, batch, jax.random.key(0), weights, train=False).metrics
+
+    return step
+
+
+def _skip_overflow(old: TrainState, new: TrainState, finite: jax.Array, sums: Sums) -> tuple[TrainState, Sums]:
+    """After an overflow of float16 the step and the scale move on; parameters and optimizer stay."""
+    assert old.loss_scale is not None
+    kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
+    scale = states.adjust(old.loss_scale, finite)
+    one = jnp.ones(())
+    report = {
+        "loss_scale": Sum(total=old.loss_scale.scale, weight=one),
+        "skipped": Sum(total=1.0 - finite.astype(jnp.float32), weight=one),
+    }
+    return kept.replace(step=new.step, loss_scale=scale), {**sums, **report}

@@ -1,0 +1,210 @@
+"""`lm-jax train`: from a recipe to a trained model in a work directory; the same command goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax import experiment
+from lm_jax.core import config as configs
+from lm_jax.core.config import InputError
+from lm_jax.data import atomic
+from lm_jax.evaluate.language_modelling import LanguageModelling
+from lm_jax.experiment import Experiment, ExperimentConfig
+from lm_jax.models.flops import training_flops
+from lm_jax.flags import Request, need_config, need_workdir
+from lm_jax.train import throughput
+from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.train.logging import Logger
+from lm_jax.train.loop import Trainer
+from lm_jax.train.state import TrainState
+from lm_jax.verbs import report
+
+# What may differ between the two runs of one work directory: nothing that changes model, data order or objective.
+FREE = ("train.steps", "evaluate", "checkpoint", "log", "mesh", "data.workers", "data.threads", "data.prefetch", "data.store")
+
+
+def run(request: Request) -> int:
+    """Trains to the end of the recipe."""
+    config, workdir = need_config(request), Path(need_workdir(request))
+    _check_same_run(config, workdir)
+    for line in request.changed:
+        report.say(f"  {line}")
+    with report.Progress() as progress:
+        exp = experiment.prepare(config, progress)
+    # Everything that can be wrong with the configuration is found before the first file is written.
+    exp.layout, exp.objective, exp.model, exp.state_like, exp.rows("train"), exp.rows("validation")
+    _write_workdir(exp, workdir)
+    report.say(report.setup(exp, workdir))
+    with Checkpointer(
+        workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
+    ) as checkpointer:
+        state = _first_state(exp, checkpointer, request.fork)
+        train(exp, state, workdir, checkpointer)
+    return 0
+
+
+def train(exp: Experiment, state: TrainState, workdir: Path, checkpointer: Checkpointer) -> TrainState:
+    """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
+    config, layout, batch = exp.config, exp.layout, exp.config.data.batch
+    start, tokens = int(state.step), batch * config.data.length
+    if start >= config.train.steps:
+        report.say(f"{workdir} is at step {start} of {config.train.steps} already; raise config.train.steps to go on")
+        return state
+    evaluator, meter, losses = validation(exp), _meter(exp), dict[int, float]()
+    extra = {
+        "config": experiment.as_json(config),
+        "data_fingerprint": exp.store.fingerprint if exp.store else "",
+        "tokenizer_fingerprint": exp.tokenizer.fingerprint,
+    }
+    with Logger(
+        workdir,
+        total=config.train.steps,
+        start=start,
+        every=config.log.every,
+        tensorboard=config.log.tensorboard,
+        active=jax.process_index() == 0,
+    ) as logger:
+
+        def tick(step: int) -> None:
+            logger.tick(step)
+            if step == start + 1:
+                meter.start(step, step * tokens)
+
+        def log(step: int, updates: int, values: dict[str, float]) -> None:
+            rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
+            values = {**values, **rate, "tokens": step * tokens, **meter.read(step, step * tokens)}
+            logger.write(step, {f"train/{name}": value for name, value in values.items()})
+
+        def evaluate(step: int, params: Any) -> None:
+            with meter.paused():
+                values = dict(evaluator.run(params))
+            losses[step] = values["loss"]
+            logger.write(step, {f"val/{name}": value for name, value in values.items()})
+
+        def save(step: int, state: TrainState) -> None:
+            with meter.paused():
+                checkpointer.save(step, state, extra)
+            best = checkpointer.best_mark()
+            if step in losses and (not best or losses[step] < best["value"]):
+                checkpointer.mark_best(step, losses[step])
+
+        trainer = Trainer(
+            step=exp.train_step(),
+            put=lambda rows: layout.put(rows, batch),
+            terms=exp.objective.terms,
+            steps=config.train.steps,
+            log_every=config.log.every,
+            evaluate_every=config.evaluate.every,
+            save_every=config.checkpoint.every,
+            tick=tick,
+            report=log,
+            evaluate=evaluate,
+            save=save,
+        )
+        return trainer.fit(state, exp.batches(start))
+
+
+def _meter(exp: Experiment) -> throughput.Meter:
+    """Rates against what the devices can do."""
+    config = exp.config
+    batch = next(exp.ordered("train", 1))
+    flops = training_flops(
+        exp.model.module.config,
+        exp.model.shapes,
+        length=batch["tokens"].shape[1],
+        read=batch["weights"].shape[1],
+        source=batch["source"].shape[1] if "source" in batch else 0,
+    )
+    peak = throughput.peak(jax.devices()[0])
+    report.say(f"compute    {flops / config.data.length:.3g} FLOPs a token; peak {peak.flops:.3g} FLOP/s a device ({peak.source})")
+    return throughput.Meter(
+        throughput.MeterConfig(
+            steps=config.train.steps,
+            devices=jax.device_count(),
+            flops_per_token=flops / config.data.length,
+            peak_flops=peak.flops,
+        )
+    )
+
+
+def validation(exp: Experiment) -> LanguageModelling:
+    """The evaluator of an experiment's validation part."""
+    lengths = exp.tokenizer.byte_lengths(np.arange(exp.tokenizer.vocab_size))
+    return LanguageModelling(
+        objective=exp.objective,
+        step=exp.eval_step(),
+        batches=lambda: exp.ordered("validation", exp.config.evaluate.batches),
+        layout=exp.layout,
+        rows=exp.config.data.batch,
+        byte_lengths=lengths,
+    )
+
+
+def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) -> TrainState:
+    """The newest intact state of the run, the parameters of a forked one, or freshly drawn parameters."""
+    if checkpointer.steps():
+        state, _ = checkpointer.restore(exp.state_like)
+        report.say(f"resuming from step {int(state.step)}")
+        return state
+    state = exp.fresh_state()
+    if fork is not None:
+        other = Checkpointer(Path(fork) / "checkpoints")
+        like = {"params": exp.state_like.params}
+        restored, _ = other.restore(like, where="^params/")
+        state = state.replace(params=restored["params"])  # type: ignore[attr-defined]
+        report.say(f"parameters from {fork}")
+    return state
+
+
+def _check_same_run(config: ExperimentConfig, workdir: Path) -> None:
+    """Refuses a work directory that holds another run."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before, after = json.loads(path.read_text()), experiment.as_json(config)
+    changed = [
+        line
+        for line in configs.differences(before, after)
+        if not any(line.startswith(f"config.{free}.") or line.startswith(f"config.{free}:") for free in FREE)
+    ]
+    if changed:
+        raise InputError(
+            f"{workdir} holds a run with another configuration ({'; '.join(changed[:4])}); use another --workdir, or "
+            f"--fork={workdir} with a new --workdir to start from its parameters"
+        )
+
+
+def _write_workdir(exp: Experiment, workdir: Path) -> None:
+    """What a reader of the run needs: its configuration, its surroundings, its parameters, its tokenizer."""
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    exp.tokenizer.save(workdir / "tokenizer")
+    atomic.write_json(workdir / "environment.json", environment())
+    atomic.write_bytes(workdir / "model_info.txt", report.parameters(exp).encode())
+    atomic.write_json(workdir / "config.json", dataclasses.asdict(exp.config))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices of this process."""
+    import flax
+    import optax
+    import orbax.checkpoint
+
+    import lm_jax
+
+    packages = {"lm_jax": lm_jax, "jax": jax, "flax": flax, "optax": optax, "orbax-checkpoint": orbax.checkpoint}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: module.__version__ for name, module in packages.items()},
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+    }

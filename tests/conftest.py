@@ -1,0 +1,40 @@
+"""What every test runs under: 8 fake CPU devices, strict broadcasting, shapes checked at run time."""
+
+import os
+import socket
+from pathlib import Path
+
+# Before the first import of jax, here and in every process that a test starts.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jaxtyping.install_import_hook("lm_jax", "typechecker.check")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The reference data beside the repository; a test that needs it is skipped where there is none."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("no ../shared/data beside the repository")
+    return path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens on, for tests of several processes."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,120 @@
+"""The bridge between ConfigDicts and dataclasses is strict, and its errors say what to do."""
+
+import dataclasses
+
+import ml_collections
+import pytest
+
+from lm_jax.core.config import InputError, differences, from_config_dict, lookup, merge, to_config_dict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+    name: str = "cosine"
+    steps: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    width: int
+    tied: bool = True
+    patterns: tuple[str, ...] = ("bias$",)
+    inner: Inner = Inner()
+    cross: Inner | None = None
+
+
+def test_a_tree_goes_there_and_back():
+    config = Outer(width=8, patterns=("a", "b"), inner=Inner(rate=0.25, steps=3), cross=Inner(name="linear"))
+    assert from_config_dict(Outer, to_config_dict(config)) == config
+
+
+def test_unset_fields_can_be_overridden_with_their_own_type_only():
+    tree = to_config_dict(Outer(width=8))
+    assert tree.inner.steps is None
+    tree.inner.steps = 7
+    assert from_config_dict(Outer, tree).inner.steps == 7
+    with pytest.raises(TypeError):
+        tree.inner.steps = "seven"
+
+
+def test_unset_trees_stay_unset():
+    assert from_config_dict(Outer, to_config_dict(Outer(width=8))).cross is None
+
+
+def test_left_out_fields_keep_their_defaults():
+    assert from_config_dict(Outer, {"width": 8, "inner": {"name": "linear"}}) == Outer(
+        width=8, inner=Inner(name="linear")
+    )
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(InputError, match=r"unknown key config\.inner\.rte; did you mean rate\?"):
+        from_config_dict(Outer, {"width": 8, "inner": {"rte": 0.1}})
+
+
+def test_an_unknown_key_with_nothing_near_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"unknown key config\.inner\.zzzz; known: rate, name, steps"):
+        from_config_dict(Outer, {"width": 8, "inner": {"zzzz": 0.1}})
+
+
+def test_a_missing_field_says_how_to_set_it():
+    with pytest.raises(InputError, match=r"config\.width is not set and has no default; set it with --config\.width="):
+        from_config_dict(Outer, {})
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"width": "8"}, r"config\.width is '8' \(str\); expected int"),
+        ({"width": 8.0}, r"config\.width is 8\.0 \(float\); expected int"),
+        ({"width": True}, r"config\.width is True \(bool\); expected int"),
+        ({"width": None}, r"config\.width is None; expected int"),
+        ({"width": 8, "tied": 1}, r"config\.tied is 1 \(int\); expected bool"),
+        ({"width": 8, "inner": {"rate": True}}, r"config\.inner\.rate is True \(bool\); expected float"),
+        ({"width": 8, "inner": 3}, r"config\.inner is 3; expected a tree of rate, name, steps"),
+        ({"width": 8, "patterns": "bias$"}, r"config\.patterns is 'bias\$'; expected a tuple"),
+        ({"width": 8, "patterns": ("a", 1)}, r"config\.patterns\[1\] is 1 \(int\); expected str"),
+    ],
+)
+def test_a_wrong_type_says_what_came_and_what_was_expected(tree, message):
+    with pytest.raises(InputError, match=message) as caught:
+        from_config_dict(Outer, tree)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_are_welcome_where_floats_are_expected():
+    rate = from_config_dict(Outer, {"width": 8, "inner": {"rate": 1}}).inner.rate
+    assert rate == 1.0
+    assert type(rate) is float
+
+
+def test_lists_from_json_become_tuples():
+    assert from_config_dict(Outer, {"width": 8, "patterns": ["a", "b"]}).patterns == ("a", "b")
+
+
+def test_merge_takes_the_new_values_and_leaves_the_base_alone():
+    base = to_config_dict(Outer(width=8))
+    merged = merge(base, {"width": 16, "inner": {"steps": 5}})
+    assert (merged.width, merged.inner.steps, merged.inner.rate) == (16, 5, 0.5)
+    assert (base.width, base.inner.steps) == (8, None)
+
+
+def test_merge_refuses_keys_that_the_base_does_not_know():
+    with pytest.raises(InputError, match=r"unknown key config\.inner\.rates; did you mean rate\?"):
+        merge(to_config_dict(Outer(width=8)), {"inner": {"rates": 1.0}})
+
+
+def test_differences_name_every_leaf_that_changed():
+    before, after = to_config_dict(Outer(width=8)), to_config_dict(Outer(width=9, inner=Inner(name="linear")))
+    assert differences(before, after) == ["config.inner.name: 'cosine' -> 'linear'", "config.width: 8 -> 9"]
+
+
+def test_a_tree_that_went_through_json_does_not_differ():
+    tree = to_config_dict(Outer(width=8))
+    assert differences(ml_collections.ConfigDict.to_dict(tree) | {"patterns": ["bias$"]}, tree) == []
+
+
+def test_a_choice_that_does_not_exist_lists_those_that_do():
+    with pytest.raises(InputError, match=r"config\.x is 'adamv', which is none of adamw, lion; did you mean adamw\?"):
+        lookup({"adamw": 1, "lion": 2}, "adamv", "config.x")

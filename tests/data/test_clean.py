@@ -1,0 +1,94 @@
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.data.clean import chain, report, steps
+from lm_jax.data.clean.chain import CleanConfig
+
+
+def cleaned(document, **settings):
+    counts = report.empty()
+    return chain.clean(document, CleanConfig(**settings), counts), counts
+
+
+@pytest.mark.parametrize(
+    ("document", "text", "changed"),
+    [
+        (b"plain text", "plain text", {}),
+        ("\ufeffmark".encode(), "mark", {}),
+        ("caf\u00e9 cr\u00e8me".encode("latin-1"), "café crème", {"decode (fallback)": 1}),
+        ("“curly” – dash".encode("cp1252"), "“curly” – dash", {"decode (fallback)": 1}),
+        ("你好世界".encode() + b"\xff", "你好世界\ufffd", {"decode (damaged)": 1}),
+        ("one\ud83d\ude00 half\ud83d", "one😀 half\ufffd", {"decode (damaged)": 1}),
+        (b"a\r\nb\rc\n", "a\nb\nc", {"line_breaks": 1, "whitespace": 1}),
+        ("na\u00c3\u00afve text", "naïve text", {"repair": 1}),
+        ("e\u0301t\u00e9", "été", {"compose": 1}),
+        (b"a\x00b\x1b[31mred\x1b[0m\tc\x0c", "abred\tc", {"controls": 1}),
+        (b"  indented  \n\n\n\n\n\nend \t\n\n", "  indented\n\n\nend", {"whitespace": 1}),
+        ("“Quotes” and ｆｕｌｌ width，ﬁ stay", "“Quotes” and ｆｕｌｌ width，ﬁ stay", {}),
+        ("👩‍👧 🏳️‍🌈 你好，世界。", "👩‍👧 🏳️‍🌈 你好，世界。", {}),
+        (b"\tif x:\n\t\treturn  1", "\tif x:\n\t\treturn  1", {}),
+    ],
+)
+def test_a_step_changes_what_it_is_for_and_is_counted(document, text, changed):
+    result, counts = cleaned(document)
+
+    assert result == text
+    assert counts["changed"] == changed
+    assert counts["kept"] == {"documents": 1, "bytes": len(text.encode())}
+
+
+@pytest.mark.parametrize("name", steps.STEPS)
+@pytest.mark.parametrize("text", ["a\r\n b \x00", "Ã© é e\u0301\n\n\n\n\n", "\ufeff“x” \u2028", "plain"])
+def test_a_step_leaves_what_it_cleaned(name, text):
+    once = steps.STEPS[name](text)
+
+    assert steps.STEPS[name](once) == once
+
+
+@pytest.mark.parametrize(
+    ("document", "settings", "reason"),
+    [
+        (b" \n\t\n", {}, "empty"),
+        (b"\x00\x01", {}, "empty"),
+        (b"hi", {"min_characters": 3}, "short"),
+        (b"too long", {"max_characters": 5}, "long"),
+        (b"\xe9\xe8 latin", {"encoding": ""}, "undecodable"),
+    ],
+)
+def test_a_dropped_document_is_counted_with_its_reason(document, settings, reason):
+    result, counts = cleaned(document, **settings)
+
+    assert result is None
+    assert counts["read"] == {"documents": 1, "bytes": len(document)}
+    assert counts["dropped"] == {reason: {"documents": 1, "bytes": len(document)}}
+    assert counts["kept"] == {"documents": 0, "bytes": 0}
+
+
+def test_without_steps_text_stays_as_it_was_decoded():
+    assert cleaned(b"a\r\n\x00 ", steps=())[0] == "a\r\n\x00 "
+
+
+def test_reports_add_up_and_can_be_printed():
+    counts = [cleaned(document)[1] for document in (b"one ", b"two", b" ")]
+
+    whole = report.total(counts)
+
+    assert whole["read"] == {"documents": 3, "bytes": 8}
+    assert whole["kept"] == {"documents": 2, "bytes": 6}
+    lines = report.table(whole).splitlines()
+    assert lines[0].split()[:3] == ["documents", "read", "3"]
+    assert any(line.split()[:3] == ["dropped:", "empty", "1"] for line in lines)
+    assert lines[-1].split() == ["changed:", "whitespace", "2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": ("whitespaces",)}, "config.data.clean.steps is 'whitespaces'.*did you mean whitespace"),
+        ({"encoding": "klingon"}, "config.data.clean.encoding is 'klingon'"),
+        ({"min_characters": 9, "max_characters": 5}, "config.data.clean.max_characters is 5"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        chain.check(CleanConfig(**settings))

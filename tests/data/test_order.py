@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+
+from lm_jax.data import order
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 1000, 1023, 1024, 1025, 65_537])
+@pytest.mark.parametrize("key", [0, 1, 2**63 + 5])
+def test_a_permutation_visits_every_row_once(count, key):
+    permuted = order.permute(np.arange(count), count, key)
+
+    assert np.array_equal(np.sort(permuted), np.arange(count))
+
+
+def test_a_permutation_depends_on_nothing_but_its_arguments():
+    whole = order.permute(np.arange(5000), 5000, 11)
+
+    pieces = [order.permute(np.arange(start, start + 50), 5000, 11) for start in range(0, 5000, 50)]
+
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert int(order.permute(4321, 5000, 11)) == whole[4321]
+
+
+def test_permutations_of_other_keys_look_unrelated():
+    count = 10_000
+    first, second = (order.permute(np.arange(count), count, key) for key in (order.key(0, 0), order.key(0, 1)))
+
+    # Two random permutations agree in one place on average; 12 or more happens once in 10^9 times.
+    assert (first == second).sum() < 12
+    assert (first == np.arange(count)).sum() < 12
+    # Neighbours land far apart: the correlation of random permutations is within 5 / sqrt(count).
+    assert abs(np.corrcoef(first, np.arange(count))[0, 1]) < 0.05
+    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.05
+
+
+def test_every_small_permutation_is_reached():
+    reached = {tuple(order.permute(np.arange(3), 3, order.key(7, epoch)).tolist()) for epoch in range(200)}
+
+    assert len(reached) == 6
+
+
+def test_ranges_beyond_four_billion_are_permuted():
+    count = 10**15 + 7
+    permuted = order.permute(np.arange(count - 1000, count), count, 3)
+
+    assert len(set(permuted.tolist())) == 1000
+    assert permuted.min() >= 0 and permuted.max() < count
+
+
+def test_an_index_outside_the_range_is_refused():
+    with pytest.raises(ValueError, match=r"0\.\.9"):
+        order.permute(np.array([10]), 10, 0)
+
+
+def test_orders_are_those_of_every_earlier_version(golden):
+    expected = json.loads((golden / "order.json").read_text())
+
+    for name, permuted in expected["permute"].items():
+        count, key = map(int, name.split())
+        assert order.permute(np.arange(len(permuted)), count, key).tolist() == permuted
+    assert [order.key(0, 0), order.key(0, 1), order.key(1, 0), order.key(2**40, 3)] == expected["key"]
+    assert order.generator(7, 2, 11).bit_generator.random_raw(4).tolist() == expected["philox"]
+
+
+def test_rows_have_generators_of_their_own():
+    draws = {
+        order.generator(seed, epoch, row).integers(2**62) for seed in (0, 1) for epoch in (0, 1) for row in range(50)
+    }
+
+    assert len(draws) == 200

@@ -1,0 +1,162 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError, from_config_dict, to_config_dict
+from lm_jax.data import pipeline, rows
+from lm_jax.data.config import DataConfig
+from lm_jax.data.rows import RowsConfig
+
+
+class Numbers:
+    """Rows that say their own number."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def row(self, index, epoch, rng):
+        return {"number": np.int32(index), "epoch": np.int32(epoch)}
+
+
+def features(row, rng):
+    return {**row, "noise": rng.random(3), "weights": np.ones(2, np.float32)}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert np.array_equal(first[name], second[name]), name
+        assert first[name].dtype == second[name].dtype
+
+
+def take(count, made, **settings):
+    return list(itertools.islice(pipeline.batches(made, features, **settings), count))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_the_batch_of_a_step_is_that_of_the_stream(threads):
+    stream = take(12, Numbers(37), seed=5, batch=8, threads=threads)
+
+    for step, batch in enumerate(stream):
+        assert_equal(batch, pipeline.batch_at(Numbers(37), features, step, seed=5, batch=8))
+
+
+def test_a_stream_that_starts_later_continues_the_run():
+    whole = take(9, Numbers(20), seed=1, batch=6)
+
+    for batch, resumed in zip(whole[4:], take(5, Numbers(20), seed=1, batch=6, start=4), strict=True):
+        assert_equal(batch, resumed)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_parts_of_the_same_global_batch(hosts):
+    whole = take(5, Numbers(13), seed=2, batch=8)
+    local = np.split(np.arange(8), hosts)
+
+    parts = [take(5, Numbers(13), seed=2, batch=8, local=places) for places in local]
+
+    for step, batch in enumerate(whole):
+        assert_equal(batch, {name: np.concatenate([part[step][name] for part in parts]) for name in batch})
+
+
+def test_every_row_comes_once_an_epoch_in_another_order():
+    seen = np.concatenate([batch["number"] for batch in take(30, Numbers(50), seed=0, batch=10)])
+    epochs = np.concatenate([batch["epoch"] for batch in take(30, Numbers(50), seed=0, batch=10)])
+
+    for epoch in range(6):
+        assert sorted(seen[epochs == epoch]) == list(range(50))
+    assert not np.array_equal(seen[:50], seen[50:100])
+    assert np.array_equal(epochs, np.repeat(np.arange(6), 50))
+
+
+def test_epochs_wrap_inside_a_batch_that_is_larger_than_the_corpus():
+    batch = pipeline.batch_at(Numbers(3), features, 1, seed=0, batch=8)
+
+    assert batch["epoch"].tolist() == [2, 3, 3, 3, 4, 4, 4, 5]
+    assert sorted(batch["number"][1:4]) == [0, 1, 2]
+
+
+def test_the_batch_size_does_not_change_the_order_of_rows():
+    small = np.concatenate([batch["number"] for batch in take(12, Numbers(31), seed=4, batch=4)])
+    large = np.concatenate([batch["number"] for batch in take(3, Numbers(31), seed=4, batch=16)])
+
+    assert np.array_equal(small, large)
+
+
+def test_noise_belongs_to_seed_epoch_and_row():
+    first, second = (take(2, Numbers(8), seed=seed, batch=8) for seed in (0, 1))
+    by_row = [dict(zip(batch["number"].tolist(), batch["noise"][:, 0].tolist(), strict=True)) for batch in first]
+
+    assert all(by_row[0][row] != by_row[1][row] for row in range(8))
+    assert len(np.unique([batch["noise"] for batch in first + second])) == 4 * 8 * 3
+
+
+def test_steps_late_in_a_long_run_are_exact():
+    step = 2**40 + 1
+    batch = pipeline.batch_at(Numbers(7), features, step, seed=0, batch=4096)
+
+    slots = [step * 4096 + place for place in range(4096)]
+    assert [slot // 7 % 1000 for slot in slots][:5] != []
+    assert sorted(batch["number"][: 7 * 580].tolist()) != []
+    assert_equal(batch, take(1, Numbers(7), seed=0, batch=4096, start=step)[0])
+
+
+def test_an_ordered_pass_ends_with_rows_of_zeros():
+    passed = list(pipeline.ordered(Numbers(10), features, batch=4))
+
+    assert [batch["number"].tolist() for batch in passed] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
+    assert passed[-1]["weights"].tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
+    assert not passed[-1]["noise"][2:].any()
+    assert_equal(passed[1], list(pipeline.ordered(Numbers(10), features, batch=4, limit=2))[1])
+
+
+def test_every_host_passes_the_same_number_of_batches():
+    whole = list(pipeline.ordered(Numbers(9), features, batch=8))
+
+    parts = [list(pipeline.ordered(Numbers(9), features, batch=8, local=np.arange(i, i + 4))) for i in (0, 4)]
+
+    assert len(parts[0]) == len(parts[1]) == 2
+    for step, batch in enumerate(whole):
+        assert_equal(batch, {name: np.concatenate([part[step][name] for part in parts]) for name in batch})
+    assert not parts[1][1]["weights"].any()
+
+
+def test_no_rows_give_no_ordered_batch_and_no_training():
+    assert list(pipeline.ordered(Numbers(0), features, batch=4)) == []
+    with pytest.raises(InputError, match="no row to train on"):
+        pipeline.batches(Numbers(0), features, seed=0, batch=4)
+
+
+def test_an_error_in_features_reaches_the_reader():
+    def broken(row, rng):
+        raise InputError("config.objective says so")
+
+    with pytest.raises(InputError, match="config.objective says so"):
+        next(pipeline.batches(Numbers(9), broken, seed=0, batch=4))
+
+
+def test_real_rows_are_the_same_on_any_number_of_threads(golden_store):
+    made = rows.make(golden_store, RowsConfig(), "train", length=33, overlap=1, validation=0.1)
+
+    one, four = (
+        [
+            batch["tokens"]
+            for batch in itertools.islice(
+                pipeline.batches(made, lambda row, rng: row, seed=0, batch=8, threads=threads), 100
+            )
+        ]
+        for threads in (1, 4)
+    )
+
+    assert np.array_equal(one, four)
+
+
+def test_settings_survive_the_edge():
+    config = DataConfig(path="a.txt", length=7)
+
+    assert from_config_dict(DataConfig, to_config_dict(config)) == config
+    assert config.source().path == "a.txt"

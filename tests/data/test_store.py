@@ -1,0 +1,294 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.data import store, texts, tokenizers
+from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.sources import SourceConfig
+from lm_jax.data.store import Store
+from lm_jax.data.tokenizers import TokenizerConfig
+
+BYTES = TokenizerConfig(kind="bytes")
+
+
+def small_units(monkeypatch, size):
+    monkeypatch.setattr(texts, "UNIT_BYTES", (size, size))
+
+
+def tree(directory):
+    """Every file of a store but the lock, by name."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+def write(path, documents):
+    path.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+    return SourceConfig(path=str(path))
+
+
+def test_the_store_holds_every_document_closed_by_eos(golden, golden_store, golden_tokenizer):
+    documents = [part.strip("\n") for part in (golden / "text.txt").read_text().split("\n\n")]
+
+    stored = list(golden_store.documents_between(0, golden_store.documents))
+
+    assert golden_store.documents == len(documents)
+    assert [golden_tokenizer.decode(ids) for ids in stored] == documents
+    assert all(ids[-1] == golden_tokenizer.eos for ids in stored)
+    assert golden_store.tokens == sum(map(len, stored))
+    assert golden_store.bytes == sum(len(document.encode()) for document in documents)
+    assert golden_store.dtype == np.dtype("<u2")
+    assert golden_store.tokenizer.fingerprint == golden_tokenizer.fingerprint
+
+
+def test_sentences_start_at_their_first_token(golden_store, golden_tokenizer):
+    starts = golden_store.sentence_starts
+    first = golden_tokenizer.decode(golden_store.read(int(starts[0]), int(starts[1])))
+    second = golden_tokenizer.decode(golden_store.read(int(starts[1]), int(starts[2])))
+
+    assert first == "The lighthouse keeper polished a sack of barley although the wind was rising."
+    assert second.startswith(" When the tide was low,") and second.endswith(".")
+    assert np.isin(golden_store.document_starts, starts).all()
+    assert (np.diff(starts) > 0).all()
+
+
+def test_any_range_of_tokens_can_be_read(golden_store):
+    whole = golden_store.read(0, golden_store.tokens)
+
+    assert len(whole) > 2 * store.RECORD_TOKENS
+    for start, stop in [(0, 0), (0, 1), (4095, 4097), (4096, 8192), (100, 20_000), (len(whole) - 1, len(whole))]:
+        assert np.array_equal(golden_store.read(start, stop), whole[start:stop])
+    with pytest.raises(ValueError, match="do not lie in"):
+        golden_store.read(0, golden_store.tokens + 1)
+
+
+def test_threads_share_a_store_whose_cache_is_too_small(golden_store):
+    whole = golden_store.read(0, golden_store.tokens)
+    shared = Store.open(golden_store.directory, cache_bytes=1)
+    starts = np.random.default_rng(0).integers(0, len(whole) - 300, 400).tolist()
+
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda start: shared.read(start, start + 300), starts))
+
+    assert all(np.array_equal(row, whole[start : start + 300]) for row, start in zip(rows, starts, strict=True))
+
+
+def test_the_store_is_a_tfds_dataset_in_order(golden_store):
+    import tensorflow_datasets as tfds
+
+    records = tfds.builder_from_directory(str(golden_store.directory)).as_data_source(split="train")
+
+    tokens = np.concatenate([np.frombuffer(records[i]["tokens"], golden_store.dtype) for i in range(len(records))])
+    assert np.array_equal(tokens, golden_store.read(0, golden_store.tokens))
+
+
+def test_the_number_of_workers_does_not_show(tmp_path, monkeypatch, golden):
+    small_units(monkeypatch, 6_000)
+    source = SourceConfig(path=str(golden / "text.txt"), document="paragraph")
+
+    one, two = (
+        store.prepare(tmp_path / str(count), source, CleanConfig(), TokenizerConfig(vocab=512), workers=count)
+        for count in (1, 2)
+    )
+
+    assert len(json.loads((one.directory / "dataset_info.json").read_text())["splits"][0]["shardLengths"]) > 5
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+    assert two.fingerprint == one.fingerprint
+
+
+KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, {repository!r})
+    from lm_jax.data import store, texts
+    from lm_jax.data.clean.chain import CleanConfig
+    from lm_jax.data.sources import SourceConfig
+    from lm_jax.data.tokenizers import TokenizerConfig
+    texts.UNIT_BYTES = (3000, 3000)
+    def progress(stage, done, whole):
+        if stage == {stage!r} and done >= 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    source = SourceConfig(path={path!r}, document="paragraph")
+    store.prepare({root!r}, source, CleanConfig(), TokenizerConfig(vocab=512), workers={workers}, progress=progress)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_preparation_resumes_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, repository, golden, workers):
+    path = str(golden / "text.txt")
+    for stage in ("cleaning", "tokenising"):
+        script = KILLED.format(
+            repository=str(repository), stage=stage, path=path, root=str(tmp_path / "killed"), workers=workers
+        )
+        # From standard input, where there is no main module that workers could import.
+        process = subprocess.run(
+            [sys.executable, "-"], input=textwrap.dedent(script), text=True, capture_output=True, timeout=60
+        )
+        assert process.returncode == -signal.SIGKILL, process.stderr
+    assert list((tmp_path / "killed" / "tokens").glob("*/parts/*.json"))
+    assert not list((tmp_path / "killed" / "tokens").glob("*/store.json"))
+    small_units(monkeypatch, 3000)
+    source = SourceConfig(path=path, document="paragraph")
+    stages = []
+
+    for root in ("killed", "whole"):
+        store.prepare(
+            tmp_path / root,
+            source,
+            CleanConfig(),
+            TokenizerConfig(vocab=512),
+            progress=lambda *arguments: stages.append(arguments),
+        )
+
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    # What was done before is not done again.
+    tokenised = [done for stage, done, _ in stages if stage == "tokenising"]
+    assert tokenised[0] >= 3
+    assert len([stage for stage, *_ in stages if stage == "training the tokenizer"]) == 1
+
+
+def test_a_finished_store_is_found_again(tmp_path, golden):
+    source = SourceConfig(path=str(golden / "text.txt"))
+    first = store.prepare(tmp_path, source, CleanConfig(), BYTES)
+    before = {path: os.stat(path).st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
+
+    second = store.prepare(tmp_path, source, CleanConfig(), BYTES)
+
+    assert second.fingerprint == first.fingerprint
+    assert {path: os.stat(path).st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"} == before
+
+
+def test_another_text_cleaning_or_tokenizer_is_another_store(tmp_path):
+    source = write(tmp_path / "rows.jsonl", ["one two", "three\r\nfour"])
+    settings = [(CleanConfig(), BYTES), (CleanConfig(steps=()), BYTES)]
+    settings += [(CleanConfig(), TokenizerConfig(kind="bytes", sentinels=1))]
+    found = {store.prepare(tmp_path, source, *setting).fingerprint for setting in settings}
+
+    write(tmp_path / "rows.jsonl", ["one two", "three\r\nfive"])
+    found.add(store.prepare(tmp_path, source, *settings[0]).fingerprint)
+
+    assert len(found) == 4
+
+
+def test_processes_that_prepare_at_once_agree(tmp_path, golden):
+    source = SourceConfig(path=str(golden / "text.txt"), document="paragraph")
+    found, waited = [], []
+
+    def prepare():
+        prepared = store.prepare(
+            tmp_path, source, CleanConfig(), BYTES, progress=lambda stage, *_: waited.append(stage)
+        )
+        found.append(prepared.read(0, prepared.tokens))
+
+    threads = [threading.Thread(target=prepare) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == 3
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    assert waited.count("cleaning") == 1
+
+
+def test_the_first_of_equal_documents_stays_whoever_cleans_it(tmp_path, monkeypatch):
+    small_units(monkeypatch, 20)
+    documents = ["alpha beta gamma", "delta", "alpha beta gamma  ", "epsilon zeta eta theta", "delta", "DELTA", " "]
+    source = write(tmp_path / "rows.jsonl", documents)
+    kept = ["alpha beta gamma", "delta", "epsilon zeta eta theta", "DELTA"]
+
+    for workers in (1, 2):
+        cleaned = texts.prepare(tmp_path / str(workers), source, CleanConfig(), workers=workers)
+        assert list(cleaned) == kept
+        assert cleaned.report["read"] == {"documents": 7, "bytes": sum(map(len, documents))}
+        assert cleaned.report["dropped"]["duplicate"] == {"documents": 2, "bytes": 21}
+        assert cleaned.report["dropped"]["empty"] == {"documents": 1, "bytes": 1}
+        assert cleaned.report["kept"] == {"documents": 4, "bytes": sum(map(len, kept))}
+        assert cleaned.documents == 4
+    everything = texts.prepare(tmp_path, source, CleanConfig(deduplicate=False))
+    assert everything.documents == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n \n", b"\x00\x01"])
+def test_a_corpus_of_nothing_is_refused(tmp_path, content):
+    (tmp_path / "text.txt").write_bytes(content)
+
+    with pytest.raises(InputError, match="config.data.path: nothing is left") as caught:
+        store.prepare(tmp_path / "root", SourceConfig(path=str(tmp_path / "text.txt")), CleanConfig(), BYTES)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_source_reaches_the_caller_from_beside_the_workers(tmp_path, monkeypatch):
+    small_units(monkeypatch, 10)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "some words here"}\n' * 3 + '{"text": \n')
+
+    for workers in (1, 2):
+        with pytest.raises(InputError, match="rows.jsonl line 4 is not JSON"):
+            store.prepare(tmp_path / "root", SourceConfig(path=str(path)), CleanConfig(), BYTES, workers=workers)
+
+
+def test_a_damaged_store_is_named(tmp_path, golden):
+    source = SourceConfig(path=str(golden / "text.txt"))
+    prepared = store.prepare(tmp_path, source, CleanConfig(), BYTES)
+    shard = next(prepared.directory.glob("*.array_record*"))
+    os.truncate(shard, 100)
+
+    with pytest.raises(InputError, match="is damaged or missing; delete"):
+        store.prepare(tmp_path, source, CleanConfig(), BYTES)
+    with pytest.raises(InputError, match="no finished token store"):
+        Store.open(tmp_path)
+
+
+def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
+    class Wide(tokenizers.BytesTokenizer):
+        def __init__(self, sentinels):
+            super().__init__(sentinels)
+            self.vocab_size = 70_000
+
+    prepared = tokenizers.BytesTokenizer(0)
+
+    assert store._dtype(prepared) == np.dtype("<u2")
+    assert store._dtype(Wide(0)) == np.dtype("<u4")
+
+
+def test_the_root_is_configured_or_in_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path))
+    assert store.default_root() == tmp_path
+    assert str(store.default_root("/somewhere")) == "/somewhere"
+    monkeypatch.delenv("LM_JAX_CACHE")
+    assert store.default_root().parts[-2:] == (".cache", "lm_jax")
+
+
+def test_real_texts_come_back_exactly(shared_data, tmp_path):
+    path = shared_data / "zh_classical_modern" / "pairs_dev.tsv.xz"
+    if not path.exists():
+        pytest.skip(f"no {path.name} beside the repository")
+    import lzma
+
+    with lzma.open(path) as file:
+        lines = file.read(400_000).splitlines()[:-1]
+    (tmp_path / "pairs.txt").write_bytes(b"\n".join(lines))
+    prepared = store.prepare(
+        tmp_path, SourceConfig(path=str(tmp_path / "pairs.txt")), CleanConfig(steps=()), TokenizerConfig(vocab=4000)
+    )
+
+    text = prepared.tokenizer.decode(prepared.read(0, prepared.tokens))
+
+    assert text.encode() == b"\n".join(lines)
+
+
+def test_no_worker_and_no_preparation_imports_jax(repository):
+    script = "import sys; from lm_jax.data import config, pipeline, texts, store, workers; print('jax' in sys.modules)"
+
+    printed = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+
+    assert printed.stdout.strip() == "False"

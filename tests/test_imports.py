@@ -1,0 +1,124 @@
+"""The house rules that can be read off the source: who imports whom, and how long things are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "lm_jax"
+
+# Higher rooms import lower ones; rooms of one level do not know each other, but for parallel, which reads core.
+LEVELS = {
+    "main": 8,
+    "verbs": 7,
+    "flags": 6,
+    "experiment": 5,
+    "train": 4,
+    "evaluate": 4,
+    "decode": 4,
+    "export": 4,
+    "interop.verify": 4,
+    "objectives": 3,
+    "adapt": 3,
+    "compress": 3,
+    "privacy": 3,
+    "interpret": 3,
+    "interop": 3,
+    "models": 2,
+    "data": 2,
+    "parallel": 1,
+    "core": 0,
+}
+# Seconds to import: only inside the functions that need them.
+HEAVY = ("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "matplotlib", "tensorboardX", "wandb")
+LONG_FUNCTIONS = {"fit", "generate"}
+
+
+def sources():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    """`lm_jax/models/stack.py` as `models.stack`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room_of(module):
+    """The room of a module such as `models.stack`, or None for the package itself."""
+    if module.startswith("interop.verify"):
+        return "interop.verify"
+    return module.split(".")[0] or None
+
+
+def imports(path, *, top_level_only=False):
+    """Full names of the modules that a file imports, those inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import on line {node.lineno}; write the whole name"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_room_has_a_level():
+    rooms = {room_of(name_of(path)) for path in sources()} - {None}
+    assert rooms <= set(LEVELS), f"give these a level: {sorted(rooms - set(LEVELS))}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_rooms_import_only_lower_rooms(path):
+    room = room_of(name_of(path))
+    for name in imports(path):
+        if not name.startswith("lm_jax."):
+            continue
+        other = room_of(name.removeprefix("lm_jax."))
+        if other not in LEVELS or other == room:
+            continue
+        assert room is not None, f"{path.name} imports {name}: the package itself imports nothing"
+        assert LEVELS[other] < LEVELS[room], f"{path.relative_to(ROOT)} imports {name}: {room} may not know {other}"
+
+
+def test_interop_imports_models_and_core_only():
+    for path in sources():
+        if room_of(name_of(path)) == "interop":
+            rooms = {room_of(name.removeprefix("lm_jax.")) for name in imports(path) if name.startswith("lm_jax.")}
+            assert rooms <= {"interop", "models", "core"}, f"{path.relative_to(ROOT)} imports {sorted(rooms)}"
+
+
+def test_data_runs_no_device_code():
+    for path in (PACKAGE / "data").rglob("*.py"):
+        roots = {name.split(".")[0] for name in imports(path)}
+        assert not roots & {"jax", "flax", "optax"}, f"{path.relative_to(ROOT)} imports {sorted(roots)}"
+
+
+def test_recipes_import_config_dicts_and_presets_only():
+    for path in (ROOT / "configs").glob("*.py"):
+        for name in imports(path):
+            allowed = name.startswith(("ml_collections", "lm_jax.models.presets", "__future__"))
+            assert allowed or name in ("lm_jax", "lm_jax.models"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_heavy_packages_are_imported_where_they_are_used(path):
+    heavy = [name for name in imports(path, top_level_only=True) if name.split(".")[0] in HEAVY]
+    assert not heavy, f"{path.relative_to(ROOT)} imports {heavy} at the top"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_files_and_functions_stay_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 400, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines; 400 is the most"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            most = 120 if node.name in LONG_FUNCTIONS else 80
+            assert length <= most, f"{path.relative_to(ROOT)}: {node.name} has {length} lines; {most} is the most"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.relative_to(ROOT)} has no docstring"

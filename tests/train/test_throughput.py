@@ -1,0 +1,75 @@
+"""Rates add up and peaks are sane."""
+
+import time
+
+import jax
+import pytest
+
+from lm_jax.train import throughput
+from lm_jax.train.throughput import Meter, MeterConfig
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),
+    [
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5", 459),
+        ("TPU7x", 1153.5),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA L40S", 362),
+    ],
+)
+def test_known_devices_are_in_the_tables(kind, tera):
+    assert throughput.listed(kind) == tera * 1e12
+
+
+@pytest.mark.parametrize("kind", ["cpu", "TPU v9", "NVIDIA A1000"])
+def test_unknown_devices_are_not(kind):
+    assert throughput.listed(kind) is None
+
+
+def test_an_unknown_device_is_measured_once():
+    first = throughput.peak(jax.devices()[0])
+    begin = time.perf_counter()
+    assert throughput.peak(jax.devices()[1]) == first
+    assert time.perf_counter() - begin < 0.01
+    assert first.source.startswith("measured") and 1e8 < first.flops < 1e14
+
+
+def test_operations_of_gpt3_are_those_of_the_paper():
+    # 175B parameters at 2,048 tokens; attention adds 12 * 96 * 96 * 128 * 2048 = 29.0e9 to 6 * 174.6e9.
+    flops = throughput.flops_per_token(
+        matmul_parameters=174_600_000_000, layers=96, heads=96, head_dim=128, length=2048
+    )
+    assert flops == pytest.approx(1047.6e9 + 28.99e9, rel=1e-3)
+
+
+def test_the_meter_counts_training_alone_but_expects_the_end_with_everything():
+    now = [0.0]
+    config = MeterConfig(steps=100, devices=4, flops_per_token=1e9, peak_flops=1e12)
+    meter = Meter(config, clock=lambda: now[0])
+    assert meter.read(1, 100) == {}
+    meter.start(10, 1000)
+    assert meter.read(10, 1000) == {}
+    now[0] = 2.0
+    with meter.paused():
+        now[0] = 5.0
+    rates = meter.read(20, 9000)
+    assert rates["tokens_per_second"] == pytest.approx(8000 / 2)
+    assert rates["tokens_per_second_per_device"] == pytest.approx(1000)
+    assert rates["mfu"] == pytest.approx(1000 * 1e9 / 1e12)
+    assert rates["eta_s"] == pytest.approx(80 * 0.5)
+    now[0] = 6.0
+    assert meter.read(30, 10000)["tokens_per_second"] == pytest.approx(1000)
+
+
+def test_without_a_known_cost_there_is_no_mfu():
+    now = [0.0]
+    meter = Meter(MeterConfig(steps=10, devices=1), clock=lambda: now[0])
+    meter.start(0, 0)
+    now[0] = 1.0
+    assert set(meter.read(1, 5)) == {"tokens_per_second", "tokens_per_second_per_device", "eta_s"}
