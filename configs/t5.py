@@ -41,23 +41,17 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)
         return config
-    wide = variant == "novels"
-    config.model.embed.width = 256 if wide else 128
+    novels = variant == "novels"
+    config.model.embed.width = 192 if novels else 128
     for side in (config.model.encoder, config.model.decoder):
-        side.depth = 4 if wide else 3
-        side.block.feedforward.width = 512 if wide else 256
+        side.depth = 3
+        side.block.feedforward.width = 512 if novels else 256
         side.block.attention.heads = 4
     config.model.decoder.block.cross.heads = 4
-    if wide:
-        config.data = dict(length=128, batch=32, tokenizer=dict(kind="unigram", vocab=4096, sentinels=16))
-        config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="cosine", warmup=200))
-        config.train = dict(steps=6000)
-        config.evaluate = dict(every=1000, batches=100)
-        config.checkpoint = dict(every=1000)
-    else:
-        config.data = dict(length=96, batch=32, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
-        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=50))
-        config.train = dict(steps=600)
-        config.evaluate = dict(every=300, batches=10)
-        config.checkpoint = dict(every=300)
+    config.data = dict(length=96, batch=24, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
+    config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100 if novels else 50))
+    config.train = dict(steps=3000 if novels else 600)
+    config.log = dict(every=100 if novels else 10)
+    config.evaluate = dict(every=500 if novels else 300, batches=50 if novels else 10)
+    config.checkpoint = dict(every=500 if novels else 300)
     return config

@@ -28,7 +28,8 @@ from lm_jax.data import pipeline, rows, store, tokenizers
 from lm_jax.data.config import DataConfig
 from lm_jax.evaluate.runner import EvaluateConfig
 from lm_jax.models import transformer
-from lm_jax.models.config import KINDS, EncoderDecoderConfig, ModelConfig
+from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
+from lm_jax.models.interface import Inputs
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.base import Apply, Objective, Vocabulary
 from lm_jax.parallel import mesh
@@ -81,8 +82,6 @@ def as_json(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _with_cross() -> Any:
-    from lm_jax.models.config import AttentionConfig, BlockConfig, StackConfig
-
     return StackConfig(block=BlockConfig(cross=AttentionConfig(mask="full")))
 
 
@@ -103,6 +102,22 @@ class Model:
     def apply(self, params: Any, *args: Any, **options: Any) -> Any:
         """`module.apply` on a plain tree of parameters."""
         return self.module.apply({"params": params}, *args, **options)
+
+
+def build_model(config: ModelConfig, vocab: int) -> Model:
+    """The model of a configuration with `vocab` tokens; no memory is taken."""
+    module = transformer.build(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
+    boxed = jax.eval_shape(lambda: draw(module, 0))
+    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    return Model(module=module, shapes=nn.unbox(boxed), axes=axes)
+
+
+def draw(module: Any, seed: int) -> Any:
+    """Freshly drawn parameters, each boxed with the names of its axes."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    source = Inputs(tokens=tokens) if module.config.kind == "encoder_decoder" else None
+    inputs = Inputs(tokens=tokens, source=source)
+    return module.init(jax.random.key(seed), inputs, method="everything")["params"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,21 +194,7 @@ class Experiment:
                 f"config.data.length {self.config.data.length} is more than config.model.embed.max_length "
                 f"{embed.max_length}; lower the first or raise the second"
             )
-        module = transformer.build(dataclasses.replace(config, embed=dataclasses.replace(embed, vocab=vocab)))
-        boxed = jax.eval_shape(self._draw(module))
-        axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-        return Model(module=module, shapes=nn.unbox(boxed), axes=axes)
-
-    def _draw(self, module: nn.Module) -> Callable[[], Any]:
-        rng = np.random.default_rng(0)
-        length = self.objective.row_length()
-        texts = ("first", "second") if self.objective.plan == "pairs" else ("tokens",)
-        row = {name: np.full(length // len(texts), self.vocabulary.eos + 1, np.int32) for name in texts}
-        features = self.objective.features({**row, "is_next": np.int32(0)}, rng)
-        batch = {name: np.asarray(value)[None] for name, value in features.items()}
-        inputs = self.objective.inputs(batch)
-        seed = self.config.seed
-        return lambda: module.init(jax.random.key(seed), inputs, method="everything")["params"]
+        return build_model(config, vocab)
 
     @functools.cached_property
     def apply(self) -> dict[str, Apply]:
@@ -212,7 +213,7 @@ class Experiment:
 
     def init(self) -> state.TrainState:
         """The state before the first step (traced: call it under jit)."""
-        params = nn.unbox(self._draw(self.model.module)())
+        params = nn.unbox(draw(self.model.module, self.config.seed))
         return state.create({"model": params}, self.optimizer, loss_scaled=self.config.model.dtype == "float16")
 
     @functools.cached_property
@@ -270,8 +271,8 @@ class Experiment:
         )
         if not len(found):
             raise InputError(
-                f"the {split} part holds {self.store.tokens} x {data.validation:g} tokens, too few for one row of "
-                f"{objective.row_length()}; give config.data.path more text or lower config.data.length"
+                f"the {split} part of {self.store.tokens} tokens (config.data.validation={data.validation:g}) is too short "
+                f"for one row of {objective.row_length()}; give config.data.path more text or lower config.data.length"
             )
         return found
 

@@ -24,7 +24,7 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("input", "string", None, ("generate",), "file of prompts, one a line"),
     ("output", "string", None, ("tokenizer", "generate", "evaluate", "inspect"), "where to write the result"),
     ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
-    ("max_tokens", "integer", 128, ("generate",), "most tokens to generate"),
+    ("max_tokens", "integer", None, ("generate",), "most tokens to generate; default: 128, or what the positions leave room for"),
     ("temperature", "float", 1.0, ("generate",), "0 is greedy"),
     ("top_k", "integer", 0, ("generate",), "keep the k most likely tokens; 0 keeps all (masks: how many to show)"),
     ("top_p", "float", 1.0, ("generate",), "keep the most likely tokens that hold this probability"),
@@ -62,7 +62,7 @@ class Request:
     input: str | None = None
     output: str | None = None
     prompt: tuple[str, ...] = ()
-    max_tokens: int = 128
+    max_tokens: int | None = None
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -198,11 +198,11 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
     at = 0
     while at < len(words):
         word = words[at]
-        if word == "--config" and at + 1 < len(words):
+        if word == "--config" and _is_value(words, at + 1):
             recipe, at = words[at + 1], at + 1
         elif word.startswith("--config="):
             recipe = word.partition("=")[2]
-        elif word.startswith("--config.") and "=" not in word and at + 1 < len(words):
+        elif word.startswith("--config.") and "=" not in word and _is_value(words, at + 1):
             rest.append(f"{word}={words[at + 1]}")
             at += 1
         else:
@@ -211,6 +211,10 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
     if recipe == "":
         raise InputError("--config= is empty; give a recipe, such as --config=gpt:tiny")
     return recipe, rest
+
+
+def _is_value(words: list[str], at: int) -> bool:
+    return at < len(words) and not words[at].startswith("--")
 
 
 def _parse_absl(words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -1,6 +1,7 @@
 """Tiny models and batches that the tests of several rooms share."""
 
-import functools
+import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import from_config_dict
+from lm_jax.core.trees import map_named
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
+from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.span import Span, SpanConfig
 
 VOCABULARY = Vocabulary(
     size=64, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(56, 64)), ordinary=(7, 56)
@@ -36,18 +41,38 @@ def everywhere(preset, **settings):
     return {f"{stack}.{key.replace('__', '.')}": value for stack in stacks(preset) for key, value in settings.items()}
 
 
-def boxed(model, inputs, seed=0):
-    """Freshly drawn parameters with the logical names of their axes."""
-    draw = jax.jit(functools.partial(model.init, inputs=inputs, method="everything"))
-    return draw(jax.random.key(seed))["params"]
+def build(config, inputs, *, seed=0):
+    """A model and parameters for it: drawn by numpy, since compiling a model's own draws takes seconds.
 
-
-def build(config, inputs, *, seed=0, shake=0.1):
-    """A model and its parameters; `shake` adds noise, so that no bias is 0 and no scale is 1."""
+    Matrices have variance 1 / fan-in; no bias is 0 and no scale is 1, so that a forgotten one shows.
+    """
     model = transformer.build(config)
-    params = nn.meta.unbox(boxed(model, inputs, seed))
     rng = np.random.default_rng(seed)
-    return model, jax.tree.map(lambda leaf: leaf + shake * rng.standard_normal(leaf.shape, np.float32), params)
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape, np.float32)
+        kind = path.rpartition("/")[2]
+        if kind == "scale":
+            return jnp.asarray(1 + 0.1 * noise)
+        if kind == "bias":
+            return jnp.asarray(0.1 * noise)
+        if kind != "kernel":
+            return jnp.asarray(0.5 * noise)
+        stacked = "layers/" in path
+        fan_in = np.prod(leaf.shape[stacked : -1 if path.endswith("out/kernel") else stacked + 1])
+        return jnp.asarray(noise * np.float32(fan_in**-0.5))
+
+    return model, map_named(draw, shapes(model, inputs))
+
+
+def boxed(model, inputs):
+    """Shapes of a model's parameters with the logical names of their axes; nothing is allocated."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, method="everything"))["params"]
+
+
+def shapes(model, inputs):
+    """Shapes of a model's parameters."""
+    return nn.meta.unbox(boxed(model, inputs))
 
 
 def stacked(rows):
@@ -59,3 +84,50 @@ def largest_difference(left, right):
     """The largest absolute difference between two trees of arrays."""
     apart = lambda a, b: float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))) if a.size else 0.0
     return max(jax.tree.leaves(jax.tree.map(apart, left, right)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A model of one layer with an objective and a batch of 8 rows of uneven lengths."""
+
+    objective: Any
+    model: Any
+    params: Any
+    batch: Any
+
+    @property
+    def apply(self):
+        """Apply functions by role."""
+        return {"model": lambda params, *args, **options: self.model.apply({"params": params}, *args, **options)}
+
+    @property
+    def axes(self):
+        """Logical axes of the parameters."""
+        boxes = boxed(self.model, self.objective.inputs(self.batch))
+        return {"model": jax.tree.map(lambda box: box.names, boxes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))}
+
+
+LENGTHS = (2, 9, 5, 9, 3, 9, 9, 4)
+STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "stack.block.attention.dropout": 0.0}
+
+
+def setting(name, **over):
+    """The setting of the objective `name`: gpt2 causal, bert masked with sentence pairs, t5 span."""
+    rng = np.random.default_rng(0)
+    text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
+    if name == "causal":
+        objective = Causal(CausalConfig(), VOCABULARY, 8)
+        rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "gpt2", {"stack.depth": 1, **over}
+    elif name == "masked":
+        objective = Masked(MaskedConfig(rate=0.3), VOCABULARY, 16)
+        rows = [
+            {"first": text(count // 2), "second": text(count), "is_next": np.int32(index % 2)}
+            for index, count in enumerate(LENGTHS)
+        ]
+        preset, over = "bert", {**STILL, **over}
+    else:
+        objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
+        rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
+    batch = stacked([objective.features(row, rng) for row in rows])
+    model, params = build(config(preset, over=over), objective.inputs(batch))
+    return Setting(objective, model, {"model": params}, batch)

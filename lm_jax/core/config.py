@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import ml_collections
@@ -42,7 +42,7 @@ def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
     return table[name]
 
 
-def nearest(name: str, names: typing.Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean X?` for the closest of `names`, or nothing."""
     close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

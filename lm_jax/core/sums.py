@@ -5,6 +5,8 @@ A mean of means is wrong as soon as two batches hold different numbers of tokens
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 from jaxtyping import Array, Float
 
@@ -13,8 +15,8 @@ from jaxtyping import Array, Float
 class Sum:
     """A weighted sum: `total` of `weight` things (tokens, pairs, rows)."""
 
-    total: Float[Array, ""] | float
-    weight: Float[Array, ""] | float
+    total: Float[Array, ""] | Any
+    weight: Float[Array, ""] | Any
 
     def __add__(self, other: Sum) -> Sum:
         return Sum(total=self.total + other.total, weight=self.weight + other.weight)

@@ -90,8 +90,8 @@ def make(
 
 def span(store: Store, split: str, validation: float) -> tuple[int, int]:
     """The tokens start..stop-1 of a part of the store."""
-    if not 0 <= validation < 1:
-        raise InputError(f"config.data.validation is {validation}; expected a share from 0 up to but not 1")
+    if not 0 <= validation <= 1:
+        raise InputError(f"config.data.validation is {validation}; expected a share from 0 to 1")
     cut = int(store.tokens * (1 - validation))
     return {"train": (0, cut), "validation": (cut, store.tokens)}[split]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import sysconfig
 import tokenize
 import warnings
@@ -22,8 +23,12 @@ EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 def modules() -> list[Path]:
     """Every module of the library, in the order of their dotted names."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = [path.relative_to(root) for path in root.rglob("*.py")]
-    return [root / path for path in sorted(paths) if not EXCLUDED.intersection(path.parts) and path.name != "topics.py"]
+    paths = []
+    for folder, folders, names in os.walk(root):
+        # In place: what is excluded is not even walked, and installed packages can be many.
+        folders[:] = [name for name in folders if name not in EXCLUDED]
+        paths += [Path(folder, name).relative_to(root) for name in names if name.endswith(".py")]
+    return [root / path for path in sorted(paths) if path.name != "topics.py"]
 
 
 def topics() -> list[Path]:

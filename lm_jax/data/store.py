@@ -80,6 +80,20 @@ def prepare(
     return Store.open(directory)
 
 
+def train_tokenizer(
+    root: Path | str,
+    source: sources.SourceConfig,
+    clean: chain.CleanConfig,
+    config: tokenizers.TokenizerConfig,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> tuple[tokenizers.Tokenizer, texts.Texts]:
+    """The tokenizer that `prepare` would use, and the cleaned text; arguments as of `prepare`."""
+    cleaned = texts.prepare(Path(root), source, clean, workers=workers, progress=progress)
+    return _tokenizer(Path(root), config, cleaned, progress or (lambda stage, done, whole: None)), cleaned
+
+
 def _tokenizer(
     root: Path, config: tokenizers.TokenizerConfig, cleaned: texts.Texts, progress: Progress
 ) -> tokenizers.Tokenizer:
@@ -144,30 +158,37 @@ def write_shard(directory: str, cleaned: str, index: int) -> int:
 
     tokenizer = _loaded(directory)
     everything = _opened(cleaned)
-    documents = everything.unit(index)
+    tokens, document_starts, sentence_starts = _encode(tokenizer, everything.unit(index))
     dtype = _dtype(tokenizer)
-    encoded, document_starts, sentence_starts, position = [], [], [], 0
-    for text, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
-        document_starts.append(position)
-        data = text.encode()
-        # The token that a sentence starts with is the first to begin at or after the sentence's first byte.
-        first = np.searchsorted(tokenizer.byte_offsets(data, ids), sentences.starts(data))
-        sentence_starts.append(np.unique(first[first < max(1, len(ids))]) + position)
-        encoded += [ids.astype(dtype), np.array([tokenizer.eos], dtype)]
-        position += len(ids) + 1
-    tokens = np.concatenate([*encoded, np.zeros(0, dtype)])
     parts = Path(directory) / "parts"
     with atomic.replacing(Path(directory) / _shard(index, everything.units)) as partial:
         writer = ArrayRecordWriter(str(partial), "group_size:1")
         for start in range(0, len(tokens), RECORD_TOKENS):
-            writer.write(_example(tokens[start : start + RECORD_TOKENS].tobytes()))
+            writer.write(_example(tokens[start : start + RECORD_TOKENS].astype(dtype).tobytes()))
         writer.close()
-    atomic.write_array(parts / f"{index:05d}.documents.npy", np.array(document_starts, np.int64))
-    starts = np.concatenate([*sentence_starts, np.zeros(0, np.int64)]).astype(np.int64)
-    atomic.write_array(parts / f"{index:05d}.sentences.npy", starts)
+    atomic.write_array(parts / f"{index:05d}.documents.npy", document_starts)
+    atomic.write_array(parts / f"{index:05d}.sentences.npy", sentence_starts)
     note = {"tokens": len(tokens), "records": -(-len(tokens) // RECORD_TOKENS)}
     atomic.write_json(parts / f"{index:05d}.json", note)
     return index
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tokens of documents, each closed by [EOS], and where among them documents and sentences start."""
+    if not documents:
+        return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    encoded = tokenizer.encode_batch(documents)
+    end = np.array([tokenizer.eos], np.int32)
+    tokens = np.concatenate([array for ids in encoded for array in (ids, end)])
+    document_starts = np.cumsum([0, *(len(ids) + 1 for ids in encoded)])[:-1]
+    # All documents at once, joined by line breaks that stand where their [EOS] stand: a few calls for each of many
+    # short documents would take longer than encoding them.
+    data = "\n".join([*documents, ""]).encode()
+    # A sentence starts with the first token that begins at or after its first byte.
+    first = np.searchsorted(tokenizer.byte_offsets(data, tokens), sentences.starts(data))
+    first = first[first < len(tokens)]
+    starts = np.union1d(document_starts, first[tokens[first] != tokenizer.eos])
+    return tokens, document_starts.astype(np.int64), starts.astype(np.int64)
 
 
 @functools.lru_cache(maxsize=1)
@@ -207,7 +228,10 @@ def _register(directory: Path, records: list[int]) -> None:
     from tensorflow_datasets.core import naming
 
     template = naming.ShardedFileTemplate(
-        dataset_name=DATASET, split="train", filetype_suffix="array_record", data_dir=directory
+        dataset_name=DATASET,
+        split="train",
+        filetype_suffix="array_record",
+        data_dir=directory,  # type: ignore[arg-type]
     )
     split = tfds.core.SplitInfo(name="train", shard_lengths=records, num_bytes=0, filename_template=template)
     tfds.folder_dataset.write_metadata(
@@ -316,7 +340,7 @@ class Store:
     def _records(self) -> Any:
         import tensorflow_datasets as tfds
 
-        return tfds.builder_from_directory(str(self.directory)).as_data_source(split="train")
+        return tfds.builder_from_directory(str(self.directory)).as_data_source(split="train")  # type: ignore[call-arg]
 
     def _record(self, index: int) -> Int[np.ndarray, " tokens"]:
         with self._lock:

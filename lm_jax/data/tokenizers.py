@@ -20,7 +20,7 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.data import atomic
-from lm_jax.data.parts import encodable, parts, sampled
+from lm_jax.data.parts import PART, encodable, parts, sampled
 
 SPECIALS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, BOS, EOS, CLS, SEP, MASK = range(len(SPECIALS))
@@ -90,7 +90,7 @@ class Tokenizer(Protocol):
         ...
 
     def byte_offsets(self, data: bytes, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
-        """Where in the UTF-8 text each of its tokens begins."""
+        """Where in the UTF-8 text each of its tokens begins; [EOS] stands for a line break between documents."""
         ...
 
     def save(self, directory: Path | str) -> None:
@@ -120,7 +120,7 @@ class _Base:
         return self._lengths[ids]
 
     def byte_offsets(self, data: bytes, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
-        lengths = self._lengths[ids]
+        lengths = self._lengths[ids] + (ids == EOS)
         return np.cumsum(lengths, dtype=np.int64) - lengths
 
     def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
@@ -169,12 +169,14 @@ class SentencePieceTokenizer(_Base):
 
     def _encode(self, text: str) -> np.ndarray:
         # sentencepiece writes spaces as U+2581: one in the text is spelled in bytes, or it would return as a space.
+        if len(text) <= PART and "▁" not in text:
+            return self._model.encode_as_numpy(text)
         arrays: list[np.ndarray] = []
         for index, stretch in enumerate(text.split("▁")):
             if index:
                 arrays.append(np.array([_BYTES + byte for byte in "▁".encode()], np.int32))
             arrays += [self._model.encode_as_numpy(part) for part in parts(stretch)]
-        return arrays[0] if len(arrays) == 1 else np.concatenate([*arrays, np.zeros(0, np.int32)])
+        return np.concatenate([*arrays, np.zeros(0, np.int32)])
 
     def _decode(self, ids: np.ndarray) -> str:
         return self._model.decode(ids.tolist()) if ids.size else ""
@@ -207,7 +209,7 @@ class CharactersTokenizer(_Base):
         self._ids[self._codes[_BYTES:]] = np.arange(_BYTES, len(self._codes))
 
     def byte_offsets(self, data: bytes, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
-        """Where in the UTF-8 text each of its tokens begins."""
+        """Where in the UTF-8 text each of its tokens begins; [EOS] stands for a line break between documents."""
         # One token a character, known or not: every byte that continues none begins one.
         return np.flatnonzero((np.frombuffer(data, np.uint8) & 0xC0) != 0x80)
 
@@ -218,7 +220,7 @@ class CharactersTokenizer(_Base):
         return self._codes[ids].tobytes().decode("utf-32-le")
 
 
-_LOADERS = {
+KINDS = {
     "unigram": lambda content, sentinels: SentencePieceTokenizer("unigram", content, sentinels),
     "bpe": lambda content, sentinels: SentencePieceTokenizer("bpe", content, sentinels),
     "bytes": lambda content, sentinels: BytesTokenizer(sentinels),
@@ -241,7 +243,7 @@ def load(directory: Path | str) -> Tokenizer:
             f"config.data.tokenizer.path: {directory} holds no tokenizer ({type(error).__name__}); give a directory "
             "with tokenizer.json and pieces, or leave it empty to train one"
         ) from error
-    kind = lookup(_LOADERS, settings.get("kind", ""), f"kind in {directory}/tokenizer.json")
+    kind = lookup(KINDS, settings.get("kind", ""), f"kind in {directory}/tokenizer.json")
     # Before sentencepiece, whose complaint about a damaged model names no file.
     if _fingerprint(settings["kind"], content, settings["sentinels"]) != settings["fingerprint"]:
         raise InputError(f"config.data.tokenizer.path: {directory} is damaged; its pieces do not match its fingerprint")

@@ -7,6 +7,7 @@ when that closes, so it outlives no parent by more than one job.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -16,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from lm_jax.core.config import InputError
 
@@ -45,29 +46,31 @@ def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[A
     stopping = threading.Event()
 
     def work() -> None:
-        process = None
+        process = stdin = stdout = None
         try:
             while not stopping.is_set():
                 with lock:
                     job = next(source, stopping)
                 if job is stopping:
                     break
-                if process is None:
+                if process is None or stdin is None or stdout is None:
                     # Started with its first job: a small corpus does not pay for every core's worker.
                     process = _start()
                     processes.append(process)
-                    process.stdin.write(task)
-                pickle.dump(job, process.stdin)
-                process.stdin.flush()
-                results.put(pickle.load(process.stdout))
+                    stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+                    stdin.write(task)
+                pickle.dump(job, stdin)
+                stdin.flush()
+                results.put(pickle.load(stdout))
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             code = process.wait() if process else None
             results.put(("died", RuntimeError(f"a data worker died (exit code {code}): {type(error).__name__}")))
         except BaseException as error:
             results.put(("failed", error))
         finally:
-            if process is not None:
-                process.stdin.close()
+            if stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stdin.close()
             results.put(("ended", None))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
@@ -92,7 +95,7 @@ def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[A
         for thread in threads:
             thread.join(timeout=5)
         for process in processes:
-            process.stdout.close()
+            cast(BinaryIO, process.stdout).close()
 
 
 def _start() -> subprocess.Popen[bytes]:

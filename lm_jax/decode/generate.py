@@ -66,6 +66,21 @@ class Progress:
     finished: Bool[Array, " batch"]
 
 
+@flax.struct.dataclass
+class Limits:
+    """What may be written.
+
+    Attributes:
+      allowed: ids that may be.
+      pad: what stands after the end of a text.
+      eos: what ends it; -1 nothing.
+    """
+
+    allowed: Bool[Array, " vocab"]
+    pad: Int[Array, ""]
+    eos: Int[Array, ""]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a compiled program of generation depends on, besides shapes."""
@@ -74,8 +89,6 @@ class Plan:
     layout: Layout | None
     sampling: SamplingConfig
     room: int
-    pad: int
-    eos: int | None
 
 
 def generate(
@@ -126,33 +139,27 @@ def generate(
     sources = rows.checked(prompts, vocab, "prompt")
     if not sources:
         return []
-    allowed = _allowed(forbidden, vocab)
-    count = -(-len(sources) // (layout.batch_divisor() if layout else 1)) * (layout.batch_divisor() if layout else 1)
+    limits = Limits(
+        allowed=jnp.asarray(rows.allowed(forbidden, vocab)),
+        pad=jnp.int32(pad),
+        eos=jnp.int32(-1 if eos is None else eos),
+    )
+    count = rows.divisible(len(sources), layout)
     inputs = _inputs(module, sources, count, max_tokens, pad, bos)
-    plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens, pad=pad, eos=eos)
+    plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens)
     read, write = _programs(plan)
     params = unstacked(module, params)
     live = np.arange(count) < len(sources)
-    cache, progress, keys, positions = read(params, inputs, live, allowed, np.uint32(seed))
+    cache, progress, keys, positions = read(params, inputs, limits, live, np.uint32(seed))
     shown = np.zeros(len(sources), np.int64)
     for stop in [max_tokens] if on_tokens is None else [*range(1, max_tokens, max(chunk, 1)), max_tokens]:
         if stop > 1:
-            cache, progress = write(params, cache, progress, keys, positions, allowed, np.int32(stop))
+            cache, progress = write(params, cache, progress, limits, keys, positions, np.int32(stop))
         if on_tokens is not None:
             shown = _show(progress, shown, on_tokens)
         if np.asarray(progress.finished).all():
             break
     return _results(progress, len(sources))
-
-
-def _allowed(forbidden: Sequence[int], vocab: int) -> np.ndarray | None:
-    """Which ids may be written; None is all."""
-    banned = [token for token in set(map(int, forbidden)) if 0 <= token < vocab]
-    if len(banned) == vocab:
-        raise InputError(f"all {vocab} ids of the vocabulary are forbidden; leave some to write")
-    allowed = np.ones(vocab, bool)
-    allowed[banned] = False
-    return allowed if banned else None
 
 
 def _inputs(
@@ -192,7 +199,7 @@ def _programs(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _read(
-    plan: Plan, params: Any, inputs: Inputs, live: Array, allowed: Array | None, seed: Array
+    plan: Plan, params: Any, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array
 ) -> tuple[Cache, Progress, Key[Array, " batch"], Int[Array, " batch"]]:
     """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
     count, length = inputs.tokens.shape
@@ -204,12 +211,12 @@ def _read(
     progress = Progress(
         step=jnp.zeros((), jnp.int32),
         last=jnp.zeros(count, jnp.int32),
-        tokens=jnp.full((count, plan.room), plan.pad, jnp.int32),
+        tokens=jnp.full((count, plan.room), limits.pad),
         log_probabilities=jnp.zeros((count, plan.room), jnp.float32),
         lengths=jnp.zeros(count, jnp.int32),
         finished=~live,
     )
-    cache, progress = _advance(plan, params, inputs, cache, progress, keys, allowed)
+    cache, progress = _advance(plan, params, inputs, cache, progress, limits, keys)
     return cache, progress, keys, inputs.positions[:, -1] + 1
 
 
@@ -218,9 +225,9 @@ def _write(
     params: Any,
     cache: Cache,
     progress: Progress,
+    limits: Limits,
     keys: Key[Array, " batch"],
     positions: Int[Array, " batch"],
-    allowed: Bool[Array, " vocab"] | None,
     stop: Int[Array, ""],
 ) -> tuple[Cache, Progress]:
     """Writes until every row has `stop` tokens or has finished."""
@@ -234,36 +241,32 @@ def _write(
         # The token of step 1 stands where the prompt ended.
         places = (positions + progress.step - 1)[:, None]
         inputs = Inputs(tokens=tokens, positions=places, segments=jnp.ones_like(tokens))
-        return _advance(plan, params, inputs, cache, progress, keys, allowed)
+        return _advance(plan, params, inputs, cache, progress, limits, keys)
 
     return jax.lax.while_loop(unfinished, body, (cache, progress))
 
 
 def _advance(
-    plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, keys: Array, allowed: Array | None
+    plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
     """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
     variables = {"params": params}
     output = plan.module.apply(variables, inputs, cache=cache)
     logits = plan.module.apply(variables, output.hidden[:, -1], method="readout")
-    chosen = draw(logits if allowed is None else permitted(logits, allowed), keys, progress.step, plan.sampling)
+    chosen = draw(permitted(logits, limits.allowed), keys, progress.step, plan.sampling)
     wide = logits.astype(jnp.float32)
     score = jnp.take_along_axis(wide, chosen[:, None], -1)[:, 0] - jax.nn.logsumexp(wide, axis=-1)
     finished, step = progress.finished, progress.step
-    chosen, score = jnp.where(finished, plan.pad, chosen), jnp.where(finished, 0.0, score)
+    chosen, score = jnp.where(finished, limits.pad, chosen), jnp.where(finished, 0.0, score)
     progress = Progress(
         step=step + 1,
         last=chosen,
         tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen[:, None], (0, step)),
         log_probabilities=jax.lax.dynamic_update_slice(progress.log_probabilities, score[:, None], (0, step)),
         lengths=progress.lengths + ~finished,
-        finished=finished if plan.eos is None else finished | (chosen == plan.eos),
+        finished=finished | (chosen == limits.eos),
     )
-    if plan.layout is not None and plan.layout.mesh.size > 1:
-        # Every process reads the results.
-        whole = lambda leaf: jax.lax.with_sharding_constraint(leaf, plan.layout.replicated)
-        progress = jax.tree.map(whole, progress)
-    return output.cache, progress
+    return output.cache, rows.whole(progress, plan.layout)
 
 
 def _show(progress: Progress, shown: np.ndarray, on_tokens: OnTokens) -> np.ndarray:
@@ -281,14 +284,15 @@ def _results(progress: Progress, count: int) -> list[Generated]:
     Raises:
       InputError: the model computed something that is not a number.
     """
-    progress = jax.tree.map(np.asarray, progress)
-    if not np.isfinite(progress.log_probabilities[:count]).all():
-        raise InputError("the model gives probabilities that are not finite; its parameters are damaged: use another step")
+    tokens, scores = np.asarray(progress.tokens), np.asarray(progress.log_probabilities)
+    lengths, finished = np.asarray(progress.lengths), np.asarray(progress.finished)
+    if not np.isfinite(scores[:count]).all():
+        raise InputError(rows.NOT_FINITE)
     return [
         Generated(
-            tokens=progress.tokens[row, : progress.lengths[row]].copy(),
-            log_probabilities=progress.log_probabilities[row, : progress.lengths[row]].copy(),
-            finished=bool(progress.finished[row]),
+            tokens=tokens[row, : lengths[row]].copy(),
+            log_probabilities=scores[row, : lengths[row]].copy(),
+            finished=bool(finished[row]),
         )
         for row in range(count)
     ]

@@ -5,18 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm_jax.core.config import InputError
 from lm_jax.models.config import EmbedConfig
+from lm_jax.parallel.layout import Layout
 
-SHORTEST = 16
+NOT_FINITE = "the model computes what is not a number: its parameters are damaged or diverged; use another --checkpoint"
 
 
-def bucket(length: int, longest: int | None = None) -> int:
-    """The next power of two, at least `SHORTEST`, at most `longest` where that is given."""
-    size = max(SHORTEST, 1 << (length - 1).bit_length())
+def bucket(length: int, longest: int | None = None, shortest: int = 16) -> int:
+    """The next power of two, at least `shortest`, at most `longest` where that is given."""
+    size = max(shortest, 1 << max(length - 1, 0).bit_length())
     return size if longest is None else max(min(size, longest), length)
+
+
+def divisible(count: int, layout: Layout | None) -> int:
+    """`count` rounded up to what the devices of a layout can share."""
+    divisor = 1 if layout is None else layout.batch_divisor()
+    return -(-count // divisor) * divisor
+
+
+def allowed(forbidden: Sequence[int], vocab: int) -> np.ndarray:
+    """Which ids of the vocabulary are not forbidden, as bools.
+
+    Raises:
+      InputError: all are.
+    """
+    kept = np.ones(vocab, bool)
+    kept[[token for token in forbidden if 0 <= token < vocab]] = False
+    if not kept.any():
+        raise InputError(f"all {vocab} ids of the vocabulary are forbidden; leave some")
+    return kept
+
+
+def whole(tree: Any, layout: Layout | None) -> Any:
+    """`tree` with a copy of every array on all devices, where every process can read it."""
+    if layout is None or layout.mesh.size == 1:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, layout.replicated), tree)
 
 
 def checked(rows: Sequence[Any], vocab: int, what: str) -> list[np.ndarray]:

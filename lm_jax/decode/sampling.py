@@ -1,6 +1,6 @@
 """From logits to the next token: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), greedy.
 
-Each step is a function from logits to logits, -inf where a token may not be drawn; `draw` composes them.
+Each step is a function of logits, -inf where a token may not be drawn; `draw` composes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from lm_jax.core.config import InputError
 
@@ -46,30 +46,51 @@ def permitted(logits: Float[Array, "batch vocab"], allowed: Bool[Array, " vocab"
     return jnp.where(allowed[None], logits, -jnp.inf)
 
 
-def top_k(logits: Float[Array, "batch vocab"], count: int) -> Float[Array, "batch vocab"]:
-    """-inf outside the `count` largest logits of each row; of equal ones the lower ids stay.
+def greedy(logits: Float[Array, "batch vocab"]) -> Int[Array, " batch"]:
+    """The most probable token of each row; of equal ones the lowest id."""
+    # Two plain reductions: XLA's argmax over a vocabulary takes four times as long on a CPU.
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    first = jnp.where(logits == logits.max(-1, keepdims=True), ids, logits.shape[-1]).min(-1)
+    # Logits that are not numbers equal nothing; the id must still be one.
+    return jnp.minimum(first, logits.shape[-1] - 1)
+
+
+def top_k(
+    logits: Float[Array, "batch vocab"], count: int
+) -> tuple[Float[Array, "batch count"], Int[Array, "batch count"]]:
+    """The `count` largest logits of each row, and their ids; of equal ones those with the lowest ids.
 
     Reference: Fan et al. 2018 (arXiv:1805.04833), section 5.4.
     """
-    _, chosen = jax.lax.top_k(logits, min(count, logits.shape[-1]))
-    kept = jnp.zeros(logits.shape, bool).at[jnp.arange(logits.shape[0])[:, None], chosen].set(True)
-    return jnp.where(kept, logits, -jnp.inf)
+    values, ids = jax.lax.top_k(logits, min(count, logits.shape[-1]))
+    return values, ids
 
 
-def top_p(logits: Float[Array, "batch vocab"], share: float) -> Float[Array, "batch vocab"]:
-    """-inf outside the smallest set of most probable tokens whose probabilities add up to `share` or more.
+def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "batch choices"]:
+    """-inf outside the fewest most probable choices whose probabilities add up to `share`; equal ones stay together.
+
+    The least probability to keep is found by bisection over the bits of positive floats, which are ordered as the
+    floats are: 30 sums, where sorting a vocabulary takes 25 times as long on a CPU.
 
     Reference: Holtzman et al. 2020 (arXiv:1904.09751), section 3.1.
     """
-    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
-    probabilities = jax.nn.softmax(jnp.take_along_axis(logits, order, -1), axis=-1)
-    # What stands before a token decides: the one that reaches the share is still in, and the first always.
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = jnp.zeros(logits.shape, bool).at[jnp.arange(logits.shape[0])[:, None], order].set(before < share)
-    return jnp.where(kept, logits, -jnp.inf)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    bits = jax.lax.bitcast_convert_type(probabilities, jnp.int32)
+
+    def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        enough = jnp.where(bits >= middle, probabilities, 0.0).sum(-1, keepdims=True) >= share
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    # All are enough, and none above 1.0 are.
+    rows = (logits.shape[0], 1)
+    start = jnp.zeros(rows, jnp.int32), jnp.full(rows, 0x3F800001, jnp.int32)
+    least, _ = jax.lax.fori_loop(0, 30, halve, start)
+    return jnp.where(bits >= least, logits, -jnp.inf)
 
 
-def row_keys(seed: int | Int[Array, ""], rows: int) -> Key[Array, " batch"]:
+def row_keys(seed: int | Integer[Array, ""], rows: int) -> Key[Array, " batch"]:
     """One random key a row: a function of the seed and the row's number alone."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(rows))
 
@@ -89,13 +110,13 @@ def draw(
       config: temperature, then top-k, then top-p.
     """
     if config.temperature == 0:
-        return logits.argmax(-1).astype(jnp.int32)
-    # float32: bfloat16 probabilities are too coarse to add up. Less the largest: a tiny temperature overflows otherwise.
+        return greedy(logits)
+    # float32: bfloat16 probabilities are too coarse to add up. The largest is 0: a tiny temperature would overflow.
     logits = logits.astype(jnp.float32)
     logits = (logits - logits.max(-1, keepdims=True)) / max(config.temperature, 1e-30)
-    if config.top_k:
-        logits = top_k(logits, config.top_k)
-    if config.top_p < 1:
-        logits = top_p(logits, config.top_p)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    # Only `top_k` numbers are drawn from where that is set.
+    logits, ids = top_k(logits, config.top_k) if config.top_k else (logits, None)
+    logits = top_p(logits, config.top_p) if config.top_p < 1 else logits
+    choice = jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    return choice if ids is None else jnp.take_along_axis(ids, choice[:, None], -1)[:, 0]

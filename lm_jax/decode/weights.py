@@ -28,7 +28,9 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
         if name in params and not isinstance(params[name]["layers"], tuple) and not scanned(getattr(config, name)):
             stack = params[name]
             params[name] = {**stack, "layers": _unstack(stack["layers"], getattr(config, name).depth)}
-    cast = lambda path, leaf: leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
+    cast = lambda path, leaf: (
+        leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
+    )
     return map_named(cast, params)
 
 

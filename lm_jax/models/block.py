@@ -34,9 +34,9 @@ class Context:
 
     visibility: Visibility
     cross_visibility: Visibility | None = None
-    memory: Float[Array, "batch source embed"] | None = None
-    bias: Float[Array, "#batch heads query key"] | None = None
-    index: Int[Array, ""] | None = None
+    memory: Float[Array, "batch source embed"] | None | Any = None
+    bias: Float[Array, "#batch heads query key"] | None | Any = None
+    index: Int[Array, ""] | None | Any = None
 
 
 class Block(nn.Module):

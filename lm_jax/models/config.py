@@ -215,6 +215,8 @@ class TransformerConfig:
             raise InputError(f"config.model.kind is {self.kind!r}; expected encoder, decoder or encoder_decoder")
         if self.kind == "encoder" and self.stack.block.attention.mask == "causal":
             raise InputError("config.model.stack.block.attention.mask is 'causal' in an encoder; use 'full'")
+        if self.kind == "decoder" and self.stack.block.attention.mask == "full":
+            raise InputError("config.model.stack.block.attention.mask is 'full' in a decoder; use 'causal'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,6 +240,8 @@ class EncoderDecoderConfig:
         _check_dtype(self.dtype)
         if self.decoder.block.cross is None:
             raise InputError("config.model.decoder.block.cross is not set: a decoder without it never sees the encoder")
+        if self.decoder.block.attention.mask == "full":
+            raise InputError("config.model.decoder.block.attention.mask is 'full' in a decoder; use 'causal'")
 
 
 ModelConfig = TransformerConfig | EncoderDecoderConfig

@@ -20,10 +20,10 @@ class Inputs:
       source: what the encoder of an encoder-decoder reads; None once the cache holds it.
     """
 
-    tokens: Int[Array, "batch length"]
-    positions: Int[Array, "#batch length"] | None = None
-    segments: Int[Array, "batch length"] | None = None
-    types: Int[Array, "batch length"] | None = None
+    tokens: Int[Array, "batch length"] | Any
+    positions: Int[Array, "#batch length"] | None | Any = None
+    segments: Int[Array, "batch length"] | None | Any = None
+    types: Int[Array, "batch length"] | None | Any = None
     source: Inputs | None = None
 
 
@@ -39,11 +39,11 @@ class Cache:
       memory_segments: segments of the encoder's tokens, or None.
     """
 
-    index: Int[Array, ""]
-    positions: Int[Array, "batch slots"]
-    segments: Int[Array, "batch slots"]
+    index: Int[Array, ""] | Any
+    positions: Int[Array, "batch slots"] | Any
+    segments: Int[Array, "batch slots"] | Any
     layers: Any
-    memory_segments: Int[Array, "batch source"] | None = None
+    memory_segments: Int[Array, "batch source"] | None | Any = None
 
 
 @flax.struct.dataclass
@@ -57,7 +57,7 @@ class Output:
       logits: over the vocabulary, when asked for.
     """
 
-    hidden: Float[Array, "batch length embed"]
+    hidden: Float[Array, "batch length embed"] | Any
     cache: Cache | None = None
-    memory: Float[Array, "batch source embed"] | None = None
-    logits: Float[Array, "batch length vocab"] | None = None
+    memory: Float[Array, "batch source embed"] | None | Any = None
+    logits: Float[Array, "batch length vocab"] | None | Any = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -80,10 +81,10 @@ class Visibility:
     """
 
     mask: Mask = flax.struct.field(pytree_node=False)
-    query_positions: Int[Array, "#batch query"] | None = None
-    key_positions: Int[Array, "#batch key"] | None = None
-    query_segments: Int[Array, "batch query"] | None = None
-    key_segments: Int[Array, "batch key"] | None = None
+    query_positions: Int[Array, "#batch query"] | None | Any = None
+    key_positions: Int[Array, "#batch key"] | None | Any = None
+    query_segments: Int[Array, "batch query"] | None | Any = None
+    key_segments: Int[Array, "batch key"] | None | Any = None
 
     @property
     def counted(self) -> bool:

@@ -50,7 +50,7 @@ class Loss:
       metrics: sums and weights.
     """
 
-    total: Float[Array, ""]
+    total: Float[Array, ""] | Any
     metrics: Sums
 
 

@@ -42,6 +42,8 @@ class Span:
     terms = ("loss",)
 
     def __post_init__(self):
+        if self.length < 3:
+            raise InputError(f"config.data.length is {self.length}; span corruption needs at least 3: token, sentinel, EOS")
         spans = self._spans(self.row_length())[1]
         if spans > len(self.vocabulary.sentinels):
             raise InputError(
@@ -52,6 +54,9 @@ class Span:
     def row_length(self) -> int:
         """The longest text whose corrupted source fits into `length` tokens."""
         tokens = self.length
+        # Short rows and short spans have sources longer than their text.
+        while self._source_length(tokens) > self.length:
+            tokens -= 1
         while self._source_length(tokens + 1) <= self.length:
             tokens += 1
         return tokens

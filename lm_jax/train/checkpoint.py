@@ -19,10 +19,10 @@ import logging
 import os
 import re
 import threading
-import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 BEST = "best.json"
 UNFINISHED = ".unfinished"
-PEER_TIMEOUT_S = 1200.0  # How long one process waits for another's hashes: slow disks, not slow networks.
 NO_STEP, ALL_DAMAGED = -1, -2
 
 
@@ -45,6 +44,7 @@ class NoIntactCheckpoint(RuntimeError):
 class Checkpointer:
     """Saves, checks, keeps and restores the steps of one directory.
 
+    A context manager: a save that the end of the program overtakes would hang in Orbax for minutes, so `with` waits.
     Reading never changes the directory, so a run may be evaluated from another process while it trains.
     With several processes every method but `steps`, `best`, `describe` and `verify` is called by all of them.
     """
@@ -74,7 +74,6 @@ class Checkpointer:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Leaves no save half-way: Orbax cannot finish one while the interpreter shuts down."""
         self.wait()
 
     # Writing
@@ -109,7 +108,7 @@ class Checkpointer:
             self._sweep()
             self._unmake(step)
         else:
-            _hashes(self._path(step), jax.process_index()).unlink(missing_ok=True)
+            manifest.forget(self._path(step), jax.process_index())
         described = {path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()}
         about = {"step": step, "leaves": described}
         arrays = {path: leaf for path, leaf in leaves.items() if leaf.size}  # Orbax cannot write an array of size 0
@@ -285,23 +284,12 @@ class Checkpointer:
         """Runs in a thread of its own: waits for Orbax, hashes, writes the manifest, and only then deletes."""
         try:
             self._orbax.wait_until_finished()
-            root, rank, ranks = self._path(step), jax.process_index(), jax.process_count()
-            mine = [path for path in manifest.files(root) if _writer(path, ranks) == rank]
-            entries = manifest.digests(root, mine, flush=True)
-            if rank:
-                manifest.write_json(_hashes(root, rank), entries)
-                _await(self._manifest(step), "process 0")
-            else:
-                for peer in range(1, ranks):
-                    _await(_hashes(root, peer), f"process {peer}")
-                    entries |= json.loads(_hashes(root, peer).read_text())
-                manifest.write(root, entries, about)
-                self._marker(step).unlink()
-                for peer in range(1, ranks):
-                    _hashes(root, peer).unlink(missing_ok=True)
+            rank, ranks = jax.process_index(), jax.process_count()
+            manifest.write_together(self._path(step), about, writer=_writer, rank=rank, ranks=ranks)
             self._intact.add(step)
             self._current = step
             if rank == 0:
+                self._marker(step).unlink()
                 self._retain(step)
         except BaseException as error:  # handed to the next wait(), in the thread of the caller
             self._error = error
@@ -336,6 +324,8 @@ class Checkpointer:
                 entry.unlink() if step in finished else self._delete(step)
             elif re.match(r"\d+\.orbax-checkpoint-tmp", entry.name):
                 entry.rmtree()
+            elif re.match(r"\d+\.hashes-", entry.name):
+                entry.unlink()
 
 
 def _shortened(problems: list[str]) -> str:
@@ -347,7 +337,7 @@ def _checked(state: Any) -> dict[str, jax.Array]:
     for path, leaf in named:
         if not isinstance(leaf, jax.Array):
             raise TypeError(f"state leaf {path} is {type(leaf).__name__}; a checkpoint holds jax arrays only")
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise TypeError(f"state leaf {path} is a random key; save its jax.random.key_data")
     if len(dict(named)) < len(named):
         raise ValueError("two leaves of the state have the same slash-joined path")
@@ -374,22 +364,10 @@ def _compare(name: str, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
         raise InputError(f"{name} {_shortened(problems)}; use the config that it was trained with")
 
 
-def _writer(path: str, processes: int) -> int:
+def _writer(path: str) -> int:
     """Which process wrote a file and so hashes it: Orbax's per-process directories are their owner's."""
     found = re.match(r"state/ocdbt\.process_(\d+)/", path)
-    return int(found[1]) if found and int(found[1]) < processes else 0
-
-
-def _hashes(root: epath.Path, process: int) -> epath.Path:
-    return root.parent / f"{root.name}.hashes-{process}.json"
-
-
-def _await(path: epath.Path, who: str) -> None:
-    deadline = time.monotonic() + PEER_TIMEOUT_S
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{who} has not written {path} in {PEER_TIMEOUT_S:.0f} s")
-        time.sleep(0.05)
+    return int(found[1]) if found else 0
 
 
 def _agree(value: int) -> int:

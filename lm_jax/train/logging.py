@@ -63,7 +63,7 @@ class Logger:
           active: False on every process but one: then nothing is written.
           stream: the console, by default standard output.
         """
-        stream = sys.stdout if stream is None else stream
+        console: Any = sys.stdout if stream is None else stream
         self.console: Console | None = None
         self._writers: list[Writer] = []
         if active:
@@ -72,7 +72,7 @@ class Logger:
             self._writers.append(Lines(Path(workdir) / FILE))
             if tensorboard:
                 self._writers.append(TensorBoard(Path(workdir) / "tensorboard", start))
-            self.console = Console(total=total, start=start, every=every, stream=stream)
+            self.console = Console(total=total, start=start, every=every, stream=console)
             self._writers.append(self.console)
 
     def write(self, step: int, metrics: Metrics) -> None:

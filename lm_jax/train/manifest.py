@@ -10,7 +10,8 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import xxhash
@@ -18,6 +19,7 @@ from etils import epath
 
 NAME = "manifest.json"
 CHUNK_BYTES = 1 << 22
+PEER_TIMEOUT_S = 1200.0  # how long one process waits for another's hashes: slow disks, not slow networks
 THREADS = 8  # xxhash and file reads release the interpreter lock
 
 
@@ -93,6 +95,40 @@ def write(root: os.PathLike, entries: dict[str, dict[str, Any]], about: dict[str
     write_json(epath.Path(root) / NAME, {"content": content, "sha256": _fingerprint(content)})
 
 
+def write_together(
+    root: os.PathLike, about: dict[str, Any], *, writer: Callable[[str], int], rank: int = 0, ranks: int = 1
+) -> None:
+    """The manifest of a directory that several processes have filled; all of them call this and return when it stands.
+
+    Each process hashes the files that it wrote and leaves the hashes beside `root`; process 0 gathers them. They meet
+    in the file system alone, so this may run in the background while the devices are busy.
+
+    Args:
+      root: the directory, finished and the same for every process.
+      about: as in `write`.
+      writer: which process wrote a path; files of unknown processes are hashed by process 0.
+      rank: this process.
+      ranks: how many there are.
+    """
+    owner = lambda path: writer(path) if writer(path) < ranks else 0
+    entries = digests(root, [path for path in files(root) if owner(path) == rank], flush=True)
+    if rank:
+        write_json(_hashes(root, rank), entries)
+        _await(epath.Path(root) / NAME, "process 0")
+        return
+    for peer in range(1, ranks):
+        _await(_hashes(root, peer), f"process {peer}")
+        entries |= json.loads(_hashes(root, peer).read_text())
+    write(root, entries, about)
+    for peer in range(1, ranks):
+        forget(root, peer)
+
+
+def forget(root: os.PathLike, rank: int) -> None:
+    """Removes the hashes that a process left beside `root`; to be done before `root` is filled again."""
+    _hashes(root, rank).unlink(missing_ok=True)
+
+
 def read(root: os.PathLike) -> dict[str, Any]:
     """The content of the manifest of `root`: `files` and `about`.
 
@@ -135,6 +171,18 @@ def problems(root: os.PathLike) -> list[str]:
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return [line for line in pool.map(problem, sorted(expected)) if line]
+
+
+def _hashes(root: os.PathLike, rank: int) -> epath.Path:
+    return epath.Path(root).parent / f"{epath.Path(root).name}.hashes-{rank}.json"
+
+
+def _await(path: epath.Path, who: str) -> None:
+    deadline = time.monotonic() + PEER_TIMEOUT_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{who} has not written {path} in {PEER_TIMEOUT_S:.0f} s")
+        time.sleep(0.05)
 
 
 def _fingerprint(content: Any) -> str:

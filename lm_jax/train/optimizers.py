@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lm_jax.core.config import InputError, lookup
@@ -83,7 +84,8 @@ def _cosine(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
 
 def _rsqrt(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
     warmup = max(config.warmup, 1)
-    return lambda count: peak * (warmup / (count + warmup)) ** 0.5
+    # At least `warmup`: joined schedules are also asked about counts before their own beginning.
+    return lambda count: peak * (warmup / jnp.maximum(count + warmup, warmup)) ** 0.5
 
 
 SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt}

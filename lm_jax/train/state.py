@@ -1,4 +1,7 @@
-"""The train state: arrays only, so that two of them always have the same tree structure."""
+"""The train state: arrays only, so that two of them always have the same tree structure.
+
+Fields of such trees are typed `| Any`: the same trees also hold shapes, shardings and names.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class LossScale:
       good: updates since the scale last changed.
     """
 
-    scale: Float[Array, ""]
-    good: Int[Array, ""]
+    scale: Float[Array, ""] | Any
+    good: Int[Array, ""] | Any
 
 
 @flax.struct.dataclass
@@ -36,11 +39,11 @@ class TrainState:
       loss_scale: for float16 only.
     """
 
-    step: Int[Array, ""]
-    updates: Int[Array, ""]
+    step: Int[Array, ""] | Any
+    updates: Int[Array, ""] | Any
     params: Any
     opt_state: Any
-    loss_scale: LossScale | None = None
+    loss_scale: LossScale | None | Any = None
 
 
 def create(params: Any, optimizer: optax.GradientTransformation, *, loss_scaled: bool) -> TrainState:

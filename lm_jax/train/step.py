@@ -48,7 +48,7 @@ def make_train_step(
         slopes, sums = gradients(loss, state.params, batch, key)
         if state.loss_scale is not None:
             slopes = jax.tree.map(lambda slope: slope / scale, slopes)
-        norm = optax.global_norm(slopes)
+        norm = optax.tree.norm(slopes)
         updates, opt_state = optimizer.update(slopes, state.opt_state, state.params)
         new = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,

@@ -68,7 +68,7 @@ def listed(kind: str) -> float | None:
     return GPU_FLOPS[max(names, key=len)] if names else TPU_FLOPS.get(kind)
 
 
-def peak(device: jax.Device) -> Peak:
+def peak(device: jax.Device) -> Peak:  # type: ignore[valid-type]
     """The peak of a device: from the tables, else by a short matrix product, measured once a process."""
     known = listed(device.device_kind)
     return Peak(flops=known, source="table") if known else _measured(device.platform)
@@ -98,24 +98,6 @@ def _measured(platform: str) -> Peak:
     return Peak(flops=flops, source=f"measured ({size} x {size} {jnp.dtype(dtype).name} product)")
 
 
-def flops_per_token(*, matmul_parameters: int, layers: int, heads: int, head_dim: int, length: int) -> float:
-    """The operations of one token's forward and backward pass.
-
-    Args:
-      matmul_parameters: weights that multiply activations: the read-out too, tied or not; no lookups (the embedding
-        table as such, positions, segments). With experts, those that one token visits.
-      layers: layers with attention; models of several kinds of layers add the results of several calls.
-      heads: query heads of a layer.
-      head_dim: the width of a head.
-      length: keys that a query may see: the row, or the window of local attention. Causal masks count whole rows,
-        as the appendix does.
-
-    Returns:
-      6 per weight (2 forward, 4 backward) and 12 per query, key and unit of width.
-    """
-    return 6.0 * matmul_parameters + 12.0 * layers * heads * head_dim * length
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeterConfig:
     """What the rates are measured against.
@@ -123,7 +105,7 @@ class MeterConfig:
     Attributes:
       steps: the length of the run.
       devices: how many share the work.
-      flops_per_token: of `flops_per_token`; 0 leaves MFU out.
+      flops_per_token: of the model's forward and backward pass (`models.flops`); 0 leaves MFU out.
       peak_flops: of one device.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from lm_jax.core.trees import count, named_leaves, size_bytes
+from lm_jax.parallel.layout import Layout
 
 
 def say(text: str) -> None:
@@ -51,14 +52,14 @@ class Progress:
         self._bar = None
 
 
-def parameters(exp: Any) -> str:
+def parameters(model: Any, layout: Layout) -> str:
     """Every parameter: shape, logical axes, sharding; and the totals."""
-    shardings = jax.tree.leaves(exp.layout.shardings(exp.model.axes, exp.model.shapes))
-    axes = jax.tree.leaves(exp.model.axes, is_leaf=lambda node: isinstance(node, tuple))
+    shardings = jax.tree.leaves(layout.shardings(model.axes, model.shapes))
+    axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
     lines = [f"{'parameter':<52}{'shape':<26}{'axes':<36}sharding"]
-    for (path, leaf), names, sharding in zip(named_leaves(exp.model.shapes), axes, shardings, strict=True):
+    for (path, leaf), names, sharding in zip(named_leaves(model.shapes), axes, shardings, strict=True):
         lines.append(f"{path:<52}{leaf.shape!s:<26}{', '.join(map(str, names)):<36}{sharding.spec}")
-    total, size = count(exp.model.shapes), size_bytes(exp.model.shapes)
+    total, size = count(model.shapes), size_bytes(model.shapes)
     return "\n".join([*lines, f"{total:,} parameters, {size / 1e6:,.1f} MB in float32"]) + "\n"
 
 

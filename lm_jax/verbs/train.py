@@ -157,7 +157,7 @@ def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) 
     if fork is not None:
         other = Checkpointer(Path(fork) / "checkpoints")
         like = {"params": exp.state_like.params}
-        restored, _ = other.restore(like, where="^params/")
+        restored, _ = other.restore(like, where="params/.*")
         state = state.replace(params=restored["params"])  # type: ignore[attr-defined]
         report.say(f"parameters from {fork}")
     return state
@@ -188,7 +188,7 @@ def _write_workdir(exp: Experiment, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     exp.tokenizer.save(workdir / "tokenizer")
     atomic.write_json(workdir / "environment.json", environment())
-    atomic.write_bytes(workdir / "model_info.txt", report.parameters(exp).encode())
+    atomic.write_bytes(workdir / "model_info.txt", report.parameters(exp.model, exp.layout).encode())
     atomic.write_json(workdir / "config.json", dataclasses.asdict(exp.config))
 
 

@@ -10,7 +10,8 @@ from lm_jax.data.rows import RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
 
-STILL = RowsConfig(shift=False)
+PACKED = RowsConfig(plan="packed")
+STILL = RowsConfig(plan="packed", shift=False)
 
 
 def generator():
@@ -43,7 +44,7 @@ def test_packed_rows_cover_the_training_part_once(golden_store, overlap):
 
 @pytest.mark.parametrize("overlap", [0, 1, 7])
 def test_validation_keeps_its_last_short_row(golden_store, overlap):
-    made = rows.make(golden_store, RowsConfig(), "validation", length=32, validation=0.1, overlap=overlap)
+    made = rows.make(golden_store, PACKED, "validation", length=32, validation=0.1, overlap=overlap)
     cut = int(golden_store.tokens * 0.9)
 
     tokens = all_tokens(made)
@@ -55,7 +56,7 @@ def test_validation_keeps_its_last_short_row(golden_store, overlap):
 
 
 def test_shifted_rows_stay_inside_and_move_with_the_epoch(golden_store):
-    made = rows.make(golden_store, RowsConfig(), "train", length=33, validation=0.1, overlap=1, seed=3)
+    made = rows.make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
     start, stop = rows.span(golden_store, "train", 0.1)
     whole = golden_store.read(start, stop)
     offsets = []
@@ -69,13 +70,13 @@ def test_shifted_rows_stay_inside_and_move_with_the_epoch(golden_store):
 
     assert len(set(offsets)) > 15
     assert max(offsets) < 32
-    again = rows.make(golden_store, RowsConfig(), "train", length=33, validation=0.1, overlap=1, seed=3)
+    again = rows.make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
     assert np.array_equal(again.row(5, 7, generator())["tokens"], made.row(5, 7, generator())["tokens"])
 
 
 @pytest.mark.parametrize("length", [19_342, 19_300, 10_000, 9_000])
 def test_few_long_rows_are_shifted_no_further_than_they_fit(golden_store, length):
-    made = rows.make(golden_store, RowsConfig(), "train", length=length, validation=0.1)
+    made = rows.make(golden_store, PACKED, "train", length=length, validation=0.1)
 
     assert len(made) >= 1
     for epoch in range(20):
@@ -184,7 +185,7 @@ def test_plans_that_cannot_work_are_refused(golden_store, config, settings, mess
 
 def test_the_first_batches_are_those_of_every_earlier_version(golden, golden_store):
     expected = json.loads((golden / "order.json").read_text())
-    made = rows.make(golden_store, RowsConfig(), "train", length=33, overlap=1, validation=0.1)
+    made = rows.make(golden_store, PACKED, "train", length=33, overlap=1, validation=0.1)
 
     assert golden_store.tokenizer.fingerprint == expected["tokenizer"]
     assert (golden_store.tokens, golden_store.documents, len(made)) == (

@@ -40,14 +40,6 @@ def test_an_unknown_device_is_measured_once():
     assert first.source.startswith("measured") and 1e8 < first.flops < 1e14
 
 
-def test_operations_of_gpt3_are_those_of_the_paper():
-    # 175B parameters at 2,048 tokens; attention adds 12 * 96 * 96 * 128 * 2048 = 29.0e9 to 6 * 174.6e9.
-    flops = throughput.flops_per_token(
-        matmul_parameters=174_600_000_000, layers=96, heads=96, head_dim=128, length=2048
-    )
-    assert flops == pytest.approx(1047.6e9 + 28.99e9, rel=1e-3)
-
-
 def test_the_meter_counts_training_alone_but_expects_the_end_with_everything():
     now = [0.0]
     config = MeterConfig(steps=100, devices=4, flops_per_token=1e9, peak_flops=1e12)

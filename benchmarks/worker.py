@@ -1,0 +1,80 @@
+"""What the workers share: a model on one objective's train step, and the protocol of `python -m benchmarks`."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.core.config import from_config_dict
+from lm_jax.flags import override
+from lm_jax.models.config import KINDS
+from lm_jax.models.transformer import build
+from lm_jax.objectives.base import Objective, Vocabulary
+from lm_jax.train import optimizers, state, step
+
+
+def vocabulary(size: int) -> Vocabulary:
+    """A vocabulary of a size, its special tokens first."""
+    return Vocabulary(size=size, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=(), ordinary=(7, size))
+
+
+class Training:
+    """A model, an objective and an optimizer on fixed or changing batches."""
+
+    def __init__(self, model: Any, objective: Objective, optimizer: optimizers.OptimizerConfig, steps: int, batch: Any):
+        model = override(model, [f"--config.{word}" for word in sys.argv[1:] if "=" in word])
+        self.module = build(from_config_dict(KINDS[model.kind], model, "config.model"))
+        self.objective = objective
+        batch = jax.tree.map(jnp.asarray, batch)
+        params = jax.jit(lambda key: self.module.init(key, objective.inputs(batch), method="everything")["params"])(
+            jax.random.key(0)
+        )
+        transform = optimizers.build(optimizer, steps)
+        self.state = state.create({"model": nn.unbox(params)}, transform, loss_scaled=model.dtype == "float16")
+        apply = {"model": self.apply}
+        start = time.perf_counter()
+        jitted = jax.jit(step.make_train_step(objective, apply, transform), donate_argnums=0)
+        self.step = jitted.lower(self.state, batch).compile()
+        self.compile_s = round(time.perf_counter() - start, 2)
+        self.temp_mb = round(self.step.memory_analysis().temp_size_in_bytes / 1e6)
+        self.evaluate = jax.jit(step.make_eval_step(objective, apply))
+
+    def apply(self, params: Any, *args: Any, **options: Any) -> Any:
+        """`module.apply` on a plain tree."""
+        return self.module.apply({"params": params}, *args, **options)
+
+    def train(self, batch: Any) -> Any:
+        """One step; returns its sums, which the device may still be computing."""
+        self.state, sums = self.step(self.state, batch)
+        return sums
+
+
+def serve(go: Callable[[int], Any], **info: Any) -> None:
+    """Answers `GO n` until `EXIT`; `go(n)` does n units and returns something to show."""
+    print("READY " + json.dumps({**info, "jax": jax.__version__}), flush=True)
+    for line in sys.stdin:
+        words = line.split()
+        if not words or words[0] == "EXIT":
+            return
+        cpu, start = time.process_time(), time.perf_counter()
+        out = go(int(words[1]))
+        done = {"s": time.perf_counter() - start, "cpu": time.process_time() - cpu, "n": int(words[1]), "out": out}
+        done["rss"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print("DONE " + json.dumps(done), flush=True)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """The host's random numbers."""
+    return np.random.default_rng(seed)

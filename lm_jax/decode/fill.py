@@ -1,0 +1,108 @@
+"""Filling masks with an encoder (Devlin et al. 2019, section 3.1, task 1): the likeliest pieces for every mask."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lm_jax.core.config import InputError
+from lm_jax.decode import rows as rectangles
+from lm_jax.models.heads import gather
+from lm_jax.models.interface import Inputs
+from lm_jax.models.transformer import Transformer
+from lm_jax.parallel.layout import Layout
+
+Candidates = list[tuple[int, float]]
+
+
+def fill(
+    module: Transformer,
+    params: Any,
+    rows: Sequence[Any],
+    *,
+    mask: int,
+    pad: int,
+    top: int,
+    forbidden: Sequence[int] = (),
+    layout: Layout | None = None,
+) -> list[list[tuple[int, Candidates]]]:
+    """The likeliest ids for every mask of every row.
+
+    Args:
+      module: an encoder.
+      params: its parameters, sharded or not.
+      rows: token ids with `mask` among them, special tokens included.
+      mask: id of the mask.
+      pad: id of padding.
+      top: how many ids to return a mask, likeliest first.
+      forbidden: ids that are not returned; probabilities are over the whole vocabulary all the same.
+      layout: the mesh that `params` live on, to fix where activations live too.
+
+    Returns:
+      Per row, for every mask in order: its position and pairs of id and probability. Each mask is judged as if the
+      others stayed masked.
+
+    Raises:
+      InputError: rows that do not fit the model, or settings out of range.
+    """
+    config = module.config
+    if config.kind != "encoder":
+        raise InputError(f"only an encoder fills masks, and this model is a {config.kind}; let it write instead")
+    vocab = config.embed.vocab or 0
+    allowed = rectangles.allowed(forbidden, vocab)
+    if not 1 <= top <= allowed.sum():
+        raise InputError(f"--top is {top}; expected 1..{allowed.sum()}, the ids that may be returned")
+    arrays = rectangles.checked(rows, vocab, "row")
+    places = [np.flatnonzero(row == mask) for row in arrays]
+    if not any(map(len, places)):
+        return [[] for _ in arrays]
+    limit, most = rectangles.longest(config.embed), max(map(len, arrays))
+    if limit is not None and most > limit:
+        raise InputError(
+            f"a row of {most} tokens, but config.model.embed.max_length is {limit}; shorten the text by {most - limit} "
+            "tokens"
+        )
+    count = rectangles.divisible(len(arrays), layout)
+    tokens, segments = rectangles.right_padded(arrays, count, rectangles.bucket(most, limit), pad)
+    masks, _ = rectangles.right_padded(places, count, rectangles.bucket(max(map(len, places)), shortest=1), 0)
+    run = _program(module, layout, top)
+    ids, probabilities = map(np.asarray, run(params, Inputs(tokens=tokens, segments=segments), masks, allowed))
+    if not np.isfinite(probabilities).all():
+        raise InputError(rectangles.NOT_FINITE)
+    return [
+        [
+            (int(at), list(zip(ids[row, n].tolist(), probabilities[row, n].tolist(), strict=True)))
+            for n, at in enumerate(where)
+        ]
+        for row, where in enumerate(places)
+    ]
+
+
+@functools.lru_cache(maxsize=32)
+def _program(module: Transformer, layout: Layout | None, top: int) -> Callable[..., Any]:
+    jit = jax.jit if layout is None else layout.jit
+    return jit(functools.partial(_likeliest, module, layout, top))
+
+
+def _likeliest(
+    module: Transformer,
+    layout: Layout | None,
+    top: int,
+    params: Any,
+    inputs: Inputs,
+    masks: Int[Array, "batch count"],
+    allowed: Bool[Array, " vocab"],
+) -> tuple[Int[Array, "batch count top"], Float[Array, "batch count top"]]:
+    """The `top` likeliest ids at `masks`, and their probabilities."""
+    hidden = gather(module.apply({"params": params}, inputs).hidden, masks)
+    logits = module.apply({"params": params}, hidden, method="readout")
+    # float32: bfloat16 probabilities hold two digits.
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    values, ids = jax.lax.top_k(jnp.where(allowed[None, None], probabilities, -1.0), top)
+    return rectangles.whole((ids, values), layout)

@@ -1,0 +1,29 @@
+"""`lm-jax data`: cleans and tokenises the recipe's text into a token store, in parallel; run again, it goes on."""
+
+from __future__ import annotations
+
+import json
+
+from lm_jax import experiment
+from lm_jax.data.clean import report as reports
+from lm_jax.flags import Request, need_config
+from lm_jax.verbs import report
+
+
+def run(request: Request) -> int:
+    """Prepares the store and tells what was kept and what was dropped, and why."""
+    config = need_config(request)
+    with report.Progress() as progress:
+        exp = experiment.prepare(config, progress)
+    store = exp.store
+    assert store is not None
+    if request.json:
+        facts = {"tokens": store.tokens, "documents": store.documents, "bytes": store.bytes}
+        report.say(json.dumps({**facts, "fingerprint": store.fingerprint, "cleaning": store.report}))
+        return 0
+    report.say(reports.table(store.report))
+    report.say(
+        f"{store.tokens:,} tokens of {store.bytes:,} bytes ({store.bytes / store.tokens:.2f} bytes a token), "
+        f"vocabulary {exp.tokenizer.vocab_size:,}, in {store.directory}"
+    )
+    return 0

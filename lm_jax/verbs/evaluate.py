@@ -1,0 +1,44 @@
+"""`lm-jax evaluate`: a trained model on the held-out part of its text, or on any other text.
+
+With `--config.data.path=OTHER` the whole of that text is held out, tokenised by the run's own tokenizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from lm_jax import experiment
+from lm_jax.data import atomic
+from lm_jax.flags import Request, need_workdir
+from lm_jax.verbs import report
+from lm_jax.verbs.runs import open_run, restore_params
+from lm_jax.verbs.train import validation
+
+
+def run(request: Request) -> int:
+    """Prints loss, perplexity, bits per byte and accuracies."""
+    exp = open_run(request)
+    data, words = exp.config.data, request.overrides
+    tokenizer = dataclasses.replace(data.tokenizer, path=str(Path(need_workdir(request)) / "tokenizer"))
+    other = any(word.startswith("--config.data.path") for word in words)
+    chosen = any(word.startswith("--config.data.validation") for word in words)
+    data = dataclasses.replace(
+        data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation
+    )
+    with report.Progress() as progress:
+        exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
+    rows = exp.rows("validation")
+    step, params = restore_params(request, exp)
+    values = dict(validation(exp).run(params))
+    result = {"step": step, "path": data.path, "rows": len(rows), **values}
+    if request.json:
+        report.say(json.dumps(result))
+    else:
+        report.say(f"step {step} of {request.workdir} on {data.path}, {len(rows):,} rows held out")
+        for name, value in values.items():
+            report.say(f"  {name:<24}{value:.4f}")
+    if request.output:
+        atomic.write_json(Path(request.output), result)
+    return 0

@@ -1,0 +1,154 @@
+"""`lm-jax generate`: a decoder continues prompts, an encoder fills masks, an encoder-decoder restores spans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_jax.core.config import InputError
+from lm_jax.data import atomic
+from lm_jax.decode import prompting
+from lm_jax.decode.fill import fill
+from lm_jax.decode.generate import generate
+from lm_jax.decode.sampling import SamplingConfig
+from lm_jax.experiment import Experiment
+from lm_jax.flags import Request
+from lm_jax.verbs import report
+from lm_jax.verbs.runs import open_run, restore_params
+
+SHOWN_FILLERS = 5
+MOST_TOKENS = 128  # Unless --max_tokens asks for more.
+
+
+def run(request: Request) -> int:
+    """Answers every prompt of `--prompt` and `--input`; with `--json` or `--output` one object a prompt."""
+    exp = open_run(request)
+    prompts = _prompts(request, exp.config.model.kind)
+    _, params = restore_params(request, exp)
+    answer = {"encoder": _fill, "decoder": _continue, "encoder_decoder": _restore}[exp.config.model.kind]
+    answers = answer(request, exp, params["model"], prompts)
+    if request.json:
+        for one in answers:
+            report.say(json.dumps(one, ensure_ascii=False))
+    if request.output:
+        lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers)
+        atomic.write_bytes(Path(request.output), lines.encode())
+    return 0
+
+
+def _prompts(request: Request, kind: str) -> list[str]:
+    prompts = list(request.prompt)
+    if request.input is not None:
+        if not Path(request.input).is_file():
+            raise InputError(f"--input {request.input}: there is no such file; give a text file with a prompt a line")
+        prompts += Path(request.input).read_text(encoding="utf-8").splitlines()
+    if not prompts and kind == "decoder":
+        return [""]
+    if not prompts:
+        raise InputError("generate needs --prompt='...' or --input=FILE")
+    return prompts
+
+
+def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
+    """Texts written by a decoder; a single one is shown as it comes."""
+    tokenizer = exp.tokenizer
+    streams = len(prompts) == 1 and not request.json
+    written: list[int] = []
+    shown = ""
+
+    def show(row: int, tokens: np.ndarray) -> None:
+        nonlocal shown
+        if not written:
+            print(prompts[0], end="")
+        written.extend(int(token) for token in tokens)
+        more = prompting.readable(tokenizer, written, shown)
+        shown += more
+        print(more, end="", flush=True)
+
+    rows = [prompting.decoder_prompt(tokenizer, prompt) for prompt in prompts]
+    made = generate(
+        exp.model.module,
+        params,
+        rows,
+        forbidden=prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab),
+        on_tokens=show if streams else None,
+        **_settings(request, exp, max(map(len, rows))),
+    )
+    if streams:
+        print()
+    answers = []
+    for prompt, one in zip(prompts, made, strict=True):
+        text = tokenizer.decode(one.tokens)
+        answers.append({"prompt": prompt, "text": text, "finished": bool(one.finished)})
+        if not streams and not request.json:
+            report.say(f"{prompt}{text}\n")
+    return answers
+
+
+def _restore(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
+    """Spans written by an encoder-decoder, put back into their texts."""
+    tokenizer = exp.tokenizer
+    sources = [prompting.span_prompt(tokenizer, prompt) for prompt in prompts]
+    vocab = exp.model.module.config.embed.vocab
+    forbidden = prompting.unwritable(tokenizer, vocab, sentinels=True)
+    made = generate(exp.model.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
+    answers = []
+    for prompt, source, one in zip(prompts, sources, made, strict=True):
+        found = prompting.spans(tokenizer, one.tokens)
+        spans = {tokenizer.piece(token): tokenizer.decode(ids) for token, ids in found.items()}
+        text = prompting.restored(tokenizer, source, one.tokens)
+        answers.append({"prompt": prompt, "text": text, "spans": spans})
+        if not request.json:
+            report.say(f"{prompt}\n  -> {text}")
+            for name, span in spans.items():
+                report.say(f"     {name}: {span!r}")
+    return answers
+
+
+def _fill(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
+    """Likeliest pieces for every mask, from an encoder."""
+    tokenizer = exp.tokenizer
+    rows = [prompting.masked_prompt(tokenizer, prompt) for prompt in prompts]
+    forbidden = prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab)
+    top = request.top_k or SHOWN_FILLERS
+    made = fill(
+        exp.model.module,
+        params,
+        rows,
+        mask=tokenizer.mask,
+        pad=tokenizer.pad,
+        top=top,
+        forbidden=forbidden,
+        layout=exp.layout,
+    )
+    answers = []
+    for prompt, row, masks in zip(prompts, rows, made, strict=True):
+        best = prompting.filled(tokenizer, row, [(position, found[0][0]) for position, found in masks])
+        named = [[(tokenizer.piece(token), round(share, 6)) for token, share in found] for _, found in masks]
+        answers.append({"prompt": prompt, "text": best, "masks": named})
+        if not request.json:
+            report.say(f"{prompt}\n  -> {best}")
+            for number, found in enumerate(named):
+                report.say(f"     mask {number}: " + "  ".join(f"{piece} {share:.1%}" for piece, share in found))
+    return answers
+
+
+def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
+    """What the generation of text after `read` tokens takes from the command line and the run."""
+    tokenizer, embed = exp.tokenizer, exp.config.model.embed
+    room = max(embed.max_length - max(read, 1), 1) if embed.positions == "learned" else MOST_TOKENS
+    most = min(MOST_TOKENS, room) if request.max_tokens is None else request.max_tokens
+    sampling = SamplingConfig(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p)
+    return dict(
+        max_tokens=most,
+        sampling=sampling,
+        seed=request.seed,
+        pad=tokenizer.pad,
+        eos=tokenizer.eos,
+        bos=tokenizer.bos,
+        layout=exp.layout if exp.layout.mesh.size > 1 else None,
+    )
+

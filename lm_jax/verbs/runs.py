@@ -1,0 +1,42 @@
+"""A trained run as the reading verbs see it: its experiment and the parameters of one of its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lm_jax import experiment, flags
+from lm_jax.core.config import InputError
+from lm_jax.experiment import Experiment
+from lm_jax.flags import Request, need_workdir
+from lm_jax.train.checkpoint import Checkpointer
+
+
+def open_run(request: Request) -> Experiment:
+    """The experiment of `--workdir`, with `--config.key=value` words applied and without its text."""
+    if request.recipe is not None:
+        raise InputError(f"{request.verb} reads its configuration from --workdir; leave out --config={request.recipe}")
+    exp = experiment.load(need_workdir(request))
+    if not request.overrides:
+        return exp
+    from ml_collections import ConfigDict
+
+    changed = flags.override(experiment.complete(ConfigDict(experiment.as_json(exp.config))), request.overrides)
+    return dataclasses.replace(exp, config=experiment.parse(changed))
+
+
+def restore_params(request: Request, exp: Experiment) -> tuple[int, Any]:
+    """The step of `--checkpoint` (or the best one, or the newest intact one) and its parameters by role."""
+    folder = Path(need_workdir(request)) / "checkpoints"
+    checkpointer = Checkpointer(folder)
+    if not checkpointer.steps():
+        raise InputError(f"{folder} holds no checkpoint yet; run lm-jax train with the same --workdir first")
+    step = request.checkpoint if request.checkpoint is not None else _preferred(checkpointer)
+    restored, _ = checkpointer.restore({"params": exp.state_like.params}, step, where="params/.*")
+    return step, restored["params"]
+
+
+def _preferred(checkpointer: Checkpointer) -> int | None:
+    best = checkpointer.best()
+    return best if best is not None and not checkpointer.verify(best) else checkpointer.latest()

@@ -1,0 +1,198 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.decode.generate import generate
+from lm_jax.decode.sampling import GREEDY, SamplingConfig
+from lm_jax.decode.weights import unstacked
+from lm_jax.models.interface import Inputs
+from lm_jax.parallel import mesh
+from lm_jax.parallel.layout import Layout
+from tests.decode.small import BOS, PAD, VOCAB, model
+
+PROMPTS = [np.arange(10, 15), np.arange(30, 51), np.array([7])]
+ROOM = 10
+
+
+def write(recipe="gpt2", prompts=PROMPTS, scan="never", dtype="float32", **options):
+    module, params, _ = model(recipe, scan, dtype)
+    settings = dict(max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
+    return generate(module, params, prompts, **{**settings, **options})
+
+
+def tokens(results):
+    return [result.tokens.tolist() for result in results]
+
+
+def by_full_forward(recipe, scan, prompt, count):
+    """Tokens and log-probabilities by reading everything again for every token, without a cache."""
+    module, params, _ = model(recipe, scan)
+    restores = module.config.kind == "encoder_decoder"
+    start = np.array([PAD]) if restores else prompt
+    row = np.zeros((1, len(start) + count), np.int32)
+    row[0, : len(start)] = start
+    source = Inputs(tokens=jnp.asarray(prompt, jnp.int32)[None]) if restores else None
+
+    @jax.jit
+    def step(row, place):
+        logits = module.apply({"params": params}, Inputs(tokens=row, source=source), logits=True).logits[0, place]
+        return logits.argmax(), jax.nn.log_softmax(logits).max()
+
+    scores = []
+    for place in range(len(start), len(start) + count):
+        row[0, place], score = step(row, place - 1)
+        scores.append(score)
+    return row[0, len(start) :].tolist(), scores
+
+
+@pytest.mark.parametrize("scan", ["never", "always"])
+@pytest.mark.parametrize("recipe", ["gpt2", "llama", "t5 1.0", "t5 1.1", "transformer"])
+def test_cached_greedy_decoding_is_the_argmax_of_full_forwards(recipe, scan):
+    results = write(recipe, scan=scan)
+    number = 0 if scan == "never" else 1
+    expected, scores = by_full_forward(recipe, scan, PROMPTS[number], ROOM)
+    assert results[number].tokens.tolist() == expected
+    # float32: sums of another order.
+    np.testing.assert_allclose(results[number].log_probabilities, scores, atol=1e-4)
+    assert len({tuple(row) for row in tokens(results)}) == 3
+
+
+@pytest.mark.parametrize("recipe", ["gpt2", "llama", "t5 1.1", "transformer"])
+def test_a_prompt_is_continued_alone_as_in_a_batch(recipe):
+    alone = [tokens(write(recipe, [prompt]))[0] for prompt in (PROMPTS[0], PROMPTS[2])]
+    assert tokens(write(recipe))[::2] == alone
+    assert tokens(write(recipe, [PROMPTS[0], PROMPTS[1][5:], PROMPTS[2]]))[::2] == alone
+
+
+def test_draws_do_not_depend_on_the_other_prompts_or_on_padding():
+    sampling = SamplingConfig(temperature=1.5)
+    first = write(prompts=PROMPTS[:1], sampling=sampling)[0].tokens
+    np.testing.assert_array_equal(first, write(prompts=PROMPTS, sampling=sampling)[0].tokens)
+    np.testing.assert_array_equal(first, write(prompts=[PROMPTS[0], *PROMPTS[:2]], sampling=sampling)[0].tokens)
+
+
+def test_the_same_seed_writes_the_same_text_and_another_seed_another():
+    sampling = SamplingConfig(temperature=1.5)
+    first = tokens(write(sampling=sampling, seed=1))
+    assert first == tokens(write(sampling=sampling, seed=1)) != tokens(write(sampling=sampling, seed=2))
+
+
+def test_equal_prompts_of_a_batch_get_different_draws():
+    first, second = tokens(write(prompts=[PROMPTS[0]] * 2, sampling=SamplingConfig(temperature=1.5)))
+    assert first != second
+
+
+@pytest.mark.parametrize("recipe", ["llama", "t5 1.1"])
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_streamed_tokens_are_the_tokens(recipe, chunk):
+    sampling = SamplingConfig(temperature=1.5, top_k=20)
+    expected = write(recipe, sampling=sampling)
+    eos = int(expected[1].tokens[4])
+    expected = tokens(write(recipe, sampling=sampling, eos=eos))
+    parts = {0: [], 1: [], 2: []}
+    results = write(
+        recipe, sampling=sampling, eos=eos, chunk=chunk, on_tokens=lambda row, new: parts[row].append(new.tolist())
+    )
+    assert tokens(results) == expected
+    assert [sum(parts[row], []) for row in range(3)] == expected
+    assert all(len(new) <= chunk for row in parts.values() for new in row)
+
+
+def test_end_of_text_stops_a_row_and_is_its_last_token():
+    whole = write()
+    eos = int(whole[0].tokens[3])
+    results = write(eos=eos)
+    for full, result in zip(tokens(whole), results, strict=True):
+        stop = full.index(eos) + 1 if eos in full else ROOM
+        assert result.tokens.tolist() == full[:stop]
+        assert len(result.log_probabilities) == stop
+        assert result.finished == (eos in full)
+    assert results[0].finished
+
+
+def test_writing_stops_as_soon_as_all_rows_have_ended():
+    calls = []
+    eos = int(write(prompts=PROMPTS[:1])[0].tokens[0])
+    write(prompts=PROMPTS[:1], eos=eos, chunk=1, on_tokens=lambda row, new: calls.append(new.tolist()))
+    assert calls == [[eos]]
+
+
+def test_forbidden_ids_are_never_written():
+    first = write()
+    forbidden = {int(token) for result in first for token in result.tokens}
+    assert not forbidden & {token for row in tokens(write(forbidden=tuple(forbidden))) for token in row}
+    drawn = write(forbidden=range(50), sampling=SamplingConfig(temperature=5.0, top_k=40))
+    assert min(token for row in tokens(drawn) for token in row) >= 50
+
+
+def test_an_empty_prompt_starts_from_bos():
+    assert tokens(write(prompts=[[]])) == tokens(write(prompts=[[BOS]]))
+    assert write(prompts=[]) == []
+
+
+def test_one_token_is_enough():
+    assert tokens(write(max_tokens=1)) == [row[:1] for row in tokens(write())]
+
+
+@pytest.mark.parametrize("recipe", ["gpt2", "t5 1.0"])
+def test_layers_taken_apart_before_write_the_same(recipe):
+    module, params, _ = model(recipe)
+    apart = unstacked(module, params)
+    again = zip(jax.tree.leaves(unstacked(module, apart)), jax.tree.leaves(apart), strict=True)
+    assert all(left is right for left, right in again)
+    results = generate(module, apart, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
+    assert tokens(results) == tokens(write(recipe))
+
+
+def test_matrices_cast_once_give_the_logits_of_matrices_cast_in_the_model():
+    module, params, _ = model("t5 1.0", "never", "bfloat16")
+    inputs = Inputs(tokens=jnp.arange(8)[None], source=Inputs(tokens=jnp.arange(6)[None]))
+    forward = jax.jit(lambda params: module.apply({"params": params}, inputs, logits=True).logits)
+    logits = [forward(tree) for tree in (params, unstacked(module, params))]
+    np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "scan", "told"), [("llama", "never", True), ("gpt2", "never", False), ("t5 1.1", "always", True)]
+)
+def test_sharded_parameters_write_the_same(recipe, scan, told):
+    module, params, axes = model(recipe, scan)
+    layout = Layout(mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2)))
+    sharded = jax.device_put(params, layout.shardings(axes, params))
+    settings = dict(max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
+    results = generate(module, sharded, PROMPTS, layout=layout if told else None, **settings)
+    assert tokens(results) == tokens(write(recipe, scan=scan))
+
+
+def test_a_text_longer_than_the_position_table_is_refused_with_what_fits():
+    limit = model("gpt2")[0].config.embed.max_length
+    write(prompts=[np.zeros(limit - 2, int)], max_tokens=2)
+    with pytest.raises(InputError, match=f"--max_tokens={limit - 40} .*shorten"):
+        write(prompts=[np.zeros(40, int)], max_tokens=limit)
+    with pytest.raises(InputError, match="shorten the prompt"):
+        write(prompts=[np.zeros(limit, int)], max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "--max_tokens"),
+        ({"seed": -1}, "--seed"),
+        ({"prompts": [[VOCAB]]}, f"id {VOCAB}"),
+        ({"prompts": [[0.5]]}, "float64"),
+        ({"forbidden": range(VOCAB)}, "forbidden"),
+        ({"recipe": "bert"}, "encoder"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        write(**options)
+
+
+def test_damaged_parameters_are_reported():
+    module, params, _ = model()
+    damaged = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    with pytest.raises(InputError, match="not a number"):
+        generate(module, damaged, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)

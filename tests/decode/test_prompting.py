@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.data import tokenizers
+from lm_jax.decode import prompting
+
+TEXT = "the cat sat on the mat and the dog sat on the log\nthe cow saw the cat and the dog in the fog\n"
+
+
+@pytest.fixture(scope="module", params=["unigram", "bytes"])
+def tokenizer(request):
+    vocab = 285 if request.param == "unigram" else 0
+    return tokenizers.train(tokenizers.TokenizerConfig(kind=request.param, vocab=vocab, sentinels=4), [TEXT] * 3)
+
+
+def test_masks_stand_between_cls_and_sep(tokenizer):
+    row = prompting.masked_prompt(tokenizer, "the <mask> sat on [MASK]")
+    assert (row[0], row[-1]) == (tokenizer.cls, tokenizer.sep)
+    assert (row == tokenizer.mask).sum() == 2
+
+
+def test_a_filled_row_reads_as_the_text(tokenizer):
+    word = tokenizer.encode(" cat")
+    if len(word) > 1:
+        pytest.skip("no piece holds a word")
+    row = prompting.masked_prompt(tokenizer, "the <mask> sat")
+    text = prompting.filled(tokenizer, row, [(int(np.flatnonzero(row == tokenizer.mask)[0]), int(word[0]))])
+    assert text == "the cat sat"
+
+
+def test_text_without_a_mask_is_refused(tokenizer):
+    with pytest.raises(InputError, match="<mask>"):
+        prompting.masked_prompt(tokenizer, "the cat sat")
+
+
+def test_spans_are_restored_where_they_were_taken(tokenizer):
+    source = prompting.span_prompt(tokenizer, "the <extra_id_0> sat on<extra_id_1>")
+    # A piece brings the space before its word along; a byte does not.
+    spaced = tokenizer.encode(" cat" if tokenizer.kind == "unigram" else "cat")
+    first, second = tokenizer.sentinels[:2]
+    written = np.array([first, *spaced, second, *tokenizer.encode(" the mat"), tokenizer.eos, *tokenizer.encode("dog")])
+    assert source[-1] == tokenizer.eos
+    assert prompting.restored(tokenizer, source, written) == "the cat sat on the mat"
+
+
+def test_a_span_that_was_not_written_stays_visible(tokenizer):
+    source = prompting.span_prompt(tokenizer, "the cat<extra_id_2> on")
+    assert prompting.restored(tokenizer, source, [tokenizer.eos]) == "the cat<extra_id_2> on"
+
+
+@pytest.mark.parametrize("text", ["a <extra_id_4>", "a <extra_id_0> b <extra_id_0>"])
+def test_impossible_sentinels_are_refused(tokenizer, text):
+    with pytest.raises(InputError, match="<extra_id_"):
+        prompting.span_prompt(tokenizer, text)
+
+
+def test_markers_are_the_only_way_to_special_ids(tokenizer):
+    ids = prompting.decoder_prompt(tokenizer, "<mask> [CLS] <extra_id_0>")
+    assert not set(ids.tolist()) & set(prompting.unwritable(tokenizer, tokenizer.vocab_size))
+
+
+def test_unfinished_characters_are_held_back():
+    tokenizer = tokenizers.train(tokenizers.TokenizerConfig(kind="bytes"), [TEXT])
+    ids, shown = tokenizer.encode("a é 猫"), ""
+    for stop in range(1, len(ids) + 1):
+        new = prompting.readable(tokenizer, ids[:stop], shown)
+        assert "\ufffd" not in new
+        shown += new
+    assert shown == "a é 猫"
+
+
+def test_ids_that_must_not_be_written_are_all_but_pieces_and_eos(tokenizer):
+    banned = prompting.unwritable(tokenizer, tokenizer.vocab_size + 3)
+    assert tokenizer.eos not in banned and tokenizer.vocab_size + 2 in banned and tokenizer.sentinels[0] in banned
+    assert tokenizer.sentinels[0] not in prompting.unwritable(tokenizer, tokenizer.vocab_size, sentinels=True)

@@ -1,0 +1,126 @@
+"""All kernels compute the same attention."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.models import kernels
+from lm_jax.models.kernels.blockwise import blockwise
+from lm_jax.models.kernels.dense import dense
+from lm_jax.models.masks import Visibility, causal, full
+
+
+def drawn(length, *, keys=None, heads=4, groups=4, bias=False, segments=False):
+    """Queries, keys, values, a bias and segments."""
+    rng = np.random.default_rng(length)
+    normal = lambda *shape: jnp.float32(rng.standard_normal(shape))
+    keys = keys or length
+    marks = jnp.asarray(np.sort(rng.integers(1, 3, (2, length)), axis=1)) if segments else None
+    return {
+        "q": normal(2, heads, length, 8),
+        "k": normal(2, groups, keys, 8),
+        "v": normal(2, groups, keys, 8),
+        "bias": normal(1, heads, length, keys) if bias else None,
+        "segments": marks,
+    }
+
+
+def attended(kernel, mask, arrays, block=4):
+    marks = arrays["segments"]
+    visibility = Visibility(mask=mask, query_segments=marks, key_segments=marks)
+    attend = jax.jit(functools.partial(kernel, block=block))
+    return attend(arrays["q"], arrays["k"], arrays["v"], visibility, bias=arrays["bias"])
+
+
+def values_and_gradients(kernel, mask, arrays):
+    def total(arrays):
+        mixed = attended(kernel, mask, arrays)
+        return (mixed * jnp.cos(jnp.arange(mixed.size).reshape(mixed.shape))).sum(), mixed
+
+    arrays = {name: array for name, array in arrays.items() if array is not None or name in ("bias", "segments")}
+    (_, mixed), slopes = jax.jit(jax.value_and_grad(total, has_aux=True, allow_int=True))(arrays)
+    return mixed, {name: slope for name, slope in slopes.items() if slope is not None and name != "segments"}
+
+
+@pytest.mark.parametrize(
+    ("mask", "options"),
+    [
+        (causal, {"length": 8}),
+        (causal, {"length": 13, "bias": True, "heads": 6, "groups": 2}),
+        (causal, {"length": 3, "groups": 1}),
+        (causal, {"length": 11, "segments": True}),
+        (full, {"length": 9, "keys": 5, "bias": True}),
+    ],
+    ids=["even blocks", "ragged, bias, grouped", "less than a block", "segments", "cross"],
+)
+def test_blockwise_attention_is_dense_attention(mask, options):
+    arrays = drawn(**options)
+    expected, slopes = values_and_gradients(dense, mask, arrays)
+    found, found_slopes = values_and_gradients(blockwise, mask, arrays)
+    # float32 sums of a dozen numbers in another order.
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for name in slopes:
+        np.testing.assert_allclose(found_slopes[name], slopes[name], atol=5e-6, err_msg=name)
+
+
+def test_dense_attention_is_its_formula():
+    arrays = drawn(7, heads=4, groups=2, bias=True)
+    q, k, v, bias = (np.float64(arrays[name]) for name in ("q", "k", "v", "bias"))
+    k, v = (np.repeat(x, 2, axis=1) for x in (k, v))
+    scores = np.where(np.tri(7, dtype=bool), q @ k.swapaxes(-1, -2) + bias, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = weights / weights.sum(-1, keepdims=True) @ v
+    np.testing.assert_allclose(attended(dense, causal, arrays), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("kernel", [dense, blockwise])
+def test_huge_scores_stay_finite(kernel):
+    arrays = drawn(6)
+    arrays["q"] = arrays["q"] * 1e4
+    assert np.isfinite(attended(kernel, causal, arrays)).all()
+
+
+@pytest.mark.parametrize("kernel", [dense, blockwise])
+def test_a_query_that_sees_nothing_stays_finite_with_its_gradient(kernel):
+    arrays = drawn(6)
+    arrays["segments"] = jnp.array([[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    mixed, slopes = values_and_gradients(kernel, causal, arrays)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((mixed, slopes)))
+
+
+def test_bfloat16_attention_is_close_to_float32():
+    arrays = drawn(16)
+    exact = attended(dense, causal, arrays)
+    rough = attended(dense, causal, jax.tree.map(jnp.bfloat16, arrays))
+    assert rough.dtype == jnp.bfloat16
+    # Rounded inputs and weights: a few units of 2^-8 on values of size 1.
+    np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_dropped_probabilities_keep_the_expectation():
+    rows, arrays = 2000, drawn(6)
+    expected = attended(dense, causal, arrays)[:1]
+    q, k, v = (jnp.repeat(arrays[name][:1], rows, axis=0) for name in "qkv")
+    draws = jax.jit(functools.partial(dense, dropout=0.3))(q, k, v, Visibility(mask=causal), key=jax.random.key(0))
+    # Standard error of 2,000 draws of size 1: 0.022; 5 of them.
+    np.testing.assert_allclose(draws.mean(0, keepdims=True), expected, atol=0.11)
+    assert draws.std(0).max() > 0.1
+
+
+def test_auto_takes_blocks_where_some_can_be_skipped():
+    counted = Visibility(mask=causal)
+    placed = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
+    choose = functools.partial(kernels.choose, "auto", block=16)
+    assert choose(counted, queries=64, keys=64) is blockwise
+    assert choose(counted, queries=16, keys=16) is dense
+    assert choose(placed, queries=64, keys=64) is dense
+    assert choose(Visibility(mask=full), queries=64, keys=64) is dense
+
+
+def test_an_unknown_kernel_lists_the_known_ones():
+    with pytest.raises(InputError, match="attention.kernel is 'dens', which is none of dense, blockwise"):
+        kernels.choose("dens", Visibility(mask=full), 4, 4, 4)

@@ -1,0 +1,186 @@
+"""Who sees whom, by gradient; and what the whole model must keep whatever it is made of."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lm_jax.core.config import InputError
+from lm_jax.models.interface import Inputs
+from lm_jax.models.transformer import build
+
+LENGTH, SOURCE = 10, 6
+DECODERS = [("gpt2", "blockwise"), ("llama", "dense"), ("t5", "dense"), ("t5", "blockwise"), ("transformer", "dense")]
+ENCODER_DECODERS = [case for case in DECODERS if case[0] in ("t5", "transformer")]
+ENCODERS = [("bert", "dense"), ("bert", "blockwise")]
+SEGMENTS = np.array([1, 1, 1, 1, 2, 2, 2, 2, 0, 0])
+
+
+def rows(length, first):
+    """Two rows in which no token occurs twice."""
+    return jnp.arange(first, first + 2 * length).reshape(2, length)
+
+
+def inputs_of(preset):
+    """Row 0 is one text; row 1 holds two texts and padding."""
+    segments = jnp.asarray(np.stack([np.ones(LENGTH, int), SEGMENTS]), jnp.int32)
+    if len(tiny.stacks(preset)) == 1:
+        return Inputs(tokens=rows(LENGTH, 1), segments=segments)
+    source = Inputs(tokens=rows(SOURCE, 30), segments=jnp.array([[1] * SOURCE, [1, 1, 1, 1, 0, 0]]))
+    return Inputs(tokens=rows(LENGTH, 1), segments=segments, source=source)
+
+
+@functools.lru_cache(maxsize=None)
+def influence(preset, kernel):
+    """[row, place, token]: whether the hidden state of a place moves when a token's embedding does.
+
+    A token's embedding is moved through its row of the table; no token occurs twice.
+    """
+    # One layer: what no layer lets through, no stack does.
+    settings = {"depth": 1, "block__attention__kernel": kernel, "block__attention__block": 4}
+    if len(tiny.stacks(preset)) == 2:
+        over = tiny.everywhere(preset, **settings) | {"decoder.block.cross.kernel": kernel, "decoder.block.cross.block": 4}
+    else:
+        over = tiny.everywhere(preset, **settings)
+    inputs = inputs_of(preset)
+    model, params = tiny.build(tiny.config(preset, over=over), inputs)
+    direction = jnp.cos(jnp.arange(64.0))
+
+    def hidden(table):
+        params["token"]["embedding"], kept = table, params["token"]["embedding"]
+        seen = model.apply({"params": params}, inputs).hidden @ direction
+        params["token"]["embedding"] = kept
+        return seen
+
+    slopes = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
+    return np.asarray(jnp.abs(slopes).max(-1) > 0)
+
+
+def among(preset, kernel, row):
+    """[place, place] of one row: who is influenced by whom."""
+    tokens = np.asarray(inputs_of(preset).tokens[row])
+    return influence(preset, kernel)[row][:, tokens]
+
+
+@pytest.mark.parametrize(("preset", "kernel"), DECODERS)
+def test_a_token_sees_itself_and_the_past_and_never_the_future(preset, kernel):
+    np.testing.assert_array_equal(among(preset, kernel, 0), np.tri(LENGTH, dtype=bool))
+
+
+@pytest.mark.parametrize(("preset", "kernel"), DECODERS)
+def test_a_token_sees_its_own_text_only(preset, kernel):
+    same = (SEGMENTS[:, None] == SEGMENTS) & np.tri(LENGTH, dtype=bool)
+    real = SEGMENTS > 0
+    np.testing.assert_array_equal(among(preset, kernel, 1)[real], same[real])
+
+
+@pytest.mark.parametrize(("preset", "kernel"), ENCODER_DECODERS)
+def test_every_target_token_sees_the_whole_source_without_its_padding(preset, kernel):
+    seen = influence(preset, kernel)
+    tokens = np.asarray(inputs_of(preset).source.tokens)
+    assert seen[0][:, tokens[0]].all()
+    np.testing.assert_array_equal(seen[1][:, tokens[1]][SEGMENTS > 0], np.tile([1, 1, 1, 1, 0, 0], (8, 1)).astype(bool))
+
+
+@pytest.mark.parametrize(("preset", "kernel"), ENCODERS)
+def test_an_encoder_sees_everything_but_padding_and_other_texts(preset, kernel):
+    assert among(preset, kernel, 0).all()
+    real = SEGMENTS > 0
+    np.testing.assert_array_equal(among(preset, kernel, 1)[real], (SEGMENTS[:, None] == SEGMENTS)[real])
+
+
+@pytest.mark.parametrize(("preset", "kernel"), DECODERS + ENCODERS)
+def test_rows_of_a_batch_do_not_see_each_other(preset, kernel):
+    seen, tokens = influence(preset, kernel), np.asarray(inputs_of(preset).tokens)
+    assert not seen[0][:, tokens[1]].any()
+    assert not seen[1][:, tokens[0]].any()
+
+
+@pytest.mark.parametrize("preset", ("llama", "t5"))
+def test_reading_in_two_parts_is_reading_all_at_once(preset):
+    inputs = Inputs(tokens=rows(6, 1), source=inputs_of("t5").source if preset == "t5" else None)
+    model, params = tiny.build(tiny.config(preset, over=tiny.everywhere(preset, scan="always")), inputs)
+    read = jax.jit(lambda inputs, cache=None: model.apply({"params": params}, inputs, cache=cache))
+    first = read(inputs.replace(tokens=inputs.tokens[:, :3]), model.empty_cache(2, 8, SOURCE if preset == "t5" else 0))
+    # The source is in the cache by now.
+    second = read(Inputs(tokens=inputs.tokens[:, 3:]), first.cache)
+    # float32 sums over the cache's empty slots too, in another order.
+    found = jnp.concatenate([first.hidden, second.hidden], 1)
+    np.testing.assert_allclose(found, read(inputs).hidden, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """One layer of BERT with 0.1 dropout: parameters, inputs, and its output without dropout."""
+    inputs = Inputs(tokens=rows(LENGTH, 1))
+    model, params = tiny.build(tiny.config("bert", over={"stack.depth": 1}), inputs)
+    rest = jax.jit(lambda key: model.apply({"params": params}, inputs, rngs={"dropout": key}, logits=True))
+    return model, params, inputs, rest
+
+
+def test_dropout_acts_in_training_only_and_is_a_function_of_its_key(encoder):
+    model, params, inputs, rest = encoder
+    train = jax.jit(lambda key: model.apply({"params": params}, inputs, train=True, rngs={"dropout": key}).hidden)
+    first, again, other = train(jax.random.key(1)), train(jax.random.key(1)), train(jax.random.key(2))
+    np.testing.assert_array_equal(first, again)
+    assert tiny.largest_difference(first, other) > 0.1
+    np.testing.assert_array_equal(rest(jax.random.key(1)).hidden, rest(jax.random.key(2)).hidden)
+    assert tiny.largest_difference(first, rest(jax.random.key(1)).hidden) > 0.1
+
+
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(encoder):
+    _, params, inputs, rest = encoder
+    model = build(tiny.config("bert", over={"stack.depth": 1, "dtype": "bfloat16"}))
+    rough = jax.jit(lambda: model.apply({"params": params}, inputs, logits=True))()
+    assert rough.hidden.dtype == rough.logits.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(tiny.shapes(model, inputs))} == {jnp.dtype("float32")}
+    # Normalised states of size 1 to 3, a dozen roundings of 2^-9 relative error each.
+    np.testing.assert_allclose(rough.hidden.astype(jnp.float32), rest(jax.random.key(0)).hidden, atol=0.08)
+
+
+def test_logits_of_gathered_states_are_the_gathered_logits(encoder):
+    model, params, _, rest = encoder
+    output = rest(jax.random.key(0))
+    some = model.apply({"params": params}, output.hidden[:, 3:5], method="readout")
+    np.testing.assert_allclose(some, output.logits[:, 3:5], atol=2e-5)
+
+
+@pytest.mark.parametrize(("preset", "tied"), [("gpt2", True), ("llama", False)])
+def test_a_tied_readout_is_the_token_table_and_an_untied_one_a_matrix_of_its_own(preset, tied):
+    model, params = tiny.build(tiny.config(preset), Inputs(tokens=rows(4, 1)))
+    hidden = jnp.float32(np.random.default_rng(0).standard_normal((2, 3, 64)))
+    table = params["token"]["embedding"].T if tied else params["head"]["out"]["kernel"]
+    assert ("head" in params) != tied
+    logits = model.apply({"params": params}, hidden, method="readout")
+    np.testing.assert_allclose(logits, np.float64(hidden) @ np.float64(table), atol=2e-5)
+
+
+def test_t5s_tied_readout_is_scaled():
+    model, params = tiny.build(tiny.config("t5", version="1.0"), inputs_of("t5"))
+    hidden = jnp.ones((1, 1, 64))
+    logits = model.apply({"params": params}, hidden, method="readout")
+    np.testing.assert_allclose(logits[0, 0], params["token"]["embedding"].sum(1) / 8, atol=1e-5)
+
+
+def test_as_many_key_heads_as_heads_is_ordinary_attention():
+    inputs = Inputs(tokens=rows(5, 1))
+    shapes = lambda groups: tiny.shapes(
+        build(tiny.config("llama", over={"stack.block.attention.kv_heads": groups})), inputs
+    )["stack"]["layers"]["attention"]
+    assert shapes(4) == shapes(None)
+    assert shapes(2)["key"]["kernel"].shape == (2, 64, 2, 16)
+    assert shapes(2)["query"]["kernel"].shape == (2, 64, 4, 16)
+
+
+def test_too_long_an_input_is_refused_where_positions_are_a_table():
+    config = tiny.config("gpt2", over={"embed.max_length": 4})
+    with pytest.raises(InputError, match="an input of 5 tokens, but config.model.embed.max_length is 4"):
+        jax.eval_shape(lambda: build(config).init(jax.random.key(0), Inputs(tokens=rows(5, 1)), method="everything"))
+
+
+def test_an_encoder_decoder_without_a_source_is_refused():
+    with pytest.raises(InputError, match="needs inputs.source"):
+        build(tiny.config("t5")).init(jax.random.key(0), Inputs(tokens=rows(5, 1)), method="everything")

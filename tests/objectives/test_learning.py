@@ -1,0 +1,35 @@
+"""Every objective overfits one batch in seconds."""
+
+import jax
+import pytest
+import tiny
+
+from lm_jax.core.sums import means
+from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build
+from lm_jax.train import optimizers, state
+from lm_jax.train.optimizers import AdamWConfig, OptimizerConfig, ScheduleConfig
+from lm_jax.train.step import make_train_step
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_overfits_one_batch(name):
+    case = tiny.setting(name)
+    config = OptimizerConfig(
+        learning_rate=1e-2, schedule=ScheduleConfig(name="constant"), adamw=AdamWConfig(weight_decay=0.0)
+    )
+    optimizer = optimizers.build(config, 100)
+    step = jax.jit(make_train_step(case.objective, case.apply, optimizer), donate_argnums=0)
+    now = state.create(case.params, optimizer, loss_scaled=False)
+    for _ in range(80):
+        now, sums = step(now, case.batch)
+    losses = means(sums)
+    # From 4 = ln 64 or more.
+    assert sum(losses[term] for term in case.objective.terms) < 0.1
+
+
+def test_objectives_are_built_by_name():
+    for name, cls in OBJECTIVES.items():
+        made = build(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
+        assert isinstance(made, cls)
+        assert made.row_length() > made.row_overlap() >= 0
+        assert made.roles == ("model",)

@@ -1,0 +1,94 @@
+"""Layouts place arrays by the names of their axes, and a wrong name never passes in silence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from lm_jax.core.config import InputError
+from lm_jax.parallel import mesh
+from lm_jax.parallel.layout import Layout, constrain
+from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.rules import Rules
+
+
+def layout(data=2, fsdp=2, tensor=2, rules=None):
+    config = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    return Layout(mesh.make(config, jax.devices()[: data * fsdp * tensor]), rules or Rules())
+
+
+def test_axes_go_where_the_rules_say():
+    assert layout().spec(("layers", "embed", "heads", None)) == PartitionSpec(None, "fsdp", "tensor", None)
+
+
+def test_an_unknown_axis_raises_with_the_nearest():
+    with pytest.raises(KeyError, match="unknown logical axis 'embd'; did you mean embed"):
+        layout().spec(("embd",))
+
+
+def test_two_dimensions_on_one_mesh_axis_raise():
+    with pytest.raises(KeyError, match="map two dimensions to mesh axis.*tensor"):
+        layout().spec(("heads", "mlp"))
+    with pytest.raises(KeyError, match="map two dimensions to mesh axis.*fsdp"):
+        layout().spec(("batch", "embed"))
+
+
+def test_constrain_raises_too_inside_a_layout_only():
+    x = jnp.ones((4, 4))
+    assert constrain(x, "no such axis", None) is x
+    with pytest.raises(KeyError, match="unknown logical axis"):
+        layout().jit(lambda x: constrain(x, "no such axis", None))(x)
+    with pytest.raises(ValueError, match="2 axes, but 3 names came"):
+        layout().jit(lambda x: constrain(x, "batch", None, None))(x)
+
+
+def test_a_constraint_really_shards():
+    made = layout().jit(lambda x: constrain(x * 2, "batch", "mlp"))(jnp.ones((8, 6)))
+    assert {shard.data.shape for shard in made.addressable_shards} == {(2, 3)}
+
+
+def test_a_layout_never_reuses_what_was_traced_under_another():
+    double = lambda x: constrain(x * 2, "batch", "mlp")
+    x = jnp.ones((8, 8))
+    by_rows, by_columns = layout(8, 1, 1), layout(1, 1, 8)
+    shapes = [by.jit(double)(x).addressable_shards[0].data.shape for by in (by_rows, by_columns, by_rows)]
+    assert shapes == [(1, 8), (8, 1), (1, 8)]
+    whole = layout(8, 1, 1, Rules(batch=None)).jit(double)(x)
+    assert whole.addressable_shards[0].data.shape == (8, 8)
+
+
+def test_a_layout_is_left_even_after_an_error():
+    with pytest.raises(RuntimeError), layout().entered():
+        raise RuntimeError
+    x = jnp.ones((4, 4))
+    assert constrain(x, "no such axis", None) is x
+
+
+def test_parameters_that_do_not_divide_are_named():
+    axes = {"in": ("embed", "mlp")}
+    shapes = {"in": jax.ShapeDtypeStruct((6, 5), jnp.float32)}
+    with pytest.raises(InputError, match=r"parameter in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"):
+        layout().shardings(axes, shapes)
+
+
+def test_shardings_are_a_tree_like_the_parameters():
+    axes = {"a": {"kernel": ("embed", "mlp"), "bias": ("mlp",)}, "norm": ("norm",)}
+    shapes = jax.tree.map(lambda names: jax.ShapeDtypeStruct((4,) * len(names), jnp.float32), axes, is_leaf=lambda n: isinstance(n, tuple))
+    found = layout().shardings(axes, shapes)
+    assert found["a"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert found["a"]["bias"].spec == PartitionSpec("tensor")
+    assert found["norm"].spec == PartitionSpec(None)
+
+
+def test_a_batch_is_divided_over_data_and_fsdp():
+    batch = {"tokens": np.arange(24).reshape(8, 3), "pairs": np.arange(8.0)}
+    put = layout().put(batch, rows=8)
+    assert {shard.data.shape for shard in put["tokens"].addressable_shards} == {(2, 3)}
+    for name, values in batch.items():
+        np.testing.assert_array_equal(put[name], values)
+    assert layout().batch_divisor() == 4
+
+
+def test_one_process_reads_all_rows_in_order():
+    np.testing.assert_array_equal(layout().local_rows(12), np.arange(12))

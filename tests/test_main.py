@@ -1,0 +1,155 @@
+"""The command line: what it refuses, in one line, before anything is written; and what it prints."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import golden_flags, lm_jax, run
+
+BAD = {
+    "unknown verb": (["trian"], "did you mean train"),
+    "unknown flag": (["train", "--config=gpt:tiny", "--wrokdir=x"], "did you mean workdir"),
+    "unknown recipe": (["train", "--config=gptt:tiny", "--workdir=W"], "did you mean gpt"),
+    "unknown variant": (["train", "--config=gpt:huge", "--workdir=W"], "unknown variant 'huge'"),
+    "unknown key": (["train", "--config=gpt:tiny", "--config.model.stack.detph=3", "--workdir=W"], "did you mean depth"),
+    "wrong type": (["train", "--config=gpt:tiny", "--config.train.steps=1e3", "--workdir=W"], "expected int"),
+    "a tree for a value": (["train", "--config=gpt:tiny", "--config.model=3", "--workdir=W"], "is a tree"),
+    "key without value": (["train", "--config=gpt:tiny", "--config.data.batch", "--workdir=W"], "has no value"),
+    "no recipe": (["train", "--workdir=W"], "needs --config"),
+    "no workdir": (["train", "--config=gpt:tiny"], "needs --workdir"),
+    "unknown choice": (["train", "--config=gpt:tiny", "--config.optimizer.name=adam", "--workdir=W", "GOLDEN"], "adamw"),
+    "unknown dtype": (["train", "--config=gpt:tiny", "--config.model.dtype=int8", "--workdir=W"], "float32, bfloat16"),
+    "missing file": (["train", "--config=gpt:tiny", "--config.data.path=nowhere.txt", "--workdir=W"], "no file nowhere"),
+    "no work directory": (["generate", "--workdir=W", "--prompt=a"], "holds no config.json"),
+    "evaluating nothing": (["evaluate", "--workdir=W"], "holds no config.json"),
+    "objective of another kind": (
+        ["train", "--config=gpt:tiny", "--config.objective.name=masked", "--workdir=W", "GOLDEN"],
+        "trains encoder models",
+    ),
+    "batch that does not divide": (
+        ["train", "--config=gpt:tiny", "--config.data.batch=12", "--workdir=W", "GOLDEN"],
+        "use 8 or 16",
+    ),
+    "accumulation that does not divide": (
+        ["train", "--config=gpt:tiny", "--config.train.accumulate=3", "--workdir=W", "GOLDEN"],
+        "use 24",
+    ),
+    "mesh that does not fill": (
+        ["train", "--config=gpt:tiny", "--config.mesh.data=3", "--workdir=W", "GOLDEN"],
+        "does not fill 8 devices",
+    ),
+    "vocabulary larger than the corpus allows": (
+        ["train", "--config=gpt:tiny", "--config.data.tokenizer.vocab=30000", "--workdir=W", "TEXT"],
+        "config.data.tokenizer.vocab",
+    ),
+    "rows longer than positions": (
+        ["train", "--config=gpt:tiny", "--config.data.length=100", "--workdir=W", "GOLDEN"],
+        "config.model.embed.max_length",
+    ),
+    "text too short for a row": (
+        ["train", "--config=gpt:tiny", "--config.data.validation=0.999", "--workdir=W", "GOLDEN"],
+        "too short",
+    ),
+    "heads that do not divide": (
+        ["train", "--config=gpt:tiny", "--config.model.stack.block.attention.heads=3", "--workdir=W", "GOLDEN"],
+        "not divisible",
+    ),
+    "warmup beyond the end": (
+        ["train", "--config=gpt:tiny", "--config.optimizer.schedule.warmup=5000", "--workdir=W", "GOLDEN"],
+        "longer than",
+    ),
+    "tokenizer of a missing text": (["tokenizer", "--config=gpt:tiny", "--config.data.path=no/*.txt"], "no file"),
+    "data of a missing text": (["data", "--config=gpt:tiny", "--config.data.path=no.jsonl.zst"], "no file"),
+    "inspecting nothing": (["inspect"], "needs --config"),
+    "curves of no run": (["inspect", "--workdir=W"], "metrics.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_two_and_leaves_nothing(case, tmp_path, monkeypatch, capsys):
+    words, expected = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path / "cache"))
+    words = [word.replace("=W", f"={tmp_path / 'run'}") for word in words]
+    if "GOLDEN" in words:
+        given = {word.partition("=")[0] for word in words}
+        flags = [flag for flag in golden_flags(tmp_path / "cache") if flag.partition("=")[0] not in given]
+        words = [*words[: words.index("GOLDEN")], *flags]
+    if "TEXT" in words:
+        flags = [flag for flag in golden_flags(tmp_path / "cache") if "tokenizer" not in flag]
+        words = [*words[: words.index("TEXT")], *flags]
+
+    code = lm_jax(*words)
+
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" ...")]
+    assert code == 2
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("lm-jax ") and expected in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", [b"", b"\n\n  \n"])
+def test_an_empty_corpus_is_refused(text, tmp_path, capsys):
+    path = tmp_path / "empty.txt"
+    path.write_bytes(text)
+
+    code = lm_jax(
+        "train", "--config=gpt:tiny", f"--config.data.path={path}", f"--config.data.store={tmp_path / 's'}", f"--workdir={tmp_path / 'run'}"
+    )
+
+    assert code == 2
+    assert "config.data.path" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_names_every_verb_and_flag(capsys):
+    assert lm_jax("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("train", "evaluate", "generate", "tokenizer", "data", "doctor", "--workdir"))
+
+
+def test_help_is_not_slowed_by_heavy_imports():
+    import subprocess
+    import sys
+
+    code = "import sys, lm_jax.main; lm_jax.main.main(['lm-jax', '--help']); print('jax' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "False"
+
+
+def test_list_shows_recipes_and_choices_as_json(capsys):
+    assert lm_jax("list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert "tiny" in listed["recipes"]["bert"]["variants"]
+    assert set(listed["choices"]["objective"]) == {"causal", "masked", "span"}
+
+
+def test_inspect_shows_every_parameter_of_a_recipe(capsys):
+    assert lm_jax("inspect", "--config=bert:tiny") == 0
+    shown = capsys.readouterr().out
+    assert "stack/layers/attention/query/kernel" in shown
+    assert "'fsdp'" in shown
+
+
+def test_doctor_names_versions_and_devices(capsys):
+    lm_jax("doctor", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["devices"] and "jax" in facts["versions"]
+
+
+def test_a_used_work_directory_refuses_another_model(tmp_path, capsys):
+    flags = ["train", "--config=gpt:tiny", "--config.train.steps=1", "--config.optimizer.schedule.warmup=0", f"--workdir={tmp_path / 'run'}", *golden_flags(tmp_path / "s")]
+    assert lm_jax(*flags) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path(tmp_path / "run").rglob("*")}
+
+    assert lm_jax(*flags, "--config.model.stack.depth=3") == 2
+
+    assert "config.model.stack.depth: 2 -> 3" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in Path(tmp_path / "run").rglob("*")}
+
+
+def test_a_process_of_its_own_ends_with_the_same_code():
+    ended = run("train", "--config=gpt:tiny", "--config.model.widht=3", "--workdir=x")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1

@@ -1,0 +1,126 @@
+"""Learning from real prose: English novels, against counts of tokens and of pairs of tokens.
+
+The default suite trains a small decoder on a few novels. The `slow` runs train the recipes `novels` of all three
+kinds on all of them and compare with P(token | original left neighbour) at the very positions that the model predicts,
+sentinels, padding and EOS left out; docs/claims.md records what they reach.
+"""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from lm_jax import experiment
+from lm_jax.data import pipeline
+from lm_jax.flags import Request
+from lm_jax.verbs.runs import restore_params
+from tests.baselines import Bigram, unigram_loss
+from tests.commands import lm_jax
+from tests.commands import run as train
+
+
+@pytest.fixture
+def novels(shared_data):
+    """All novels, one a line."""
+    return shared_data / "english_novels" / "novels_dev.jsonl.xz"
+
+
+def test_a_decoder_falls_below_the_unigram_baseline_on_novels(novels, tmp_path):
+    few = tmp_path / "novels.jsonl"
+    with lzma.open(novels, "rt") as lines:
+        few.write_text("".join(next(lines) for _ in range(3)))
+    run, store = tmp_path / "run", tmp_path / "store"
+    flags = [f"--config.data.path={few}", f"--config.data.store={store}", "--config.data.workers=1"]
+    length = ["--config.train.steps=120", "--config.evaluate.every=0", "--config.evaluate.batches=40"]
+
+    assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags, *length) == 0
+
+    exp = experiment.prepare(experiment.load(run).config)
+    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
+    train, held_out = exp.store.read(0, cut), exp.store.read(cut, exp.store.tokens)
+    baseline = unigram_loss(train, held_out, exp.tokenizer.vocab_size)
+    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    reached = [line["val/loss"] for line in losses if "val/loss" in line][-1]
+    assert reached < baseline - 0.1, f"validation loss {reached:.3f}, unigram {baseline:.3f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["gpt", "bert", "t5"])
+def test_every_kind_falls_below_the_bigram_baseline_at_the_positions_it_predicts(recipe, novels, tmp_path, capsys):
+    run = tmp_path / recipe
+    flags = [f"--config={recipe}:novels", f"--config.data.path={novels}", f"--workdir={run}"]
+    assert train("train", *flags, timeout_s=3600).returncode == 0
+
+    model, bigram, unigram, count = compare_with_bigram(run)
+
+    with capsys.disabled():
+        print(f"\n{recipe}: model {model:.4f}, bigram {bigram:.4f}, unigram {unigram:.4f} nats over {count:,} tokens")
+    assert model < bigram
+
+
+def compare_with_bigram(run, most_rows=2000):
+    """Mean losses of the model, the bigram and the unigram over the same held-out tokens, and how many those are."""
+    exp = experiment.prepare(experiment.load(run).config)
+    _, params = restore_params(Request(verb="evaluate", workdir=str(run)), exp)
+    vocab = exp.tokenizer.vocab_size
+    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
+    train = exp.store.read(0, cut)
+    baseline = Bigram(train, vocab)
+    nll = exp.layout.jit(lambda params, batch: exp.objective.nll(exp.apply, params, batch))
+    rows, batch = exp.rows("validation"), exp.config.data.batch
+    losses, lefts, rights = [], [], []
+    for number in range(min(len(rows), most_rows) // batch):
+        made = [_with_neighbours(exp, rows, number * batch + place) for place in range(batch)]
+        stacked = pipeline._stack([features for features, *_ in made])
+        values = np.asarray(nll(params, exp.layout.put(stacked, batch)))
+        for value, (_, left, right, counts) in zip(values, made, strict=True):
+            losses.append(value[: len(counts)][counts])
+            lefts.append(left[counts])
+            rights.append(right[counts])
+    left, right = np.concatenate(lefts), np.concatenate(rights)
+    model = float(np.concatenate(losses).mean())
+    return model, baseline.loss(left, right), unigram_loss(train, right, vocab), len(right)
+
+
+def _with_neighbours(exp, rows, index):
+    """A row's features, and for each prediction: the original left neighbour, the token, whether it counts."""
+    from lm_jax.data import order
+
+    rng = order.generator(exp.config.seed, 0, index)
+    row = rows.row(index, 0, rng)
+    features = exp.objective.features(row, rng)
+    name = exp.config.objective.name
+    if name == "causal":
+        left, right = row["tokens"][:-1], row["tokens"][1:]
+        return features, left, right, np.ones(len(right), bool) & (right != exp.tokenizer.eos)
+    if name == "masked":
+        special = exp.tokenizer
+        original = np.concatenate([[special.cls], row["first"], [special.sep], row["second"], [special.sep]])
+        at = features["positions"][features["weights"] > 0]
+        left, right = original[at - 1], original[at]
+        # A segment's first token has no neighbour in the text.
+        return features, left, right, (left != special.cls) & (left != special.sep)
+    return features, *_span_neighbours(exp, features)
+
+
+def _span_neighbours(exp, features):
+    """The text is put together again from source and target to find what stood left of every removed token."""
+    sentinels, eos = {int(token) for token in exp.tokenizer.sentinels}, exp.tokenizer.eos
+    targets = features["targets"][features["weights"] > 0]
+    spans, current = {}, []
+    for place, token in enumerate(targets):
+        if int(token) in sentinels:
+            current = spans.setdefault(int(token), [])
+        else:
+            current.append(place)
+    left, counts, previous = np.zeros(len(targets), np.int64), np.zeros(len(targets), bool), -1
+    for token in features["source"][features["segments"] > 0]:
+        if int(token) not in sentinels:
+            previous = int(token)
+            continue
+        for place in spans[int(token)]:
+            left[place] = max(previous, 0)
+            counts[place] = previous >= 0 and targets[place] != eos
+            previous = int(targets[place])
+    return left, targets, counts

@@ -1,0 +1,74 @@
+"""Gradients in parts are the gradients of the whole, whatever the parts weigh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.sums import Sum
+from lm_jax.objectives.base import Loss
+from lm_jax.train.gradients import accumulate, plain
+
+BATCH = {
+    "x": jnp.float32(np.random.default_rng(0).standard_normal((8, 3))),
+    "weights": jnp.array([1.0, 0, 0, 1, 1, 1, 0, 1]),
+}
+PARAMS = {"w": jnp.array([0.5, -1.0, 2.0])}
+
+
+def loss_of(batch):
+    """A weighted mean over the whole of `batch`, as objectives compute it for a part."""
+    whole = batch["weights"].sum()
+
+    def loss(params, part, key):
+        values = jnp.tanh(part["x"] @ params["w"])
+        total = (values * part["weights"]).sum()
+        return Loss(total=total / whole, metrics={"loss": Sum(total=total, weight=part["weights"].sum())})
+
+    return loss
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_parts_of_uneven_weight_give_the_gradients_of_the_whole(parts):
+    key = jax.random.key(0)
+    expected, sums = plain(loss_of(BATCH), PARAMS, BATCH, key)
+    found, found_sums = jax.jit(lambda: accumulate(parts)(loss_of(BATCH), PARAMS, BATCH, key))()
+    # float32 sums of eight numbers in another order.
+    np.testing.assert_allclose(found["w"], expected["w"], atol=1e-6)
+    np.testing.assert_allclose(found_sums["loss"].total, sums["loss"].total, atol=1e-6)
+    assert found_sums["loss"].weight == sums["loss"].weight == 5
+
+
+def test_a_mean_of_means_would_be_wrong():
+    halves = [jax.tree.map(lambda leaf: leaf[half::2], BATCH) for half in range(2)]
+    naive = sum(plain(loss_of(half), PARAMS, half, jax.random.key(0))[0]["w"] for half in halves) / 2
+    exact = plain(loss_of(BATCH), PARAMS, BATCH, jax.random.key(0))[0]["w"]
+    assert np.abs(naive - exact).max() > 1e-2
+
+
+def test_one_part_is_the_plain_function():
+    assert accumulate(1) is plain
+
+
+def test_every_part_has_a_key_of_its_own():
+    def loss(params, part, key):
+        drawn = jax.random.normal(key)
+        return Loss(total=params["w"].sum() * drawn, metrics={"square": Sum(total=drawn**2, weight=1.0 + 0 * drawn)})
+
+    found, sums = accumulate(4)(loss, PARAMS, BATCH, jax.random.key(0))
+    # Equal draws d would give 4 d and 4 d ** 2.
+    assert abs(found["w"][0] ** 2 / 4 - sums["square"].total) > 1e-3
+
+
+def test_every_device_keeps_its_share_of_every_part():
+    rows = {"row": jnp.arange(8.0)}
+    seen = []
+
+    def loss(params, part, key):
+        jax.debug.callback(lambda part: seen.append(tuple(np.asarray(part).astype(int))), part["row"], ordered=True)
+        return Loss(total=params["w"].sum(), metrics={})
+
+    accumulate(2)(loss, PARAMS, rows, jax.random.key(0))
+    jax.effects_barrier()
+    # Devices hold consecutive rows: 0-1, 2-3, 4-5, 6-7 of four devices.
+    assert seen == [(0, 2, 4, 6), (1, 3, 5, 7)]

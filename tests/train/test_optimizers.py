@@ -1,0 +1,164 @@
+"""Schedules, clipping, decay, and optimizers that look at whole matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.train import optimizers
+from lm_jax.train.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig, ScheduleConfig
+
+
+def rate(name, count, *, warmup=10, final=0.1, steps=110, peak=2.0):
+    config = OptimizerConfig(learning_rate=peak, schedule=ScheduleConfig(name=name, warmup=warmup, final=final))
+    return float(optimizers.schedule(config, steps)(count))
+
+
+@pytest.mark.parametrize("name", optimizers.SCHEDULES)
+def test_every_schedule_rises_from_one_step_above_zero_to_the_peak(name):
+    assert rate(name, 0) == pytest.approx(2.0 / 11)
+    assert rate(name, 9) == pytest.approx(2.0 * 10 / 11)
+    assert rate(name, 10) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "halfway", "end"),
+    [
+        ("constant", 2.0, 2.0),
+        ("linear", 1.1, 0.2),
+        ("cosine", 1.1, 0.2),
+        ("rsqrt", 2.0 * (10 / 60) ** 0.5, 2.0 * (10 / 110) ** 0.5),
+    ],
+)
+def test_schedules_at_their_key_points(name, halfway, end):
+    assert rate(name, 60) == pytest.approx(halfway, rel=1e-5)
+    assert rate(name, 110) == pytest.approx(end, rel=1e-5)
+
+
+def test_after_the_end_the_final_rate_stays():
+    assert rate("linear", 500) == rate("cosine", 500) == pytest.approx(0.2)
+
+
+def test_without_a_warmup_the_first_update_has_the_peak():
+    assert rate("cosine", 0, warmup=0) == 2.0
+
+
+def test_a_schedule_may_be_shorter_than_the_run():
+    config = OptimizerConfig(schedule=ScheduleConfig(name="linear", steps=50, final=0.0))
+    assert optimizers.schedule(config, 1000)(50) == 0
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(InputError, match=r"schedule\.warmup is 10, longer than the 5 steps"):
+        rate("cosine", 0, steps=5)
+
+
+def test_unknown_names_list_the_choices():
+    with pytest.raises(InputError, match=r"config\.optimizer\.name is 'adam', which is none of adamw"):
+        optimizers.build(OptimizerConfig(name="adam"), 10)
+    with pytest.raises(InputError, match=r"config\.optimizer\.schedule\.name is 'cosin'.*did you mean cosine"):
+        rate("cosin", 0)
+
+
+def updated(config, params, slopes):
+    optimizer = optimizers.build(config, 10)
+    changes, _ = optimizer.update(slopes, optimizer.init(params), params)
+    return changes
+
+
+STEADY = ScheduleConfig(name="constant")
+
+
+def test_adamw_is_its_formula():
+    config = OptimizerConfig(learning_rate=0.1, clip=0.0, schedule=STEADY, adamw=AdamWConfig(weight_decay=0.5, epsilon=1e-8))
+    params, slopes = {"kernel": jnp.array([1.0, -2.0])}, {"kernel": jnp.array([3.0, -0.5])}
+    # At the first update the corrected moments are g and g ** 2: a step of sign(g), and the decay beside it.
+    expected = -0.1 * (np.sign([3.0, -0.5]) + 0.5 * np.array([1.0, -2.0]))
+    np.testing.assert_allclose(updated(config, params, slopes)["kernel"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_biases_scales_and_norms_do_not_decay(name):
+    decay = {"adamw": AdamWConfig(weight_decay=0.5), "adafactor": AdafactorConfig(weight_decay=0.5)}
+    config = OptimizerConfig(name=name, learning_rate=0.1, schedule=STEADY, **decay)
+    layer = {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones((2, 3))}
+    params = {"model": {"layers": {"in": layer, "attention_norm": {"scale": jnp.ones((2, 3))}}, "position": jnp.ones((4, 3))}}
+    # Without gradients the decay is all that is left.
+    changes = updated(config, params, jax.tree.map(jnp.zeros_like, params))["model"]
+    np.testing.assert_allclose(changes["layers"]["in"]["kernel"], -0.05, rtol=1e-5)
+    np.testing.assert_allclose(changes["position"], -0.05, rtol=1e-5)
+    assert not changes["layers"]["in"]["bias"].any()
+    assert not changes["layers"]["attention_norm"]["scale"].any()
+
+
+def test_clipping_scales_all_gradients_to_the_largest_norm_allowed():
+    slopes = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    config = OptimizerConfig(name="adamw", clip=1.0)
+    sgd = optax.chain(optax.clip_by_global_norm(config.clip), optax.sgd(1.0))
+    changes, _ = sgd.update(slopes, sgd.init(slopes))
+    np.testing.assert_allclose([changes["a"][0], changes["b"][0]], [-0.6, -0.8], rtol=1e-6)
+    # Adam's first moment shows what it was given.
+    optimizer = optimizers.build(config, 10)
+    _, state = optimizer.update(slopes, optimizer.init(slopes), slopes)
+    moments = optax.tree.get(state, "mu")
+    np.testing.assert_allclose([moments["a"][0], moments["b"][0]], [0.06, 0.08], rtol=1e-5)
+
+
+def test_the_learning_rate_follows_the_number_of_updates():
+    config = OptimizerConfig(learning_rate=1.0, clip=0.0, schedule=ScheduleConfig(name="linear", final=0.0))
+    optimizer = optimizers.build(OptimizerConfig(**{**vars(config), "adamw": AdamWConfig(weight_decay=0.0)}), 4)
+    params = {"kernel": jnp.array([0.0])}
+    state, sizes = optimizer.init(params), []
+    for _ in range(4):
+        changes, state = optimizer.update({"kernel": jnp.array([1.0])}, state, params)
+        sizes.append(float(-changes["kernel"][0]))
+    # Steady gradients make Adam's steps the learning rate itself.
+    np.testing.assert_allclose(sizes, [1.0, 0.75, 0.5, 0.25], rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale_by_parameter", [True, False])
+def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_parameter):
+    config = OptimizerConfig(
+        name="adafactor",
+        learning_rate=0.1,
+        clip=0.0,
+        schedule=STEADY,
+        adafactor=AdafactorConfig(scale_by_parameter=scale_by_parameter),
+    )
+    rng = np.random.default_rng(0)
+    # Wide enough that Adafactor keeps rows and columns instead of the matrix: 128 either way.
+    shapes = {"attention/query/kernel": (2, 128, 4, 32), "attention/out/kernel": (2, 4, 32, 128), "in/kernel": (2, 128, 130), "in/bias": (2, 130)}
+    sizes = np.array([1.0, 30.0], np.float32)
+    draw = lambda: {name: rng.standard_normal(shape, np.float32) * sizes.reshape(-1, *[1] * (len(shape) - 1)) for name, shape in shapes.items()}
+    params, all_slopes = draw(), [draw(), draw()]
+    flat = {"attention/query/kernel": (128, 128), "attention/out/kernel": (128, 128), "in/kernel": (128, 130), "in/bias": (130,)}
+
+    def trained(tree_of):
+        optimizer = jax.jit(optimizers.build(config, 10).update), optimizers.build(config, 10).init
+        tree, state = tree_of(params), optimizer[1](tree_of(params))
+        for slopes in all_slopes:
+            changes, state = optimizer[0](tree_of(slopes), state, tree)
+            tree = optax.apply_updates(tree, changes)
+        return tree
+
+    stacked = trained(lambda arrays: {"stack/layers/" + name: jnp.asarray(array) for name, array in arrays.items()})
+    apart = trained(
+        lambda arrays: {
+            f"layer_{layer}/{name}": jnp.asarray(array[layer].reshape(flat[name])) for name, array in arrays.items() for layer in range(2)
+        }
+    )
+    for name in shapes:
+        for layer in range(2):
+            found = stacked["stack/layers/" + name][layer].reshape(flat[name])
+            # float32 means over 128 numbers in another order.
+            np.testing.assert_allclose(found, apart[f"layer_{layer}/{name}"], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_adafactor_keeps_rows_and_columns_of_one_layers_matrix():
+    params = {"layers": {"query": {"kernel": jnp.ones((3, 128, 4, 32))}}}
+    state = optimizers.build(OptimizerConfig(name="adafactor"), 10).init(params)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim}
+    assert (3, 128) in shapes
+    assert max(np.prod(shape) for shape in shapes) == 3 * 128

@@ -1,0 +1,68 @@
+"""A run that is killed and started again ends with the same bits as one that was left alone."""
+
+import json
+import signal
+import subprocess
+import time
+
+import numpy as np
+
+from lm_jax.train.checkpoint import Checkpointer
+from tests.commands import command, golden_flags, one_device
+
+STEPS = 40
+
+
+def test_sigkill_and_restart_end_with_the_same_bits(tmp_path):
+    flags = [
+        "train",
+        "--config=gpt:tiny",
+        f"--config.train.steps={STEPS}",
+        "--config.checkpoint.every=10",
+        "--config.evaluate.every=20",
+        "--config.evaluate.batches=2",
+        "--config.log.every=5",
+        "--config.model.stack.block.dropout=0.1",
+        *golden_flags(tmp_path / "store"),
+    ]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(*flags, f"--workdir={whole}"), env=one_device(), check=True, capture_output=True)
+
+    process = subprocess.Popen(command(*flags, f"--workdir={killed}"), env=one_device(), stdout=subprocess.DEVNULL)
+    _wait_for_step(killed / "metrics.jsonl", 15, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert max(_steps(killed)) < STEPS
+    subprocess.run(command(*flags, f"--workdir={killed}"), env=one_device(), check=True, capture_output=True)
+
+    assert _arrays(whole) == _arrays(killed)
+    kept = ("step", "train/loss", "val/loss", "train/tokens", "train/learning_rate")
+    assert [{name: line.get(name) for name in kept} for line in _lines(whole)] == [
+        {name: line.get(name) for name in kept} for line in _lines(killed)
+    ]
+
+
+def _wait_for_step(path, step, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines()[:-1]):
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run did not get under way")
+
+
+def _lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _steps(run):
+    return [line["step"] for line in _lines(run)]
+
+
+def _arrays(run):
+    """Every leaf of the last state as bytes."""
+    checkpointer = Checkpointer(run / "checkpoints")
+    like = checkpointer.describe(STEPS)
+    state, _ = checkpointer.restore(like, STEPS)
+    return {name: np.asarray(leaf).tobytes() for name, leaf in state.items()}

@@ -1,0 +1,160 @@
+"""One step is one step: in parts, on many devices, or with a scaled loss."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from lm_jax.core.sums import means
+from lm_jax.core.trees import named_leaves
+from lm_jax.parallel import mesh
+from lm_jax.parallel.layout import Layout
+from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.train import optimizers, state
+from lm_jax.train.gradients import accumulate, plain
+from lm_jax.train.optimizers import OptimizerConfig, ScheduleConfig
+from lm_jax.train.step import make_eval_step, make_train_step
+
+OBJECTIVES = ("causal", "masked", "span")
+# Parameters after one step of this are parameters minus gradients: nothing hides a small difference.
+DESCENT = optax.sgd(1.0)
+setting = functools.lru_cache(maxsize=None)(tiny.setting)
+
+
+def stepped(name, gradients=plain):
+    """The state and the metrics after one step on one device."""
+    case = setting(name)
+    step = jax.jit(make_train_step(case.objective, case.apply, DESCENT, gradients=gradients))
+    return step(state.create(case.params, DESCENT, loss_scaled=False), case.batch)
+
+
+reference = functools.lru_cache(maxsize=None)(stepped)
+
+
+def assert_same(found, expected):
+    """Two results of a step, up to float32 noise: sums of hundreds of terms of size 1 in another order."""
+    for (path, ours), theirs in zip(named_leaves(found[0].params), jax.tree.leaves(expected[0].params), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=2e-6, err_msg=path)
+    ours, theirs = means(found[1]), means(expected[1])
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_accumulating_four_parts_is_one_step(name):
+    parts = [jax.tree.map(lambda leaf: leaf[part::4], setting(name).batch) for part in range(4)]
+    assert len({float(part["weights"].sum()) for part in parts}) > 1, "the parts should weigh differently"
+    assert_same(stepped(name, accumulate(4)), reference(name))
+
+
+def placed(layout, case, optimizer):
+    """The state of a case where a layout wants it; an optimizer's leaf lives with the parameter it belongs to."""
+    shardings = {"model": layout.shardings(case.axes["model"], case.params["model"])}
+    made = state.create(case.params, optimizer, loss_scaled=False)
+    known = {path: (leaf.shape, where) for (path, leaf), where in zip(named_leaves(case.params), jax.tree.leaves(shardings), strict=True)}
+
+    def place(path, leaf):
+        same = [where for name, (shape, where) in known.items() if path.endswith(name) and shape == leaf.shape]
+        return jax.device_put(leaf, same[0] if same else layout.replicated)
+
+    return jax.tree.unflatten(jax.tree.structure(made), [place(path, leaf) for path, leaf in named_leaves(made)])
+
+
+def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain):
+    case = setting(name)
+    layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)))
+    step = layout.jit(make_train_step(case.objective, case.apply, optimizer, gradients=gradients))
+    batch = layout.put({name: np.asarray(value) for name, value in case.batch.items()}, rows=8)
+    return step(placed(layout, case, optimizer), batch)
+
+
+@pytest.mark.parametrize(("name", "axes"), [("causal", (8, 1, 1)), ("masked", (2, 2, 2)), ("span", (1, 4, 2))])
+def test_eight_devices_compute_what_one_does(name, axes):
+    assert_same(on_devices(name, *axes), reference(name))
+
+
+def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
+    optimizer = optimizers.build(OptimizerConfig(), 10)
+    # Fully sharded, in parts: the gradients of a part must not fall back to whole copies either.
+    new, sums = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
+    leaves = dict(named_leaves(new))
+    whole = {"in/kernel": (1, 64, 256), "attention/query/kernel": (1, 64, 2, 32), "token/embedding": (64, 64)}
+    part = {"in/kernel": (1, 16, 128), "attention/query/kernel": (1, 16, 1, 32), "token/embedding": (32, 16)}
+    for name, shape in whole.items():
+        found = [leaf for path, leaf in leaves.items() if path.endswith(name)]
+        assert len(found) == 3, "the parameter and Adam's two moments"
+        for leaf in found:
+            assert leaf.shape == shape
+            assert {shard.data.shape for shard in leaf.addressable_shards} == {part[name]}, name
+    assert means(sums)["loss"] == pytest.approx(means(reference("causal")[1])["loss"], rel=1e-5)
+    assert means(sums)["gradient_norm"] == pytest.approx(means(reference("causal")[1])["gradient_norm"], rel=1e-5)
+
+
+def test_a_scaled_loss_gives_the_same_gradients():
+    case = setting("causal")
+    step = jax.jit(make_train_step(case.objective, case.apply, DESCENT))
+    found = step(state.create(case.params, DESCENT, loss_scaled=True), case.batch)
+    # A power of two changes no digit.
+    expected, sums = reference("causal")
+    assert tiny.largest_difference(found[0].params, expected.params) < 1e-7
+    assert means(found[1])["loss"] == pytest.approx(means(sums)["loss"], rel=1e-6)
+    assert means(found[1])["skipped"] == 0
+
+
+@pytest.fixture(scope="module")
+def half():
+    """A float16 step, and the state before it."""
+    case = tiny.setting("causal", dtype="float16")
+    optimizer = optimizers.build(OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10)
+    step = jax.jit(make_train_step(case.objective, case.apply, optimizer))
+    return lambda before: step(before, case.batch), state.create(case.params, optimizer, loss_scaled=True)
+
+
+def with_scale(before, scale, good=0):
+    return before.replace(loss_scale=state.LossScale(scale=jnp.float32(scale), good=jnp.int32(good)))
+
+
+def test_an_overflow_skips_the_update_but_not_the_step(half):
+    step, before = half
+    after, sums = step(with_scale(before, 2.0**40))
+    assert (int(after.step), int(after.updates)) == (1, 0)
+    assert tiny.largest_difference(after.params, before.params) == 0
+    for (path, ours), theirs in zip(named_leaves(after.opt_state), jax.tree.leaves(before.opt_state), strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=path)
+    assert float(after.loss_scale.scale) == 2.0**39
+    assert means(sums)["skipped"] == 1
+    assert np.isfinite(means(sums)["loss"])
+
+
+def test_without_overflow_float16_trains_and_the_scale_grows(half):
+    step, before = half
+    after, sums = step(with_scale(before, 2.0**10, good=1999))
+    assert (int(after.step), int(after.updates)) == (1, 1)
+    assert (float(after.loss_scale.scale), int(after.loss_scale.good)) == (2.0**11, 0)
+    assert 0 < tiny.largest_difference(after.params, before.params) < 2e-3
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
+    # 11 bits of precision on a loss of 4.
+    assert means(sums)["loss"] == pytest.approx(means(reference("causal")[1])["loss"], rel=1e-2)
+
+
+def test_evaluation_sums_what_training_sums():
+    case = setting("masked")
+    sums = jax.jit(make_eval_step(case.objective, case.apply))(case.params, case.batch)
+    expected = {name: value for name, value in means(reference("masked")[1]).items() if name != "gradient_norm"}
+    assert means(sums) == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_without_weight_change_nothing():
+    case = setting("causal")
+    evaluate = jax.jit(make_eval_step(case.objective, case.apply))
+    empty = jax.tree.map(jnp.zeros_like, case.batch)
+    padded = jax.tree.map(lambda leaf, zeros: jnp.concatenate([leaf[:5], zeros[:3]]), case.batch, empty)
+    unweighted = case.batch | {"weights": case.batch["weights"].at[5:].set(0)}
+    found, expected = evaluate(case.params, padded)["loss"], evaluate(case.params, unweighted)["loss"]
+    assert float(found.total) == pytest.approx(float(expected.total), rel=1e-6)
+    assert float(found.weight) == float(case.batch["weights"][:5].sum())
+    nothing = evaluate(case.params, empty)["loss"]
+    assert (float(nothing.total), float(nothing.weight)) == (0, 0)
