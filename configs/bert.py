@@ -54,12 +54,12 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.evaluate = dict(every=350, batches=10)
         config.checkpoint = dict(every=350)
     else:
-        config.model.embed.width = 192
-        config.model.stack.depth = 3
+        config.model.embed.width = 128
+        config.model.stack.depth = 4
         config.model.stack.block.attention.heads = 4
-        config.data = dict(length=64, batch=32, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
-        config.optimizer = dict(learning_rate=1.5e-3, schedule=dict(name="linear", warmup=200, final=0.0))
-        config.train = dict(steps=6000)
+        config.data = dict(length=64, batch=32, tokenizer=dict(kind="unigram", vocab=512, sentinels=16))
+        config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="linear", warmup=200, final=0.0))
+        config.train = dict(steps=8000)
         config.log = dict(every=100)
         config.evaluate = dict(every=1000, batches=50)
         config.checkpoint = dict(every=1000)

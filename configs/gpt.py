@@ -1,6 +1,6 @@
 """Decoders trained on the next token: GPT-2 (Radford et al. 2019) and nanoGPT's character model.
 
-lm-jax train --config=gpt:tiny --workdir=/tmp/gpt                        a minute on a laptop, Python's own documentation
+lm-jax train --config=gpt:tiny --workdir=/tmp/gpt                a minute on a laptop, Python's own documentation
 lm-jax train --config=gpt:shakespeare_char --config.data.path=input.txt --workdir=/tmp/char
     nanoGPT's documented CPU setting; its own validation loss there is 1.8857 (see docs/claims.md for ours)
 lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/gpt2
@@ -37,19 +37,21 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.data = dict(length=64, batch=12, validation=0.1, tokenizer=dict(kind="characters", vocab=256))
         # As config/train_shakespeare_char.py (cosine to a tenth, warmup 100, beta2 0.99), but for its peak of 1e-3.
         config.optimizer = dict(
-            learning_rate=2e-3, schedule=dict(name="cosine", warmup=100, final=0.1), adamw=dict(b2=0.99, weight_decay=0.1)
+            learning_rate=2e-3,
+            schedule=dict(name="cosine", warmup=100, final=0.1),
+            adamw=dict(b2=0.99, weight_decay=0.1),
         )
         config.train = dict(steps=2000)
         config.evaluate = dict(every=500)
         config.checkpoint = dict(every=500)
     elif variant == "novels":
         config.model = gpt.gpt2("tiny")
-        config.model.embed.width = 192
+        config.model.embed.width = 128
         config.model.embed.max_length = 128
-        config.model.stack.depth = 3
+        config.model.stack.depth = 4
         config.model.stack.block.attention.heads = 4
-        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
-        config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="cosine", warmup=100))
+        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=512, sentinels=16))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100))
         config.train = dict(steps=2000)
         config.log = dict(every=100)
         config.evaluate = dict(every=500, batches=50)

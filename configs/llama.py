@@ -29,8 +29,10 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     length = 4096 if variant.startswith("2-") else 2048
     config.model.dtype = "bfloat16"
     config.model.stack.remat = "full"
-    config.data = dict(length=length, batch=4_194_304 // length, validation=0.001, tokenizer=dict(kind="bpe", vocab=32_000))
-    # Table 2 and section 2.3: 3e-4 up to 13B, then 1.5e-4; cosine to a tenth, warmup 2,000, betas 0.9 and 0.95, decay 0.1.
+    config.data = dict(
+        length=length, batch=4_194_304 // length, validation=0.001, tokenizer=dict(kind="bpe", vocab=32_000)
+    )
+    # Table 2, section 2.3: 3e-4 to 13B, then 1.5e-4; cosine to a tenth, warmup 2,000, betas 0.9, 0.95, decay 0.1.
     config.optimizer = dict(
         learning_rate=3e-4 if variant in ("7b", "13b") else 1.5e-4, schedule=dict(name="cosine", warmup=2000, final=0.1)
     )

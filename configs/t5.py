@@ -42,15 +42,15 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.checkpoint = dict(every=100)
         return config
     novels = variant == "novels"
-    config.model.embed.width = 192 if novels else 128
+    config.model.embed.width = 128
     for side in (config.model.encoder, config.model.decoder):
         side.depth = 3
-        side.block.feedforward.width = 512 if novels else 256
+        side.block.feedforward.width = 256
         side.block.attention.heads = 4
     config.model.decoder.block.cross.heads = 4
-    config.data = dict(length=96, batch=24, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
+    config.data = dict(length=96, batch=24, tokenizer=dict(kind="unigram", vocab=512 if novels else 2048, sentinels=16))
     config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100 if novels else 50))
-    config.train = dict(steps=3000 if novels else 600)
+    config.train = dict(steps=4000 if novels else 600)
     config.log = dict(every=100 if novels else 10)
     config.evaluate = dict(every=500 if novels else 300, batches=50 if novels else 10)
     config.checkpoint = dict(every=500 if novels else 300)

@@ -64,7 +64,7 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """
     if "model" not in recipe:
         raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
-    kind = lookup(KINDS, recipe.model.get("kind", "decoder"), "config.model.kind")
+    kind = _kind(recipe.model)
     blank = kind(decoder=_with_cross()) if kind is EncoderDecoderConfig else kind(kind="decoder")
     return merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
 
@@ -72,13 +72,19 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
     """A complete configuration, or one read back from JSON, as frozen dataclasses."""
     typed = from_config_dict(ExperimentConfig, config)
-    kind = lookup(KINDS, typed.model.get("kind", "decoder"), "config.model.kind")
-    return dataclasses.replace(typed, model=from_config_dict(kind, typed.model, "config.model"))
+    return dataclasses.replace(typed, model=from_config_dict(_kind(typed.model), typed.model, "config.model"))
 
 
 def as_json(config: ExperimentConfig) -> dict[str, Any]:
     """A configuration as JSON writes it: tuples are lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _kind(model: Any) -> Any:
+    """The dataclass that a tree of model settings fills in."""
+    if not hasattr(model, "get"):
+        raise InputError(f"config.model is {model!r}; expected a tree, such as presets.gpt.gpt2('small')")
+    return lookup(KINDS, model.get("kind", "decoder"), "config.model.kind")
 
 
 def _with_cross() -> Any:
@@ -133,6 +139,18 @@ class Experiment:
     config: ExperimentConfig
     tokenizer: tokenizers.Tokenizer
     store: store.Store | None = None
+
+    def check(self) -> None:
+        """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
+        for piece in (
+            self.layout,
+            self.objective,
+            self.model,
+            self.state_like,
+            self.rows("train"),
+            self.rows("validation"),
+        ):
+            assert piece is not None
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -207,7 +225,7 @@ class Experiment:
         return optimizers.build(self.config.optimizer, self.config.train.steps)
 
     @property
-    def learning_rate(self) -> optax.Schedule:
+    def learning_rate(self) -> Callable[[int], Any]:
         """Learning rate by number of updates."""
         return optimizers.schedule(self.config.optimizer, self.config.train.steps)
 
@@ -222,13 +240,16 @@ class Experiment:
         shapes = jax.eval_shape(self.init)
         layout = self.layout
         params = {"model": layout.shardings(self.model.axes, self.model.shapes)}
-        known = {path: (leaf.shape, sharding) for (path, leaf), sharding in zip(
-            named_leaves(shapes.params), jax.tree.leaves(params), strict=True
-        )}
+        known = {
+            path: (leaf.shape, sharding)
+            for (path, leaf), sharding in zip(named_leaves(shapes.params), jax.tree.leaves(params), strict=True)
+        }
 
         def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             # An optimizer's leaf lives where the parameter lives whose path it ends with and whose shape it has.
-            same = [sharding for name, (shape, sharding) in known.items() if path.endswith(name) and shape == leaf.shape]
+            same = [
+                sharding for name, (shape, sharding) in known.items() if path.endswith(name) and shape == leaf.shape
+            ]
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=same[0] if same else layout.replicated)
 
         leaves = [place(path, leaf) for path, leaf in named_leaves(shapes)]
@@ -271,8 +292,9 @@ class Experiment:
         )
         if not len(found):
             raise InputError(
-                f"the {split} part of {self.store.tokens} tokens (config.data.validation={data.validation:g}) is too short "
-                f"for one row of {objective.row_length()}; give config.data.path more text or lower config.data.length"
+                f"the {split} part of {self.store.tokens} tokens (config.data.validation={data.validation:g}) is too "
+                f"short for one row of {objective.row_length()}; give config.data.path more text or lower "
+                "config.data.length"
             )
         return found
 

@@ -20,18 +20,36 @@ from lm_jax.core.config import InputError, nearest
 # Name, kind, default, verbs that read it, what it is. A None default is "not given".
 FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("workdir", "string", None, (), "directory of the run: written by train, read by the others"),
-    ("checkpoint", "integer", None, ("evaluate", "generate", "inspect"), "step to use; default: the best or newest intact one"),
+    (
+        "checkpoint",
+        "integer",
+        None,
+        ("evaluate", "generate", "inspect"),
+        "step to use; default: the best or newest intact one",
+    ),
     ("input", "string", None, ("generate",), "file of prompts, one a line"),
     ("output", "string", None, ("tokenizer", "generate", "evaluate", "inspect"), "where to write the result"),
     ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
-    ("max_tokens", "integer", None, ("generate",), "most tokens to generate; default: 128, or what the positions leave room for"),
+    (
+        "max_tokens",
+        "integer",
+        None,
+        ("generate",),
+        "most tokens to generate; default: 128, or what the positions leave room for",
+    ),
     ("temperature", "float", 1.0, ("generate",), "0 is greedy"),
     ("top_k", "integer", 0, ("generate",), "keep the k most likely tokens; 0 keeps all (masks: how many to show)"),
     ("top_p", "float", 1.0, ("generate",), "keep the most likely tokens that hold this probability"),
     ("seed", "integer", 0, ("generate",), "seed of sampling"),
     ("json", "boolean", False, (), "print one JSON object instead of text"),
     ("fork", "string", None, ("train",), "start anew in --workdir from the parameters of this run"),
-    ("distributed", "boolean", False, (), "one process of a multi-host run whose environment names the others (TPU pods)"),
+    (
+        "distributed",
+        "boolean",
+        False,
+        (),
+        "one process of a multi-host run whose environment names the others (TPU pods)",
+    ),
     ("coordinator", "string", None, (), "host:port of process 0 of a multi-host run"),
     ("processes", "integer", None, (), "processes of the run"),
     ("process", "integer", None, (), "number of this process"),
@@ -137,18 +155,19 @@ def find_recipe(name: str) -> Path:
     if shipped.is_file() and Path(name).parent.name in ("", "configs"):
         return shipped
     names = sorted(file.stem for file in recipe_folder().glob("*.py"))
-    raise InputError(f"--config={name}: no such file, and no shipped recipe of that name{nearest(name, names)}; shipped: {', '.join(names)}")
+    raise InputError(
+        f"--config={name}: no such file, and no shipped recipe of that name{nearest(name, names)}; "
+        f"shipped: {', '.join(names)}"
+    )
 
 
 def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
     """A recipe with every default filled in and the command line's values on top, and what those changed."""
-    from ml_collections import ConfigDict
-
     from lm_jax import experiment
     from lm_jax.core.config import differences
 
     before = experiment.complete(recipe)
-    after = override(ConfigDict(before), overrides)
+    after = override(before.copy_and_resolve_references(), overrides)
     return after, tuple(differences(before, after))
 
 
@@ -227,7 +246,9 @@ def _parse_absl(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         left = values(["lm-jax", *words])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         known = [name for name, *_ in FLAGS]
-        raise InputError(f"unknown flag --{error.flagname}{nearest(error.flagname, known) or '; lm-jax --help lists them'}") from error
+        raise InputError(
+            f"unknown flag --{error.flagname}{nearest(error.flagname, known) or '; lm-jax --help lists them'}"
+        ) from error
     except absl_flags.Error as error:
         raise InputError(str(error)) from error
     if "workdir" in values and values.workdir == "":
@@ -240,7 +261,9 @@ def need_config(request: Request) -> Any:
     from lm_jax import experiment
 
     if request.config is None:
-        raise InputError(f"{request.verb} needs --config=RECIPE[:VARIANT], such as --config=gpt:tiny; lm-jax list shows them")
+        raise InputError(
+            f"{request.verb} needs --config=RECIPE[:VARIANT], such as --config=gpt:tiny; lm-jax list shows them"
+        )
     return experiment.parse(request.config)
 
 

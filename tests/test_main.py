@@ -12,15 +12,24 @@ BAD = {
     "unknown flag": (["train", "--config=gpt:tiny", "--wrokdir=x"], "did you mean workdir"),
     "unknown recipe": (["train", "--config=gptt:tiny", "--workdir=W"], "did you mean gpt"),
     "unknown variant": (["train", "--config=gpt:huge", "--workdir=W"], "unknown variant 'huge'"),
-    "unknown key": (["train", "--config=gpt:tiny", "--config.model.stack.detph=3", "--workdir=W"], "did you mean depth"),
+    "unknown key": (
+        ["train", "--config=gpt:tiny", "--config.model.stack.detph=3", "--workdir=W"],
+        "did you mean depth",
+    ),
     "wrong type": (["train", "--config=gpt:tiny", "--config.train.steps=1e3", "--workdir=W"], "expected int"),
     "a tree for a value": (["train", "--config=gpt:tiny", "--config.model=3", "--workdir=W"], "is a tree"),
     "key without value": (["train", "--config=gpt:tiny", "--config.data.batch", "--workdir=W"], "has no value"),
     "no recipe": (["train", "--workdir=W"], "needs --config"),
     "no workdir": (["train", "--config=gpt:tiny"], "needs --workdir"),
-    "unknown choice": (["train", "--config=gpt:tiny", "--config.optimizer.name=adam", "--workdir=W", "GOLDEN"], "adamw"),
+    "unknown choice": (
+        ["train", "--config=gpt:tiny", "--config.optimizer.name=adam", "--workdir=W", "GOLDEN"],
+        "adamw",
+    ),
     "unknown dtype": (["train", "--config=gpt:tiny", "--config.model.dtype=int8", "--workdir=W"], "float32, bfloat16"),
-    "missing file": (["train", "--config=gpt:tiny", "--config.data.path=nowhere.txt", "--workdir=W"], "no file nowhere"),
+    "missing file": (
+        ["train", "--config=gpt:tiny", "--config.data.path=nowhere.txt", "--workdir=W"],
+        "no file nowhere",
+    ),
     "no work directory": (["generate", "--workdir=W", "--prompt=a"], "holds no config.json"),
     "evaluating nothing": (["evaluate", "--workdir=W"], "holds no config.json"),
     "objective of another kind": (
@@ -95,7 +104,11 @@ def test_an_empty_corpus_is_refused(text, tmp_path, capsys):
     path.write_bytes(text)
 
     code = lm_jax(
-        "train", "--config=gpt:tiny", f"--config.data.path={path}", f"--config.data.store={tmp_path / 's'}", f"--workdir={tmp_path / 'run'}"
+        "train",
+        "--config=gpt:tiny",
+        f"--config.data.path={path}",
+        f"--config.data.store={tmp_path / 's'}",
+        f"--workdir={tmp_path / 'run'}",
     )
 
     assert code == 2
@@ -139,7 +152,14 @@ def test_doctor_names_versions_and_devices(capsys):
 
 
 def test_a_used_work_directory_refuses_another_model(tmp_path, capsys):
-    flags = ["train", "--config=gpt:tiny", "--config.train.steps=1", "--config.optimizer.schedule.warmup=0", f"--workdir={tmp_path / 'run'}", *golden_flags(tmp_path / "s")]
+    flags = [
+        "train",
+        "--config=gpt:tiny",
+        "--config.train.steps=1",
+        "--config.optimizer.schedule.warmup=0",
+        f"--workdir={tmp_path / 'run'}",
+        *golden_flags(tmp_path / "s"),
+    ]
     assert lm_jax(*flags) == 0
     before = {path: path.stat().st_mtime_ns for path in Path(tmp_path / "run").rglob("*")}
 

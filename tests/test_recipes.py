@@ -14,17 +14,32 @@ RECIPES = {file.stem: _about(file)[1] for file in flags.recipe_folder().glob("*.
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_tiny_trains_two_steps_and_evaluates(recipe, tmp_path):
     run = tmp_path / "run"
-    smaller = ["--config.train.steps=2", "--config.optimizer.schedule.warmup=1", "--config.evaluate.batches=1", "--config.log.every=1"]
+    smaller = [
+        "--config.train.steps=2",
+        "--config.optimizer.schedule.warmup=1",
+        "--config.evaluate.batches=1",
+        "--config.log.every=1",
+    ]
 
-    assert lm_jax("train", f"--config={recipe}:tiny", f"--workdir={run}", *golden_flags(tmp_path / "store"), *smaller) == 0
+    assert (
+        lm_jax("train", f"--config={recipe}:tiny", f"--workdir={run}", *golden_flags(tmp_path / "store"), *smaller) == 0
+    )
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
     assert any("val/loss" in line for line in lines)
-    assert {path.name for path in run.iterdir()} >= {"config.json", "environment.json", "model_info.txt", "tokenizer", "checkpoints"}
+    assert {path.name for path in run.iterdir()} >= {
+        "config.json",
+        "environment.json",
+        "model_info.txt",
+        "tokenizer",
+        "checkpoints",
+    }
 
 
-@pytest.mark.parametrize("name", [f"{recipe}:{variant}" for recipe, variants in RECIPES.items() for variant in variants])
+@pytest.mark.parametrize(
+    "name", [f"{recipe}:{variant}" for recipe, variants in RECIPES.items() for variant in variants]
+)
 def test_every_variant_is_a_complete_configuration(name):
     config, changed = flags.configure(flags.load_recipe(name), [])
     typed = experiment.parse(config)

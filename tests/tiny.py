@@ -104,7 +104,9 @@ class Setting:
     def axes(self):
         """Logical axes of the parameters."""
         boxes = boxed(self.model, self.objective.inputs(self.batch))
-        return {"model": jax.tree.map(lambda box: box.names, boxes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))}
+        return {
+            "model": jax.tree.map(lambda box: box.names, boxes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+        }
 
 
 LENGTHS = (2, 9, 5, 9, 3, 9, 9, 4)

@@ -101,7 +101,8 @@ def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml
         if isinstance(merged[name], ml_collections.ConfigDict) and isinstance(
             value, (Mapping, ml_collections.ConfigDict)
         ):
-            merged[name] = merge(merged[name], value, f"{key}.{name}")
+            inner: Any = merged[name]
+            merged[name] = merge(inner, value, f"{key}.{name}")
         else:
             with merged.ignore_type():
                 merged[name] = value

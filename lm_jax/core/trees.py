@@ -1,4 +1,4 @@
-"""Parameter trees by path: nested dictionaries whose leaves are named `stack/segment_0/block_0/attention/query/kernel`."""
+"""Parameter trees by path: nested dictionaries whose leaves have names such as `stack/layers/attention/out/kernel`."""
 
 from __future__ import annotations
 

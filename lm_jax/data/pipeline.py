@@ -7,7 +7,8 @@ reads the same global batches. Grain builds them ahead of the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -17,7 +18,7 @@ from lm_jax.data import order
 from lm_jax.data.rows import Row, Rows
 
 Batch = dict[str, np.ndarray]
-Features = Callable[[Row, np.random.Generator], Row]
+Features = Callable[[Row, np.random.Generator], Mapping[str, Any]]
 
 # More steps than a run can take; Grain wants a length.
 _ENDLESS = 1 << 48
@@ -117,7 +118,7 @@ def ordered(
     """
     count = -(-len(rows) // batch)
     places = np.arange(batch) if local is None else np.asarray(local)
-    blank: Row | None = None
+    blank: Mapping[str, Any] | None = None
     for number in range(min(count, limit) if limit else count):
         indices = [number * batch + int(place) for place in places]
         made = [_row(rows, features, seed, 0, index) if index < len(rows) else None for index in indices]
@@ -126,10 +127,10 @@ def ordered(
         yield _stack([row if row is not None else blank for row in made])  # type: ignore[misc]
 
 
-def _row(rows: Rows, features: Features, seed: int, epoch: int, index: int) -> Row:
+def _row(rows: Rows, features: Features, seed: int, epoch: int, index: int) -> Mapping[str, Any]:
     rng = order.generator(seed, epoch, index)
     return features(rows.row(index, epoch, rng), rng)
 
 
-def _stack(made: list[Row]) -> Batch:
+def _stack(made: Sequence[Mapping[str, Any]]) -> Batch:
     return {name: np.stack([row[name] for row in made]) for name in made[0]}

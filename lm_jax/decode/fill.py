@@ -71,7 +71,7 @@ def fill(
     count = rectangles.divisible(len(arrays), layout)
     tokens, segments = rectangles.right_padded(arrays, count, rectangles.bucket(most, limit), pad)
     masks, _ = rectangles.right_padded(places, count, rectangles.bucket(max(map(len, places)), shortest=1), 0)
-    run = _program(module, layout, top)
+    run = _program(module, layout, top)  # type: ignore[arg-type]
     ids, probabilities = map(np.asarray, run(params, Inputs(tokens=tokens, segments=segments), masks, allowed))
     if not np.isfinite(probabilities).all():
         raise InputError(rectangles.NOT_FINITE)
@@ -100,8 +100,8 @@ def _likeliest(
     allowed: Bool[Array, " vocab"],
 ) -> tuple[Int[Array, "batch count top"], Float[Array, "batch count top"]]:
     """The `top` likeliest ids at `masks`, and their probabilities."""
-    hidden = gather(module.apply({"params": params}, inputs).hidden, masks)
-    logits = module.apply({"params": params}, hidden, method="readout")
+    apply: Callable[..., Any] = functools.partial(module.apply, {"params": params})
+    logits = apply(gather(apply(inputs).hidden, masks), method="readout")
     # float32: bfloat16 probabilities hold two digits.
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     values, ids = jax.lax.top_k(jnp.where(allowed[None, None], probabilities, -1.0), top)

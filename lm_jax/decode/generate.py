@@ -204,9 +204,9 @@ def _read(
     """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
     count, length = inputs.tokens.shape
     source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
-    variables = {"params": params}
+    apply: Callable[..., Any] = functools.partial(plan.module.apply, {"params": params})
     # The last token written is never read.
-    cache = plan.module.apply(variables, count, length + plan.room - 1, source, method="empty_cache")
+    cache = apply(count, length + plan.room - 1, source, method="empty_cache")
     keys = row_keys(seed, count)
     progress = Progress(
         step=jnp.zeros((), jnp.int32),
@@ -217,7 +217,7 @@ def _read(
         finished=~live,
     )
     cache, progress = _advance(plan, params, inputs, cache, progress, limits, keys)
-    return cache, progress, keys, inputs.positions[:, -1] + 1
+    return cache, progress, keys, inputs.positions[:, -1] + 1  # type: ignore[index]
 
 
 def _write(
@@ -250,9 +250,9 @@ def _advance(
     plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
     """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
-    variables = {"params": params}
-    output = plan.module.apply(variables, inputs, cache=cache)
-    logits = plan.module.apply(variables, output.hidden[:, -1], method="readout")
+    apply: Callable[..., Any] = functools.partial(plan.module.apply, {"params": params})
+    output = apply(inputs, cache=cache)
+    logits = apply(output.hidden[:, -1], method="readout")
     chosen = draw(permitted(logits, limits.allowed), keys, progress.step, plan.sampling)
     wide = logits.astype(jnp.float32)
     score = jnp.take_along_axis(wide, chosen[:, None], -1)[:, 0] - jax.nn.logsumexp(wide, axis=-1)

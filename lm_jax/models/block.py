@@ -75,7 +75,9 @@ class Block(nn.Module):
             return y
 
         def feedforward(y: jax.Array) -> jax.Array:
-            return FeedForward(config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward")(y, train)
+            return FeedForward(
+                config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward"
+            )(y, train)
 
         x = self._branch(x, attention, "attention_norm", train)
         if config.cross is not None:

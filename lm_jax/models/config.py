@@ -100,7 +100,7 @@ class AttentionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig:
-    """Position-wise layers: `gated` multiplies by a second projection (Shazeer 2020); `width` None is 4 x the model's."""
+    """Position-wise layers; `gated` adds a second projection (Shazeer 2020), `width` None is 4 x embed.width."""
 
     width: int | None = None
     activation: str = "gelu"

@@ -21,11 +21,11 @@ class TokenTable(nn.Module):
     init_config: InitConfig
     dtype: jnp.dtype
 
-    def setup(self):
+    def setup(self):  # noqa: D102
         if not self.config.vocab:
             raise InputError("config.model.embed.vocab is not set; it follows the tokenizer unless you set it")
-        draw = nn.with_logical_partitioning(initializers.table(self.init_config), ("vocab", "embed"))
-        self.embedding = self.param("embedding", draw, (self.config.vocab, self.config.width), jnp.float32)
+        draw, shape = initializers.table(self.init_config), (self.config.vocab, self.config.width)
+        self.embedding = initializers.parameter(self, "embedding", draw, ("vocab", "embed"), shape)
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         """The rows of `tokens`."""
@@ -57,10 +57,10 @@ class Embed(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """The residual stream before the first layer; `places` None counts 0, 1, 2, ..."""
         config = self.config
-        length = x.shape[1]
+        length, draw = x.shape[1], initializers.table(self.init_config)
         if config.positions == "learned":
-            draw = nn.with_logical_partitioning(initializers.table(self.init_config), ("position", "embed"))
-            table = self.param("position", draw, (config.max_length, config.width), jnp.float32)
+            shape = (config.max_length, config.width)
+            table = initializers.parameter(self, "position", draw, ("position", "embed"), shape)
             if places is None and length > config.max_length:
                 raise InputError(
                     f"an input of {length} tokens, but config.model.embed.max_length is {config.max_length}; "
@@ -74,8 +74,7 @@ class Embed(nn.Module):
         elif config.positions != "none":
             raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or sinusoidal")
         if config.types:
-            draw = nn.with_logical_partitioning(initializers.table(self.init_config), ("types", "embed"))
-            table = self.param("types", draw, (config.types, config.width), jnp.float32)
+            table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, config.width))
             types = jnp.zeros((1, length), jnp.int32) if types is None else types
             # A product with one-hot rows: its gradient is a matrix product, where a gather's would be a slow scatter.
             x = x + jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)

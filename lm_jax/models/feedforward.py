@@ -33,7 +33,9 @@ class FeedForward(nn.Module):
     residual_gain: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch length embed"], train: bool = False) -> Float[Array, "batch length embed"]:
+    def __call__(
+        self, x: Float[Array, "batch length embed"], train: bool = False
+    ) -> Float[Array, "batch length embed"]:
         """The branch's contribution to the residual stream."""
         embed = x.shape[-1]
         mlp = self.config.width or 4 * embed

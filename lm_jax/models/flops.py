@@ -25,8 +25,11 @@ def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, 
     if isinstance(config, EncoderDecoderConfig):
         total += 6.0 * source * (_kernels(shapes, "encoder/") + _kernels(shapes, "decoder/.*cross/(key|value)"))
         total += 6.0 * length * (_kernels(shapes, "decoder/") - _kernels(shapes, "decoder/.*cross/(key|value)"))
-        return total + _pairs(config.encoder, width, source, source) + _pairs(config.decoder, width, length, length) + (
-            _pairs(config.decoder, width, length, source)
+        return (
+            total
+            + _pairs(config.encoder, width, source, source)
+            + _pairs(config.decoder, width, length, length)
+            + (_pairs(config.decoder, width, length, source))
         )
     return total + 6.0 * length * _kernels(shapes, "stack/") + _pairs(config.stack, width, length, length)
 

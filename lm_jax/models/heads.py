@@ -44,11 +44,11 @@ class Readout(nn.Module):
             logits = table.attend(hidden)
         else:
             draw = initializers.kernel(self.init_config, width, self.vocab)
-            logits = Projection((width,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")(hidden)
+            out = Projection((width,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
+            logits = out(hidden)
         if self.config.bias:
-            draw = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-            bias = self.param("bias", draw, (self.vocab,), jnp.float32).astype(self.dtype)
-            logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (self.vocab,))
+            bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))
+            logits = logits + bias.astype(self.dtype).reshape((1,) * (logits.ndim - 1) + (self.vocab,))
         return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")
 
 

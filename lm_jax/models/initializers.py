@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -41,6 +43,13 @@ SCHEMES = {
     "xavier_uniform": _xavier_uniform,
     "fan_in": _fan_in,
 }
+
+
+def parameter(
+    module: nn.Module, name: str, draw: Initializer, axes: tuple[str | None, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    """A float32 parameter of a module, born with the logical names of its axes."""
+    return cast(jax.Array, module.param(name, nn.with_logical_partitioning(draw, axes), shape, jnp.float32))
 
 
 def kernel(init: InitConfig, fan_in: int, fan_out: int, gain: float = 1.0) -> Initializer:

@@ -100,7 +100,9 @@ class Visibility:
             allowed = self.mask.allow(query[:, :, None], key[:, None, :])
         if self.key_segments is not None:
             key = self.key_segments[:, None, keys]
-            same = key > 0 if self.query_segments is None else (key == self.query_segments[:, queries, None]) & (key > 0)
+            same = (
+                key > 0 if self.query_segments is None else (key == self.query_segments[:, queries, None]) & (key > 0)
+            )
             allowed = same if allowed is None else allowed & same
         return allowed
 

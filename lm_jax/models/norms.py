@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
 from lm_jax.models.config import NormConfig
+from lm_jax.models.initializers import parameter
 
 
 class Norm(nn.Module):
@@ -22,9 +23,7 @@ class Norm(nn.Module):
         if self.config.name not in ("layer", "rms"):
             raise InputError(f"norm.name is {self.config.name!r}; expected layer or rms")
         width = x.shape[-1]
-        ones = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-        scale = self.param("scale", ones, (width,), jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), (width,))
         # float32: the variance of thousands of bfloat16 squares loses its last digits.
         y = x.astype(jnp.float32)
         if self.config.name == "layer":
@@ -32,6 +31,6 @@ class Norm(nn.Module):
         y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.epsilon)
         y = y * scale.reshape((1,) * (x.ndim - 1) + (width,))
         if self.config.name == "layer" and self.config.bias:
-            bias = self.param("bias", zeros, (width,), jnp.float32)
+            bias = parameter(self, "bias", nn.initializers.zeros, ("norm",), (width,))
             y = y + bias.reshape((1,) * (x.ndim - 1) + (width,))
         return y.astype(x.dtype)

@@ -11,8 +11,8 @@ from lm_jax.models.config import BucketConfig, RotaryConfig
 def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
     """Sines then cosines of geometrically spaced frequencies.
 
-    Reference: Vaswani et al. 2017, section 3.5, in the layout of the authors' tensor2tensor code (all sines, then all
-    cosines), which differs from the paper's interleaved one by a fixed permutation of the features.
+    Reference: Vaswani et al. 2017, section 3.5, as in the authors' tensor2tensor code. The paper's formula interleaves
+    sines and cosines, and its slowest wave is a little shorter: weights of the one do not fit the other.
     """
     half = width // 2
     rates = jnp.exp(jnp.arange(half) * -(jnp.log(10000.0) / max(half - 1, 1)))
@@ -38,9 +38,7 @@ def rotary(
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], -1)
 
 
-def bucket(
-    relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: bool
-) -> Int[Array, "*shape"]:
+def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: bool) -> Int[Array, "*shape"]:
     """The bucket of a relative position (key minus query): exact when near, logarithmic when far.
 
     Args:

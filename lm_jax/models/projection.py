@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.initializers import Initializer
+from lm_jax.models.initializers import Initializer, parameter
 
 
 class Projection(nn.Module):
@@ -32,14 +32,12 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`x` [..., *inputs] to [..., *outputs]."""
-        kernel_init = nn.with_logical_partitioning(self.kernel_init, self.axes)
-        kernel = self.param("kernel", kernel_init, (*self.inputs, *self.outputs), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, self.axes, (*self.inputs, *self.outputs))
         lead = x.shape[: x.ndim - len(self.inputs)]
         size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
         # Flattened to one matrix product: XLA's batched products cost a tenth more on a CPU.
         y = x.reshape(-1, size_in) @ kernel.astype(self.dtype).reshape(size_in, size_out)
         if self.bias:
-            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
-            bias = self.param("bias", bias_init, self.outputs, jnp.float32)
+            bias = parameter(self, "bias", nn.initializers.zeros, self.axes[len(self.inputs) :], self.outputs)
             y = y + bias.astype(self.dtype).reshape(1, size_out)
         return y.reshape(*lead, *self.outputs)

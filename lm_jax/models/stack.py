@@ -93,8 +93,7 @@ class RelativeBias(nn.Module):
     ) -> Float[Array, "#batch heads query key"]:
         """The bias of every query and key of `length` tokens, in a model of `width`."""
         draw = initializers.kernel(self.init_config, width, self.heads)
-        draw = nn.with_logical_partitioning(draw, (None, "heads"))
-        table = self.param("table", draw, (self.config.buckets, self.heads), jnp.float32)
+        table = initializers.parameter(self, "table", draw, (None, "heads"), (self.config.buckets, self.heads))
         query, key = visibility.query_positions, visibility.key_positions
         query = jnp.arange(length)[None] if query is None else query
         key = jnp.arange(length)[None] if key is None else key
@@ -117,7 +116,8 @@ def unstack(tree: Any, depth: int) -> tuple[Any, ...]:
     # split's gradient is one concatenation; indexing's would be `depth` sums over the whole tree.
     parts = jax.tree.map(lambda leaf: [part[0] for part in jnp.split(leaf, depth, axis=0)], tree)
     is_parts = lambda node: isinstance(node, list)
-    return tuple(jax.tree.map(lambda part: part[layer], parts, is_leaf=is_parts) for layer in range(depth))
+    pick = lambda layer: jax.tree.map(lambda part: part[layer], parts, is_leaf=is_parts)
+    return tuple(map(pick, range(depth)))
 
 
 def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width: int, dtype: jnp.dtype) -> Any:

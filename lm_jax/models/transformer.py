@@ -32,7 +32,7 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
 
-    def setup(self):
+    def setup(self):  # noqa: D102
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         self.token = TokenTable(config.embed, config.init, dtype)
         self.embed = Embed(config.embed, config.norm, config.init, dtype)
@@ -91,7 +91,7 @@ class EncoderDecoder(nn.Module):
 
     config: EncoderDecoderConfig
 
-    def setup(self):
+    def setup(self):  # noqa: D102
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         self.token = TokenTable(config.embed, config.init, dtype)
         self.encoder_embed = Embed(config.embed, config.norm, config.init, dtype)
@@ -167,16 +167,15 @@ def _see(mask: masks.Mask, inputs: Inputs, cache: Cache | None) -> tuple[Cache |
     places = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions
     places = jnp.broadcast_to(places, (batch, length)).astype(jnp.int32)
     segments = jnp.ones((batch, length), jnp.int32) if inputs.segments is None else inputs.segments.astype(jnp.int32)
-    write = lambda old, new: jax.lax.dynamic_update_slice(old, new, (jnp.zeros_like(cache.index), cache.index))
-    cache = cache.replace(  # type: ignore[attr-defined]
-        positions=write(cache.positions, places), segments=write(cache.segments, segments)
-    )
-    return cache, Visibility(
+    at = (jnp.zeros_like(cache.index), cache.index)
+    write = lambda old, new: jax.lax.dynamic_update_slice(old, new, at)
+    positions, segments_kept = write(cache.positions, places), write(cache.segments, segments)
+    return cache.replace(positions=positions, segments=segments_kept), Visibility(  # type: ignore[attr-defined]
         mask=mask,
         query_positions=places,
-        key_positions=cache.positions,
+        key_positions=positions,
         query_segments=segments,
-        key_segments=cache.segments,
+        key_segments=segments_kept,
     )
 
 

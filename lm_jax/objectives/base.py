@@ -81,7 +81,7 @@ class Objective(Protocol):
         """Tokens that a row shares with the next."""
         ...
 
-    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch, on the host: masked, corrupted, padded to fixed shapes."""
         ...
 
@@ -140,7 +140,9 @@ def weighted(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) ->
     return Sum(total=(values * weights).sum(), weight=weights.sum())
 
 
-def accuracy(logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]) -> Sum:
+def accuracy(
+    logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]
+) -> Sum:
     """How often the largest logit is the label's."""
     return weighted((logits.argmax(-1) == labels).astype(jnp.float32), weights)
 

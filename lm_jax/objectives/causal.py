@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,19 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.sums import Sum
 from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import Apply, Batch, Loss, Params, Vocabulary, counted, cross_entropy, dropout, padded, per_weight, weighted
+from lm_jax.objectives.base import (
+    Apply,
+    Batch,
+    Loss,
+    Params,
+    Vocabulary,
+    counted,
+    cross_entropy,
+    dropout,
+    padded,
+    per_weight,
+    weighted,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class Causal:
         """A row's last target is the next row's first token, so that every token is predicted once."""
         return 1
 
-    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Tokens, targets and weights, each of `length`."""
         tokens = row["tokens"]
         targets = tokens[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,20 @@ from jaxtyping import Array, Float
 from lm_jax.core.config import InputError
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import Apply, Batch, Loss, Params, Vocabulary, accuracy, counted, cross_entropy, dropout, padded, per_weight, weighted
+from lm_jax.objectives.base import (
+    Apply,
+    Batch,
+    Loss,
+    Params,
+    Vocabulary,
+    accuracy,
+    counted,
+    cross_entropy,
+    dropout,
+    padded,
+    per_weight,
+    weighted,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +88,7 @@ class Masked:
         """Rows share nothing."""
         return 0
 
-    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Corrupted tokens, and which of them were what.
 
         Returns:
@@ -107,8 +121,8 @@ class Masked:
             "weights": counted(count, self.predictions),
         }
         if self.config.next_sentence:
-            features["is_next"] = np.int32(row["is_next"])
-            features["pairs"] = np.float32(1)
+            features["is_next"] = np.asarray(row["is_next"], np.int32)
+            features["pairs"] = np.ones((), np.float32)
         return features
 
     def inputs(self, batch: Batch) -> Inputs:
@@ -146,7 +160,10 @@ class Masked:
         if self.config.next_sentence:
             logits = apply["model"](params["model"], hidden[:, 0], method="pair_logits")
             pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
-            metrics |= {"next_sentence_loss": pairs, "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"])}
+            metrics |= {
+                "next_sentence_loss": pairs,
+                "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"]),
+            }
             total = total + per_weight(pairs.total, weights["pairs"])
         return Loss(total=total, metrics=metrics)
 

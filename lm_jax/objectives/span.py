@@ -1,9 +1,10 @@
-"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels for spans, and the spans to restore."""
+"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels stand for spans to restore."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,19 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
 from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import Apply, Batch, Loss, Params, Vocabulary, counted, cross_entropy, dropout, padded, per_weight, weighted
+from lm_jax.objectives.base import (
+    Apply,
+    Batch,
+    Loss,
+    Params,
+    Vocabulary,
+    counted,
+    cross_entropy,
+    dropout,
+    padded,
+    per_weight,
+    weighted,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +56,7 @@ class Span:
 
     def __post_init__(self):
         if self.length < 3:
-            raise InputError(f"config.data.length is {self.length}; span corruption needs at least 3: token, sentinel, EOS")
+            raise InputError(f"config.data.length is {self.length}; a corrupted row needs 3: token, sentinel, EOS")
         spans = self._spans(self.row_length())[1]
         if spans > len(self.vocabulary.sentinels):
             raise InputError(
@@ -70,8 +83,8 @@ class Span:
         noise, spans = self._spans(self.row_length())
         return noise + spans + 1
 
-    def features(self, row: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """`source` and `segments` of `length`; `tokens` (shifted right), `targets` and `weights` of the target's length."""
+    def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """`source`, `segments` of `length`; `tokens` (shifted right), `targets`, `weights` of the target's length."""
         tokens, special = row["tokens"].astype(np.int32), self.vocabulary
         noise, spans = self._spans(len(tokens))
         removed = _partition(noise, spans, rng)

@@ -144,4 +144,3 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if len(axes) != x.ndim:
         raise ValueError(f"an array of shape {x.shape} has {x.ndim} axes, but {len(axes)} names came: {axes}")
     return jax.lax.with_sharding_constraint(x, layout.sharding(axes))
-

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -46,7 +48,7 @@ def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     return axes
 
 
-def make(config: MeshConfig, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """A mesh of `devices` (all of them by default) with axes data, fsdp and tensor."""
     devices = jax.devices() if devices is None else devices
     axes = sizes(config, len(devices))

@@ -124,7 +124,9 @@ class Trainer:
                 pending = sums
                 self.tick(step)
                 last = step == self.steps or stopped.is_set()
-                logs, evaluates, saves = (last or _due(step, n) for n in (self.log_every, self.evaluate_every, self.save_every))
+                logs, evaluates, saves = (
+                    last or _due(step, n) for n in (self.log_every, self.evaluate_every, self.save_every)
+                )
                 if logs or evaluates or saves:
                     window.append(self._checked(step, pending))
                     pending = None

@@ -91,7 +91,7 @@ def _rsqrt(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
 SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt}
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
     """Learning rate as a function of the number of updates made so far, in a run of `steps`."""
     shape = config.schedule
     steps = steps if shape.steps is None else shape.steps
@@ -152,7 +152,7 @@ def matrices(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     what a model written out layer by layer would hold: one matrix [in, out] per projection and layer.
     """
 
-    def split(tree: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         single, stacked = {}, {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             name = path_name(path)
@@ -164,6 +164,8 @@ def matrices(inner: optax.GradientTransformation) -> optax.GradientTransformatio
         return inner.init(single), jax.vmap(inner.init)(stacked) if stacked else ()
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        single: Any
+        stacked: Any
         (single, stacked), (single_params, stacked_params) = split(updates), split(params)
         single, single_state = inner.update(single, state[0], single_params)
         stacked_state = state[1]

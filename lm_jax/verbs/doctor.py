@@ -52,7 +52,11 @@ def _versions() -> dict[str, tuple[str, str, bool]]:
             continue
         try:
             version = importlib.metadata.version(need.name)
-            found[need.name] = (version, str(need.specifier) or "any", need.specifier.contains(version, prereleases=True))
+            found[need.name] = (
+                version,
+                str(need.specifier) or "any",
+                need.specifier.contains(version, prereleases=True),
+            )
         except importlib.metadata.PackageNotFoundError:
             found[need.name] = ("missing", str(need.specifier) or "any", False)
     return found
@@ -72,7 +76,9 @@ def _problems(facts: dict[str, Any]) -> list[str]:
     problems = []
     for name, (version, wanted, fine) in facts["versions"].items():
         if not fine:
-            problems.append(f"{name} is {version}, lm_jax needs {wanted}: pip install '{name}{wanted.replace('any', '')}'")
+            problems.append(
+                f"{name} is {version}, lm_jax needs {wanted}: pip install '{name}{wanted.replace('any', '')}'"
+            )
     on_cpu = all(device.startswith(("cpu", "none")) for device in facts["devices"])
     forced = os.environ.get("JAX_PLATFORMS", "")
     if on_cpu and _has_nvidia():

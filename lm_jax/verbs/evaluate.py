@@ -24,9 +24,7 @@ def run(request: Request) -> int:
     tokenizer = dataclasses.replace(data.tokenizer, path=str(Path(need_workdir(request)) / "tokenizer"))
     other = any(word.startswith("--config.data.path") for word in words)
     chosen = any(word.startswith("--config.data.validation") for word in words)
-    data = dataclasses.replace(
-        data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation
-    )
+    data = dataclasses.replace(data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation)
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
     rows = exp.rows("validation")

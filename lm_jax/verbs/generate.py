@@ -151,4 +151,3 @@ def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
         bos=tokenizer.bos,
         layout=exp.layout if exp.layout.mesh.size > 1 else None,
     )
-

@@ -48,7 +48,9 @@ def _runs(request: Request, runs: list[str]) -> int:
         report.say(json.dumps({"runs": rows, "plot": str(output)}))
         return 0
     for name, values in rows.items():
-        shown = ", ".join(f"{key} {value:.4f}" for key, value in values.items() if key.startswith(("val/", "train/loss")))
+        shown = ", ".join(
+            f"{key} {value:.4f}" for key, value in values.items() if key.startswith(("val/", "train/loss"))
+        )
         report.say(f"{name}: step {values['step']:.0f}, {shown}")
     report.say(f"loss curves in {output}")
     return 0

@@ -19,7 +19,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Shows how far cleaning, tokenizer training and tokenising are: a bar on a terminal, one line a stage elsewhere."""
+    """Shows how far cleaning, tokenizer training and tokenising are: a bar on a terminal, else a line a stage."""
 
     def __init__(self):
         self._stage: str | None = None
@@ -75,7 +75,8 @@ def setup(exp: Any, workdir: Path) -> str:
     lines = [
         f"run        {config.objective.name} objective, {config.model.kind} in {config.model.dtype}, "
         f"{config.train.steps:,} steps of {config.data.batch} rows x {config.data.length} tokens",
-        f"devices    {jax.device_count()} x {device.platform} {device.device_kind} in {jax.process_count()} process(es); mesh {axes}",
+        f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es); "
+        f"mesh {axes}",
         f"parameters {count(exp.model.shapes):,} ({', '.join(f'{name} {size:,}' for name, size in groups.items())})",
         f"data       {config.data.path}: {store.tokens:,} tokens in {store.documents:,} documents, "
         f"{store.bytes / store.tokens:.2f} bytes a token, vocabulary {exp.tokenizer.vocab_size:,}",

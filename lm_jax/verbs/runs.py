@@ -26,7 +26,7 @@ def open_run(request: Request) -> Experiment:
     return dataclasses.replace(exp, config=experiment.parse(changed))
 
 
-def restore_params(request: Request, exp: Experiment) -> tuple[int, Any]:
+def restore_params(request: Request, exp: Experiment) -> tuple[int | None, Any]:
     """The step of `--checkpoint` (or the best one, or the newest intact one) and its parameters by role."""
     folder = Path(need_workdir(request)) / "checkpoints"
     checkpointer = Checkpointer(folder)

@@ -15,7 +15,12 @@ def run(request: Request) -> int:
     data = need_config(request).data
     with report.Progress() as progress:
         tokenizer, texts = store.train_tokenizer(
-            store.default_root(data.store), data.source(), data.clean, data.tokenizer, workers=data.workers, progress=progress
+            store.default_root(data.store),
+            data.source(),
+            data.clean,
+            data.tokenizer,
+            workers=data.workers,
+            progress=progress,
         )
     line = next((line for text in texts for line in text.splitlines() if len(line.split()) > 4), "")[:80]
     pieces = [tokenizer.piece(int(token)) for token in tokenizer.encode(line)]
@@ -23,7 +28,9 @@ def run(request: Request) -> int:
         tokenizer.save(request.output)
     where = Path(request.output).resolve() if request.output else store.default_root(data.store)
     if request.json:
-        report.say(json.dumps({"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(where)}))
+        report.say(
+            json.dumps({"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(where)})
+        )
         return 0
     report.say(f"{data.tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.path}, kept in {where}")
     report.say(f"  {line!r}")

@@ -17,8 +17,8 @@ from lm_jax.core.config import InputError
 from lm_jax.data import atomic
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment import Experiment, ExperimentConfig
-from lm_jax.models.flops import training_flops
 from lm_jax.flags import Request, need_config, need_workdir
+from lm_jax.models.flops import training_flops
 from lm_jax.train import throughput
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.train.logging import Logger
@@ -27,7 +27,17 @@ from lm_jax.train.state import TrainState
 from lm_jax.verbs import report
 
 # What may differ between the two runs of one work directory: nothing that changes model, data order or objective.
-FREE = ("train.steps", "evaluate", "checkpoint", "log", "mesh", "data.workers", "data.threads", "data.prefetch", "data.store")
+FREE = (
+    "train.steps",
+    "evaluate",
+    "checkpoint",
+    "log",
+    "mesh",
+    "data.workers",
+    "data.threads",
+    "data.prefetch",
+    "data.store",
+)
 
 
 def run(request: Request) -> int:
@@ -39,7 +49,7 @@ def run(request: Request) -> int:
     with report.Progress() as progress:
         exp = experiment.prepare(config, progress)
     # Everything that can be wrong with the configuration is found before the first file is written.
-    exp.layout, exp.objective, exp.model, exp.state_like, exp.rows("train"), exp.rows("validation")
+    exp.check()
     _write_workdir(exp, workdir)
     report.say(report.setup(exp, workdir))
     with Checkpointer(
@@ -123,7 +133,10 @@ def _meter(exp: Experiment) -> throughput.Meter:
         source=batch["source"].shape[1] if "source" in batch else 0,
     )
     peak = throughput.peak(jax.devices()[0])
-    report.say(f"compute    {flops / config.data.length:.3g} FLOPs a token; peak {peak.flops:.3g} FLOP/s a device ({peak.source})")
+    report.say(
+        f"compute    {flops / config.data.length:.3g} FLOPs a token; "
+        f"peak {peak.flops:.3g} FLOP/s a device ({peak.source})"
+    )
     return throughput.Meter(
         throughput.MeterConfig(
             steps=config.train.steps,

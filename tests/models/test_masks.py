@@ -19,7 +19,9 @@ def local(window):
 
 def prefix(length):
     """Everybody sees the first tokens."""
-    return Mask(allow=lambda query, key: (key < length) | (query < 0), reach=lambda start, stop, keys: (0, min(length, keys)))
+    return Mask(
+        allow=lambda query, key: (key < length) | (query < 0), reach=lambda start, stop, keys: (0, min(length, keys))
+    )
 
 
 def table(mask, queries, keys):
@@ -90,5 +92,7 @@ def test_given_positions_decide_and_not_places_in_the_row():
 
 
 def test_an_unknown_mask_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"attention\.mask is 'causul', which is none of .*causal.*did you mean causal"):
+    with pytest.raises(
+        InputError, match=r"attention\.mask is 'causul', which is none of .*causal.*did you mean causal"
+    ):
         masks.mask("causul")

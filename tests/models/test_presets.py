@@ -52,7 +52,7 @@ def test_published_models_have_their_published_number_of_parameters(preset, size
     assert count(shapes(preset, size, vocab, **options)) / 1e6 == pytest.approx(millions, rel=tolerance)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def drawn(preset):
     """A tiny preset's parameters as it draws them, by path."""
     model = build(tiny.config(preset))
@@ -154,7 +154,10 @@ def test_an_unknown_size_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("over", "message"),
     [
-        ({"stack.block.attention.heads": 3, "stack.block.attention.kv_heads": 2}, "3 is not a positive multiple of .* 2"),
+        (
+            {"stack.block.attention.heads": 3, "stack.block.attention.kv_heads": 2},
+            "3 is not a positive multiple of .* 2",
+        ),
         ({"dtype": "float8"}, "dtype is 'float8'; expected one of float32, bfloat16, float16"),
         ({"stack.block.feedforward.activation": "gleu"}, "which is none of .*did you mean gelu"),
         ({"stack.block.norm_placement": "mid"}, "norm_placement is 'mid'; expected pre or post"),

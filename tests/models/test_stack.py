@@ -57,7 +57,9 @@ def test_loops_and_recomputation_change_neither_values_nor_gradients(reference, 
     _, found, found_slopes = trained(preset, params, **settings)
     # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
     np.testing.assert_allclose(found, hidden, atol=1e-5)
-    for (path, slope), other in zip(jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(found_slopes), strict=True):
+    for (path, slope), other in zip(
+        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(found_slopes), strict=True
+    ):
         size = float(jnp.abs(slope).max())
         np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
 
@@ -76,7 +78,9 @@ def test_every_parameter_has_a_gradient(reference):
 
 
 def test_parameters_of_all_layers_have_a_leading_axis_named_layers():
-    kernel = tiny.boxed(transformer.build(tiny.config("bert")), INPUTS["bert"])["stack"]["layers"]["attention"]["query"]["kernel"]
+    kernel = tiny.boxed(transformer.build(tiny.config("bert")), INPUTS["bert"])["stack"]["layers"]["attention"][
+        "query"
+    ]["kernel"]
     assert kernel.names == ("layers", "embed", "heads", "kv")
     assert kernel.value.shape == (2, 64, 2, 32)
 

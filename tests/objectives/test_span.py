@@ -104,12 +104,14 @@ def test_every_place_is_removed_equally_often():
 
 def test_too_few_sentinels_are_refused_with_the_number_needed():
     few = dataclasses.replace(VOCABULARY, sentinels=VOCABULARY.sentinels[:10])
-    with pytest.raises(InputError, match=r"need 28 sentinels, the tokenizer has 10; set config\.data\.tokenizer\.sentinels=28"):
+    with pytest.raises(
+        InputError, match=r"need 28 sentinels, the tokenizer has 10; set config\.data\.tokenizer\.sentinels=28"
+    ):
         Span(SpanConfig(), few, 512)
 
 
 def test_rows_that_hold_no_span_are_refused():
-    with pytest.raises(InputError, match=r"config\.data\.length is 2; span corruption needs at least 3"):
+    with pytest.raises(InputError, match=r"config\.data\.length is 2; a corrupted row needs 3"):
         Span(SpanConfig(), VOCABULARY, 2)
 
 

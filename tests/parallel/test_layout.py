@@ -68,13 +68,17 @@ def test_a_layout_is_left_even_after_an_error():
 def test_parameters_that_do_not_divide_are_named():
     axes = {"in": ("embed", "mlp")}
     shapes = {"in": jax.ShapeDtypeStruct((6, 5), jnp.float32)}
-    with pytest.raises(InputError, match=r"parameter in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"):
+    with pytest.raises(
+        InputError, match=r"parameter in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"
+    ):
         layout().shardings(axes, shapes)
 
 
 def test_shardings_are_a_tree_like_the_parameters():
     axes = {"a": {"kernel": ("embed", "mlp"), "bias": ("mlp",)}, "norm": ("norm",)}
-    shapes = jax.tree.map(lambda names: jax.ShapeDtypeStruct((4,) * len(names), jnp.float32), axes, is_leaf=lambda n: isinstance(n, tuple))
+    shapes = jax.tree.map(
+        lambda names: jax.ShapeDtypeStruct((4,) * len(names), jnp.float32), axes, is_leaf=lambda n: isinstance(n, tuple)
+    )
     found = layout().shardings(axes, shapes)
     assert found["a"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
     assert found["a"]["bias"].spec == PartitionSpec("tensor")

@@ -72,7 +72,9 @@ STEADY = ScheduleConfig(name="constant")
 
 
 def test_adamw_is_its_formula():
-    config = OptimizerConfig(learning_rate=0.1, clip=0.0, schedule=STEADY, adamw=AdamWConfig(weight_decay=0.5, epsilon=1e-8))
+    config = OptimizerConfig(
+        learning_rate=0.1, clip=0.0, schedule=STEADY, adamw=AdamWConfig(weight_decay=0.5, epsilon=1e-8)
+    )
     params, slopes = {"kernel": jnp.array([1.0, -2.0])}, {"kernel": jnp.array([3.0, -0.5])}
     # At the first update the corrected moments are g and g ** 2: a step of sign(g), and the decay beside it.
     expected = -0.1 * (np.sign([3.0, -0.5]) + 0.5 * np.array([1.0, -2.0]))
@@ -84,7 +86,9 @@ def test_biases_scales_and_norms_do_not_decay(name):
     decay = {"adamw": AdamWConfig(weight_decay=0.5), "adafactor": AdafactorConfig(weight_decay=0.5)}
     config = OptimizerConfig(name=name, learning_rate=0.1, schedule=STEADY, **decay)
     layer = {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones((2, 3))}
-    params = {"model": {"layers": {"in": layer, "attention_norm": {"scale": jnp.ones((2, 3))}}, "position": jnp.ones((4, 3))}}
+    params = {
+        "model": {"layers": {"in": layer, "attention_norm": {"scale": jnp.ones((2, 3))}}, "position": jnp.ones((4, 3))}
+    }
     # Without gradients the decay is all that is left.
     changes = updated(config, params, jax.tree.map(jnp.zeros_like, params))["model"]
     np.testing.assert_allclose(changes["layers"]["in"]["kernel"], -0.05, rtol=1e-5)
@@ -129,11 +133,24 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
     )
     rng = np.random.default_rng(0)
     # Wide enough that Adafactor keeps rows and columns instead of the matrix: 128 either way.
-    shapes = {"attention/query/kernel": (2, 128, 4, 32), "attention/out/kernel": (2, 4, 32, 128), "in/kernel": (2, 128, 130), "in/bias": (2, 130)}
+    shapes = {
+        "attention/query/kernel": (2, 128, 4, 32),
+        "attention/out/kernel": (2, 4, 32, 128),
+        "in/kernel": (2, 128, 130),
+        "in/bias": (2, 130),
+    }
     sizes = np.array([1.0, 30.0], np.float32)
-    draw = lambda: {name: rng.standard_normal(shape, np.float32) * sizes.reshape(-1, *[1] * (len(shape) - 1)) for name, shape in shapes.items()}
+    draw = lambda: {
+        name: rng.standard_normal(shape, np.float32) * sizes.reshape(-1, *[1] * (len(shape) - 1))
+        for name, shape in shapes.items()
+    }
     params, all_slopes = draw(), [draw(), draw()]
-    flat = {"attention/query/kernel": (128, 128), "attention/out/kernel": (128, 128), "in/kernel": (128, 130), "in/bias": (130,)}
+    flat = {
+        "attention/query/kernel": (128, 128),
+        "attention/out/kernel": (128, 128),
+        "in/kernel": (128, 130),
+        "in/bias": (130,),
+    }
 
     def trained(tree_of):
         optimizer = jax.jit(optimizers.build(config, 10).update), optimizers.build(config, 10).init
@@ -146,7 +163,9 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
     stacked = trained(lambda arrays: {"stack/layers/" + name: jnp.asarray(array) for name, array in arrays.items()})
     apart = trained(
         lambda arrays: {
-            f"layer_{layer}/{name}": jnp.asarray(array[layer].reshape(flat[name])) for name, array in arrays.items() for layer in range(2)
+            f"layer_{layer}/{name}": jnp.asarray(array[layer].reshape(flat[name]))
+            for name, array in arrays.items()
+            for layer in range(2)
         }
     )
     for name in shapes:

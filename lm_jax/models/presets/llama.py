@@ -1,5 +1,7 @@
-"""LLaMA (Touvron et al. 2023, arXiv:2302.13971; LLaMA-2, arXiv:2307.09288): pre-norm decoders with rotary positions,
-RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 share keys and values between groups of heads.
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971) and LLaMA-2 (arXiv:2307.09288).
+
+Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 share keys and values
+between groups of heads.
 
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """

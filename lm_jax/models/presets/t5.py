@@ -53,7 +53,11 @@ def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDic
         block = models.BlockConfig(
             attention=attention(mask, "buckets"),
             feedforward=models.FeedForwardConfig(
-                width=shape["mlp"], activation="gelu_tanh" if gated else "relu", gated=gated, bias=False, dropout=dropout
+                width=shape["mlp"],
+                activation="gelu_tanh" if gated else "relu",
+                gated=gated,
+                bias=False,
+                dropout=dropout,
             ),
             norm=models.NormConfig(name="rms", epsilon=1e-6),
             cross=cross,

@@ -5,13 +5,15 @@ Initialisation: Xavier uniform matrices, N(0, 1 / width) embeddings that are sca
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
 from lm_jax.core.config import lookup, to_config_dict
 from lm_jax.models import config as models
 
 # Table 3: N, d_model, d_ff, h, P_drop.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": dict(depth=2, width=64, mlp=128, heads=2, dropout=0.1),
     "base": dict(depth=6, width=512, mlp=2048, heads=8, dropout=0.1),
     "big": dict(depth=6, width=1024, mlp=4096, heads=16, dropout=0.3),
