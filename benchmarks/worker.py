@@ -12,6 +12,10 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from lm_jax.core import host
+
+host.keep_freed_memory()
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

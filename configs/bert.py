@@ -10,6 +10,8 @@ import ml_collections
 from lm_jax.models.presets import bert
 
 VARIANTS = ("tiny", "novels", "quickstart", "base", "large")
+# Documentation strings as running prose: their line breaks say nothing.
+FLOWING = ("line_breaks", "repair", "compose", "controls", "flow")
 
 
 def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
@@ -48,11 +50,13 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.model.embed.width = 128
         config.model.stack.depth = 4
         config.model.stack.block.attention.heads = 4
-        config.data = dict(length=64, batch=32, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
+        config.data = dict(
+            length=64, batch=32, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
+        )
         config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="linear", warmup=50, final=0.0))
-        config.train = dict(steps=700)
-        config.evaluate = dict(every=350, batches=10)
-        config.checkpoint = dict(every=350)
+        config.train = dict(steps=400)
+        config.evaluate = dict(every=150, batches=10)
+        config.checkpoint = dict(every=150)
     else:
         config.model.embed.width = 128
         config.model.stack.depth = 4

@@ -12,6 +12,8 @@ import ml_collections
 from lm_jax.models.presets import gpt
 
 VARIANTS = ("tiny", "shakespeare_char", "novels", "quickstart", "small", "medium", "large", "xl")
+# Documentation strings as running prose: their line breaks say nothing.
+FLOWING = ("line_breaks", "repair", "compose", "controls", "flow")
 
 
 def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
@@ -62,11 +64,13 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.model.embed.max_length = 128
         config.model.stack.depth = 4
         config.model.stack.block.attention.heads = 4
-        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16))
+        config.data = dict(
+            length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
+        )
         config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=50))
-        config.train = dict(steps=500)
-        config.evaluate = dict(every=250, batches=10)
-        config.checkpoint = dict(every=250)
+        config.train = dict(steps=250)
+        config.evaluate = dict(every=100, batches=10)
+        config.checkpoint = dict(every=150)
     else:
         config.model = gpt.gpt2(variant)
         config.model.dtype = "bfloat16"

@@ -10,6 +10,8 @@ import ml_collections
 from lm_jax.models.presets import t5
 
 VARIANTS = ("tiny", "novels", "quickstart", "small", "base", "large", "xl", "xxl")
+# Documentation strings as running prose: their line breaks say nothing.
+FLOWING = ("line_breaks", "repair", "compose", "controls", "flow")
 
 
 def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
@@ -48,10 +50,15 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         side.block.feedforward.width = 256
         side.block.attention.heads = 4
     config.model.decoder.block.cross.heads = 4
-    config.data = dict(length=96, batch=24, tokenizer=dict(kind="unigram", vocab=512 if novels else 2048, sentinels=16))
+    config.data = dict(
+        length=96,
+        batch=24,
+        tokenizer=dict(kind="unigram", vocab=512 if novels else 2048, sentinels=16),
+        clean=dict() if novels else dict(steps=FLOWING),
+    )
     config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100 if novels else 50))
-    config.train = dict(steps=4000 if novels else 600)
+    config.train = dict(steps=4000 if novels else 250)
     config.log = dict(every=100 if novels else 10)
-    config.evaluate = dict(every=500 if novels else 300, batches=50 if novels else 10)
-    config.checkpoint = dict(every=500 if novels else 300)
+    config.evaluate = dict(every=500 if novels else 100, batches=50 if novels else 10)
+    config.checkpoint = dict(every=500 if novels else 150)
     return config

@@ -281,7 +281,7 @@ class Experiment:
         data, objective = self.config.data, self.objective
         assert self.store is not None
         plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
-        found = rows.make(
+        return rows.make(
             self.store,
             plan,
             split,
@@ -290,13 +290,6 @@ class Experiment:
             overlap=objective.row_overlap(),
             seed=self.config.seed,
         )
-        if not len(found):
-            raise InputError(
-                f"the {split} part of {self.store.tokens} tokens (config.data.validation={data.validation:g}) is too "
-                f"short for one row of {objective.row_length()}; give config.data.path more text or lower "
-                "config.data.length"
-            )
-        return found
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """This host's part of the training batches from step `start` on."""

@@ -7,6 +7,7 @@ collects what went wrong into one line.
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import importlib.util
 import sys
@@ -167,7 +168,7 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
     from lm_jax.core.config import differences
 
     before = experiment.complete(recipe)
-    after = override(before.copy_and_resolve_references(), overrides)
+    after = override(copy.deepcopy(before), overrides)
     return after, tuple(differences(before, after))
 
 

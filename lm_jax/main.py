@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_jax import flags
+from lm_jax.core import host
 from lm_jax.core.config import InputError
 
 # Exit codes.
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(module: str, request: flags.Request) -> int:
     """Runs a verb of a good command line; ends of a run that have a code of their own get one line."""
+    host.keep_freed_memory()
     _start_hosts(request)
     verb = importlib.import_module(f"lm_jax.verbs.{module}")
     from lm_jax.train.checkpoint import NoIntactCheckpoint

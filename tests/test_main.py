@@ -58,7 +58,7 @@ BAD = {
     ),
     "text too short for a row": (
         ["train", "--config=gpt:tiny", "--config.data.validation=0.999", "--workdir=W", "GOLDEN"],
-        "too short",
+        "shorten config.data.length",
     ),
     "heads that do not divide": (
         ["train", "--config=gpt:tiny", "--config.model.stack.block.attention.heads=3", "--workdir=W", "GOLDEN"],

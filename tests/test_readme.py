@@ -36,6 +36,7 @@ def test_the_python_example_runs():
 
 
 def test_files_that_the_documents_name_are_there():
+    named = re.compile(r"(?<![\w/])(?:configs|launch|benchmarks|tests|docs|lm_jax)/[\w./-]+\.(?:py|sh|md)")
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for path in re.findall(r"(?<![\w/])(?:configs|launch|benchmarks|tests|docs|lm_jax)/[\w./-]+\.(?:py|sh|md)", document.read_text()):
+        for path in named.findall(document.read_text()):
             assert (ROOT / path).exists(), f"{document.name} names {path}"

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.decode import rows as rectangles
+from lm_jax.decode.weights import bound
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.models.transformer import Transformer
@@ -100,7 +101,7 @@ def _likeliest(
     allowed: Bool[Array, " vocab"],
 ) -> tuple[Int[Array, "batch count top"], Float[Array, "batch count top"]]:
     """The `top` likeliest ids at `masks`, and their probabilities."""
-    apply: Callable[..., Any] = functools.partial(module.apply, {"params": params})
+    apply = bound(module, params)
     logits = apply(gather(apply(inputs).hidden, masks), method="readout")
     # float32: bfloat16 probabilities hold two digits.
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from lm_jax.core.config import InputError
 from lm_jax.decode import rows
 from lm_jax.decode.sampling import SamplingConfig, draw, permitted, row_keys
-from lm_jax.decode.weights import unstacked
+from lm_jax.decode.weights import bound, unstacked
 from lm_jax.models.config import EncoderDecoderConfig
 from lm_jax.models.interface import Cache, Inputs
 from lm_jax.models.transformer import EncoderDecoder, Transformer
@@ -204,7 +204,7 @@ def _read(
     """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
     count, length = inputs.tokens.shape
     source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
-    apply: Callable[..., Any] = functools.partial(plan.module.apply, {"params": params})
+    apply = bound(plan.module, params)
     # The last token written is never read.
     cache = apply(count, length + plan.room - 1, source, method="empty_cache")
     keys = row_keys(seed, count)
@@ -250,7 +250,7 @@ def _advance(
     plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
     """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
-    apply: Callable[..., Any] = functools.partial(plan.module.apply, {"params": params})
+    apply = bound(plan.module, params)
     output = apply(inputs, cache=cache)
     logits = apply(output.hidden[:, -1], method="readout")
     chosen = draw(permitted(logits, limits.allowed), keys, progress.step, plan.sampling)

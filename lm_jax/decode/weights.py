@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +33,11 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
         leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
     )
     return map_named(cast, params)
+
+
+def bound(module: Transformer | EncoderDecoder, params: Any) -> Callable[..., Any]:
+    """`module.apply` with its parameters given."""
+    return functools.partial(module.apply, {"params": params})
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -62,8 +61,3 @@ def adjust(scale: LossScale, finite: Array, *, patience: int = 2000) -> LossScal
         scale=jnp.where(finite, jnp.minimum(grown, 2.0**24), jnp.maximum(scale.scale / 2, 1.0)),
         good=jnp.where(good >= patience, 0, good),
     )
-
-
-def is_finite(tree: Any) -> Array:
-    """Whether every number of a tree is finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))

@@ -46,7 +46,11 @@ def _versions() -> dict[str, tuple[str, str, bool]]:
     from packaging.requirements import Requirement
 
     found = {}
-    for line in importlib.metadata.requires("lm_jax") or []:
+    try:
+        wanted = importlib.metadata.requires("lm_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {"lm_jax": ("missing", "any", False)}
+    for line in wanted:
         need = Requirement(line)
         if need.marker is not None and "extra" in str(need.marker):
             continue

@@ -148,6 +148,7 @@ def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
         seed=request.seed,
         pad=tokenizer.pad,
         eos=tokenizer.eos,
-        bos=tokenizer.bos,
+        # Packed text has no BOS; what comes before a document is the EOS of the last one.
+        bos=tokenizer.eos,
         layout=exp.layout if exp.layout.mesh.size > 1 else None,
     )

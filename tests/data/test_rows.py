@@ -170,7 +170,7 @@ def test_pairs_of_one_long_sentence_are_cut(tmp_path):
     [
         (STILL, {"length": 30_000}, "config.data.length: a row takes 30000 tokens, but the training part has"),
         (RowsConfig(plan="streams"), {}, "config.data.rows.plan is 'streams'.*packed"),
-        (STILL, {"validation": 1.0}, "config.data.validation is 1.0"),
+        (STILL, {"validation": 1.5}, "config.data.validation is 1.5"),
         (STILL, {"length": 4, "overlap": 4}, "config.data.length"),
         (RowsConfig(plan="pairs"), {"validation": 0.999}, "config.data.rows.plan is pairs, but the train part has 1"),
         (RowsConfig(plan="pairs"), {"length": 1}, "config.data.length leaves 1"),

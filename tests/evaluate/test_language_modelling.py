@@ -14,7 +14,6 @@ from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
 
-
 VOCABULARY = Vocabulary(size=3, pad=0, bos=0, eos=0, cls=0, sep=0, mask=0, sentinels=(), ordinary=(1, 3))
 
 

@@ -64,7 +64,7 @@ def test_unknown_names_list_the_choices():
 
 def updated(config, params, slopes):
     optimizer = optimizers.build(config, 10)
-    changes, _ = optimizer.update(slopes, optimizer.init(params), params)
+    changes, _ = jax.jit(optimizer.update)(slopes, jax.jit(optimizer.init)(params), params)
     return changes
 
 

@@ -19,14 +19,15 @@ class CleanConfig:
     """How text is cleaned.
 
     Attributes:
-      steps: names from `steps.STEPS`, applied in this order; an empty tuple leaves text as it was decoded.
+      steps: names from `steps.STEPS`, applied in this order; an empty tuple leaves text as it was decoded. The
+        default keeps layout; add `flow` for running prose.
       encoding: how documents that are not UTF-8 are read; empty drops them as "undecodable".
       min_characters: shorter documents are dropped as "short" (those without any text as "empty").
       max_characters: longer documents are dropped as "long"; 0 keeps them.
       deduplicate: drop a document equal to an earlier one, after cleaning.
     """
 
-    steps: tuple[str, ...] = tuple(STEPS)
+    steps: tuple[str, ...] = ("line_breaks", "repair", "compose", "controls", "whitespace")
     encoding: str = "cp1252"
     min_characters: int = 1
     max_characters: int = 0

@@ -78,10 +78,16 @@ def whitespace(text: str) -> str:
     return _MANY_EMPTY.sub("\n\n\n", _TRAILING.sub("", text)).strip("\n")
 
 
+def flow(text: str) -> str:
+    """Running text: every run of spaces and line breaks is one space. For prose; it destroys code and tables."""
+    return " ".join(text.split())
+
+
 STEPS: dict[str, Callable[[str], str]] = {
     "line_breaks": line_breaks,
     "repair": repair,
     "compose": compose,
     "controls": controls,
     "whitespace": whitespace,
+    "flow": flow,
 }
