@@ -18,12 +18,14 @@ class InitConfig:
         (normal with variance 1/fan_in).
       stddev: standard deviation of `normal` and `truncated_normal`.
       embed_stddev: standard deviation of embedding tables; None is `stddev`.
+      position_stddev: the same of learned positions; None is as other tables.
       scale_residual: divide what writes to the residual stream by sqrt(2 depth) (GPT-2, section 2.3).
     """
 
     name: str = "normal"
     stddev: float = 0.02
     embed_stddev: float | None = None
+    position_stddev: float | None = None
     scale_residual: bool = False
 
 

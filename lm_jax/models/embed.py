@@ -61,7 +61,8 @@ class Embed(nn.Module):
         length, draw = x.shape[1], initializers.table(self.init_config)
         if config.positions == "learned":
             shape = (config.max_length, config.width)
-            table = initializers.parameter(self, "position", draw, ("position", "embed"), shape)
+            place = initializers.table(self.init_config, self.init_config.position_stddev)
+            table = initializers.parameter(self, "position", place, ("position", "embed"), shape)
             if places is None and length > config.max_length:
                 raise InputError(
                     f"an input of {length} tokens, but config.model.embed.max_length is {config.max_length}; "

@@ -58,9 +58,10 @@ def kernel(init: InitConfig, fan_in: int, fan_out: int, gain: float = 1.0) -> In
     return lambda key, shape, dtype=jnp.float32: draw(key, shape, dtype) * gain
 
 
-def table(init: InitConfig) -> Initializer:
-    """An initializer for an embedding table."""
-    stddev = init.stddev if init.embed_stddev is None else init.embed_stddev
+def table(init: InitConfig, stddev: float | None = None) -> Initializer:
+    """An initializer for an embedding table, with the standard deviation of token tables where None is given."""
+    if stddev is None:
+        stddev = init.stddev if init.embed_stddev is None else init.embed_stddev
     scheme = "truncated_normal" if init.name == "truncated_normal" else "normal"
     return SCHEMES[scheme](stddev, 1, 1)
 

@@ -135,6 +135,15 @@ def _backward(kept, gradient: jax.Array):
 cross_entropy.defvjp(_forward, _backward)
 
 
+def target_nll(
+    apply: Mapping[str, Apply], params: Mapping[str, Params], inputs: Any, batch: Batch, **options: Any
+) -> Float[Array, "batch length"]:
+    """-log P(target | what the model reads), in nats, at every position of `batch["targets"]`."""
+    hidden = apply["model"](params["model"], inputs, **options).hidden
+    logits = apply["model"](params["model"], hidden, method="readout")
+    return cross_entropy(logits, batch["targets"])
+
+
 def weighted(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Sum:
     """The weighted sum of `values`."""
     return Sum(total=(values * weights).sum(), weight=weights.sum())

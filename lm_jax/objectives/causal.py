@@ -19,10 +19,10 @@ from lm_jax.objectives.base import (
     Params,
     Vocabulary,
     counted,
-    cross_entropy,
     dropout,
     padded,
     per_weight,
+    target_nll,
     weighted,
 )
 
@@ -75,9 +75,7 @@ class Causal:
         self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
     ) -> Float[Array, "batch length"]:
         """-log P(target | the tokens before it), in nats."""
-        hidden = apply["model"](params["model"], self.inputs(batch), **options).hidden
-        logits = apply["model"](params["model"], hidden, method="readout")
-        return cross_entropy(logits, batch["targets"])
+        return target_nll(apply, params, self.inputs(batch), batch, **options)
 
     def loss(
         self,

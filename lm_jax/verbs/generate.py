@@ -98,7 +98,8 @@ def _restore(request: Request, exp: Experiment, params: Any, prompts: list[str])
     answers = []
     for prompt, source, one in zip(prompts, sources, made, strict=True):
         found = prompting.spans(tokenizer, one.tokens)
-        spans = {tokenizer.piece(token): tokenizer.decode(ids) for token, ids in found.items()}
+        asked = [int(token) for token in tokenizer.sentinels if token in source]
+        spans = {tokenizer.piece(token): tokenizer.decode(found.get(token, [])) for token in asked}
         text = prompting.restored(tokenizer, source, one.tokens)
         answers.append({"prompt": prompt, "text": text, "spans": spans})
         if not request.json:

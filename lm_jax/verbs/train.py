@@ -163,7 +163,12 @@ def validation(exp: Experiment) -> LanguageModelling:
 def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) -> TrainState:
     """The newest intact state of the run, the parameters of a forked one, or freshly drawn parameters."""
     if checkpointer.steps():
-        state, _ = checkpointer.restore(exp.state_like)
+        state, extra = checkpointer.restore(exp.state_like)
+        if exp.store is not None and extra["data_fingerprint"] != exp.store.fingerprint:
+            raise InputError(
+                f"the text of {exp.config.data.path} has changed since step {int(state.step)} (fingerprint "
+                f"{extra['data_fingerprint'][:8]}, now {exp.store.fingerprint[:8]}); restore it, or use another --workdir"
+            )
         report.say(f"resuming from step {int(state.step)}")
         return state
     state = exp.fresh_state()

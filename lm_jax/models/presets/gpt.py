@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"): a pre-norm decoder.
 
-Initialisation: N(0, 0.02), matrices that write to the residual stream divided by the square root of the number of
-residual branches (section 2.3 gives the rule, the released code the 0.02).
+Initialisation: N(0, 0.02), positions N(0, 0.01), matrices that write to the residual stream divided by the square root
+of the number of residual branches (section 2.3 gives the last rule, the released code the figures).
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ def gpt2(size: str = "small") -> ml_collections.ConfigDict:
             kind="decoder",
             embed=models.EmbedConfig(width=shape["width"], positions="learned", max_length=shape["length"]),
             stack=models.StackConfig(depth=shape["depth"], block=block),
-            init=models.InitConfig(name="normal", stddev=0.02, scale_residual=True),
+            init=models.InitConfig(name="normal", stddev=0.02, position_stddev=0.01, scale_residual=True),
         )
     )
