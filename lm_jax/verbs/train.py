@@ -167,7 +167,8 @@ def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) 
         if exp.store is not None and extra["data_fingerprint"] != exp.store.fingerprint:
             raise InputError(
                 f"the text of {exp.config.data.path} has changed since step {int(state.step)} (fingerprint "
-                f"{extra['data_fingerprint'][:8]}, now {exp.store.fingerprint[:8]}); restore it, or use another --workdir"
+                f"{extra['data_fingerprint'][:8]}, now {exp.store.fingerprint[:8]}); restore it, or use another "
+                "--workdir"
             )
         report.say(f"resuming from step {int(state.step)}")
         return state
