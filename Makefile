@@ -29,7 +29,7 @@ types: dev  ## static types
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 bench: install  ## the benchmarks that print ratios
-	$(BIN)/python -m benchmarks
+	for work in w1 w2; do $(BIN)/python -m benchmarks $$work; done
 
 clean:  ## remove the environment and every cache (data stores and work directories stay)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
