@@ -2,7 +2,7 @@
 
 lm-jax train --config=gpt:tiny --workdir=/tmp/gpt                a minute on a laptop, Python's own documentation
 lm-jax train --config=gpt:shakespeare_char --config.data.path=input.txt --workdir=/tmp/char
-    nanoGPT's documented CPU setting; its own validation loss there is 1.8857 (see docs/claims.md for ours)
+    nanoGPT's documented CPU setting; docs/claims.md has the validation loss that it reaches
 lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/gpt2
     GPT-2 124M, batches of half a million tokens; a TPU v5e-16 or 8 GPUs
 """

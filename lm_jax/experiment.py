@@ -277,7 +277,16 @@ class Experiment:
         return self.layout.jit(step.make_eval_step(self.objective, self.apply))
 
     def rows(self, split: str) -> rows.Rows:
-        """The row plan of a part of the data."""
+        """The row plan of a part of the data, made once: every evaluation asks for it again."""
+        if split not in self._rows:
+            self._rows[split] = self._make_rows(split)
+        return self._rows[split]
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, rows.Rows]:
+        return {}
+
+    def _make_rows(self, split: str) -> rows.Rows:
         data, objective = self.config.data, self.objective
         assert self.store is not None
         plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows

@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep freed memory instead of giving it back to the kernel.
 
     On a CPU every call of a compiled function allocates its temporaries anew. Given back and fetched again they cost
-    page faults: a quarter of the time of a small model's step (docs/claims.md). The largest need of a process stays its
+    page faults, which show in a small model's step (docs/claims.md). The largest need of a process stays its
     size. To be called before jax starts its threads, which keep the arenas of memory that they began with.
 
     Returns:

@@ -35,7 +35,7 @@ class Projection(nn.Module):
         kernel = parameter(self, "kernel", self.kernel_init, self.axes, (*self.inputs, *self.outputs))
         lead = x.shape[: x.ndim - len(self.inputs)]
         size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
-        # Flattened to one matrix product: XLA's batched products cost a tenth more on a CPU.
+        # Flattened to one matrix product: XLA's batched products are slower on a CPU.
         y = x.reshape(-1, size_in) @ kernel.astype(self.dtype).reshape(size_in, size_out)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.axes[len(self.inputs) :], self.outputs)

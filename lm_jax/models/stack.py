@@ -20,7 +20,7 @@ from lm_jax.models.block import Block, Context
 from lm_jax.models.config import AttentionConfig, BucketConfig, InitConfig, StackConfig
 from lm_jax.models.masks import Visibility
 
-# Deeper stacks take too long to compile unrolled; shallower ones run a tenth faster so on a CPU.
+# Deeper stacks take too long to compile unrolled; shallower ones run faster so on a CPU.
 DEEPEST_UNROLLED = 12
 
 REMAT = {

@@ -143,7 +143,7 @@ def test_every_size_is_a_valid_configuration(preset):
     function, sizes = PRESETS[preset]
     for size in sizes:
         tree = function(size)
-        from_config_dict(KINDS[tree.kind], tree)
+        assert from_config_dict(KINDS[tree.kind], tree).kind == tree.kind
 
 
 def test_an_unknown_size_lists_the_known_ones():
