@@ -1,17 +1,18 @@
-"""Optimizers and learning-rate schedules, from Optax, over a table of names."""
+"""Optimizers, from Optax, over a table of names."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.core.trees import map_named, matches, path_name
+from lm_jax.train import schedules
+from lm_jax.train.schedules import ScheduleConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,20 +36,67 @@ class AdafactorConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate moves.
+class LionConfig:
+    """Lion (Chen et al. 2023, arXiv:2302.06675): learning rates 3-10 times below AdamW's, decay as much above."""
+
+    b1: float = 0.9
+    b2: float = 0.99
+    weight_decay: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGDConfig:
+    """Stochastic gradient descent with Nesterov's momentum (Sutskever et al. 2013)."""
+
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MuonConfig:
+    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): momentum made orthogonal, for matrices inside layers.
 
     Attributes:
-      name: `constant`, `linear`, `cosine`, or `rsqrt` (1 / sqrt(step), Vaswani et al. 2017, eq. 3).
-      warmup: updates of linear rise from 0 to the peak.
-      final: share of the peak that `linear` and `cosine` end at.
-      steps: updates until then; None is config.train.steps.
+      momentum: of the matrices, Nesterov's.
+      iterations: Newton-Schulz iterations.
+      rms: root mean square of an update at learning rate 1: with 0.2 it is as large as AdamW's, so that both share one
+        learning rate (Liu et al. 2025, arXiv:2502.16982, section 2.2).
+      weight_decay: of both.
+      rest: everything else (embeddings, readout, biases, norms) is AdamW's, at `rest` x the learning rate.
+      b1, b2, epsilon: of that AdamW.
     """
 
-    name: str = "cosine"
-    warmup: int = 0
-    final: float = 0.1
-    steps: int | None = None
+    momentum: float = 0.95
+    iterations: int = 5
+    rms: float = 0.2
+    weight_decay: float = 0.1
+    rest: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleFreeConfig:
+    """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682); give it `schedule.name="constant"` and a warmup.
+
+    Attributes:
+      interpolation: beta_1, where between the average and the fast point gradients are taken.
+    """
+
+    interpolation: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Multiplier:
+    """A factor on the learning rate of the parameters whose path matches a regular expression."""
+
+    pattern: str
+    factor: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +107,8 @@ class OptimizerConfig:
       learning_rate: the peak; of `rsqrt`, the value at the end of the warmup.
       no_decay: parameters whose path matches one of these regular expressions have no weight decay.
       clip: largest global norm of the gradients; 0 does not clip.
+      multipliers: factors on the learning rate by path, such as `({"pattern": "embed", "factor": 0.1},)`; a parameter
+        has the product of all that match.
     """
 
     name: str = "adamw"
@@ -66,61 +116,24 @@ class OptimizerConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     clip: float = 1.0
     no_decay: tuple[str, ...] = ("bias$", "scale$", "norm")
+    multipliers: tuple[Multiplier, ...] = ()
     adamw: AdamWConfig = AdamWConfig()
     adafactor: AdafactorConfig = AdafactorConfig()
+    lion: LionConfig = LionConfig()
+    sgd: SGDConfig = SGDConfig()
+    muon: MuonConfig = MuonConfig()
+    schedule_free: ScheduleFreeConfig = ScheduleFreeConfig()
 
 
-def _constant(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
-    return optax.constant_schedule(peak)
+Step = Callable[[float, optax.GradientTransformation], optax.GradientTransformation]
 
 
-def _linear(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
-    return optax.linear_schedule(peak, peak * config.final, max(steps - config.warmup, 1))
-
-
-def _cosine(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
-    return optax.cosine_decay_schedule(peak, max(steps - config.warmup, 1), config.final)
-
-
-def _rsqrt(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
-    warmup = max(config.warmup, 1)
-    # At least `warmup`: joined schedules are also asked about counts before their own beginning.
-    return lambda count: peak * (warmup / jnp.maximum(count + warmup, warmup)) ** 0.5
-
-
-SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt}
-
-
-def schedule(config: OptimizerConfig, steps: int) -> Callable[[Any], Any]:
-    """Learning rate as a function of the number of updates made so far, in a run of `steps`."""
-    shape = config.schedule
-    steps = steps if shape.steps is None else shape.steps
-    if shape.warmup > steps:
-        raise InputError(
-            f"config.optimizer.schedule.warmup is {shape.warmup}, longer than the {steps} steps of the schedule"
-        )
-    after = lookup(SCHEDULES, shape.name, "config.optimizer.schedule.name")(shape, config.learning_rate, steps)
-    if not shape.warmup:
-        return after
-    # From one step above zero: an update with a learning rate of 0 would be wasted.
-    rise = lambda count: config.learning_rate * (count + 1) / (shape.warmup + 1)
-    return optax.join_schedules([rise, after], [shape.warmup])
-
-
-def _adamw(
-    config: OptimizerConfig, rate: optax.Schedule, decayed: Callable[[Any], Any]
-) -> optax.GradientTransformation:
+def _adamw(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
     adam = config.adamw
-    return optax.chain(
-        optax.scale_by_adam(adam.b1, adam.b2, adam.epsilon),
-        optax.add_decayed_weights(adam.weight_decay, decayed),
-        optax.scale_by_learning_rate(rate),
-    )
+    return step(adam.weight_decay, optax.scale_by_adam(adam.b1, adam.b2, adam.epsilon))
 
 
-def _adafactor(
-    config: OptimizerConfig, rate: optax.Schedule, decayed: Callable[[Any], Any]
-) -> optax.GradientTransformation:
+def _adafactor(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
     factor = config.adafactor
     inner = [
         optax.scale_by_factored_rms(decay_rate=factor.decay_rate),
@@ -128,20 +141,93 @@ def _adafactor(
     ]
     if factor.scale_by_parameter:
         inner.append(optax.scale_by_param_block_rms())
-    return optax.chain(
-        matrices(optax.chain(*inner)),
-        optax.add_decayed_weights(factor.weight_decay, decayed),
-        optax.scale_by_learning_rate(rate),
+    return step(factor.weight_decay, matrices(optax.chain(*inner)))
+
+
+def _lion(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+    return step(config.lion.weight_decay, optax.scale_by_lion(config.lion.b1, config.lion.b2))
+
+
+def _sgd(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+    sgd = config.sgd
+    return step(sgd.weight_decay, optax.trace(sgd.momentum, sgd.nesterov) if sgd.momentum else optax.identity())
+
+
+def _muon(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+    from optax import contrib
+
+    muon = config.muon
+    axes = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
+    orthogonal = optax.chain(
+        contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=axes),
+        # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
+        optax.stateless_with_tree_map(lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)),
     )
+    adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
+    # Kernels of layers only: tables and readouts are looked up by row, which orthogonal updates do not suit.
+    kind = lambda path, leaf: "matrix" if path.endswith("kernel") and "layers/" in path else "rest"
+    labels = lambda params: map_named(kind, params)
+    return step(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal), "rest": adam}, labels))
 
 
-OPTIMIZERS = {"adamw": _adamw, "adafactor": _adafactor}
+def _schedule_free(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+    from optax import contrib
+
+    free = config.schedule_free
+    # Interpolation takes the place of momentum.
+    fast = step(free.weight_decay, optax.scale_by_adam(0.0, free.b2, free.epsilon))
+    peak = lambda count: schedules.build(config.schedule, config.learning_rate, 1 << 30)(count - 1)
+    return optax.GradientTransformation(*contrib.schedule_free(fast, peak, free.interpolation))
 
 
-def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, the optimizer and its schedule as one transformation."""
-    decayed = lambda params: map_named(lambda path, leaf: not matches(config.no_decay, path), params)
-    transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, schedule(config, steps), decayed)
+OPTIMIZERS = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "sgd": _sgd,
+    "muon": _muon,
+    "schedule_free": _schedule_free,
+}
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate as a function of the number of updates made so far, in a run of `steps`."""
+    return schedules.build(config.schedule, config.learning_rate, steps)
+
+
+def build(
+    config: OptimizerConfig, steps: int, factors: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
+    """Clipping, the optimizer and its schedule as one transformation.
+
+    Args:
+      config: what to build.
+      steps: updates of the run.
+      factors: what the model asks for beside `config.multipliers`: path pattern -> factor on the learning rate.
+    """
+    rate = schedule(config, steps)
+    if config.name == "schedule_free" and config.schedule.name != "constant":
+        raise InputError(
+            f"config.optimizer.schedule.name is {config.schedule.name!r}; the optimizer schedule_free wants 'constant'"
+        )
+    multipliers = [(one.pattern, one.factor) for one in config.multipliers] + list((factors or {}).items())
+
+    def scaled(path: str, update: jax.Array) -> jax.Array:
+        factor = 1.0
+        for pattern, value in multipliers:
+            factor *= value if matches([pattern], path) else 1.0
+        return update * factor if factor != 1 else update
+
+    def step(weight_decay: float, direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        decayed = lambda params: map_named(lambda path, leaf: not matches(config.no_decay, path), params)
+        return optax.chain(
+            direction,
+            optax.add_decayed_weights(weight_decay, decayed),
+            optax.stateless(lambda updates, params: map_named(scaled, updates)),
+            optax.scale_by_learning_rate(rate),
+        )
+
+    transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, step)
     return optax.chain(optax.clip_by_global_norm(config.clip), transform) if config.clip else transform
 
 
@@ -161,16 +247,17 @@ def matrices(inner: optax.GradientTransformation) -> optax.GradientTransformatio
 
     def init(params: Any) -> Any:
         single, stacked = split(params)
-        return inner.init(single), jax.vmap(inner.init)(stacked) if stacked else ()
+        return inner.init(single) if single else (), jax.vmap(inner.init)(stacked) if stacked else ()
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         single: Any
         stacked: Any
         (single, stacked), (single_params, stacked_params) = split(updates), split(params)
-        single, single_state = inner.update(single, state[0], single_params)
-        stacked_state = state[1]
+        single_state, stacked_state = state
+        if single:
+            single, single_state = inner.update(single, single_state, single_params)
         if stacked:
-            stacked, stacked_state = jax.vmap(inner.update)(stacked, state[1], stacked_params)
+            stacked, stacked_state = jax.vmap(inner.update)(stacked, stacked_state, stacked_params)
         done = {**single, **stacked}
         updates = map_named(lambda path, leaf: done[path].reshape(leaf.shape), updates)
         return updates, (single_state, stacked_state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -36,6 +37,7 @@ class TrainState:
       params: trees of float32 parameters by role.
       opt_state: the optimizer's.
       loss_scale: for float16 only.
+      averaged: averages of `params` along the run, where the recipe asks for them.
     """
 
     step: Int[Array, ""] | Any
@@ -43,14 +45,29 @@ class TrainState:
     params: Any
     opt_state: Any
     loss_scale: LossScale | None | Any = None
+    averaged: Any = None
+
+    @property
+    def weights(self) -> Any:
+        """The parameters to evaluate: the averaged ones where there are any."""
+        return self.params if self.averaged is None else self.averaged
 
 
-def create(params: Any, optimizer: optax.GradientTransformation, *, loss_scaled: bool) -> TrainState:
+def create(
+    params: Any, optimizer: optax.GradientTransformation, *, loss_scaled: bool, averaged: bool = False
+) -> TrainState:
     """The state before the first step."""
     # A buffer each: donating one buffer twice is an error.
     zero = lambda: jnp.zeros((), jnp.int32)
     scale = LossScale(scale=jnp.full((), 2.0**15, jnp.float32), good=zero()) if loss_scaled else None
-    return TrainState(step=zero(), updates=zero(), params=params, opt_state=optimizer.init(params), loss_scale=scale)
+    return TrainState(
+        step=zero(),
+        updates=zero(),
+        params=params,
+        opt_state=optimizer.init(params),
+        loss_scale=scale,
+        averaged=jax.tree.map(jnp.copy, params) if averaged else None,
+    )
 
 
 def adjust(scale: LossScale, finite: Array, *, patience: int = 2000) -> LossScale:

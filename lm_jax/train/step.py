@@ -12,6 +12,7 @@ import optax
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.objectives.base import Apply, Batch, Loss, Objective
 from lm_jax.train import state as states
+from lm_jax.train.averaging import Average
 from lm_jax.train.gradients import GradientFn, plain
 from lm_jax.train.state import TrainState
 
@@ -24,6 +25,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     gradients: GradientFn = plain,
+    average: Average | None = None,
     seed: int = 0,
 ) -> Step:
     """A function (state, batch) -> (state, sums), to be jitted by a layout.
@@ -33,6 +35,7 @@ def make_train_step(
       apply: the models' apply functions by role.
       optimizer: from gradients to updates.
       gradients: how the gradients of a batch are made.
+      average: how `state.averaged` follows the parameters.
       seed: with the step, decides every random draw on the device.
     """
 
@@ -56,6 +59,8 @@ def make_train_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
+        if average is not None:
+            new = new.replace(averaged=average(state.averaged, new.params, opt_state, state.updates))
         if state.loss_scale is not None:
             new, sums = _skip_overflow(state, new, jnp.isfinite(norm), sums)
         return new, {**sums, "gradient_norm": Sum(total=norm, weight=jnp.ones(()))}

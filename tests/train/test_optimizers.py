@@ -7,8 +7,18 @@ import optax
 import pytest
 
 from lm_jax.core.config import InputError
-from lm_jax.train import optimizers
-from lm_jax.train.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig, ScheduleConfig
+from lm_jax.train import optimizers, schedules
+from lm_jax.train.optimizers import (
+    AdafactorConfig,
+    AdamWConfig,
+    LionConfig,
+    Multiplier,
+    MuonConfig,
+    OptimizerConfig,
+    ScheduleFreeConfig,
+    SGDConfig,
+)
+from lm_jax.train.schedules import ScheduleConfig
 
 
 def rate(name, count, *, warmup=10, final=0.1, steps=110, peak=2.0):
@@ -16,7 +26,7 @@ def rate(name, count, *, warmup=10, final=0.1, steps=110, peak=2.0):
     return float(optimizers.schedule(config, steps)(count))
 
 
-@pytest.mark.parametrize("name", optimizers.SCHEDULES)
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_every_schedule_rises_from_one_step_above_zero_to_the_peak(name):
     assert rate(name, 0) == pytest.approx(2.0 / 11)
     assert rate(name, 9) == pytest.approx(2.0 * 10 / 11)
@@ -30,11 +40,25 @@ def test_every_schedule_rises_from_one_step_above_zero_to_the_peak(name):
         ("linear", 1.1, 0.2),
         ("cosine", 1.1, 0.2),
         ("rsqrt", 2.0 * (10 / 60) ** 0.5, 2.0 * (10 / 110) ** 0.5),
+        ("wsd", 2.0, 0.2),
     ],
 )
 def test_schedules_at_their_key_points(name, halfway, end):
     assert rate(name, 60) == pytest.approx(halfway, rel=1e-5)
     assert rate(name, 110) == pytest.approx(end, rel=1e-5)
+
+
+def test_wsd_stays_at_the_peak_and_falls_in_a_line_over_the_last_share():
+    # 110 steps of which the last 22 fall.
+    assert rate("wsd", 88) == pytest.approx(2.0)
+    assert rate("wsd", 99) == pytest.approx(1.1)
+    assert rate("wsd", 500) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_a_decay_that_is_no_share_is_refused(decay):
+    with pytest.raises(InputError, match=r"schedule\.decay is .*expected a share"):
+        ScheduleConfig(decay=decay)
 
 
 def test_after_the_end_the_final_rate_stays():
@@ -81,9 +105,15 @@ def test_adamw_is_its_formula():
     np.testing.assert_allclose(updated(config, params, slopes)["kernel"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
 def test_biases_scales_and_norms_do_not_decay(name):
-    decay = {"adamw": AdamWConfig(weight_decay=0.5), "adafactor": AdafactorConfig(weight_decay=0.5)}
+    decay = {
+        "adamw": AdamWConfig(weight_decay=0.5),
+        "adafactor": AdafactorConfig(weight_decay=0.5),
+        "lion": LionConfig(weight_decay=0.5),
+        "sgd": SGDConfig(weight_decay=0.5),
+        "muon": MuonConfig(weight_decay=0.5),
+    }
     config = OptimizerConfig(name=name, learning_rate=0.1, schedule=STEADY, **decay)
     layer = {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones((2, 3))}
     params = {
@@ -181,3 +211,103 @@ def test_adafactor_keeps_rows_and_columns_of_one_layers_matrix():
     shapes = {leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim}
     assert (3, 128) in shapes
     assert max(np.prod(shape) for shape in shapes) == 3 * 128
+
+
+def test_lion_steps_by_the_sign_of_its_interpolation():
+    config = OptimizerConfig(
+        name="lion", learning_rate=0.1, clip=0.0, schedule=STEADY, lion=LionConfig(weight_decay=0.0)
+    )
+    changes = updated(config, {"kernel": jnp.ones(3)}, {"kernel": jnp.array([3.0, -0.5, 0.0])})
+    np.testing.assert_allclose(changes["kernel"], [-0.1, 0.1, 0.0], rtol=1e-6)
+
+
+def test_sgd_with_nesterovs_momentum_looks_ahead():
+    config = OptimizerConfig(name="sgd", learning_rate=1.0, clip=0.0, schedule=STEADY)
+    # The first momentum is g; the step is g + 0.9 x that.
+    np.testing.assert_allclose(
+        updated(config, {"kernel": jnp.zeros(1)}, {"kernel": jnp.ones(1)})["kernel"], [-1.9], rtol=1e-6
+    )
+
+
+def test_muon_makes_the_updates_of_each_layers_matrices_orthogonal_and_leaves_the_rest_to_adamw():
+    config = OptimizerConfig(
+        name="muon", learning_rate=0.1, clip=0.0, schedule=STEADY, muon=MuonConfig(weight_decay=0.0, rest=0.5)
+    )
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
+    slopes = {
+        "embed": {"table": draw(20, 16)},
+        "stack": {
+            "layers": {"query": {"kernel": draw(3, 16, 4, 4), "bias": draw(3, 4, 4)}, "in": {"kernel": draw(3, 16, 64)}}
+        },
+    }
+    changes = updated(config, jax.tree.map(jnp.zeros_like, slopes), slopes)
+    layers = changes["stack"]["layers"]
+    for name, shape in (("query", (16, 16)), ("in", (16, 64))):
+        for layer in range(3):
+            update = np.asarray(layers[name]["kernel"][layer]).reshape(shape)
+            values = np.linalg.svd(update, compute_uv=False) / (0.1 * 0.2 * max(shape) ** 0.5)
+            # Jordan's five iterations bring singular values near 1, not to it.
+            assert values.min() > 0.5 and values.max() < 1.3, (name, layer, values)
+    for leaf in (changes["embed"]["table"], layers["query"]["bias"]):
+        np.testing.assert_allclose(np.abs(leaf), 0.05, rtol=1e-3)
+
+
+def test_multipliers_scale_the_updates_of_matching_paths_decay_included():
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        clip=0.0,
+        schedule=STEADY,
+        adamw=AdamWConfig(weight_decay=0.5),
+        multipliers=(Multiplier(pattern="^model/embed", factor=0.1), Multiplier(pattern="table$", factor=2.0)),
+    )
+    params = {"model": {"embed": {"table": jnp.ones(2)}, "head": {"kernel": jnp.ones(2), "table": jnp.ones(2)}}}
+    changes = updated(config, params, jax.tree.map(jnp.ones_like, params))["model"]
+    whole = -0.1 * 1.5
+    np.testing.assert_allclose(changes["embed"]["table"], 0.2 * whole, rtol=1e-5)
+    np.testing.assert_allclose(changes["head"]["kernel"], whole, rtol=1e-5)
+    np.testing.assert_allclose(changes["head"]["table"], 2 * whole, rtol=1e-5)
+
+
+def test_a_models_own_factors_multiply_the_recipes():
+    config = OptimizerConfig(
+        learning_rate=0.1, clip=0.0, schedule=STEADY, multipliers=(Multiplier(pattern="a", factor=3.0),)
+    )
+    optimizer = optimizers.build(config, 10, {"a$": 0.5})
+    changes, _ = optimizer.update({"a": jnp.ones(1)}, optimizer.init({"a": jnp.zeros(1)}), {"a": jnp.zeros(1)})
+    np.testing.assert_allclose(changes["a"], -0.15, rtol=1e-5)
+
+
+def test_schedule_free_refuses_a_schedule():
+    with pytest.raises(InputError, match=r"schedule\.name is 'cosine'; the optimizer schedule_free wants 'constant'"):
+        optimizers.build(OptimizerConfig(name="schedule_free"), 10)
+
+
+def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
+    from lm_jax.train import averaging, state
+
+    config = OptimizerConfig(
+        name="schedule_free",
+        learning_rate=0.1,
+        clip=0.0,
+        schedule=ScheduleConfig(name="constant", warmup=10),
+        schedule_free=ScheduleFreeConfig(weight_decay=0.0),
+    )
+    optimizer = optimizers.build(config, 300)
+    average = averaging.schedule_free(0.9)
+    noise = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+
+    @jax.jit
+    def step(now, push):
+        slopes = jax.tree.map(lambda x: 2 * (x - 3.0) + push, now.params)
+        changes, opt_state = optimizer.update(slopes, now.opt_state, now.params)
+        params = optax.apply_updates(now.params, changes)
+        averaged = average(now.averaged, params, opt_state, now.updates)
+        return now.replace(params=params, opt_state=opt_state, averaged=averaged, updates=now.updates + 1)
+
+    now = state.create({"kernel": jnp.zeros(4)}, optimizer, loss_scaled=False, averaged=True)
+    for push in noise:
+        now = step(now, push)
+    fast = np.abs(np.asarray(optax.tree.get(now.opt_state, "z")["kernel"]) - 3.0).max()
+    averaged = np.abs(np.asarray(now.weights["kernel"]) - 3.0).max()
+    assert averaged < 0.1 and averaged < fast

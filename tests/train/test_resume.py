@@ -23,6 +23,7 @@ def test_sigkill_and_restart_end_with_the_same_bits(tmp_path):
         "--config.evaluate.batches=2",
         "--config.log.every=5",
         "--config.model.stack.block.dropout=0.1",
+        "--config.train.ema=0.9",
         *golden_flags(tmp_path / "store"),
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -1,0 +1,37 @@
+"""Averages of the parameters along the run: what is evaluated, generated from and marked as best, if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+# (average so far, new parameters, new optimizer state, updates made) -> new average
+Average = Callable[[Any, Any, Any, Int[Array, ""]], Any]
+
+
+def exponential(decay: float) -> Average:
+    """The exponential moving average of the parameters (Polyak and Juditsky 1992).
+
+    Its decay rises as (1 + updates) / (10 + updates), so that the first draws are soon forgotten.
+    """
+
+    def average(before: Any, params: Any, opt_state: Any, updates: Array) -> Any:
+        kept = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+        return jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), before, params)
+
+    return average
+
+
+def schedule_free(interpolation: float) -> Average:
+    """The sequence x of Defazio et al. 2024 (arXiv:2405.15682, eq. 6-8), of which training holds y and z."""
+
+    def average(before: Any, params: Any, opt_state: Any, updates: Array) -> Any:
+        fast = optax.tree.get(opt_state, "z")
+        return jax.tree.map(lambda y, z: (y - (1 - interpolation) * z) / interpolation, params, fast)
+
+    return average

@@ -1,0 +1,82 @@
+"""Learning rates as functions of the number of updates made so far, over a table of names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from lm_jax.core.config import InputError, lookup
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves.
+
+    Attributes:
+      name: `constant`, `linear`, `cosine`, `rsqrt` (1 / sqrt(step), Vaswani et al. 2017, eq. 3) or `wsd`
+        (warmup, stable, decay: Hu et al. 2024, arXiv:2404.06395, section 4.2).
+      warmup: updates of linear rise from 0 to the peak.
+      final: share of the peak that `linear`, `cosine` and `wsd` end at.
+      steps: updates until then; None is config.train.steps.
+      decay: share of the steps, at their end, in which `wsd` falls (linearly; Haegele et al. 2024, arXiv:2405.18392).
+    """
+
+    name: str = "cosine"
+    warmup: int = 0
+    final: float = 0.1
+    steps: int | None = None
+    decay: float = 0.2
+
+    def __post_init__(self):
+        if not 0 < self.decay <= 1:
+            raise InputError(f"config.optimizer.schedule.decay is {self.decay}; expected a share above 0, at most 1")
+
+
+def _constant(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+    return optax.constant_schedule(peak)
+
+
+def _linear(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+    return optax.linear_schedule(peak, peak * config.final, max(steps - config.warmup, 1))
+
+
+def _cosine(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(peak, max(steps - config.warmup, 1), config.final)
+
+
+def _rsqrt(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+    warmup = max(config.warmup, 1)
+    # At least `warmup`: joined schedules are also asked about counts before their own beginning.
+    return lambda count: peak * (warmup / jnp.maximum(count + warmup, warmup)) ** 0.5
+
+
+def _wsd(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+    after = max(steps - config.warmup, 1)
+    falling = max(min(round(steps * config.decay), after), 1)
+    return optax.linear_schedule(peak, peak * config.final, falling, transition_begin=after - falling)
+
+
+SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt, "wsd": _wsd}
+
+
+def build(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+    """Learning rate as a function of the number of updates made so far.
+
+    Args:
+      config: its shape.
+      peak: the learning rate after the warmup.
+      steps: updates of the run, for schedules that do not say how long they are.
+    """
+    steps = steps if config.steps is None else config.steps
+    if config.warmup > steps:
+        raise InputError(
+            f"config.optimizer.schedule.warmup is {config.warmup}, longer than the {steps} steps of the schedule"
+        )
+    after = lookup(SCHEDULES, config.name, "config.optimizer.schedule.name")(config, peak, steps)
+    if not config.warmup:
+        return after
+    # From one step above zero: an update with a learning rate of 0 would be wasted.
+    rise = lambda count: peak * (count + 1) / (config.warmup + 1)
+    return optax.join_schedules([rise, after], [config.warmup])

@@ -1,0 +1,25 @@
+"""Averages of the parameters: what they are, and that every reader uses them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.train import averaging
+from lm_jax.train.loop import TrainConfig
+
+
+def test_the_average_forgets_where_it_started_and_follows_slowly_later():
+    average = averaging.exponential(0.9)
+    # The first update keeps a tenth; in the long run the decay is what the recipe says.
+    np.testing.assert_allclose(
+        average({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, None, jnp.int32(0))["a"], [0.9], rtol=1e-6
+    )
+    later = average({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, None, jnp.int32(10_000))
+    np.testing.assert_allclose(later["a"], [0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_outside_of_zero_to_one_is_refused(decay):
+    with pytest.raises(InputError, match=r"config\.train\.ema is"):
+        TrainConfig(ema=decay)
