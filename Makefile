@@ -28,8 +28,8 @@ lint: dev  ## formatting and lint
 types: dev  ## static types
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
-bench: install  ## the benchmarks that print ratios
-	for work in w1 w2; do $(BIN)/python -m benchmarks $$work; done
+bench: install  ## speed, as ratios to PEER=python-with-torch-and-transformers where it is given
+	for work in w1 w2 w3 w4b1 w4b16; do $(BIN)/python -m benchmarks $$work $(if $(PEER),--transformers=$(PEER)) || exit 1; done
 
 clean:  ## remove the environment and every cache (data stores and work directories stay)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info

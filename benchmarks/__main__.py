@@ -18,7 +18,15 @@ import sys
 import tempfile
 from typing import Any
 
-WORKS = ("w1", "w2", "w5")
+# What each work runs: a worker's module and its words.
+WORKS = {
+    "w1": ("w1",),
+    "w2": ("w2",),
+    "w3": ("w3",),
+    "w4b1": ("w4", "rows=1"),
+    "w4b16": ("w4", "rows=16"),
+    "w5": ("w5",),
+}
 
 
 class Worker:
@@ -67,12 +75,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("--also", action="append", default=[], metavar="NAME=COMMAND", help="a worker to compare with")
+    parser.add_argument(
+        "--transformers", metavar="PYTHON", help="an interpreter with torch and transformers, to compare with those"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
     parser.add_argument("words", nargs="*", help="key=value settings for lm_jax's worker")
     given = parser.parse_intermixed_args()
-    ours = f"{sys.executable} -m benchmarks.{given.work} {' '.join(given.words)}"
-    workers = [Worker(name, command) for name, command in [("lm_jax", ours), *(a.split("=", 1) for a in given.also)]]
+    module, *words = WORKS[given.work]
+    ours = f"{sys.executable} -m benchmarks.{module} {' '.join([*words, *given.words])}"
+    others = [one.split("=", 1) for one in given.also]
+    if given.transformers:
+        others.append(["transformers", f"{given.transformers} -m benchmarks.peers {given.work}"])
+    workers = [Worker(name, command) for name, command in [["lm_jax", ours], *others]]
     # One length of turn for all, from what a unit costs each of them.
     units = {worker.name: max(1, int(given.seconds / worker.go(1))) for worker in workers}
     for _ in range(given.rounds):

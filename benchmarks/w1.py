@@ -3,7 +3,8 @@
 from benchmarks.worker import Training, generator, serve, vocabulary
 from lm_jax.models.presets.gpt import gpt2
 from lm_jax.objectives.causal import Causal, CausalConfig
-from lm_jax.train.optimizers import OptimizerConfig, ScheduleConfig
+from lm_jax.train.optimizers import OptimizerConfig
+from lm_jax.train.schedules import ScheduleConfig
 
 ROWS, LENGTH, VOCAB = 8, 256, 8192
 

@@ -5,7 +5,8 @@ import numpy as np
 from benchmarks.worker import Training, generator, serve, vocabulary
 from lm_jax.models.presets.bert import bert
 from lm_jax.objectives.masked import Masked, MaskedConfig
-from lm_jax.train.optimizers import OptimizerConfig, ScheduleConfig
+from lm_jax.train.optimizers import OptimizerConfig
+from lm_jax.train.schedules import ScheduleConfig
 
 ROWS, LENGTH, VOCAB, MASKED = 16, 128, 30_522, 20
 

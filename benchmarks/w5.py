@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.worker import Training, generator, serve, vocabulary
 from lm_jax.models.presets.gpt import gpt2
 from lm_jax.objectives.causal import Causal, CausalConfig
-from lm_jax.train.optimizers import AdamWConfig, OptimizerConfig, ScheduleConfig
+from lm_jax.train.optimizers import AdamWConfig, OptimizerConfig
+from lm_jax.train.schedules import ScheduleConfig
 
 ROWS, LENGTH = 12, 64
 

@@ -29,9 +29,12 @@ from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.train import optimizers, state, step
 
 
-def vocabulary(size: int) -> Vocabulary:
-    """A vocabulary of a size, its special tokens first."""
-    return Vocabulary(size=size, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=(), ordinary=(7, size))
+def vocabulary(size: int, sentinels: int = 0) -> Vocabulary:
+    """A vocabulary of a size, its special tokens first and its sentinels last."""
+    last = size - sentinels
+    return Vocabulary(
+        size=size, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(last, size)), ordinary=(7, last)
+    )
 
 
 class Training:

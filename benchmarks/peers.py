@@ -1,0 +1,122 @@
+"""The same works in Hugging Face Transformers on PyTorch, for `--also`: what a user would pick instead.
+
+`python -m benchmarks w1 --also transformers='PYTHON -m benchmarks.peers w1'`, where PYTHON has torch and transformers.
+It imports nothing of lm_jax, so that it also runs where only those two are installed.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+GPT = {"vocab_size": 8192, "n_positions": 256, "n_embd": 384, "n_layer": 6, "n_head": 6}
+OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+
+
+def main() -> None:
+    """Serves one work."""
+    if len(sys.argv) != 2 or sys.argv[1] not in WORKS:
+        sys.exit(f"name one of {', '.join(WORKS)}")
+    go, tokens = WORKS[sys.argv[1]]()
+    go(1)
+    print("READY " + json.dumps({"tokens": tokens}), flush=True)
+    for line in sys.stdin:
+        words = line.split()
+        if not words or words[0] == "EXIT":
+            return
+        cpu, start = time.process_time(), time.perf_counter()
+        out = go(int(words[1]))
+        done = {"s": time.perf_counter() - start, "cpu": time.process_time() - cpu, "n": int(words[1]), "out": out}
+        done["rss"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print("DONE " + json.dumps(done), flush=True)
+
+
+def training(model: Any, loss: Callable[[], Any]) -> Callable[[int], float]:
+    """A unit is one AdamW step with clipped gradients."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+    def go(units: int) -> float:
+        for _ in range(units):
+            optimizer.zero_grad(set_to_none=True)
+            value = loss()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        return round(float(value), 4)
+
+    return go
+
+
+def w1() -> tuple[Callable[[int], Any], int]:
+    """GPT-2, 6 layers of 384, 8 rows of 256."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(**GPT, **OFF)).train()
+    tokens = torch.randint(0, 8192, (8, 256))
+    return training(model, lambda: model(input_ids=tokens, labels=tokens, use_cache=False).loss), tokens.numel()
+
+
+def w2() -> tuple[Callable[[int], Any], int]:
+    """BERT, 4 layers of 512, 16 rows of 128, its head on the 20 masked positions only."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "intermediate_size": 2048}
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = BertForMaskedLM(BertConfig(vocab_size=30_522, max_position_embeddings=128, **sizes, **off)).train()
+    tokens = torch.randint(0, 30_522, (16, 128))
+    places = torch.stack([torch.randperm(128)[:20].sort().values for _ in range(16)])
+    labels = tokens.gather(1, places)
+
+    def loss() -> Any:
+        hidden = model.bert(input_ids=tokens).last_hidden_state
+        hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+        return torch.nn.functional.cross_entropy(model.cls(hidden).flatten(0, 1), labels.flatten())
+
+    return training(model, loss), tokens.numel()
+
+
+def w3() -> tuple[Callable[[int], Any], int]:
+    """T5, 6 + 6 layers of 512, 4 rows of 256 in and 64 out."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 6, "num_decoder_layers": 6, "num_heads": 8}
+    config = T5Config(
+        vocab_size=32_128, feed_forward_proj="gated-gelu", dropout_rate=0.0, decoder_start_token_id=0, **sizes
+    )
+    model = T5ForConditionalGeneration(config).train()
+    source, target = torch.randint(2, 32_128, (4, 256)), torch.randint(2, 32_128, (4, 64))
+    return training(model, lambda: model(input_ids=source, labels=target, use_cache=False).loss), 4 * (256 + 64)
+
+
+def w4(rows: int) -> tuple[Callable[[int], Any], int]:
+    """Greedy generation of 128 tokens after 32, with W1's model."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(**GPT, **OFF)).eval()
+    prompt = torch.randint(0, 8192, (rows, 32))
+    settings = {"max_new_tokens": 128, "min_new_tokens": 128, "do_sample": False, "pad_token_id": 0}
+
+    def go(units: int) -> int:
+        with torch.inference_mode():
+            for _ in range(units):
+                made = model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+        return int(made[0, -1])
+
+    return go, rows * 128
+
+
+WORKS = {"w1": w1, "w2": w2, "w3": w3, "w4b1": lambda: w4(1), "w4b16": lambda: w4(16)}
+
+
+if __name__ == "__main__":
+    main()
