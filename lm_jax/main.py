@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
             from lm_jax.core.config import nearest
 
             raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}; lm-jax --help lists them")
+        host.keep_compiled_programs(host.cache_root())
         request = flags.parse(words[0], words[1:])
         return _run(VERBS[words[0]][0], request)
     except InputError as error:

@@ -1,11 +1,14 @@
-"""The host's memory: what a CPU's train step frees is wanted again a moment later."""
+"""What a process settles before jax starts: it keeps freed memory, and keeps compiled programs for the next process."""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
+import platform
 import sys
+from pathlib import Path
 
 # malloc.h of glibc.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
@@ -32,3 +35,28 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return all(mallopt(name, value) for name, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (ARENA_MAX, 1)))
+
+
+def cache_root() -> Path:
+    """Where lm_jax keeps what can be made again: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
+    return Path(os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+
+
+def keep_compiled_programs(root: Path) -> None:
+    """Has jax keep what it compiles below `root`, so that the next start reads it; what the user set stays.
+
+    To be called before jax is imported: only then does it read these variables.
+    """
+    # jax's key of a program leaves out what the CPU can do, and a home directory may be seen by several machines.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled" / _processor()))
+    # Below jax's own second: a small model's start is many short compilations.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def _processor() -> str:
+    """A name that processors with the same instructions share."""
+    flags = ""
+    if sys.platform.startswith("linux"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(flags.encode()).hexdigest()[:8]}"

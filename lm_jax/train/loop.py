@@ -25,16 +25,21 @@ class TrainConfig:
     Attributes:
       steps: batches of the whole run.
       accumulate: parts that each batch is computed in, one after the other.
+      ema: decay of an exponential moving average of the parameters, such as 0.999, which is then what is evaluated and
+        generated from; 0 keeps none.
     """
 
     steps: int = 1000
     accumulate: int = 1
+    ema: float = 0.0
 
     def __post_init__(self):
         if self.steps < 1 or self.accumulate < 1:
             raise InputError(
                 f"config.train.steps is {self.steps} and .accumulate {self.accumulate}; expected at least 1 each"
             )
+        if not 0 <= self.ema < 1:
+            raise InputError(f"config.train.ema is {self.ema}; expected 0 (none) or a decay below 1, such as 0.999")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +63,18 @@ class LogConfig:
 
     Attributes:
       every: steps between log lines.
-      tensorboard: also write TensorBoard events.
+      writers: where metrics go (`train.writers.WRITERS`).
+      profile: first and last step to trace, as in `--config.log.profile=100,105`; empty traces on demand only
+        (`train.profile`).
     """
 
     every: int = 10
-    tensorboard: bool = True
+    writers: tuple[str, ...] = ("jsonl", "tensorboard")
+    profile: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.profile and not (len(self.profile) == 2 and 1 <= self.profile[0] <= self.profile[1]):
+            raise InputError(f"config.log.profile is {self.profile}; expected first and last step, as in 100,105")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -134,7 +146,7 @@ class Trainer:
                     self._report(step, int(state.updates), window)
                     window = []
                 if evaluates and not stopped.is_set():
-                    self.evaluate(step, state.params)
+                    self.evaluate(step, state.weights)
                 if saves:
                     self.save(step, state)
                 if stopped.is_set() and step < self.steps:

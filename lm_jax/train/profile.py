@@ -1,0 +1,103 @@
+"""Profiler traces of chosen steps, or on demand: `touch WORKDIR/profile.now` traces the next few of a running run.
+
+A file and not a signal: it needs no process id, works from another host or container, and cannot end a run that has not
+begun to listen (SIGUSR1 would; job schedulers send it before a preemption).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+log = logging.getLogger(__name__)
+
+REQUEST = "profile.now"  # The file whose appearance asks for a trace; a number in it is how many steps.
+STEPS = 5  # Unless the file asks for another number.
+
+
+class Profiler:
+    """Traces steps `first` to `last` of a run into `WORKDIR/profile`."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int = 0,
+        steps: tuple[int, ...] = (),
+        say: Callable[[str], None] = print,
+        active: bool = True,
+    ):
+        """Nothing is traced yet.
+
+        Args:
+          workdir: of the run.
+          start: finished steps.
+          steps: (first, last) to trace; empty traces on demand only.
+          say: told where a finished trace is.
+          active: False on every process but one.
+        """
+        self._workdir, self._step, self._say, self._active = workdir, start, say, active
+        self._first, self._last = steps if steps else (0, 0)
+        self._tracing = False
+
+    def wrap(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A train step that is traced when its turn comes."""
+
+        def profiled(state: Any, batch: Any) -> Any:
+            self._step += 1
+            if self._tracing and self._step > self._last:
+                # The last traced step may still be running.
+                jax.block_until_ready(state)
+                self.close()
+            elif not self._tracing and self._first <= self._step <= self._last:
+                jax.block_until_ready(state)
+                self._open()
+            if not self._tracing:
+                return step(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=self._step):
+                return step(state, batch)
+
+        return profiled if self._active else step
+
+    def poll(self) -> None:
+        """Looks whether somebody asked for a trace; a visit to the file system: call it where a line is logged."""
+        request = self._workdir / REQUEST
+        if not self._active or self._tracing or not request.exists():
+            return
+        try:
+            words = request.read_text().split()
+            request.unlink()
+        except OSError as error:
+            log.warning("%s cannot be taken (%s); nothing is traced", request, error)
+            return
+        count = int(words[0]) if words and words[0].isdigit() and int(words[0]) else STEPS
+        self._first, self._last = self._step + 1, self._step + count
+
+    def _open(self) -> None:
+        try:
+            jax.profiler.start_trace(self.directory)
+            self._tracing, self._first = True, self._step
+        except Exception as error:  # No trace is worth a run.
+            log.warning("the profiler did not start (%s); the run goes on without a trace", error)
+            self._first, self._last = 0, 0
+
+    def close(self) -> None:
+        """Ends a trace that is still being taken, and says where it is."""
+        if not self._tracing:
+            return
+        self._tracing = False
+        jax.profiler.stop_trace()
+        self._say(
+            f"profile of steps {self._first} to {min(self._step, self._last)} in {self.directory}: tensorboard "
+            f"--logdir={self.directory}, or its newest trace.json.gz in ui.perfetto.dev"
+        )
+        self._first, self._last = 0, 0
+
+    @property
+    def directory(self) -> Path:
+        """Where traces are."""
+        return self._workdir / "profile"
