@@ -26,6 +26,13 @@ class InputError(ValueError):
     """What the user gave cannot work; the message is one line that says what to do. Exit code 2."""
 
 
+class Tree(dict):
+    """Settings whose keys are the user's own names: a mapping that can be hashed, and is not changed once made."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
+
+
 def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
     """The entry of a table of choices.
 
@@ -56,6 +63,8 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             tree[field.name] = to_config_dict(value)
+        elif isinstance(value, Tree):
+            tree[field.name] = ml_collections.ConfigDict(_opened(value))
         elif value is None:
             inner = _without_none(hints[field.name])
             kind = ml_collections.ConfigDict if dataclasses.is_dataclass(inner) else typing.get_origin(inner) or inner
@@ -91,14 +100,29 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
     return cls(**values)
 
 
+def replaced(config: Config, over: Mapping[str, Any], key: str) -> Config:
+    """A dataclass with the fields of a sparse tree, such as `{"attention": {"window": 8}}`, put in.
+
+    Raises:
+      InputError: a field of `over` that there is not, or a wrong type; it is named as a part of `key`.
+    """
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    for name, value in over.items():
+        inside = isinstance(value, Mapping) and dataclasses.is_dataclass(values.get(name))
+        values[name] = replaced(values[name], value, f"{key}.{name}") if inside else value
+    return from_config_dict(type(config), values, key)
+
+
 def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml_collections.ConfigDict:
     """`base` with the values of `over`; a key that `base` does not know raises InputError."""
     # Not ConfigDict(base): a copy made so shares the unset fields, and setting one would set it in both.
     merged = copy.deepcopy(base)
+    # An empty tree has no names of its own: it takes the user's, and whoever reads it judges them.
+    closed = len(merged) > 0
     for name, value in over.items():
-        if name not in merged:
+        if name not in merged and closed:
             raise InputError(f"unknown key {key}.{name}{nearest(name, merged) or '; known: ' + ', '.join(merged)}")
-        if isinstance(merged[name], ml_collections.ConfigDict) and isinstance(
+        if isinstance(merged.get(name), ml_collections.ConfigDict) and isinstance(
             value, (Mapping, ml_collections.ConfigDict)
         ):
             inner: Any = merged[name]
@@ -128,6 +152,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+def _opened(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _opened(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+
+
+def _hashable(value: Any) -> Any:
+    """`value` with mappings as `Tree` and lists as tuples."""
+    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+        return Tree((name, _hashable(item)) for name, item in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _without_none(hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
@@ -143,6 +178,10 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if optional:
             return None
         raise InputError(f"{key} is None; expected {_name(hint)}")
+    if hint is Tree:
+        if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+            raise InputError(f"{key} is {value!r}; expected a tree of settings")
+        return _hashable(value)
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else from_config_dict(hint, value, key)  # type: ignore[arg-type]
     if typing.get_origin(hint) is tuple:

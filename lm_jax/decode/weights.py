@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.trees import map_named
-from lm_jax.models.stack import scanned, unstack
+from lm_jax.models.stack import grouped, one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 
 # What the model multiplies in its own dtype. Norms and position biases stay float32.
@@ -26,9 +26,12 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     config, dtype = module.config, jnp.dtype(module.config.dtype)
     params = dict(params)
     for name in ("stack", "encoder", "decoder"):
-        if name in params and not isinstance(params[name]["layers"], tuple) and not scanned(getattr(config, name)):
+        taken = name in params and isinstance(params[name].get("layers"), tuple)
+        if name in params and not taken and not scanned(getattr(config, name)):
             stack = params[name]
-            params[name] = {**stack, "layers": _unstack(stack["layers"], getattr(config, name).depth)}
+            groups = grouped(getattr(config, name), stack)
+            rest = {part: tree for part, tree in stack.items() if part != "layers" and part not in groups}
+            params[name] = {**rest, "layers": _unstack(getattr(config, name), groups)}
     cast = lambda path, leaf: (
         leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
     )
@@ -40,6 +43,4 @@ def bound(module: Transformer | EncoderDecoder, params: Any) -> Callable[..., An
     return functools.partial(module.apply, {"params": params})
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _unstack(layers: Any, depth: int) -> tuple[Any, ...]:
-    return unstack(layers, depth)
+_unstack = jax.jit(one_a_layer, static_argnums=0)

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers, kernels, positions
-from lm_jax.models.config import AttentionConfig, InitConfig
+from lm_jax.models import initializers, kernels, masks, positions
+from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
 from lm_jax.models.masks import Visibility
+from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
+from lm_jax.models.rotary import rotary
 from lm_jax.parallel.layout import constrain
 
-POSITIONS = ("none", "rotary", "buckets")
+POSITIONS = ("none", "rotary", "buckets", "alibi")
 
 
 class Attention(nn.Module):
@@ -28,12 +30,14 @@ class Attention(nn.Module):
       init_config: how kernels are drawn.
       dtype: what products are computed in.
       residual_gain: gain of the output projection's draws.
+      norm: of queries and keys, where `config.qk_norm` is set.
     """
 
     config: AttentionConfig
     init_config: InitConfig
     dtype: jnp.dtype
     residual_gain: float
+    norm: NormConfig = NormConfig()
 
     @nn.compact
     def __call__(
@@ -52,7 +56,7 @@ class Attention(nn.Module):
 
         Args:
           x: what asks.
-          visibility: what each query may see; with a cache, of all its slots.
+          visibility: where queries and keys stand; with a cache, all its slots. The mask is the configuration's.
           memory: what an encoder computed, for cross-attention; None reads its keys and values from the cache.
           bias: added to the scores.
           cache: `key` and `value` [batch groups slots kv]; None keeps nothing.
@@ -68,19 +72,19 @@ class Attention(nn.Module):
         # T5's scores are not scaled: its query kernel is drawn smaller instead.
         query_gain = width**-0.5 if config.scale == 1.0 and self.init_config.name == "fan_in" else 1.0
         q = self._heads(x, "query", config.heads, width, query_gain)
-        scale = width**-0.5 if config.scale is None else config.scale
-        if not cross and config.position == "rotary":
-            asked = visibility.query_positions
-            asked = jnp.arange(x.shape[1])[None] if asked is None else asked
-            q = positions.rotary(q, asked, config.rotary)
+        scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
+        visibility = visibility.replace(mask=masks.full if cross else masks.of(config))  # type: ignore[attr-defined]
+        asked = visibility.query_positions
+        asked = jnp.arange(x.shape[1])[None] if asked is None else asked
+        turned = not cross and config.position == "rotary"
+        q = rotary(q, asked, config.rotary) if turned else q
         if cross and memory is None:
             assert cache is not None
             k, v = cache["key"], cache["value"]
         else:
             seen = memory if cross and memory is not None else x
             k, v = self._heads(seen, "key", groups, width), self._heads(seen, "value", groups, width)
-            if not cross and config.position == "rotary":
-                k = positions.rotary(k, asked, config.rotary)
+            k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
                 at = (0, 0, 0 if cross or index is None else index, 0)
                 k = jax.lax.dynamic_update_slice(cache["key"], k.astype(cache["key"].dtype), at)
@@ -89,7 +93,18 @@ class Attention(nn.Module):
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         q = q * jnp.asarray(scale, q.dtype)
-        mixed = kernel(q, k, v, visibility, bias=bias, dropout=config.dropout, key=drop, block=config.block)
+        mixed = kernel(
+            q,
+            k,
+            v,
+            visibility,
+            bias=bias,
+            slopes=self._slopes() if not cross and config.position == "alibi" else None,
+            softcap=config.softcap,
+            dropout=config.dropout,
+            key=drop,
+            block=config.block,
+        )
         mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
         draw = initializers.kernel(self.init_config, config.heads * width, embed, self.residual_gain)
         axes = ("heads", "kv", "embed")
@@ -98,8 +113,18 @@ class Attention(nn.Module):
 
     def _heads(self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0) -> jax.Array:
         """One of query, key and value, as [batch heads length kv]."""
+        config = self.config
         draw = initializers.kernel(self.init_config, x.shape[-1], heads * width, gain)
-        axes = ("embed", "heads" if name == "query" else "groups", "kv")
-        project = Projection((x.shape[-1],), (heads, width), axes, draw, self.config.bias, self.dtype, name=name)
-        y = constrain(project(x), "batch", "length", axes[1], "kv")
-        return y.transpose(0, 2, 1, 3)
+        # One head of keys is on every device: there is nothing to divide.
+        split = "heads" if name == "query" else "groups" if heads > 1 else None
+        project = Projection(
+            (x.shape[-1],), (heads, width), ("embed", split, "kv"), draw, config.bias, self.dtype, name=name
+        )
+        y = project(x)
+        y = y if config.clip is None else jnp.clip(y, -config.clip, config.clip)
+        if config.qk_norm and name != "value":
+            y = Norm(self.norm, name=f"{name}_norm")(y)
+        return constrain(y, "batch", "length", split, "kv").transpose(0, 2, 1, 3)
+
+    def _slopes(self) -> jax.Array:
+        return jnp.asarray(positions.slopes(self.config.heads, self.config.alibi.exponent))

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.models.attention import Attention
-from lm_jax.models.config import BlockConfig, InitConfig
+from lm_jax.models.config import AttentionConfig, BlockConfig, InitConfig
 from lm_jax.models.feedforward import FeedForward
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
+from lm_jax.models.relative import RelativeBias
 from lm_jax.parallel.layout import constrain
 
 
@@ -39,6 +40,9 @@ class Context:
     index: Int[Array, ""] | None | Any = None
 
 
+PLACEMENTS = ("pre", "post", "sandwich", "parallel", "parallel_two")
+
+
 class Block(nn.Module):
     """One layer of a stack of `depth`."""
 
@@ -53,22 +57,20 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "batch length embed"], Any]:
         """The residual stream after this layer, and the layer's cache."""
         config = self.config
-        if config.norm_placement not in ("pre", "post"):
-            raise InputError(f"block.norm_placement is {config.norm_placement!r}; expected pre or post")
+        if config.norm_placement not in PLACEMENTS:
+            known = ", ".join(PLACEMENTS)
+            raise InputError(f"block.norm_placement is {config.norm_placement!r}; expected one of {known}")
         kept: dict[str, Any] = {}
 
         def attention(y: jax.Array) -> jax.Array:
-            attend = Attention(config.attention, self.init_config, self.dtype, self.residual_gain, name="attention")
-            layer = None if cache is None else cache["self"]
-            y, kept["self"] = attend(
-                y, context.visibility, bias=context.bias, cache=layer, index=context.index, train=train
-            )
+            layer, attend = None if cache is None else cache["self"], self._attention(config.attention, "attention")
+            bias = self._bias(y, context)
+            y, kept["self"] = attend(y, context.visibility, bias=bias, cache=layer, index=context.index, train=train)
             return y
 
         def cross(y: jax.Array) -> jax.Array:
             assert config.cross is not None and context.cross_visibility is not None
-            attend = Attention(config.cross, self.init_config, self.dtype, self.residual_gain, name="cross")
-            layer = None if cache is None else cache["cross"]
+            layer, attend = None if cache is None else cache["cross"], self._attention(config.cross, "cross")
             y, kept["cross"] = attend(
                 y, context.cross_visibility, memory=context.memory, cache=layer, cross=True, train=train
             )
@@ -79,16 +81,49 @@ class Block(nn.Module):
                 config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward"
             )(y, train)
 
-        x = self._branch(x, attention, "attention_norm", train)
-        if config.cross is not None:
-            x = self._branch(x, cross, "cross_norm", train)
-        x = self._branch(x, feedforward, "feedforward_norm", train)
+        if config.norm_placement in ("parallel", "parallel_two"):
+            x = self._parallel(x, attention, feedforward, train)
+        else:
+            x = self._branch(x, attention, "attention_norm", train)
+            if config.cross is not None:
+                x = self._branch(x, cross, "cross_norm", train)
+            x = self._branch(x, feedforward, "feedforward_norm", train)
         return x, None if cache is None else kept
 
+    def _attention(self, config: AttentionConfig, name: str) -> Attention:
+        return Attention(config, self.init_config, self.dtype, self.residual_gain, self.config.norm, name=name)
+
+    def _bias(self, x: jax.Array, context: Context) -> jax.Array | None:
+        """The relative position bias of this layer: of its own, of the stack, or none."""
+        attention = self.config.attention
+        if attention.position != "buckets" or attention.buckets.shared:
+            return context.bias if attention.position == "buckets" else None
+        return RelativeBias(attention, self.init_config, name="relative")(context.visibility, *x.shape[1:])
+
     def _branch(self, x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, train: bool) -> jax.Array:
-        """`x` with a branch added, normalised inside the branch (pre) or after the sum (post)."""
-        norm = Norm(self.config.norm, name=name)
+        """`x` with a branch added, normalised inside the branch (pre), after the sum (post), or around the branch."""
+        placement, drop = self.config.norm_placement, nn.Dropout(self.config.dropout, deterministic=not train)
+        norm = self._norm(name)
+        if placement == "post":
+            return constrain(norm(x + drop(branch(x))), "batch", "length", None)
+        y = branch(norm(x))
+        y = self._norm(f"{name}_after")(y) if placement == "sandwich" else y
+        return constrain(x + drop(y), "batch", "length", None)
+
+    def _parallel(self, x: jax.Array, attention: Callable, feedforward: Callable, train: bool) -> jax.Array:
+        """`x` with both branches added at once (Wang and Komatsuzaki 2021; PaLM, arXiv:2204.02311, section 2)."""
+        if self.config.cross is not None:
+            raise InputError(
+                f"block.norm_placement is {self.config.norm_placement!r}, which has no place for block.cross; use pre, "
+                "post or sandwich"
+            )
         drop = nn.Dropout(self.config.dropout, deterministic=not train)
-        if self.config.norm_placement == "pre":
-            return constrain(x + drop(branch(norm(x))), "batch", "length", None)
-        return constrain(norm(x + drop(branch(x))), "batch", "length", None)
+        y = z = self._norm("attention_norm")(x)
+        if self.config.norm_placement == "parallel_two":
+            z = self._norm("feedforward_norm")(x)
+        return constrain(x + drop(attention(y)) + drop(feedforward(z)), "batch", "length", None)
+
+    def _norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        if name == "attention_norm" and not self.config.attention_norm:
+            return lambda x: x
+        return Norm(self.config.norm, name=name)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, Tree, lookup, replaced
+from lm_jax.models.attention_config import AlibiConfig, AttentionConfig, BucketConfig, RotaryConfig, ScalingConfig
+
+# Presets read all settings from here.
+__all__ = ["AlibiConfig", "AttentionConfig", "BucketConfig", "RotaryConfig", "ScalingConfig"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -14,12 +18,13 @@ class InitConfig:
     """How parameters are drawn.
 
     Attributes:
-      name: `normal`, `truncated_normal` (cut at two standard deviations), `xavier_uniform`, or `fan_in`
-        (normal with variance 1/fan_in).
+      name: `normal`, `truncated_normal` (cut at two standard deviations), `xavier_uniform`, `fan_in` (normal with
+        variance 1/fan_in), `small` (Nguyen and Salazar 2019) or `mup` (`lm_jax.models.mup`).
       stddev: standard deviation of `normal` and `truncated_normal`.
       embed_stddev: standard deviation of embedding tables; None is `stddev`.
       position_stddev: the same of learned positions; None is as other tables.
       scale_residual: divide what writes to the residual stream by sqrt(2 depth) (GPT-2, section 2.3).
+      base_width: of `mup`: the width that learning rates were found at.
     """
 
     name: str = "normal"
@@ -27,77 +32,21 @@ class InitConfig:
     embed_stddev: float | None = None
     position_stddev: float | None = None
     scale_residual: bool = False
+    base_width: int = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NormConfig:
-    """`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019); `bias` is layer norm's only."""
+    """`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019); `bias` is layer norm's only.
+
+    Attributes:
+      offset: the scale is 1 + what is learned (Gemma), so that weight decay pulls it to 1.
+    """
 
     name: str = "layer"
     epsilon: float = 1e-5
     bias: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RotaryConfig:
-    """Rotary positions (Su et al. 2021): wavelengths from 2 pi to 2 pi theta over `fraction` of a head."""
-
-    theta: float = 10000.0
-    fraction: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BucketConfig:
-    """Relative position buckets (Raffel et al. 2020, section 2.1): one learned bias a bucket and head."""
-
-    buckets: int = 32
-    max_distance: int = 128
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Attention as three free choices: mask, position, kernel.
-
-    Attributes:
-      heads: query heads.
-      head_dim: width of a head; None is width // heads.
-      kv_heads: key and value heads (grouped-query attention, Ainslie et al. 2023); None is `heads`.
-      mask: `causal` or `full`.
-      position: `none`, `rotary` or `buckets`; only the subtree of that name is read.
-      kernel: `auto`, `dense` or `blockwise`.
-      block: rows of queries per block of the blockwise kernel.
-      scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
-      bias: whether query, key and value have biases; `out_bias` the same for the output.
-      dropout: rate on the attention probabilities.
-    """
-
-    heads: int = 8
-    head_dim: int | None = None
-    kv_heads: int | None = None
-    mask: str = "causal"
-    position: str = "none"
-    rotary: RotaryConfig = RotaryConfig()
-    buckets: BucketConfig = BucketConfig()
-    kernel: str = "auto"
-    block: int = 64
-    scale: float | None = None
-    bias: bool = True
-    out_bias: bool = True
-    dropout: float = 0.0
-
-    def __post_init__(self):
-        groups = self.kv_heads or self.heads
-        if self.heads < 1 or self.heads % groups:
-            raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
-
-    def head_width(self, width: int) -> int:
-        """The width of one head in a model of `width`."""
-        if self.head_dim is None and width % self.heads:
-            raise InputError(
-                f"embed.width {width} is not divisible by attention.heads {self.heads}; set attention.head_dim or use "
-                f"width {width // self.heads * self.heads} or {(width // self.heads + 1) * self.heads}"
-            )
-        return self.head_dim or width // self.heads
+    offset: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +65,10 @@ class BlockConfig:
     """One layer: attention, cross-attention where `cross` is set, feed-forward.
 
     Attributes:
-      norm_placement: `pre` (norm inside the residual branch) or `post` (norm of the sum).
+      norm_placement: `pre` (norm inside the residual branch), `post` (norm of the sum), `sandwich` (norms before and
+        after each branch, Gemma 2), `parallel` (attention and feed-forward read the same norm and are added at once,
+        GPT-J) or `parallel_two` (the same with a norm each, GPT-NeoX).
+      attention_norm: whether attention has its norm (ModernBERT's first layer has none).
       cross: attention over an encoder's output; its mask is always `full` and it has no positions.
       dropout: rate on each branch before it joins the residual stream.
     """
@@ -125,27 +77,79 @@ class BlockConfig:
     feedforward: FeedForwardConfig = FeedForwardConfig()
     norm: NormConfig = NormConfig()
     norm_placement: str = "pre"
+    attention_norm: bool = True
     cross: AttentionConfig | None = None
     dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StackConfig:
-    """`depth` blocks.
+class ShareConfig:
+    """Layers that use the same parameters (ALBERT, Lan et al. 2020, arXiv:1909.11942, section 3.1).
 
     Attributes:
-      scan: `always` compiles one layer and loops over it, `never` unrolls, `auto` unrolls shallow stacks on a CPU.
+      groups: sets of parameters, each used by consecutive layers; 0 gives every layer its own.
+      layers: blocks in a set, applied one after the other.
+    """
+
+    groups: int = 0
+    layers: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """`depth` blocks, one after the other.
+
+    Attributes:
+      depth: how many blocks are applied.
+      block: what they are.
+      kinds: what kinds of blocks have different from `block`, by names of your own:
+        `{"local": {"attention": {"window": 128}}}`.
+      pattern: kinds of the blocks in order, again from the start until the depth is full, with `block` for the block
+        as it is: `("local", "local", "block")`. Empty: all are `block`.
+      share: layers that use the same parameters.
+      scan: `always` compiles one turn of the pattern and loops over it, `never` unrolls, `auto` unrolls shallow stacks
+        on a CPU.
       remat: what the backward pass computes again: `none`, `full` (everything), `dots` (all but matrix products).
     """
 
     depth: int = 2
     block: BlockConfig = BlockConfig()
+    kinds: Tree = Tree()
+    pattern: tuple[str, ...] = ()
+    share: ShareConfig = ShareConfig()
     scan: str = "auto"
     remat: str = "none"
 
     def __post_init__(self):
         if self.depth < 1:
             raise InputError(f"stack.depth is {self.depth}; expected at least 1")
+        for name in self.pattern:
+            if name != "block":
+                lookup(self.kinds, name, "a kind in stack.pattern")
+        for name in self.kinds:
+            if name in ("block", "layers", "relative"):
+                raise InputError(f"stack.kinds.{name}: the stack has another use for this name; choose another")
+            self.kind(name)
+        groups, layers, period = self.share.groups, self.share.layers, max(len(self.pattern), 1)
+        if groups and (layers < 1 or self.depth % layers or not 0 < groups <= self.depth // layers):
+            raise InputError(
+                f"stack.share has {groups} groups of {layers} layers, but stack.depth is {self.depth}; expected a "
+                f"multiple of {max(layers, 1)} that is at least their product"
+            )
+        if groups and layers % period:
+            raise InputError(
+                f"stack.share.layers is {layers}, but stack.pattern has {period} blocks: parameters would be shared by "
+                f"different kinds; use stack.share.layers={period}"
+            )
+
+    def kind(self, name: str) -> BlockConfig:
+        """The block of a kind: `block` with what the kind has different."""
+        return replaced(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
+
+    @property
+    def blocks(self) -> tuple[BlockConfig, ...]:
+        """Every kind of block that the stack has."""
+        return tuple(map(self.kind, dict.fromkeys(self.pattern[: self.depth]))) or (self.block,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,8 +159,11 @@ class EmbedConfig:
     Attributes:
       vocab: rows of the token table; None is the tokenizer's size.
       width: width of the residual stream.
-      positions: `none`, `learned` or `sinusoidal`; both of the latter are added to the tokens.
+      factor: width of the tables, which a matrix then maps to `width` (ALBERT, section 3.1); None is `width` itself.
+      factor_bias: whether that mapping has a bias (ALBERT and ELECTRA do, OPT does not).
+      positions: `none`, `learned`, `sinusoidal`, `sinusoidal_interleaved` or `sinusoidal_halves`, added to the tokens.
       max_length: rows of a position table: the longest input.
+      offset: rows of the position table before that of position 0 (OPT, BART: 2).
       types: rows of the table of token types (BERT's sentence A or B); 0 is no table.
       norm: normalise the sum (BERT).
       scale: multiply token embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
@@ -164,8 +171,11 @@ class EmbedConfig:
 
     vocab: int | None = None
     width: int = 128
+    factor: int | None = None
+    factor_bias: bool = True
     positions: str = "learned"
     max_length: int = 512
+    offset: int = 0
     types: int = 0
     norm: bool = False
     scale: bool = False
@@ -181,12 +191,14 @@ class ReadoutConfig:
       bias: one bias per entry of the vocabulary.
       transform: dense, activation and norm before it (BERT's masked-LM head); empty or the activation's name.
       scale: multiply hidden states by width ** -0.5 first (T5 with a tied table).
+      softcap: logits are bent to softcap * tanh(logits / softcap) (Gemma 2).
     """
 
     tied: bool = True
     bias: bool = False
     transform: str = ""
     scale: bool = False
+    softcap: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +206,7 @@ class TransformerConfig:
     """An encoder or a decoder: what tells them apart is the mask of `stack.block.attention`.
 
     Attributes:
-      kind: `encoder` (full mask) or `decoder` (causal mask).
+      kind: `encoder` (full mask) or `decoder` (causal or prefix mask).
       final_norm: normalise the last hidden state (pre-norm models).
       pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0 is no head.
       dtype: what the layers compute in; parameters are float32.
@@ -212,13 +224,9 @@ class TransformerConfig:
 
     def __post_init__(self):
         _check_dtype(self.dtype)
-        expected = {"encoder": "full", "decoder": "causal"}.get(self.kind)
-        if expected is None:
+        if self.kind not in ("encoder", "decoder"):
             raise InputError(f"config.model.kind is {self.kind!r}; expected encoder, decoder or encoder_decoder")
-        if self.kind == "encoder" and self.stack.block.attention.mask == "causal":
-            raise InputError("config.model.stack.block.attention.mask is 'causal' in an encoder; use 'full'")
-        if self.kind == "decoder" and self.stack.block.attention.mask == "full":
-            raise InputError("config.model.stack.block.attention.mask is 'full' in a decoder; use 'causal'")
+        _check_masks(self.stack, "stack", encoder=self.kind == "encoder")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,8 +250,7 @@ class EncoderDecoderConfig:
         _check_dtype(self.dtype)
         if self.decoder.block.cross is None:
             raise InputError("config.model.decoder.block.cross is not set: a decoder without it never sees the encoder")
-        if self.decoder.block.attention.mask == "full":
-            raise InputError("config.model.decoder.block.attention.mask is 'full' in a decoder; use 'causal'")
+        _check_masks(self.decoder, "decoder", encoder=False)
 
 
 ModelConfig = TransformerConfig | EncoderDecoderConfig
@@ -254,3 +261,12 @@ KINDS = {"encoder": TransformerConfig, "decoder": TransformerConfig, "encoder_de
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
         raise InputError(f"config.model.dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+
+
+def _check_masks(stack: StackConfig, name: str, *, encoder: bool) -> None:
+    for block in stack.blocks:
+        mask = block.attention.mask
+        if encoder and mask in ("causal", "prefix"):
+            raise InputError(f"config.model.{name}.block.attention.mask is {mask!r} in an encoder; use 'full'")
+        if not encoder and mask == "full":
+            raise InputError(f"config.model.{name}.block.attention.mask is 'full' in a decoder; use 'causal'")

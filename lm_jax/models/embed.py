@@ -11,6 +11,7 @@ from lm_jax.core.config import InputError
 from lm_jax.models import initializers, positions
 from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
+from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
 
@@ -24,15 +25,20 @@ class TokenTable(nn.Module):
     def setup(self):  # noqa: D102
         if not self.config.vocab:
             raise InputError("config.model.embed.vocab is not set; it follows the tokenizer unless you set it")
-        draw, shape = initializers.table(self.init_config), (self.config.vocab, self.config.width)
+        draw, shape = initializers.table(self.init_config), (self.config.vocab, self.width)
         self.embedding = initializers.parameter(self, "embedding", draw, ("vocab", "embed"), shape)
 
-    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
+    @property
+    def width(self) -> int:
+        """Width of a row."""
+        return self.config.factor or self.config.width
+
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length factor"]:
         """The rows of `tokens`."""
-        scale = self.config.width**0.5 if self.config.scale else 1.0
+        scale = self.width**0.5 if self.config.scale else 1.0
         return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype) * jnp.asarray(scale, self.dtype)
 
-    def attend(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
+    def attend(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
         """Products of `hidden` with every row: logits, with the largest table of the model read once."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         # Written as a product with the transpose: XLA's matrix-vector code for it is faster on a CPU.
@@ -41,7 +47,7 @@ class TokenTable(nn.Module):
 
 
 class Embed(nn.Module):
-    """Adds positions and token types to embedded tokens."""
+    """Adds positions and token types to embedded tokens, and maps them to the model's width where they are narrower."""
 
     config: EmbedConfig
     norm: NormConfig
@@ -51,16 +57,16 @@ class Embed(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch length embed"],
+        x: Float[Array, "batch length factor"],
         places: Int[Array, "#batch length"] | None,
         types: Int[Array, "batch length"] | None,
         train: bool = False,
     ) -> Float[Array, "batch length embed"]:
         """The residual stream before the first layer; `places` None counts 0, 1, 2, ..."""
         config = self.config
-        length, draw = x.shape[1], initializers.table(self.init_config)
+        length, width, draw = x.shape[1], x.shape[2], initializers.table(self.init_config)
         if config.positions == "learned":
-            shape = (config.max_length, config.width)
+            first, shape = config.offset, (config.max_length + config.offset, width)
             place = initializers.table(self.init_config, self.init_config.position_stddev)
             table = initializers.parameter(self, "position", place, ("position", "embed"), shape)
             if places is None and length > config.max_length:
@@ -68,19 +74,23 @@ class Embed(nn.Module):
                     f"an input of {length} tokens, but config.model.embed.max_length is {config.max_length}; "
                     "shorten the input or train with a larger max_length"
                 )
-            rows = table[None, :length] if places is None else jnp.take(table, places, axis=0)
+            rows = table[None, first : first + length] if places is None else jnp.take(table, places + first, axis=0)
             x = x + rows.astype(self.dtype)
-        elif config.positions == "sinusoidal":
+        elif config.positions in positions.SINUSOIDS:
             places = jnp.arange(length)[None] if places is None else places
-            x = x + positions.sinusoidal(places, config.width).astype(self.dtype)
+            x = x + positions.SINUSOIDS[config.positions](places, width).astype(self.dtype)
         elif config.positions != "none":
-            raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or sinusoidal")
+            known = ", ".join(positions.SINUSOIDS)
+            raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or {known}")
         if config.types:
-            table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, config.width))
+            table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, width))
             types = jnp.zeros((1, length), jnp.int32) if types is None else types
             # A product with one-hot rows: its gradient is a matrix product, where a gather's would be a slow scatter.
             x = x + jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
         if config.norm:
             x = Norm(self.norm, name="norm")(x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
+        if config.factor is not None:
+            axes, draw = ("embed_out", "embed"), initializers.kernel(self.init_config, width, config.width)
+            x = Projection((width,), (config.width,), axes, draw, config.factor_bias, self.dtype, name="project")(x)
         return constrain(x, "batch", "length", None)

@@ -15,10 +15,13 @@ from lm_jax.models.config import FeedForwardConfig, InitConfig
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
+# quick_gelu: Hendrycks and Gimpel 2016, section 2; squared_relu: So et al. 2021 (arXiv:2109.08668), section 3.
 ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "squared_relu": lambda x: jnp.square(jax.nn.relu(x)),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }

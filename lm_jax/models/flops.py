@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from lm_jax.core.trees import named_leaves
-from lm_jax.models.config import EncoderDecoderConfig, ModelConfig, StackConfig
+from lm_jax.models import segments
+from lm_jax.models.config import AttentionConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 
 
 def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, source: int = 0) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per pair of tokens and unit.
+
+    A weight counts as often as it is used (shared layers), a pair where a window leaves it in reach.
 
     Args:
       config: the model.
@@ -20,27 +24,42 @@ def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, 
       source: tokens of the encoder.
     """
     table = next(leaf for path, leaf in named_leaves(shapes) if path == "token/embedding")
-    total = 6.0 * read * (math.prod(table.shape) + _kernels(shapes, "head/transform"))
+    total = 6.0 * read * (math.prod(table.shape) + _kernels(shapes, "head/(transform|factor)"))
     width = config.embed.width
     if isinstance(config, EncoderDecoderConfig):
-        total += 6.0 * source * (_kernels(shapes, "encoder/") + _kernels(shapes, "decoder/.*cross/(key|value)"))
-        total += 6.0 * length * (_kernels(shapes, "decoder/") - _kernels(shapes, "decoder/.*cross/(key|value)"))
-        return (
-            total
-            + _pairs(config.encoder, width, source, source)
-            + _pairs(config.decoder, width, length, length)
-            + (_pairs(config.decoder, width, length, source))
-        )
-    return total + 6.0 * length * _kernels(shapes, "stack/") + _pairs(config.stack, width, length, length)
+        encoder, decoder = _uses(config.encoder), _uses(config.decoder)
+        cross = decoder * _kernels(shapes, "decoder/.*cross/(key|value)")
+        total += 6.0 * source * (encoder * _kernels(shapes, "encoder/") + _kernels(shapes, "encoder_embed/") + cross)
+        total += 6.0 * length * (decoder * _kernels(shapes, "decoder/") + _kernels(shapes, "decoder_embed/") - cross)
+        blocks = segments.kinds(config.decoder)
+        reads = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
+        total += sum(_pairs(attention, width, length, source) for attention in reads if attention is not None)
+        return total + _own_pairs(config.encoder, width, source) + _own_pairs(config.decoder, width, length)
+    kernels = _uses(config.stack) * _kernels(shapes, "stack/") + _kernels(shapes, "embed/")
+    return total + 6.0 * length * kernels + _own_pairs(config.stack, width, length)
 
 
 def _kernels(shapes: Any, pattern: str) -> int:
     """Weights of the kernels under a path."""
-    import re
-
     return sum(leaf.size for path, leaf in named_leaves(shapes) if path.endswith("kernel") and re.match(pattern, path))
 
 
-def _pairs(stack: StackConfig, width: int, queries: int, keys: int) -> float:
-    attention = stack.block.attention
-    return 12.0 * stack.depth * attention.heads * attention.head_width(width) * queries * keys
+def _uses(stack: StackConfig) -> float:
+    """How many layers use each set of parameters, in the mean."""
+    return stack.depth / len({layer.owner for layer in segments.layers(stack)})
+
+
+def _own_pairs(stack: StackConfig, width: int, length: int) -> float:
+    blocks = segments.kinds(stack)
+    return sum(_pairs(blocks[layer.kind].attention, width, length, length) for layer in segments.layers(stack))
+
+
+def _pairs(attention: AttentionConfig, width: int, queries: int, keys: int) -> float:
+    """Operations of all queries with the keys that they may see; causal masks count as full ones, as in the paper."""
+    seen = keys
+    if attention.window is not None or attention.stride is not None:
+        window = attention.window or 0
+        near = 2 * window + 1 if attention.mask == "full" else window
+        far = 0 if attention.stride is None else keys // attention.stride
+        seen = min(keys, near + far)
+    return 12.0 * attention.heads * attention.head_width(width) * queries * seen

@@ -33,22 +33,29 @@ class Readout(nn.Module):
     def __call__(self, hidden: Float[Array, "... embed"], table: TokenTable) -> Float[Array, "... vocab"]:
         """Logits of every hidden state."""
         width = hidden.shape[-1]
+        # A factorised table has rows of its own width.
+        narrow = table.width if self.config.tied else width
+        axes, draw = ("embed", "embed_out"), initializers.kernel(self.init_config, width, narrow)
         if self.config.transform:
-            draw = initializers.kernel(self.init_config, width, width)
-            dense = Projection((width,), (width,), ("embed", "embed_out"), draw, True, self.dtype, name="transform")
+            dense = Projection((width,), (narrow,), axes, draw, True, self.dtype, name="transform")
             hidden = lookup(ACTIVATIONS, self.config.transform, "readout.transform")(dense(hidden))
             hidden = Norm(self.norm, name="norm")(hidden)
-        if self.config.scale:
-            hidden = hidden * jnp.asarray(width**-0.5, hidden.dtype)
+        elif narrow != width:
+            hidden = Projection((width,), (narrow,), axes, draw, False, self.dtype, name="factor")(hidden)
+        scale = initializers.answer_scale(self.init_config, width) * (width**-0.5 if self.config.scale else 1.0)
+        if scale != 1.0:
+            hidden = hidden * jnp.asarray(scale, hidden.dtype)
         if self.config.tied:
             logits = table.attend(hidden)
         else:
-            draw = initializers.kernel(self.init_config, width, self.vocab)
+            draw = initializers.answer(self.init_config, width, self.vocab)
             out = Projection((width,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
             logits = out(hidden)
         if self.config.bias:
             bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))
             logits = logits + bias.astype(self.dtype).reshape((1,) * (logits.ndim - 1) + (self.vocab,))
+        if self.config.softcap is not None:
+            logits = self.config.softcap * jnp.tanh(logits / self.config.softcap)
         return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")
 
 
@@ -65,9 +72,11 @@ class PairHead(nn.Module):
         width = first.shape[-1]
         draw = initializers.kernel(self.init_config, width, width)
         pooler = Projection((width,), (width,), ("embed", "embed_out"), draw, True, self.dtype, name="pooler")
-        draw = initializers.kernel(self.init_config, width, self.classes)
+        draw = initializers.answer(self.init_config, width, self.classes)
         out = Projection((width,), (self.classes,), ("embed", "classes"), draw, True, self.dtype, name="out")
-        return out(jnp.tanh(pooler(first)))
+        scale = initializers.answer_scale(self.init_config, width)
+        pooled = jnp.tanh(pooler(first))
+        return out(pooled if scale == 1.0 else pooled * jnp.asarray(scale, pooled.dtype))
 
 
 def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> Float[Array, "batch count embed"]:

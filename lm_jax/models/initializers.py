@@ -37,11 +37,18 @@ def _fan_in(stddev: float, fan_in: int, fan_out: int) -> Initializer:
     return jax.nn.initializers.normal(fan_in**-0.5)
 
 
+def _small(stddev: float, fan_in: int, fan_out: int) -> Initializer:
+    """SmallInit (Nguyen and Salazar 2019, arXiv:1910.05895, section 2.2): as Xavier draws a matrix of d x 4 d."""
+    return jax.nn.initializers.normal((2 / (5 * min(fan_in, fan_out))) ** 0.5)
+
+
 SCHEMES = {
     "normal": _normal,
     "truncated_normal": _truncated_normal,
     "xavier_uniform": _xavier_uniform,
     "fan_in": _fan_in,
+    "small": _small,
+    "mup": _fan_in,
 }
 
 
@@ -64,6 +71,21 @@ def table(init: InitConfig, stddev: float | None = None) -> Initializer:
         stddev = init.stddev if init.embed_stddev is None else init.embed_stddev
     scheme = "truncated_normal" if init.name == "truncated_normal" else "normal"
     return SCHEMES[scheme](stddev, 1, 1)
+
+
+def answer(init: InitConfig, fan_in: int, fan_out: int) -> Initializer:
+    """An initializer for a matrix whose outputs are answers (logits): their number does not grow with the model."""
+    return table(init) if init.name == "mup" else kernel(init, fan_in, fan_out)
+
+
+def answer_scale(init: InitConfig, width: int) -> float:
+    """What answers are multiplied by (Yang et al. 2022, table 8, "output weights")."""
+    return init.base_width / width if init.name == "mup" else 1.0
+
+
+def score_scale(init: InitConfig, head_width: int) -> float:
+    """What attention scores are multiplied by: 1 / sqrt(d), or 1 / d under muP (Yang et al. 2022, definition 4.1)."""
+    return 1.0 / head_width if init.name == "mup" else head_width**-0.5
 
 
 def residual_gain(init: InitConfig, depth: int) -> float:

@@ -17,6 +17,7 @@ class Inputs:
       positions: place of each token in its text; None is 0, 1, 2, ...
       segments: tokens see only their own segment; 0 is padding, which nobody sees. None is one segment and no padding.
       types: token types (BERT's sentence A or B); None is 0.
+      prefix: how many of the first tokens of each row all of the row may see, where the mask is `prefix`.
       source: what the encoder of an encoder-decoder reads; None once the cache holds it.
     """
 
@@ -24,6 +25,7 @@ class Inputs:
     positions: Int[Array, "#batch length"] | None | Any = None
     segments: Int[Array, "batch length"] | None | Any = None
     types: Int[Array, "batch length"] | None | Any = None
+    prefix: Int[Array, " batch"] | None | Any = None
     source: Inputs | None = None
 
 
@@ -35,7 +37,8 @@ class Cache:
       index: the next free slot.
       positions: place in its text of each slot's token.
       segments: 0 where a slot is empty or padding.
-      layers: per segment of the stack, keys and values of every layer.
+      layers: keys and values: a tuple of layers, or, where the stack is scanned, of segments of layers with a leading
+        axis of turns.
       memory_segments: segments of the encoder's tokens, or None.
     """
 

@@ -1,4 +1,4 @@
-"""Attention masks as predicates over positions: `causal(query, key)`, never a stored length x length array.
+"""Attention masks as predicates over places: `causal & (recent(3) | strided(3))`, never a stored length x length array.
 
 A mask also knows which keys a run of consecutive queries can see at all, so that a kernel can skip the rest.
 """
@@ -6,6 +6,7 @@ A mask also knows which keys a run of consecutive queries can see at all, so tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,20 @@ import jax
 from jaxtyping import Array, Bool, Int
 
 from lm_jax.core.config import lookup
+from lm_jax.models.attention_config import AttentionConfig
+
+
+@flax.struct.dataclass
+class Places:
+    """What a mask knows of queries or of keys, in shapes that broadcast one against the other.
+
+    Attributes:
+      position: place in its text.
+      prefix: whether it belongs to its row's prefix; None where rows have none.
+    """
+
+    position: Int[Array, ...] | Any
+    prefix: Bool[Array, ...] | None | Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,13 +36,12 @@ class Mask:
     """Which keys a query may see.
 
     Attributes:
-      allow: positions of queries and keys, broadcast against each other, to True where a query may see a key;
-        None where everything is allowed.
+      allow: places of queries and of keys to True where a query may see a key; None where everything is allowed.
       reach: (first query, one past the last query, number of keys) to the range of keys that any of them may see.
         Plain integers: valid when positions count 0, 1, 2, ...
     """
 
-    allow: Callable[[Array, Array], Array] | None
+    allow: Callable[[Places, Places], Array] | None
     reach: Callable[[int, int, int], tuple[int, int]]
 
     def __and__(self, other: Mask) -> Mask:
@@ -59,14 +73,58 @@ class Mask:
 
 
 full = Mask(allow=None, reach=lambda start, stop, keys: (0, keys))
-causal = Mask(allow=lambda query, key: key <= query, reach=lambda start, stop, keys: (0, min(stop, keys)))
+causal = Mask(
+    allow=lambda query, key: key.position <= query.position, reach=lambda start, stop, keys: (0, min(stop, keys))
+)
 
-MASKS = {"full": full, "causal": causal}
+
+def _in_prefix(query: Places, key: Places) -> Any:
+    return key.position < 0 if key.prefix is None else key.prefix
+
+
+# Raffel et al. 2020, section 3.2.1. How long a prefix is, is known when the program runs: any key is in reach.
+prefix = causal | Mask(allow=_in_prefix, reach=lambda start, stop, keys: (0, keys))
+
+
+def recent(window: int) -> Mask:
+    """The latest `window` keys up to the query, its own among them, and all later ones (Mistral, GPT-Neo)."""
+    return Mask(
+        allow=lambda query, key: key.position > query.position - window,
+        reach=lambda start, stop, keys: (max(0, start - window + 1), keys),
+    )
+
+
+def around(window: int) -> Mask:
+    """At most `window` keys away on either side (Longformer, ModernBERT)."""
+    return Mask(
+        allow=lambda query, key: abs(query.position - key.position) <= window,
+        reach=lambda start, stop, keys: (max(0, start - window), min(stop + window, keys)),
+    )
+
+
+def strided(stride: int) -> Mask:
+    """Every `stride`-th key, counted from the query (Child et al. 2019, arXiv:1904.10509, section 4.3)."""
+    return Mask(
+        allow=lambda query, key: (query.position - key.position) % stride == 0,
+        reach=lambda start, stop, keys: (0, keys),
+    )
+
+
+MASKS = {"full": full, "causal": causal, "prefix": prefix}
 
 
 def mask(name: str) -> Mask:
     """The mask of a name; a configuration error when there is none."""
     return lookup(MASKS, name, "attention.mask")
+
+
+@functools.cache
+def of(config: AttentionConfig) -> Mask:
+    """The mask of a configuration: which way queries look, and which of those keys they see."""
+    whole, window, stride = mask(config.mask), config.window, config.stride
+    near = None if window is None else around(window) if config.mask == "full" else recent(window)
+    parts = [part for part in (near, None if stride is None else strided(stride)) if part is not None]
+    return whole & functools.reduce(lambda left, right: left | right, parts) if parts else whole
 
 
 @flax.struct.dataclass
@@ -75,12 +133,14 @@ class Visibility:
 
     Attributes:
       mask: the predicate.
+      prefix: tokens at positions below this belong to a row's prefix; None is no prefix.
       query_positions, key_positions: None where they count 0, 1, 2, ...
       query_segments: None where queries see every key that is not padding (cross-attention).
       key_segments: None where no key is padding; 0 marks padding.
     """
 
-    mask: Mask = flax.struct.field(pytree_node=False)
+    mask: Mask = flax.struct.field(pytree_node=False, default=full)
+    prefix: Int[Array, " batch"] | None | Any = None
     query_positions: Int[Array, "#batch query"] | None | Any = None
     key_positions: Int[Array, "#batch key"] | None | Any = None
     query_segments: Int[Array, "batch query"] | None | Any = None
@@ -91,13 +151,20 @@ class Visibility:
         """Whether positions count 0, 1, 2, ..., so that `mask.reach` holds."""
         return self.query_positions is None and self.key_positions is None
 
+    def positions(self, queries: slice, keys: slice) -> tuple[Int[Array, "#batch query 1"], Int[Array, "#batch 1 key"]]:
+        """Positions of these queries and of these keys, to be broadcast against each other."""
+        query, key = _positions(self.query_positions, queries), _positions(self.key_positions, keys)
+        return query[:, :, None], key[:, None, :]
+
+    def _places(self, position: Array) -> Places:
+        return Places(position, None if self.prefix is None else position < self.prefix[:, None, None])
+
     def allowed(self, queries: slice, keys: slice) -> Bool[Array, "#batch query key"] | None:
         """Where these queries may see these keys; None where they may see all of them."""
         allowed = None
         if self.mask.allow is not None:
-            query = _positions(self.query_positions, queries)
-            key = _positions(self.key_positions, keys)
-            allowed = self.mask.allow(query[:, :, None], key[:, None, :])
+            query, key = self.positions(queries, keys)
+            allowed = self.mask.allow(self._places(query), self._places(key))
         if self.key_segments is not None:
             key = self.key_segments[:, None, keys]
             same = (

@@ -23,7 +23,9 @@ class Norm(nn.Module):
         if self.config.name not in ("layer", "rms"):
             raise InputError(f"norm.name is {self.config.name!r}; expected layer or rms")
         width = x.shape[-1]
-        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), (width,))
+        draw = nn.initializers.zeros if self.config.offset else nn.initializers.ones
+        scale = parameter(self, "scale", draw, ("norm",), (width,))
+        scale = 1 + scale if self.config.offset else scale
         # float32: the variance of thousands of bfloat16 squares loses its last digits.
         y = x.astype(jnp.float32)
         if self.config.name == "layer":

@@ -1,11 +1,12 @@
-"""Where a token stands: sinusoids, rotary angles, T5's buckets. Learned positions are a table in `embed`."""
+"""Where a token stands: sinusoids, T5's buckets, ALiBi's slopes. Rotary angles have a file of their own."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lm_jax.models.config import BucketConfig, RotaryConfig
+from lm_jax.models.attention_config import BucketConfig
 
 
 def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
@@ -21,21 +22,39 @@ def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array
     return jnp.pad(table, ((0, 0), (0, 0), (0, width - 2 * half)))
 
 
-def rotary(
-    x: Float[Array, "batch heads length kv"], positions: Int[Array, "#batch length"], config: RotaryConfig
-) -> Float[Array, "batch heads length kv"]:
-    """Rotates pairs (i, i + half) of the first `fraction` of each head by an angle proportional to the position.
+def sinusoidal_halves(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
+    """Sines then cosines of the paper's own frequencies 10000 ** (-2 i / width), as Marian and Pegasus have them."""
+    sines, cosines = (width + 1) // 2, width // 2
+    rates = 10000.0 ** (-2 * np.arange(sines) / width)
+    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(rates, jnp.float32)[None, None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)[..., :cosines]], -1)
 
-    Reference: Su et al. 2021 (arXiv:2104.09864), eq. 34, with the pairs of features taken from the two halves of a
-    head as LLaMA's released weights have them.
+
+def sinusoidal_interleaved(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
+    """A sine and a cosine of each frequency, one beside the other (Vaswani et al. 2017, section 3.5, as printed)."""
+    halves, sines = sinusoidal_halves(positions, width), (width + 1) // 2
+    order = np.argsort(np.r_[2 * np.arange(sines), 2 * np.arange(width // 2) + 1])
+    return halves[..., order]
+
+
+SINUSOIDS = {
+    "sinusoidal": sinusoidal,
+    "sinusoidal_interleaved": sinusoidal_interleaved,
+    "sinusoidal_halves": sinusoidal_halves,
+}
+
+
+def slopes(heads: int, exponent: float = 8.0) -> np.ndarray:
+    """How much each head's score falls per position of distance.
+
+    Geometric from 2 ** (-exponent / heads) to 2 ** -exponent where `heads` is a power of two; otherwise those of the
+    next lower power, then every other one of the next higher, as in the released code.
+
+    Reference: Press et al. 2022 (arXiv:2108.12409), section 3.
     """
-    size = int(x.shape[-1] * config.fraction) // 2 * 2
-    rates = config.theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-    # float32: at position 10^5 a bfloat16 angle is off by hundreds of radians.
-    angles = positions[:, None, :, None].astype(jnp.float32) * rates[None, None, None, :]
-    sine, cosine = jnp.sin(angles).astype(x.dtype), jnp.cos(angles).astype(x.dtype)
-    first, second, rest = jnp.split(x, [size // 2, size], axis=-1)
-    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], -1)
+    power = 1 << (heads.bit_length() - 1)
+    geometric = lambda count: 2.0 ** (-exponent / count * np.arange(1, count + 1))
+    return np.concatenate([geometric(power), geometric(2 * power)[::2]])[:heads].astype(np.float32)
 
 
 def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: bool) -> Int[Array, "*shape"]:

@@ -24,7 +24,7 @@ class Projection(nn.Module):
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     kernel_init: Initializer
     bias: bool
     dtype: jnp.dtype

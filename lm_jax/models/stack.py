@@ -1,12 +1,14 @@
-"""The stack of layers: one set of parameters per kind of layer, with a leading `layers` axis, scanned or unrolled.
+"""The stack of layers: parameters with a leading `layers` axis, in the layers' order, scanned or unrolled.
 
 The stack declares the parameters of all its layers at once and applies its block to one layer's slice at a time,
 so that scanned and unrolled stacks have the same parameters, and so that a function of one layer's parameters can
-act inside the loop.
+act inside the loop. How a stack is cut into loops (`segments`) is no business of its parameters: `layers` holds all
+layers that are shaped as `config.block`, and `KIND/layers` those of a kind whose parameters differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,10 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers, positions
+from lm_jax.models import initializers, segments
 from lm_jax.models.block import Block, Context
-from lm_jax.models.config import AttentionConfig, BucketConfig, InitConfig, StackConfig
-from lm_jax.models.masks import Visibility
+from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
+from lm_jax.models.relative import RelativeBias
+from lm_jax.models.segments import Segment
 
 # Deeper stacks take too long to compile unrolled; shallower ones run faster so on a CPU.
 DEEPEST_UNROLLED = 12
@@ -27,6 +30,9 @@ REMAT = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+# A layer's function of the residual stream, its parameters, its cache and its random key.
+Apply = Callable[[jax.Array, Any, Any, Any], tuple[jax.Array, Any]]
 
 
 class Stack(nn.Module):
@@ -42,68 +48,71 @@ class Stack(nn.Module):
     ) -> tuple[Float[Array, "batch length embed"], Any]:
         """The residual stream after the last layer, and the cache of every layer."""
         config, attention = self.config, self.config.block.attention
-        if attention.position == "buckets":
-            relative = RelativeBias(attention.buckets, attention.heads, self.init_config, name="relative")
-            bias = relative(context.visibility, *x.shape[1:], two_sided=attention.mask != "causal")
+        if attention.position == "buckets" and attention.buckets.shared:
+            relative = RelativeBias(attention, self.init_config, name="relative")
+            bias = relative(context.visibility, *x.shape[1:])
             context = context.replace(bias=bias)  # type: ignore[attr-defined]
         gain = initializers.residual_gain(self.init_config, config.depth)
-        block = Block(config.block, self.init_config, self.dtype, gain, parent=None)
-        params = self._layers(block, x, context)
+        blocks = {
+            kind: Block(block, self.init_config, self.dtype, gain, parent=None)
+            for kind, block in segments.kinds(config).items()
+        }
+        groups = self._groups(blocks, x, context)
         keys = None
         if train and self.has_rng("dropout"):
             keys = jax.random.split(self.make_rng("dropout"), config.depth)
+        applies = {kind: self._apply(block, context, train) for kind, block in blocks.items()}
+        if isinstance(groups.get(""), tuple):
+            return _unrolled(config, applies, groups[""], x, cache, keys)
+        if scanned(config):
+            return _scanned(config, applies, groups, x, cache, keys)
+        return _unrolled(config, applies, one_a_layer(config, groups), x, cache, keys)
+
+    def _apply(self, block: Block, context: Context, train: bool) -> Apply:
+        """A block as a function of what differs from layer to layer."""
 
         def layer(x, params, cache, key):
             rngs = None if key is None else {"dropout": key}
             return block.apply({"params": params}, x, context, cache, train, rngs=rngs)
 
-        if config.remat != "none":
-            if config.remat not in REMAT:
-                raise InputError(f"stack.remat is {config.remat!r}; expected none, {', '.join(REMAT)}")
-            layer = jax.checkpoint(layer, policy=REMAT[config.remat])
-        if isinstance(params, tuple):
-            return _unrolled(layer, x, params, cache, keys)
-        if scanned(config):
-            return jax.lax.scan(lambda x, part: layer(x, *part), x, (params, cache, keys))
-        return _unrolled(layer, x, unstack(params, config.depth), cache, keys)
+        if self.config.remat == "none":
+            return layer
+        if self.config.remat not in REMAT:
+            raise InputError(f"stack.remat is {self.config.remat!r}; expected none, {', '.join(REMAT)}")
+        return jax.checkpoint(layer, policy=REMAT[self.config.remat])
 
-    def _layers(self, block: Block, x: jax.Array, context: Context) -> Any:
-        """Parameters of all layers: a tree with a leading `layers` axis, or a tuple of one tree a layer."""
+    def _groups(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> dict[str, Any]:
+        """Parameters by group: "" and every kind whose parameters are shaped otherwise than those of `config.block`."""
         if not self.is_initializing():
-            return self.get_variable("params", "layers")
+            return grouped(self.config, self.variables["params"])
+        shapes = lambda block: jax.eval_shape(lambda: block.init(jax.random.key(0), x, context)["params"])
+        plain = shapes(next(iter(blocks.values())).clone(config=self.config.block, parent=None))
+        apart = tuple(kind for kind, block in blocks.items() if kind != "block" and shapes(block) != plain)
+        groups = {}
+        for group, owners in segments.owned(self.config, apart).items():
+            block = blocks[group] if group else next(block for kind, block in blocks.items() if kind not in apart)
+            draw = _draw(block, x, context, len(owners))
+            groups[group] = (
+                self.param(group, lambda key, draw=draw: {"layers": draw(key)})["layers"]
+                if group
+                else self.param("layers", draw)
+            )
+        return groups
 
-        def draw(key):
-            keys = jax.random.split(key, self.config.depth)
-            trees = jax.vmap(lambda key: block.init(key, x, context)["params"])(keys)
-            return nn.meta.add_axis(trees, 0, {nn.PARTITION_NAME: "layers"})
 
-        return self.param("layers", draw)
+def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[[jax.Array], Any]:
+    """Draws the parameters of `count` layers."""
 
+    def draw(key):
+        keys = jax.random.split(key, count)
+        trees = jax.vmap(lambda key: block.init(key, x, context)["params"])(keys)
+        return nn.meta.add_axis(trees, 0, {nn.PARTITION_NAME: "layers"})
 
-class RelativeBias(nn.Module):
-    """A bias per head and bucket of relative position, learned once and used by all layers (Raffel et al. 2020)."""
-
-    config: BucketConfig
-    heads: int
-    init_config: InitConfig
-
-    @nn.compact
-    def __call__(
-        self, visibility: Visibility, length: int, width: int, *, two_sided: bool
-    ) -> Float[Array, "#batch heads query key"]:
-        """The bias of every query and key of `length` tokens, in a model of `width`."""
-        draw = initializers.kernel(self.init_config, width, self.heads)
-        table = initializers.parameter(self, "table", draw, (None, "heads"), (self.config.buckets, self.heads))
-        query, key = visibility.query_positions, visibility.key_positions
-        query = jnp.arange(length)[None] if query is None else query
-        key = jnp.arange(length)[None] if key is None else key
-        buckets = positions.bucket(key[:, None, :] - query[:, :, None], self.config, two_sided=two_sided)
-        # A matrix product with one-hot rows: a gather's gradient would be a slow scatter.
-        return jnp.einsum("bqkn,nh->bhqk", jax.nn.one_hot(buckets, self.config.buckets), table)
+    return draw
 
 
 def scanned(config: StackConfig) -> bool:
-    """Whether the stack loops over one compiled layer."""
+    """Whether the stack loops over compiled layers."""
     if config.scan not in ("auto", "always", "never"):
         raise InputError(f"stack.scan is {config.scan!r}; expected auto, always or never")
     if config.scan == "auto":
@@ -120,8 +129,23 @@ def unstack(tree: Any, depth: int) -> tuple[Any, ...]:
     return tuple(map(pick, range(depth)))
 
 
+def grouped(config: StackConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a stack's layers by where they are stored: "" is `layers`, a kind `KIND/layers`."""
+    groups = {kind: params[kind]["layers"] for kind in segments.kinds(config) if kind in params}
+    return {"": params["layers"], **groups} if "layers" in params else groups
+
+
+def one_a_layer(config: StackConfig, groups: dict[str, Any]) -> tuple[Any, ...]:
+    """The parameters of every layer, a tree each, from those of the whole stack by group."""
+    trees: dict[str, dict[int, Any]] = {}
+    for group, owners in segments.owned(config, tuple(filter(None, groups))).items():
+        trees[group] = dict(zip(owners, unstack(groups[group], len(owners)), strict=True))
+    where = lambda layer: layer.kind if layer.kind in groups else ""
+    return tuple(trees[where(layer)][layer.owner] for layer in segments.layers(config))
+
+
 def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width: int, dtype: jnp.dtype) -> Any:
-    """Zeros for the keys and values of every layer.
+    """Zeros for the keys and values of every layer: a tuple of layers, or of segments where the stack is scanned.
 
     Args:
       config: the stack.
@@ -136,18 +160,84 @@ def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width:
         shape = (*lead, batch, attention.kv_heads or attention.heads, length, attention.head_width(width))
         return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
 
-    def layer(lead: tuple[int, ...]) -> Any:
-        cache = {"self": pair(config.block.attention, slots, lead)}
-        if config.block.cross is not None:
-            cache["cross"] = pair(config.block.cross, source, lead)
+    def layer(kind: str, lead: tuple[int, ...]) -> Any:
+        block = config.kind(kind)
+        cache = {"self": pair(block.attention, slots, lead)}
+        if block.cross is not None:
+            cache["cross"] = pair(block.cross, source, lead)
         return cache
 
-    return layer((config.depth,)) if scanned(config) else tuple(layer(()) for _ in range(config.depth))
+    if not scanned(config):
+        return tuple(layer(one.kind, ()) for one in segments.layers(config))
+    return tuple(tuple(layer(kind, (one.repeat,)) for kind in one.kinds) for one in segments.segments(config))
 
 
-def _unrolled(layer, x, params: tuple[Any, ...], cache: Any, keys: Any) -> tuple[jax.Array, Any]:
+def _unrolled(
+    config: StackConfig, applies: dict[str, Apply], params: tuple[Any, ...], x: jax.Array, cache: Any, keys: Any
+) -> tuple[jax.Array, Any]:
     kept = []
-    for index, part in enumerate(params):
-        x, one = layer(x, part, None if cache is None else cache[index], None if keys is None else keys[index])
+    for index, (layer, part) in enumerate(zip(segments.layers(config), params, strict=True)):
+        one = None if cache is None else cache[index]
+        x, one = applies[layer.kind](x, part, one, None if keys is None else keys[index])
         kept.append(one)
     return x, None if cache is None else tuple(kept)
+
+
+def _scanned(
+    config: StackConfig, applies: dict[str, Apply], groups: dict[str, Any], x: jax.Array, cache: Any, keys: Any
+) -> tuple[jax.Array, Any]:
+    """One loop a segment, whose body applies one turn of its layers."""
+    owners, kept = segments.owned(config, tuple(filter(None, groups))), []
+    for number, segment in enumerate(segments.segments(config)):
+        # The group of every layer of a turn, and the part of each group that the segment uses.
+        held = [kind if kind in groups else "" for kind in segment.kinds]
+        first = {group: segment.owners[held.index(group)] for group in held}
+        parts = {
+            group: _part(segment, groups[group], held.count(group), owners[group].index(owner))
+            for group, owner in first.items()
+        }
+        turn = _turn(segment, applies, held)
+        own = None if keys is None else keys[segment.start : segment.start + segment.repeat * len(held)]
+        own = None if own is None else own.reshape(segment.repeat, len(held))
+        layer_cache = None if cache is None else cache[number]
+        if segment.shared:
+            body = lambda x, slices, turn=turn, parts=parts: turn(x, parts, *slices)
+            x, after = jax.lax.scan(body, x, (layer_cache, own), length=segment.repeat)
+        else:
+            body = lambda x, slices, turn=turn: turn(x, *slices)
+            x, after = jax.lax.scan(body, x, (parts, layer_cache, own))
+        kept.append(after)
+    return x, None if cache is None else tuple(kept)
+
+
+def _turn(segment: Segment, applies: dict[str, Apply], held: list[str]) -> Callable[..., tuple[jax.Array, Any]]:
+    """One turn of a segment, as a function of the residual stream, parameters by group, caches and keys."""
+
+    def turn(x, params, caches, keys):
+        kept = []
+        for index, (kind, group) in enumerate(zip(segment.kinds, held, strict=True)):
+            rank, mine = held[:index].count(group), params[group]
+            if held.count(group) > 1:
+                mine = jax.tree.map(lambda leaf, rank=rank: leaf[rank], mine)
+            cache = None if caches is None else caches[index]
+            x, one = applies[kind](x, mine, cache, None if keys is None else keys[index])
+            kept.append(one)
+        return x, None if caches is None else tuple(kept)
+
+    return turn
+
+
+def _part(segment: Segment, tree: Any, count: int, start: int) -> Any:
+    """The parameters that a segment takes of a group, `count` layers a turn from the group's layer `start` on.
+
+    With a leading axis of turns unless they are shared, and one of layers in a turn where there are several.
+    """
+    repeat = 1 if segment.shared else segment.repeat
+    lead = (*(() if segment.shared else (repeat,)), *(() if count == 1 else (count,)))
+
+    def cut(leaf):
+        stop = start + repeat * count
+        part = leaf if (start, stop) == (0, leaf.shape[0]) else leaf[start:stop]
+        return part.reshape(*lead, *leaf.shape[1:])
+
+    return jax.tree.map(cut, tree)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
-from lm_jax.models import masks
 from lm_jax.models.block import Context
 from lm_jax.models.config import EncoderDecoderConfig, ModelConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
@@ -54,8 +53,7 @@ class Transformer(nn.Module):
           train: whether dropout acts (with an rng named `dropout`).
           logits: also compute logits of every position.
         """
-        mask = masks.mask(self.config.stack.block.attention.mask)
-        cache, visibility = _see(mask, inputs, cache)
+        cache, visibility = _see(inputs, cache)
         x = self.embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
         context = Context(visibility=visibility, index=None if cache is None else cache.index)
         x, layers = self.stack(x, context, None if cache is None else cache.layers, train)
@@ -107,8 +105,7 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, source: Inputs, train: bool = False) -> Float[Array, "batch source embed"]:
         """The encoder's last hidden states."""
-        mask = masks.mask(self.config.encoder.block.attention.mask)
-        _, visibility = _see(mask, source, None)
+        _, visibility = _see(source, None)
         x = self.encoder_embed(self.token(source.tokens), source.positions, source.types, train)
         x, _ = self.encoder(x, Context(visibility=visibility), None, train)
         return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train)
@@ -123,12 +120,11 @@ class EncoderDecoder(nn.Module):
         if inputs.source is not None:
             memory, segments = self.encode(inputs.source, train), inputs.source.segments
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
-        mask = masks.mask(self.config.decoder.block.attention.mask)
-        cache, visibility = _see(mask, inputs, cache)
+        cache, visibility = _see(inputs, cache)
         x = self.decoder_embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
         context = Context(
             visibility=visibility,
-            cross_visibility=Visibility(mask=masks.full, key_segments=segments),
+            cross_visibility=Visibility(key_segments=segments),
             memory=memory,
             index=None if cache is None else cache.index,
         )
@@ -152,12 +148,12 @@ class EncoderDecoder(nn.Module):
         return _cache(layers, batch, slots)
 
 
-def _see(mask: masks.Mask, inputs: Inputs, cache: Cache | None) -> tuple[Cache | None, Visibility]:
-    """The cache with this call's positions and segments written, and who sees whom."""
+def _see(inputs: Inputs, cache: Cache | None) -> tuple[Cache | None, Visibility]:
+    """The cache with this call's positions and segments written, and where queries and keys stand."""
     if cache is None:
         places, segments = inputs.positions, inputs.segments
         return None, Visibility(
-            mask=mask,
+            prefix=inputs.prefix,
             query_positions=places,
             key_positions=places,
             query_segments=segments,
@@ -171,7 +167,7 @@ def _see(mask: masks.Mask, inputs: Inputs, cache: Cache | None) -> tuple[Cache |
     write = lambda old, new: jax.lax.dynamic_update_slice(old, new, at)
     positions, segments_kept = write(cache.positions, places), write(cache.segments, segments)
     return cache.replace(positions=positions, segments=segments_kept), Visibility(  # type: ignore[attr-defined]
-        mask=mask,
+        prefix=inputs.prefix,
         query_positions=places,
         key_positions=positions,
         query_segments=segments,

@@ -1,6 +1,7 @@
 """All kernels compute the same attention."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from lm_jax.core.config import InputError
-from lm_jax.models import kernels
+from lm_jax.models import kernels, masks
+from lm_jax.models.config import AttentionConfig
 from lm_jax.models.kernels.blockwise import blockwise
 from lm_jax.models.kernels.dense import dense
 from lm_jax.models.masks import Visibility, causal, full
@@ -29,16 +31,16 @@ def drawn(length, *, keys=None, heads=4, groups=4, bias=False, segments=False):
     }
 
 
-def attended(kernel, mask, arrays, block=4):
+def attended(kernel, mask, arrays, block=4, **options):
     marks = arrays["segments"]
     visibility = Visibility(mask=mask, query_segments=marks, key_segments=marks)
-    attend = jax.jit(functools.partial(kernel, block=block))
+    attend = jax.jit(functools.partial(kernel, block=block, **options))
     return attend(arrays["q"], arrays["k"], arrays["v"], visibility, bias=arrays["bias"])
 
 
-def values_and_gradients(kernel, mask, arrays):
+def values_and_gradients(kernel, mask, arrays, **options):
     def total(arrays):
-        mixed = attended(kernel, mask, arrays)
+        mixed = attended(kernel, mask, arrays, **options)
         return (mixed * jnp.cos(jnp.arange(mixed.size).reshape(mixed.shape))).sum(), mixed
 
     arrays = {name: array for name, array in arrays.items() if array is not None or name in ("bias", "segments")}
@@ -65,6 +67,57 @@ def test_blockwise_attention_is_dense_attention(mask, options):
     np.testing.assert_allclose(found, expected, atol=2e-6)
     for name in slopes:
         np.testing.assert_allclose(found_slopes[name], slopes[name], atol=5e-6, err_msg=name)
+
+
+NEAR = masks.of(AttentionConfig(window=3))
+EVERYTHING = {
+    "window": (NEAR, {}),
+    "both sides": (masks.of(AttentionConfig(mask="full", window=2)), {}),
+    "strided": (masks.of(AttentionConfig(window=2, stride=3)), {}),
+    "two masks with no key in common": (masks.of(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
+    "slopes": (causal, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625]), "softcap": 3.0}),
+    "slopes on both sides of a window": (NEAR, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625])}),
+}
+
+
+@pytest.mark.parametrize(("mask", "options"), EVERYTHING.values(), ids=EVERYTHING)
+def test_skipped_blocks_change_nothing_whatever_the_mask(mask, options):
+    arrays = drawn(14, groups=1, segments=True)
+    # Where positions are given, nothing is skipped.
+    places = jnp.arange(14)[None]
+    marks = arrays["segments"]
+    given = Visibility(
+        mask=mask, query_positions=places, key_positions=places, query_segments=marks, key_segments=marks
+    )
+    expected = dense(arrays["q"], arrays["k"], arrays["v"], given, **options)
+    np.testing.assert_allclose(attended(blockwise, mask, arrays, **options), expected, atol=2e-6)
+    unskipped = blockwise(arrays["q"], arrays["k"], arrays["v"], given, block=4, **options)
+    np.testing.assert_allclose(unskipped, expected, atol=2e-6)
+
+
+def test_windows_cost_what_is_in_them():
+    shapes = [jax.ShapeDtypeStruct((1, 2, 512, 16), jnp.float32)] * 3
+    products = {}
+    for name, mask in {"full": full, "causal": causal, "window": masks.of(AttentionConfig(window=32))}.items():
+        text = str(jax.make_jaxpr(lambda *qkv, mask=mask: blockwise(*qkv, Visibility(mask=mask), block=32))(*shapes))
+        # Every block is one product of queries and keys: [batch groups 32 keys].
+        keys = [int(size) for size in re.findall(r"f32\[1,2,32,(\d+)\] = dot_general", text) if int(size) != 16]
+        assert len(keys) == 16
+        products[name] = sum(keys)
+    assert products == {"full": 16 * 512, "causal": 32 * 16 * 17 // 2, "window": 32 + 15 * 63}
+
+
+@pytest.mark.parametrize("options", [{"slopes": jnp.float32([0.5, 2.0]), "softcap": 1.5}, {}], ids=["bent", "plain"])
+def test_scores_are_capped_then_penalised_by_distance(options):
+    arrays = drawn(6, heads=2, groups=2)
+    q, k, v = (np.float64(arrays[name]) for name in "qkv")
+    scores, places = q @ k.swapaxes(-1, -2), np.arange(6)
+    if options:
+        distance = abs(places[:, None] - places[None])
+        scores = 1.5 * np.tanh(scores / 1.5) - np.array([0.5, 2.0])[None, :, None, None] * distance
+    weights = np.exp(scores)
+    found = dense(arrays["q"], arrays["k"], arrays["v"], Visibility(mask=full), **options)
+    np.testing.assert_allclose(found, weights / weights.sum(-1, keepdims=True) @ v, atol=2e-6)
 
 
 def test_dense_attention_is_its_formula():

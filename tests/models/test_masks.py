@@ -6,40 +6,30 @@ import pytest
 
 from lm_jax.core.config import InputError
 from lm_jax.models import masks
-from lm_jax.models.masks import Mask, Visibility, causal, full
+from lm_jax.models.config import AttentionConfig
+from lm_jax.models.masks import Places, Visibility, around, causal, full, prefix, recent, strided
 
 
-def local(window):
-    """A window of keys on both sides."""
-    return Mask(
-        allow=lambda query, key: abs(query - key) < window,
-        reach=lambda start, stop, keys: (max(0, start - window + 1), min(stop + window - 1, keys)),
-    )
-
-
-def prefix(length):
-    """Everybody sees the first tokens."""
-    return Mask(
-        allow=lambda query, key: (key < length) | (query < 0), reach=lambda start, stop, keys: (0, min(length, keys))
-    )
-
-
-def table(mask, queries, keys):
+def table(mask, queries, keys, prefix=None):
     """A mask written out."""
     if mask.allow is None:
         return np.ones((queries, keys), bool)
-    return np.asarray(mask.allow(np.arange(queries)[:, None], np.arange(keys)[None]))
+    query, key = np.arange(queries)[:, None], np.arange(keys)[None]
+    inside = (lambda position: None) if prefix is None else (lambda position: position < prefix)
+    return np.broadcast_to(mask.allow(Places(query, inside(query)), Places(key, inside(key))), (queries, keys))
 
 
 FAMILIES = {
     "full": full,
     "causal": causal,
-    "local": local(3),
-    "causal & local": causal & local(3),
-    "causal | prefix": causal | prefix(4),
+    "prefix": prefix,
+    "around": around(2),
+    "causal & recent": causal & recent(3),
+    "causal | around": causal | around(1),
     "full & causal": full & causal,
     "full | causal": full | causal,
-    "(causal & local) | prefix": (causal & local(2)) | prefix(2),
+    "causal & (recent | strided)": causal & (recent(2) | strided(3)),
+    "prefix & recent": prefix & recent(2),
 }
 
 
@@ -48,7 +38,7 @@ def test_causal_is_the_lower_triangle():
 
 
 @pytest.mark.parametrize("left", FAMILIES.values(), ids=FAMILIES)
-@pytest.mark.parametrize("right", [full, causal, local(2)], ids=["full", "causal", "local"])
+@pytest.mark.parametrize("right", [full, causal, around(1)], ids=["full", "causal", "around"])
 def test_and_and_or_are_those_of_the_tables(left, right):
     np.testing.assert_array_equal(table(left & right, 7, 7), table(left, 7, 7) & table(right, 7, 7))
     np.testing.assert_array_equal(table(left | right, 7, 7), table(left, 7, 7) | table(right, 7, 7))
@@ -57,12 +47,48 @@ def test_and_and_or_are_those_of_the_tables(left, right):
 @pytest.mark.parametrize("mask", FAMILIES.values(), ids=FAMILIES)
 def test_reach_never_excludes_an_allowed_key(mask):
     for queries, keys in ((9, 9), (9, 6), (6, 9)):
-        allowed = table(mask, queries, keys)
+        allowed = table(mask, queries, keys, prefix=4)
         for start in range(queries):
             for stop in range(start + 1, queries + 1):
                 first, last = mask.reach(start, stop, keys)
                 seen = np.flatnonzero(allowed[start:stop].any(0))
                 assert not len(seen) or (first <= seen[0] and seen[-1] < last), (start, stop, keys)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"mask": "causal", "window": 3}, lambda i, j: i - 3 < j <= i),
+        ({"mask": "full", "window": 3}, lambda i, j: abs(i - j) <= 3),
+        ({"mask": "causal", "stride": 4}, lambda i, j: j <= i and (i - j) % 4 == 0),
+        ({"mask": "causal", "window": 2, "stride": 4}, lambda i, j: j <= i and (j > i - 2 or (i - j) % 4 == 0)),
+        ({"mask": "full", "window": 1, "stride": 4}, lambda i, j: abs(i - j) <= 1 or (i - j) % 4 == 0),
+        ({"mask": "prefix"}, lambda i, j: j <= i or j < 4),
+        ({"mask": "prefix", "window": 3}, lambda i, j: (j <= i or j < 4) and j > i - 3),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_settings_are_the_masks_that_they_describe(settings, allowed):
+    mask = masks.of(AttentionConfig(**settings))
+    expected = [[allowed(i, j) for j in range(11)] for i in range(11)]
+    np.testing.assert_array_equal(table(mask, 11, 11, prefix=4), expected)
+
+
+def test_without_a_prefix_its_mask_is_causal():
+    np.testing.assert_array_equal(table(prefix, 6, 6), np.tri(6, dtype=bool))
+
+
+def test_prefixes_differ_from_row_to_row():
+    visibility = Visibility(mask=prefix, prefix=jnp.array([0, 3]))
+    allowed = visibility.allowed(slice(0, 5), slice(0, 5))
+    np.testing.assert_array_equal(allowed[0], table(causal, 5, 5))
+    np.testing.assert_array_equal(allowed[1], table(prefix, 5, 5, prefix=3))
+
+
+def test_a_window_reaches_its_own_keys_only():
+    near = masks.of(AttentionConfig(window=4))
+    assert near.reach(16, 24, 64) == (13, 24)
+    assert masks.of(AttentionConfig(mask="full", window=4)).reach(16, 24, 64) == (12, 28)
 
 
 def test_causal_attention_skips_the_keys_after_a_block():

@@ -1,4 +1,4 @@
-"""Sinusoids, rotary angles and T5's buckets against their formulas."""
+"""Sinusoids, ALiBi's slopes and T5's buckets against their formulas and against reference tables."""
 
 import math
 
@@ -6,8 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax.models.config import BucketConfig, RotaryConfig
-from lm_jax.models.positions import bucket, rotary, sinusoidal
+from lm_jax.models.config import BucketConfig
+from lm_jax.models.positions import (
+    SINUSOIDS,
+    bucket,
+    sinusoidal,
+    sinusoidal_halves,
+    sinusoidal_interleaved,
+    slopes,
+)
 
 
 @pytest.mark.parametrize("width", [16, 20])
@@ -26,42 +33,45 @@ def test_an_odd_width_ends_with_a_zero():
     np.testing.assert_array_equal(sinusoidal(jnp.arange(4)[None], 7)[0, :, -1], 0)
 
 
-def scores(offset, config):
-    """q k of every pair of 6 places, `offset` further on."""
-    rng = np.random.default_rng(0)
-    q, k = (jnp.float32(rng.standard_normal((1, 2, 6, 8))) for _ in range(2))
-    places = jnp.arange(6)[None] + offset
-    return jnp.einsum("bhqd,bhkd->bhqk", rotary(q, places, config), rotary(k, places, config))
+def test_the_papers_sinusoids_interleave_and_marians_are_halves(tables):
+    for count, width in ((64, 32), (50, 20)):
+        places = jnp.arange(count)[None]
+        for name, function in {
+            "sinusoid2017": sinusoidal_interleaved,
+            "sinusoid_marian": sinusoidal_halves,
+            "sinusoid_tensor2tensor": sinusoidal,
+        }.items():
+            expected = tables[f"{name}/n{count}_d{width}"]
+            # Angles up to 64 in float32 are exact to 4e-6.
+            np.testing.assert_allclose(function(places, width)[0], expected, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_rotary_scores_depend_on_relative_positions_only(fraction):
-    config = RotaryConfig(fraction=fraction)
-    # Angles of a thousand in float32 are exact to 6e-5.
-    np.testing.assert_allclose(scores(0, config), scores(1000, config), atol=1e-3)
+@pytest.mark.parametrize("function", SINUSOIDS.values(), ids=SINUSOIDS)
+def test_sinusoids_start_at_zero_and_tell_places_apart(function):
+    rows = np.asarray(function(jnp.arange(40)[None], 9)[0])
+    assert rows.shape == (40, 9)
+    assert sorted(rows[0].round(6)) in ([0] * 5 + [1] * 4, [0] * 4 + [1] * 5)
+    assert min(abs(rows[i] - rows[j]).max() for i in range(40) for j in range(i)) > 0.05
 
 
-def test_rotary_keeps_lengths():
-    x = jnp.float32(np.random.default_rng(0).standard_normal((2, 3, 5, 8)))
-    turned = rotary(x, jnp.arange(5)[None], RotaryConfig())
-    np.testing.assert_allclose(jnp.linalg.norm(turned, axis=-1), jnp.linalg.norm(x, axis=-1), rtol=1e-5)
-    assert not np.allclose(turned[:, :, 1:], x[:, :, 1:], atol=0.1)
+@pytest.mark.parametrize("heads", [1, 2, 4, 6, 8, 12, 16])
+def test_slopes_are_those_of_blooms_and_mpts_code(tables, heads):
+    np.testing.assert_allclose(slopes(heads), tables[f"alibi_slopes_bloom/h{heads}"], rtol=1e-6)
+    np.testing.assert_allclose(slopes(heads), tables[f"alibi_slopes_mpt/h{heads}"], rtol=1e-6)
 
 
-def test_rotary_turns_pairs_of_the_two_halves():
-    x = np.random.default_rng(0).standard_normal((1, 1, 9, 8))
-    rates = 100.0 ** (-np.arange(4) / 4)
-    turn = np.exp(1j * np.arange(9)[:, None] * rates)
-    turned = (x[..., :4] + 1j * x[..., 4:]) * turn
-    found = rotary(jnp.float32(x), jnp.arange(9)[None], RotaryConfig(theta=100.0))
-    np.testing.assert_allclose(found, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+def test_slopes_of_eight_heads_are_the_papers():
+    np.testing.assert_allclose(slopes(8), 0.5 ** np.arange(1, 9))
+    np.testing.assert_allclose(slopes(8, exponent=16.0), 0.25 ** np.arange(1, 9))
 
 
-def test_partial_rotary_leaves_the_rest_alone():
-    x = jnp.float32(np.random.default_rng(0).standard_normal((1, 1, 4, 8)))
-    turned = rotary(x, jnp.arange(4)[None], RotaryConfig(fraction=0.25))
-    np.testing.assert_array_equal(turned[..., 2:], x[..., 2:])
-    assert not np.allclose(turned[0, 0, 1, :2], x[0, 0, 1, :2])
+def test_buckets_are_t5s(tables):
+    relative = jnp.asarray(tables["t5_bucket/relative_position"])
+    for buckets, longest in ((32, 128), (8, 16)):
+        config = BucketConfig(buckets=buckets, max_distance=longest)
+        for name, two_sided in (("bidir", True), ("causal", False)):
+            expected = tables[f"t5_bucket/nb{buckets}_max{longest}_{name}"]
+            np.testing.assert_array_equal(bucket(relative, config, two_sided=two_sided), expected)
 
 
 def bucket_of(relative, config, two_sided):

@@ -1,4 +1,7 @@
-"""Attention in blocks of queries, each over the keys that it can see: causal attention skips half of the work."""
+"""Attention in blocks of queries, each over the keys that it can see: causal attention skips half of the work.
+
+A window leaves each block its own queries and the window before them; only whole blocks of queries are told apart.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ def blockwise(
     visibility: Visibility,
     *,
     bias: Float[Array, "#batch heads query key"] | None = None,
+    slopes: Float[Array, " heads"] | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
     block: int = 64,
@@ -31,7 +36,9 @@ def blockwise(
     for start in range(0, queries, block):
         stop = min(start + block, queries)
         first, last = visibility.mask.reach(start, stop, keys) if visibility.counted else (0, keys)
-        part = slice(first, last)
+        # Masks that have no key in common reach none: one key stays, which nobody may see.
+        first = min(first, keys - 1)
+        part = slice(first, max(last, first + 1))
         mixed.append(
             attend(
                 q[:, :, start:stop],
@@ -41,6 +48,8 @@ def blockwise(
                 slice(start, stop),
                 part,
                 None if bias is None else bias[:, :, start:stop, part],
+                slopes,
+                softcap,
                 dropout,
                 None if key is None else jax.random.fold_in(key, start),
             )

@@ -19,11 +19,13 @@ def dense(
     visibility: Visibility,
     *,
     bias: Float[Array, "#batch heads query key"] | None = None,
+    slopes: Float[Array, " heads"] | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
     block: int = 0,
 ) -> Float[Array, "batch heads query kv"]:
-    """softmax(q k + bias) v over what `visibility` allows; q comes scaled.
+    """softmax(q k + bias - slope distance) v over what `visibility` allows; q comes scaled.
 
     Args:
       q: scaled queries; `heads` is a multiple of `groups`.
@@ -31,11 +33,14 @@ def dense(
       v: values.
       visibility: what each query may see.
       bias: added to the scores.
+      slopes: how much the scores of each head fall per position of distance (ALiBi).
+      softcap: scores are first bent to softcap * tanh(scores / softcap).
       dropout: rate on the probabilities, with `key` to draw it.
       key: random key; None is no dropout.
       block: not used here.
     """
-    return attend(q, k, v, visibility, slice(0, q.shape[2]), slice(0, k.shape[2]), bias, dropout, key)
+    queries, keys = slice(0, q.shape[2]), slice(0, k.shape[2])
+    return attend(q, k, v, visibility, queries, keys, bias, slopes, softcap, dropout, key)
 
 
 def attend(
@@ -46,6 +51,8 @@ def attend(
     queries: slice,
     keys: slice,
     bias: Array | None,
+    slopes: Array | None,
+    softcap: float | None,
     dropout: float,
     key: jax.Array | None,
 ) -> Array:
@@ -55,6 +62,12 @@ def attend(
     grouped = q.reshape(batch, groups, heads // groups * length, width)
     scores = jnp.einsum("bgqd,bgkd->bgqk", grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, length, k.shape[2])
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if slopes is not None:
+        query, key_places = visibility.positions(queries, keys)
+        distance = jnp.abs(query - key_places).astype(jnp.float32)
+        scores = scores - slopes[None, :, None, None] * distance[:, None]
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     allowed = visibility.allowed(queries, keys)

@@ -1,0 +1,135 @@
+"""What attention is made of, as frozen dataclasses: mask, position and kernel are three free choices."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lm_jax.core.config import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """How rotary angles are stretched beyond the length that a model was first trained with.
+
+    Attributes:
+      name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `dynamic` (NTK-aware theta
+        that grows with the input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code) or `yarn`
+        (Peng et al. 2023, arXiv:2309.00071).
+      factor: how many times longer.
+      length: the length that the model was first trained with; all but `linear` need it.
+      low, high: of `llama3`: waves that fit less than `low` times into `length` are stretched, those that fit more than
+        `high` times are not.
+      slow, fast: of `yarn`: the same bounds, in turns within `length`.
+      magnitude: of `yarn`: what queries and keys are multiplied by; None is 0.1 ln(factor) + 1.
+    """
+
+    name: str = "none"
+    factor: float = 1.0
+    length: int | None = None
+    low: float = 1.0
+    high: float = 4.0
+    slow: float = 1.0
+    fast: float = 32.0
+    magnitude: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryConfig:
+    """Rotary positions (Su et al. 2021): wavelengths from 2 pi to 2 pi theta over `fraction` of a head.
+
+    Attributes:
+      interleaved: whether neighbours (2i, 2i + 1) turn together (GPT-J), or the two halves of a head (LLaMA).
+    """
+
+    theta: float = 10000.0
+    fraction: float = 1.0
+    interleaved: bool = False
+    scaling: ScalingConfig = ScalingConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BucketConfig:
+    """Relative position buckets (Raffel et al. 2020, section 2.1): one learned bias a bucket and head.
+
+    Attributes:
+      shared: one table for all layers (T5), or one in each (UMT5, Chung et al. 2023, arXiv:2304.09151).
+    """
+
+    buckets: int = 32
+    max_distance: int = 128
+    shared: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlibiConfig:
+    """A penalty on distance (Press et al. 2022, arXiv:2108.12409), with a slope of its own for each head.
+
+    Attributes:
+      exponent: slopes go down to 2 ** -exponent: 8 in the paper; MPT calls it alibi_bias_max.
+    """
+
+    exponent: float = 8.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Attention as three free choices: mask, position, kernel.
+
+    Attributes:
+      heads: query heads.
+      head_dim: width of a head; None is width // heads.
+      kv_heads: key and value heads (grouped-query attention, Ainslie et al. 2023; 1 is multi-query, Shazeer 2019);
+        None is `heads`.
+      mask: `causal`, `full`, or `prefix` (causal, but all see the prefix that `Inputs.prefix` gives).
+      window: local attention: the latest `window` keys, the query's own among them, or with a full mask `window` keys
+        on either side; None is no limit.
+      stride: sparse attention (Child et al. 2019, section 4.3): every `stride`-th key counted from the query, beside
+        the window; None is no such.
+      position: `none`, `rotary`, `buckets` or `alibi`; only the subtree of that name is read.
+      kernel: `auto`, `dense` or `blockwise`.
+      block: rows of queries per block of the blockwise kernel.
+      scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
+      softcap: scores are bent to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
+      qk_norm: normalise every head's queries and keys, before rotary angles (Henry et al. 2020, arXiv:2010.04245).
+      clip: queries, keys and values are cut to [-clip, clip] (MPT).
+      bias: whether query, key and value have biases; `out_bias` the same for the output.
+      dropout: rate on the attention probabilities.
+    """
+
+    heads: int = 8
+    head_dim: int | None = None
+    kv_heads: int | None = None
+    mask: str = "causal"
+    window: int | None = None
+    stride: int | None = None
+    position: str = "none"
+    rotary: RotaryConfig = RotaryConfig()
+    buckets: BucketConfig = BucketConfig()
+    alibi: AlibiConfig = AlibiConfig()
+    kernel: str = "auto"
+    block: int = 64
+    scale: float | None = None
+    softcap: float | None = None
+    qk_norm: bool = False
+    clip: float | None = None
+    bias: bool = True
+    out_bias: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        groups = self.kv_heads or self.heads
+        if self.heads < 1 or self.heads % groups:
+            raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
+        for name in ("window", "stride", "softcap", "clip"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"attention.{name} is {value}; expected more than 0, or None for none")
+
+    def head_width(self, width: int) -> int:
+        """The width of one head in a model of `width`."""
+        if self.head_dim is None and width % self.heads:
+            raise InputError(
+                f"embed.width {width} is not divisible by attention.heads {self.heads}; set attention.head_dim or use "
+                f"width {width // self.heads * self.heads} or {(width // self.heads + 1) * self.heads}"
+            )
+        return self.head_dim or width // self.heads
