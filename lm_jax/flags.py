@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import importlib.metadata
 import importlib.util
 import sys
 import sysconfig
@@ -18,18 +19,22 @@ from typing import Any
 
 from lm_jax.core.config import InputError, nearest
 
-# Name, kind, default, verbs that read it, what it is. A None default is "not given".
+MODEL_VERBS = ("evaluate", "generate", "inspect")
+PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor")
+LATEST = -1  # `--checkpoint` without a step.
+
+# Name, kind, default, verbs that read it (none: all), what it is. A None default is "not given".
 FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
-    ("workdir", "string", None, (), "directory of the run: written by train, read by the others"),
+    ("workdir", "string", None, ("train", *MODEL_VERBS), "directory of the run: written by train, read by the others"),
     (
         "checkpoint",
         "integer",
         None,
-        ("evaluate", "generate", "inspect"),
-        "step to use; default: the best or newest intact one",
+        ("evaluate", "generate"),
+        "step to use; without a step the newest intact one; not given: the best, or the newest intact one",
     ),
     ("input", "string", None, ("generate",), "file of prompts, one a line"),
-    ("output", "string", None, ("tokenizer", "generate", "evaluate", "inspect"), "where to write the result"),
+    ("output", "string", None, ("tokenizer", *MODEL_VERBS), "where to write the result"),
     ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
     (
         "max_tokens",
@@ -41,8 +46,8 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("temperature", "float", 1.0, ("generate",), "0 is greedy"),
     ("top_k", "integer", 0, ("generate",), "keep the k most likely tokens; 0 keeps all (masks: how many to show)"),
     ("top_p", "float", 1.0, ("generate",), "keep the most likely tokens that hold this probability"),
-    ("seed", "integer", 0, ("generate",), "seed of sampling"),
-    ("json", "boolean", False, (), "print one JSON object instead of text"),
+    ("seed", "integer", None, ("train", "generate"), "seed of sampling [0]; to train, the same as --config.seed"),
+    ("json", "boolean", False, PRINTING_VERBS, "print one JSON document on standard output, and nothing else there"),
     ("fork", "string", None, ("train",), "start anew in --workdir from the parameters of this run"),
     (
         "distributed",
@@ -55,6 +60,8 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("processes", "integer", None, (), "processes of the run"),
     ("process", "integer", None, (), "number of this process"),
 )
+# Verbs that take words which are no flags.
+WORD_VERBS = ("inspect", "completion")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +92,7 @@ class Request:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | None = None
     json: bool = False
     fork: str | None = None
     distributed: bool = False
@@ -94,12 +101,19 @@ class Request:
     process: int | None = None
 
 
-def describe() -> str:
-    """The flags, one a line, for `--help`."""
+def reads(verb: str, verbs: tuple[str, ...]) -> bool:
+    """Whether a verb reads a flag with this column of `FLAGS`."""
+    return not verbs or verb in verbs
+
+
+def describe(verb: str | None = None) -> str:
+    """The flags, one a line, for `--help`: all of them, or those of a verb."""
     lines = ["flags:"]
     for name, kind, default, verbs, about in FLAGS:
-        shown = f"--{name}" if kind == "boolean" else f"--{name}=..."
-        only = f" ({', '.join(verbs)})" if verbs else ""
+        if verb is not None and not reads(verb, verbs):
+            continue
+        shown = f"--{name}" if kind == "boolean" else f"--{name}[=...]" if name == "checkpoint" else f"--{name}=..."
+        only = f" ({', '.join(verbs)})" if verbs and verb is None and verbs != PRINTING_VERBS else ""
         value = f" [{default}]" if default not in (None, [], False) else ""
         lines.append(f"  {shown:18} {about}{value}{only}")
     return "\n".join(lines)
@@ -114,7 +128,11 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     recipe, rest = _take_recipe(list(words))
     overrides = tuple(word for word in rest if word.startswith("--config."))
     rest = [word for word in rest if not word.startswith("--config.")]
-    values, left = _parse_absl(rest)
+    values, left = _parse_absl(verb, rest)
+    if left and verb not in WORD_VERBS:
+        raise InputError(f"{left[0]!r} is no flag, and {verb} takes flags only; flags begin with --")
+    if verb == "train" and values["seed"] is not None:
+        overrides = (*overrides, f"--config.seed={values['seed']}")
     config, changed = None, ()
     if recipe is not None:
         config, changed = configure(load_recipe(recipe), overrides)
@@ -143,9 +161,26 @@ def load_recipe(name: str) -> Any:
 
 
 def recipe_folder() -> Path:
-    """The folder of shipped recipes: of the clone, or of the installed wheel."""
+    """The folder of shipped recipes: of the clone, or of the installed wheel, wherever its data went."""
     clone = Path(__file__).resolve().parent.parent / "configs"
-    return clone if clone.is_dir() else Path(sysconfig.get_path("data")) / "share" / "lm_jax" / "configs"
+    if clone.is_dir():
+        return clone
+    try:
+        files = importlib.metadata.files("lm_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    folders = [Path(str(file.locate())).resolve().parent for file in files if file.match("share/lm_jax/configs/*.py")]
+    return folders[0] if folders else Path(sysconfig.get_path("data")) / "share" / "lm_jax" / "configs"
+
+
+def about_recipe(file: Path) -> tuple[str, tuple[str, ...]]:
+    """A recipe's first line and its variants, read without running it."""
+    tree = ast.parse(file.read_text())
+    about = (ast.get_docstring(tree) or "").partition("\n")[0]
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
+            return about, ast.literal_eval(node.value)
+    return about, ()
 
 
 def find_recipe(name: str) -> Path:
@@ -180,6 +215,8 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
             raise InputError(f"{word} has no value; write {word}=VALUE")
         tree, path, names = config, "config", key.split(".")[1:]
         for depth, name in enumerate(names):
+            if name not in tree and depth < len(names) - 1:
+                _name_entry(tree, path, name)
             if name not in tree:
                 near = nearest(name, tree.keys()) or f"; known in {path}: {', '.join(tree.keys())}"
                 raise InputError(f"unknown key {key}{near}")
@@ -195,6 +232,15 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
     return config
 
 
+def _name_entry(tree: Any, path: str, name: str) -> None:
+    """Makes the entry of a tree whose names are the user's, where `path` is one."""
+    from lm_jax.core.config import to_config_dict
+    from lm_jax.data.config import ENTRIES
+
+    if path in ENTRIES:
+        tree[name] = to_config_dict(ENTRIES[path]())
+
+
 def _value(tree: Any, name: str, text: str, key: str) -> Any:
     """`text` as the type of a field; `None` leaves an unset field unset."""
     kind = tree.get_type(name)
@@ -205,11 +251,20 @@ def _value(tree: Any, name: str, text: str, key: str) -> Any:
         if kind is bool:
             return words[text.lower()]
         if kind is tuple:
-            value = ast.literal_eval(text) if text[:1] in "([" else tuple(part for part in text.split(",") if part)
-            return tuple(value)
+            return tuple(ast.literal_eval(text) if text[:1] in "([" else map(_item, filter(None, text.split(","))))
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{key} is {text!r}; expected {kind.__name__}") from error
+
+
+def _item(text: str) -> int | float | str:
+    """An item of a tuple that is written without quotes: a number where it reads as one."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
@@ -237,9 +292,14 @@ def _is_value(words: list[str], at: int) -> bool:
     return at < len(words) and not words[at].startswith("--")
 
 
-def _parse_absl(words: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _parse_absl(verb: str, words: list[str]) -> tuple[dict[str, Any], list[str]]:
     from absl import flags as absl_flags
 
+    # absl knows no flag whose value may be left out.
+    words = [
+        f"--checkpoint={LATEST}" if word == "--checkpoint" and not _is_value(words, at + 1) else word
+        for at, word in enumerate(words)
+    ]
     values = absl_flags.FlagValues()
     for name, kind, default, _, about in FLAGS:
         getattr(absl_flags, f"DEFINE_{kind}")(name, default, about, flag_values=values)
@@ -254,6 +314,9 @@ def _parse_absl(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         raise InputError(str(error)) from error
     if "workdir" in values and values.workdir == "":
         raise InputError("--workdir= is empty; give a directory")
+    for name, _, _, verbs, _ in FLAGS:
+        if values[name].present and not reads(verb, verbs):
+            raise InputError(f"{verb} does not read --{name}, which is a flag of {', '.join(verbs)}")
     return {name: values[name].value for name, *_ in FLAGS}, left
 
 

@@ -24,9 +24,10 @@ VERBS = {
     "generate": ("generate", "continue prompts; fill masks (encoder); restore spans (encoder-decoder)"),
     "tokenizer": ("tokenizer", "train a tokenizer on your text"),
     "data": ("data", "clean and tokenise your text into a token store"),
-    "inspect": ("inspect", "parameters, shapes and shardings of a recipe or a run; loss curves of runs"),
+    "inspect": ("inspect", "configuration, parameters and shardings of a recipe; curves and results of runs"),
     "list": ("catalogue", "recipes, architectures, objectives and every other choice"),
     "doctor": ("doctor", "versions, devices and what to install"),
+    "completion": ("completion", "a script that completes all of this in bash, zsh or fish"),
 }
 
 USAGE = """usage: lm-jax VERB [--config=RECIPE[:VARIANT]] [--config.KEY=VALUE ...] [--workdir=DIR] [flags]
@@ -47,8 +48,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs one verb; returns the exit code. `argv` starts with the program's name."""
     words = list(argv[1:])
     if not words or words[0] in ("help", "--help", "-h") or "--help" in words:
-        verbs = "\n".join(f"  {name:10} {about}" for name, (_, about) in VERBS.items())
-        print(USAGE.format(verbs=verbs, flags=flags.describe()))
+        asked = [word for word in words if word in VERBS][:1] or list(VERBS)
+        verbs = "\n".join(f"  {name:10} {VERBS[name][1]}" for name in asked)
+        print(USAGE.format(verbs=verbs, flags=flags.describe(asked[0] if len(asked) == 1 else None)))
         return DONE if words else BAD_INPUT
     try:
         if words[0] == "--version":
@@ -60,6 +62,10 @@ def main(argv: Sequence[str]) -> int:
             from lm_jax.core.config import nearest
 
             raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}; lm-jax --help lists them")
+        if words[0] == "completion":
+            from lm_jax.verbs import completion
+
+            return completion.run(words[1:], VERBS)
         host.keep_compiled_programs(host.cache_root())
         request = flags.parse(words[0], words[1:])
         return _run(VERBS[words[0]][0], request)

@@ -5,11 +5,10 @@ import json
 import pytest
 
 from lm_jax import experiment, flags
-from lm_jax.verbs.catalogue import _about
 from tests.commands import GOLDEN, golden_flags, lm_jax
 
 STEPS = 6
-RECIPES = {file.stem: _about(file)[1] for file in flags.recipe_folder().glob("*.py")}
+RECIPES = {file.stem: flags.about_recipe(file)[1] for file in flags.recipe_folder().glob("*.py")}
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from lm_jax.core import host
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic, sentences, sources, texts, tokenizers, workers
 from lm_jax.data.clean import chain
@@ -30,7 +30,7 @@ from lm_jax.data.clean import report as reports
 from lm_jax.data.texts import Progress
 
 # Raised when the same tokens would be stored differently.
-VERSION = 1
+VERSION = 2
 RECORD_TOKENS = 4096
 CACHE_BYTES = 256 << 20
 DATASET = "lm_jax_tokens"
@@ -38,7 +38,7 @@ DATASET = "lm_jax_tokens"
 
 def default_root(configured: str = "") -> Path:
     """The root of prepared corpora: as configured, else $LM_JAX_CACHE, else ~/.cache/lm_jax."""
-    return Path(configured or os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+    return Path(configured).expanduser() if configured else host.cache_root()
 
 
 def prepare(
@@ -67,7 +67,7 @@ def prepare(
     cleaned = texts.prepare(root, source, clean, workers=workers, progress=progress)
     say = progress or (lambda stage, done, whole: None)
     if isinstance(tokenizer, tokenizers.TokenizerConfig):
-        tokenizer = _tokenizer(root, tokenizer, cleaned, say)
+        tokenizer = find_tokenizer(root, tokenizer, cleaned, say)
     described = json.dumps([VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint])
     fingerprint = hashlib.sha256(described.encode()).hexdigest()[:32]
     directory = root / "tokens" / fingerprint
@@ -80,30 +80,27 @@ def prepare(
     return Store.open(directory)
 
 
-def train_tokenizer(
-    root: Path | str,
-    source: sources.SourceConfig,
-    clean: chain.CleanConfig,
+def find_tokenizer(
+    root: Path,
     config: tokenizers.TokenizerConfig,
-    *,
-    workers: int = 1,
+    cleaned: texts.Texts | Any,
     progress: Progress | None = None,
-) -> tuple[tokenizers.Tokenizer, texts.Texts]:
-    """The tokenizer that `prepare` would use, and the cleaned text; arguments as of `prepare`."""
-    cleaned = texts.prepare(Path(root), source, clean, workers=workers, progress=progress)
-    return _tokenizer(Path(root), config, cleaned, progress or (lambda stage, done, whole: None)), cleaned
-
-
-def _tokenizer(
-    root: Path, config: tokenizers.TokenizerConfig, cleaned: texts.Texts, progress: Progress
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of a config; trained once for each text."""
+    """The tokenizer of a config: loaded from its path, or trained once for each text.
+
+    Args:
+      root: the directory of all prepared corpora.
+      config: which tokenizer.
+      cleaned: documents with a `fingerprint` and their `bytes` (0 trains on all of them).
+      progress: as of `prepare`.
+    """
     if config.path:
-        return tokenizers.load(config.path)
+        return tokenizers.train(config, ())
     described = json.dumps([VERSION, cleaned.fingerprint, dataclasses.asdict(config)])
     directory = root / "tokenizers" / hashlib.sha256(described.encode()).hexdigest()[:32]
-    if not (directory / "tokenizer.json").exists():
-        progress("training the tokenizer", 0, 0)
+    if not tokenizers.is_saved(directory):
+        if progress is not None:
+            progress("training the tokenizer", 0, 0)
         tokenizers.train(config, cleaned, cleaned.bytes).save(directory)
     return tokenizers.load(directory)
 
@@ -159,12 +156,13 @@ def write_shard(directory: str, cleaned: str, index: int) -> int:
     tokenizer = _loaded(directory)
     everything = _opened(cleaned)
     tokens, document_starts, sentence_starts = _encode(tokenizer, everything.unit(index))
-    dtype = _dtype(tokenizer)
+    tokens = tokens.astype(_dtype(tokenizer))
     parts = Path(directory) / "parts"
     with atomic.replacing(Path(directory) / _shard(index, everything.units)) as partial:
-        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        # The library's own zstd:3 makes tokens no smaller and takes three times as long.
+        writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
         for start in range(0, len(tokens), RECORD_TOKENS):
-            writer.write(_example(tokens[start : start + RECORD_TOKENS].astype(dtype).tobytes()))
+            writer.write(_example(tokens[start : start + RECORD_TOKENS].tobytes()))
         writer.close()
     atomic.write_array(parts / f"{index:05d}.documents.npy", document_starts)
     atomic.write_array(parts / f"{index:05d}.sentences.npy", sentence_starts)
@@ -177,18 +175,25 @@ def _encode(tokenizer: tokenizers.Tokenizer, documents: list[str]) -> tuple[np.n
     """The tokens of documents, each closed by [EOS], and where among them documents and sentences start."""
     if not documents:
         return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    encoded = tokenizer.encode_batch(documents)
-    end = np.array([tokenizer.eos], np.int32)
-    tokens = np.concatenate([array for ids in encoded for array in (ids, end)])
-    document_starts = np.cumsum([0, *(len(ids) + 1 for ids in encoded)])[:-1]
-    # All documents at once, joined by line breaks that stand where their [EOS] stand: a few calls for each of many
-    # short documents would take longer than encoding them.
-    data = "\n".join([*documents, ""]).encode()
-    # A sentence starts with the first token that begins at or after its first byte.
-    first = np.searchsorted(tokenizer.byte_offsets(data, tokens), sentences.starts(data))
-    first = first[first < len(tokens)]
-    starts = np.union1d(document_starts, first[tokens[first] != tokenizer.eos])
-    return tokens, document_starts.astype(np.int64), starts.astype(np.int64)
+    # All documents at once: a few calls for each of many short ones would take longer than encoding them.
+    made = tokenizer.located(documents)
+    assert made.starts is not None
+    stops = np.cumsum(made.counts)
+    ends = stops + np.arange(len(documents))
+    tokens = np.empty(len(made.tokens) + len(documents), np.int32)
+    piece = np.ones(len(tokens), bool)
+    piece[ends] = False
+    tokens[ends] = tokenizer.eos
+    tokens[piece] = made.tokens
+    # A sentence starts with the first token that begins at or after its first byte; where that is the next
+    # document's, it has a start there anyway.
+    first = np.searchsorted(made.starts, sentences.starts("\n".join(documents).encode()).astype(made.starts.dtype))
+    first = first[first < len(made.tokens)]
+    document_starts = np.concatenate([[0], ends[:-1] + 1])
+    begins = np.zeros(len(tokens), bool)
+    begins[first + np.searchsorted(stops, first, "right")] = True
+    begins[document_starts] = True
+    return tokens, document_starts.astype(np.int64), np.flatnonzero(begins).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=1)
@@ -310,6 +315,20 @@ class Store:
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that the store was made with."""
         return tokenizers.load(self.directory / "tokenizer")
+
+    def byte_lengths(self) -> Float[np.ndarray, " vocab"]:
+        """UTF-8 bytes of the original text that each id stands for.
+
+        Where a tokenizer changes text (lower case, white space) its ids do not tell: pieces then count as many bytes
+        as the store's text has for each of them on average.
+        """
+        tokenizer = self.tokenizer
+        if tokenizer.lossless or tokenizer.kind == "characters":
+            return tokenizer.byte_lengths(np.arange(tokenizer.vocab_size)).astype(float)
+        piece = ~tokenizer.special
+        if tokenizer.unk is not None:
+            piece[tokenizer.unk] = True
+        return np.where(piece, self.bytes / max(1, self.tokens - self.documents), 0.0)
 
     def document_stops(self) -> Int[np.ndarray, " documents"]:
         """The position after each document's [EOS]."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
-
 from lm_jax import flags
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.rows import PLANS
@@ -17,13 +14,14 @@ from lm_jax.models.initializers import SCHEMES
 from lm_jax.models.kernels import KERNELS
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
-from lm_jax.train.optimizers import OPTIMIZERS, SCHEDULES
+from lm_jax.train.optimizers import OPTIMIZERS
+from lm_jax.train.schedules import SCHEDULES
 from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
     """Prints recipes with their variants, presets with their sizes, and every table of choices."""
-    recipes = {file.stem: _about(file) for file in sorted(flags.recipe_folder().glob("*.py"))}
+    recipes = {file.stem: flags.about_recipe(file) for file in sorted(flags.recipe_folder().glob("*.py"))}
     presets = {name: list(sizes) for name, (_, sizes) in PRESETS.items()}
     choices = {
         "objective": OBJECTIVES,
@@ -41,7 +39,7 @@ def run(request: Request) -> int:
     names = {what: list(table) for what, table in choices.items()}
     if request.json:
         listed = {name: {"about": about, "variants": variants} for name, (about, variants) in recipes.items()}
-        report.say(json.dumps({"recipes": listed, "presets": presets, "choices": names}))
+        report.document({"recipes": listed, "presets": presets, "choices": names})
         return 0
     report.say("recipes (--config=NAME:VARIANT)")
     for name, (about, variants) in recipes.items():
@@ -53,13 +51,3 @@ def run(request: Request) -> int:
     for what, table in names.items():
         report.say(f"  {what:<20}{', '.join(table)}")
     return 0
-
-
-def _about(file) -> tuple[str, tuple[str, ...]]:
-    """A recipe's first line and its variants, read without running it."""
-    tree = ast.parse(file.read_text())
-    about = (ast.get_docstring(tree) or "").partition("\n")[0]
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
-            return about, ast.literal_eval(node.value)
-    return about, ()

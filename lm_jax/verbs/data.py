@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from lm_jax import experiment
 from lm_jax.data.clean import report as reports
+from lm_jax.data.corpora import Stores
 from lm_jax.flags import Request, need_config
 from lm_jax.verbs import report
 
@@ -19,11 +18,13 @@ def run(request: Request) -> int:
     assert store is not None
     if request.json:
         facts = {"tokens": store.tokens, "documents": store.documents, "bytes": store.bytes}
-        report.say(json.dumps({**facts, "fingerprint": store.fingerprint, "cleaning": store.report}))
+        report.document({**facts, "fingerprint": store.fingerprint, "cleaning": store.report})
         return 0
     report.say(reports.table(store.report))
     report.say(
         f"{store.tokens:,} tokens of {store.bytes:,} bytes ({store.bytes / store.tokens:.2f} bytes a token), "
         f"vocabulary {exp.tokenizer.vocab_size:,}, in {store.directory}"
     )
+    if isinstance(store, Stores):
+        report.say(store.table(config.data.validation))
     return 0

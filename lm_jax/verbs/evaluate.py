@@ -6,11 +6,11 @@ With `--config.data.path=OTHER` the whole of that text is held out, tokenised by
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from lm_jax import experiment
 from lm_jax.data import atomic
+from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import open_run, restore_params
@@ -25,16 +25,18 @@ def run(request: Request) -> int:
     other = any(word.startswith("--config.data.path") for word in words)
     chosen = any(word.startswith("--config.data.validation") for word in words)
     data = dataclasses.replace(data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation)
+    if other:
+        data = dataclasses.replace(data, mixture=MixtureConfig())
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
     rows = exp.rows("validation")
     step, params = restore_params(request, exp)
     values = dict(validation(exp).run(params))
-    result = {"step": step, "path": data.path, "rows": len(rows), **values}
+    result = {"step": step, "path": data.name, "rows": len(rows), **values}
     if request.json:
-        report.say(json.dumps(result))
+        report.document(result)
     else:
-        report.say(f"step {step} of {request.workdir} on {data.path}, {len(rows):,} rows held out")
+        report.say(f"step {step} of {request.workdir} on {data.name}, {len(rows):,} rows held out")
         for name, value in values.items():
             report.say(f"  {name:<24}{value:.4f}")
     if request.output:

@@ -24,15 +24,14 @@ MOST_TOKENS = 128  # Unless --max_tokens asks for more.
 
 
 def run(request: Request) -> int:
-    """Answers every prompt of `--prompt` and `--input`; with `--json` or `--output` one object a prompt."""
+    """Answers every prompt of `--prompt` and `--input`; `--output` has one JSON object a line for each."""
     exp = open_run(request)
     prompts = _prompts(request, exp.config.model.kind)
-    _, params = restore_params(request, exp)
+    step, params = restore_params(request, exp)
     answer = {"encoder": _fill, "decoder": _continue, "encoder_decoder": _restore}[exp.config.model.kind]
     answers = answer(request, exp, params["model"], prompts)
     if request.json:
-        for one in answers:
-            report.say(json.dumps(one, ensure_ascii=False))
+        report.document({"step": step, "answers": answers})
     if request.output:
         lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in answers)
         atomic.write_bytes(Path(request.output), lines.encode())
@@ -146,7 +145,7 @@ def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
     return dict(
         max_tokens=most,
         sampling=sampling,
-        seed=request.seed,
+        seed=request.seed or 0,
         pad=tokenizer.pad,
         eos=tokenizer.eos,
         # Packed text has no BOS; what comes before a document is the EOS of the last one.

@@ -1,28 +1,31 @@
-"""`lm-jax inspect`: the configuration and parameters of a recipe, or the loss curves and results of runs."""
+"""`lm-jax inspect`: the configuration and parameters of a recipe, or the curves and results of runs, side by side."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from lm_jax import experiment
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, differences
 from lm_jax.core.trees import count
 from lm_jax.flags import Request, need_config
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
-from lm_jax.train import logging
+from lm_jax.train import curves, metrics
 from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
     """Shows a recipe (`--config`), a run (`--workdir`), or compares runs (several directories as words)."""
-    runs = [*request.words, *([request.workdir] if request.workdir else [])]
+    runs = [*([request.workdir] if request.workdir else []), *request.words]
+    if runs and request.config is not None:
+        raise InputError(f"inspect shows a recipe or runs: leave out --config={request.recipe}, or {runs[0]}")
     if runs:
-        return _runs(request, runs)
+        return _runs(request, [Path(run) for run in runs])
     if request.config is None:
         raise InputError("inspect needs --config=RECIPE, --workdir=DIR or the directories of runs")
     return _recipe(request)
@@ -33,32 +36,60 @@ def _recipe(request: Request) -> int:
     # Without text there is no tokenizer yet: the size that the recipe asks for.
     model = experiment.build_model(config.model, config.model.embed.vocab or config.data.tokenizer.vocab)
     if request.json:
-        report.say(json.dumps({"config": dataclasses.asdict(config), "parameters": count(model.shapes)}))
+        report.document({"config": dataclasses.asdict(config), "parameters": count(model.shapes)})
         return 0
     report.say(yaml.safe_dump(experiment.as_json(config), sort_keys=False))
     report.say(report.parameters(model, Layout(mesh.make(config.mesh))).rstrip())
     return 0
 
 
-def _runs(request: Request, runs: list[str]) -> int:
-    output = Path(request.output or Path(runs[0]) / "loss.png")
-    rows = {name: _last(logging.read(name)) for name in runs}
-    logging.plot(runs, output)
+def _runs(request: Request, runs: list[Path]) -> int:
+    results = {label: final(metrics.read(run)) for label, run in zip(curves.labels(runs), runs, strict=True)}
+    configs = {label: _config(run) for label, run in zip(results, runs, strict=True)}
+    first, *others = configs
+    changed = {label: differences(configs[first], configs[label]) for label in others}
+    output = Path(request.output or runs[0] / "plots" / ("compared.png" if others else "curves.png"))
+    curves.plot(runs, output)
     if request.json:
-        report.say(json.dumps({"runs": rows, "plot": str(output)}))
+        report.document({"runs": results, "differences": changed, "plot": str(output)})
         return 0
-    for name, values in rows.items():
-        shown = ", ".join(
-            f"{key} {value:.4f}" for key, value in values.items() if key.startswith(("val/", "train/loss"))
-        )
-        report.say(f"{name}: step {values['step']:.0f}, {shown}")
-    report.say(f"loss curves in {output}")
+    report.say(table(results))
+    for label, lines in changed.items():
+        report.say(f"configuration of {first} -> {label}" + ("" if lines else ": no difference"))
+        report.say("\n".join(f"  {line}" for line in lines)) if lines else None
+    report.say(f"curves in {output}")
     return 0
 
 
-def _last(entries: list[dict[str, float]]) -> dict[str, float]:
-    """The latest value of every metric."""
+def final(entries: list[dict[str, float]]) -> dict[str, float]:
+    """The latest value of every metric, and the best validation loss with its step."""
     values: dict[str, float] = {}
     for entry in entries:
         values |= entry
+    validated = [(entry["val/loss"], entry["step"]) for entry in entries if "val/loss" in entry]
+    if validated:
+        values["val/loss best"], values["val/loss best at"] = min(validated)
     return values
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """A row a metric, a column a run."""
+    rows = dict.fromkeys(name for values in results.values() for name in values if name != "train/eta_s")
+    width = {label: max(len(label), 12) + 2 for label in results}
+    lines = [f"{'':<38}" + "".join(f"{label:>{width[label]}}" for label in results)]
+    for name in rows:
+        cells = (_cell(name, values.get(name)).rjust(width[label]) for label, values in results.items())
+        lines.append(f"{name:<38}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    counted = name in ("step", "train/tokens", "val/loss best at")
+    return f"{value:,.0f}" if counted or abs(value) >= 1e4 else f"{value:.4g}" if abs(value) < 1e-2 else f"{value:.4f}"
+
+
+def _config(run: Path) -> Any:
+    path = run / "config.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from lm_jax.core.trees import count, named_leaves, size_bytes
+from lm_jax.data.corpora import Stores
 from lm_jax.parallel.layout import Layout
 
 
@@ -16,6 +20,19 @@ def say(text: str) -> None:
     """A line on standard output, of process 0 only."""
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+def document(tree: Any) -> None:
+    """The one JSON document of `--json`; numbers that JSON does not have are strings, as in `metrics.jsonl`."""
+    say(json.dumps(_strict(tree), ensure_ascii=False, allow_nan=False))
+
+
+def _strict(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(name): _strict(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_strict(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class Progress:
@@ -68,19 +85,37 @@ def setup(exp: Any, workdir: Path) -> str:
     config, store, mesh = exp.config, exp.store, exp.layout.mesh
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    groups: dict[str, int] = {}
-    for path, leaf in named_leaves(exp.model.shapes):
-        top = path.partition("/")[0]
-        groups[top] = groups.get(top, 0) + leaf.size
+    rows = config.data.batch // exp.layout.batch_divisor()
     lines = [
         f"run        {config.objective.name} objective, {config.model.kind} in {config.model.dtype}, "
         f"{config.train.steps:,} steps of {config.data.batch} rows x {config.data.length} tokens",
-        f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es); "
-        f"mesh {axes}",
-        f"parameters {count(exp.model.shapes):,} ({', '.join(f'{name} {size:,}' for name, size in groups.items())})",
-        f"data       {config.data.path}: {store.tokens:,} tokens in {store.documents:,} documents, "
+        f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
+        f"mesh       {axes}: {rows} rows of a batch and {_held(exp):.1f} MB of parameters a device",
+        f"parameters {count(exp.model.shapes):,}, {size_bytes(exp.model.shapes) / 1e6:,.1f} MB in float32; each in "
+        "model_info.txt",
+        *(f"  {name:<24}{size:>16,}{size / count(exp.model.shapes):>8.1%}" for name, size in _groups(exp.model.shapes)),
+        f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} documents, "
         f"{store.bytes / store.tokens:.2f} bytes a token, vocabulary {exp.tokenizer.vocab_size:,}",
+        *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
         f"rows       {len(exp.rows('train')):,} to train on, {len(exp.rows('validation')):,} to validate on",
         f"workdir    {workdir}",
     ]
     return "\n".join(lines)
+
+
+def _held(exp: Any) -> float:
+    """Megabytes of parameters that one device holds."""
+    shardings = jax.tree.leaves(exp.layout.shardings(exp.model.axes, exp.model.shapes))
+    leaves = jax.tree.leaves(exp.model.shapes)
+    shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in zip(leaves, shardings, strict=True))
+    return sum(4 * math.prod(shape) for shape in shards) / 1e6
+
+
+def _groups(shapes: Any) -> list[tuple[str, int]]:
+    """Parameters by part of the model: `embed`, `stack/attention`, ..."""
+    groups: dict[str, int] = {}
+    for path, leaf in named_leaves(shapes):
+        parts = [part for part in path.split("/") if part != "layers"]
+        name = "/".join(parts[:-1][:2]) or parts[0]
+        groups[name] = groups.get(name, 0) + leaf.size
+    return list(groups.items())

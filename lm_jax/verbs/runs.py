@@ -9,7 +9,7 @@ from typing import Any
 from lm_jax import experiment, flags
 from lm_jax.core.config import InputError
 from lm_jax.experiment import Experiment
-from lm_jax.flags import Request, need_workdir
+from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
 
 
@@ -32,9 +32,18 @@ def restore_params(request: Request, exp: Experiment) -> tuple[int | None, Any]:
     checkpointer = Checkpointer(folder)
     if not checkpointer.steps():
         raise InputError(f"{folder} holds no checkpoint yet; run lm-jax train with the same --workdir first")
-    step = request.checkpoint if request.checkpoint is not None else _preferred(checkpointer)
-    restored, _ = checkpointer.restore({"params": exp.state_like.params}, step, where="params/.*")
-    return step, restored["params"]
+    chosen = {None: _preferred, LATEST: Checkpointer.latest}.get(request.checkpoint)
+    step = chosen(checkpointer) if chosen else request.checkpoint
+    return step, restore_weights(checkpointer, exp.state_like.params, step)
+
+
+def restore_weights(checkpointer: Checkpointer, params_like: Any, step: int | None = None) -> Any:
+    """The parameters of a checkpoint to evaluate or to start from: the averaged ones where it has them."""
+    step = checkpointer.latest() if step is None else step
+    averaged = step is not None and any(path.startswith("averaged/") for path in checkpointer.describe(step))
+    name = "averaged" if averaged else "params"
+    restored, _ = checkpointer.restore({name: params_like}, step, where=f"{name}/.*")
+    return restored[name]
 
 
 def _preferred(checkpointer: Checkpointer) -> int | None:

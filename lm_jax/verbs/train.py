@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import platform
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import experiment
@@ -19,12 +25,15 @@ from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_config, need_workdir
 from lm_jax.models.flops import training_flops
-from lm_jax.train import throughput
+from lm_jax.train import compilation, curves, metrics, throughput, writers
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.train.logging import Logger
 from lm_jax.train.loop import Trainer
+from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState
+from lm_jax.train.step import Step
 from lm_jax.verbs import report
+from lm_jax.verbs.runs import restore_weights
 
 # What may differ between the two runs of one work directory: nothing that changes model, data order or objective.
 FREE = (
@@ -41,33 +50,78 @@ FREE = (
 
 
 def run(request: Request) -> int:
-    """Trains to the end of the recipe."""
-    config, workdir = need_config(request), Path(need_workdir(request))
+    """Trains to the end of the recipe; with `--json` what is said on the way goes to standard error."""
+    workdir = Path(need_workdir(request))
+    with contextlib.redirect_stdout(sys.stderr) if request.json else contextlib.nullcontext():
+        _run(request, workdir)
+    if request.json:
+        path = workdir / metrics.FILE
+        entries = metrics.read(workdir) if path.exists() else []
+        report.document({"workdir": str(workdir), **{key: value for entry in entries for key, value in entry.items()}})
+    return 0
+
+
+def _run(request: Request, workdir: Path) -> None:
+    """Prepares, trains and draws the curves."""
+    config = need_config(request)
     _check_same_run(config, workdir)
+    report.say(f"recipe     {request.recipe}" + (", but" if request.changed else ", as it is"))
     for line in request.changed:
         report.say(f"  {line}")
     with report.Progress() as progress:
         exp = experiment.prepare(config, progress)
     # Everything that can be wrong with the configuration is found before the first file is written.
     exp.check()
+    writers.check(config.log.writers)
     _write_workdir(exp, workdir)
     report.say(report.setup(exp, workdir))
     with Checkpointer(
         workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
     ) as checkpointer:
+        newest = max(checkpointer.steps(), default=0)
+        if newest >= config.train.steps and not checkpointer.verify(newest):
+            report.say(f"{workdir} is at step {newest} of {config.train.steps}; raise config.train.steps to go on")
+            return
+        # Compiled while the state is drawn or read.
+        sample, step = next(exp.ordered("train", 1)), exp.train_step()
+        compiling = compilation.ahead(step, exp.state_like, _global(exp, sample))
+        if jax.process_count() > 1:
+            compiling.result()
         state = _first_state(exp, checkpointer, request.fork)
-        train(exp, state, workdir, checkpointer)
-    return 0
+        batches = exp.batches(int(state.step))
+        batches = itertools.chain([next(batches)], batches)
+        report.say(f"step       {compiling.result()}")
+        # After compiling, which would take the processor from a measured peak.
+        meter = _meter(exp, sample)
+        train(exp, step, state, batches, workdir, checkpointer, meter)
+    if jax.process_index() == 0 and "jsonl" in config.log.writers:
+        curves.plot(workdir, workdir / "plots" / "curves.png")
 
 
-def train(exp: Experiment, state: TrainState, workdir: Path, checkpointer: Checkpointer) -> TrainState:
+def _global(exp: Experiment, sample: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a batch of all hosts looks like, from this host's part of one."""
+    sharding, batch = exp.layout.batch_sharding(), exp.config.data.batch
+    return {
+        name: jax.ShapeDtypeStruct(
+            (batch, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype), sharding=sharding
+        )
+        for name, array in sample.items()
+    }
+
+
+def train(
+    exp: Experiment,
+    step: Step,
+    state: TrainState,
+    batches: Iterator[dict[str, np.ndarray]],
+    workdir: Path,
+    checkpointer: Checkpointer,
+    meter: throughput.Meter,
+) -> TrainState:
     """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
     config, layout, batch = exp.config, exp.layout, exp.config.data.batch
     start, tokens = int(state.step), batch * config.data.length
-    if start >= config.train.steps:
-        report.say(f"{workdir} is at step {start} of {config.train.steps} already; raise config.train.steps to go on")
-        return state
-    evaluator, meter, losses = validation(exp), _meter(exp), dict[int, float]()
+    evaluator, losses = validation(exp), dict[int, float]()
     extra = {
         "config": experiment.as_json(config),
         "data_fingerprint": exp.store.fingerprint if exp.store else "",
@@ -78,19 +132,19 @@ def train(exp: Experiment, state: TrainState, workdir: Path, checkpointer: Check
         total=config.train.steps,
         start=start,
         every=config.log.every,
-        tensorboard=config.log.tensorboard,
+        names=config.log.writers,
+        config=extra["config"],
         active=jax.process_index() == 0,
     ) as logger:
-
-        def tick(step: int) -> None:
-            logger.tick(step)
-            if step == start + 1:
-                meter.start(step, step * tokens)
+        profiler = Profiler(
+            workdir, start=start, steps=config.log.profile, say=logger.say, active=jax.process_index() == 0
+        )
 
         def log(step: int, updates: int, values: dict[str, float]) -> None:
             rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
             values = {**values, **rate, "tokens": step * tokens, **meter.read(step, step * tokens)}
             logger.write(step, {f"train/{name}": value for name, value in values.items()})
+            profiler.poll()
 
         def evaluate(step: int, params: Any) -> None:
             with meter.paused():
@@ -106,25 +160,29 @@ def train(exp: Experiment, state: TrainState, workdir: Path, checkpointer: Check
                 checkpointer.mark_best(step, losses[step])
 
         trainer = Trainer(
-            step=exp.train_step(),
+            step=profiler.wrap(step),
             put=lambda rows: layout.put(rows, batch),
             terms=exp.objective.terms,
             steps=config.train.steps,
             log_every=config.log.every,
             evaluate_every=config.evaluate.every,
             save_every=config.checkpoint.every,
-            tick=tick,
+            tick=logger.tick,
             report=log,
             evaluate=evaluate,
             save=save,
         )
-        return trainer.fit(state, exp.batches(start))
+        # The step is compiled and the first batch made: what comes is training.
+        meter.start(start, start * tokens)
+        try:
+            return trainer.fit(state, batches)
+        finally:
+            profiler.close()
 
 
-def _meter(exp: Experiment) -> throughput.Meter:
+def _meter(exp: Experiment, batch: dict[str, np.ndarray]) -> throughput.Meter:
     """Rates against what the devices can do."""
     config = exp.config
-    batch = next(exp.ordered("train", 1))
     flops = training_flops(
         exp.model.module.config,
         exp.model.shapes,
@@ -153,7 +211,10 @@ def validation(exp: Experiment) -> LanguageModelling:
     return LanguageModelling(
         objective=exp.objective,
         step=exp.eval_step(),
-        batches=lambda: exp.ordered("validation", exp.config.evaluate.batches),
+        batches={
+            name: functools.partial(exp.ordered, "validation", exp.config.evaluate.batches, name)
+            for name in exp.sources or ("",)
+        },
         layout=exp.layout,
         rows=exp.config.data.batch,
         byte_lengths=lengths,
@@ -166,7 +227,7 @@ def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) 
         state, extra = checkpointer.restore(exp.state_like)
         if exp.store is not None and extra["data_fingerprint"] != exp.store.fingerprint:
             raise InputError(
-                f"the text of {exp.config.data.path} has changed since step {int(state.step)} (fingerprint "
+                f"the text of {exp.config.data.name} has changed since step {int(state.step)} (fingerprint "
                 f"{extra['data_fingerprint'][:8]}, now {exp.store.fingerprint[:8]}); restore it, or use another "
                 "--workdir"
             )
@@ -175,9 +236,10 @@ def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) 
     state = exp.fresh_state()
     if fork is not None:
         other = Checkpointer(Path(fork) / "checkpoints")
-        like = {"params": exp.state_like.params}
-        restored, _ = other.restore(like, where="params/.*")
-        state = state.replace(params=restored["params"])  # type: ignore[attr-defined]
+        params = restore_weights(other, exp.state_like.params)
+        state = state.replace(
+            params=params, averaged=None if state.averaged is None else jax.tree.map(jnp.copy, params)
+        )  # type: ignore[attr-defined]
         report.say(f"parameters from {fork}")
     return state
 

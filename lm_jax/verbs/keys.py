@@ -1,0 +1,86 @@
+"""Every `--config.key` of a recipe, read from the source of the dataclasses: importing them would import jax.
+
+A completion has to answer while a finger rests on the key. The result is what `experiment.complete` gives (a test
+compares them for every recipe).
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def keys(recipe: Any) -> list[str]:
+    """The keys that a recipe's command line knows, such as `config.optimizer.learning_rate`.
+
+    Args:
+      recipe: what its `get_config` gave, or a saved `config.json`.
+    """
+    model = recipe.get("model") or {}
+    kind = _kinds().get(model.get("kind", "decoder"), "TransformerConfig")
+    found = _fields("lm_jax.experiment", "ExperimentConfig", recipe)
+    return [f"config.{key}" for key in found if key != "model"] + [
+        f"config.model.{key}" for key in _fields("lm_jax.models.config", kind, model)
+    ]
+
+
+def _fields(module: str, name: str, given: Any) -> Iterator[str]:
+    """Leaves below a dataclass; a tree that may be unset is one where the recipe sets it."""
+    place = _find(module, name)
+    assert place is not None, f"{module} knows no {name}"
+    home, node = place
+    for field in node.body:
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        key, annotation = field.target.id, ast.unparse(field.annotation)
+        names = [part.strip() for part in annotation.split("|")]
+        value = given.get(key) if hasattr(given, "get") else None
+        inner = _find(home, names[0]) if names[0].replace(".", "").isidentifier() else None
+        if inner is None or ("None" in names and not hasattr(value, "keys")):
+            yield key
+        else:
+            for deeper in _fields(inner[0], inner[1].name, value):
+                yield f"{key}.{deeper}"
+
+
+@functools.cache
+def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """The class that `name` (or `module.name`) means in a module of ours, and the module that defines it."""
+    tree = _parse(module)
+    if tree is None:
+        return None
+    head, _, rest = name.partition(".")
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lm_jax"):
+            for alias in node.names:
+                if (alias.asname or alias.name) == head:
+                    # `from lm_jax.a import b` brings a module b or a name b of the module a.
+                    return _find(f"{node.module}.{alias.name}", rest) if rest else _find(str(node.module), alias.name)
+    return None
+
+
+@functools.cache
+def _kinds() -> dict[str, str]:
+    """Model kinds and the names of their dataclasses."""
+    tree = _parse("lm_jax.models.config")
+    assert tree is not None
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "KINDS":
+            assert isinstance(node.value, ast.Dict)
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {ast.literal_eval(key): ast.unparse(value) for key, value in pairs if key is not None}
+    return {}
+
+
+@functools.cache
+def _parse(module: str) -> ast.Module | None:
+    path = ROOT.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text()) if file.is_file() else None

@@ -1,0 +1,26 @@
+"""The keys that completion offers are those that the command line takes."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from lm_jax import experiment, flags
+from lm_jax.verbs.keys import keys
+
+
+def leaves(tree, path="config"):
+    for name in tree:
+        below = f"{path}.{name}"
+        yield from leaves(tree[name], below) if isinstance(tree[name], ConfigDict) else [below]
+
+
+@pytest.mark.parametrize("recipe", sorted(file.stem for file in flags.recipe_folder().glob("*.py")))
+def test_keys_read_from_the_source_are_those_of_the_complete_configuration(recipe):
+    config = flags.load_recipe(f"{recipe}:tiny")
+    assert sorted(keys(config)) == sorted(leaves(experiment.complete(config)))
+
+
+def test_a_saved_configuration_has_the_same_keys():
+    config = experiment.complete(flags.load_recipe("t5:tiny"))
+    saved = experiment.as_json(experiment.parse(config))
+    # Saved, an unset tree is null, and what is unset in a recipe may be a tree there.
+    assert set(leaves(config)) <= set(keys(saved))
