@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from lm_jax.data.order import mix
@@ -9,6 +10,7 @@ from lm_jax.data.order import mix
 # Longer texts are encoded in parts: sentencepiece's BPE is slower the longer a text is, and its unigram lattice over
 # a whole novel sums scores in float32 until ties decide the cuts. Much shorter parts cost more in calls.
 PART = 2_000
+_BORDER = re.compile(r"(?<=\S) (?=\S)")
 
 
 def parts(text: str, size: int = PART) -> list[str]:
@@ -32,6 +34,27 @@ def parts(text: str, size: int = PART) -> list[str]:
     return [*result, text[start:]]
 
 
+def before_words(text: str, size: int = PART) -> list[str]:
+    """A text cut before single spaces between words, into parts of at most `size` characters where there are such.
+
+    Nothing else is a border for every tokenizer: most put something before a text that a part must not get, and the
+    space that a part begins with stands for that.
+    """
+    result, start = [], 0
+    while len(text) - start > size:
+        stop = text.rfind(" ", start + 1, start + size)
+        while stop > start and (text[stop - 1].isspace() or text[stop + 1].isspace()):
+            stop = text.rfind(" ", start + 1, stop)
+        if stop <= start:
+            found = _BORDER.search(text, start + size)
+            if found is None:
+                break
+            stop = found.start()
+        result.append(text[start:stop])
+        start = stop
+    return [*result, text[start:]]
+
+
 def sampled(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterator[str]:
     """Lines of the texts; an even share of them where there is more than `sample_bytes`."""
     threshold = min(1.0, sample_bytes / total_bytes) * 2.0**64 if total_bytes else 2.0**64
@@ -45,6 +68,8 @@ def sampled(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterat
 
 def encodable(text: str) -> str:
     """Text without lone surrogates, which no encoding can write."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,0 +1,276 @@
+"""Tokenizers in Hugging Face's tokenizer.json: WordPiece with BERT's normalisation, byte-level BPE, and others.
+
+A vocab.txt (Devlin et al. 2019, arXiv:1810.04805) and a vocab.json with merges.txt (Radford et al. 2019) become the
+same format here, so that there is one way to run and to save them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lm_jax.core.config import InputError
+from lm_jax.data.parts import before_words
+from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, Vocabulary, begin_words
+
+FILE = "tokenizer.json"
+PREFIX = "##"  # WordPiece: this piece goes on with a word.
+# Long texts are cut: what the library notes of every token takes a hundred times the text.
+_PART = 100_000
+_ATTACHED, _OPENING = ".,!?;:)]}%'’”…", "([{'‘“"
+
+
+def wordpiece(
+    vocab: Mapping[str, int], *, lowercase: bool, strip_accents: bool | None, chinese: bool, unk: str
+) -> dict:
+    """BERT's tokenizer over a vocabulary, as tokenizer.json has it."""
+    return {
+        **_frame(),
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": chinese,
+            "strip_accents": strip_accents,
+            "lowercase": lowercase,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": PREFIX, "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": unk,
+            "continuing_subword_prefix": PREFIX,
+            "max_input_chars_per_word": 100,
+            "vocab": dict(vocab),
+        },
+    }
+
+
+def byte_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], *, prefix_space: bool) -> dict:
+    """GPT-2's tokenizer over a vocabulary and merges, as tokenizer.json has it."""
+    level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": True}
+    return {
+        **_frame(),
+        "pre_tokenizer": level,
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": dict(vocab),
+            "merges": [list(pair) for pair in merges],
+        },
+    }
+
+
+def _frame() -> dict[str, Any]:
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "post_processor": None,
+    }
+
+
+def added(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Entries of `added_tokens` for special tokens."""
+    shape = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [{"id": token, "content": name, **shape} for name, token in sorted(tokens.items(), key=lambda one: one[1])]
+
+
+def written(tree: Mapping[str, Any]) -> bytes:
+    """A tokenizer.json."""
+    return json.dumps(tree, ensure_ascii=False).encode()
+
+
+def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer of a tokenizer.json.
+
+    Args:
+      kind: "wordpiece", "byte_bpe" or "huggingface".
+      content: the file.
+      options: `roles` and `sentinels` as ids, and `added`, ids of tokens that the file itself does not have.
+    """
+    tree = json.loads(content)
+    library = opened(content)
+    listed = {**library.get_vocab(with_added_tokens=True), **options["added"]}
+    names = [""] * (1 + max(listed.values(), default=-1))
+    for name, index in listed.items():
+        names[index] = name
+    special = np.zeros(len(names), bool)
+    special[[*(entry["id"] for entry in tree.get("added_tokens") or () if entry["special"])]] = True
+    special[[*options["added"].values()]] = True
+    level, words = _step(tree, "ByteLevel"), _is_wordpiece(tree)
+    outside = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
+    plain = [_text(name, level is not None and name not in outside, words) for name in names]
+    texts = [b"" if hidden else text for text, hidden in zip(plain, special, strict=True)]
+    begins = begin_words(texts)
+    if words:
+        begins = np.array([not name.startswith(PREFIX) for name in names])
+    elif level is None and not begins.any():
+        # Whole words without a mark, as WordLevel has them.
+        begins = np.ones(len(names), bool)
+    prefix = _step(tree, "Metaspace") or level or {}
+    vocabulary = Vocabulary(
+        pieces=names,
+        special=special,
+        lengths=np.array([*map(len, texts)], np.int32),
+        starts_word=begins,
+        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
+        prefix_space=bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never")),
+    )
+    backend = Pipeline(
+        library,
+        names,
+        unknown=options["roles"].get("unk"),
+        words=words,
+        cut=words or (level is not None and not level["add_prefix_space"]),
+        lossless=level is not None and not level["add_prefix_space"] and tree.get("normalizer") is None,
+    )
+    return Tokenizer(
+        kind,
+        content,
+        options,
+        file=FILE,
+        roles=options["roles"],
+        sentinels=options["sentinels"],
+        vocabulary=vocabulary,
+        backend=backend,
+    )
+
+
+def opened(content: bytes) -> Any:
+    """The library's tokenizer, without truncation and padding and blind to special tokens in text.
+
+    Raises:
+      InputError: the library cannot read the file.
+    """
+    import tokenizers
+
+    try:
+        library = tokenizers.Tokenizer.from_str(content.decode())
+    except Exception as error:
+        raise InputError(f"the tokenizers library cannot read it ({' '.join(str(error).split())[:120]})") from error
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    return library
+
+
+def kind_of(tree: Mapping[str, Any]) -> str:
+    """What `Tokenizer.kind` says of a tokenizer.json."""
+    if _is_wordpiece(tree):
+        return "wordpiece"
+    return "byte_bpe" if _step(tree, "ByteLevel") and "merges" in tree["model"] else "huggingface"
+
+
+def _is_wordpiece(tree: Mapping[str, Any]) -> bool:
+    model = tree["model"]
+    return model.get("type") == "WordPiece" or ("max_input_chars_per_word" in model and "merges" not in model)
+
+
+def _step(tree: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
+    """The pre-tokenizer of a type, alone or in a sequence."""
+    step = tree.get("pre_tokenizer") or {}
+    steps = step.get("pretokenizers", [step])
+    return next((one for one in steps if one.get("type") == kind), None)
+
+
+def _text(name: str, byte_level: bool, words: bool) -> bytes:
+    """What a piece stands for; of WordPiece without the space before it."""
+    if byte_level:
+        # A character that is no byte's: a special token that the file does not list.
+        return bytes(_BYTES[character] for character in name) if all(one in _BYTES for one in name) else name.encode()
+    return name.removeprefix(PREFIX).encode() if words else name.replace("▁", " ").encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in of every byte: itself where it is printable Latin-1, else U+0100 and on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+class Pipeline:
+    """What a tokenizer.json describes, run by the `tokenizers` library."""
+
+    def __init__(self, library: Any, names: list[str], *, unknown: int | None, words: bool, cut: bool, lossless: bool):
+        self._library, self._names, self._unknown, self._words = library, names, unknown, words
+        self._cut = (lambda text: before_words(text, _PART)) if cut else (lambda text: [text])
+        self.lossless = lossless
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        ids: list[int] = []
+        counts = []
+        for text in texts:
+            before = len(ids)
+            for part in self._cut(text):
+                ids += self._library.encode(part, add_special_tokens=False).ids
+            counts.append(len(ids) - before)
+        return Encoded(np.array(ids, np.int32), np.array(counts, np.int64))
+
+    def locate(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        arrays, starts, counts, at = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
+        for text in texts:
+            counts.append(0)
+            for part in self._cut(text):
+                made = self._library.encode(part, add_special_tokens=False)
+                arrays.append(np.array(made.ids, np.int32))
+                offsets = np.array(made.offsets, np.int64).reshape(-1, 2)[:, 0]
+                starts.append(_in_bytes(part, offsets) + at)
+                counts[-1] += len(arrays[-1])
+                at += len(part.encode())
+            at += 1
+        # A pipeline that moves characters may report offsets out of order; a search needs them in order.
+        ordered = np.maximum.accumulate(np.concatenate(starts))
+        return Encoded(np.concatenate(arrays), np.array(counts, np.int64), ordered)
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """See `Backend`."""
+        tokens = ids.tolist()
+        if self._words:
+            return _sentence([UNKNOWN if token == self._unknown else self._names[token] for token in tokens])
+        text = self._library.decode(tokens, skip_special_tokens=False)
+        return text.replace(self._names[self._unknown], UNKNOWN) if self._unknown in tokens else text
+
+
+def _in_bytes(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
+    """Positions of characters as positions of bytes in UTF-8."""
+    if text.isascii():
+        return offsets
+    leads = np.flatnonzero((np.frombuffer(text.encode(), np.uint8) & 0xC0) != 0x80)
+    return np.append(leads, len(text.encode()))[offsets]
+
+
+def _sentence(pieces: Sequence[str]) -> str:
+    """WordPiece's pieces as text: words joined, spaces between them but not around Chinese or before a full stop."""
+    text = ""
+    for piece in pieces:
+        if piece.startswith(PREFIX) and len(piece) > len(PREFIX):
+            text += piece.removeprefix(PREFIX)
+        elif (
+            not text or not piece or piece[0] in _ATTACHED or text[-1] in _OPENING or _wide(text[-1]) or _wide(piece[0])
+        ):
+            text += piece
+        else:
+            text += " " + piece
+    return text
+
+
+def _wide(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces."""
+    return "\u2e80" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef" or character >= "\U00020000"

@@ -1,0 +1,244 @@
+"""Sentencepiece models (Kudo and Richardson 2018, arXiv:1808.06226): those trained here, and those from elsewhere.
+
+Ours have no normalisation and byte fallback, so that any text comes back. Others keep their ids, normalisation and
+dummy prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lm_jax.core.config import InputError
+from lm_jax.data.parts import PART, before_words, parts
+from lm_jax.data.tokenizers.base import (
+    ROLES,
+    SPECIALS,
+    UNKNOWN,
+    Encoded,
+    Tokenizer,
+    Vocabulary,
+    begin_words,
+    by_length,
+)
+from lm_jax.data.tokenizers.simple import sentinel_names
+
+FILE = "spiece.model"
+_BYTES = len(SPECIALS)  # The first of our 256 byte pieces: <0x00>.
+# Types of pieces in sentencepiece_model.proto.
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+_MARK = "▁"  # Sentencepiece writes spaces so.
+
+
+def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
+    """A unigram or BPE model that was trained here; `content` is the serialised model."""
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_proto=content)
+    pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
+    texts = [piece.replace(_MARK, " ").encode() for piece in pieces]
+    texts[: _BYTES + 256] = [b""] * _BYTES + [bytes([byte]) for byte in range(256)]
+    texts += [b""] * sentinels
+    lengths = np.array([*map(len, texts)], np.int32)
+    names = [*pieces, *sentinel_names(sentinels)]
+    vocabulary = Vocabulary(
+        pieces=names,
+        special=np.zeros(len(names), bool),
+        lengths=lengths,
+        starts_word=begin_words(texts),
+        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
+    )
+    return Tokenizer(
+        kind,
+        content,
+        {"sentinels": sentinels},
+        file=FILE,
+        roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
+        sentinels=range(len(pieces), len(names)),
+        vocabulary=vocabulary,
+        backend=Own(model, lengths),
+        trusted=True,
+    )
+
+
+def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
+    """A model from elsewhere.
+
+    Args:
+      kind: "sentencepiece".
+      content: the serialised model.
+      options: `roles` and `sentinels` as ids, and `added`, ids of tokens that the model itself does not have.
+    """
+    import sentencepiece
+
+    proto = parsed(content)
+    size = max([len(proto.pieces), *(token + 1 for token in options["added"].values())])
+    names, kinds = [""] * size, np.full(size, _UNUSED)
+    for index, piece in enumerate(proto.pieces):
+        names[index], kinds[index] = piece.piece, piece.type
+    for name, index in options["added"].items():
+        names[index] = name
+    texts = [_text(name, int(kind)) for name, kind in zip(names, kinds, strict=True)]
+    normaliser = proto.normalizer_spec
+    vocabulary = Vocabulary(
+        pieces=names,
+        special=np.isin(kinds, (_UNKNOWN, _CONTROL, _UNUSED)),
+        lengths=np.array([*map(len, texts)], np.int32),
+        starts_word=begin_words(texts),
+        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
+        prefix_space=normaliser.add_dummy_prefix,
+    )
+    # As everywhere here; sentencepiece's own is " ⁇ ", which a text may say.
+    proto.trainer_spec.unk_surface = UNKNOWN
+    return Tokenizer(
+        kind,
+        content,
+        options,
+        file=FILE,
+        roles=options["roles"],
+        sentinels=options["sentinels"],
+        vocabulary=vocabulary,
+        backend=Foreign(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto),
+    )
+
+
+def parsed(content: bytes) -> Any:
+    """A model's protocol buffer.
+
+    Raises:
+      InputError: the bytes are none.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    try:
+        proto.ParseFromString(content)
+        sentencepiece.SentencePieceProcessor(model_proto=content)
+    except Exception as error:
+        raise InputError(f"it is no sentencepiece model ({' '.join(str(error).split())[:120]})") from error
+    return proto
+
+
+def _text(name: str, kind: int) -> bytes:
+    """What a piece stands for."""
+    if kind == _BYTE:
+        return bytes([int(name[3:5], 16)])
+    return name.replace(_MARK, " ").encode() if kind in (_NORMAL, _USER) else b""
+
+
+def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] = ()) -> Encoded:
+    """The ids of chunks; text i is those from firsts[i] on, and chunks at `marks` are sentencepiece's mark itself."""
+    if not firsts:
+        return Encoded(np.zeros(0, np.int32), np.zeros(0, np.int64))
+    # One call: for short texts a call of its own costs as much as encoding.
+    arrays = model.encode(chunks, return_type="numpy", num_threads=1)
+    for index in marks:
+        arrays[index] = np.array([_BYTES + byte for byte in _MARK.encode()], np.int32)
+    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+    return Encoded(np.concatenate(arrays), np.add.reduceat(lengths, firsts))
+
+
+class Own:
+    """A model without normalisation, whose pieces are exactly their text."""
+
+    lossless = True
+
+    def __init__(self, model: Any, lengths: Int[np.ndarray, " vocab"]):
+        self._model, self._lengths = model, lengths
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        chunks: list[str] = []
+        firsts: list[int] = []
+        marks: list[int] = []
+        for text in texts:
+            firsts.append(len(chunks))
+            if len(text) <= PART and _MARK not in text:
+                chunks.append(text)
+                continue
+            # The mark in a text is spelled in bytes, or it would return as a space.
+            for number, stretch in enumerate(text.split(_MARK)):
+                if number:
+                    marks.append(len(chunks))
+                    chunks.append("")
+                chunks += parts(stretch)
+            if firsts[-1] == len(chunks):
+                chunks.append("")
+        return _run(self._model, chunks, firsts, marks)
+
+    def locate(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        made = self.encode(texts)
+        return by_length(made.tokens, made.counts, self._lengths)
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """See `Backend`."""
+        return self._model.decode(ids.tolist()) if ids.size else ""
+
+
+class Foreign:
+    """A model with a normalisation of its own."""
+
+    def __init__(self, model: Any, proto: Any):
+        normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
+        self._model = model
+        self._prefix = normaliser.add_dummy_prefix
+        self._cut = self._cutter(proto)
+        # A space at the start of a text and one that is put there are told apart by the model's own decoder.
+        self.lossless = (
+            not normaliser.precompiled_charsmap
+            and not normaliser.remove_extra_whitespaces
+            and trainer.byte_fallback
+            and not trainer.treat_whitespace_as_suffix
+        )
+
+    def _cutter(self, proto: Any) -> Callable[[str], list[str]]:
+        """How long texts are cut so that the parts' pieces are those of the text."""
+        normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
+        crosses = any(_MARK in piece.piece.lstrip(_MARK) for piece in proto.pieces)
+        loses = normaliser.remove_extra_whitespaces and not normaliser.add_dummy_prefix
+        if crosses or loses or trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces:
+            return lambda text: [text]
+        return before_words
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        chunks, firsts, _ = self._chunks(texts)
+        return _run(self._model, chunks, firsts)
+
+    def locate(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        chunks, firsts, places = self._chunks(texts)
+        if not chunks:
+            return Encoded(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        found = self._model.encode([chunk.encode() for chunk in chunks], return_type="offset_mapping", num_threads=1)
+        lengths = np.fromiter((len(one["ids"]) for one in found), np.int64, len(found))
+        tokens = np.array([token for one in found for token in one["ids"]], np.int32)
+        starts = np.array([start for one in found for start, _ in one["offsets"]], np.int64)
+        starts = np.maximum.accumulate(starts + np.repeat(np.array(places, np.int64), lengths))
+        return Encoded(tokens, np.add.reduceat(lengths, firsts), starts)
+
+    def _chunks(self, texts: Sequence[str]) -> tuple[list[str], list[int], list[int]]:
+        """Parts of texts, the first of each text, and the byte at which each starts in the joined texts."""
+        chunks: list[str] = []
+        firsts: list[int] = []
+        places: list[int] = []
+        at = 0
+        for text in texts:
+            firsts.append(len(chunks))
+            for number, part in enumerate(self._cut(text) or [""]):
+                # The prefix that every part gets is the space that it was cut before.
+                dropped = number > 0 and self._prefix
+                chunks.append(part[1:] if dropped else part)
+                places.append(at + dropped)
+                at += len(part.encode())
+            at += 1
+        return chunks, firsts, places
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """See `Backend`."""
+        return self._model.decode(ids.tolist()) if ids.size else ""

@@ -1,0 +1,117 @@
+"""Tokenizers without a model: bytes, and the characters of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from lm_jax.data.tokenizers.base import (
+    ROLES,
+    SPECIALS,
+    UNK,
+    UNKNOWN,
+    Encoded,
+    Tokenizer,
+    Vocabulary,
+    begin_words,
+    by_length,
+)
+
+_FIRST = len(SPECIALS)  # The first id that stands for text.
+
+
+def sentinel_names(count: int) -> list[str]:
+    """<extra_id_0>, <extra_id_1>, ..."""
+    return [f"<extra_id_{index}>" for index in range(count)]
+
+
+def bytes_tokenizer(sentinels: int) -> Tokenizer:
+    """UTF-8 bytes as tokens (Xue et al. 2022, arXiv:2105.13626)."""
+    pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    return _tokenizer("bytes", b"", pieces, [bytes([byte]) for byte in range(256)], sentinels, Bytes(), unknown=0)
+
+
+def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
+    """The characters of a corpus as tokens; others are unknown. `content` is the alphabet in UTF-8."""
+    alphabet = content.decode()
+    texts = [character.encode() for character in alphabet]
+    return _tokenizer("characters", content, list(alphabet), texts, sentinels, Characters(alphabet), unknown=3)
+
+
+def _tokenizer(
+    kind, content, pieces: list[str], texts: list[bytes], sentinels: int, backend, unknown: int
+) -> Tokenizer:
+    special = [b""] * len(SPECIALS)
+    lengths = np.array([*map(len, special), *map(len, texts), *[0] * sentinels], np.int32)
+    lengths[UNK] = unknown
+    names = [*SPECIALS, *pieces, *sentinel_names(sentinels)]
+    vocabulary = Vocabulary(
+        pieces=names,
+        special=np.zeros(len(names), bool),
+        lengths=lengths,
+        starts_word=begin_words([*special, *texts, *[b""] * sentinels]),
+    )
+    return Tokenizer(
+        kind,
+        content,
+        {"sentinels": sentinels},
+        file="alphabet.txt",
+        roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
+        sentinels=range(len(names) - sentinels, len(names)),
+        vocabulary=vocabulary,
+        backend=backend,
+        trusted=True,
+    )
+
+
+class Bytes:
+    """A byte is a token."""
+
+    lossless = True
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        arrays = [np.frombuffer(text.encode(), np.uint8) for text in texts]
+        tokens = np.concatenate([*arrays, np.zeros(0, np.uint8)]).astype(np.int32) + np.int32(_FIRST)
+        return Encoded(tokens, np.array([*map(len, arrays)], np.int64))
+
+    def locate(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        made = self.encode(texts)
+        return by_length(*made[:2], np.ones(_FIRST + 256, np.int32))
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """See `Backend`."""
+        known = b"".join(UNKNOWN.encode() if token == UNK else bytes([token - _FIRST]) for token in ids.tolist())
+        return known.decode("utf-8", "replace")
+
+
+class Characters:
+    """A character of the alphabet is a token."""
+
+    lossless = False
+
+    def __init__(self, alphabet: str):
+        self._codes = np.array([0, ord(UNKNOWN), *[0] * (_FIRST - 2), *map(ord, alphabet)], "<u4")
+        self._ids = np.full(0x110000, UNK, np.int32)
+        self._ids[self._codes[_FIRST:]] = np.arange(_FIRST, len(self._codes))
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        counts = np.array([*map(len, texts)], np.int64)
+        return Encoded(self._ids[np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")], counts)
+
+    def locate(self, texts: Sequence[str]) -> Encoded:
+        """See `Backend`."""
+        made = self.encode(texts)
+        # One token a character, known or not: every byte that continues none begins one.
+        data = np.frombuffer("\n".join(texts).encode(), np.uint8)
+        starts = np.flatnonzero((data & 0xC0) != 0x80)
+        breaks = np.cumsum(made.counts + 1)[:-1] - 1
+        return Encoded(made.tokens, made.counts, np.delete(starts, breaks))
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """See `Backend`."""
+        return self._codes[ids].tobytes().decode("utf-32-le")
