@@ -96,7 +96,8 @@ def _with_neighbours(exp, rows, index):
         return features, left, right, np.ones(len(right), bool) & (right != exp.tokenizer.eos)
     if name == "masked":
         special = exp.tokenizer
-        original = np.concatenate([[special.cls], row["first"], [special.sep], row["second"], [special.sep]])
+        parts = [row["first"], row["second"]] if "first" in row else [row["tokens"]]
+        original = np.concatenate([[special.cls], *(piece for part in parts for piece in (part, [special.sep]))])
         at = features["positions"][features["weights"] > 0]
         left, right = original[at - 1], original[at]
         # A segment's first token has no neighbour in the text.
