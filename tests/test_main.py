@@ -70,6 +70,18 @@ BAD = {
     ),
     "tokenizer of a missing text": (["tokenizer", "--config=gpt:tiny", "--config.data.path=no/*.txt"], "no file"),
     "data of a missing text": (["data", "--config=gpt:tiny", "--config.data.path=no.jsonl.zst"], "no file"),
+    "a flag of another verb": (["train", "--config=gpt:tiny", "--workdir=W", "--prompt=a"], "is a flag of generate"),
+    "a word that is no flag": (["train", "gpt:tiny", "--workdir=W"], "takes flags only"),
+    "unknown writer": (
+        ["train", "--config=gpt:tiny", "--config.log.writers=jsonl,tensorbord", "--workdir=W", "GOLDEN"],
+        "did you mean tensorboard",
+    ),
+    "a profile of no steps": (
+        ["train", "--config=gpt:tiny", "--config.log.profile=9,3", "--workdir=W"],
+        "first and last step",
+    ),
+    "forking from nothing": (["train", "--config=gpt:tiny", "--fork=nowhere", "--workdir=W", "GOLDEN"], "nowhere"),
+    "a verb that is planned": (["export", "--workdir=W"], "unknown verb 'export'"),
     "inspecting nothing": (["inspect"], "needs --config"),
     "curves of no run": (["inspect", "--workdir=W"], "metrics.jsonl"),
 }

@@ -95,7 +95,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, run: Run):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         name = run.name("wandb") or uuid.uuid4().hex[:8]
         self._run: Any = wandb.init(
@@ -128,7 +128,7 @@ class Aim:
     """
 
     def __init__(self, run: Run):
-        import aim
+        import aim  # pyright: ignore[reportMissingImports]
 
         repo = os.environ.get("AIM_REPO") or str(run.workdir.resolve().parent)
         known = run.name("aim")

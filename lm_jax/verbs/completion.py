@@ -47,7 +47,11 @@ function __lm_jax
   if test (count $answer) -gt 0
     printf '%s\n' $answer
   else
-    __fish_complete_path (string replace -r '^--[^=]*=' '' -- (commandline -ct))
+    set -l word (commandline -ct)
+    set -l flag (string match -r -- '^--[^=]*=' $word)
+    for path in (__fish_complete_path (string replace -r -- '^--[^=]*=' '' $word))
+      printf '%s%s\n' "$flag" $path
+    end
   end
 end
 complete -c lm-jax -f -a '(__lm_jax)'

@@ -65,6 +65,8 @@ def _run(request: Request, workdir: Path) -> None:
     """Prepares, trains and draws the curves."""
     config = need_config(request)
     _check_same_run(config, workdir)
+    if request.fork is not None and not Checkpointer(Path(request.fork) / "checkpoints").steps():
+        raise InputError(f"--fork={request.fork} holds no checkpoint; give the --workdir of a run that has one")
     report.say(f"recipe     {request.recipe}" + (", but" if request.changed else ", as it is"))
     for line in request.changed:
         report.say(f"  {line}")
@@ -207,7 +209,6 @@ def _meter(exp: Experiment, batch: dict[str, np.ndarray]) -> throughput.Meter:
 
 def validation(exp: Experiment) -> LanguageModelling:
     """The evaluator of an experiment's validation part."""
-    lengths = exp.tokenizer.byte_lengths(np.arange(exp.tokenizer.vocab_size))
     return LanguageModelling(
         objective=exp.objective,
         step=exp.eval_step(),
@@ -217,7 +218,7 @@ def validation(exp: Experiment) -> LanguageModelling:
         },
         layout=exp.layout,
         rows=exp.config.data.batch,
-        byte_lengths=lengths,
+        byte_lengths=exp.byte_lengths,
     )
 
 
@@ -237,9 +238,8 @@ def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) 
     if fork is not None:
         other = Checkpointer(Path(fork) / "checkpoints")
         params = restore_weights(other, exp.state_like.params)
-        state = state.replace(
-            params=params, averaged=None if state.averaged is None else jax.tree.map(jnp.copy, params)
-        )  # type: ignore[attr-defined]
+        averaged = None if state.averaged is None else jax.tree.map(jnp.copy, params)
+        state = state.replace(params=params, averaged=averaged)  # type: ignore[attr-defined]
         report.say(f"parameters from {fork}")
     return state
 

@@ -1,0 +1,179 @@
+"""The promises of the command line, on one short run: what it prints, what it writes, how it ends."""
+
+import json
+import math
+import re
+import signal
+
+import pytest
+
+from lm_jax import flags
+from lm_jax.train.console import Console
+from lm_jax.train.loop import Trainer
+from tests.commands import golden_flags, lm_jax
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def train(store):
+    def go(workdir, *words):
+        return lm_jax(
+            "train",
+            "--config=gpt:tiny",
+            f"--workdir={workdir}",
+            "--config.train.steps=6",
+            "--config.log.every=2",
+            "--config.evaluate.batches=1",
+            "--config.checkpoint.every=2",
+            "--config.optimizer.schedule.warmup=1",
+            *golden_flags(store),
+            *words,
+        )
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def run(train, tmp_path_factory):
+    """A finished run and what it said: with `--json` all of that goes to standard error."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    capture = pytest.MonkeyPatch()
+    import io
+    import sys
+
+    out, err = io.StringIO(), io.StringIO()
+    capture.setattr(sys, "stdout", out)
+    capture.setattr(sys, "stderr", err)
+    try:
+        assert train(workdir, "--json") == 0
+    finally:
+        capture.undo()
+    return workdir, out.getvalue(), err.getvalue()
+
+
+def test_everything_is_said_once_at_start(run):
+    _, _, said = run
+    for line in (
+        r"^recipe +gpt:tiny, but$",
+        r"^  config\.train\.steps: 200 -> 6$",
+        r"^devices +8 x cpu",
+        r"^mesh +data 8 x fsdp 1 x tensor 1: 2 rows of a batch and [\d.]+ MB of parameters a device$",
+        r"^parameters [\d,]+, [\d.]+ MB in float32",
+        r"^  stack/attention +[\d,]+ +[\d.]+%$",
+        r"^data .*: [\d,]+ tokens in [\d,]+ documents",
+        r"^step +traced in [\d.]+ s, compiled in [\d.]+ s \(.*cache.*\)$",
+        r"^compute .* FLOPs a token; peak",
+    ):
+        assert len(re.findall(line, said, re.MULTILINE)) == 1, line
+
+
+def test_every_log_line_has_the_rates_and_the_objectives_metrics(run):
+    workdir, _, said = run
+    lines = [line for line in said.splitlines() if re.match(r"step \d+/6  loss", line)]
+    assert len(lines) == 3
+    for line in lines:
+        assert all(word in line for word in ("loss ", "lr ", "|g| ", "tokens/s ", "tokens/s/device ", "MFU ", "ETA "))
+    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["train/tokens"] for entry in entries if "train/tokens" in entry] == [2048, 4096, 6144]
+    assert any("val/loss" in entry for entry in entries)
+
+
+def test_the_work_directory_has_all_that_was_promised(run):
+    workdir, _, _ = run
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "model_info.txt",
+        "plots",
+        "tensorboard",
+        "tokenizer",
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",),
+        ("doctor",),
+        ("inspect", "--config=bert:tiny"),
+        ("inspect", "--workdir=RUN"),
+        ("evaluate", "--workdir=RUN"),
+        ("generate", "--workdir=RUN", "--max_tokens=4", "--prompt=The", "--prompt=A", "--checkpoint=4"),
+        ("data", "--config=gpt:tiny", "GOLDEN"),
+        ("tokenizer", "--config=gpt:tiny", "GOLDEN"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_json_is_one_document_and_nothing_else(words, run, store, capsys):
+    words = [word.replace("RUN", str(run[0])) for word in words]
+    words = [*words[:-1], *golden_flags(store)] if words[-1] == "GOLDEN" else words
+    code = lm_jax(*words, "--json")
+    shown = json.loads(capsys.readouterr().out)
+    assert isinstance(shown, dict)
+    assert code == (bool(shown["problems"]) if words[0] == "doctor" else 0)
+    if words[0] == "generate":
+        assert shown["step"] == 4 and [one["prompt"] for one in shown["answers"]] == ["The", "A"]
+
+
+def test_json_of_training_is_its_last_metrics(run):
+    _, out, _ = run
+    shown = json.loads(out)
+    assert shown["step"] == 6 and {"train/loss", "val/loss"} <= set(shown)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(run, capsys):
+    assert lm_jax("generate", f"--workdir={run[0]}", "--checkpoint=99") in (2, 5)
+    assert "99" in capsys.readouterr().err
+
+
+def test_a_fork_starts_anew_from_the_parameters_of_a_run(run, train, tmp_path, capsys):
+    assert train(tmp_path / "fork", f"--fork={run[0]}") == 0
+    assert "parameters from" in capsys.readouterr().out
+    losses = [json.loads(line) for line in (tmp_path / "fork" / "metrics.jsonl").read_text().splitlines()]
+    before = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0]["step"] == 2 and losses[0]["train/loss"] < before[0]["train/loss"]
+
+
+def test_seed_means_the_seed_of_the_run_to_train():
+    request = flags.parse("train", ["--config=gpt:tiny", "--seed=5"])
+    assert request.config.seed == 5 and request.changed == ("config.seed: 0 -> 5",)
+
+
+def test_a_loss_that_is_no_number_ends_with_code_three(train, tmp_path, monkeypatch, capsys):
+    # Of the metrics and not of the model: another learning rate would be another program to compile.
+    monkeypatch.setattr(Trainer, "_loss", lambda *_: math.inf)
+    assert train(tmp_path / "run") == 3
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("lm-jax train: the loss of step ") and "learning_rate" in error
+
+
+def test_a_signal_ends_with_code_75_and_the_next_run_goes_on_there(train, tmp_path, monkeypatch, capsys):
+    tick = Console.tick
+
+    def preempt(console, step):
+        tick(console, step)
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Console, "tick", preempt)
+    assert train(tmp_path / "run") == 75
+    assert "after step 3" in capsys.readouterr().err
+    monkeypatch.setattr(Console, "tick", tick)
+    assert train(tmp_path / "run") == 0
+    assert "resuming from step 3" in capsys.readouterr().out
+
+
+def test_without_an_intact_checkpoint_the_code_is_five(run, train, tmp_path, capsys):
+    import shutil
+
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    for manifest in workdir.glob("checkpoints/*/manifest.json"):
+        manifest.write_bytes(manifest.read_bytes()[:-20])
+    assert train(workdir, "--config.train.steps=8") == 5
+    assert lm_jax("evaluate", f"--workdir={workdir}") == 5

@@ -1,0 +1,46 @@
+"""The wheel, installed away from the repository, has its recipes and its commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands import ROOT
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directory(tmp_path):
+    # Without a network there is no build isolation, and setuptools makes wheels by itself from this version on.
+    pytest.importorskip("setuptools", minversion="70.1")
+    # A copy: building leaves folders behind in the source.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("lm_jax", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "dist", source]
+    subprocess.run(build, check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    python = venv / "bin" / "python"
+    subprocess.run([python, *pip[1:], "install", "--no-deps", "--no-index", wheel], check=True)
+    # What the wheel requires is borrowed from this environment; lm_jax itself comes from the new one, which is first.
+    packages = next((venv / "lib").glob("python*")) / "site-packages"
+    (packages / "borrowed.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("site-packages")))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def lm_jax(*words):
+        command = [venv / "bin" / "lm-jax", *words]
+        return subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "quickstart" in lm_jax("list")
+    assert "stack/layers/attention/query/kernel" in lm_jax("inspect", "--config=bert:tiny")
+    assert "--config=t5:tiny" in lm_jax("completion", "answer", "lm-jax train --config=t5").splitlines()
+    assert not list(empty.iterdir())
