@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from lm_jax.core.config import InputError, Tree, lookup, replaced
-from lm_jax.models.attention_config import AlibiConfig, AttentionConfig, BucketConfig, RotaryConfig, ScalingConfig
 
 # Presets read all settings from here.
-__all__ = ["AlibiConfig", "AttentionConfig", "BucketConfig", "RotaryConfig", "ScalingConfig"]
+from lm_jax.models.attention_config import AlibiConfig as AlibiConfig
+from lm_jax.models.attention_config import AttentionConfig as AttentionConfig
+from lm_jax.models.attention_config import BucketConfig as BucketConfig
+from lm_jax.models.attention_config import RotaryConfig as RotaryConfig
+from lm_jax.models.attention_config import ScalingConfig as ScalingConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -190,6 +193,7 @@ class ReadoutConfig:
       tied: use the token embedding table (Press and Wolf 2017).
       bias: one bias per entry of the vocabulary.
       transform: dense, activation and norm before it (BERT's masked-LM head); empty or the activation's name.
+      transform_bias: whether that dense layer has a bias (ModernBERT's has none).
       scale: multiply hidden states by width ** -0.5 first (T5 with a tied table).
       softcap: logits are bent to softcap * tanh(logits / softcap) (Gemma 2).
     """
@@ -197,6 +201,7 @@ class ReadoutConfig:
     tied: bool = True
     bias: bool = False
     transform: str = ""
+    transform_bias: bool = True
     scale: bool = False
     softcap: float | None = None
 

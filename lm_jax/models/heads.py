@@ -37,7 +37,8 @@ class Readout(nn.Module):
         narrow = table.width if self.config.tied else width
         axes, draw = ("embed", "embed_out"), initializers.kernel(self.init_config, width, narrow)
         if self.config.transform:
-            dense = Projection((width,), (narrow,), axes, draw, True, self.dtype, name="transform")
+            bias = self.config.transform_bias
+            dense = Projection((width,), (narrow,), axes, draw, bias, self.dtype, name="transform")
             hidden = lookup(ACTIVATIONS, self.config.transform, "readout.transform")(dense(hidden))
             hidden = Norm(self.norm, name="norm")(hidden)
         elif narrow != width:

@@ -85,19 +85,25 @@ class Stack(nn.Module):
         """Parameters by group: "" and every kind whose parameters are shaped otherwise than those of `config.block`."""
         if not self.is_initializing():
             return grouped(self.config, self.variables["params"])
-        shapes = lambda block: jax.eval_shape(lambda: block.init(jax.random.key(0), x, context)["params"])
-        plain = shapes(next(iter(blocks.values())).clone(config=self.config.block, parent=None))
-        apart = tuple(kind for kind, block in blocks.items() if kind != "block" and shapes(block) != plain)
+        apart = self._apart(blocks, x, context)
         groups = {}
         for group, owners in segments.owned(self.config, apart).items():
             block = blocks[group] if group else next(block for kind, block in blocks.items() if kind not in apart)
             draw = _draw(block, x, context, len(owners))
-            groups[group] = (
-                self.param(group, lambda key, draw=draw: {"layers": draw(key)})["layers"]
-                if group
-                else self.param("layers", draw)
-            )
+            if group:
+                groups[group] = self.param(group, lambda key, draw=draw: {"layers": draw(key)})["layers"]
+            else:
+                groups[group] = self.param("layers", draw)
         return groups
+
+    def _apart(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> tuple[str, ...]:
+        """The kinds whose parameters are shaped otherwise than those of `config.block`."""
+        kinds = [kind for kind in blocks if kind != "block"]
+        if not kinds:
+            return ()
+        shapes = lambda block: jax.eval_shape(lambda: block.init(jax.random.key(0), x, context)["params"])
+        plain = shapes(blocks[kinds[0]].clone(config=self.config.block, parent=None))
+        return tuple(kind for kind in kinds if shapes(blocks[kind]) != plain)
 
 
 def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[[jax.Array], Any]:

@@ -81,10 +81,11 @@ class Layout:
             for size, part, name in zip(shape.shape, sharding.spec, names, strict=True):
                 parts = self._size(part)
                 if size % parts:
+                    low = size - size % parts
+                    use = f"{low} or {low + parts}" if low else f"{parts}"
                     raise InputError(
                         f"parameter {path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
-                        f"axis {part}; use {size - size % parts} or {size - size % parts + parts}, or a smaller "
-                        f"config.mesh.{part}"
+                        f"axis {part}; use {use}, or a smaller config.mesh.{part}"
                     )
             return sharding
 

@@ -1,11 +1,12 @@
 """The bridge between ConfigDicts and dataclasses is strict, and its errors say what to do."""
 
 import dataclasses
+import json
 
 import ml_collections
 import pytest
 
-from lm_jax.core.config import InputError, differences, from_config_dict, lookup, merge, to_config_dict
+from lm_jax.core.config import InputError, Tree, differences, from_config_dict, lookup, merge, replaced, to_config_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,3 +119,33 @@ def test_a_tree_that_went_through_json_does_not_differ():
 def test_a_choice_that_does_not_exist_lists_those_that_do():
     with pytest.raises(InputError, match=r"config\.x is 'adamv', which is none of adamw, lion; did you mean adamw\?"):
         lookup({"adamw": 1, "lion": 2}, "adamv", "config.x")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Named:
+    inner: Inner = Inner()
+    kinds: Tree = Tree()
+
+
+def test_names_of_the_users_own_go_there_and_back_and_can_be_hashed():
+    kinds = Tree(near=Tree(inner=Tree(steps=3), shape=(1, 2)))
+    named = Named(kinds=kinds)
+    tree = to_config_dict(named)
+    assert from_config_dict(Named, tree) == named
+    assert hash(from_config_dict(Named, json.loads(tree.to_json()))) == hash(named)
+    tree.kinds.near.inner.steps = 4
+    assert from_config_dict(Named, tree).kinds["near"]["inner"]["steps"] == 4
+    assert kinds["near"]["inner"]["steps"] == 3
+
+
+def test_merge_lets_an_empty_tree_take_any_names():
+    recipe = ml_collections.ConfigDict({"kinds": {"near": {"inner": {"steps": 3}}}})
+    merged = merge(to_config_dict(Named()), recipe)
+    assert from_config_dict(Named, merged).kinds == {"near": {"inner": {"steps": 3}}}
+
+
+def test_a_sparse_tree_replaces_what_it_names():
+    named = replaced(Named(), {"inner": {"rate": 2}}, "stack.kinds.near")
+    assert named == Named(inner=Inner(rate=2.0))
+    with pytest.raises(InputError, match=r"unknown key stack\.kinds\.near\.inner\.raet; did you mean rate"):
+        replaced(Named(), {"inner": {"raet": 2}}, "stack.kinds.near")

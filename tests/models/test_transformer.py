@@ -102,6 +102,77 @@ def test_rows_of_a_batch_do_not_see_each_other(preset, kernel):
     assert not seen[1][:, tokens[0]].any()
 
 
+SPARSE = {
+    "window": ({"attention.window": 3}, lambda i, j: i - 3 < j <= i),
+    "strided": (
+        {"attention.window": 2, "attention.stride": 4},
+        lambda i, j: j <= i and (j > i - 2 or (i - j) % 4 == 0),
+    ),
+    "prefix": ({"attention.mask": "prefix"}, lambda i, j: j <= i or j < 4),
+    "alibi": (
+        {"attention.position": "alibi", "attention.softcap": 5.0, "norm_placement": "parallel"},
+        lambda i, j: j <= i,
+    ),
+    "rotary": (
+        {"attention.position": "rotary", "attention.rotary.interleaved": True, "norm_placement": "sandwich"}
+        | {"attention.qk_norm": True, "attention.kv_heads": 1, "attention.window": 3},
+        lambda i, j: i - 3 < j <= i,
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "allowed"), SPARSE.values(), ids=SPARSE)
+def test_a_token_sees_what_its_mask_says_and_never_the_future(settings, allowed):
+    # One layer: what no layer lets through, no stack does.
+    over = {"embed.width": 16, "stack.depth": 1, "stack.block.feedforward.width": 16}
+    block = {"attention.kernel": "blockwise", "attention.block": 4} | settings
+    inputs = Inputs(tokens=rows(LENGTH, 1)[:1], prefix=jnp.array([4]))
+    config = tiny.config("gpt2", over=over | {f"stack.block.{key}": value for key, value in block.items()})
+    model, params = tiny.build(config, inputs)
+
+    def hidden(table):
+        table = {**params, "token": {"embedding": table}}
+        return model.apply({"params": table}, inputs).hidden @ jnp.cos(jnp.arange(16.0))
+
+    slopes = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
+    seen = np.asarray(jnp.abs(slopes).max(-1) > 0)[0][:, np.asarray(inputs.tokens[0])]
+    expected = [[allowed(i, j) for j in range(LENGTH)] for i in range(LENGTH)]
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_windows_alibi_and_one_key_head_read_in_two_parts_what_they_read_at_once():
+    settings = {"kv_heads": 1, "window": 3, "position": "alibi", "softcap": 4.0, "qk_norm": True}
+    over = {f"stack.block.attention.{key}": value for key, value in settings.items()}
+    model, params = tiny.build(tiny.config("llama", over={**over, "stack.depth": 1}), Inputs(tokens=rows(7, 1)))
+    apply = functools.partial(model.apply, {"params": params})
+
+    @jax.jit
+    def both():
+        first = apply(Inputs(tokens=rows(7, 1)[:, :5]), cache=model.empty_cache(2, 8))
+        second = apply(Inputs(tokens=rows(7, 1)[:, 5:]), cache=first.cache)
+        return jnp.concatenate([first.hidden, second.hidden], 1), apply(Inputs(tokens=rows(7, 1))).hidden
+
+    assert model.empty_cache(2, 8).layers[0]["self"]["key"].shape == (2, 1, 8, 16)
+    np.testing.assert_allclose(*both(), atol=2e-5)
+
+
+def test_a_factorised_embedding_reads_and_writes_at_its_own_width():
+    inputs = Inputs(tokens=rows(5, 1))
+    over = {"embed.factor": 24, "embed.types": 2, "readout.transform": "gelu", "stack.depth": 1}
+    model, params = tiny.build(tiny.config("bert", over=over), inputs)
+    shape = lambda *path: functools.reduce(lambda tree, key: tree[key], path, params).shape
+    assert shape("token", "embedding") == (64, 24)
+    assert shape("embed", "position") == (128, 24)
+    assert shape("embed", "norm", "scale") == (24,)
+    assert shape("embed", "project", "kernel") == (24, 64)
+    assert shape("head", "transform", "kernel") == (64, 24)
+    hidden = jnp.float32(np.random.default_rng(0).standard_normal((1, 3, 64)))
+    opt, untransformed = tiny.build(tiny.config("gpt2", over={"embed.factor": 24, "stack.depth": 1}), inputs)
+    logits = jax.jit(lambda params: opt.apply({"params": params}, hidden, method="readout"))(untransformed)
+    expected = hidden @ untransformed["head"]["factor"]["kernel"] @ untransformed["token"]["embedding"].T
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("preset", ("llama", "t5"))
 def test_reading_in_two_parts_is_reading_all_at_once(preset):
     inputs = Inputs(tokens=rows(6, 1), source=inputs_of("t5").source if preset == "t5" else None)
