@@ -24,10 +24,12 @@ import optax
 from lm_jax import objectives
 from lm_jax.core.config import InputError, from_config_dict, lookup, merge, to_config_dict
 from lm_jax.core.trees import named_leaves
-from lm_jax.data import pipeline, rows, store, tokenizers
+from lm_jax.data import corpora, pipeline, rows, store, tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.data.mixture import Mixture
+from lm_jax.data.sources import SourceConfig
 from lm_jax.evaluate.runner import EvaluateConfig
-from lm_jax.models import transformer
+from lm_jax.models import mup, transformer
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.objectives import ObjectiveConfig
@@ -35,7 +37,7 @@ from lm_jax.objectives.base import Apply, Objective, Vocabulary
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
-from lm_jax.train import gradients, optimizers, state, step
+from lm_jax.train import averaging, gradients, optimizers, state, step
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
 
@@ -66,7 +68,12 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
     kind = _kind(recipe.model)
     blank = kind(decoder=_with_cross()) if kind is EncoderDecoderConfig else kind(kind="decoder")
-    return merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
+    config = merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
+    sources = config.data.mixture.sources
+    for name in sources:
+        key = f"config.data.mixture.sources.{name}"
+        sources[name] = merge(to_config_dict(SourceConfig()), sources[name], key)
+    return config
 
 
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
@@ -138,7 +145,7 @@ class Experiment:
 
     config: ExperimentConfig
     tokenizer: tokenizers.Tokenizer
-    store: store.Store | None = None
+    store: store.Store | corpora.Stores | None = None
 
     def check(self) -> None:
         """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
@@ -156,8 +163,6 @@ class Experiment:
     def vocabulary(self) -> Vocabulary:
         """What objectives know of the tokenizer."""
         tokenizer = self.tokenizer
-        sentinels = tuple(int(token) for token in tokenizer.sentinels)
-        first = 1 + max(tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.cls, tokenizer.sep, tokenizer.mask)
         return Vocabulary(
             size=tokenizer.vocab_size,
             pad=tokenizer.pad,
@@ -166,9 +171,15 @@ class Experiment:
             cls=tokenizer.cls,
             sep=tokenizer.sep,
             mask=tokenizer.mask,
-            sentinels=sentinels,
-            ordinary=(first, min(sentinels, default=tokenizer.vocab_size)),
+            sentinels=tuple(int(token) for token in tokenizer.sentinels),
+            ordinary=tokenizer.ordinary,
         )
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """UTF-8 bytes of text that each id stands for, of the text at hand where the id alone does not tell."""
+        assert self.store is not None
+        return self.tokenizer.bytes_of_corpus(self.store.bytes, self.store.tokens - self.store.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -222,7 +233,15 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
-        return optimizers.build(self.config.optimizer, self.config.train.steps)
+        config = self.config
+        return optimizers.build(config.optimizer, config.train.steps, mup.multipliers(config.model))
+
+    @property
+    def average(self) -> averaging.Average | None:
+        """How averages of the parameters are kept, where the recipe asks for them."""
+        if self.config.optimizer.name == "schedule_free":
+            return averaging.schedule_free(self.config.optimizer.schedule_free.interpolation)
+        return averaging.exponential(self.config.train.ema) if self.config.train.ema else None
 
     @property
     def learning_rate(self) -> Callable[[int], Any]:
@@ -232,7 +251,12 @@ class Experiment:
     def init(self) -> state.TrainState:
         """The state before the first step (traced: call it under jit)."""
         params = nn.unbox(draw(self.model.module, self.config.seed))
-        return state.create({"model": params}, self.optimizer, loss_scaled=self.config.model.dtype == "float16")
+        return state.create(
+            {"model": params},
+            self.optimizer,
+            loss_scaled=self.config.model.dtype == "float16",
+            averaged=self.average is not None,
+        )
 
     @functools.cached_property
     def state_like(self) -> state.TrainState:
@@ -268,6 +292,7 @@ class Experiment:
             self.apply,
             self.optimizer,
             gradients=gradients.accumulate(config.train.accumulate),
+            average=self.average,
             seed=config.seed,
         )
         return self.layout.jit(function, donate_argnums=0)
@@ -290,7 +315,7 @@ class Experiment:
         data, objective = self.config.data, self.objective
         assert self.store is not None
         plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
-        return rows.make(
+        return corpora.make_rows(
             self.store,
             plan,
             split,
@@ -314,11 +339,16 @@ class Experiment:
             prefetch=data.prefetch,
         )
 
-    def ordered(self, split: str, limit: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """This host's part of one pass over a part of the data."""
-        batch = self.config.data.batch
+    def ordered(self, split: str, limit: int = 0, source: str = "") -> Iterator[dict[str, np.ndarray]]:
+        """This host's part of one pass over a part of the data, or over what one source of a mixture has in it."""
+        batch, plan = self.config.data.batch, self.rows(split)
+        if source:
+            assert isinstance(plan, Mixture)
+            whole, plan = len(plan), plan.parts[plan.names.index(source)]
+            # Every source has its share of the batches.
+            limit = max(1, round(limit * len(plan) / whole)) if limit else 0
         return pipeline.ordered(
-            self.rows(split),
+            plan,
             self.objective.features,
             batch=batch,
             local=self.layout.local_rows(batch),
@@ -326,18 +356,15 @@ class Experiment:
             limit=limit,
         )
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of a mixture's sources; none where the data is one source."""
+        return tuple(self.config.data.mixture.named())
+
 
 def prepare(config: ExperimentConfig, progress: Any = None) -> Experiment:
     """An experiment with its text cleaned, its tokenizer trained and its tokens stored; what exists is used."""
-    data = config.data
-    made = store.prepare(
-        store.default_root(data.store),
-        data.source(),
-        data.clean,
-        data.tokenizer,
-        workers=data.workers,
-        progress=progress,
-    )
+    made = corpora.prepare(config.data, progress)
     return Experiment(config, made.tokenizer, made)
 
 

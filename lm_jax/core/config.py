@@ -140,7 +140,8 @@ def differences(before: Any, after: Any, key: str = "config") -> list[str]:
     for name in sorted(set(before) | set(after)):
         old, new = before.get(name), after.get(name)
         tree = (Mapping, ml_collections.ConfigDict)
-        if isinstance(old, tree) and isinstance(new, tree):
+        # An entry that only one of them has is named field by field.
+        if isinstance(old, tree) and isinstance(new, tree) or (isinstance(old or new, tree) and None in (old, new)):
             lines += differences(old, new, f"{key}.{name}")
         elif _plain(old) != _plain(new):
             lines.append(f"{key}.{name}: {_plain(old)!r} -> {_plain(new)!r}")

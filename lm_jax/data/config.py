@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.mixture import MixtureConfig
 from lm_jax.data.rows import RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
@@ -15,7 +16,8 @@ class DataConfig:
     """Where the text comes from and how it becomes batches.
 
     Attributes:
-      path, field, document, part: see `SourceConfig`.
+      path, field, group, document, part, split, datasets: see `SourceConfig`.
+      mixture: several sources instead of one path.
       length: tokens of a row, before the objective asks for more.
       batch: rows of the global batch.
       validation: the share of the corpus, at its end, that is never trained on.
@@ -27,8 +29,12 @@ class DataConfig:
 
     path: str = SourceConfig.path
     field: str = SourceConfig.field
+    group: str = SourceConfig.group
     document: str = SourceConfig.document
     part: str = SourceConfig.part
+    split: str = SourceConfig.split
+    datasets: str = SourceConfig.datasets
+    mixture: MixtureConfig = MixtureConfig()
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     rows: RowsConfig = RowsConfig()
@@ -42,4 +48,14 @@ class DataConfig:
 
     def source(self) -> SourceConfig:
         """The part of these settings that names the text."""
-        return SourceConfig(path=self.path, field=self.field, document=self.document, part=self.part)
+        names = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "weight"]
+        return SourceConfig(**{name: getattr(self, name) for name in names})
+
+    @property
+    def name(self) -> str:
+        """The text in a few words, for messages."""
+        return ", ".join(sorted(self.mixture.sources)) or self.path
+
+
+# Trees whose entries the user names, and what an entry is: every field of one can be set on the command line.
+ENTRIES = {"config.data.mixture.sources": SourceConfig}

@@ -1,7 +1,8 @@
 """Batches as a pure function of (seed, step).
 
 Slot g of the run, g = step x batch + place in the batch, is row `permute(g mod rows)` of epoch g div rows, and what is
-random about a row is keyed by (seed, epoch, row). Nothing else is state: any number of hosts, threads or restarts
+random about a row is keyed by (seed, epoch, row). In a mixture the slot says which source, and the source has slots,
+epochs and a key of its own. Nothing else is state: any number of hosts, threads or restarts
 reads the same global batches. Grain builds them ahead of the device.
 """
 
@@ -15,6 +16,7 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError
 from lm_jax.data import order
+from lm_jax.data.mixture import Mixture
 from lm_jax.data.rows import Row, Rows
 
 Batch = dict[str, np.ndarray]
@@ -47,15 +49,28 @@ def batch_at(
       The features of each row, stacked: [local, ...].
     """
     places = np.arange(batch) if local is None else np.asarray(local)
-    # Python integers: a long run's slots are exact whatever the platform's default integer.
-    slots = [step * batch + int(place) for place in places]
-    epochs = np.array([slot // len(rows) for slot in slots], np.int64)
-    positions = np.array([slot % len(rows) for slot in slots], np.int64)
+    # From Python integers: a long run's slots are exact whatever the platform's default integer.
+    slots = np.array([step * batch + int(place) for place in places], np.int64)
+    return _stack([_row(plan, features, key, epoch, index) for plan, key, epoch, index in _chosen(rows, slots, seed)])
+
+
+def _chosen(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[tuple[Rows, int, int, int]]:
+    """What fills each slot of a run: row plan, seed, epoch and index."""
+    if isinstance(rows, Mixture):
+        sources, own = rows.drawn(slots)
+        result: list[Any] = [None] * len(slots)
+        for source in np.unique(sources).tolist():
+            at = np.flatnonzero(sources == source)
+            filled = _chosen(rows.parts[source], own[at], order.key(seed, rows.keys[source]))
+            for place, chosen in zip(at.tolist(), filled, strict=True):
+                result[place] = chosen
+        return result
+    epochs, positions = np.divmod(slots, len(rows))
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         chosen = epochs == epoch
         indices[chosen] = order.permute(positions[chosen], len(rows), order.key(seed, int(epoch)))
-    return _stack([_row(rows, features, seed, int(e), int(i)) for e, i in zip(epochs, indices, strict=True)])
+    return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
 
 def batches(

@@ -1,73 +1,235 @@
-"""Where sentences start, by line breaks and punctuation: enough to choose segments, not a linguist's splitter.
+"""Where sentences start, by punctuation, capitals and line breaks: for choosing segments, not a linguist's splitter.
 
-It works on UTF-8 bytes with array operations: a regular expression takes longer than the tokenizer does.
+It works on UTF-8 bytes with array operations: a regular expression takes longer than the tokenizer does. Latin,
+Greek and Cyrillic text needs a stop, a space and a capital; Chinese and Japanese marks end sentences by themselves.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 _SPACE, _NEWLINE = b" "[0], b"\n"[0]
+# Zeros around the text, so that looking a few bytes ahead or back needs no care.
+_MARGIN = 16
+# Lines of running text that was broken at some width; shorter ones and longer ones end on purpose.
+_WRAPPED = (45, 120)
 
 
 def starts(data: bytes) -> Int[np.ndarray, " sentences"]:
     """Byte offsets at which the sentences of UTF-8 text start, ascending, the first of them 0.
 
-    A sentence starts after line breaks; at the space that follows `.`, `!` or `?` (and closing quotes) where a capital
-    comes next, because there its first piece starts; and directly after `。`, `！` and `？`.
+    A sentence starts
+
+    - at the space that follows `.`, `!`, `?` or an ellipsis (and closing quotes or brackets) where a capital, or a
+      letter of a script that has none, comes next, because there its first piece starts. Not after an abbreviation,
+      an initial or a number of one or two digits with a dot: `Mr. K.`, `z. B.`, `am 3. Mai`, `1. Item`;
+    - directly after `。`, `！`, `？` and `……` (and closing quotes or brackets) where no comma or the like follows;
+    - after line breaks, but for those that follow a comma and those inside running text that was broken into lines of
+      45 to 120 bytes.
     """
-    # Zeros at the end, so that looking a few bytes ahead needs no care.
-    text = np.frombuffer(data + bytes(16), np.uint8)
-    lines = np.flatnonzero(text[:-1] == _NEWLINE) + 1
-    found = [np.zeros(1, np.int64), lines[text[lines] != _NEWLINE], _latin(text), _chinese(text)]
-    offsets = np.unique(np.concatenate(found))
-    return offsets[offsets < max(1, len(data))]
+    padded = bytes(_MARGIN) + data + bytes(_MARGIN)
+    text = np.frombuffer(padded, np.uint8)
+    # One pass over all bytes; everything after it looks at the marks alone.
+    marks = np.flatnonzero(np.frombuffer(padded.translate(_MARKS), bool))
+    byte = text[marks]
+    both, breaks = byte == 0xE2, byte == _NEWLINE
+    latin = _STOPS[byte] | both
+    found = [_lines(text, marks[breaks]), _latin(text, marks[latin]), _chinese(text, marks[~latin & ~breaks | both])]
+    offsets = np.sort(np.concatenate([np.full(1, _MARGIN, np.int64), *found]), kind="stable") - _MARGIN
+    new = np.diff(offsets, prepend=-1) > 0
+    return offsets[new & (offsets < max(1, len(data)))]
 
 
-def _latin(text: UInt8[np.ndarray, " bytes"]) -> Int[np.ndarray, " sentences"]:
-    space = _skip(text, np.flatnonzero(_ENDS[text]) + 1, _CLOSING)
-    space = space[text[space] == _SPACE]
-    letter = _skip(text, space + 1, _OPENING, most=1)
-    return space[(text[letter] >= ord("A")) & (text[letter] <= ord("Z"))]
+def _lines(text: UInt8[np.ndarray, " bytes"], breaks: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
+    """After line breaks, the last of a run of them, that do not merely wrap a paragraph."""
+    lengths = np.diff(breaks, prepend=_MARGIN - 1)
+    after = text[breaks + 1]
+    wrapped = (lengths > _WRAPPED[0]) & (lengths < _WRAPPED[1]) & _CONTINUES[after]
+    wrapped |= text[breaks - 1] == ord(",")
+    wide = np.flatnonzero(text[breaks - 1] >= 0x80)
+    wrapped[wide] |= np.logical_or.reduce([_matches(text, breaks[wide] - 3, mark) for mark in _COMMAS])
+    return breaks[~wrapped & (after != _NEWLINE)] + 1
 
 
-def _chinese(text: UInt8[np.ndarray, " bytes"]) -> Int[np.ndarray, " sentences"]:
-    lead = np.flatnonzero(_LEADS[text])
-    after = np.concatenate([lead[_matches(text, lead, mark)] + 3 for mark in _CHINESE_ENDS])
-    after = _skip(text, after, _CLOSING)
-    # A second mark moves the start behind it, a line break is counted already.
-    again = np.logical_or.reduce([_matches(text, after, mark) for mark in _CHINESE_ENDS])
-    return after[~again & (text[after] != _NEWLINE)]
+def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
+    """At the space, or after the line break, that follows a stop where a sentence may begin."""
+    ellipsis = text[stops] == 0xE2
+    # Most stops are decided by what follows them.
+    real = np.where(ellipsis, _matches(text, stops, "…".encode()), _FOLLOWS[text[stops + 1]])
+    stops, ellipsis = stops[real], ellipsis[real]
+    after = _skip(text, stops + 1 + 2 * ellipsis, _CLOSING)
+    gap = text[after]
+    spaced = (gap == _SPACE) | (gap == _NEWLINE)
+    tight = np.flatnonzero(~spaced)
+    direct = after[tight[_unspaced(text, stops[tight], after[tight])]]
+    stops, ellipsis, after = stops[spaced], ellipsis[spaced], after[spaced]
+    for _ in range(3):
+        after = after + ((text[after] == _SPACE) & _BLANK[text[after + 1]])
+    letter = _skip(text, after + 1, _OPENING, most=2)
+    kind = _INITIALS[text[letter]]
+    two = np.flatnonzero(kind == 2)
+    kind[two[~_is_capital(text, letter[two])]] = 0
+    dotted = text[stops] == ord(".")
+    begins = (kind == 1) | (kind == 2) | ((kind == 3) & ~dotted)
+    stops, ellipsis, after, letter, dotted = (each[begins] for each in (stops, ellipsis, after, letter, dotted))
+    ellipsis |= dotted & (text[stops - 1] == ord("."))
+    # "... I" goes on as often as not: I is always a capital.
+    ends = ~(ellipsis & (text[letter] == ord("I")) & ~_SMALL[text[letter + 1]])
+    # A bracket or a quotation that closes behind the dot closes a sentence.
+    plain = np.flatnonzero(dotted & ~ellipsis & _BLANK[text[stops + 1]])
+    ends[plain] &= ~_abbreviated(text, stops[plain])
+    after = after[ends]
+    return np.concatenate([after + (text[after] == _NEWLINE), direct])
+
+
+def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Where the word before a dot is an abbreviation, an initial or a number of one or two digits."""
+    # The eight bytes from any byte on as one integer, whose highest byte is the last.
+    windows = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))
+    tails = windows[stops - 8]
+    found = np.zeros(len(stops), bool)
+    # Words that go on so far; a round ends those of `size` bytes.
+    alive = np.arange(len(stops))
+    for size in range(_LONGEST + 1):
+        at = stops[alive] - 1 - size
+        inside = _WORD[text[at]]
+        odd = np.flatnonzero(_ODD[text[at]])
+        inside[odd] = _joins(text, at[odd])
+        ended = alive[~inside]
+        if size:
+            words = tails[ended] >> np.uint64(8 * (8 - size))
+            found[ended] = np.isin(words, _ABBREVIATIONS[size])
+        last = text[stops[ended] - 1]
+        if size == 1:
+            # "said I." is no initial, "Charles I." is not known by its shape.
+            myself = (last == ord("I")) & (text[stops[ended] - 2] == _SPACE) & _SMALL[text[stops[ended] - 3]]
+            found[ended] |= ~myself
+        if size == 2:
+            found[ended] |= _DIGIT[last] & _DIGIT[text[stops[ended] - 2]]
+        alive = alive[inside]
+    return found
+
+
+def _joins(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether a byte beyond ASCII, or an apostrophe, belongs to a word and is no quotation mark, dash or hard space."""
+    byte, before = text[at], text[at - 1]
+    # Of the characters E2 80 xx only the curly apostrophe does, of C2 xx none.
+    mark = (before == 0xC2) | ((before == 0x80) & (text[at - 2] == 0xE2) & (byte != 0x99))
+    return np.where(byte == ord("'"), _WORD[before], (byte >= 0xC0) | ~mark)
+
+
+def _unspaced(
+    text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """ASCII stops between Chinese characters, which need no space."""
+    return (text[stops - 1] >= 0x80) & (text[stops] < 0x80) & _IDEOGRAPH[text[after]]
+
+
+def _chinese(text: UInt8[np.ndarray, " bytes"], lead: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
+    lead = lead[_CHINESE_SECOND[text[lead + 1]]]
+    found = [lead[_matches(text, lead, mark)] + len(mark) for mark in _CHINESE_ENDS]
+    dots = lead[_matches(text, lead, _DOTS)]
+    # Dots that open a quotation end nothing.
+    opened = np.logical_or.reduce([_matches(text, dots - len(mark), mark) for mark in _CHINESE_OPENING])
+    after = _skip(text, np.concatenate([*found, dots[~opened] + len(_DOTS)]), _CLOSING)
+    following = text[after]
+    # A second mark moves the start behind it; a comma goes on; a line break is counted already.
+    on = np.zeros(len(after), bool)
+    maybe = np.flatnonzero(_LEADS[following])
+    on[maybe] = np.logical_or.reduce([_matches(text, after[maybe], mark) for mark in _GOES_ON])
+    blank = (following == _NEWLINE) | ((following == _SPACE) & (text[after + 1] == _NEWLINE))
+    return after[~on & ~blank]
+
+
+def _is_capital(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Whether the two-byte character at a position is a capital of Latin, Greek or Cyrillic."""
+    lead, second = text[at], text[at + 1]
+    return (
+        ((lead == 0xC3) & (second <= 0x9E))
+        | (((lead == 0xC4) | (lead == 0xC5)) & (second % 2 == 0))
+        | ((lead == 0xCE) & (second <= 0xA9))
+        | ((lead == 0xD0) & (second <= 0xAF))
+    )
 
 
 def _skip(
     text: UInt8[np.ndarray, " bytes"], position: Int[np.ndarray, " n"], marks: tuple[bytes, ...], most: int = 3
 ) -> Int[np.ndarray, " n"]:
     """Positions moved behind up to `most` of the marks."""
+    position = position.copy()
+    leads = _CLOSES if marks is _CLOSING else _OPENS
+    moving = np.arange(len(position))
     for _ in range(most):
-        moved = position
+        # Few stand before a mark: the others need no closer look.
+        moving = moving[leads[text[position[moving]]]]
+        before = after = position[moving]
         for mark in marks:
-            moved = np.where((moved == position) & _matches(text, position, mark), position + len(mark), moved)
-        if (moved == position).all():
-            break
-        position = moved
+            after = np.where((after == before) & _matches(text, before, mark), before + len(mark), after)
+        position[moving] = after
+        moving = moving[after > before]
     return position
 
 
 def _matches(text: UInt8[np.ndarray, " bytes"], position: Int[np.ndarray, " n"], mark: bytes) -> np.ndarray:
     """Where the bytes at a position are those of a mark."""
-    return np.logical_and.reduce([text[position + index] == byte for index, byte in enumerate(mark)])
+    found = text[position] == mark[0]
+    for index in range(1, len(mark)):
+        found &= text[position + index] == mark[index]
+    return found
 
 
-def _table(values: bytes) -> np.ndarray:
+def _table(values: bytes | range) -> Bool[np.ndarray, " 256"]:
     table = np.zeros(256, bool)
     table[list(values)] = True
     return table
 
 
-_ENDS = _table(b".!?")
-_CHINESE_ENDS = tuple(mark.encode() for mark in "。！？")
-_LEADS = _table(bytes({mark[0] for mark in _CHINESE_ENDS}))
-_CLOSING = tuple(mark.encode() for mark in "\"')]”’」』）")
-_OPENING = tuple(mark.encode() for mark in "\"'([“‘")
+def _encoded(marks: str) -> tuple[bytes, ...]:
+    return tuple(mark.encode() for mark in marks)
+
+
+# Guillemets open in French where they close in German.
+_CLOSING = _encoded("\"')]”’»›«‹」』）】》")
+_OPENING = _encoded("\"'([“‘«‹»›„‚¿¡")
+_CHINESE_OPENING = _encoded("“‘「『（《【")
+_CHINESE_ENDS = _encoded("。！？｡")
+_DOTS = "……".encode()
+_COMMAS = _encoded("，、")
+_GOES_ON = (*_CHINESE_ENDS, *_encoded("，、；：…"))
+_LEADS = _table(bytes({mark[0] for mark in _GOES_ON}))
+_CHINESE_SECOND = _table(bytes({mark[1] for mark in (*_CHINESE_ENDS, _DOTS)}))
+_CLOSES = _table(bytes({mark[0] for mark in _CLOSING}))
+_OPENS = _table(bytes({mark[0] for mark in _OPENING}))
+_FOLLOWS = _CLOSES | _table(b" \n") | _table(range(0xE4, 0xEA))
+_IDEOGRAPH = _table(range(0xE4, 0xEA))
+_DIGIT = _table(b"0123456789")
+_SMALL = _table(range(ord("a"), ord("z") + 1))
+_CAPITAL = _table(range(ord("A"), ord("Z") + 1))
+_BLANK = _table(b" \n")
+_WORD = _SMALL | _CAPITAL | _DIGIT
+# What a look at its neighbours tells: letters beyond ASCII, quotation marks, apostrophes.
+_ODD = _table(b"'") | _table(range(0x80, 0x100))
+# What a wrapped line goes on with: a letter of an alphabet, a quotation, a number, a bracket.
+_CONTINUES = _WORD | _table(b"\"'(_") | _table(range(0xC3, 0xD4))
+_STOPS = _table(b".!?")
+# E2 is the first byte of the ellipsis, which both kinds of text use.
+_MARKS = (_STOPS | _table(b"\n\xe2") | _table(bytes({mark[0] for mark in _CHINESE_ENDS}))).tobytes()
+# How a sentence may begin. 1: a capital, or a letter of a script without; 2: its second byte decides; 3: a digit.
+_INITIALS = np.zeros(256, np.uint8)
+_INITIALS[_CAPITAL] = 1
+_INITIALS[[*range(0xD7, 0xE2), *range(0xE3, 0xF5)]] = 1
+_INITIALS[[0xC3, 0xC4, 0xC5, 0xCE, 0xD0]] = 2
+_INITIALS[_DIGIT] = 3
+# Those that a capital follows within a sentence; "etc.", "usw." and the like as often end one.
+_LISTED = (
+    "Mr Mrs Ms Messrs Mme Mlle MM Mons Mgr Dr Drs Prof Rev Revd Hon Gen Col Capt Lieut Lt Sgt Sergt Maj Cmdr Adm Gov "
+    "Sen Rep Pres Sr Jr St Ste Sta Mt Esq Bros Wm Geo Chas Thos Jas Jos Robt Edw Nos vol Vol vols pp pg fig Fig Figs "
+    "figs Eq eq Eqs ch cf al ed eds trans viz vs Ave Blvd Jan Feb Apr Aug Sept Oct Nov Dec ca approx Hr Hrn Fr Frl "
+    "Frhr Nr Bd Bde Hrsg hrsg bzw vgl Vgl sog geb gest Abb Anm Aufl Kap Jh Jhs evtl ggf inkl Str Tel zB Sra Dra Uds"
+).split()
+_LONGEST = max(map(len, _LISTED))
+_ABBREVIATIONS = [
+    np.array([int.from_bytes(word.encode(), "little") for word in _LISTED if len(word) == size], np.uint64)
+    for size in range(_LONGEST + 1)
+]

@@ -1,7 +1,7 @@
-"""Raw documents: plain text and JSON lines, compressed or not, and Python's own library as the corpus at hand.
+"""Raw documents: files of text, JSON lines and tables, TFDS datasets, and Python's own library as the corpus at hand.
 
 Plain text is yielded as bytes, because what its bytes mean is for cleaning to decide; JSON is text already.
-The order of documents is the order of the files named, and within one file its own.
+The order of documents is the order of the files named (of a directory: by path), and within one file its own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.data import stdlib
-
-# A document is held in memory several times over while it is cleaned.
-MAX_DOCUMENT_BYTES = 1 << 30
+from lm_jax.data import prepared, records, stdlib
+from lm_jax.data.records import MAX_DOCUMENT_BYTES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,25 +30,49 @@ class SourceConfig:
     """Which text.
 
     Attributes:
-      path: "stdlib", or files and globs separated by commas: plain text or .jsonl, each also as .gz, .xz, .bz2 or .zst.
-      field: the field of a JSON line that holds the text.
+      path: "stdlib", "tfds:NAME[/CONFIG][:VERSION]", or files, globs and directories separated by commas: plain text,
+        .jsonl, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst. Of a directory, all that is text.
+      field: what holds the text: the field of a JSON line, the feature of a dataset, the column of a table, by its name
+        in the first line or, where a table has no such line, by its number from 0.
+      group: the field or column whose value neighbouring records of one document share; empty where each record is a
+        document. Their texts are joined by line breaks.
       document: what one document of plain text is: "file", "line" or "paragraph" (cut at empty lines).
       part: of stdlib: "docs" (documentation strings and topics), "code" or "all".
+      split: of tfds: its split, such as "train" or "train[:10%]".
+      datasets: of tfds: the folder of all datasets; empty for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      weight: in a mixture: its share of the rows is this over the sum of all; 0 in all of them leaves it to
+        `temperature`.
     """
 
     path: str = "stdlib"
     field: str = "text"
+    group: str = ""
     document: str = "file"
     part: str = "docs"
+    split: str = "train"
+    datasets: str = ""
+    weight: float = 0.0
 
 
 def files(config: SourceConfig) -> list[Path]:
-    """The files of a source, each once, in the order they are read: as listed, globs sorted."""
+    """The files of a source, each once, in the order they are read: as listed, globs and directories sorted."""
+    return _listed(config)[0]
+
+
+def skipped(config: SourceConfig) -> int:
+    """How many files of the source's directories are hidden or no text."""
+    return _listed(config)[1]
+
+
+def _listed(config: SourceConfig) -> tuple[list[Path], int]:
     if config.path == "stdlib":
-        return lookup(stdlib.PARTS, config.part, "config.data.part").files()
+        return lookup(stdlib.PARTS, config.part, "config.data.part").files(), 0
+    if config.path.startswith(prepared.PREFIX):
+        return prepared.files(config.path, config.split, config.datasets), 0
     whole = os.path.expanduser(config.path)
     patterns = [whole] if os.path.exists(whole) else [part.strip() for part in whole.split(",") if part.strip()]
     found: dict[Path, None] = {}
+    passed_over = 0
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
         # A file whose name looks like a pattern is still that file.
@@ -58,19 +81,50 @@ def files(config: SourceConfig) -> list[Path]:
         if not matches:
             what = "no file matches" if glob.has_magic(pattern) else "there is no file"
             raise InputError(
-                f"config.data.path: {what} {pattern} (seen from {os.getcwd()}); give a file, a glob or 'stdlib'"
+                f"config.data.path: {what} {pattern} (seen from {os.getcwd()}); give a file, a glob, a directory, "
+                "tfds:NAME or 'stdlib'"
             )
-        found.update(dict.fromkeys(Path(match) for match in matches))
+        for path in map(Path, matches):
+            inside, others = _below(path) if path.is_dir() else ([path], 0)
+            found.update(dict.fromkeys(inside))
+            passed_over += others
     if not found:
-        raise InputError(f"config.data.path is {config.path!r}; expected a file, a glob or 'stdlib'")
+        raise InputError(
+            f"config.data.path is {config.path!r}; expected a file, a glob, a directory, tfds:NAME or 'stdlib'"
+        )
     for path in found:
-        if path.is_dir():
-            raise InputError(f"config.data.path: {path} is a directory; name its files, such as {path}/*.txt")
         if path.suffix in UNREADABLE:
             raise InputError(
-                f"config.data.path: {path} is {path.suffix}; expected text or .jsonl, also as {', '.join(OPENERS)}"
+                f"config.data.path: {path} is {path.suffix}; expected text, .jsonl, .tsv or .csv, also as "
+                f"{', '.join(OPENERS)}"
             )
-    return list(found)
+    return list(found), passed_over
+
+
+def _below(directory: Path) -> tuple[list[Path], int]:
+    """The text files of a directory and those below it, by path, and how many others lie there."""
+    found, others = [], 0
+    for place, folders, names in os.walk(directory):
+        others += sum(name.startswith(".") for name in names)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(place) / name for name in names if not name.startswith(".")):
+            if path.suffix in UNREADABLE or not path.is_file() or not _is_text(path):
+                others += 1
+            else:
+                found.append(path)
+    if not found:
+        raise InputError(f"config.data.path: {directory} is a directory without any text file ({others} others)")
+    return sorted(found), others
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file starts like text: no zero bytes, save those of UTF-16. What cannot be opened is for the reader."""
+    try:
+        with _opened(path) as stream:
+            start = stream.read(4096)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):
+        return True
+    return b"\0" not in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def documents(config: SourceConfig) -> Iterator[bytes | str]:
@@ -82,12 +136,17 @@ def documents(config: SourceConfig) -> Iterator[bytes | str]:
     if config.path == "stdlib":
         yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
         return
+    if config.path.startswith(prepared.PREFIX):
+        examples = prepared.texts(config.path, config.field, config.group, config.split, config.datasets)
+        yield from records.joined(examples, Path(config.path), bool(config.group))
+        return
     cut = lookup(DOCUMENTS, config.document, "config.data.document")
     for path in files(config):
         try:
             with _opened(path) as stream:
-                if is_json_lines(path):
-                    yield from _json_lines(stream, path, config.field)
+                read = RECORDS.get(kind(path))
+                if read is not None:
+                    yield from read(_lines(stream), path, config.field, config.group)
                 else:
                     yield from cut(_lines(stream), path)
         except InputError:
@@ -118,45 +177,37 @@ def fingerprint(config: SourceConfig) -> str:
                     hashed.update(block)
         except OSError as error:
             raise InputError(f"config.data.path: cannot read {path} ({error.strerror})") from error
-        reading = config.field if is_json_lines(path) else config.document
+        reading = config.field if kind(path) in RECORDS else config.document
         if config.path == "stdlib":
             reading = config.part
-        digest.update(json.dumps([reading, is_json_lines(path), "".join(path.suffixes[-1:]), size]).encode())
+        described: list[Any] = [reading, is_json_lines(path), "".join(path.suffixes[-1:]), size]
+        if config.path.startswith(prepared.PREFIX):
+            described += ["tfds", config.field, config.split, config.group]
+        elif kind(path) in RECORDS and (config.group or not is_json_lines(path)):
+            described += [kind(path), config.group]
+        digest.update(json.dumps(described).encode())
         digest.update(hashed.digest())
     return digest.hexdigest()
 
 
 def is_json_lines(path: Path) -> bool:
     """Whether a file holds JSON lines, by its name less the compression."""
+    return kind(path) in (".jsonl", ".ndjson")
+
+
+def kind(path: Path) -> str:
+    """The suffix of a file's name less the compression."""
     name = path.name.removesuffix(path.suffix) if path.suffix in OPENERS else path.name
-    return name.endswith((".jsonl", ".ndjson"))
+    return Path(name).suffix
 
 
-def _json_lines(stream: io.BufferedIOBase, path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(stream, 1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"config.data.path: {path} line {number} is not JSON ({error}); expected one object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise InputError(f"config.data.path: {path} line {number} is a {type(record).__name__}; expected an object")
-        if field not in record:
-            raise InputError(
-                f"{path} line {number} has no field {field!r}; it has {', '.join(map(repr, record)) or 'none'}: "
-                "set config.data.field"
-            )
-        if not isinstance(record[field], str):
-            raise InputError(
-                f"{path} line {number}: field {field!r} is a {type(record[field]).__name__}; expected text "
-                "(config.data.field)"
-            )
-        yield record[field]
+# What is not one of these is plain text.
+RECORDS: dict[str, Callable[[Iterator[bytes], Path, str, str], Iterator[bytes | str]]] = {
+    ".jsonl": records.json_lines,
+    ".ndjson": records.json_lines,
+    ".tsv": records.table,
+    ".csv": records.table,
+}
 
 
 def _lines(stream: io.BufferedIOBase) -> Iterator[bytes]:

@@ -87,6 +87,8 @@ def prepare(
     with atomic.locked(directory / "lock", lambda: say("waiting for another process to clean", 0, 0)):
         if not (directory / "texts.json").exists():
             atomic.remove_partial(directory)
+            if count := sources.skipped(source):
+                say(f"skipping {count} files of {source.path} that are hidden or no text", 0, 0)
             _make(directory, fingerprint, source, clean, workers, say)
     return open_texts(directory)
 

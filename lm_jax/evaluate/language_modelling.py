@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ class LanguageModelling:
     Attributes:
       objective: what is measured.
       step: (params, batch) -> sums, jitted.
-      batches: gives one pass over this host's rows.
+      batches: each gives one pass over this host's rows; by source where there are several, else one named "".
       layout: where batches go.
       rows: rows of a global batch.
       byte_lengths: UTF-8 bytes of each token of the vocabulary; for bits per byte.
@@ -32,35 +32,53 @@ class LanguageModelling:
 
     objective: Objective
     step: Callable[[Any, Any], Sums]
-    batches: Callable[[], Iterator[dict[str, np.ndarray]]]
+    batches: Mapping[str, Callable[[], Iterator[dict[str, np.ndarray]]]]
     layout: Layout
     rows: int
     byte_lengths: np.ndarray
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        """`loss`, its terms, accuracies; `perplexity` and `bits_per_byte` where every token is predicted once."""
+        """`loss`, its terms, accuracies; `perplexity` and `bits_per_byte` where every token is predicted once.
+
+        Of several sources the first are those of all rows together, and `NAME/loss` is that of one.
+        """
         total: Sums = {}
-        seen_bytes = 0.0
+        bytes_seen, losses = 0.0, {}
+        for name, batches in self.batches.items():
+            sums, size = self._pass(params, batches())
+            # A small source may have no row to validate on.
+            if sums:
+                losses[name] = self._loss(sums)
+            total, bytes_seen = add(total, sums), bytes_seen + size
+        yield "loss", self._loss(total)
+        for name, value in means(total).items():
+            if name != "loss":
+                yield name, value
+        first = self.objective.terms[0]
+        yield "perplexity", math.exp(min(means(total)[first], 700.0))
+        if bytes_seen and "decoder" in self.objective.kinds:
+            yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _over_hosts(bytes_seen)
+        for name, loss in losses.items():
+            if name:
+                yield f"{name}/loss", loss
+
+    def _pass(self, params: Any, batches: Iterator[dict[str, np.ndarray]]) -> tuple[Sums, float]:
+        """The sums of all batches, and the bytes of text that this host's targets stand for."""
+        total: Sums = {}
+        bytes_seen = 0.0
         pending: Sums | None = None
-        for batch in self.batches():
+        for batch in batches:
             if "targets" in batch:
-                seen_bytes += float((self.byte_lengths[batch["targets"]] * batch["weights"]).sum())
+                bytes_seen += float((self.byte_lengths[batch["targets"]] * batch["weights"]).sum())
             sums = self.step(params, self.layout.put(batch, self.rows))
             # One batch late, so that the host makes the next one while the device computes this one.
             total = total if pending is None else add(total, jax.device_get(pending))
             pending = sums
-        total = total if pending is None else add(total, jax.device_get(pending))
-        values = means(total)
-        loss = sum(values[term] for term in self.objective.terms)
-        yield "loss", loss
-        for name, value in values.items():
-            if name != "loss":
-                yield name, value
-        first = self.objective.terms[0]
-        yield "perplexity", math.exp(min(values[first], 700.0))
-        if seen_bytes and "decoder" in self.objective.kinds:
-            seen_bytes = _over_hosts(seen_bytes)
-            yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / seen_bytes
+        return total if pending is None else add(total, jax.device_get(pending)), bytes_seen
+
+    def _loss(self, sums: Sums) -> float:
+        values = means(sums)
+        return sum(values[term] for term in self.objective.terms)
 
 
 def _over_hosts(value: float) -> float:

@@ -123,8 +123,97 @@ def test_what_cannot_be_read_is_one_line(tmp_path, name, content, settings, mess
     assert "\n" not in str(caught.value)
 
 
-def test_directories_empty_paths_and_unknown_parts_are_refused(tmp_path):
-    with pytest.raises(InputError, match="is a directory"):
+TABLE = 'id\tbook\tmodern\r\n1\tA\t"Hi," he said\r\n2\tA\t第二。\r\n\r\n3\tB\t"open\r\n'.encode()
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_column_of_a_table_is_read_by_name_compressed_or_not(tmp_path, suffix):
+    path = tmp_path / f"rows.tsv{suffix}"
+    path.write_bytes(COMPRESS[suffix](b"\xef\xbb\xbf" + TABLE))
+
+    # Quotes are text: real tables open one in a column and close it nowhere.
+    assert read(path, field="modern") == [b'"Hi," he said', "第二。".encode(), b'"open']
+    assert read(path, field="id") == [b"1", b"2", b"3"]
+
+
+def test_a_column_of_a_table_without_names_is_read_by_number(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(b"gj04\t1\t\tThe sailors rode.\ngj04\t0\t*\tThe sailors rided.\n")
+
+    assert read(path, field="3") == [b"The sailors rode.", b"The sailors rided."]
+    assert read(path, field="3", group="0") == [b"The sailors rode.\nThe sailors rided."]
+
+
+def test_neighbouring_records_of_a_group_are_one_document(tmp_path):
+    (tmp_path / "rows.tsv").write_bytes(TABLE)
+    lines = [{"book": 1, "text": "a"}, {"book": 1, "text": "b"}, {"book": 2, "text": "c"}, {"book": 1, "text": "d"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert read(tmp_path / "rows.tsv", field="modern", group="book")[0] == '"Hi," he said\n第二。'.encode()
+    assert read(tmp_path / "rows.jsonl", group="book") == ["a\nb", "c", "d"]
+
+
+def test_comma_separated_values_are_unquoted(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes('id,text\r\n1,"one, ""two""\nthree"\r\n2,四\r\n'.encode())
+
+    assert read(path) == [b'one, "two"\nthree', "四".encode()]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "rows"),
+    [
+        ("zh_classical_modern/pairs_dev.tsv.xz", "modern", 91549),
+        ("cola/in_domain_train.tsv.gz", "3", 8551),
+        ("stsb/train.tsv.gz", "sentence2", 5655),
+        ("mrpc/msr-para-train.tsv.gz", "#1 String", 3576),
+        ("wnli/val.tsv", "1", None),
+    ],
+)
+def test_tables_of_the_field_are_read_whole(shared_data, name, field, rows):
+    texts = read(shared_data / name, field=field)
+
+    assert rows is None or len(texts) == rows
+    assert all(text.decode() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings", "message"),
+    [
+        ("t.tsv", "en\tzh\na\tb\n", {}, "line 1 has no column 'text'; it has 'en', 'zh': set config.data.field"),
+        ("t.tsv", "en\tzh\na\tb\n", {"field": "2"}, "line 1 has 2 columns, none of them column 2 counted from 0"),
+        ("t.tsv", "en\tzh\na\tb\n\na\n", {"field": "en"}, "line 4 has 1 column, but line 1 has 2: 'en', 'zh'"),
+        ("t.tsv", "en\tzh\n", {"field": "en", "group": "book"}, "no column 'book'; .*config.data.group"),
+        ("t.csv", 'text\n"a"b\n', {}, "t.csv line 2 is not a row of a table"),
+        ("t.jsonl", '{"text": "a"}\n', {"group": "book"}, "line 1 has no field 'book'; .*config.data.group"),
+    ],
+)
+def test_a_column_that_is_not_there_is_one_line(tmp_path, name, content, settings, message):
+    (tmp_path / name).write_text(content)
+
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path / name, **settings)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_is_all_text_below_it(tmp_path):
+    for name in ("b/2.txt", "b/1.jsonl", "a.txt", ".hidden/x.txt", "b/.y.txt", "c/pages.zip", "c/deep/d.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}) if name.endswith(".jsonl") else name)
+    (tmp_path / "picture").write_bytes(bytes(100))
+    (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"e"))
+    (tmp_path / "zero.gz").write_bytes(gzip.compress(bytes(9)))
+
+    assert read(tmp_path) == [b"a.txt", "b/1.jsonl", b"b/2.txt", b"c/deep/d.md", b"e"]
+    # b/.y.txt, c/pages.zip, picture and zero.gz; a hidden folder is not looked into.
+    assert sources.skipped(SourceConfig(path=str(tmp_path))) == 4
+    assert read(f"{tmp_path}/c,{tmp_path}/*.txt,{tmp_path}/b") == [b"c/deep/d.md", b"a.txt", "b/1.jsonl", b"b/2.txt"]
+
+
+def test_empty_directories_empty_paths_and_unknown_parts_are_refused(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match="is a directory without any text file \\(1 others\\)"):
         read(tmp_path)
     with pytest.raises(InputError, match="config.data.path is ''"):
         read("")
@@ -140,7 +229,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
 
     assert a == b != c
     assert a != sources.fingerprint(SourceConfig(path=str(tmp_path / "a" / "t.txt"), document="line"))
-    # Only JSON lines have fields.
+    # Only records have fields.
     assert a == sources.fingerprint(SourceConfig(path=str(tmp_path / "a" / "t.txt"), field="body"))
 
 

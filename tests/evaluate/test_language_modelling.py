@@ -1,5 +1,6 @@
 """Evaluation weighs every held-out token once, whatever the batches."""
 
+import functools
 import math
 
 import jax
@@ -17,7 +18,7 @@ from lm_jax.parallel.mesh import MeshConfig
 VOCABULARY = Vocabulary(size=3, pad=0, bos=0, eos=0, cls=0, sep=0, mask=0, sentinels=(), ordinary=(1, 3))
 
 
-def _evaluator(rows):
+def _evaluator(rows, **sources):
     layout = Layout(mesh.make(MeshConfig(), jax.devices()[:1]))
 
     def step(params, batch):
@@ -26,7 +27,7 @@ def _evaluator(rows):
     return LanguageModelling(
         objective=Causal(CausalConfig(), VOCABULARY, 2),
         step=layout.jit(step),
-        batches=lambda: iter(rows),
+        batches={name: functools.partial(iter, made) for name, made in (sources or {"": rows}).items()},
         layout=layout,
         rows=2,
         byte_lengths=np.array([0, 1, 2]),
@@ -56,3 +57,15 @@ def test_ragged_batches_are_weighed_by_their_tokens():
 def test_no_batches_give_zero_and_not_a_crash():
     values = dict(_evaluator([_batch(1.0, [[0, 0], [0, 0]], [[0, 0], [0, 0]])]).run({}))
     assert values["loss"] == 0.0
+
+
+def test_every_source_has_a_loss_and_all_together_are_weighed_by_tokens():
+    long = _batch(1.0, [[1, 1], [1, 1]], [[1, 1], [2, 2]])
+    short = _batch(4.0, [[1, 0], [0, 0]], [[2, 0], [0, 0]])
+
+    values = dict(_evaluator([], en=[long, long], zh=[short], none=[]).run({}))
+
+    assert values["loss"] == pytest.approx((8 * 1.0 + 4.0) / 9)
+    assert (values["en/loss"], values["zh/loss"]) == (1.0, 4.0)
+    assert "none/loss" not in values
+    assert values["bits_per_byte"] == pytest.approx(12 / math.log(2) / 14)
