@@ -9,10 +9,13 @@ from lm_jax.data.tokenizers import KINDS as TOKENIZERS
 from lm_jax.flags import Request
 from lm_jax.models import masks
 from lm_jax.models.attention import POSITIONS
+from lm_jax.models.block import PLACEMENTS
 from lm_jax.models.feedforward import ACTIVATIONS
 from lm_jax.models.initializers import SCHEMES
 from lm_jax.models.kernels import KERNELS
+from lm_jax.models.positions import SINUSOIDS
 from lm_jax.models.presets import PRESETS
+from lm_jax.models.rotary import SCALINGS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.train.optimizers import OPTIMIZERS
 from lm_jax.train.schedules import SCHEDULES
@@ -31,6 +34,9 @@ def run(request: Request) -> int:
         "attention mask": masks.MASKS,
         "attention position": POSITIONS,
         "attention kernel": ("auto", *KERNELS),
+        "rotary scaling": SCALINGS,
+        "embedding positions": ("none", "learned", *SINUSOIDS),
+        "norm placement": PLACEMENTS,
         "activation": ACTIVATIONS,
         "initialisation": SCHEMES,
         "optimizer": OPTIMIZERS,

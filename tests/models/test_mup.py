@@ -1,0 +1,127 @@
+"""The coordinate check of Yang et al. 2022 (appendix D.1): what a layer computes must not depend on the width.
+
+A few updates on one batch at two widths. Under muP hidden activations and logits move as much at either; under the
+standard parametrisation the same learning rate moves the wider model far more.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from lm_jax.core.trees import matches, named_leaves
+from lm_jax.models import mup, transformer
+from lm_jax.models.interface import Inputs
+from lm_jax.objectives.base import cross_entropy
+from lm_jax.train import optimizers, schedules
+
+NARROW, WIDE, STEPS, DEPTH = 64, 512, 4, 2
+
+
+def decoder(name, width):
+    """A decoder whose heads grow with its width; at NARROW both parametrisations have the same learning rates."""
+    over = {"embed.width": width, "embed.max_length": 16, "stack.depth": DEPTH, "stack.scan": "never"}
+    init = {"init.name": name, "init.base_width": NARROW, "init.scale_residual": False}
+    return tiny.config("gpt2", over=over | init)
+
+
+@functools.cache
+def movement(name, width):
+    """How far the residual stream after each layer, and the logits, moved: mean absolute values."""
+    config = decoder(name, width)
+    model = transformer.build(config)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 17)))
+    inputs, targets = Inputs(tokens=tokens[:, :-1]), tokens[:, 1:]
+    shapes, rng = tiny.shapes(model, inputs), np.random.default_rng(1)
+
+    def draw(path, leaf):
+        # As `initializers` does, but compiled in no time.
+        kind = path.rpartition("/")[2]
+        if kind in ("scale", "bias"):
+            return jnp.full(leaf.shape, float(kind == "scale"))
+        fan_in = 4 * width if "feedforward/out" in path else width
+        # Small tables: logits start near 0 at either width, and what moves is what was learned.
+        return jnp.float32(rng.standard_normal(leaf.shape) * (fan_in**-0.5 if kind == "kernel" else 0.1))
+
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: draw("/".join(str(key.key) for key in path), leaf), shapes
+    )
+    settings = optimizers.OptimizerConfig(
+        learning_rate=1e-2, clip=0.0, schedule=schedules.ScheduleConfig(name="constant", warmup=0)
+    )
+    adam = optimizers.build(settings, STEPS, mup.multipliers(config))
+
+    def loss(params):
+        return cross_entropy(model.apply({"params": params}, inputs, logits=True).logits, targets).mean()
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = adam.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    @jax.jit
+    def seen(params):
+        states = {"logits": model.apply({"params": params}, inputs, logits=True).logits}
+        for depth in range(1, DEPTH + 1):
+            stack = dataclasses.replace(config.stack, depth=depth)
+            shallow = transformer.build(dataclasses.replace(config, stack=stack, final_norm=False))
+            some = {**params, "stack": jax.tree.map(lambda leaf, depth=depth: leaf[:depth], params["stack"])}
+            states[f"layer {depth}"] = shallow.apply({"params": some}, inputs).hidden
+        return states
+
+    @jax.jit
+    def train(params):
+        return jax.lax.scan(step, (params, adam.init(params)), length=STEPS)[0][0]
+
+    before, after = seen(params), seen(train(params))
+    return {name: float(jnp.abs(after[name] - before[name]).mean()) for name in before}
+
+
+PLACES = ["layer 1", "layer 2", "logits"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_under_mup_activations_move_as_much_at_every_width(place):
+    growth = movement("mup", WIDE)[place] / movement("mup", NARROW)[place]
+    # Eight times the width: a law of width ** 0.5 would be 2.8 either way.
+    assert 0.5 < growth < 2.0
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(place):
+    growth = movement("fan_in", WIDE)[place] / movement("fan_in", NARROW)[place]
+    assert growth > 2.8
+
+
+def test_hidden_matrices_alone_have_their_learning_rates_multiplied():
+    config = decoder("mup", 512)
+    shapes = tiny.shapes(transformer.build(config), Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
+    factors = mup.multipliers(config)
+    paths = [path for path, _ in named_leaves({"model": shapes})]
+    assert set(factors.values()) == {1 / 8}
+    # The readout of this model is its token table.
+    assert [path for path in paths if matches(list(factors), path)] == [path for path in paths if "kernel" in path]
+    assert mup.multipliers(decoder("normal", 512)) == {}
+
+
+def test_mup_draws_hidden_matrices_by_fan_in_and_readouts_by_none():
+    config = tiny.config("llama", over={"init.name": "mup", "init.base_width": 16, "stack.depth": 1})
+    model = transformer.build(config)
+    key = jax.random.key(0, impl="unsafe_rbg")
+    params = jax.jit(lambda: model.init(key, Inputs(tokens=jnp.ones((1, 2), jnp.int32)), method="everything"))()[
+        "params"
+    ]
+    spread = lambda box: float(box.value.std())
+    layer = params["stack"]["layers"]
+    assert spread(layer["attention"]["query"]["kernel"]) == pytest.approx(64**-0.5, rel=0.06)
+    assert spread(layer["feedforward"]["in"]["kernel"]) == pytest.approx(64**-0.5, rel=0.06)
+    assert spread(params["head"]["out"]["kernel"]) == pytest.approx(config.init.stddev, rel=0.06)
+    # Logits are multiplied by base_width / width.
+    logits = model.apply({"params": nn.unbox(params)}, jnp.ones((1, 1, 64)), method="readout")
+    np.testing.assert_allclose(logits[0, 0], params["head"]["out"]["kernel"].value.sum(0) * 16 / 64, atol=1e-5)
