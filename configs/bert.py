@@ -9,7 +9,7 @@ import ml_collections
 
 from lm_jax.models.presets import bert
 
-VARIANTS = ("tiny", "novels", "quickstart", "base", "large")
+VARIANTS = ("tiny", "novels", "chinese", "quickstart", "base", "large")
 # Documentation strings as running prose: their line breaks say nothing.
 FLOWING = ("line_breaks", "repair", "compose", "controls", "flow")
 
@@ -66,9 +66,15 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.model.stack.block.attention.heads = 4
         # A masked token's neighbours are found by attention alone: with learned positions that takes thousands of steps
         # at this size, with rotary ones hundreds.
+        # Without pairs: there are few enough to be learnt by heart, and that is then all that is learnt.
+        config.objective.masked.next_sentence = False
         config.model.embed.positions = "none"
         config.model.stack.block.attention.position = "rotary"
-        config.data = dict(length=64, batch=32, tokenizer=dict(kind="unigram", vocab=512, sentinels=16))
+        tokenizer = dict(kind="unigram", vocab=512, sentinels=16)
+        if variant == "chinese":
+            # As gpt:chinese.
+            tokenizer = dict(kind="unigram", vocab=4096, character_coverage=0.995, sample_bytes=4_000_000)
+        config.data = dict(length=64, batch=32, tokenizer=tokenizer)
         config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=100, final=0.0))
         config.train = dict(steps=3000)
         config.log = dict(every=100)
