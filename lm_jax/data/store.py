@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from lm_jax.core import host
 from lm_jax.core.config import InputError
@@ -30,7 +30,7 @@ from lm_jax.data.clean import report as reports
 from lm_jax.data.texts import Progress
 
 # Raised when the same tokens would be stored differently.
-VERSION = 2
+VERSION = 3
 RECORD_TOKENS = 4096
 CACHE_BYTES = 256 << 20
 DATASET = "lm_jax_tokens"
@@ -315,20 +315,6 @@ class Store:
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that the store was made with."""
         return tokenizers.load(self.directory / "tokenizer")
-
-    def byte_lengths(self) -> Float[np.ndarray, " vocab"]:
-        """UTF-8 bytes of the original text that each id stands for.
-
-        Where a tokenizer changes text (lower case, white space) its ids do not tell: pieces then count as many bytes
-        as the store's text has for each of them on average.
-        """
-        tokenizer = self.tokenizer
-        if tokenizer.lossless or tokenizer.kind == "characters":
-            return tokenizer.byte_lengths(np.arange(tokenizer.vocab_size)).astype(float)
-        piece = ~tokenizer.special
-        if tokenizer.unk is not None:
-            piece[tokenizer.unk] = True
-        return np.where(piece, self.bytes / max(1, self.tokens - self.documents), 0.0)
 
     def document_stops(self) -> Int[np.ndarray, " documents"]:
         """The position after each document's [EOS]."""

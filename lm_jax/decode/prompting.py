@@ -28,12 +28,15 @@ def masked_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
     Raises:
       InputError: the text has no mask.
     """
-    name = tokenizer.piece(tokenizer.mask)
+    cls, sep, mask = tokenizer.cls, tokenizer.sep, tokenizer.mask
+    if cls is None or sep is None or mask is None:
+        raise InputError("the tokenizer has no [CLS], [SEP] or mask to fill masks with; use the one of an encoder")
+    name = tokenizer.piece(mask)
     stretches = re.split(f"{re.escape(MASK)}|{re.escape(name)}", text)
     if len(stretches) == 1:
         raise InputError(f"--prompt {_short(text)} has no {MASK}; write {MASK} where the model is to fill in a piece")
-    ids = _joined(tokenizer, stretches, [tokenizer.mask] * (len(stretches) - 1))
-    return np.concatenate([[tokenizer.cls], ids, [tokenizer.sep]]).astype(np.int32)
+    ids = _joined(tokenizer, stretches, [mask] * (len(stretches) - 1))
+    return np.concatenate([[cls], ids, [sep]]).astype(np.int32)
 
 
 def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -113,25 +116,25 @@ def unwritable(tokenizer: Tokenizer, vocab: int, *, sentinels: bool = False) -> 
       vocab: rows of the model's table, which may be more than the tokenizer has.
       sentinels: whether the model writes sentinels, as one that restores spans does.
     """
-    special = (tokenizer.pad, tokenizer.unk, tokenizer.bos, tokenizer.cls, tokenizer.sep, tokenizer.mask)
-    beyond = range(tokenizer.vocab_size, vocab)
-    return (*special, *beyond) if sentinels else (*special, *map(int, tokenizer.sentinels), *beyond)
+    special = tokenizer.special.copy()
+    # Of families that have no other, the token that ends a text also pads or separates: it may be written.
+    special[tokenizer.eos] = False
+    special[tokenizer.sentinels] = not sentinels
+    return (*np.flatnonzero(special).tolist(), *range(tokenizer.vocab_size, vocab))
 
 
 def _joined(tokenizer: Tokenizer, stretches: Sequence[str], between: Sequence[int]) -> np.ndarray:
     """The ids of each stretch of text with the ids `between` them."""
-    if _carries_spaces(tokenizer):
+    if tokenizer.carries_space:
         # The removed word brought its space along: the model has never seen one before a mask.
         stretches = [*(stretch.removesuffix(" ") for stretch in stretches[:-1]), stretches[-1]]
+    if tokenizer.prefix_space:
+        # The tokenizer puts this space there itself.
+        stretches = [stretches[0], *(stretch.removeprefix(" ") for stretch in stretches[1:])]
     parts = [tokenizer.encode(stretches[0])]
     for token, stretch in zip(between, stretches[1:], strict=True):
         parts += [np.array([token], np.int32), tokenizer.encode(stretch)]
     return np.concatenate(parts)
-
-
-def _carries_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether pieces begin with the space before a word, as those of sentencepiece do."""
-    return any(len(piece) > 1 and piece[0] == "▁" for piece in map(tokenizer.piece, range(tokenizer.vocab_size)))
 
 
 def _short(text: str) -> str:

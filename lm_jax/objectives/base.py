@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
 
 Apply = Callable[..., Any]
@@ -25,20 +26,36 @@ class Vocabulary:
 
     Attributes:
       size: ids are below this.
-      pad, bos, eos, cls, sep, mask: ids of the special tokens.
+      pad, eos: ids; every tokenizer has them.
+      bos, cls, sep, mask: ids, or None where the tokenizer has none; an objective that reads one asks `require`.
       sentinels: ids that stand for a removed span, first to last.
       ordinary: ids of pieces of text, [first, one past the last).
     """
 
     size: int
     pad: int
-    bos: int
     eos: int
-    cls: int
-    sep: int
-    mask: int
-    sentinels: tuple[int, ...]
+    bos: int | None = None
+    cls: int | None = None
+    sep: int | None = None
+    mask: int | None = None
+    sentinels: tuple[int, ...] = ()
     ordinary: tuple[int, int]
+
+    def require(self, objective: str, *names: str) -> tuple[int, ...]:
+        """The ids of special tokens that an objective cannot do without.
+
+        Raises:
+          InputError: the tokenizer does not have one of them.
+        """
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise InputError(
+                f"config.objective.name {objective!r} needs the special tokens {', '.join(names)}, and the tokenizer "
+                f"has no {' and no '.join(missing)}; name them in the tokenizer_config.json beside it "
+                f"({missing[0]}_token), or take another tokenizer"
+            )
+        return tuple(getattr(self, name) for name in names)
 
 
 @flax.struct.dataclass

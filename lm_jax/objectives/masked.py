@@ -65,6 +65,9 @@ class Masked:
     roles = ("model",)
     kinds = ("encoder",)
 
+    def __post_init__(self):
+        self._specials()
+
     @property
     def plan(self) -> str:
         """Sentence pairs, or packed text."""
@@ -96,19 +99,20 @@ class Masked:
           sentence `is_next` and `pairs` (1) as scalars.
         """
         special = self.vocabulary
+        cls, sep, mask = self._specials()
         if self.config.next_sentence:
             first, second = row["first"], row["second"]
-            tokens = np.concatenate([[special.cls], first, [special.sep], second, [special.sep]]).astype(np.int32)
+            tokens = np.concatenate([[cls], first, [sep], second, [sep]]).astype(np.int32)
             types = np.repeat(np.array([0, 1], np.int32), [len(first) + 2, len(second) + 1])
         else:
-            tokens = np.concatenate([[special.cls], row["tokens"], [special.sep]]).astype(np.int32)
+            tokens = np.concatenate([[cls], row["tokens"], [sep]]).astype(np.int32)
             types = np.zeros(len(tokens), np.int32)
-        candidates = np.flatnonzero((tokens != special.cls) & (tokens != special.sep) & (tokens != special.eos))
+        candidates = np.flatnonzero((tokens != cls) & (tokens != sep) & (tokens != special.eos))
         count = min(self.predictions, max(1, round(len(candidates) * self.config.rate)), len(candidates))
         chosen = np.sort(rng.permutation(candidates)[:count])
         labels = tokens[chosen]
         fate = rng.random(count)
-        replaced = np.where(fate < self.config.mask, special.mask, labels)
+        replaced = np.where(fate < self.config.mask, mask, labels)
         drawn = rng.integers(*special.ordinary, size=count, dtype=np.int32)
         at_random = (fate >= self.config.mask) & (fate < self.config.mask + self.config.random)
         tokens[chosen] = np.where(at_random, drawn, replaced)
@@ -166,6 +170,9 @@ class Masked:
             }
             total = total + per_weight(pairs.total, weights["pairs"])
         return Loss(total=total, metrics=metrics)
+
+    def _specials(self) -> tuple[int, ...]:
+        return self.vocabulary.require("masked", "cls", "sep", "mask")
 
     def _logits(
         self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, hidden: jax.Array

@@ -112,6 +112,7 @@ def _fill(request: Request, exp: Experiment, params: Any, prompts: list[str]) ->
     """Likeliest pieces for every mask, from an encoder."""
     tokenizer = exp.tokenizer
     rows = [prompting.masked_prompt(tokenizer, prompt) for prompt in prompts]
+    assert tokenizer.mask is not None
     forbidden = prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab)
     top = request.top_k or SHOWN_FILLERS
     made = fill(

@@ -22,7 +22,7 @@ def run(request: Request) -> int:
     if request.json:
         report.document({"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(where)})
         return 0
-    report.say(f"{data.tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, kept in {where}")
+    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, kept in {where}")
     report.say(f"  {line!r}")
     report.say(f"  {' '.join(pieces)}")
     return 0

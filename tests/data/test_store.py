@@ -248,16 +248,9 @@ def test_a_damaged_store_is_named(tmp_path, golden):
         Store.open(tmp_path)
 
 
-def test_large_vocabularies_are_stored_in_four_bytes(tmp_path):
-    class Wide(tokenizers.BytesTokenizer):
-        def __init__(self, sentinels):
-            super().__init__(sentinels)
-            self.vocab_size = 70_000
-
-    prepared = tokenizers.BytesTokenizer(0)
-
-    assert store._dtype(prepared) == np.dtype("<u2")
-    assert store._dtype(Wide(0)) == np.dtype("<u4")
+def test_large_vocabularies_are_stored_in_four_bytes():
+    for sentinels, dtype in ((0, "<u2"), (1 << 16, "<u4")):
+        assert store._dtype(tokenizers.train(TokenizerConfig(kind="bytes", sentinels=sentinels), [])) == np.dtype(dtype)
 
 
 def test_the_root_is_configured_or_in_the_environment(monkeypatch, tmp_path):

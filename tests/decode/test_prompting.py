@@ -5,6 +5,7 @@ import pytest
 
 from lm_jax.core.config import InputError
 from lm_jax.data import tokenizers
+from lm_jax.data.tokenizers import training
 from lm_jax.decode import prompting
 
 TEXT = "the cat sat on the mat and the dog sat on the log\nthe cow saw the cat and the dog in the fog\n"
@@ -13,7 +14,7 @@ TEXT = "the cat sat on the mat and the dog sat on the log\nthe cow saw the cat a
 @pytest.fixture(scope="module", params=["unigram", "bytes"])
 def tokenizer(request):
     config = tokenizers.TokenizerConfig(kind=request.param, vocab=500, sentinels=4)
-    return tokenizers.train(config, [TEXT, Path(tokenizers.__file__).read_text()])
+    return tokenizers.train(config, [TEXT, Path(training.__file__).read_text()])
 
 
 def test_masks_stand_between_cls_and_sep(tokenizer):

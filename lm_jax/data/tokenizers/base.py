@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
@@ -139,6 +139,7 @@ class Tokenizer:
       starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the" but not "##the", white space, a
         Chinese character or what begins with one.
       lossless: whether `decode(encode(text)) == text` for any text.
+      fixed_bytes: whether `byte_lengths` are those of the original text.
       carries_space, prefix_space: see `Vocabulary`.
       fingerprint: equal for tokenizers that give the same ids.
     """
@@ -179,6 +180,8 @@ class Tokenizer:
         self.starts_word = vocabulary.starts_word | self.special
         self.carries_space, self.prefix_space = vocabulary.carries_space, vocabulary.prefix_space
         self.lossless = backend.lossless
+        # What an alphabet does not know is as short as what it knows, to within a byte or two.
+        self.fixed_bytes = backend.lossless or kind == "characters"
         self.fingerprint = fingerprint(kind, content, options)
         self._hidden = self.special.copy()
         if self.unk is not None:
@@ -212,6 +215,20 @@ class Tokenizer:
     def byte_lengths(self, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
         """UTF-8 bytes of text that each id stands for, 0 for specials; an estimate unless `lossless`."""
         return self._lengths[ids]
+
+    def bytes_of_corpus(self, size_bytes: int, pieces: int) -> Float[np.ndarray, " vocab"]:
+        """UTF-8 bytes of a corpus's original text that each id stands for.
+
+        Where a tokenizer changes text (lower case, white space) its ids do not tell: every piece then counts as many
+        bytes as the corpus has for each of its pieces on average.
+
+        Args:
+          size_bytes: of the corpus.
+          pieces: how many it was cut into, without the [EOS] of its documents.
+        """
+        if self.fixed_bytes:
+            return self._lengths.astype(float)
+        return np.where(self._hidden, 0.0, size_bytes / max(1, pieces))
 
     def save(self, directory: Path | str) -> None:
         """Write the tokenizer to a directory, its pieces in the format that other programs read."""

@@ -21,7 +21,7 @@ FILE = "tokenizer.json"
 PREFIX = "##"  # WordPiece: this piece goes on with a word.
 # Long texts are cut: what the library notes of every token takes a hundred times the text.
 _PART = 100_000
-_ATTACHED, _OPENING = ".,!?;:)]}%'’”…", "([{'‘“"
+_ATTACHED, _OPENING = ".,!?;:)]}%'’”…，。！？；：、」』）》", "([{'‘“「『（《"
 
 
 def wordpiece(
@@ -49,7 +49,7 @@ def wordpiece(
     }
 
 
-def byte_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], *, prefix_space: bool) -> dict:
+def byte_bpe(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], *, prefix_space: bool) -> dict:
     """GPT-2's tokenizer over a vocabulary and merges, as tokenizer.json has it."""
     level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": True}
     return {
@@ -65,7 +65,7 @@ def byte_bpe(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], *, pre
             "fuse_unk": False,
             "byte_fallback": False,
             "vocab": dict(vocab),
-            "merges": [list(pair) for pair in merges],
+            "merges": [[*pair] for pair in merges],
         },
     }
 
@@ -111,8 +111,7 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
     special[[*options["added"].values()]] = True
     level, words = _step(tree, "ByteLevel"), _is_wordpiece(tree)
     outside = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
-    plain = [_text(name, level is not None and name not in outside, words) for name in names]
-    texts = [b"" if hidden else text for text, hidden in zip(plain, special, strict=True)]
+    texts = _texts(names, special.tolist(), outside if level else None, words)
     begins = begin_words(texts)
     if words:
         begins = np.array([not name.startswith(PREFIX) for name in names])
@@ -185,12 +184,24 @@ def _step(tree: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
     return next((one for one in steps if one.get("type") == kind), None)
 
 
-def _text(name: str, byte_level: bool, words: bool) -> bytes:
-    """What a piece stands for; of WordPiece without the space before it."""
-    if byte_level:
-        # A character that is no byte's: a special token that the file does not list.
-        return bytes(_BYTES[character] for character in name) if all(one in _BYTES for one in name) else name.encode()
-    return name.removeprefix(PREFIX).encode() if words else name.replace("▁", " ").encode()
+def _texts(names: Sequence[str], special: Sequence[bool], outside: set[str] | None, words: bool) -> list[bytes]:
+    """What pieces stand for; of WordPiece without the space before it.
+
+    Args:
+      names: the pieces.
+      special: which of them stand for no text.
+      outside: those that are not written in GPT-2's alphabet for bytes; None where none is.
+      words: whether it is WordPiece.
+    """
+    texts = []
+    for name, hidden in zip(names, special, strict=True):
+        if hidden:
+            texts.append(b"")
+        elif outside is not None and name not in outside and _BYTES.keys() >= set(name):
+            texts.append(bytes([_BYTES[character] for character in name]))
+        else:
+            texts.append((name.removeprefix(PREFIX) if words else name.replace("▁", " ")).encode())
+    return texts
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -245,7 +256,8 @@ class Pipeline:
         if self._words:
             return _sentence([UNKNOWN if token == self._unknown else self._names[token] for token in tokens])
         text = self._library.decode(tokens, skip_special_tokens=False)
-        return text.replace(self._names[self._unknown], UNKNOWN) if self._unknown in tokens else text
+        unknown = self._unknown
+        return text if unknown is None or unknown not in tokens else text.replace(self._names[unknown], UNKNOWN)
 
 
 def _in_bytes(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
@@ -257,14 +269,14 @@ def _in_bytes(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray,
 
 
 def _sentence(pieces: Sequence[str]) -> str:
-    """WordPiece's pieces as text: words joined, spaces between them but not around Chinese or before a full stop."""
+    """WordPiece's pieces as text: words joined by spaces, but not within Chinese or before a full stop."""
     text = ""
     for piece in pieces:
         if piece.startswith(PREFIX) and len(piece) > len(PREFIX):
             text += piece.removeprefix(PREFIX)
-        elif (
-            not text or not piece or piece[0] in _ATTACHED or text[-1] in _OPENING or _wide(text[-1]) or _wide(piece[0])
-        ):
+        elif not text or not piece or piece[0] in _ATTACHED or text[-1] in _OPENING:
+            text += piece
+        elif _wide(text[-1]) and _wide(piece[0]):
             text += piece
         else:
             text += " " + piece

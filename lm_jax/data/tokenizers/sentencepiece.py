@@ -81,7 +81,7 @@ def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         names[index], kinds[index] = piece.piece, piece.type
     for name, index in options["added"].items():
         names[index] = name
-    texts = [_text(name, int(kind)) for name, kind in zip(names, kinds, strict=True)]
+    texts = _texts(names, kinds.tolist())
     normaliser = proto.normalizer_spec
     vocabulary = Vocabulary(
         pieces=names,
@@ -123,11 +123,15 @@ def parsed(content: bytes) -> Any:
     return proto
 
 
-def _text(name: str, kind: int) -> bytes:
-    """What a piece stands for."""
-    if kind == _BYTE:
-        return bytes([int(name[3:5], 16)])
-    return name.replace(_MARK, " ").encode() if kind in (_NORMAL, _USER) else b""
+def _texts(names: Sequence[str], kinds: Sequence[int]) -> list[bytes]:
+    """What pieces stand for."""
+    texts = []
+    for name, kind in zip(names, kinds, strict=True):
+        if kind == _BYTE:
+            texts.append(bytes([int(name[3:5], 16)]))
+        else:
+            texts.append(name.replace(_MARK, " ").encode() if kind in (_NORMAL, _USER) else b"")
+    return texts
 
 
 def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] = ()) -> Encoded:

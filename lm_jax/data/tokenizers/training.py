@@ -89,6 +89,8 @@ def _explained(config: TokenizerConfig, message: str) -> str:
     import re
 
     said = f"config.data.tokenizer.vocab is {config.vocab}"
+    if "character_coverage()" in message:
+        return f"config.data.tokenizer.character_coverage is {config.character_coverage}; expected 0.98 to 1"
     if found := re.search(r"<= (\d+)", message):
         most = int(found[1]) + config.sentinels
         return f"{said}, but this corpus allows at most {most}; set config.data.tokenizer.vocab={most} or add text"
