@@ -11,7 +11,7 @@ import ml_collections
 
 from lm_jax.models.presets import gpt
 
-VARIANTS = ("tiny", "shakespeare_char", "novels", "quickstart", "small", "medium", "large", "xl")
+VARIANTS = ("tiny", "shakespeare_char", "novels", "chinese", "quickstart", "small", "medium", "large", "xl")
 # Documentation strings as running prose: their line breaks say nothing.
 FLOWING = ("line_breaks", "repair", "compose", "controls", "flow")
 
@@ -58,6 +58,20 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.log = dict(every=100)
         config.evaluate = dict(every=500, batches=50)
         config.checkpoint = dict(every=500)
+    elif variant == "chinese":
+        config.model = gpt.gpt2("tiny")
+        config.model.embed.width = 128
+        config.model.embed.max_length = 128
+        config.model.stack.depth = 4
+        config.model.stack.block.attention.heads = 4
+        # 3,150 characters are 99.5 % of the text; the others are spelled in bytes.
+        tokenizer = dict(kind="unigram", vocab=4096, character_coverage=0.995, sample_bytes=4_000_000)
+        config.data = dict(length=128, batch=16, tokenizer=tokenizer)
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100))
+        config.train = dict(steps=1800)
+        config.log = dict(every=100)
+        config.evaluate = dict(every=600, batches=50)
+        config.checkpoint = dict(every=600)
     elif variant == "quickstart":
         config.model = gpt.gpt2("tiny")
         config.model.embed.width = 128

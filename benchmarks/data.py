@@ -1,0 +1,132 @@
+"""Tokens a second that the input pipeline gives on one core, and tokenising against what sentencepiece alone takes.
+
+`python -m benchmarks.data [path=FILE] [field=NAME] [length=128] [batch=64] [seconds=3]`. Batches are made in line, by
+one thread; a token is a place of a row, as in the log of a run. CPU seconds are what counts on a shared machine; both
+are printed. The tokenizer is unigram, 8,192 pieces, trained on the text (without a path: Python's documentation).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+# One core, whatever the libraries below would take.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+from benchmarks.worker import vocabulary
+from lm_jax.data import pipeline, rows, store, texts
+from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.parts import parts
+from lm_jax.data.rows import RowsConfig
+from lm_jax.data.sources import SourceConfig
+from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.objectives.base import Objective, Vocabulary
+from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.span import Span, SpanConfig
+
+PIECES, SENTINELS = 8192, 100
+
+
+def objectives(length: int) -> dict[str, Objective]:
+    """What is measured, by name."""
+    plain = vocabulary(PIECES)
+    first = PIECES - SENTINELS
+    spans = Vocabulary(
+        **{**vars(plain), "sentinels": tuple(range(first, PIECES)), "ordinary": (plain.ordinary[0], first)}
+    )
+    return {
+        "packed causal": Causal(CausalConfig(), plain, length),
+        "masked pairs": Masked(MaskedConfig(), plain, length),
+        "masked packed": Masked(MaskedConfig(next_sentence=False), plain, length),
+        "span": Span(SpanConfig(), spans, length),
+    }
+
+
+def batches(made: store.Store, objective: Objective, length: int, batch: int, seconds: float) -> dict[str, Any]:
+    """How fast the batches of a run are made."""
+    plan = rows.make(
+        made,
+        RowsConfig(plan=objective.plan),
+        "train",
+        length=objective.row_length(),
+        overlap=objective.row_overlap(),
+        validation=0.1,
+    )
+
+    def work(step: int) -> int:
+        pipeline.batch_at(plan, objective.features, step, seed=0, batch=batch)
+        return batch * length
+
+    return rate(work, seconds)
+
+
+def rate(work: Callable[[int], int], seconds: float) -> dict[str, Any]:
+    """Units of `work(step)` a second, by CPU and by wall time, after one step that fills caches."""
+    work(0)
+    done, step = 0, 1
+    cpu, wall = time.process_time(), time.perf_counter()
+    while time.process_time() - cpu < seconds:
+        done += work(step)
+        step += 1
+    return {
+        "per_cpu_s": round(done / (time.process_time() - cpu)),
+        "per_wall_s": round(done / (time.perf_counter() - wall)),
+    }
+
+
+def tokenising(made: store.Store, documents: list[str], seconds: float) -> dict[str, Any]:
+    """Megabytes a second of the tokenising stage (tokens and where sentences start) and of bare sentencepiece."""
+    import sentencepiece
+
+    folder = made.directory / "tokenizer"
+    model = sentencepiece.SentencePieceProcessor(model_file=str(next(folder.glob("*.model"))))
+    pieces = [part for text in documents for part in parts(text)]
+    sizes = sum(len(text.encode()) for text in documents)
+    spent = {"stage": 0.0, "sentencepiece": 0.0}
+    rounds = 0
+    while sum(spent.values()) < 2 * seconds:
+        start = time.process_time()
+        store._encode(made.tokenizer, documents)
+        middle = time.process_time()
+        for piece in pieces:
+            model.encode_as_numpy(piece)
+        spent["stage"] += middle - start
+        spent["sentencepiece"] += time.process_time() - middle
+        rounds += 1
+    return {
+        "MB_per_cpu_s": {name: round(rounds * sizes / time_s / 1e6, 2) for name, time_s in spent.items()},
+        "share_of_sentencepiece": round(spent["sentencepiece"] / spent["stage"], 3),
+    }
+
+
+def main() -> None:
+    """Prints one JSON line for each kind of row, and one for tokenising."""
+    given = dict(word.split("=", 1) for word in sys.argv[1:])
+    length, batch, seconds = int(given.get("length", 128)), int(given.get("batch", 64)), float(given.get("seconds", 3))
+    source = SourceConfig(path=given.get("path", SourceConfig.path), field=given.get("field", SourceConfig.field))
+    settings = TokenizerConfig(vocab=PIECES, sentinels=SENTINELS)
+    with tempfile.TemporaryDirectory() as folder:
+        root = given.get("store", folder)
+        made = store.prepare(root, source, CleanConfig(), settings, workers=0)
+        for name, objective in objectives(length).items():
+            measured = batches(made, objective, length, batch, seconds)
+            print(json.dumps({"rows": name, "length": length, "batch": batch, "tokens": measured}), flush=True)
+        cleaned = texts.prepare(root, source, CleanConfig())
+        documents, size = [], 0
+        for text in cleaned:
+            documents.append(text)
+            size += len(text)
+            if size > 2_000_000:
+                break
+        print(json.dumps({"tokenising": tokenising(made, documents, seconds)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Chinese from a table to a model: histories in modern Chinese, one column of a file of sentence pairs.
+
+The default suite trains a small decoder on a part of it. The `slow` run trains the recipes `chinese` on all of it and
+looks at what the decoder writes; docs/claims.md records what they reach.
+"""
+
+import json
+import lzma
+import unicodedata
+
+import numpy as np
+import pytest
+
+from lm_jax import experiment
+from tests.baselines import unigram_loss
+from tests.commands import lm_jax
+from tests.commands import run as command
+from tests.test_novels import compare_with_bigram
+
+
+@pytest.fixture
+def histories(shared_data):
+    """Sentences in classical and modern Chinese, neighbours of one book after another."""
+    return shared_data / "zh_classical_modern" / "pairs_dev.tsv.xz"
+
+
+def test_models_of_chinese_fall_below_the_unigram_baseline(histories, tmp_path):
+    part = tmp_path / "part.tsv"
+    with lzma.open(histories, "rt", encoding="utf-8") as lines:
+        part.write_text("".join(next(lines) for _ in range(6000)), encoding="utf-8")
+    run = tmp_path / "run"
+    flags = [
+        f"--config.data.path={part}",
+        "--config.data.field=modern",
+        "--config.data.group=book",
+        "--config.data.tokenizer.vocab=2560",
+        "--config.data.tokenizer.character_coverage=0.98",
+        f"--config.data.store={tmp_path / 'store'}",
+        "--config.data.workers=1",
+        "--config.train.steps=200",
+        "--config.evaluate.every=0",
+        "--config.evaluate.batches=30",
+    ]
+
+    assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags) == 0
+
+    exp = experiment.prepare(experiment.load(run).config)
+    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
+    train, held_out = exp.store.read(0, cut), exp.store.read(cut, exp.store.tokens)
+    baseline = unigram_loss(train, held_out, exp.tokenizer.vocab_size)
+    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    reached = [line["val/loss"] for line in losses if "val/loss" in line][-1]
+    assert reached < baseline - 0.1, f"validation loss {reached:.3f}, unigram {baseline:.3f}"
+    # Every sentence ends in a mark of its own; the store must have found them.
+    sentences = np.diff(exp.store.sentence_starts)
+    assert 10 < np.median(sentences) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["gpt", "bert"])
+def test_chinese_recipes_fall_below_the_unigram_baseline_and_write_chinese(recipe, histories, tmp_path, capsys):
+    run = tmp_path / recipe
+    flags = [
+        f"--config={recipe}:chinese",
+        f"--config.data.path={histories}",
+        "--config.data.field=modern",
+        "--config.data.group=book",
+        f"--config.data.store={tmp_path / 'store'}",
+        f"--workdir={run}",
+    ]
+    assert command("train", *flags, timeout_s=3600).returncode == 0
+
+    model, bigram, unigram, count = compare_with_bigram(run)
+    prompt = "项羽" if recipe == "gpt" else "项羽率领军队[MASK]到河北。"
+    made = command(
+        "generate", f"--workdir={run}", f"--prompt={prompt}", "--max_tokens=100", "--temperature=0.7", "--json"
+    )
+
+    with capsys.disabled():
+        print(f"\n{recipe}: model {model:.4f}, bigram {bigram:.4f}, unigram {unigram:.4f} nats over {count:,} tokens")
+        print(made.stdout)
+    assert model < unigram - 0.3
+    if recipe == "gpt":
+        text = json.loads(made.stdout)[0]["text"]
+        assert "\ufffd" not in text
+        ideographs = [unicodedata.name(character, "").startswith("CJK") for character in text]
+        assert np.mean(ideographs) > 0.7
