@@ -5,6 +5,8 @@ The mask, the positions and the kernel are chosen by the configuration; no model
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from lm_jax.core.config import InputError
 from lm_jax.models import initializers, kernels, masks, positions
 from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
+from lm_jax.models.convolution import Convolution
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
@@ -71,7 +74,8 @@ class Attention(nn.Module):
         width, groups = config.head_width(embed), config.kv_heads or config.heads
         # T5's scores are not scaled: its query kernel is drawn smaller instead.
         query_gain = width**-0.5 if config.scale == 1.0 and self.init_config.name == "fan_in" else 1.0
-        q = self._heads(x, "query", config.heads, width, query_gain)
+        recent = _Recent(config.convolution, visibility, cache, index) if config.convolution > 1 and not cross else None
+        q = self._heads(x, "query", config.heads, width, query_gain, recent)
         scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
         visibility = visibility.replace(mask=masks.full if cross else masks.of(config))  # type: ignore[attr-defined]
         asked = visibility.query_positions
@@ -83,13 +87,14 @@ class Attention(nn.Module):
             k, v = cache["key"], cache["value"]
         else:
             seen = memory if cross and memory is not None else x
-            k, v = self._heads(seen, "key", groups, width), self._heads(seen, "value", groups, width)
+            k = self._heads(seen, "key", groups, width, recent=recent)
+            v = self._heads(seen, "value", groups, width, recent=recent)
             k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
                 at = (0, 0, 0 if cross or index is None else index, 0)
                 k = jax.lax.dynamic_update_slice(cache["key"], k.astype(cache["key"].dtype), at)
                 v = jax.lax.dynamic_update_slice(cache["value"], v.astype(cache["value"].dtype), at)
-        cache = None if cache is None else {"key": k, "value": v}
+        cache = None if cache is None else {"key": k, "value": v, **(recent.kept if recent else {})}
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         q = q * jnp.asarray(scale, q.dtype)
@@ -111,7 +116,9 @@ class Attention(nn.Module):
         out = Projection((config.heads, width), (embed,), axes, draw, config.out_bias, self.dtype, name="out")
         return out(mixed), cache
 
-    def _heads(self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0) -> jax.Array:
+    def _heads(
+        self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0, recent: _Recent | None = None
+    ) -> jax.Array:
         """One of query, key and value, as [batch heads length kv]."""
         config = self.config
         draw = initializers.kernel(self.init_config, x.shape[-1], heads * width, gain)
@@ -122,9 +129,26 @@ class Attention(nn.Module):
         )
         y = project(x)
         y = y if config.clip is None else jnp.clip(y, -config.clip, config.clip)
+        if recent is not None:
+            y = recent.mix(name, Convolution(config.convolution, split, name=f"{name}_convolution"), y)
         if config.qk_norm and name != "value":
             y = Norm(self.norm, name=f"{name}_norm")(y)
         return constrain(y, "batch", "length", split, "kv").transpose(0, 2, 1, 3)
 
     def _slopes(self) -> jax.Array:
         return jnp.asarray(positions.slopes(self.config.heads, self.config.alibi.exponent))
+
+
+class _Recent:
+    """The tokens before a call, as its convolutions see them, and those that the next call will want."""
+
+    def __init__(self, width: int, visibility: Visibility, cache: dict[str, jax.Array] | None, index: Any):
+        self.before, self.visibility, self.cache, self.index = width - 1, visibility, cache or {}, index
+        self.kept: dict[str, jax.Array] = {}
+
+    def mix(self, name: str, convolution: Convolution, y: jax.Array) -> jax.Array:
+        """`y` [batch length heads kv] after its convolution."""
+        near = self.visibility.near(self.before, y.shape[1], self.index)
+        mixed, after = convolution(y.transpose(0, 2, 1, 3), self.cache.get(f"{name}_recent"), near)
+        self.kept[f"{name}_recent"] = after
+        return mixed.transpose(0, 2, 1, 3)

@@ -91,6 +91,8 @@ class AttentionConfig:
       scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
       softcap: scores are bent to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
       qk_norm: normalise every head's queries and keys, before rotary angles (Henry et al. 2020, arXiv:2010.04245).
+      convolution: queries, keys and values mix with the `convolution` - 1 tokens before (Primer, So et al. 2021,
+        section 3.1: 3); 1 is none. Decoders only.
       clip: queries, keys and values are cut to [-clip, clip] (MPT).
       bias: whether query, key and value have biases; `out_bias` the same for the output.
       dropout: rate on the attention probabilities.
@@ -111,6 +113,7 @@ class AttentionConfig:
     scale: float | None = None
     softcap: float | None = None
     qk_norm: bool = False
+    convolution: int = 1
     clip: float | None = None
     bias: bool = True
     out_bias: bool = True
@@ -120,6 +123,11 @@ class AttentionConfig:
         groups = self.kv_heads or self.heads
         if self.heads < 1 or self.heads % groups:
             raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
+        if self.convolution < 1 or (self.convolution > 1 and self.mask == "full"):
+            raise InputError(
+                f"attention.convolution is {self.convolution} under the mask {self.mask!r}; expected 1 (none), or more "
+                "in a decoder"
+            )
         for name in ("window", "stride", "softcap", "clip"):
             value = getattr(self, name)
             if value is not None and value <= 0:

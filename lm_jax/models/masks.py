@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from lm_jax.core.config import lookup
@@ -158,6 +159,25 @@ class Visibility:
 
     def _places(self, position: Array) -> Places:
         return Places(position, None if self.prefix is None else position < self.prefix[:, None, None])
+
+    def near(self, before: int, length: int, index: Int[Array, ""] | None) -> Bool[Array, "#batch length before"]:
+        """Whether the token 1, 2, ... `before` slots earlier is the one so many places earlier in the same text.
+
+        Args:
+          before: how many slots back.
+          length: queries.
+          index: the slot of the first query; None is 0.
+        """
+        slots, parts = jnp.arange(length) + (0 if index is None else index), []
+        for back in range(1, before + 1):
+            earlier = jnp.maximum(slots - back, 0)
+            same = (slots >= back)[None]
+            if self.key_positions is not None:
+                same = same & (self.key_positions[:, earlier] == self.query_positions - back)
+            if self.key_segments is not None:
+                same = same & (self.key_segments[:, earlier] == self.query_segments)
+            parts.append(same)
+        return jnp.stack(parts, -1)
 
     def allowed(self, queries: slice, keys: slice) -> Bool[Array, "#batch query key"] | None:
         """Where these queries may see these keys; None where they may see all of them."""

@@ -163,8 +163,14 @@ def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width:
     """
 
     def pair(attention: AttentionConfig, length: int, lead: tuple[int, ...]) -> dict[str, jax.Array]:
-        shape = (*lead, batch, attention.kv_heads or attention.heads, length, attention.head_width(width))
-        return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
+        groups, before = attention.kv_heads or attention.heads, attention.convolution - 1
+        zeros = lambda heads, slots: jnp.zeros((*lead, batch, heads, slots, attention.head_width(width)), dtype)
+        recent = {"query": attention.heads, "key": groups, "value": groups} if before else {}
+        return {
+            "key": zeros(groups, length),
+            "value": zeros(groups, length),
+            **{f"{name}_recent": zeros(heads, before) for name, heads in recent.items()},
+        }
 
     def layer(kind: str, lead: tuple[int, ...]) -> Any:
         block = config.kind(kind)

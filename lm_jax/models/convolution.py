@@ -1,0 +1,53 @@
+"""A short causal convolution over queries, keys and values (Primer: So et al. 2021, arXiv:2109.08668, section 3.1).
+
+Every feature of every head mixes with itself in the few tokens before: what a layer of attention would have to learn
+before it can look for pairs and triples of tokens.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lm_jax.models.initializers import parameter
+
+
+class Convolution(nn.Module):
+    """y[t] = sum over j < width of kernel[j] * x[t - j], for every head and feature; drawn as y = x.
+
+    Attributes:
+      width: tokens that are mixed, the latest included.
+      heads_axis: logical name of the axis of heads; None where it is not divided.
+    """
+
+    width: int
+    heads_axis: str | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch heads length kv"],
+        recent: Float[Array, "batch heads before kv"] | None,
+        near: Bool[Array, "#batch length before"],
+    ) -> tuple[Float[Array, "batch heads length kv"], Float[Array, "batch heads before kv"]]:
+        """The mixture, and the last width - 1 tokens of `x` for the next call.
+
+        Args:
+          x: queries, keys or values.
+          recent: the tokens before `x`; None is none.
+          near: whether the token j + 1 places before each one belongs to the same text.
+        """
+        batch, heads, length, kv = x.shape
+        before = self.width - 1
+        draw = lambda key, shape, dtype: jnp.zeros(shape, dtype).at[0].set(1)
+        kernel = parameter(self, "kernel", draw, (None, self.heads_axis, "kv"), (self.width, heads, kv))
+        taps = kernel.astype(x.dtype)[:, None, :, None, :]
+        recent = jnp.zeros((batch, heads, before, kv), x.dtype) if recent is None else recent.astype(x.dtype)
+        wide = jnp.concatenate([recent, x], axis=2)
+        mixed = x * taps[0]
+        for back in range(1, self.width):
+            earlier = jax.lax.slice_in_dim(wide, before - back, before - back + length, axis=2)
+            mixed = mixed + jnp.where(near[:, None, :, back - 1, None], earlier, 0) * taps[back]
+        return mixed, wide[:, :, length:]
