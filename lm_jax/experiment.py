@@ -68,7 +68,7 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
     kind = _kind(recipe.model)
     blank = kind(decoder=_with_cross()) if kind is EncoderDecoderConfig else kind(kind="decoder")
-    config = merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
+    config: Any = merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
     sources = config.data.mixture.sources
     for name in sources:
         key = f"config.data.mixture.sources.{name}"
