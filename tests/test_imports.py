@@ -18,7 +18,8 @@ LEVELS = {
     "evaluate": 4,
     "decode": 4,
     "export": 4,
-    "interop.verify": 4,
+    # Runs models with all that decodes and trains them.
+    "interop.verify": 5,
     "objectives": 3,
     "adapt": 3,
     "compress": 3,
@@ -47,7 +48,7 @@ def name_of(path):
 
 def room_of(module):
     """The room of a module such as `models.stack`, or None for the package itself."""
-    if module.startswith("interop.verify"):
+    if module.startswith(("interop.verify", "interop.outputs")):
         return "interop.verify"
     return module.split(".")[0] or None
 

@@ -98,10 +98,10 @@ class Attention(nn.Module):
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         q = q * jnp.asarray(scale, q.dtype)
-        mixed = kernel(
+        mix = lambda values: kernel(
             q,
             k,
-            v,
+            values,
             visibility,
             bias=bias,
             slopes=self._slopes() if not cross and config.position == "alibi" else None,
@@ -110,6 +110,13 @@ class Attention(nn.Module):
             key=drop,
             block=config.block,
         )
+        mixed = mix(v)
+        # Asked for by `apply(..., mutable="probabilities")`: what the kernel makes of the identity.
+        if self.is_mutable_collection("probabilities") and not self.is_initializing():
+            # A few columns at a time, because kernels take values as wide as keys.
+            columns = [jnp.eye(k.shape[2], width, -start, dtype=v.dtype) for start in range(0, k.shape[2], width)]
+            weights = [mix(jnp.broadcast_to(part[None, None], v.shape)) for part in columns]
+            self.sow("probabilities", "weights", jnp.concatenate(weights, -1)[..., : k.shape[2]])
         mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
         draw = initializers.kernel(self.init_config, config.heads * width, embed, self.residual_gain)
         axes = ("heads", "kv", "embed")

@@ -1,0 +1,34 @@
+"""What a table says about one family of Hugging Face checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lm_jax.interop.rules import Rules
+from lm_jax.interop.settings import Settings
+from lm_jax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family as data.
+
+    Attributes:
+      config: their settings to ours; refuses what it does not support.
+      weights: rules of a model of ours, as the named class of theirs stores it. Paths that begin with `extra/` are
+        heads that our model has not.
+      settings: ours to theirs, for models that were not imported; None where only imported ones can be exported.
+      prefix: what the names of a model with a head have before those of the model without.
+      ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
+      counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
+        padding).
+    """
+
+    config: Callable[[Settings], ModelConfig]
+    weights: Callable[[Any, str], Rules]
+    settings: Callable[[Any], dict[str, Any]] | None = None
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    counted: str = "all"

@@ -1,0 +1,358 @@
+"""Walks a family's table: from a Hugging Face checkpoint to our parameters, and back.
+
+The tables name tensors layer by layer; this file knows that our stacks keep layers on a leading axis. Tensors are read
+one at a time from mapped files, so that no more is in memory than the parameters and the leaf being built. Nothing of a
+checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.core.config import InputError, lookup
+from lm_jax.core.trees import named_leaves
+from lm_jax.interop import safetensors
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rule, Rules
+from lm_jax.interop.safetensors import Entry, Tensor
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import TABLES
+from lm_jax.models import segments, transformer
+from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig
+from lm_jax.models.interface import Inputs
+
+CONFIG = "config.json"
+# Heads that our models have not are kept beside the parameters.
+EXTRA = "extra/"
+_LAYER = re.compile(r"(stack|encoder|decoder)/(\d+)/(.*)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint whose settings were understood and whose tensors are all there; none has been read.
+
+    Attributes:
+      family: its table.
+      architecture: the class that saved it.
+      tree: its config.json.
+      config: the same as ours.
+      module: our model.
+      shapes, axes: its parameters' shapes and logical axes.
+      rules: which tensor is which.
+      entries: where each tensor is, by the names that the table gives them.
+    """
+
+    family: Family
+    architecture: str
+    tree: dict[str, Any]
+    config: ModelConfig
+    module: Any
+    shapes: Any
+    axes: Any
+    rules: Rules
+    entries: Mapping[str, Entry]
+
+    def params(self, layout: Any = None) -> Any:
+        """The parameters in float32, sharded as a `Layout` says where one is given."""
+        shardings = [None] * len(jax.tree.leaves(self.shapes))
+        if layout is not None:
+            shardings = jax.tree.leaves(layout.shardings(self.axes, self.shapes))
+        where = sources(self.rules, self.config, self.shapes)
+        leaves = [
+            jax.device_put(self._leaf(where[path], shape), sharding)
+            for (path, shape), sharding in zip(named_leaves(self.shapes), shardings, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(self.shapes), leaves)
+
+    def extra(self) -> dict[str, Any]:
+        """What belongs to heads that our model has not, by path."""
+        stored = lambda rule: all(name in self.entries for name in rule.theirs)
+        rules = [rule for rule in self.rules if rule.ours and rule.ours[0].startswith(EXTRA) and stored(rule)]
+        return {
+            path: jnp.asarray(self._read(rule, index)) for rule in rules for index, path in enumerate(rule.ours)
+        }
+
+    def _leaf(self, parts: list[tuple[Rule, int]], shape: Any) -> np.ndarray:
+        if not _stacked(parts[0]):
+            return self._read(*parts[0])
+        leaf = np.empty(shape.shape, np.float32)
+        for row, part in enumerate(parts):
+            leaf[row] = self._read(*part)
+        return leaf
+
+    def _read(self, rule: Rule, index: int) -> np.ndarray:
+        # A copy: jax may take over the memory of an array, and this one must not be a file's.
+        return np.array(rule.load(*(self.entries[name].read() for name in rule.theirs))[index], np.float32, order="C")
+
+
+def _stacked(part: tuple[Rule, int]) -> bool:
+    rule, index = part
+    return _LAYER.fullmatch(rule.ours[index]) is not None
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Understands a directory with config.json and safetensors.
+
+    Raises:
+      InputError: it is no such directory, or its settings or tensors are not those of a model that we have.
+    """
+    path = Path(path).expanduser()
+    tree = read_config(path)
+    family = lookup(TABLES, str(tree.get("model_type")), f"{path / CONFIG}: model_type")
+    stored = safetensors.entries(path)
+    entries = _named(stored, family.prefix)
+    settings = Settings(tree, entries, str(path / CONFIG))
+    config = family.config(settings)
+    settings.finish()
+    architecture = (tree.get("architectures") or [""])[0]
+    module, shapes, axes = describe(config)
+    rules = family.weights(config, architecture)
+    _check(path, rules, entries, family, expected(rules, config, shapes))
+    return Checkpoint(
+        family=family,
+        architecture=architecture,
+        tree=tree,
+        config=config,
+        module=module,
+        shapes=shapes,
+        axes=axes,
+        rules=rules,
+        entries=entries,
+    )
+
+
+def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
+    """A model and its float32 parameters from a Hugging Face checkpoint.
+
+    Args:
+      path: a directory with config.json and model.safetensors, or shards and their index.
+      layout: the mesh to shard the parameters over; None puts them on one device.
+
+    Returns:
+      A Linen module and its parameters: `model.apply({"params": params}, Inputs(tokens=...), logits=True).logits`.
+
+    Raises:
+      InputError: what was found and what was expected, in one line.
+    """
+    checkpoint = open_checkpoint(path)
+    return checkpoint.module, checkpoint.params(layout)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a directory."""
+    file = path / CONFIG
+    if not file.is_file():
+        raise InputError(f"{path} holds no {CONFIG}; give the directory of a Hugging Face checkpoint")
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON ({error}); download it again") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{file} is a {type(tree).__name__}; expected an object; download it again")
+    return tree
+
+
+def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
+    """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
+    module = transformer.build(config)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if config.kind == "encoder_decoder" else None)
+    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, method="everything")["params"])
+    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+    return module, nn.unbox(boxed), axes
+
+
+def _named(stored: Mapping[str, Entry], prefix: str) -> dict[str, Entry]:
+    """Tensors by the names that tables use: of a model with its prefix, and of today's spelling."""
+    # BERT's first checkpoints are named after TensorFlow's.
+    named = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
+    bare = prefix and not any(name.startswith(prefix) for name in named)
+    return {f"{prefix}{name}": at for name, at in named.items()} if bare else named
+
+
+def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:
+    """Compares the names and shapes that rules ask for with those that are there."""
+    wanted = {name for rule in rules if not rule.optional for name in rule.theirs}
+    known = {name for rule in rules for name in rule.theirs}
+    missing = sorted(wanted - set(entries))
+    ignored = re.compile("|".join(family.ignored) or "(?!)")
+    plain = lambda name: ignored.fullmatch(name) or ignored.fullmatch(name.removeprefix(family.prefix))
+    extra = sorted(name for name in entries if name not in known and not plain(name))
+    shaped = [
+        f"{name} is {list(entries[name].shape)}, not {list(shape)}"
+        for name, shape in shapes.items()
+        if name in entries and entries[name].shape != shape
+    ]
+    problems = [f"{_few(missing)} missing"] if missing else []
+    problems += [f"{_few(extra)} unexpected"] if extra else []
+    problems += [f"{_few(shaped)}"] if shaped else []
+    if problems:
+        raise InputError(
+            f"the tensors of {path} are not those that its {CONFIG} describes: {'; '.join(problems)}; the file may be "
+            "incomplete, or of a class that is not supported"
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def stacks(config: ModelConfig) -> dict[str, Any]:
+    """The stacks of a model by their names in its parameters."""
+    if isinstance(config, EncoderDecoderConfig):
+        return {"encoder": config.encoder, "decoder": config.decoder}
+    return {"stack": config.stack}
+
+
+def places(config: ModelConfig, shapes: Any) -> dict[str, tuple[str, int]]:
+    """`stack/3` to the path that holds layer 3's parameters and their row there, for every set of parameters."""
+    found = {}
+    for name, stack in stacks(config).items():
+        apart = tuple(kind for kind in segments.kinds(stack) if kind in shapes[name])
+        for group, owners in segments.owned(stack, apart).items():
+            path = f"{name}/{group}/layers" if group else f"{name}/layers"
+            found |= {f"{name}/{owner}": (path, rank) for rank, owner in enumerate(owners)}
+    return found
+
+
+def _place(where: Mapping[str, tuple[str, int]], path: str) -> tuple[str, int | None]:
+    """The leaf that a rule's path means, and the row in it."""
+    found = _LAYER.fullmatch(path)
+    if found is None:
+        return path, None
+    prefix, rank = where[f"{found[1]}/{found[2]}"]
+    return f"{prefix}/{found[3]}", rank
+
+
+def sources(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, list[tuple[Rule, int]]]:
+    """For every leaf of ours the rules that fill its rows, and which of a rule's results each takes."""
+    where = places(config, shapes)
+    found: dict[str, dict[int, tuple[Rule, int]]] = {}
+    for rule in rules:
+        for index, path in enumerate(rule.ours):
+            leaf, rank = _place(where, path)
+            found.setdefault(leaf, {})[rank or 0] = (rule, index)
+    filled = {leaf: [rows[rank] for rank in sorted(rows)] for leaf, rows in found.items()}
+    for path, _ in named_leaves(shapes):
+        if path not in filled:
+            raise ValueError(f"the table has no rule for {path}")
+    return filled
+
+
+def expected(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of theirs, from those of our parameters."""
+    where, leaves = places(config, shapes), dict(named_leaves(shapes))
+
+    @functools.cache
+    def shaped(save: Any, inputs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        told = jax.eval_shape(save, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs))
+        return tuple(one.shape for one in told)
+
+    found = {}
+    for rule in rules:
+        if not rule.ours or rule.ours[0].startswith(EXTRA):
+            continue
+        inputs = []
+        for path in rule.ours:
+            leaf, rank = _place(where, path)
+            if leaf not in leaves:
+                raise ValueError(f"the table has a rule for {path}, which the model has not")
+            inputs.append(leaves[leaf].shape if rank is None else leaves[leaf].shape[1:])
+        found |= dict(zip(rule.theirs, shaped(rule.save, tuple(inputs)), strict=True))
+    return found
+
+
+def to_theirs(
+    rules: Rules, config: ModelConfig, shapes: Any, params: Any, extra: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Rule, str, Any]]:
+    """A tree like our parameters (they themselves, or their gradients) by their names, one tensor at a time."""
+    where, leaves = places(config, shapes), dict(named_leaves(params))
+    for rule in rules:
+        arrays = []
+        for path in rule.ours:
+            leaf, rank = _place(where, path)
+            array = (extra or {})[path] if path.startswith(EXTRA) else leaves[leaf]
+            arrays.append(np.asarray(array if rank is None else array[rank]))
+        yield from ((rule, name, array) for name, array in zip(rule.theirs, rule.save(*arrays), strict=True))
+
+
+def save(
+    directory: Path, tree: Mapping[str, Any], config: ModelConfig, params: Any, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json and safetensors: what `load` reads, and what Hugging Face's own classes read.
+
+    Args:
+      directory: where to.
+      tree: config.json.
+      config: our configuration.
+      params: our parameters, of any sharding.
+      extra: heads that our model has not.
+    """
+    family = lookup(TABLES, str(tree.get("model_type")), "model_type")
+    rules = family.weights(config, (tree.get("architectures") or [""])[0])
+    _, shapes, _ = describe(config)
+    told = expected(rules, config, shapes)
+    tensors = []
+    for rule in rules:
+        make = functools.partial(_tensor, rule, config, shapes, params, extra)
+        for index, name in enumerate(rule.theirs):
+            shape = told[name] if name in told else make(index).shape
+            tensors.append(Tensor(name, tuple(shape), np.dtype(np.float32), functools.partial(make, index)))
+    safetensors.write(directory, tensors)
+    text = json.dumps(dict(tree), indent=2, sort_keys=True) + "\n"
+    safetensors.replace(directory / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _tensor(rule: Rule, config: Any, shapes: Any, params: Any, extra: Any, index: int) -> np.ndarray:
+    return [array for _, _, array in to_theirs([rule], config, shapes, params, extra)][index]
+
+
+def tree_for(config: ModelConfig) -> dict[str, Any]:
+    """The config.json of a model that was not imported.
+
+    Raises:
+      InputError: no family of theirs computes the same function.
+    """
+    for name, family in TABLES.items():
+        if family.settings is None:
+            continue
+        try:
+            tree = family.settings(config)
+            again = family.config(Settings(tree, tree.pop("tensors", ()), name))
+        except (InputError, AttributeError, KeyError, TypeError):
+            continue
+        if function_of(again) == function_of(config):
+            return tree
+    raise InputError(
+        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5 or llama "
+        "whose settings that decide the function were left alone can be exported"
+    )
+
+
+def function_of(config: Any, width: int = 0) -> Any:
+    """A configuration without what does not change its function: dropout, initialisation, kernels, loops."""
+    if not dataclasses.is_dataclass(config):
+        return config
+    width = getattr(getattr(config, "embed", None), "width", width)
+    free = ("dropout", "init", "scan", "remat", "kernel", "dtype")
+    names = [field.name for field in dataclasses.fields(config) if field.name not in free]
+    held = {name: function_of(getattr(config, name), width) for name in names}
+    if isinstance(config, AttentionConfig):
+        held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
+        held |= {name: None for name in ("rotary", "buckets", "alibi") if name != config.position}
+    if isinstance(config, FeedForwardConfig):
+        held["width"] = config.width or 4 * width
+    if isinstance(config, EmbedConfig) and config.positions != "learned":
+        held["max_length"] = None
+    return type(config).__name__, tuple(held.items())

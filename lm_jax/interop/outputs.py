@@ -1,0 +1,291 @@
+"""What a Hugging Face checkpoint computes, under the names that the reference implementation gives it.
+
+The model is run layer by layer, so that every hidden state and every attention probability can be shown.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.decode.generate import generate
+from lm_jax.decode.sampling import SamplingConfig
+from lm_jax.core.config import InputError
+from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
+from lm_jax.models import segments
+from lm_jax.models.block import Block, Context
+from lm_jax.models.config import StackConfig
+from lm_jax.models.feedforward import ACTIVATIONS
+from lm_jax.models.interface import Inputs
+from lm_jax.models.masks import Visibility
+from lm_jax.models.relative import RelativeBias
+from lm_jax.models.stack import grouped, one_a_layer
+
+# Labels that do not count.
+IGNORED = -100
+NEW_TOKENS = 20
+
+Arrays = dict[str, Any]
+
+
+def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Everything that can be computed of a checkpoint from these inputs, with exact matrix products.
+
+    Args:
+      path: a directory with config.json and safetensors.
+      inputs: arrays by the names of the reference's `forward`: `input_ids`, `attention_mask`, `token_type_ids`,
+        `decoder_input_ids`, `decoder_attention_mask`, `labels` ...; with labels also the loss and its gradients,
+        with `gen_input_ids` (and `gen_attention_mask`, `gen_eos_token_id`) also greedy continuations of 20 tokens.
+
+    Returns:
+      Arrays by the reference's names: `logits`, `base/last_hidden_state`, `hidden_states/0`, `attentions/0`, `loss`,
+      `grad_global_norm`, `grad_norm/NAME`, `grad/NAME`, `gen_greedy_sequences` ...
+
+    Raises:
+      InputError: the checkpoint is not supported, or an input is missing.
+    """
+    checkpoint = open_checkpoint(path)
+    params, extra = checkpoint.params(), checkpoint.extra()
+    given = {name: jnp.asarray(value) for name, value in inputs.items() if not name.startswith("gen_")}
+    with jax.default_matmul_precision("highest"):
+        found = forward(checkpoint, params, extra, given) if "input_ids" in given else {}
+        if "gen_input_ids" in inputs and checkpoint.config.kind != "encoder":
+            found |= continued(checkpoint, params, inputs)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -> Arrays:
+    """Outputs of a forward pass, and with labels the loss and its gradients."""
+
+    def compute(params: Any, extra: Arrays) -> tuple[Any, Arrays]:
+        found = trace(checkpoint, params, given)
+        found |= _heads(checkpoint, params, extra, given, found)
+        value = _loss(checkpoint, found, given)
+        return (0.0 if value is None else value), found | ({} if value is None else {"loss": value})
+
+    if not _has_labels(given):
+        _, found = jax.jit(compute)(params, extra)
+        return _named(checkpoint, found)
+    (_, found), slopes = jax.jit(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True))(params, extra)
+    return _named(checkpoint, found) | _gradients(checkpoint, *slopes)
+
+
+def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
+    """Hidden states and attention probabilities of every layer."""
+    config, module = checkpoint.config, checkpoint.module.bind({"params": params})
+    inputs, found = _inputs(checkpoint, given), {}
+    if config.kind != "encoder_decoder":
+        visibility = _visibility(inputs)
+        x = module.embed(module.token(inputs.tokens), visibility.query_positions, inputs.types)
+        x = _layers(checkpoint, config.stack, params["stack"], x, Context(visibility=visibility), found, "")
+        found["last"] = module.final_norm(x) if config.final_norm else x
+        return found
+    source = inputs.source
+    visibility = _visibility(source)
+    x = module.encoder_embed(module.token(source.tokens), source.positions, source.types)
+    x = _layers(checkpoint, config.encoder, params["encoder"], x, Context(visibility=visibility), found, "encoder_")
+    memory = found["encoder_last"] = module.encoder_norm(x) if config.final_norm else x
+    seen, crossed = _visibility(inputs), Visibility(key_segments=source.segments)
+    context = Context(visibility=seen, cross_visibility=crossed, memory=memory)
+    x = module.decoder_embed(module.token(inputs.tokens), inputs.positions, inputs.types)
+    x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
+    found["last"] = module.decoder_norm(x) if config.final_norm else x
+    return found
+
+
+def _layers(
+    checkpoint: Checkpoint, stack: StackConfig, params: Any, x: Any, context: Context, found: Arrays, name: str
+) -> Any:
+    """The layers of a stack, one after the other, and what each computed in `found`."""
+    init, attention = checkpoint.config.init, stack.block.attention
+    if attention.position == "buckets" and attention.buckets.shared:
+        table = RelativeBias(attention, init)
+        bias = table.apply({"params": params["relative"]}, context.visibility, *x.shape[1:])
+        context = context.replace(bias=bias)  # type: ignore[attr-defined]
+    mine = one_a_layer(stack, grouped(stack, params))
+    found[f"{name}hidden_states/0"] = x
+    for index, (layer, own) in enumerate(zip(segments.layers(stack), mine, strict=True)):
+        block = Block(stack.kind(layer.kind), init, x.dtype, 1.0)
+        (x, _), kept = block.apply({"params": own}, x, context, mutable=["probabilities"])
+        found[f"{name}hidden_states/{index + 1}"] = x
+        weighed = kept["probabilities"]
+        found[f"{name}attentions/{index}"] = weighed["attention"]["weights"][0]
+        if "cross" in weighed:
+            found[f"cross_attentions/{index}"] = weighed["cross"]["weights"][0]
+    return x
+
+
+def _inputs(checkpoint: Checkpoint, given: Arrays) -> Inputs:
+    """The reference's arguments as ours."""
+    mask = given.get("attention_mask")
+    tokens = given["input_ids"]
+    read = Inputs(
+        tokens=tokens,
+        segments=mask,
+        types=given.get("token_type_ids") if checkpoint.config.embed.types else None,
+        positions=_positions(checkpoint, tokens, mask),
+    )
+    if checkpoint.config.kind != "encoder_decoder":
+        return read
+    if "decoder_input_ids" not in given:
+        raise InputError("decoder_input_ids is missing; an encoder-decoder needs what its decoder reads")
+    return Inputs(tokens=given["decoder_input_ids"], segments=given.get("decoder_attention_mask"), source=read)
+
+
+def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
+    """Where families count only some of the tokens, the place of each."""
+    counted = checkpoint.family.counted
+    if counted == "all" or (counted == "attended" and mask is None):
+        return None
+    real = mask if counted == "attended" else tokens != int(checkpoint.tree.get("pad_token_id") or 0)
+    return jnp.maximum(jnp.cumsum(real, -1) - 1, 0).astype(jnp.int32)
+
+
+def _visibility(inputs: Inputs) -> Visibility:
+    return Visibility(
+        query_positions=inputs.positions,
+        key_positions=inputs.positions,
+        query_segments=inputs.segments,
+        key_segments=inputs.segments,
+    )
+
+
+def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, found: Arrays) -> Arrays:
+    """Logits of the heads that the checkpoint's class has."""
+    module, name, last = checkpoint.module.bind({"params": params}), checkpoint.architecture, found["last"]
+    heads: Arrays = {}
+    project = lambda part, x: x @ extra[f"extra/{part}/kernel"] + extra[f"extra/{part}/bias"]
+    if checkpoint.config.readout.transform or checkpoint.config.kind != "encoder":
+        heads["logits"] = module.readout(last)
+    if getattr(checkpoint.config, "pair_classes", 0):
+        heads["pair"] = module.pair_logits(last[:, 0])
+        # The pooler alone is the first half of the pair head.
+        pooler = params["pair"]["pooler"]
+        heads["pooled"] = jnp.tanh(last[:, 0] @ pooler["kernel"] + pooler["bias"])
+    if "extra/pooler/kernel" in extra:
+        heads["pooled"] = jnp.tanh(project("pooler", last[:, 0]))
+    if "extra/dense/kernel" in extra:
+        hidden = ACTIVATIONS[checkpoint.config.stack.block.feedforward.activation](project("dense", last))
+        heads["logits"] = project("out", hidden)[..., 0]
+    elif name.endswith("ForQuestionAnswering"):
+        heads["start_logits"], heads["end_logits"] = jnp.moveaxis(project("out", last), -1, 0)
+    elif "extra/out/kernel" in extra:
+        heads["logits"] = project("out", last)
+    return heads
+
+
+def _cross_entropy(logits: Any, labels: Any) -> Any:
+    """The mean over labels that count."""
+    counts = labels != IGNORED
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
+    return -(picked * counts).sum() / counts.sum()
+
+
+def _has_labels(given: Arrays) -> bool:
+    return "labels" in given or "start_positions" in given
+
+
+def _loss(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
+    """The loss of the checkpoint's class, as its `forward` returns it."""
+    name, labels = checkpoint.architecture, given.get("labels")
+    if "start_logits" in found and "start_positions" in given:
+        parts = [_cross_entropy(found[f"{end}_logits"], given[f"{end}_positions"]) for end in ("start", "end")]
+        return sum(parts) / 2
+    if labels is None:
+        return None
+    if name == "ElectraForPreTraining":
+        mask = given.get("attention_mask", jnp.ones_like(labels))
+        logits, real = found["logits"], labels.astype(jnp.float32)
+        each = jax.nn.softplus(logits) - logits * real
+        return (each * mask).sum() / mask.sum()
+    if name.endswith("ForSequenceClassification"):
+        return _cross_entropy(found["pair"], labels)
+    if checkpoint.config.kind == "decoder":
+        return _cross_entropy(found["logits"][:, :-1], labels[:, 1:])
+    value = _cross_entropy(found["logits"], labels)
+    for other in ("next_sentence_label", "sentence_order_label"):
+        if other in given and "pair" in found:
+            value = value + _cross_entropy(found["pair"], given[other])
+    return value
+
+
+# Reference names of the sentence-pair head's logits, by the end of the class's name.
+_PAIR = {"albert": "sop_logits", "bert": "seq_relationship_logits"}
+
+
+def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
+    """Outputs under the names of the checkpoint's class."""
+    name, kind = checkpoint.architecture, str(checkpoint.tree["model_type"])
+    decoder = "decoder_" if checkpoint.config.kind == "encoder_decoder" else ""
+    depth = max(int(key.rpartition("/")[2]) for key in found if key.startswith(f"{decoder}hidden_states/"))
+    shown = {key: value for key, value in found.items() if "/" in key or key in ("loss", "start_logits", "end_logits")}
+    # The reference's last hidden state is the one after the final norm.
+    shown["base/last_hidden_state"] = shown[f"{decoder}hidden_states/{depth}"] = found["last"]
+    if decoder:
+        last = max(int(key.rpartition("/")[2]) for key in found if key.startswith("encoder_hidden_states/"))
+        shown["encoder_last_hidden_state"] = shown[f"encoder_hidden_states/{last}"] = found["encoder_last"]
+    if "pooled" in found:
+        shown["base/pooler_output"] = found["pooled"]
+    pretraining = name.endswith("ForPreTraining") and "pair" in found
+    if "logits" in found:
+        shown["prediction_logits" if pretraining else "logits"] = found["logits"]
+    if "pair" in found:
+        shown[_PAIR.get(kind, "pair_logits") if pretraining else "logits"] = found["pair"]
+        if not pretraining and "logits" in found:
+            shown["logits"] = found["logits"]
+    return shown
+
+
+def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:
+    """Gradients by the reference's names; what two tensors share is counted once, as it is one parameter here."""
+    found, squares = {}, 0.0
+    rules = [rule for rule in checkpoint.rules if rule.trained]
+    rules = [rule for rule in rules if all(path in extra or not path.startswith("extra/") for path in rule.ours)]
+    for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, slopes, extra):
+        found[f"grad/{name}"] = array
+        square = float(np.square(array.astype(np.float64)).sum())
+        found[f"grad_norm/{name}"] = np.float32(square**0.5)
+        squares += square
+    return {**found, "grad_global_norm": np.float32(squares**0.5)}
+
+
+def continued(checkpoint: Checkpoint, params: Any, inputs: Mapping[str, Any]) -> Arrays:
+    """Greedy continuations, as the reference's `generate` returns them: prompts with their padding, then new tokens."""
+    tree, ids = checkpoint.tree, np.asarray(inputs["gen_input_ids"])
+    mask = np.asarray(inputs.get("gen_attention_mask", np.ones_like(ids)))
+    prompts = [row[keep > 0].tolist() for row, keep in zip(ids, mask, strict=True)]
+    pad = int(tree.get("pad_token_id") or 0)
+    start = ids
+    if checkpoint.config.kind == "encoder_decoder":
+        first = tree.get("decoder_start_token_id")
+        start = np.full((len(ids), 1), pad if first is None else first, ids.dtype)
+    write: Callable[..., Any] = functools.partial(
+        generate,
+        checkpoint.module,
+        params,
+        prompts,
+        max_tokens=NEW_TOKENS,
+        sampling=SamplingConfig(temperature=0.0),
+        seed=0,
+        pad=int(start[0, 0]) if start.shape[1] == 1 else pad,
+        bos=0,
+    )
+    made = write(eos=None)
+    found: Arrays = {"gen_greedy_sequences": np.concatenate([start, _padded([one.tokens for one in made], pad)], 1)}
+    found["gen_greedy_logprobs"] = np.stack([one.log_probabilities for one in made])
+    if "gen_eos_token_id" in inputs:
+        eos = int(inputs["gen_eos_token_id"])
+        rows = _padded([one.tokens for one in write(eos=eos)], pad if tree.get("pad_token_id") is not None else eos)
+        found["gen_greedy_eos_sequences"] = np.concatenate([start, rows], 1)
+    return found
+
+
+def _padded(rows: list[np.ndarray], pad: int) -> np.ndarray:
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=pad) for row in rows])

@@ -1,0 +1,223 @@
+"""Which of our parameters is which tensor of theirs, and how the one becomes the other: both ways from one rule.
+
+Our names are paths in the tree of parameters with the number of a layer's parameters where the stack keeps them on a
+leading axis: `stack/3/attention/query/kernel`. Theirs are names in a checkpoint. A kernel of ours maps the axes of its
+input to those of its output; torch's `Linear` keeps [out, in] and its heads side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.models.config import AttentionConfig, FeedForwardConfig, NormConfig
+
+# One function for numpy and for jax arrays: files are read with the first, shapes are told with the second.
+Change = Callable[..., tuple[Any, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Tensors of theirs that hold the same numbers as parameters of ours.
+
+    Attributes:
+      ours: paths; none for a table that we compute and they store.
+      theirs: names of tensors.
+      load: theirs to ours.
+      save: ours to theirs.
+      trained: whether theirs are parameters; False for what they keep as a constant, without gradients.
+      optional: whether a checkpoint may lack them.
+    """
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    load: Change
+    save: Change
+    trained: bool = True
+    optional: bool = False
+
+
+Rules = list[Rule]
+
+
+def same(ours: str, theirs: str) -> Rule:
+    """The same array."""
+    return Rule((ours,), (theirs,), _same, _same)
+
+
+def turned(ours: str, theirs: str) -> Rule:
+    """A matrix [out, in] of theirs that is [in, out] here."""
+    return Rule((ours,), (theirs,), _turn, _turn)
+
+
+def row(ours: str, theirs: str) -> Rule:
+    """A vector of ours that they keep as a matrix of one row, and do not train (`final_logits_bias`)."""
+    return Rule((ours,), (theirs,), _first_row, _as_row, trained=False)
+
+
+def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
+    """A table that they store and we compute: read by nobody, written for those who read it."""
+    return Rule((), (theirs,), lambda array: (), lambda: (value(),), trained=False, optional=True)
+
+
+def dense(ours: str, theirs: str, *, bias: bool = True, turn: bool = True) -> Rules:
+    """A `Linear`, or with `turn=False` a `Conv1D`, which keeps [in, out] as we do."""
+    kernel = (turned if turn else same)(f"{ours}/kernel", f"{theirs}.weight")
+    return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
+
+
+def norm(ours: str, theirs: str, config: NormConfig) -> Rules:
+    """A norm; an RMS norm has no bias."""
+    biased = config.name == "layer" and config.bias
+    scale = same(f"{ours}/scale", f"{theirs}.weight")
+    return [scale, *([same(f"{ours}/bias", f"{theirs}.bias")] if biased else [])]
+
+
+def heads(ours: str, theirs: str, count: int, *, bias: bool) -> Rules:
+    """A `Linear` to `count` heads side by side."""
+    into = functools.partial(_heads_in, count)
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), into, _heads_in_back)
+    split, join = functools.partial(_split_heads, count), _join_heads
+    return [kernel, *([Rule((f"{ours}/bias",), (f"{theirs}.bias",), split, join)] if bias else [])]
+
+
+def out(ours: str, theirs: str, count: int, *, bias: bool, turn: bool = True) -> Rules:
+    """A `Linear` (or a `Conv1D`) from `count` heads side by side."""
+    load = functools.partial(_heads_out, count, turn)
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, functools.partial(_heads_out_back, turn))
+    return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
+
+
+def attention(ours: str, theirs: str, names: Sequence[str], config: AttentionConfig) -> Rules:
+    """Attention whose query, key, value and output are matrices of their own, in the order of `names`."""
+    rules = []
+    groups = config.kv_heads or config.heads
+    for part, name, count in zip(("query", "key", "value"), names, (config.heads, groups, groups), strict=False):
+        rules += heads(f"{ours}/{part}", f"{theirs}{name}", count, bias=config.bias)
+    return rules + out(f"{ours}/out", f"{theirs}{names[3]}", config.heads, bias=config.out_bias)
+
+
+QKV = ("query", "key", "value")
+
+
+def fused(ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: bool = True) -> Rules:
+    """One matrix to queries, keys and values.
+
+    Args:
+      ours: path of the attention.
+      theirs: name of the `Linear` (`Conv1D` with `turn=False`).
+      config: heads and whether there is a bias.
+      order: `parts` (all queries, all keys, all values: GPT-2, MPT, ModernBERT; with shared keys Falcon-7B), `heads`
+        (query, key and value of one head after the other: GPT-NeoX, BLOOM) or `groups` (the queries of a group, its
+        key, its value: Falcon-40B).
+      turn: whether their matrix is [out, in].
+    """
+    count, groups = config.heads, config.kv_heads or config.heads
+    load = functools.partial(_unfuse, order, count, groups, turn)
+    save = functools.partial(_fuse, order, count, groups, turn)
+    kernels = Rule(tuple(f"{ours}/{part}/kernel" for part in QKV), (f"{theirs}.weight",), load, save)
+    biases = Rule(tuple(f"{ours}/{part}/bias" for part in QKV), (f"{theirs}.bias",), load, save)
+    return [kernels, *([biases] if config.bias else [])]
+
+
+def feedforward(
+    ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True
+) -> Rules:
+    """Feed-forward layers: `names` are in and out, or gate, in and out."""
+    parts = ("gate", "in", "out") if config.gated else ("in", "out")
+    rules = []
+    for part, name in zip(parts, names, strict=True):
+        rules += dense(f"{ours}/{part}", f"{theirs}{name}", bias=config.bias, turn=turn)
+    return rules
+
+
+def gate_and_in(ours: str, theirs: str) -> Rule:
+    """The gate's matrix above the other one, in one (ModernBERT's `Wi`)."""
+    return Rule((f"{ours}/gate/kernel", f"{ours}/in/kernel"), (theirs,), _halves, _stacked)
+
+
+def _joined(parts: Sequence[Any], axis: int) -> Any:
+    return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis)
+
+
+def _same(array: Any) -> tuple[Any]:
+    return (array,)
+
+
+def _turn(array: Any) -> tuple[Any]:
+    return (array.T,)
+
+
+def _first_row(array: Any) -> tuple[Any]:
+    return (array[0],)
+
+
+def _as_row(array: Any) -> tuple[Any]:
+    return (array.reshape(1, -1),)
+
+
+def _heads_in(count: int, array: Any) -> tuple[Any]:
+    return (array.T.reshape(array.shape[1], count, -1),)
+
+
+def _heads_in_back(array: Any) -> tuple[Any]:
+    return (array.reshape(array.shape[0], -1).T,)
+
+
+def _split_heads(count: int, array: Any) -> tuple[Any]:
+    return (array.reshape(count, -1),)
+
+
+def _join_heads(array: Any) -> tuple[Any]:
+    return (array.reshape(-1),)
+
+
+def _heads_out(count: int, turn: bool, array: Any) -> tuple[Any]:
+    array = array.T if turn else array
+    return (array.reshape(count, -1, array.shape[1]),)
+
+
+def _heads_out_back(turn: bool, array: Any) -> tuple[Any]:
+    array = array.reshape(-1, array.shape[2])
+    return (array.T if turn else array,)
+
+
+def _halves(array: Any) -> tuple[Any, Any]:
+    half = array.shape[0] // 2
+    return array[:half].T, array[half:].T
+
+
+def _stacked(gate: Any, other: Any) -> tuple[Any]:
+    return (_joined([gate.T, other.T], 0),)
+
+
+def _unfuse(order: str, count: int, groups: int, turn: bool, array: Any) -> tuple[Any, Any, Any]:
+    """A fused matrix, or its bias, as queries, keys and values with an axis of heads."""
+    array = array if turn or array.ndim == 1 else array.T
+    rest = array.shape[1:]
+    width = array.shape[0] // (count + 2 * groups)
+    if order == "parts":
+        rows = array.reshape(count + 2 * groups, width, *rest)
+        parts = rows[:count], rows[count : count + groups], rows[count + groups :]
+    else:
+        each = count // groups
+        rows = array.reshape(groups, each + 2, width, *rest)
+        parts = rows[:, :each].reshape(count, width, *rest), rows[:, each], rows[:, each + 1]
+    return tuple(part.transpose(2, 0, 1) if rest else part for part in parts)  # type: ignore[return-value]
+
+
+def _fuse(order: str, count: int, groups: int, turn: bool, *parts: Any) -> tuple[Any]:
+    parts = tuple(part.transpose(1, 2, 0) if part.ndim == 3 else part for part in parts)
+    width, rest = parts[0].shape[1], parts[0].shape[2:]
+    if order == "parts":
+        rows = _joined(parts, 0)
+    else:
+        query = parts[0].reshape(groups, count // groups, width, *rest)
+        rows = _joined([query, parts[1][:, None], parts[2][:, None]], 1)
+    array = rows.reshape((count + 2 * groups) * width, *rest)
+    return (array if turn or array.ndim == 1 else array.T,)

@@ -1,0 +1,227 @@
+"""Safetensors files (github.com/huggingface/safetensors, "Format"), read lazily and written as a stream.
+
+A file is the length of a JSON header in 8 little-endian bytes, the header, and the bytes of every tensor. Reading one
+never executes anything; formats whose reading does (pickle) are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lm_jax.core.config import InputError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# Hubs refuse larger files.
+LARGEST_SHARD = 5 * 10**9
+# A header names tensors: more than this is damage, not names.
+_LONGEST_HEADER = 100 * 2**20
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a tensor is.
+
+    Attributes:
+      file: the file that holds it.
+      dtype: of its numbers.
+      shape: of the tensor.
+      offset: its first byte in the file.
+    """
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self) -> np.ndarray:
+        """The tensor as a view of the file: no byte is read before it is used."""
+        if not math.prod(self.shape):
+            return np.zeros(self.shape, self.dtype)
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+def header(file: Path) -> dict[str, Entry]:
+    """Every tensor of one file.
+
+    Raises:
+      InputError: the file is damaged; nothing of it has been believed.
+    """
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+                raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+            tree = json.loads(stream.read(length))
+        return {name: _entry(file, name, about, 8 + length, size) for name, about in tree.items() if name[:2] != "__"}
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); download it again") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} is no safetensors file or is damaged ({type(error).__name__}: {error}); download it again"
+        ) from error
+
+
+def _entry(file: Path, name: str, about: Mapping[str, Any], start: int, size: int) -> Entry:
+    if about["dtype"] not in DTYPES:
+        raise ValueError(f"tensor {name} is {about['dtype']}; known are {', '.join(DTYPES)}")
+    dtype, shape = DTYPES[about["dtype"]], tuple(int(axis) for axis in about["shape"])
+    first, last = about["data_offsets"]
+    if min((first, *shape)) < 0 or last - first != math.prod(shape) * dtype.itemsize or start + last > size:
+        raise ValueError(f"tensor {name} of {about['dtype']}{list(shape)} is at bytes {first}..{last} of {size - start}")
+    return Entry(file, dtype, shape, start + first)
+
+
+def entries(directory: Path) -> dict[str, Entry]:
+    """Every tensor of a checkpoint: one file, or the shards that an index names.
+
+    Raises:
+      InputError: there is none, it is incomplete, or it is in a format that runs code when it is read.
+    """
+    index = directory / INDEX
+    if (directory / SINGLE).is_file():
+        return header(directory / SINGLE)
+    if not index.is_file():
+        raise InputError(_nothing(directory))
+    try:
+        where = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{index} is damaged ({type(error).__name__}: {error}); download it again") from error
+    files = sorted(set(where.values()))
+    # A name with a folder in it could lead anywhere.
+    if outside := [file for file in files if Path(file).name != file]:
+        raise InputError(f"{index} names {outside[0]!r}, which is not a file beside it; download the checkpoint again")
+    if absent := [file for file in files if not (directory / file).is_file()]:
+        raise InputError(f"{directory} lacks {', '.join(absent)}, which {INDEX} names; download the missing files")
+    shards = {file: header(directory / file) for file in files}
+    if lost := [name for name, file in where.items() if name not in shards[file]]:
+        raise InputError(f"{directory / where[lost[0]]} lacks {lost[0]}, which {INDEX} promises; download it again")
+    return {name: shards[file][name] for name, file in where.items()}
+
+
+def _nothing(directory: Path) -> str:
+    """Why a directory without safetensors cannot be read."""
+    pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in directory.glob(kind))
+    if pickled:
+        return (
+            f"{directory} holds {pickled[0]}, a pickle, which can run any code when it is read, and is refused; where "
+            'you trust it and have torch: python -c "import torch, safetensors.torch as s; '
+            "s.save_file({k: v.clone() for k, v in torch.load("
+            f"'{directory / pickled[0]}', weights_only=True).items()}}, '{directory / SINGLE}')\""
+        )
+    return f"{directory} holds no {SINGLE} and no {INDEX}; give the directory of a Hugging Face checkpoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor to be written.
+
+    Attributes:
+      name: its name in the file.
+      shape: what `make` will return.
+      dtype: what it will be written as.
+      make: gives the tensor, when its turn has come.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes that it takes in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write(directory: Path, tensors: Iterable[Tensor], largest: int = LARGEST_SHARD) -> list[Path]:
+    """Writes a checkpoint, one tensor in memory at a time: one file, or shards and their index.
+
+    Args:
+      directory: where to; it is made.
+      tensors: what to write, in order.
+      largest: bytes of tensors from which on a file is cut in two.
+
+    Returns:
+      The files.
+    """
+    shards: list[list[Tensor]] = [[]]
+    for tensor in tensors:
+        if shards[-1] and sum(one.size_bytes for one in shards[-1]) + tensor.size_bytes > largest:
+            shards.append([])
+        shards[-1].append(tensor)
+    directory.mkdir(parents=True, exist_ok=True)
+    count = len(shards)
+    names = [SINGLE] if count == 1 else [f"model-{at + 1:05}-of-{count:05}.safetensors" for at in range(count)]
+    for name, shard in zip(names, shards, strict=True):
+        _write_file(directory / name, shard)
+    if count > 1:
+        where = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(tensor.size_bytes for shard in shards for tensor in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        replace(directory / INDEX, lambda partial: partial.write_text(json.dumps(index, indent=2) + "\n"))
+    return [directory / name for name in names]
+
+
+def _write_file(file: Path, tensors: list[Tensor]) -> None:
+    tree: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for tensor in tensors:
+        offsets = [at, at + tensor.size_bytes]
+        tree[tensor.name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        at += tensor.size_bytes
+    text = json.dumps(tree, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+
+    def stream(partial: Path) -> None:
+        with open(partial, "wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for tensor in tensors:
+                array = np.asarray(tensor.make())
+                if array.shape != tensor.shape:
+                    raise ValueError(f"{tensor.name} came as {array.shape}, and was announced as {tensor.shape}")
+                out.write(np.ascontiguousarray(array.astype(tensor.dtype)).tobytes())
+            out.flush()
+            os.fsync(out.fileno())
+
+    replace(file, stream)
+
+
+def replace(file: Path, fill: Callable[[Path], Any]) -> None:
+    """A file that is whole or absent: `fill` writes one beside it, which then takes its place."""
+    partial = file.with_name(f"{file.name}.partial-{uuid.uuid4().hex}")
+    try:
+        fill(partial)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+"""config.json of a Hugging Face checkpoint, read strictly: what changes the function is understood or refused.
+
+A table asks for the fields that it knows; `finish` then refuses the checkpoint where a field was left that nobody asked
+for and that is not known to be harmless. Both spellings of rotary settings are read: `rope_theta` and `rope_scaling`
+(transformers 4) and `rope_parameters` (transformers 5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lm_jax.core.config import InputError
+from lm_jax.models.config import RotaryConfig, ScalingConfig
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "squared_relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+# Training, generation, bookkeeping, and relics that no release reads: none of these changes logits.
+HARMLESS = re.compile(
+    r"_.*|auto_map|architectures|model_type|transformers_version|torch_dtype|dtype|use_cache|gradient_checkpointing"
+    r"|.*drop(out)?(_prob|_rate)?|.*_pdrop|.*layerdrop|.*dropout.*|init(ializer)?_(range|factor|std|cutoff_factor|device)"
+    r"|\w*token_id|\w*_token|\w*tokenizer\w*|(forced|suppress|begin_suppress)_\w+|id2label|label2id|num_labels|labels"
+    r"|problem_type|finetuning_task|summary_\w+|classifier_(activation|bias|pooling)|pooler_\w+|directionality"
+    r"|task_specific_params|num_beams\w*|num_beam_groups|do_sample|early_stopping|length_penalty|repetition_penalty"
+    r"|diversity_penalty|(encoder_)?no_repeat_ngram_size|(max|min)_length|(max|min)_new_tokens|temperature|top_[kp]|typical_p"
+    r"|bad_words_ids|num_return_sequences|return_dict\w*|output_\w+|chunk_size_feed_forward|prefix|exponential_decay\w+"
+    r"|pretraining_tp|slow_but_exact|reorder_and_upcast_attn|n_ctx|is_encoder_decoder|model_max_length|use_bfloat16"
+    r"|torchscript|pruned_heads|tf_legacy_loss|cross_attention_hidden_size|remove_invalid_values|seq_length|attn_impl"
+    r"|attn_implementation|sparse_\w+|deterministic_flash_attn|repad_logits_with_grad|reference_compile|num_hidden_layers"
+    r"|max_position_embeddings|static_position_embeddings|normalize_(before|embedding)|add_bias_logits|verbose|revision"
+    r"|add_final_layer_norm|extra_pos_embeddings|classif_dropout|save_step|net_structure_type|num_memory_blocks"
+    r"|down_scale_factor|gap_size|n_special|predict_special_tokens|rotary|language|parent_library|base_model|license"
+    r"|force_bos_token_to_be_generated|gradient_\w+|cache_implementation|vocab_size_or_config_json_file|trust_remote_code"
+)
+
+_REQUIRED = object()
+
+
+class Settings:
+    """The fields of a config.json, and which of them have been read."""
+
+    def __init__(self, tree: Mapping[str, Any], tensors: Collection[str] = (), file: str = "config.json"):
+        """Starts with nothing read.
+
+        Args:
+          tree: the parsed file.
+          tensors: names in the checkpoint, for what config.json does not say.
+          file: its name in messages.
+        """
+        self.tree, self.tensors, self.file = dict(tree), frozenset(tensors), file
+        self.read: set[str] = set()
+
+    def get(self, *names: str, default: Any = _REQUIRED) -> Any:
+        """The value of the first of these spellings of a field that is there; None counts as not there.
+
+        Raises:
+          InputError: there is none of them, and no default.
+        """
+        self.read.update(names)
+        for name in names:
+            if self.tree.get(name) is not None:
+                return self.tree[name]
+        if default is _REQUIRED:
+            raise InputError(f"{self.file} has no {names[0]}; a {self.family} checkpoint needs it")
+        return default
+
+    def nullable(self, name: str, default: Any) -> Any:
+        """The value of a field whose null means none, and whose absence means `default`."""
+        self.read.add(name)
+        return self.tree.get(name, default)
+
+    def expect(self, name: str, *allowed: Any, why: str = "") -> None:
+        """Refuses a field with another value than these; the first is what a missing field means."""
+        value = self.get(name, default=allowed[0])
+        if value not in allowed:
+            known = " or ".join(map(repr, allowed))
+            raise InputError(
+                f"{self.file}: {name} is {value!r}, and {self.family} is supported with {known} only"
+                + (f" ({why})" if why else "")
+            )
+
+    @property
+    def family(self) -> str:
+        """`model_type`."""
+        return str(self.tree.get("model_type", "this"))
+
+    def architecture(self, *known: str) -> str:
+        """The class that the checkpoint was saved by; the first of `known` where the file does not say."""
+        names = self.get("architectures", default=[known[0]])
+        if names[0] not in known:
+            raise InputError(f"{self.file}: architectures is {names[0]}; supported are {', '.join(known)}")
+        return names[0]
+
+    def activation(self, *names: str, default: str) -> str:
+        """Our name of an activation."""
+        value = self.get(*names, default=default)
+        if value not in ACTIVATIONS:
+            raise InputError(f"{self.file}: {names[0]} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[value]
+
+    def part(self, name: str) -> Settings:
+        """A tree inside the file."""
+        return Settings(self.get(name, default={}), self.tensors, f"{self.file}: {name}")
+
+    def labels(self) -> int:
+        """Classes of a classifier."""
+        names = self.get("id2label", default=None)
+        return len(names) if names else int(self.get("num_labels", default=2))
+
+    def layer_types(self, depth: int, fallback: list[str]) -> tuple[str, ...]:
+        """`full_attention` or `sliding_attention` for every layer."""
+        types = tuple(self.get("layer_types", default=fallback))
+        if len(types) != depth or set(types) - {"full_attention", "sliding_attention"}:
+            raise InputError(
+                f"{self.file}: layer_types is {list(types)}; expected full_attention or sliding_attention for each of "
+                f"{depth} layers"
+            )
+        return types
+
+    def rotary(
+        self, theta: float, *, layers: str = "", key: str = "rope_theta", fraction: float = 1.0, scaled: bool = True
+    ) -> RotaryConfig:
+        """Rotary settings in either spelling.
+
+        Args:
+          theta: where the file does not say.
+          layers: the layer type whose settings these are, where types have their own.
+          key: transformers 4's name of theta.
+          fraction: the share of a head that turns, where the file does not say.
+          scaled: whether transformers 4's `rope_scaling` is meant for these layers.
+        """
+        found = self.get("rope_parameters", default=None)
+        earlier, scaling = self.get(key, default=theta), self.get("rope_scaling", default=None)
+        share = self.get("partial_rotary_factor", default=fraction)
+        if found is None:
+            found = {"rope_theta": earlier, "partial_rotary_factor": share, **((scaling or {}) if scaled else {})}
+        elif layers and layers in found:
+            found = found[layers]
+        inner = Settings(found, (), f"{self.file}: rope_parameters")
+        rotary = RotaryConfig(
+            theta=float(inner.get("rope_theta", default=earlier)),
+            fraction=float(inner.get("partial_rotary_factor", default=share)),
+            scaling=_scaling(inner, self.get("max_position_embeddings", default=None)),
+        )
+        inner.finish()
+        return rotary
+
+    def finish(self) -> None:
+        """Refuses what nobody has read, unless it is harmless or switched off."""
+        for name, value in self.tree.items():
+            if name in self.read or value is None or value is False or HARMLESS.fullmatch(name):
+                continue
+            shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+            raise InputError(
+                f"{self.file}: {name} is {shown}, which the {self.family} importer does not know and which may change "
+                "the function; remove it from the file if it does not"
+            )
+
+
+def _scaling(rope: Settings, longest: int | None) -> ScalingConfig:
+    """How rotary angles are stretched."""
+    name = rope.get("rope_type", "type", default="default")
+    if name == "default":
+        return ScalingConfig()
+    factor = float(rope.get("factor", default=1.0))
+    length = rope.get("original_max_position_embeddings", default=longest)
+    if name == "linear":
+        return ScalingConfig(name="linear", factor=factor)
+    if name == "dynamic":
+        return ScalingConfig(name="dynamic", factor=factor, length=longest)
+    if name == "llama3":
+        low, high = float(rope.get("low_freq_factor")), float(rope.get("high_freq_factor"))
+        return ScalingConfig(name="llama3", factor=factor, length=length, low=low, high=high)
+    if name == "yarn":
+        rope.expect("truncate", True)
+        for field in ("mscale", "mscale_all_dim"):
+            rope.expect(field, None)
+        magnitude = rope.get("attention_factor", default=None)
+        return ScalingConfig(
+            name="yarn",
+            factor=factor,
+            length=length,
+            slow=float(rope.get("beta_slow", default=1.0)),
+            fast=float(rope.get("beta_fast", default=32.0)),
+            magnitude=None if magnitude is None else float(magnitude),
+        )
+    raise InputError(f"{rope.file}: rope_type is {name!r}; supported are default, linear, dynamic, llama3 and yarn")

@@ -1,0 +1,135 @@
+"""BERT, with any of its heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+CLASSIFIER = "BertForSequenceClassification"
+# Those with the head of masked language modelling.
+MASKED = ("BertForPreTraining", "BertForMaskedLM")
+HEADS = {
+    "BertForQuestionAnswering": "qa_outputs",
+    "BertForTokenClassification": "classifier",
+}
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    name = hf.architecture(*MASKED, CLASSIFIER, "BertModel", "BertForNextSentencePrediction", *HEADS)
+    hf.expect("position_embedding_type", "absolute")
+    hf.expect("is_decoder", False)
+    hf.expect("add_cross_attention", False)
+    paired = "cls.seq_relationship.weight" in hf.tensors
+    classes = hf.labels() if name == CLASSIFIER else 2 if paired else 0
+    return encoder(hf, masked=name in MASKED, classes=classes)
+
+
+def encoder(hf: Settings, *, masked: bool, classes: int, factor: int | None = None, **embed: Any) -> Any:
+    """A post-norm encoder; `masked` gives it the head of masked language modelling."""
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-12)))
+    activation = hf.activation("hidden_act", default="gelu")
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(heads=hf.get("num_attention_heads"), mask="full"),
+        feedforward=models.FeedForwardConfig(width=hf.get("intermediate_size"), activation=activation),
+        norm=norm,
+        norm_placement="post",
+    )
+    settings: dict[str, Any] = dict(
+        vocab=hf.get("vocab_size"),
+        width=hf.get("hidden_size"),
+        factor=factor,
+        types=hf.get("type_vocab_size", default=2),
+        norm=True,
+    )
+    settings["max_length"] = hf.get("max_position_embeddings")
+    tied = hf.get("tie_word_embeddings", default=True) or not masked
+    return models.TransformerConfig(
+        kind="encoder",
+        embed=models.EmbedConfig(**{**settings, **embed}),
+        stack=models.StackConfig(depth=hf.get("num_hidden_layers"), block=block),
+        norm=norm,
+        final_norm=False,
+        readout=models.ReadoutConfig(tied=tied, bias=masked, transform=activation if masked else ""),
+        pair_classes=classes,
+    )
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    rules = [*embedding(config, "bert.embeddings."), *layers(config, "bert.encoder.layer.")]
+    if config.readout.transform:
+        rules += dense("head/transform", "cls.predictions.transform.dense")
+        rules += norm("head/norm", "cls.predictions.transform.LayerNorm", config.norm)
+        rules += [same("head/bias", "cls.predictions.bias")]
+        rules += [] if config.readout.tied else [turned("head/out/kernel", "cls.predictions.decoder.weight")]
+    if config.pair_classes:
+        rules += dense("pair/pooler", "bert.pooler.dense")
+        rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "cls.seq_relationship")
+    elif architecture == "BertModel":
+        rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "bert.pooler.dense")]
+    if architecture in HEADS:
+        rules += dense("extra/out", HEADS[architecture])
+    return rules
+
+
+def embedding(config: models.TransformerConfig, theirs: str) -> Rules:
+    """The tables under `theirs` and their norm."""
+    rules = [
+        same("token/embedding", f"{theirs}word_embeddings.weight"),
+        same("embed/position", f"{theirs}position_embeddings.weight"),
+        *norm("embed/norm", f"{theirs}LayerNorm", config.norm),
+    ]
+    return rules + ([same("embed/types", f"{theirs}token_type_embeddings.weight")] if config.embed.types else [])
+
+
+def layers(config: models.TransformerConfig, theirs: str) -> Rules:
+    """Layers named `theirs` and their number."""
+    block, rules = config.stack.block, []
+    names = tuple(f"self.{name}" for name in ("query", "key", "value")) + ("output.dense",)
+    for layer in range(config.stack.depth):
+        ours, prefix = f"stack/{layer}", f"{theirs}{layer}."
+        rules += attention(f"{ours}/attention", f"{prefix}attention.", names, block.attention)
+        rules += feedforward(f"{ours}/feedforward", prefix, ("intermediate.dense", "output.dense"), block.feedforward)
+        after = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "output.LayerNorm"}
+        rules += common.norms(ours, prefix, after, block)
+    return rules
+
+
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block = config.stack.block
+    names = {"gelu_tanh": "gelu_new"}
+    if config.kind != "encoder" or not config.readout.transform:
+        raise InputError("BERT is an encoder with the head of masked language modelling")
+    activation = block.feedforward.activation
+    paired = config.pair_classes == 2
+    return {
+        "model_type": "bert",
+        "architectures": ["BertForPreTraining" if paired else "BertForMaskedLM"],
+        "tensors": ("cls.seq_relationship.weight",) if paired else (),
+        "vocab_size": config.embed.vocab,
+        "hidden_size": config.embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": block.attention.heads,
+        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
+        "hidden_act": names.get(activation, activation),
+        "max_position_embeddings": config.embed.max_length,
+        "type_vocab_size": config.embed.types,
+        "layer_norm_eps": config.norm.epsilon,
+        "tie_word_embeddings": config.readout.tied,
+        "attention_probs_dropout_prob": block.attention.dropout,
+        "hidden_dropout_prob": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
+IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\.dense\.\w+", r"cls\.predictions\.decoder\.\w+")
+FAMILY = Family(config=config, weights=weights, settings=settings, prefix="bert.", ignored=IGNORED)

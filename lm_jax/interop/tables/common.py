@@ -1,0 +1,36 @@
+"""What tables share: trees of settings and the rules of pre-norm and post-norm layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_jax.core.config import Tree
+from lm_jax.interop.rules import Rules, norm
+from lm_jax.models.config import BlockConfig, StackConfig
+
+
+def tree(settings: Any) -> Tree:
+    """A mapping or a dataclass as a `Tree`, all the way down."""
+    if dataclasses.is_dataclass(settings):
+        settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    inside = lambda value: isinstance(value, Mapping) or dataclasses.is_dataclass(value)
+    return Tree((name, tree(value) if inside(value) else value) for name, value in settings.items())
+
+
+def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Sequence[str]) -> StackConfig:
+    """A stack whose layers are of the named kinds, in order; `block` is the block as it is."""
+    used = {name: tree(kinds[name]) for name in dict.fromkeys(names) if name != "block"}
+    if not used:
+        return StackConfig(depth=depth, block=block)
+    # The shortest pattern that gives these names.
+    period = next(
+        size for size in range(1, depth + 1) if all(names[at] == names[at % size] for at in range(depth))
+    )
+    return StackConfig(depth=depth, block=block, kinds=Tree(used), pattern=tuple(names[:period]))
+
+
+def norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) -> Rules:
+    """Norms of a layer: our names to theirs."""
+    return [rule for mine, name in names.items() for rule in norm(f"{ours}/{mine}", f"{theirs}{name}", block.norm)]

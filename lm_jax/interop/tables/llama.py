@@ -1,0 +1,144 @@
+"""LLaMA 1 to 3, and the rules of all whose layers look like its own: Mistral, Qwen, Gemma."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+NORMS = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
+IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq", r"lm_head\.weight")
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("LlamaForCausalLM", "LlamaModel")
+    biased = hf.get("attention_bias", default=False)
+    return assembled(
+        hf,
+        models.AttentionConfig(bias=biased, out_bias=biased, rotary=hf.rotary(10000.0), **sizes(hf)),
+        bias=hf.get("mlp_bias", default=False),
+    )
+
+
+def sizes(hf: Settings, head_dim: int | None = None) -> dict[str, Any]:
+    """Heads and rotary positions, the arguments of attention that all these families have."""
+    heads = hf.get("num_attention_heads")
+    return {
+        "heads": heads,
+        "kv_heads": hf.get("num_key_value_heads", default=heads),
+        "head_dim": hf.get("head_dim", default=head_dim),
+        "position": "rotary",
+    }
+
+
+def assembled(
+    hf: Settings,
+    attention: models.AttentionConfig,
+    *,
+    bias: bool = False,
+    activation: str = "silu",
+    names: tuple[str, ...] = ("hidden_act",),
+    norm: models.NormConfig | None = None,
+    placement: str = "pre",
+    kinds: dict[str, Any] | None = None,
+    pattern: list[str] | None = None,
+    scale: bool = False,
+    tied: bool = False,
+    softcap: float | None = None,
+) -> models.TransformerConfig:
+    """A decoder of gated layers around `attention`; what is not given is LLaMA's."""
+    depth = hf.get("num_hidden_layers")
+    epsilon = float(hf.get("rms_norm_eps", default=1e-6))
+    norm = norm or models.NormConfig(name="rms", epsilon=epsilon)
+    block = models.BlockConfig(
+        attention=attention,
+        feedforward=models.FeedForwardConfig(
+            width=hf.get("intermediate_size"),
+            activation=hf.activation(*names, default=activation),
+            gated=True,
+            bias=bias,
+        ),
+        norm=norm,
+        norm_placement=placement,
+    )
+    # A model without a head has nothing to be untied.
+    headless = not any(name.startswith("lm_head.") for name in hf.tensors) and _is_bare(hf)
+    return models.TransformerConfig(
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=hf.get("hidden_size"),
+            positions="none",
+            max_length=hf.get("max_position_embeddings", default=2048),
+            scale=scale,
+        ),
+        stack=common.stack(depth, block, kinds or {}, pattern or ["block"] * depth),
+        norm=norm,
+        readout=models.ReadoutConfig(
+            tied=headless or hf.get("tie_word_embeddings", default=tied), softcap=softcap
+        ),
+    )
+
+
+def _is_bare(hf: Settings) -> bool:
+    return (hf.tree.get("architectures") or [""])[0].endswith("Model")
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which, of LLaMA and its relatives."""
+    block = config.stack.block
+    rules = [same("token/embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", config.norm)]
+    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    names = NORMS
+    if block.norm_placement == "sandwich":
+        names = {
+            "attention_norm": "input_layernorm",
+            "attention_norm_after": "post_attention_layernorm",
+            "feedforward_norm": "pre_feedforward_layernorm",
+            "feedforward_norm_after": "post_feedforward_layernorm",
+        }
+    if block.attention.qk_norm:
+        names = {**names, "attention/query_norm": "self_attn.q_norm", "attention/key_norm": "self_attn.k_norm"}
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"model.layers.{layer}."
+        rules += attention(f"{ours}/attention", f"{theirs}self_attn.", PROJECTIONS, block.attention)
+        gated = ("gate_proj", "up_proj", "down_proj")
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", gated, block.feedforward)
+        rules += common.norms(ours, theirs, names, block)
+    return rules
+
+
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs, of models whose rotary angles are not stretched."""
+    block = config.stack.block
+    attention = block.attention
+    if config.kind != "decoder":
+        raise InputError("LLaMA is a decoder")
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "max_position_embeddings": config.embed.max_length,
+        "hidden_size": config.embed.width,
+        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": attention.heads,
+        "num_key_value_heads": attention.kv_heads or attention.heads,
+        "head_dim": attention.head_dim,
+        "hidden_act": block.feedforward.activation,
+        "rms_norm_eps": config.norm.epsilon,
+        "attention_bias": attention.bias,
+        "mlp_bias": block.feedforward.bias,
+        "rope_theta": attention.rotary.theta,
+        "tie_word_embeddings": config.readout.tied,
+        "torch_dtype": "float32",
+    }
+
+
+FAMILY = Family(config=config, weights=weights, settings=settings, prefix="model.", ignored=IGNORED)

@@ -1,0 +1,137 @@
+"""T5 in all its versions, mT5 (Xue et al. 2021, arXiv:2010.11934) and UMT5 (Chung et al. 2023, arXiv:2304.09151)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+_TABLE = "SelfAttention.relative_attention_bias.weight"
+
+
+def config(hf: Settings, *, shared: bool, classes: tuple[str, ...]) -> models.EncoderDecoderConfig:
+    """Their settings to ours; `shared` tells whether all layers have one table of relative positions."""
+    hf.architecture(*classes)
+    hf.expect("is_decoder", False)
+    name = hf.get("feed_forward_proj", default="relu")
+    activation = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
+    feedforward = models.FeedForwardConfig(
+        width=hf.get("d_ff"),
+        activation=hf.activation("dense_act_fn", default=activation),
+        gated=hf.get("is_gated_act", default=name.startswith("gated-")),
+        bias=False,
+    )
+    norm = models.NormConfig(name="rms", epsilon=float(hf.get("layer_norm_epsilon", default=1e-6)))
+    attention = models.AttentionConfig(
+        heads=hf.get("num_heads"), head_dim=hf.get("d_kv"), mask="full", scale=1.0, bias=False, out_bias=False
+    )
+    buckets = models.BucketConfig(
+        buckets=hf.get("relative_attention_num_buckets", default=32),
+        max_distance=hf.get("relative_attention_max_distance", default=128),
+        shared=shared,
+    )
+    own = dataclasses.replace(attention, position="buckets", buckets=buckets)
+    block = models.BlockConfig(attention=own, feedforward=feedforward, norm=norm)
+    causal = dataclasses.replace(block, attention=dataclasses.replace(own, mask="causal"), cross=attention)
+    depth = hf.get("num_layers")
+    # Transformers 5 renamed what decides the scale, and no longer lets tie_word_embeddings be false.
+    scaled = hf.get("scale_decoder_outputs", "tie_word_embeddings", default=True)
+    scaled = hf.tree.get("tie_word_embeddings", True) if "scale_decoder_outputs" not in hf.tree else scaled
+    return models.EncoderDecoderConfig(
+        embed=models.EmbedConfig(vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="none"),
+        encoder=models.StackConfig(depth=depth, block=block),
+        decoder=models.StackConfig(depth=hf.get("num_decoder_layers", default=depth), block=causal),
+        norm=norm,
+        readout=models.ReadoutConfig(tied="lm_head.weight" not in hf.tensors, scale=scaled),
+    )
+
+
+def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    rules = [same("token/embedding", "shared.weight")]
+    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+        rules += norm(f"{side}_norm", f"{side}.final_layer_norm", config.norm)
+        shared = stack.block.attention.buckets.shared
+        if shared:
+            rules += [same(f"{side}/relative/table", f"{side}.block.0.layer.0.{_TABLE}")]
+        for layer in range(stack.depth):
+            rules += _layer(f"{side}/{layer}", f"{side}.block.{layer}.layer.", stack.block)
+            own = f"{side}.block.{layer}.layer.0.{_TABLE}"
+            rules += [] if shared else [same(f"{side}/{layer}/relative/table", own)]
+    return rules
+
+
+def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
+    last, names = "1", ("q", "k", "v", "o")
+    rules = attention(f"{ours}/attention", f"{theirs}0.SelfAttention.", names, block.attention)
+    norms = {"attention_norm": "0.layer_norm"}
+    if block.cross is not None:
+        last = "2"
+        rules += attention(f"{ours}/cross", f"{theirs}1.EncDecAttention.", names, block.cross)
+        norms["cross_norm"] = "1.layer_norm"
+    norms["feedforward_norm"] = f"{last}.layer_norm"
+    matrices = ("wi_0", "wi_1", "wo") if block.feedforward.gated else ("wi", "wo")
+    rules += feedforward(f"{ours}/feedforward", f"{theirs}{last}.DenseReluDense.", matrices, block.feedforward)
+    return rules + common.norms(ours, theirs, norms, block)
+
+
+def settings(config: models.EncoderDecoderConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    if config.kind != "encoder_decoder":
+        raise InputError("T5 is an encoder-decoder")
+    block, buckets = config.encoder.block, config.encoder.block.attention.buckets
+    activation = {"gelu_tanh": "gelu_new"}.get(block.feedforward.activation, block.feedforward.activation)
+    gated = block.feedforward.gated
+    name = "gated-gelu" if gated and activation == "gelu_new" else f"gated-{activation}" if gated else activation
+    tied = config.readout.tied
+    return {
+        "model_type": "t5",
+        "architectures": ["T5ForConditionalGeneration"],
+        "tensors": () if tied else ("lm_head.weight",),
+        "vocab_size": config.embed.vocab,
+        "d_model": config.embed.width,
+        "d_kv": block.attention.head_width(config.embed.width),
+        "d_ff": block.feedforward.width or 4 * config.embed.width,
+        "num_layers": config.encoder.depth,
+        "num_decoder_layers": config.decoder.depth,
+        "num_heads": block.attention.heads,
+        "relative_attention_num_buckets": buckets.buckets,
+        "relative_attention_max_distance": buckets.max_distance,
+        "feed_forward_proj": name,
+        "layer_norm_epsilon": config.norm.epsilon,
+        "dropout_rate": block.dropout,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": tied,
+        **({"scale_decoder_outputs": config.readout.scale} if config.readout.scale != tied else {}),
+        "torch_dtype": "float32",
+    }
+
+
+_IGNORED = (
+    r"(encoder|decoder)\.embed_tokens\.weight",
+    # Of T5's first checkpoints; no release reads it.
+    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+)
+
+
+def _family(name: str, *, shared: bool = True, exported: bool = False) -> Family:
+    classes = (f"{name}ForConditionalGeneration", f"{name}WithLMHeadModel", f"{name}Model")
+    return Family(
+        config=functools.partial(config, shared=shared, classes=classes),
+        weights=weights,
+        settings=settings if exported else None,
+        ignored=_IGNORED,
+    )
+
+
+FAMILY = _family("T5", exported=True)
+MT5 = _family("MT5")
+UMT5 = _family("UMT5", shared=False)
