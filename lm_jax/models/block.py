@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from lm_jax.core.config import InputError
 from lm_jax.models.attention import Attention
 from lm_jax.models.config import AttentionConfig, BlockConfig, InitConfig
+from lm_jax.models.convolution import Convolution
 from lm_jax.models.feedforward import FeedForward
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
@@ -77,6 +78,12 @@ class Block(nn.Module):
             return y
 
         def feedforward(y: jax.Array) -> jax.Array:
+            width = config.feedforward.convolution
+            if width > 1:
+                near = context.visibility.near(width - 1, y.shape[1], context.index)
+                recent = None if cache is None else cache["feedforward"]["recent"]
+                mixed, recent = Convolution(width, None, name="feedforward_convolution")(y[:, None], recent, near)
+                y, kept["feedforward"] = mixed[:, 0], {"recent": recent}
             return FeedForward(
                 config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward"
             )(y, train)

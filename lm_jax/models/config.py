@@ -54,11 +54,17 @@ class NormConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig:
-    """Position-wise layers; `gated` adds a second projection (Shazeer 2020), `width` None is 4 x embed.width."""
+    """Position-wise layers; `gated` adds a second projection (Shazeer 2020), `width` None is 4 x embed.width.
+
+    Attributes:
+      convolution: their input mixes with the `convolution` - 1 tokens before, each feature with itself (as the token
+        shift of RWKV, Peng et al. 2023, arXiv:2305.13048, section 3.1, but learned freely); 1 is none. Decoders only.
+    """
 
     width: int | None = None
     activation: str = "gelu"
     gated: bool = False
+    convolution: int = 1
     bias: bool = True
     dropout: float = 0.0
 
@@ -83,6 +89,14 @@ class BlockConfig:
     attention_norm: bool = True
     cross: AttentionConfig | None = None
     dropout: float = 0.0
+
+    def __post_init__(self):
+        width = self.feedforward.convolution
+        if width < 1 or (width > 1 and self.attention.mask == "full"):
+            raise InputError(
+                f"feedforward.convolution is {width} under the mask {self.attention.mask!r}; expected 1 (none), or "
+                "more in a decoder"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,6 +178,7 @@ class EmbedConfig:
       width: width of the residual stream.
       factor: width of the tables, which a matrix then maps to `width` (ALBERT, section 3.1); None is `width` itself.
       factor_bias: whether that mapping has a bias (ALBERT and ELECTRA do, OPT does not).
+      factor_first: whether it maps the tokens alone, before positions are added (OPT-350M), and not the sum.
       positions: `none`, `learned`, `sinusoidal`, `sinusoidal_interleaved` or `sinusoidal_halves`, added to the tokens.
       max_length: rows of a position table: the longest input.
       offset: rows of the position table before that of position 0 (OPT, BART: 2).
@@ -176,6 +191,7 @@ class EmbedConfig:
     width: int = 128
     factor: int | None = None
     factor_bias: bool = True
+    factor_first: bool = False
     positions: str = "learned"
     max_length: int = 512
     offset: int = 0

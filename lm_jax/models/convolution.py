@@ -1,7 +1,7 @@
-"""A short causal convolution over queries, keys and values (Primer: So et al. 2021, arXiv:2109.08668, section 3.1).
+"""Short causal convolutions: every feature mixes with itself in the few tokens before.
 
-Every feature of every head mixes with itself in the few tokens before: what a layer of attention would have to learn
-before it can look for pairs and triples of tokens.
+Over queries, keys and values (Primer: So et al. 2021, arXiv:2109.08668, section 3.1) and over what the feed-forward
+layers read: pairs and triples of tokens are then there from the start, which attention would have to learn to find.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Convolution(nn.Module):
         """The mixture, and the last width - 1 tokens of `x` for the next call.
 
         Args:
-          x: queries, keys or values.
+          x: queries, keys or values; the residual stream is one head.
           recent: the tokens before `x`; None is none.
           near: whether the token j + 1 places before each one belongs to the same text.
         """

@@ -64,6 +64,7 @@ class Embed(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """The residual stream before the first layer; `places` None counts 0, 1, 2, ..."""
         config = self.config
+        x = self._widened(x) if config.factor_first else x
         length, width, draw = x.shape[1], x.shape[2], initializers.table(self.init_config)
         if config.positions == "learned":
             first, shape = config.offset, (config.max_length + config.offset, width)
@@ -90,7 +91,13 @@ class Embed(nn.Module):
         if config.norm:
             x = Norm(self.norm, name="norm")(x)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
-        if config.factor is not None:
-            axes, draw = ("embed_out", "embed"), initializers.kernel(self.init_config, width, config.width)
-            x = Projection((width,), (config.width,), axes, draw, config.factor_bias, self.dtype, name="project")(x)
+        x = x if config.factor_first else self._widened(x)
         return constrain(x, "batch", "length", None)
+
+    def _widened(self, x: jax.Array) -> jax.Array:
+        """Rows of the tables' width as rows of the model's."""
+        config, narrow = self.config, x.shape[2]
+        if config.factor is None:
+            return x
+        axes, draw = ("embed_out", "embed"), initializers.kernel(self.init_config, narrow, config.width)
+        return Projection((narrow,), (config.width,), axes, draw, config.factor_bias, self.dtype, name="project")(x)

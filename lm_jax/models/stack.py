@@ -177,6 +177,8 @@ def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width:
         cache = {"self": pair(block.attention, slots, lead)}
         if block.cross is not None:
             cache["cross"] = pair(block.cross, source, lead)
+        if (before := block.feedforward.convolution - 1) > 0:
+            cache["feedforward"] = {"recent": jnp.zeros((*lead, batch, 1, before, width), dtype)}
         return cache
 
     if not scanned(config):

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from lm_jax.core.config import InputError
-from lm_jax.models.config import AttentionConfig
+from lm_jax.models.config import AttentionConfig, BlockConfig, FeedForwardConfig
 from lm_jax.models.convolution import Convolution
 from lm_jax.models.interface import Inputs
 
@@ -49,6 +49,7 @@ def test_as_drawn_it_changes_nothing():
 def decoder():
     """Two layers, scanned, with a convolution of three tokens in each, and kernels far from their first draws."""
     over = {"stack.depth": 2, "stack.scan": "always", "stack.block.attention.convolution": 3}
+    over["stack.block.feedforward.convolution"] = 4
     model, params = tiny.build(tiny.config("llama", over=over), Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
     return jax.jit(functools.partial(model.apply, {"params": params})), model
 
@@ -95,3 +96,5 @@ def test_the_future_does_not_change_the_past(decoder):
 def test_an_encoder_has_no_past_to_mix_with():
     with pytest.raises(InputError, match=r"attention\.convolution is 3 under the mask 'full'"):
         AttentionConfig(mask="full", convolution=3)
+    with pytest.raises(InputError, match=r"feedforward\.convolution is 3 under the mask 'full'"):
+        BlockConfig(attention=AttentionConfig(mask="full"), feedforward=FeedForwardConfig(convolution=3))
