@@ -20,21 +20,31 @@ from typing import Any
 from lm_jax.core.config import InputError, nearest
 
 MODEL_VERBS = ("evaluate", "generate", "inspect")
-PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor")
+CHECKPOINT_VERBS = ("import", "export", "verify")
+PRINTING_VERBS = (
+    *("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor"),
+    *CHECKPOINT_VERBS,
+)
 LATEST = -1  # `--checkpoint` without a step.
 
 # Name, kind, default, verbs that read it (none: all), what it is. A None default is "not given".
 FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
-    ("workdir", "string", None, ("train", *MODEL_VERBS), "directory of the run: written by train, read by the others"),
+    (
+        "workdir",
+        "string",
+        None,
+        ("train", *MODEL_VERBS, "import", "export"),
+        "directory of the run: written by train and import, read by the others",
+    ),
     (
         "checkpoint",
         "integer",
         None,
-        ("evaluate", "generate"),
+        ("evaluate", "generate", "export"),
         "step to use; without a step the newest intact one; not given: the best, or the newest intact one",
     ),
     ("input", "string", None, ("generate",), "file of prompts, one a line"),
-    ("output", "string", None, ("tokenizer", *MODEL_VERBS), "where to write the result"),
+    ("output", "string", None, ("tokenizer", *MODEL_VERBS, "export"), "where to write the result"),
     ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
     (
         "max_tokens",
@@ -49,6 +59,9 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("seed", "integer", None, ("train", "generate"), "seed of sampling [0]; to train, the same as --config.seed"),
     ("json", "boolean", False, PRINTING_VERBS, "print one JSON document on standard output, and nothing else there"),
     ("fork", "string", None, ("train",), "start anew in --workdir from the parameters of this run"),
+    ("format", "string", "huggingface", ("export",), "what to write: huggingface"),
+    ("case", "multi_string", [], ("verify",), "directory of a reference case; may be given several times"),
+    ("model", "string", None, ("verify",), "directory of the checkpoint, where it is not the case's own"),
     (
         "distributed",
         "boolean",
@@ -61,7 +74,7 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("process", "integer", None, (), "number of this process"),
 )
 # Verbs that take words which are no flags.
-WORD_VERBS = ("inspect", "completion")
+WORD_VERBS = ("inspect", "completion", "import")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +108,9 @@ class Request:
     seed: int | None = None
     json: bool = False
     fork: str | None = None
+    format: str = "huggingface"
+    case: tuple[str, ...] = ()
+    model: str | None = None
     distributed: bool = False
     coordinator: str | None = None
     processes: int | None = None
@@ -138,7 +154,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         config, changed = configure(load_recipe(recipe), overrides)
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped ones)")
-    values["prompt"] = tuple(values["prompt"])
+    values["prompt"], values["case"] = tuple(values["prompt"]), tuple(values["case"])
     return Request(
         verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, words=tuple(left), **values
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lm_jax.interop.rules import Rules
@@ -22,6 +22,7 @@ class Family:
       settings: ours to theirs, for models that were not imported; None where only imported ones can be exported.
       prefix: what the names of a model with a head have before those of the model without.
       ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
+      renamed: names that releases after the table's give to tensors, and the table's.
       counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
         padding).
     """
@@ -31,4 +32,5 @@ class Family:
     settings: Callable[[Any], dict[str, Any]] | None = None
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     counted: str = "all"

@@ -79,9 +79,7 @@ class Checkpoint:
         """What belongs to heads that our model has not, by path."""
         stored = lambda rule: all(name in self.entries for name in rule.theirs)
         rules = [rule for rule in self.rules if rule.ours and rule.ours[0].startswith(EXTRA) and stored(rule)]
-        return {
-            path: jnp.asarray(self._read(rule, index)) for rule in rules for index, path in enumerate(rule.ours)
-        }
+        return {path: jnp.asarray(self._read(rule, index)) for rule in rules for index, path in enumerate(rule.ours)}
 
     def _leaf(self, parts: list[tuple[Rule, int]], shape: Any) -> np.ndarray:
         if not _stacked(parts[0]):
@@ -111,7 +109,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     tree = read_config(path)
     family = lookup(TABLES, str(tree.get("model_type")), f"{path / CONFIG}: model_type")
     stored = safetensors.entries(path)
-    entries = _named(stored, family.prefix)
+    entries = _named(stored, family)
     settings = Settings(tree, entries, str(path / CONFIG))
     config = family.config(settings)
     settings.finish()
@@ -173,8 +171,10 @@ def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     return module, nn.unbox(boxed), axes
 
 
-def _named(stored: Mapping[str, Entry], prefix: str) -> dict[str, Entry]:
+def _named(stored: Mapping[str, Entry], family: Family) -> dict[str, Entry]:
     """Tensors by the names that tables use: of a model with its prefix, and of today's spelling."""
+    prefix = family.prefix
+    stored = {family.renamed.get(name, name): at for name, at in stored.items()}
     # BERT's first checkpoints are named after TensorFlow's.
     named = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
     bare = prefix and not any(name.startswith(prefix) for name in named)
@@ -256,8 +256,8 @@ def expected(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, tuple[
 
     @functools.cache
     def shaped(save: Any, inputs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        told = jax.eval_shape(save, *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs))
-        return tuple(one.shape for one in told)
+        # Bytes that nobody has written: most changes only look at them otherwise.
+        return tuple(one.shape for one in save(*(np.empty(shape, np.uint8) for shape in inputs)))
 
     found = {}
     for rule in rules:
@@ -282,9 +282,15 @@ def to_theirs(
         arrays = []
         for path in rule.ours:
             leaf, rank = _place(where, path)
-            array = (extra or {})[path] if path.startswith(EXTRA) else leaves[leaf]
+            array = _near((extra or {})[path] if path.startswith(EXTRA) else leaves[leaf])
             arrays.append(np.asarray(array if rank is None else array[rank]))
         yield from ((rule, name, array) for name, array in zip(rule.theirs, rule.save(*arrays), strict=True))
+
+
+def _near(array: Any) -> Any:
+    """An array in this machine's memory as numpy sees it, without a copy; others stay where they are."""
+    local = isinstance(array, jax.Array) and {device.platform for device in array.devices()} == {"cpu"}
+    return np.asarray(array) if local and len(array.devices()) == 1 else array
 
 
 def save(

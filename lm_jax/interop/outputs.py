@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.core.config import InputError
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.core.config import InputError
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
 from lm_jax.models import segments
 from lm_jax.models.block import Block, Context
@@ -66,14 +66,24 @@ def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -
     def compute(params: Any, extra: Arrays) -> tuple[Any, Arrays]:
         found = trace(checkpoint, params, given)
         found |= _heads(checkpoint, params, extra, given, found)
+        if checkpoint.config.embed.factor_first and "factor" in params.get("head", {}):
+            # OPT-350M's last hidden state is as narrow as its tables.
+            found["last"] = found["last"] @ params["head"]["factor"]["kernel"]
         value = _loss(checkpoint, found, given)
         return (0.0 if value is None else value), found | ({} if value is None else {"loss": value})
 
     if not _has_labels(given):
-        _, found = jax.jit(compute)(params, extra)
+        _, found = _once(compute, params, extra)
         return _named(checkpoint, found)
-    (_, found), slopes = jax.jit(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True))(params, extra)
+    (_, found), slopes = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
     return _named(checkpoint, found) | _gradients(checkpoint, *slopes)
+
+
+def _once(function: Callable[..., Any], *args: Any) -> Any:
+    """`function` compiled for one call, which is quicker compiled than fast."""
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = quick if jax.default_backend() == "cpu" else {}
+    return jax.jit(function).lower(*args).compile(options)(*args)
 
 
 def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
@@ -245,9 +255,11 @@ def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
 def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:
     """Gradients by the reference's names; what two tensors share is counted once, as it is one parameter here."""
     found, squares = {}, 0.0
+    later = {name: new for new, name in checkpoint.family.renamed.items()}
     rules = [rule for rule in checkpoint.rules if rule.trained]
     rules = [rule for rule in rules if all(path in extra or not path.startswith("extra/") for path in rule.ours)]
     for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, slopes, extra):
+        name = later.get(name, name)
         found[f"grad/{name}"] = array
         square = float(np.square(array.astype(np.float64)).sum())
         found[f"grad_norm/{name}"] = np.float32(square**0.5)

@@ -65,6 +65,11 @@ def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
     return Rule((), (theirs,), lambda array: (), lambda: (value(),), trained=False, optional=True)
 
 
+def absent(ours: str, *shape: int) -> Rule:
+    """A parameter of ours that their class has not and does not need: zeros."""
+    return Rule((ours,), (), lambda: (np.zeros(shape, np.float32),), lambda array: (), trained=False)
+
+
 def dense(ours: str, theirs: str, *, bias: bool = True, turn: bool = True) -> Rules:
     """A `Linear`, or with `turn=False` a `Conv1D`, which keeps [in, out] as we do."""
     kernel = (turned if turn else same)(f"{ours}/kernel", f"{theirs}.weight")
@@ -125,9 +130,7 @@ def fused(ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: 
     return [kernels, *([biases] if config.bias else [])]
 
 
-def feedforward(
-    ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True
-) -> Rules:
+def feedforward(ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True) -> Rules:
     """Feed-forward layers: `names` are in and out, or gate, in and out."""
     parts = ("gate", "in", "out") if config.gated else ("in", "out")
     rules = []
@@ -136,9 +139,13 @@ def feedforward(
     return rules
 
 
-def gate_and_in(ours: str, theirs: str) -> Rule:
+def gate_and_in(ours: str, theirs: str, *, bias: bool) -> Rules:
     """The gate's matrix above the other one, in one (ModernBERT's `Wi`)."""
-    return Rule((f"{ours}/gate/kernel", f"{ours}/in/kernel"), (theirs,), _halves, _stacked)
+    pairs = [("kernel", "weight"), *([("bias", "bias")] if bias else [])]
+    return [
+        Rule((f"{ours}/gate/{mine}", f"{ours}/in/{mine}"), (f"{theirs}.{name}",), _halves, _stacked)
+        for mine, name in pairs
+    ]
 
 
 def _joined(parts: Sequence[Any], axis: int) -> Any:

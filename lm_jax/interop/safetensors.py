@@ -98,7 +98,9 @@ def _entry(file: Path, name: str, about: Mapping[str, Any], start: int, size: in
     dtype, shape = DTYPES[about["dtype"]], tuple(int(axis) for axis in about["shape"])
     first, last = about["data_offsets"]
     if min((first, *shape)) < 0 or last - first != math.prod(shape) * dtype.itemsize or start + last > size:
-        raise ValueError(f"tensor {name} of {about['dtype']}{list(shape)} is at bytes {first}..{last} of {size - start}")
+        raise ValueError(
+            f"tensor {name} of {about['dtype']}{list(shape)} is at bytes {first}..{last} of {size - start}"
+        )
     return Entry(file, dtype, shape, start + first)
 
 

@@ -33,13 +33,13 @@ ACTIVATIONS = {
 HARMLESS = re.compile(
     r"_.*|auto_map|architectures|model_type|transformers_version|torch_dtype|dtype|use_cache|gradient_checkpointing"
     r"|.*drop(out)?(_prob|_rate)?|.*_pdrop|.*layerdrop|.*dropout.*|init(ializer)?_(range|factor|std|cutoff_factor|device)"
-    r"|\w*token_id|\w*_token|\w*tokenizer\w*|(forced|suppress|begin_suppress)_\w+|id2label|label2id|num_labels|labels"
+    r"|\w*token_ids?|\w*_token|\w*tokenizer\w*|(forced|suppress|begin_suppress)_\w+|id2label|label2id|num_labels|labels"
     r"|problem_type|finetuning_task|summary_\w+|classifier_(activation|bias|pooling)|pooler_\w+|directionality"
     r"|task_specific_params|num_beams\w*|num_beam_groups|do_sample|early_stopping|length_penalty|repetition_penalty"
     r"|diversity_penalty|(encoder_)?no_repeat_ngram_size|(max|min)_length|(max|min)_new_tokens|temperature|top_[kp]|typical_p"
     r"|bad_words_ids|num_return_sequences|return_dict\w*|output_\w+|chunk_size_feed_forward|prefix|exponential_decay\w+"
     r"|pretraining_tp|slow_but_exact|reorder_and_upcast_attn|n_ctx|is_encoder_decoder|model_max_length|use_bfloat16"
-    r"|torchscript|pruned_heads|tf_legacy_loss|cross_attention_hidden_size|remove_invalid_values|seq_length|attn_impl"
+    r"|torchscript|tf_legacy_loss|cross_attention_hidden_size|remove_invalid_values|seq_length|attn_impl"
     r"|attn_implementation|sparse_\w+|deterministic_flash_attn|repad_logits_with_grad|reference_compile|num_hidden_layers"
     r"|max_position_embeddings|static_position_embeddings|normalize_(before|embedding)|add_bias_logits|verbose|revision"
     r"|add_final_layer_norm|extra_pos_embeddings|classif_dropout|save_step|net_structure_type|num_memory_blocks"
@@ -162,7 +162,8 @@ class Settings:
     def finish(self) -> None:
         """Refuses what nobody has read, unless it is harmless or switched off."""
         for name, value in self.tree.items():
-            if name in self.read or value is None or value is False or HARMLESS.fullmatch(name):
+            off = value is None or value is False or value in ({}, [], "")
+            if name in self.read or off or HARMLESS.fullmatch(name):
                 continue
             shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
             raise InputError(

@@ -75,7 +75,7 @@ def _run(request: Request, workdir: Path) -> None:
     # Everything that can be wrong with the configuration is found before the first file is written.
     exp.check()
     writers.check(config.log.writers)
-    _write_workdir(exp, workdir)
+    write_workdir(exp, workdir)
     report.say(report.setup(exp, workdir))
     with Checkpointer(
         workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
@@ -262,7 +262,7 @@ def _check_same_run(config: ExperimentConfig, workdir: Path) -> None:
         )
 
 
-def _write_workdir(exp: Experiment, workdir: Path) -> None:
+def write_workdir(exp: Experiment, workdir: Path) -> None:
     """What a reader of the run needs: its configuration, its surroundings, its parameters, its tokenizer."""
     if jax.process_index() != 0:
         return

@@ -6,7 +6,29 @@ Adding one: a file with its settings and its rules, and a line in `TABLES`.
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
-from lm_jax.interop.tables import bert, gpt2, llama, t5
+from lm_jax.interop.tables import (
+    albert,
+    bart,
+    bert,
+    bloom,
+    distilbert,
+    electra,
+    falcon,
+    gemma,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gptj,
+    llama,
+    mistral,
+    modernbert,
+    mpt,
+    openai_gpt,
+    opt,
+    qwen,
+    roberta,
+    t5,
+)
 
 TABLES: dict[str, Family] = {
     "gpt2": gpt2.FAMILY,
@@ -15,4 +37,27 @@ TABLES: dict[str, Family] = {
     "mt5": t5.MT5,
     "umt5": t5.UMT5,
     "llama": llama.FAMILY,
+    "mistral": mistral.FAMILY,
+    "qwen2": qwen.QWEN2,
+    "qwen3": qwen.QWEN3,
+    "gemma": gemma.GEMMA,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
+    "gptj": gptj.FAMILY,
+    "gpt_neox": gpt_neox.FAMILY,
+    "gpt_neo": gpt_neo.FAMILY,
+    "bloom": bloom.FAMILY,
+    "falcon": falcon.FAMILY,
+    "mpt": mpt.FAMILY,
+    "opt": opt.FAMILY,
+    "openai-gpt": openai_gpt.FAMILY,
+    "roberta": roberta.FAMILY,
+    "xlm-roberta": roberta.XLM,
+    "distilbert": distilbert.FAMILY,
+    "electra": electra.FAMILY,
+    "albert": albert.FAMILY,
+    "modernbert": modernbert.FAMILY,
+    "bart": bart.FAMILY,
+    "marian": bart.MARIAN,
+    "pegasus": bart.PEGASUS,
 }

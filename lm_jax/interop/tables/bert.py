@@ -32,10 +32,12 @@ def config(hf: Settings) -> models.TransformerConfig:
     return encoder(hf, masked=name in MASKED, classes=classes)
 
 
-def encoder(hf: Settings, *, masked: bool, classes: int, factor: int | None = None, **embed: Any) -> Any:
-    """A post-norm encoder; `masked` gives it the head of masked language modelling."""
+def encoder(
+    hf: Settings, *, masked: bool, classes: int, factor: int | None = None, default: str = "gelu", **embed: Any
+) -> models.TransformerConfig:
+    """A post-norm encoder; `masked` gives it the head of masked language modelling, `default` is its activation."""
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-12)))
-    activation = hf.activation("hidden_act", default="gelu")
+    activation = hf.activation("hidden_act", default=default)
     block = models.BlockConfig(
         attention=models.AttentionConfig(heads=hf.get("num_attention_heads"), mask="full"),
         feedforward=models.FeedForwardConfig(width=hf.get("intermediate_size"), activation=activation),

@@ -25,9 +25,7 @@ def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Seque
     if not used:
         return StackConfig(depth=depth, block=block)
     # The shortest pattern that gives these names.
-    period = next(
-        size for size in range(1, depth + 1) if all(names[at] == names[at % size] for at in range(depth))
-    )
+    period = next(size for size in range(1, depth + 1) if all(names[at] == names[at % size] for at in range(depth)))
     return StackConfig(depth=depth, block=block, kinds=Tree(used), pattern=tuple(names[:period]))
 
 

@@ -80,9 +80,7 @@ def assembled(
         ),
         stack=common.stack(depth, block, kinds or {}, pattern or ["block"] * depth),
         norm=norm,
-        readout=models.ReadoutConfig(
-            tied=headless or hf.get("tie_word_embeddings", default=tied), softcap=softcap
-        ),
+        readout=models.ReadoutConfig(tied=headless or hf.get("tie_word_embeddings", default=tied), softcap=softcap),
     )
 
 

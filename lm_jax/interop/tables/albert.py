@@ -1,0 +1,62 @@
+"""ALBERT (Lan et al. 2020, arXiv:1909.11942): layers that share parameters, and narrow tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, absent, attention, dense, feedforward, norm, same
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import bert, common
+from lm_jax.models import config as models
+
+CLASSIFIER = "AlbertForSequenceClassification"
+MASKED = ("AlbertForPreTraining", "AlbertForMaskedLM")
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    name = hf.architecture(*MASKED, CLASSIFIER, "AlbertModel", "AlbertForQuestionAnswering")
+    hf.expect("position_embedding_type", "absolute")
+    hf.expect("tie_word_embeddings", True)
+    classes = hf.labels() if name == CLASSIFIER else 2 if "sop_classifier.classifier.weight" in hf.tensors else 0
+    factor = hf.get("embedding_size", default=128)
+    made = bert.encoder(hf, masked=name in MASKED, classes=classes, factor=factor, default="gelu_new")
+    inner, groups = hf.get("inner_group_num", default=1), hf.get("num_hidden_groups", default=1)
+    depth, share = made.stack.depth * inner, models.ShareConfig(groups=groups, layers=inner)
+    return dataclasses.replace(made, stack=dataclasses.replace(made.stack, depth=depth, share=share))
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block, share = config.stack.block, config.stack.share
+    rules = [
+        *bert.embedding(config, "albert.embeddings."),
+        *dense("embed/project", "albert.encoder.embedding_hidden_mapping_in"),
+    ]
+    if config.readout.transform:
+        rules += dense("head/transform", "predictions.dense")
+        rules += norm("head/norm", "predictions.LayerNorm", config.norm)
+        rules += [same("head/bias", "predictions.bias")]
+    elif config.embed.factor != config.embed.width:
+        rules += [absent("head/factor/kernel", config.embed.width, config.embed.factor or 0)]
+    if config.pair_classes:
+        rules += dense("pair/pooler", "albert.pooler")
+        rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "sop_classifier.classifier")
+    elif architecture == "AlbertModel":
+        rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "albert.pooler")]
+    if architecture.endswith("ForQuestionAnswering"):
+        rules += dense("extra/out", "qa_outputs")
+    norms = {"attention_norm": "attention.LayerNorm", "feedforward_norm": "full_layer_layer_norm"}
+    for owner in range(share.groups * share.layers):
+        group, inner = divmod(owner, share.layers)
+        ours, theirs = f"stack/{owner}", f"albert.encoder.albert_layer_groups.{group}.albert_layers.{inner}."
+        names = ("query", "key", "value", "dense")
+        rules += attention(f"{ours}/attention", f"{theirs}attention.", names, block.attention)
+        rules += feedforward(f"{ours}/feedforward", theirs, ("ffn", "ffn_output"), block.feedforward)
+        rules += common.norms(ours, theirs, norms, block)
+    return rules
+
+
+IGNORED = (r"albert\.embeddings\.position_ids", r"albert\.pooler\.\w+", r"predictions\.decoder\.\w+")
+FAMILY = Family(config=config, weights=weights, prefix="albert.", ignored=IGNORED)

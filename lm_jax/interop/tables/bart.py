@@ -1,0 +1,113 @@
+"""BART (Lewis et al. 2020, arXiv:1910.13461), Marian and Pegasus (Zhang et al. 2020, arXiv:1912.08777).
+
+One skeleton, three kinds: BART learns positions and normalises embeddings; Marian's and Pegasus's positions are
+sinusoids; Pegasus is pre-norm with norms at the end of both stacks.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, attention, constant, feedforward, norm, row, same
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+_NORM = models.NormConfig(epsilon=1e-5)
+
+
+def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: str) -> models.EncoderDecoderConfig:
+    """Their settings to ours.
+
+    Args:
+      hf: theirs.
+      classes: of theirs.
+      learned: whether positions are learned and embeddings are normalised, or positions are sinusoids.
+      placement: of the norms; pre-norm stacks have a last norm.
+    """
+    hf.architecture(*classes)
+    hf.expect("tie_word_embeddings", True)
+    hf.expect("share_encoder_decoder_embeddings", True)
+    hf.expect("is_decoder", False)
+    vocab = hf.get("vocab_size")
+    hf.expect("decoder_vocab_size", None, vocab)
+    activation = hf.activation("activation_function", default="gelu")
+
+    def block(side: str) -> models.BlockConfig:
+        own = models.AttentionConfig(
+            heads=hf.get(f"{side}_attention_heads"), mask="causal" if side == "decoder" else "full"
+        )
+        cross = models.AttentionConfig(heads=own.heads, mask="full") if side == "decoder" else None
+        feedforward = models.FeedForwardConfig(width=hf.get(f"{side}_ffn_dim"), activation=activation)
+        return models.BlockConfig(
+            attention=own, feedforward=feedforward, norm=_NORM, norm_placement=placement, cross=cross
+        )
+
+    return models.EncoderDecoderConfig(
+        embed=models.EmbedConfig(
+            vocab=vocab,
+            width=hf.get("d_model", "hidden_size"),
+            positions="learned" if learned else "sinusoidal_halves",
+            max_length=hf.get("max_position_embeddings"),
+            offset=2 if learned else 0,
+            norm=learned,
+            scale=hf.get("scale_embedding", default=False),
+        ),
+        encoder=models.StackConfig(depth=hf.get("encoder_layers"), block=block("encoder")),
+        decoder=models.StackConfig(depth=hf.get("decoder_layers"), block=block("decoder")),
+        norm=_NORM,
+        final_norm=placement == "pre",
+        readout=models.ReadoutConfig(bias="final_logits_bias" in hf.tensors),
+    )
+
+
+def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    rules = [same("token/embedding", "model.shared.weight")]
+    rules += [row("head/bias", "final_logits_bias")] if config.readout.bias else []
+    for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+        top = f"model.{side}."
+        if config.embed.positions == "learned":
+            rules += [same(f"{side}_embed/position", f"{top}embed_positions.weight")]
+            rules += norm(f"{side}_embed/norm", f"{top}layernorm_embedding", config.norm)
+        elif config.final_norm:
+            # Pegasus stores its sinusoids; Marian does not.
+            table = functools.partial(_sinusoids, config.embed.max_length, config.embed.width)
+            rules += [constant(f"{top}embed_positions.weight", table)]
+        rules += norm(f"{side}_norm", f"{top}layer_norm", config.norm) if config.final_norm else []
+        for layer in range(stack.depth):
+            rules += _layer(f"{side}/{layer}", f"{top}layers.{layer}.", stack.block)
+    return rules
+
+
+def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
+    names = ("q_proj", "k_proj", "v_proj", "out_proj")
+    norms = {"attention_norm": "self_attn_layer_norm", "feedforward_norm": "final_layer_norm"}
+    rules = attention(f"{ours}/attention", f"{theirs}self_attn.", names, block.attention)
+    if block.cross is not None:
+        rules += attention(f"{ours}/cross", f"{theirs}encoder_attn.", names, block.cross)
+        norms["cross_norm"] = "encoder_attn_layer_norm"
+    rules += feedforward(f"{ours}/feedforward", theirs, ("fc1", "fc2"), block.feedforward)
+    return rules + common.norms(ours, theirs, norms, block)
+
+
+def _sinusoids(length: int, width: int) -> np.ndarray:
+    angles = np.arange(length)[:, None] / 10000.0 ** (2 * np.arange((width + 1) // 2) / width)
+    return np.concatenate([np.sin(angles), np.cos(angles)[:, : width // 2]], 1).astype(np.float32)
+
+
+_IGNORED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight")
+
+
+def _family(*classes: str, learned: bool = False, placement: str = "post") -> Family:
+    read = functools.partial(config, classes=classes, learned=learned, placement=placement)
+    ignored = _IGNORED if learned else (*_IGNORED, r"model\.(encoder|decoder)\.embed_positions\.weight")
+    return Family(config=read, weights=weights, prefix="model.", ignored=ignored)
+
+
+FAMILY = _family("BartForConditionalGeneration", "BartModel", learned=True)
+MARIAN = _family("MarianMTModel", "MarianModel")
+PEGASUS = _family("PegasusForConditionalGeneration", "PegasusModel", placement="pre")

@@ -1,0 +1,54 @@
+"""BLOOM (Le Scao et al. 2022, arXiv:2211.05100): ALiBi, a norm of the embeddings, and heads fused as GPT-NeoX's."""
+
+from __future__ import annotations
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("BloomForCausalLM", "BloomModel")
+    hf.expect("apply_residual_connection_post_layernorm", False)
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(heads=hf.get("n_head", "num_attention_heads"), position="alibi"),
+        feedforward=models.FeedForwardConfig(activation="gelu_tanh"),
+        norm=norm,
+    )
+    return models.TransformerConfig(
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"), width=hf.get("hidden_size", "n_embed"), positions="none", norm=True
+        ),
+        stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
+        norm=norm,
+        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+    )
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block = config.stack.block
+    rules = [
+        same("token/embedding", "transformer.word_embeddings.weight"),
+        *norm("embed/norm", "transformer.word_embeddings_layernorm", config.norm),
+        *norm("final_norm", "transformer.ln_f", config.norm),
+    ]
+    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
+        rules += fused(f"{ours}/attention", f"{theirs}self_attention.query_key_value", block.attention, "heads")
+        rules += out(f"{ours}/attention/out", f"{theirs}self_attention.dense", block.attention.heads, bias=True)
+        matrices = ("dense_h_to_4h", "dense_4h_to_h")
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", matrices, block.feedforward)
+        rules += common.norms(ours, theirs, norms, block)
+    return rules
+
+
+FAMILY = Family(
+    config=config, weights=weights, prefix="transformer.", ignored=(r"lm_head\.weight",), counted="attended"
+)

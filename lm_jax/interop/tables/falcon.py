@@ -1,0 +1,87 @@
+"""Falcon (Almazrouei et al. 2023, arXiv:2311.16867): 7B's layers read one norm, 40B's two; the heads are fused."""
+
+from __future__ import annotations
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("FalconForCausalLM", "FalconModel")
+    # Its ALiBi is not the paper's: it is rounded to bfloat16 and scaled together with the scores.
+    hf.expect("alibi", False)
+    heads, new = hf.get("num_attention_heads", "n_head"), hf.get("new_decoder_architecture", default=False)
+    groups, one = hf.get("num_kv_heads", "n_head_kv", default=heads), hf.get("multi_query", default=True)
+    groups = 1 if one and not new else groups
+    biased = hf.get("bias", default=False)
+    width = hf.get("hidden_size", default=4544)
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(
+            heads=heads, kv_heads=groups, bias=biased, out_bias=biased, position="rotary", rotary=hf.rotary(10000.0)
+        ),
+        feedforward=models.FeedForwardConfig(
+            width=hf.get("ffn_hidden_size", default=4 * width),
+            activation=hf.activation("activation", default="gelu"),
+            bias=biased,
+        ),
+        norm=norm,
+        norm_placement=_placement(hf, new),
+    )
+    return models.TransformerConfig(
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=width,
+            positions="none",
+            max_length=hf.get("max_position_embeddings", default=2048),
+        ),
+        stack=models.StackConfig(depth=hf.get("num_hidden_layers", "n_layer"), block=block),
+        norm=norm,
+        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+    )
+
+
+def _placement(hf: Settings, new: bool) -> str:
+    parallel, norms = hf.get("parallel_attn", default=True), hf.get("num_ln_in_parallel_attn", default=None)
+    if new and not parallel:
+        raise InputError(
+            f"{hf.file}: parallel_attn is False with new_decoder_architecture; no released Falcon has this"
+        )
+    if not parallel:
+        return "pre"
+    return "parallel_two" if (norms or (2 if new else 1)) == 2 else "parallel"
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block = config.stack.block
+    attention = block.attention
+    rules = [
+        same("token/embedding", "transformer.word_embeddings.weight"),
+        *norm("final_norm", "transformer.ln_f", config.norm),
+    ]
+    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    norms = {
+        "parallel": {"attention_norm": "input_layernorm"},
+        "parallel_two": {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"},
+        "pre": {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"},
+    }[block.norm_placement]
+    # With one key for all heads, groups and parts are the same order.
+    order = "heads" if attention.kv_heads == attention.heads else "groups"
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
+        rules += fused(f"{ours}/attention", f"{theirs}self_attention.query_key_value", attention, order)
+        bias = attention.out_bias
+        rules += out(f"{ours}/attention/out", f"{theirs}self_attention.dense", attention.heads, bias=bias)
+        matrices = ("dense_h_to_4h", "dense_4h_to_h")
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", matrices, block.feedforward)
+        rules += common.norms(ours, theirs, norms, block)
+    return rules
+
+
+FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=(r"lm_head\.weight",))

@@ -1,0 +1,78 @@
+"""Gemma 1 to 3 (arXiv:2403.08295, arXiv:2408.00118, arXiv:2503.19786).
+
+Norms scale by 1 + their weight and embeddings are multiplied by sqrt(width); Gemma 2 adds norms after each branch, caps
+and windows in every other layer; Gemma 3 norms of queries and keys, and angles of their own in windowed layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import llama
+from lm_jax.models import config as models
+
+
+def gemma(hf: Settings) -> models.TransformerConfig:
+    """Gemma's settings to ours."""
+    hf.architecture("GemmaForCausalLM", "GemmaModel")
+    return _assembled(hf, _attention(hf), names=("hidden_activation", "hidden_act"))
+
+
+def gemma2(hf: Settings) -> models.TransformerConfig:
+    """Gemma 2's settings to ours."""
+    hf.architecture("Gemma2ForCausalLM", "Gemma2Model")
+    scale = float(hf.get("query_pre_attn_scalar", default=256)) ** -0.5
+    attention = _attention(hf, scale=scale, softcap=hf.nullable("attn_logit_softcapping", 50.0))
+    depth, window = hf.get("num_hidden_layers"), hf.get("sliding_window", default=4096)
+    fallback = ["full_attention" if at % 2 else "sliding_attention" for at in range(depth)]
+    local = {"attention": {"window": window}}
+    return _assembled(
+        hf, attention, placement="sandwich", softcap=hf.nullable("final_logit_softcapping", 30.0),
+        **_kinds(hf, depth, fallback, local),
+    )  # fmt: skip
+
+
+def gemma3(hf: Settings) -> models.TransformerConfig:
+    """Gemma 3's settings to ours."""
+    hf.architecture("Gemma3ForCausalLM", "Gemma3TextModel")
+    hf.expect("attn_logit_softcapping", None)
+    scale = float(hf.get("query_pre_attn_scalar", default=256)) ** -0.5
+    rotary = hf.rotary(1e6, layers="full_attention")
+    near = hf.rotary(1e4, layers="sliding_attention", key="rope_local_base_freq", scaled=False)
+    attention = _attention(hf, scale=scale, qk_norm=True, rotary=rotary)
+    depth, window = hf.get("num_hidden_layers"), hf.get("sliding_window", default=4096)
+    period = hf.get("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    fallback = ["sliding_attention" if (at + 1) % period else "full_attention" for at in range(depth)]
+    local = {"attention": {"window": window, "rotary": near}}
+    return _assembled(
+        hf, attention, placement="sandwich", softcap=hf.nullable("final_logit_softcapping", None),
+        **_kinds(hf, depth, fallback, local),
+    )  # fmt: skip
+
+
+def _attention(hf: Settings, **options: Any) -> models.AttentionConfig:
+    hf.expect("use_bidirectional_attention", None, False)
+    biased = hf.get("attention_bias", default=False)
+    rotary = options.pop("rotary", None) or hf.rotary(10000.0)
+    return models.AttentionConfig(
+        bias=biased, out_bias=biased, rotary=rotary, **llama.sizes(hf, head_dim=256), **options
+    )
+
+
+def _kinds(hf: Settings, depth: int, fallback: list[str], local: dict[str, Any]) -> dict[str, Any]:
+    types = hf.layer_types(depth, fallback)
+    names = ["local" if one == "sliding_attention" else "block" for one in types]
+    return {"kinds": {"local": local}, "pattern": names}
+
+
+def _assembled(hf: Settings, attention: models.AttentionConfig, **options: Any) -> models.TransformerConfig:
+    norm = models.NormConfig(name="rms", epsilon=float(hf.get("rms_norm_eps", default=1e-6)), offset=True)
+    options = {"names": ("hidden_activation",), "activation": "gelu_pytorch_tanh", **options}
+    return llama.assembled(hf, attention, norm=norm, scale=True, tied=True, **options)
+
+
+GEMMA = Family(config=gemma, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
+GEMMA2 = Family(config=gemma2, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
+GEMMA3 = Family(config=gemma3, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)

@@ -1,0 +1,74 @@
+"""GPT-NeoX and Pythia (Black et al. 2022, arXiv:2204.06745): query, key and value of each head side by side."""
+
+from __future__ import annotations
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("GPTNeoXForCausalLM")
+    hf.expect("is_decoder", False, True)
+    fraction = hf.get("rotary_pct", default=0.25)
+    theta = hf.get("rotary_emb_base", "rope_theta", default=10000)
+    biased = hf.get("attention_bias", default=True)
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-5)))
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(
+            heads=hf.get("num_attention_heads"),
+            bias=biased,
+            out_bias=biased,
+            position="rotary",
+            rotary=hf.rotary(float(theta), fraction=fraction),
+        ),
+        feedforward=models.FeedForwardConfig(
+            width=hf.get("intermediate_size"), activation=hf.activation("hidden_act", default="gelu")
+        ),
+        norm=norm,
+        norm_placement="parallel_two" if hf.get("use_parallel_residual", default=True) else "pre",
+    )
+    return models.TransformerConfig(
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=hf.get("hidden_size"),
+            positions="none",
+            max_length=hf.get("max_position_embeddings", default=2048),
+        ),
+        stack=models.StackConfig(depth=hf.get("num_hidden_layers"), block=block),
+        norm=norm,
+        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=False)),
+    )
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block = config.stack.block
+    rules = [
+        same("token/embedding", "gpt_neox.embed_in.weight"),
+        *norm("final_norm", "gpt_neox.final_layer_norm", config.norm),
+    ]
+    rules += [] if config.readout.tied else [turned("head/out/kernel", "embed_out.weight")]
+    norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"gpt_neox.layers.{layer}."
+        rules += fused(f"{ours}/attention", f"{theirs}attention.query_key_value", block.attention, "heads")
+        heads, bias = block.attention.heads, block.attention.out_bias
+        rules += out(f"{ours}/attention/out", f"{theirs}attention.dense", heads, bias=bias)
+        matrices = ("dense_h_to_4h", "dense_4h_to_h")
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", matrices, block.feedforward)
+        rules += common.norms(ours, theirs, norms, block)
+    return rules
+
+
+_BUFFERS = (r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r"embed_out\.weight")
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    prefix="gpt_neox.",
+    ignored=_BUFFERS,
+    renamed={"lm_head.weight": "embed_out.weight"},
+)

@@ -1,0 +1,96 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): global and local layers with angles of their own, GeGLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, dense, fused, gate_and_in, norm, out, same, turned
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    masked = hf.architecture("ModernBertForMaskedLM", "ModernBertModel") == "ModernBertForMaskedLM"
+    norm = models.NormConfig(epsilon=float(hf.get("norm_eps", default=1e-5)), bias=hf.get("norm_bias", default=False))
+    biased = hf.get("attention_bias", default=False)
+    far = hf.rotary(160000.0, layers="full_attention", key="global_rope_theta", scaled=False)
+    near = hf.rotary(10000.0, layers="sliding_attention", key="local_rope_theta", scaled=False)
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(
+            heads=hf.get("num_attention_heads"),
+            mask="full",
+            bias=biased,
+            out_bias=biased,
+            position="rotary",
+            rotary=far,
+        ),
+        feedforward=models.FeedForwardConfig(
+            width=hf.get("intermediate_size"),
+            activation=hf.activation("hidden_activation", default="gelu"),
+            gated=True,
+            bias=hf.get("mlp_bias", default=False),
+        ),
+        norm=norm,
+    )
+    head = hf.activation("classifier_activation", default="gelu")
+    tied = hf.get("tie_word_embeddings", default=True) or not masked
+    return models.TransformerConfig(
+        kind="encoder",
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=hf.get("hidden_size"),
+            positions="none",
+            max_length=hf.get("max_position_embeddings", default=8192),
+            norm=True,
+        ),
+        stack=_stack(hf, block, near),
+        norm=norm,
+        readout=models.ReadoutConfig(
+            tied=tied,
+            bias=masked and hf.get("decoder_bias", default=True),
+            transform=head if masked else "",
+            transform_bias=hf.get("classifier_bias", default=False),
+        ),
+    )
+
+
+def _stack(hf: Settings, block: models.BlockConfig, near: models.RotaryConfig) -> models.StackConfig:
+    """Every third layer sees everything, the others a window; the first has no norm, for the embeddings had one."""
+    depth, period = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", default=3)
+    types = hf.layer_types(depth, ["sliding_attention" if at % period else "full_attention" for at in range(depth)])
+    attention = {"window": hf.get("local_attention", default=128) // 2, "rotary": near}
+    local: dict[str, Any] = {"attention": attention}
+    first = {"attention_norm": False, **(local if types[0] == "sliding_attention" else {})}
+    names = ["first", *("local" if one == "sliding_attention" else "block" for one in types[1:])]
+    return common.stack(depth, block, {"first": first, "local": local}, names)
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block, readout = config.stack.block, config.readout
+    rules = [
+        same("token/embedding", "model.embeddings.tok_embeddings.weight"),
+        *norm("embed/norm", "model.embeddings.norm", config.norm),
+        *norm("final_norm", "model.final_norm", config.norm),
+    ]
+    if readout.transform:
+        rules += dense("head/transform", "head.dense", bias=readout.transform_bias)
+        rules += norm("head/norm", "head.norm", config.norm)
+    rules += [same("head/bias", "decoder.bias")] if readout.bias else []
+    rules += [] if readout.tied else [turned("head/out/kernel", "decoder.weight")]
+    for layer in range(config.stack.depth):
+        ours, theirs, bias = f"stack/{layer}", f"model.layers.{layer}.", block.feedforward.bias
+        rules += fused(f"{ours}/attention", f"{theirs}attn.Wqkv", block.attention, "parts")
+        heads, biased = block.attention.heads, block.attention.out_bias
+        rules += out(f"{ours}/attention/out", f"{theirs}attn.Wo", heads, bias=biased)
+        rules += gate_and_in(f"{ours}/feedforward", f"{theirs}mlp.Wi", bias=bias)
+        rules += dense(f"{ours}/feedforward/out", f"{theirs}mlp.Wo", bias=bias)
+        rules += common.norms(ours, theirs, {"feedforward_norm": "mlp_norm"}, block)
+        rules += norm(f"{ours}/attention_norm", f"{theirs}attn_norm", block.norm) if layer else []
+    return rules
+
+
+FAMILY = Family(config=config, weights=weights, prefix="model.", ignored=(r"decoder\.weight",))

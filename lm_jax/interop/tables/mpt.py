@@ -1,0 +1,75 @@
+"""MPT (MosaicML 2023): ALiBi, no biases, queries, keys and values in thirds of one matrix."""
+
+from __future__ import annotations
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("MptForCausalLM", "MPTForCausalLM", "MptModel")
+    hf.expect("no_bias", True)
+    hf.expect("tie_word_embeddings", True)
+    for name in ("logit_scale",):
+        hf.expect(name, None)
+    hf.expect("embedding_fraction", 1.0)
+    # The class is said to multiply widths by it and does not: a layer is 4 times as wide, always.
+    for name in ("expansion_ratio", "norm_type", "learned_pos_emb"):
+        hf.get(name, default=None)
+    inner = hf.part("attn_config")
+    for name, allowed in (
+        ("alibi", (True,)),
+        ("attn_type", ("multihead_attention",)),
+        ("prefix_lm", (False,)),
+        ("qk_ln", (False,)),
+        ("attn_uses_sequence_id", (False,)),
+    ):
+        inner.expect(name, *allowed)
+    scale = inner.get("softmax_scale", default=None)
+    attention = models.AttentionConfig(
+        heads=hf.get("n_heads", "num_attention_heads"),
+        bias=False,
+        out_bias=False,
+        position="alibi",
+        alibi=models.AlibiConfig(exponent=float(inner.get("alibi_bias_max", default=8))),
+        clip=inner.get("clip_qkv", default=None),
+        scale=None if scale is None else float(scale),
+    )
+    inner.finish()
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)), bias=False)
+    block = models.BlockConfig(
+        attention=attention, feedforward=models.FeedForwardConfig(activation="gelu", bias=False), norm=norm
+    )
+    return models.TransformerConfig(
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=hf.get("d_model", "hidden_size"),
+            positions="none",
+            max_length=hf.get("max_seq_len", default=2048),
+        ),
+        stack=models.StackConfig(depth=hf.get("n_layers", "num_hidden_layers"), block=block),
+        norm=norm,
+    )
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block = config.stack.block
+    rules = [
+        same("token/embedding", "transformer.wte.weight"),
+        *norm("final_norm", "transformer.norm_f", config.norm),
+    ]
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"transformer.blocks.{layer}."
+        rules += fused(f"{ours}/attention", f"{theirs}attn.Wqkv", block.attention, "parts")
+        rules += out(f"{ours}/attention/out", f"{theirs}attn.out_proj", block.attention.heads, bias=False)
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}ffn.", ("up_proj", "down_proj"), block.feedforward)
+        rules += common.norms(ours, theirs, {"attention_norm": "norm_1", "feedforward_norm": "norm_2"}, block)
+    return rules
+
+
+FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=(r"lm_head\.weight",))

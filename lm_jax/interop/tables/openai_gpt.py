@@ -1,0 +1,53 @@
+"""GPT (Radford et al. 2018): GPT-2's matrices in post-norm layers; what it calls gelu is the tanh approximation."""
+
+from __future__ import annotations
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.rules import Rules, feedforward, fused, out, same
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("OpenAIGPTLMHeadModel", "OpenAIGPTModel")
+    hf.expect("tie_word_embeddings", True)
+    activation = hf.activation("afn", default="gelu")
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(heads=hf.get("n_head", "num_attention_heads")),
+        feedforward=models.FeedForwardConfig(activation="gelu_tanh" if activation == "gelu" else activation),
+        norm=norm,
+        norm_placement="post",
+    )
+    return models.TransformerConfig(
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=hf.get("n_embd", "hidden_size"),
+            max_length=hf.get("n_positions", "max_position_embeddings"),
+        ),
+        stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
+        norm=norm,
+        final_norm=False,
+    )
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block = config.stack.block
+    rules = [
+        same("token/embedding", "transformer.tokens_embed.weight"),
+        same("embed/position", "transformer.positions_embed.weight"),
+    ]
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
+        rules += fused(f"{ours}/attention", f"{theirs}attn.c_attn", block.attention, "parts", turn=False)
+        rules += out(f"{ours}/attention/out", f"{theirs}attn.c_proj", block.attention.heads, bias=True, turn=False)
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", ("c_fc", "c_proj"), block.feedforward, turn=False)
+        rules += common.norms(ours, theirs, {"attention_norm": "ln_1", "feedforward_norm": "ln_2"}, block)
+    return rules
+
+
+_BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")
+FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=_BUFFERS)

@@ -1,0 +1,44 @@
+"""Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen3 (Yang et al. 2025, arXiv:2505.09388).
+
+Qwen2 has biases where LLaMA has none, in queries, keys and values; Qwen3 normalises queries and keys instead.
+"""
+
+from __future__ import annotations
+
+from lm_jax.interop.family import Family
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import llama
+from lm_jax.models import config as models
+
+
+def qwen2(hf: Settings) -> models.TransformerConfig:
+    """Qwen2's settings to ours."""
+    hf.architecture("Qwen2ForCausalLM", "Qwen2Model")
+    attention = models.AttentionConfig(bias=True, out_bias=False, rotary=hf.rotary(10000.0), **llama.sizes(hf))
+    return _windowed(hf, attention)
+
+
+def qwen3(hf: Settings) -> models.TransformerConfig:
+    """Qwen3's settings to ours."""
+    hf.architecture("Qwen3ForCausalLM", "Qwen3Model")
+    biased = hf.get("attention_bias", default=False)
+    attention = models.AttentionConfig(
+        bias=biased, out_bias=biased, qk_norm=True, rotary=hf.rotary(10000.0), **llama.sizes(hf, head_dim=128)
+    )
+    return _windowed(hf, attention)
+
+
+def _windowed(hf: Settings, attention: models.AttentionConfig) -> models.TransformerConfig:
+    """The last layers, if any, look back through a window."""
+    window, depth = hf.nullable("sliding_window", 4096), hf.get("num_hidden_layers")
+    slides = window is not None and hf.get("use_sliding_window", default=False)
+    first = hf.get("max_window_layers", default=28)
+    fallback = ["sliding_attention" if slides and at >= first else "full_attention" for at in range(depth)]
+    types = hf.layer_types(depth, fallback)
+    # A window that is switched off is no window, whatever the types say.
+    names = ["local" if slides and one == "sliding_attention" else "block" for one in types]
+    return llama.assembled(hf, attention, kinds={"local": {"attention": {"window": window}}}, pattern=names)
+
+
+QWEN2 = Family(config=qwen2, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
+QWEN3 = Family(config=qwen3, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)

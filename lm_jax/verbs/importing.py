@@ -1,0 +1,126 @@
+"""`lm-jax import DIR --workdir=W`: a Hugging Face checkpoint as a run of ours, at step 0 and ready for every verb."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from lm_jax import experiment
+from lm_jax.core.config import InputError
+from lm_jax.core.trees import count
+from lm_jax.data import atomic, tokenizers
+from lm_jax.data.config import DataConfig
+from lm_jax.experiment import Experiment, ExperimentConfig
+from lm_jax.flags import Request, need_workdir
+from lm_jax.interop import safetensors
+from lm_jax.interop.huggingface import Checkpoint, open_checkpoint
+from lm_jax.models.config import ModelConfig
+from lm_jax.objectives import ObjectiveConfig
+from lm_jax.objectives.masked import MaskedConfig
+from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.verbs import report
+from lm_jax.verbs.train import write_workdir
+
+# What an export needs of the checkpoint that a run came from.
+ORIGIN = "huggingface"
+ABOUT = "about.json"
+# Files beside a checkpoint that an export gives back as they came.
+COPIED = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
+    *("vocab.json", "merges.txt", "*.model", "generation_config.json"),
+)
+LONGEST_ROW = 512
+
+RECIPE = '''"""The model of this run, to be trained further: lm-jax train --config={file} --fork={folder} --workdir=NEW."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration beside this file."""
+    return ConfigDict(json.loads((Path(__file__).parent / "config.json").read_text()))
+'''
+
+
+def run(request: Request) -> int:
+    """Writes the run: configuration, tokenizer, parameters, and a recipe that trains them further."""
+    workdir = Path(need_workdir(request)).expanduser().resolve()
+    if len(request.words) != 1:
+        raise InputError(f"import takes one directory, and got {len(request.words)}: lm-jax import DIR --workdir=W")
+    if workdir.exists() and any(workdir.iterdir()):
+        raise InputError(f"--workdir {workdir} is not empty; give a new directory")
+    source = Path(request.words[0]).expanduser().resolve()
+    checkpoint = open_checkpoint(source)
+    tokenizer = _tokenizer(source)
+    exp = Experiment(_config(checkpoint.config, workdir), tokenizer)
+    # What is wrong shows before the first file is written.
+    assert exp.model is not None
+    params = checkpoint.params(exp.layout)
+    _write(exp, checkpoint, source, workdir, params)
+    if request.json:
+        about = {"workdir": str(workdir), "architecture": checkpoint.architecture, "parameters": count(params)}
+        report.document(about)
+        return 0
+    report.say(f"{checkpoint.architecture} of {source}: {count(params):,} parameters, now step 0 of {workdir}")
+    if extra := checkpoint.extra():
+        report.say(f"  kept for exports only, as no model of ours has them: {', '.join(extra)}")
+    report.say(f"  lm-jax generate --workdir={workdir} --prompt=...")
+    report.say(
+        f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
+    )
+    return 0
+
+
+def _tokenizer(source: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.load(source)
+    except InputError as error:
+        raise InputError(str(error).replace("config.data.tokenizer.path", "the tokenizer")) from error
+
+
+def _config(model: ModelConfig, workdir: Path) -> ExperimentConfig:
+    """The run's configuration: what such a model is pretrained with, on a text that is to be named."""
+    objective = {
+        "decoder": ObjectiveConfig(name="causal"),
+        "encoder": ObjectiveConfig(
+            name="masked", masked=MaskedConfig(next_sentence=getattr(model, "pair_classes", 0) == 2)
+        ),
+        "encoder_decoder": ObjectiveConfig(name="span"),
+    }[model.kind]
+    learned = model.embed.positions == "learned"
+    data = DataConfig(
+        tokenizer=tokenizers.TokenizerConfig(path=str(workdir / "tokenizer")),
+        length=min(LONGEST_ROW, model.embed.max_length) if learned else LONGEST_ROW,
+    )
+    return ExperimentConfig(model=model, objective=objective, data=data)
+
+
+def _write(exp: Experiment, checkpoint: Checkpoint, source: Path, workdir: Path, params: object) -> None:
+    """The run's files; config.json, without which no directory is a run, comes last."""
+    origin = workdir / ORIGIN
+    origin.mkdir(parents=True)
+    for pattern in COPIED:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, origin / file.name)
+    extra = {name: np.asarray(array) for name, array in checkpoint.extra().items()}
+    if extra:
+        tensors = [
+            safetensors.Tensor(name, array.shape, array.dtype, lambda array=array: array)
+            for name, array in extra.items()
+        ]
+        safetensors.write(origin, tensors)
+    atomic.write_json(origin / ABOUT, {"config": checkpoint.tree, "tensors": sorted(checkpoint.entries)})
+    atomic.write_bytes(workdir / "recipe.py", RECIPE.format(file=workdir / "recipe.py", folder=workdir).encode())
+    about = {
+        "config": experiment.as_json(exp.config),
+        "data_fingerprint": "",
+        "tokenizer_fingerprint": exp.tokenizer.fingerprint,
+    }
+    with Checkpointer(workdir / "checkpoints") as checkpointer:
+        checkpointer.save(0, {"params": {"model": params}}, about)
+    write_workdir(exp, workdir)

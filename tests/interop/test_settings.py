@@ -1,0 +1,129 @@
+"""config.json is understood or refused, never half read."""
+
+import dataclasses
+
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import TABLES
+from lm_jax.models.config import ScalingConfig
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def llama(**over):
+    return read({**LLAMA, **over})
+
+
+def read(tree, tensors=()):
+    settings = Settings(tree, tensors)
+    config = TABLES[tree["model_type"]].config(settings)
+    settings.finish()
+    return config
+
+
+def test_a_field_that_may_change_the_function_is_refused_by_name():
+    with pytest.raises(InputError, match="attention_sinks is 4"):
+        llama(attention_sinks=4)
+
+
+@pytest.mark.parametrize("field", ["use_cache", "torch_dtype", "eos_token_id", "attention_dropout", "_name_or_path"])
+def test_fields_that_do_not_change_the_function_are_not_minded(field):
+    assert llama(**{field: 7}) == llama()
+
+
+def test_a_switch_that_is_off_is_not_minded():
+    assert llama(some_new_mechanism=False, another=None) == llama()
+
+
+def test_both_spellings_of_rotary_settings_mean_the_same():
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    before = llama(rope_theta=5e5, rope_scaling={"rope_type": "llama3", **llama3})
+    after = llama(rope_parameters={"rope_theta": 5e5, "rope_type": "llama3", **llama3})
+    assert before == after
+    rotary = before.stack.block.attention.rotary
+    assert rotary.theta == 5e5
+    assert rotary.scaling == ScalingConfig(name="llama3", factor=8.0, length=32, low=1.0, high=4.0)
+
+
+def test_the_first_spelling_of_scaling_is_read_too():
+    assert llama(rope_scaling={"type": "linear", "factor": 2.0}).stack.block.attention.rotary.scaling == ScalingConfig(
+        name="linear", factor=2.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("scaling", "named"),
+    [
+        ({"rope_type": "longrope", "short_factor": [1.0]}, "longrope"),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8, "mscale": 0.7}, "mscale"),
+        ({"rope_type": "linear", "factor": 2.0, "new_knob": 3}, "new_knob"),
+    ],
+)
+def test_scaling_that_is_not_known_is_refused(scaling, named):
+    with pytest.raises(InputError, match=named):
+        llama(rope_scaling=scaling)
+
+
+def test_an_unknown_activation_lists_the_known_ones():
+    with pytest.raises(InputError, match="gelu_10.*gelu_new"):
+        llama(hidden_act="gelu_10")
+
+
+def test_a_class_that_is_not_supported_is_named():
+    with pytest.raises(InputError, match="LlamaForSequenceClassification"):
+        llama(architectures=["LlamaForSequenceClassification"])
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(InputError, match="num_attention_heads"):
+        read({name: value for name, value in LLAMA.items() if name != "num_attention_heads"})
+
+
+def test_scores_of_gpt2_may_be_divided_by_the_number_of_the_layer():
+    tree = {"model_type": "gpt2", "vocab_size": 64, "n_positions": 8, "n_embd": 32, "n_layer": 3, "n_head": 2}
+    config = read({**tree, "scale_attn_by_inverse_layer_idx": True})
+    scales = [config.stack.kind(name).attention.scale for name in config.stack.pattern]
+    assert scales == pytest.approx([0.25, 0.125, 0.25 / 3])
+    assert read(tree).stack.block.attention.scale is None
+
+
+def test_qwen2_slides_only_in_the_last_layers_and_only_when_told_to():
+    tree = {**LLAMA, "model_type": "qwen2", "sliding_window": 4, "max_window_layers": 1, "num_hidden_layers": 3}
+    assert read(tree).stack.pattern == ()
+    sliding = read({**tree, "use_sliding_window": True}).stack
+    assert [sliding.kind(name).attention.window for name in sliding.pattern] == [None, 4, 4]
+
+
+def test_mistral_without_a_window_is_not_mistral_with_the_default_one():
+    assert read({**LLAMA, "model_type": "mistral", "sliding_window": None}).stack.block.attention.window is None
+    assert read({**LLAMA, "model_type": "mistral"}).stack.block.attention.window == 4096
+
+
+@pytest.mark.parametrize(
+    ("tree", "tensors", "tied", "scaled"),
+    [
+        ({}, (), True, True),
+        ({"tie_word_embeddings": False}, ("lm_head.weight",), False, False),
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, ("lm_head.weight",), False, False),
+    ],
+)
+def test_t5_is_scaled_and_tied_as_its_release_says(tree, tensors, tied, scaled):
+    sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    readout = read({"model_type": "t5", **sizes, **tree}, tensors).readout
+    assert (readout.tied, readout.scale) == (tied, scaled)
+
+
+def test_settings_are_only_read():
+    tree = dict(LLAMA)
+    read(tree)
+    assert tree == LLAMA
+    assert dataclasses.is_dataclass(llama())
