@@ -23,6 +23,7 @@ class Family:
       prefix: what the names of a model with a head have before those of the model without.
       ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
       renamed: names that releases after the table's give to tensors, and the table's.
+      still_padding: whether reading the padding token gives its embedding no gradient (torch's `padding_idx`).
       counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
         padding).
     """
@@ -33,4 +34,5 @@ class Family:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    still_padding: bool = False
     counted: str = "all"

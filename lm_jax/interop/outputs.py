@@ -90,23 +90,33 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     """Hidden states and attention probabilities of every layer."""
     config, module = checkpoint.config, checkpoint.module.bind({"params": params})
     inputs, found = _inputs(checkpoint, given), {}
+    read = functools.partial(_embedded, checkpoint, module)
     if config.kind != "encoder_decoder":
         visibility = _visibility(inputs)
-        x = module.embed(module.token(inputs.tokens), visibility.query_positions, inputs.types)
+        x = module.embed(read(inputs.tokens), visibility.query_positions, inputs.types)
         x = _layers(checkpoint, config.stack, params["stack"], x, Context(visibility=visibility), found, "")
         found["last"] = module.final_norm(x) if config.final_norm else x
         return found
     source = inputs.source
     visibility = _visibility(source)
-    x = module.encoder_embed(module.token(source.tokens), source.positions, source.types)
+    x = module.encoder_embed(read(source.tokens), source.positions, source.types)
     x = _layers(checkpoint, config.encoder, params["encoder"], x, Context(visibility=visibility), found, "encoder_")
     memory = found["encoder_last"] = module.encoder_norm(x) if config.final_norm else x
     seen, crossed = _visibility(inputs), Visibility(key_segments=source.segments)
     context = Context(visibility=seen, cross_visibility=crossed, memory=memory)
-    x = module.decoder_embed(module.token(inputs.tokens), inputs.positions, inputs.types)
+    x = module.decoder_embed(read(inputs.tokens), inputs.positions, inputs.types)
     x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
     found["last"] = module.decoder_norm(x) if config.final_norm else x
     return found
+
+
+def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any) -> Any:
+    """The rows of tokens, through which the padding token's may not be trained."""
+    x = module.token(tokens)
+    if not checkpoint.family.still_padding:
+        return x
+    padding = tokens == int(checkpoint.tree.get("pad_token_id") or 0)
+    return jnp.where(padding[..., None], jax.lax.stop_gradient(x), x)
 
 
 def _layers(
@@ -158,12 +168,8 @@ def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
 
 
 def _visibility(inputs: Inputs) -> Visibility:
-    return Visibility(
-        query_positions=inputs.positions,
-        key_positions=inputs.positions,
-        query_segments=inputs.segments,
-        key_segments=inputs.segments,
-    )
+    # As in the reference, padding sees all that is not padding: the loss of question answering reads its logits.
+    return Visibility(query_positions=inputs.positions, key_positions=inputs.positions, key_segments=inputs.segments)
 
 
 def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, found: Arrays) -> Arrays:
@@ -293,7 +299,7 @@ def continued(checkpoint: Checkpoint, params: Any, inputs: Mapping[str, Any]) ->
     found["gen_greedy_logprobs"] = np.stack([one.log_probabilities for one in made])
     if "gen_eos_token_id" in inputs:
         eos = int(inputs["gen_eos_token_id"])
-        rows = _padded([one.tokens for one in write(eos=eos)], pad if tree.get("pad_token_id") is not None else eos)
+        rows = _padded([one.tokens for one in write(eos=eos)], pad)
         found["gen_greedy_eos_sequences"] = np.concatenate([start, rows], 1)
     return found
 

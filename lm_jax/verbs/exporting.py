@@ -20,14 +20,14 @@ from lm_jax.interop import huggingface, safetensors
 from lm_jax.interop.settings import Settings
 from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
-from lm_jax.verbs.importing import ABOUT, ORIGIN
+from lm_jax.verbs.importing import ABOUT, ORIGIN, TOKENIZER
 from lm_jax.verbs.runs import open_run, restore_params
 
 # Both sides are computed by the same program in float32: they differ by what was lost on the way.
 TOLERANCE = 1e-5
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it "
-    "was the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of Darkness"
+    "was the epoch of belief, it was the epoch of incredulity, it was the season of Light"
 )
 LONGEST = 64
 TOP = 10
@@ -74,7 +74,7 @@ def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> d
     for file in origin.iterdir() if origin.is_dir() else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
-    if not origin.is_dir():
+    if not any(True for pattern in TOKENIZER for _ in output.glob(pattern)):
         exp.tokenizer.save(output)
     return tree
 

@@ -26,14 +26,17 @@ from lm_jax.verbs.train import write_workdir
 # What an export needs of the checkpoint that a run came from.
 ORIGIN = "huggingface"
 ABOUT = "about.json"
-# Files beside a checkpoint that an export gives back as they came.
-COPIED = (
+# Files of a tokenizer beside a checkpoint, which an export gives back as they came.
+TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
-    *("vocab.json", "merges.txt", "*.model", "generation_config.json"),
+    *("vocab.json", "merges.txt", "*.model"),
 )
 LONGEST_ROW = 512
 
-RECIPE = '''"""The model of this run, to be trained further: lm-jax train --config={file} --fork={folder} --workdir=NEW."""
+RECIPE = '''"""The model of this run, to be trained further.
+
+lm-jax train --config={file} --fork={folder} --workdir=NEW --config.data.path=TEXT
+"""
 
 import json
 from pathlib import Path
@@ -104,7 +107,9 @@ def _write(exp: Experiment, checkpoint: Checkpoint, source: Path, workdir: Path,
     """The run's files; config.json, without which no directory is a run, comes last."""
     origin = workdir / ORIGIN
     origin.mkdir(parents=True)
-    for pattern in COPIED:
+    # Ours are in the run already.
+    foreign = () if tokenizers.is_saved(source) else TOKENIZER
+    for pattern in ("generation_config.json", *foreign):
         for file in source.glob(pattern):
             shutil.copyfile(file, origin / file.name)
     extra = {name: np.asarray(array) for name, array in checkpoint.extra().items()}

@@ -22,7 +22,7 @@ def some():
         "b.half": count.astype(np.float16),
         "c.brain": count.astype(ml_dtypes.bfloat16),
         "d.ids": np.arange(5, dtype=np.int64),
-        "e.scalar": np.float32(3.5).reshape(()),
+        "e.scalar": np.array(3.5, np.float32),
         "f.empty": np.zeros((0, 4), np.float32),
     }
 

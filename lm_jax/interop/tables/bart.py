@@ -105,7 +105,7 @@ _IGNORED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight
 def _family(*classes: str, learned: bool = False, placement: str = "post") -> Family:
     read = functools.partial(config, classes=classes, learned=learned, placement=placement)
     ignored = _IGNORED if learned else (*_IGNORED, r"model\.(encoder|decoder)\.embed_positions\.weight")
-    return Family(config=read, weights=weights, prefix="model.", ignored=ignored)
+    return Family(config=read, weights=weights, prefix="model.", ignored=ignored, still_padding=True)
 
 
 FAMILY = _family("BartForConditionalGeneration", "BartModel", learned=True)
