@@ -128,7 +128,7 @@ def _speedrun(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.data = dict(length=64, batch=3, validation=0.1, tokenizer=dict(kind="characters", vocab=256))
     config.optimizer = dict(
         name="muon",
-        learning_rate=1e-2,
+        learning_rate=7e-3,
         schedule=dict(name="linear", warmup=10, final=0.0),
         muon=dict(weight_decay=0.0),
     )

@@ -172,7 +172,7 @@ class Visibility:
         for back in range(1, before + 1):
             earlier = jnp.maximum(slots - back, 0)
             same = (slots >= back)[None]
-            if self.key_positions is not None:
+            if self.key_positions is not None and self.query_positions is not None:
                 same = same & (self.key_positions[:, earlier] == self.query_positions - back)
             if self.key_segments is not None:
                 same = same & (self.key_segments[:, earlier] == self.query_segments)

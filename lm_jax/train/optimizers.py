@@ -158,10 +158,11 @@ def _muon(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
 
     muon = config.muon
     axes = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
+    # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
+    even: Any = lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)
     orthogonal = optax.chain(
         contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=axes),
-        # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
-        optax.stateless_with_tree_map(lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)),
+        optax.stateless_with_tree_map(even),
     )
     adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
     # Kernels of layers only: tables and readouts are looked up by row, which orthogonal updates do not suit.
