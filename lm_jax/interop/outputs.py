@@ -176,14 +176,14 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, fo
     """Logits of the heads that the checkpoint's class has."""
     module, name, last = checkpoint.module.bind({"params": params}), checkpoint.architecture, found["last"]
     heads: Arrays = {}
-    project = lambda part, x: x @ extra[f"extra/{part}/kernel"] + extra[f"extra/{part}/bias"]
+    project = lambda part, x: _affine(x, extra[f"extra/{part}/kernel"], extra[f"extra/{part}/bias"])
     if checkpoint.config.readout.transform or checkpoint.config.kind != "encoder":
         heads["logits"] = module.readout(last)
     if getattr(checkpoint.config, "pair_classes", 0):
         heads["pair"] = module.pair_logits(last[:, 0])
         # The pooler alone is the first half of the pair head.
         pooler = params["pair"]["pooler"]
-        heads["pooled"] = jnp.tanh(last[:, 0] @ pooler["kernel"] + pooler["bias"])
+        heads["pooled"] = jnp.tanh(_affine(last[:, 0], pooler["kernel"], pooler["bias"]))
     if "extra/pooler/kernel" in extra:
         heads["pooled"] = jnp.tanh(project("pooler", last[:, 0]))
     if "extra/dense/kernel" in extra:
@@ -194,6 +194,10 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, fo
     elif "extra/out/kernel" in extra:
         heads["logits"] = project("out", last)
     return heads
+
+
+def _affine(x: Any, kernel: Any, bias: Any) -> Any:
+    return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
 
 def _cross_entropy(logits: Any, labels: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
@@ -94,7 +95,9 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def compare(exp: Experiment, params: Any, output: Path) -> dict[str, float]:
     """The logits of a run and of what was written of it, on a line of text."""
-    tokens = np.asarray(exp.tokenizer.encode(TEXT), np.int32)[None, :LONGEST]
+    embed = exp.model.module.config.embed
+    room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
+    tokens = jnp.asarray(np.asarray(exp.tokenizer.encode(TEXT), np.int32)[None, :room])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))

@@ -67,6 +67,7 @@ def test_an_imported_run_is_evaluated_on_a_text(imported, repository, tmp_path, 
     assert json.loads(capsys.readouterr().out)["perplexity"] > 1
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_trained_further(imported, repository, tmp_path):
     words = (*on_text(repository, tmp_path), "--config.train.steps=1", "--config.data.batch=8")
     recipe, workdir = imported / "recipe.py", tmp_path / "tuned"
