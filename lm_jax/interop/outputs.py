@@ -113,9 +113,10 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
 def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any) -> Any:
     """The rows of tokens, through which the padding token's may not be trained."""
     x = module.token(tokens)
-    if not checkpoint.family.still_padding:
+    pad = checkpoint.tree.get("pad_token_id")
+    if not checkpoint.family.still_padding or pad is None:
         return x
-    padding = tokens == int(checkpoint.tree.get("pad_token_id") or 0)
+    padding = tokens == int(pad)
     return jnp.where(padding[..., None], jax.lax.stop_gradient(x), x)
 
 

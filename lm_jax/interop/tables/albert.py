@@ -59,4 +59,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 IGNORED = (r"albert\.embeddings\.position_ids", r"albert\.pooler\.\w+", r"predictions\.decoder\.\w+")
-FAMILY = Family(config=config, weights=weights, prefix="albert.", ignored=IGNORED)
+FAMILY = Family(config=config, weights=weights, prefix="albert.", ignored=IGNORED, still_padding=True)

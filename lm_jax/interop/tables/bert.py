@@ -134,4 +134,4 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\.dense\.\w+", r"cls\.predictions\.decoder\.\w+")
-FAMILY = Family(config=config, weights=weights, settings=settings, prefix="bert.", ignored=IGNORED)
+FAMILY = Family(config=config, weights=weights, settings=settings, prefix="bert.", ignored=IGNORED, still_padding=True)

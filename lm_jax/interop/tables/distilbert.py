@@ -63,4 +63,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
-FAMILY = Family(config=config, weights=weights, prefix="distilbert.", ignored=IGNORED)
+FAMILY = Family(config=config, weights=weights, prefix="distilbert.", ignored=IGNORED, still_padding=True)

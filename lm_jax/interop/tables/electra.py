@@ -46,4 +46,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, prefix="electra.", ignored=IGNORED)
+FAMILY = Family(config=config, weights=weights, prefix="electra.", ignored=IGNORED, still_padding=True)

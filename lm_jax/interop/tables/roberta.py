@@ -53,7 +53,7 @@ IGNORED = (r"roberta\.embeddings\.position_ids", r"roberta\.pooler\.dense\.\w+",
 
 def _family(name: str) -> Family:
     read = functools.partial(config, name=name)
-    return Family(config=read, weights=weights, prefix="roberta.", ignored=IGNORED, counted="real")
+    return Family(config=read, weights=weights, prefix="roberta.", ignored=IGNORED, counted="real", still_padding=True)
 
 
 FAMILY = _family("Roberta")
