@@ -20,7 +20,7 @@ from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
 from lm_jax.models import segments
 from lm_jax.models.block import Block, Context
-from lm_jax.models.config import StackConfig
+from lm_jax.models.config import StackConfig, TransformerConfig
 from lm_jax.models.feedforward import ACTIVATIONS
 from lm_jax.models.interface import Inputs
 from lm_jax.models.masks import Visibility
@@ -91,13 +91,14 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     config, module = checkpoint.config, checkpoint.module.bind({"params": params})
     inputs, found = _inputs(checkpoint, given), {}
     read = functools.partial(_embedded, checkpoint, module)
-    if config.kind != "encoder_decoder":
+    if isinstance(config, TransformerConfig):
         visibility = _visibility(inputs)
         x = module.embed(read(inputs.tokens), visibility.query_positions, inputs.types)
         x = _layers(checkpoint, config.stack, params["stack"], x, Context(visibility=visibility), found, "")
         found["last"] = module.final_norm(x) if config.final_norm else x
         return found
     source = inputs.source
+    assert source is not None
     visibility = _visibility(source)
     x = module.encoder_embed(read(source.tokens), source.positions, source.types)
     x = _layers(checkpoint, config.encoder, params["encoder"], x, Context(visibility=visibility), found, "encoder_")
@@ -188,7 +189,8 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, fo
     if "extra/pooler/kernel" in extra:
         heads["pooled"] = jnp.tanh(project("pooler", last[:, 0]))
     if "extra/dense/kernel" in extra:
-        hidden = ACTIVATIONS[checkpoint.config.stack.block.feedforward.activation](project("dense", last))
+        # ELECTRA's discriminator, whose activation is always this one.
+        hidden = ACTIVATIONS["gelu"](project("dense", last))
         heads["logits"] = project("out", hidden)[..., 0]
     elif name.endswith("ForQuestionAnswering"):
         heads["start_logits"], heads["end_logits"] = jnp.moveaxis(project("out", last), -1, 0)
