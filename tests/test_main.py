@@ -81,7 +81,7 @@ BAD = {
         "first and last step",
     ),
     "forking from nothing": (["train", "--config=gpt:tiny", "--fork=nowhere", "--workdir=W", "GOLDEN"], "nowhere"),
-    "a verb that is planned": (["export", "--workdir=W"], "unknown verb 'export'"),
+    "a verb that is planned": (["plan", "--workdir=W"], "unknown verb 'plan'"),
     "inspecting nothing": (["inspect"], "needs --config"),
     "curves of no run": (["inspect", "--workdir=W"], "metrics.jsonl"),
 }
