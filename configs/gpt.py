@@ -97,7 +97,7 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
             length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
         )
         config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20, final=0.0))
-        config.train = dict(steps=250)
+        config.train = dict(steps=150)
         config.evaluate = dict(every=100, batches=10)
         config.checkpoint = dict(every=150)
     else:

@@ -65,7 +65,7 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         schedule=dict(name="linear", warmup=100 if novels else 20, final=0.0),
         multipliers=(dict(pattern="relative", factor=5.0),),
     )
-    config.train = dict(steps=5000 if novels else 250)
+    config.train = dict(steps=5000 if novels else 150)
     config.log = dict(every=100 if novels else 10)
     config.evaluate = dict(every=500 if novels else 100, batches=50 if novels else 10)
     config.checkpoint = dict(every=500 if novels else 150)

@@ -18,6 +18,9 @@ from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves, metrics
 from lm_jax.verbs import report
 
+# Runs of different kinds of models differ in nearly everything.
+MOST_DIFFERENCES = 20
+
 
 def run(request: Request) -> int:
     """Shows a recipe (`--config`), a run (`--workdir`), or compares runs (several directories as words)."""
@@ -56,7 +59,10 @@ def _runs(request: Request, runs: list[Path]) -> int:
     report.say(table(results))
     for label, lines in changed.items():
         report.say(f"configuration of {first} -> {label}" + ("" if lines else ": no difference"))
-        report.say("\n".join(f"  {line}" for line in lines)) if lines else None
+        for line in lines[:MOST_DIFFERENCES]:
+            report.say(f"  {line}")
+        if len(lines) > MOST_DIFFERENCES:
+            report.say(f"  and {len(lines) - MOST_DIFFERENCES} more; --json has them all")
     report.say(f"curves in {output}")
     return 0
 
