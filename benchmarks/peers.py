@@ -6,12 +6,11 @@ It imports nothing of lm_jax, so that it also runs where only those two are inst
 
 from __future__ import annotations
 
-import json
-import resource
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks import protocol
 
 GPT = {"vocab_size": 8192, "n_positions": 256, "n_embd": 384, "n_layer": 6, "n_head": 6}
 OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -23,16 +22,7 @@ def main() -> None:
         sys.exit(f"name one of {', '.join(WORKS)}")
     go, tokens = WORKS[sys.argv[1]]()
     go(1)
-    print("READY " + json.dumps({"tokens": tokens}), flush=True)
-    for line in sys.stdin:
-        words = line.split()
-        if not words or words[0] == "EXIT":
-            return
-        cpu, start = time.process_time(), time.perf_counter()
-        out = go(int(words[1]))
-        done = {"s": time.perf_counter() - start, "cpu": time.process_time() - cpu, "n": int(words[1]), "out": out}
-        done["rss"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        print("DONE " + json.dumps(done), flush=True)
+    protocol.serve(go, tokens=tokens)
 
 
 def training(model: Any, loss: Callable[[], Any]) -> Callable[[int], float]:

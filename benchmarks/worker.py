@@ -1,10 +1,8 @@
-"""What the workers share: a model on one objective's train step, and the protocol of `python -m benchmarks`."""
+"""What the workers share: a model on one objective's train step."""
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import protocol
 from lm_jax.core.config import from_config_dict
 from lm_jax.flags import override
 from lm_jax.models.config import KINDS
@@ -69,17 +68,8 @@ class Training:
 
 
 def serve(go: Callable[[int], Any], **info: Any) -> None:
-    """Answers `GO n` until `EXIT`; `go(n)` does n units and returns something to show."""
-    print("READY " + json.dumps({**info, "jax": jax.__version__}), flush=True)
-    for line in sys.stdin:
-        words = line.split()
-        if not words or words[0] == "EXIT":
-            return
-        cpu, start = time.process_time(), time.perf_counter()
-        out = go(int(words[1]))
-        done = {"s": time.perf_counter() - start, "cpu": time.process_time() - cpu, "n": int(words[1]), "out": out}
-        done["rss"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        print("DONE " + json.dumps(done), flush=True)
+    """See `protocol.serve`; also says which jax it is."""
+    protocol.serve(go, jax=jax.__version__, **info)
 
 
 def generator(seed: int) -> np.random.Generator:

@@ -40,6 +40,14 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     config.model.embed.dropout = 0.0
     config.model.stack.block.dropout = 0.0
     config.model.stack.block.attention.dropout = 0.0
+    if variant != "tiny":
+        config.model.embed.width = 128
+        config.model.stack.depth = 4
+        config.model.stack.block.attention.heads = 4
+        # A masked token's neighbours are found by attention alone: with learned positions that takes thousands of steps
+        # at this size, with rotary ones hundreds.
+        config.model.embed.positions = "none"
+        config.model.stack.block.attention.position = "rotary"
     if variant == "tiny":
         config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab=1024))
         config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="linear", warmup=20, final=0.0))
@@ -47,31 +55,18 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)
     elif variant == "quickstart":
-        config.model.embed.width = 128
-        config.model.stack.depth = 4
-        config.model.stack.block.attention.heads = 4
         config.data = dict(
             length=64, batch=32, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
         )
         # Twice BERT's share of masks: there is little time to learn from them.
         config.objective.masked.rate = 0.3
-        # As `novels` below.
-        config.model.embed.positions = "none"
-        config.model.stack.block.attention.position = "rotary"
         config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20, final=0.0))
         config.train = dict(steps=240)
         config.evaluate = dict(every=150, batches=10)
         config.checkpoint = dict(every=150)
     else:
-        config.model.embed.width = 128
-        config.model.stack.depth = 4
-        config.model.stack.block.attention.heads = 4
-        # A masked token's neighbours are found by attention alone: with learned positions that takes thousands of steps
-        # at this size, with rotary ones hundreds.
         # Without pairs: there are few enough to be learnt by heart, and that is then all that is learnt.
         config.objective.masked.next_sentence = False
-        config.model.embed.positions = "none"
-        config.model.stack.block.attention.position = "rotary"
         tokenizer = dict(kind="unigram", vocab=512, sentinels=16)
         if variant == "chinese":
             # As gpt:chinese.

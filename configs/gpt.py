@@ -44,11 +44,7 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.checkpoint = dict(every=100)
     elif variant == "shakespeare_char":
         # nanoGPT's README, "only have a macbook": 4 layers, 4 heads, width 128, context 64, batch 12, no dropout.
-        config.model = gpt.gpt2("tiny")
-        config.model.embed.width = 128
-        config.model.embed.max_length = 64
-        config.model.stack.depth = 4
-        config.model.stack.block.attention.heads = 4
+        config.model = _small(length=64)
         config.data = dict(length=64, batch=12, validation=0.1, tokenizer=dict(kind="characters", vocab=256))
         # As config/train_shakespeare_char.py (cosine to a tenth, warmup 100, beta2 0.99), but for its peak of 1e-3.
         config.optimizer = dict(
@@ -62,11 +58,7 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     elif variant == "shakespeare_speedrun":
         return _speedrun(config)
     elif variant == "novels":
-        config.model = gpt.gpt2("tiny")
-        config.model.embed.width = 128
-        config.model.embed.max_length = 128
-        config.model.stack.depth = 4
-        config.model.stack.block.attention.heads = 4
+        config.model = _small(length=128)
         config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=512, sentinels=16))
         config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100))
         config.train = dict(steps=2000)
@@ -74,11 +66,7 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.evaluate = dict(every=500, batches=50)
         config.checkpoint = dict(every=500)
     elif variant == "chinese":
-        config.model = gpt.gpt2("tiny")
-        config.model.embed.width = 128
-        config.model.embed.max_length = 128
-        config.model.stack.depth = 4
-        config.model.stack.block.attention.heads = 4
+        config.model = _small(length=128)
         # 3,150 characters are 99.5 % of the text; the others are spelled in bytes.
         tokenizer = dict(kind="unigram", vocab=4096, character_coverage=0.995, sample_bytes=4_000_000)
         config.data = dict(length=128, batch=16, tokenizer=tokenizer)
@@ -88,11 +76,7 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.evaluate = dict(every=600, batches=50)
         config.checkpoint = dict(every=600)
     elif variant == "quickstart":
-        config.model = gpt.gpt2("tiny")
-        config.model.embed.width = 128
-        config.model.embed.max_length = 128
-        config.model.stack.depth = 4
-        config.model.stack.block.attention.heads = 4
+        config.model = _small(length=128)
         config.data = dict(
             length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
         )
@@ -114,14 +98,20 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     return config
 
 
+def _small(length: int) -> ml_collections.ConfigDict:
+    """GPT-2 of nanoGPT's CPU setting: 4 layers, 4 heads, width 128."""
+    model = gpt.gpt2("tiny")
+    model.embed.width, model.embed.max_length = 128, length
+    model.stack.depth, model.stack.block.attention.heads = 4, 4
+    return model
+
+
 def _speedrun(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The lowest validation loss in 192,000 characters of training text; every choice is a line of docs/speedrun.md."""
-    config.model = gpt.gpt2("tiny")
-    config.model.embed.width = 128
+    config.model = _small(length=64)
     config.model.embed.positions = "none"
-    config.model.stack.depth = 4
     block = config.model.stack.block
-    block.attention.update(heads=4, position="rotary", qk_norm=True, convolution=4, bias=False, out_bias=False)
+    block.attention.update(position="rotary", qk_norm=True, convolution=4, bias=False, out_bias=False)
     block.feedforward.update(activation="squared_relu", bias=False, convolution=4)
     block.norm.update(name="rms", bias=False)
     config.model.norm.update(name="rms", bias=False)

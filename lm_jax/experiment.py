@@ -239,9 +239,7 @@ class Experiment:
     @property
     def average(self) -> averaging.Average | None:
         """How averages of the parameters are kept, where the recipe asks for them."""
-        if self.config.optimizer.name == "schedule_free":
-            return averaging.schedule_free(self.config.optimizer.schedule_free.interpolation)
-        return averaging.exponential(self.config.train.ema) if self.config.train.ema else None
+        return averaging.build(self.config.optimizer, self.config.train.ema)
 
     @property
     def learning_rate(self) -> Callable[[int], Any]:

@@ -1,6 +1,10 @@
 """What a model has to beat: counts of tokens and of pairs of tokens."""
 
+import json
+
 import numpy as np
+
+from lm_jax import experiment
 
 
 def unigram_loss(train: np.ndarray, targets: np.ndarray, vocab: int) -> float:
@@ -33,3 +37,15 @@ class Bigram:
         found = np.where(self.pairs[at] == wanted, self.counts[at], 0)
         kinds = np.maximum(self.kinds[left], 1e-9)
         return float(-np.log((found + kinds * self.unigram[targets]) / (self.seen[left] + kinds)).mean())
+
+
+def assert_below_unigram(run):
+    """The last validation loss of a finished run is at least 0.1 below the unigram baseline; returns its store."""
+    exp = experiment.prepare(experiment.load(run).config)
+    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
+    train, held_out = exp.store.read(0, cut), exp.store.read(cut, exp.store.tokens)
+    baseline = unigram_loss(train, held_out, exp.tokenizer.vocab_size)
+    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    reached = [line["val/loss"] for line in losses if "val/loss" in line][-1]
+    assert reached < baseline - 0.1, f"validation loss {reached:.3f}, unigram {baseline:.3f}"
+    return exp.store

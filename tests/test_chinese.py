@@ -11,8 +11,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from lm_jax import experiment
-from tests.baselines import unigram_loss
+from tests.baselines import assert_below_unigram
 from tests.commands import lm_jax
 from tests.commands import run as command
 from tests.test_novels import compare_with_bigram
@@ -44,15 +43,9 @@ def test_models_of_chinese_fall_below_the_unigram_baseline(histories, tmp_path):
 
     assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags) == 0
 
-    exp = experiment.prepare(experiment.load(run).config)
-    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
-    train, held_out = exp.store.read(0, cut), exp.store.read(cut, exp.store.tokens)
-    baseline = unigram_loss(train, held_out, exp.tokenizer.vocab_size)
-    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    reached = [line["val/loss"] for line in losses if "val/loss" in line][-1]
-    assert reached < baseline - 0.1, f"validation loss {reached:.3f}, unigram {baseline:.3f}"
+    store = assert_below_unigram(run)
     # Every sentence ends in a mark of its own; the store must have found them.
-    sentences = np.diff(exp.store.sentence_starts)
+    sentences = np.diff(store.sentence_starts)
     assert 10 < np.median(sentences) < 40
 
 

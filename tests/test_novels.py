@@ -5,7 +5,6 @@ kinds on all of them and compare with P(token | original left neighbour) at the 
 sentinels, padding and EOS left out; docs/claims.md records what they reach.
 """
 
-import json
 import lzma
 
 import numpy as np
@@ -15,7 +14,7 @@ from lm_jax import experiment
 from lm_jax.data import pipeline
 from lm_jax.flags import Request
 from lm_jax.verbs.runs import restore_params
-from tests.baselines import Bigram, unigram_loss
+from tests.baselines import Bigram, assert_below_unigram, unigram_loss
 from tests.commands import lm_jax
 from tests.commands import run as train
 
@@ -36,13 +35,7 @@ def test_a_decoder_falls_below_the_unigram_baseline_on_novels(novels, tmp_path):
 
     assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags, *length) == 0
 
-    exp = experiment.prepare(experiment.load(run).config)
-    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
-    train, held_out = exp.store.read(0, cut), exp.store.read(cut, exp.store.tokens)
-    baseline = unigram_loss(train, held_out, exp.tokenizer.vocab_size)
-    losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    reached = [line["val/loss"] for line in losses if "val/loss" in line][-1]
-    assert reached < baseline - 0.1, f"validation loss {reached:.3f}, unigram {baseline:.3f}"
+    assert_below_unigram(run)
 
 
 @pytest.mark.slow

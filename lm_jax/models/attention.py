@@ -5,6 +5,7 @@ The mask, the positions and the kernel are chosen by the configuration; no model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -74,7 +75,9 @@ class Attention(nn.Module):
         width, groups = config.head_width(embed), config.kv_heads or config.heads
         # T5's scores are not scaled: its query kernel is drawn smaller instead.
         query_gain = width**-0.5 if config.scale == 1.0 and self.init_config.name == "fan_in" else 1.0
-        recent = _Recent(config.convolution, visibility, cache, index) if config.convolution > 1 and not cross else None
+        recent = None
+        if config.convolution > 1 and not cross:
+            recent = _Recent(config.convolution, x.shape[1], visibility, cache, index)
         q = self._heads(x, "query", config.heads, width, query_gain, recent)
         scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
         visibility = visibility.replace(mask=masks.full if cross else masks.of(config))  # type: ignore[attr-defined]
@@ -111,17 +114,21 @@ class Attention(nn.Module):
             block=config.block,
         )
         mixed = mix(v)
-        # Asked for by `apply(..., mutable="probabilities")`: what the kernel makes of the identity.
         if self.is_mutable_collection("probabilities") and not self.is_initializing():
-            # A few columns at a time, because kernels take values as wide as keys.
-            columns = [jnp.eye(k.shape[2], width, -start, dtype=v.dtype) for start in range(0, k.shape[2], width)]
-            weights = [mix(jnp.broadcast_to(part[None, None], v.shape)) for part in columns]
-            self.sow("probabilities", "weights", jnp.concatenate(weights, -1)[..., : k.shape[2]])
+            self._show(mix, v)
         mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
         draw = initializers.kernel(self.init_config, config.heads * width, embed, self.residual_gain)
         axes = ("heads", "kv", "embed")
         out = Projection((config.heads, width), (embed,), axes, draw, config.out_bias, self.dtype, name="out")
         return out(mixed), cache
+
+    def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
+        """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="probabilities")`."""
+        keys, width = values.shape[2:]
+        # A few columns at a time, because kernels take values as wide as keys.
+        columns = [jnp.eye(keys, width, -start, dtype=values.dtype) for start in range(0, keys, width)]
+        weights = [mix(jnp.broadcast_to(part[None, None], values.shape)) for part in columns]
+        self.sow("probabilities", "weights", jnp.concatenate(weights, -1)[..., :keys])
 
     def _heads(
         self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0, recent: _Recent | None = None
@@ -149,13 +156,12 @@ class Attention(nn.Module):
 class _Recent:
     """The tokens before a call, as its convolutions see them, and those that the next call will want."""
 
-    def __init__(self, width: int, visibility: Visibility, cache: dict[str, jax.Array] | None, index: Any):
-        self.before, self.visibility, self.cache, self.index = width - 1, visibility, cache or {}, index
+    def __init__(self, width: int, length: int, visibility: Visibility, cache: dict[str, jax.Array] | None, index: Any):
+        self.near, self.cache = visibility.near(width - 1, length, index), cache or {}
         self.kept: dict[str, jax.Array] = {}
 
     def mix(self, name: str, convolution: Convolution, y: jax.Array) -> jax.Array:
         """`y` [batch length heads kv] after its convolution."""
-        near = self.visibility.near(self.before, y.shape[1], self.index)
-        mixed, after = convolution(y.transpose(0, 2, 1, 3), self.cache.get(f"{name}_recent"), near)
+        mixed, after = convolution(y.transpose(0, 2, 1, 3), self.cache.get(f"{name}_recent"), self.near)
         self.kept[f"{name}_recent"] = after
         return mixed.transpose(0, 2, 1, 3)

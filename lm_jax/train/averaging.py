@@ -10,8 +10,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from lm_jax.core.config import InputError
+from lm_jax.train.optimizers import OptimizerConfig
+
 # (average so far, new parameters, new optimizer state, updates made) -> new average
 Average = Callable[[Any, Any, Any, Int[Array, ""]], Any]
+
+
+def build(optimizer: OptimizerConfig, ema: float) -> Average | None:
+    """How the parameters are averaged: as the optimizer needs it, exponentially where `ema` is a decay, or not at all.
+
+    Raises:
+      InputError: the optimizer keeps an average already.
+    """
+    if optimizer.name != "schedule_free":
+        return exponential(ema) if ema else None
+    if ema:
+        raise InputError(
+            f"config.train.ema is {ema}, but the optimizer schedule_free keeps an average of its own; set "
+            "config.train.ema=0"
+        )
+    return schedule_free(optimizer.schedule_free.interpolation)
 
 
 def exponential(decay: float) -> Average:

@@ -55,7 +55,7 @@ class SGDConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MuonConfig:
-    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): momentum made orthogonal, for matrices inside layers.
+    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): momentum made orthogonal, for all kernels inside layers.
 
     Attributes:
       momentum: of the matrices, Nesterov's.
@@ -177,8 +177,9 @@ def _schedule_free(config: OptimizerConfig, step: Step) -> optax.GradientTransfo
     free = config.schedule_free
     # Interpolation takes the place of momentum.
     fast = step(free.weight_decay, optax.scale_by_adam(0.0, free.b2, free.epsilon))
-    peak = lambda count: schedules.build(config.schedule, config.learning_rate, 1 << 30)(count - 1)
-    return optax.GradientTransformation(*contrib.schedule_free(fast, peak, free.interpolation))
+    rate = schedules.build(config.schedule, config.learning_rate, 1 << 30)
+    # Optax counts updates from 1 here.
+    return optax.GradientTransformation(*contrib.schedule_free(fast, lambda count: rate(count - 1), free.interpolation))
 
 
 OPTIMIZERS = {

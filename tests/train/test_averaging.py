@@ -7,6 +7,7 @@ import pytest
 from lm_jax.core.config import InputError
 from lm_jax.train import averaging
 from lm_jax.train.loop import TrainConfig
+from lm_jax.train.optimizers import OptimizerConfig
 
 
 def test_the_average_forgets_where_it_started_and_follows_slowly_later():
@@ -23,3 +24,11 @@ def test_the_average_forgets_where_it_started_and_follows_slowly_later():
 def test_a_decay_outside_of_zero_to_one_is_refused(decay):
     with pytest.raises(InputError, match=r"config\.train\.ema is"):
         TrainConfig(ema=decay)
+
+
+def test_an_optimizer_with_an_average_of_its_own_takes_no_other():
+    own = OptimizerConfig(name="schedule_free")
+    assert averaging.build(own, 0.0) is not None
+    assert averaging.build(OptimizerConfig(), 0.0) is None
+    with pytest.raises(InputError, match=r"config\.train\.ema is 0\.9, but the optimizer schedule_free"):
+        averaging.build(own, 0.9)

@@ -124,6 +124,33 @@ class Vocabulary:
     prefix_space: bool = False
 
 
+def vocabulary(
+    pieces: Sequence[str],
+    texts: Sequence[bytes],
+    *,
+    special: Bool[np.ndarray, " vocab"] | None = None,
+    starts_word: Bool[np.ndarray, " vocab"] | None = None,
+    prefix_space: bool = False,
+) -> Vocabulary:
+    """What the UTF-8 text of every id tells; b"" is no text.
+
+    Args:
+      pieces: see `Vocabulary`.
+      texts: what each id stands for.
+      special: None where roles and sentinels are all there is.
+      starts_word: None where the texts show it.
+      prefix_space: see `Vocabulary`.
+    """
+    return Vocabulary(
+        pieces=pieces,
+        special=np.zeros(len(pieces), bool) if special is None else special,
+        lengths=np.array([*map(len, texts)], np.int32),
+        starts_word=begin_words(texts) if starts_word is None else starts_word,
+        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
+        prefix_space=prefix_space,
+    )
+
+
 class Tokenizer:
     """Text to ids and back.
 

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError
 from lm_jax.data.parts import before_words
-from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, Vocabulary, begin_words
+from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, begin_words, vocabulary
 
 FILE = "tokenizer.json"
 PREFIX = "##"  # WordPiece: this piece goes on with a word.
@@ -112,21 +112,14 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
     level, words = _step(tree, "ByteLevel"), _is_wordpiece(tree)
     outside = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
     texts = _texts(names, special.tolist(), outside if level else None, words)
-    begins = begin_words(texts)
+    begins = None
     if words:
         begins = np.array([not name.startswith(PREFIX) for name in names])
-    elif level is None and not begins.any():
+    elif level is None and not begin_words(texts).any():
         # Whole words without a mark, as WordLevel has them.
         begins = np.ones(len(names), bool)
     prefix = _step(tree, "Metaspace") or level or {}
-    vocabulary = Vocabulary(
-        pieces=names,
-        special=special,
-        lengths=np.array([*map(len, texts)], np.int32),
-        starts_word=begins,
-        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
-        prefix_space=bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never")),
-    )
+    prefixed = bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never"))
     backend = Pipeline(
         library,
         names,
@@ -142,7 +135,7 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         file=FILE,
         roles=options["roles"],
         sentinels=options["sentinels"],
-        vocabulary=vocabulary,
+        vocabulary=vocabulary(names, texts, special=special, starts_word=begins, prefix_space=prefixed),
         backend=backend,
     )
 

@@ -20,9 +20,8 @@ from lm_jax.data.tokenizers.base import (
     UNKNOWN,
     Encoded,
     Tokenizer,
-    Vocabulary,
-    begin_words,
     by_length,
+    vocabulary,
 )
 from lm_jax.data.tokenizers.simple import sentinel_names
 
@@ -42,15 +41,8 @@ def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
     texts = [piece.replace(_MARK, " ").encode() for piece in pieces]
     texts[: _BYTES + 256] = [b""] * _BYTES + [bytes([byte]) for byte in range(256)]
     texts += [b""] * sentinels
-    lengths = np.array([*map(len, texts)], np.int32)
     names = [*pieces, *sentinel_names(sentinels)]
-    vocabulary = Vocabulary(
-        pieces=names,
-        special=np.zeros(len(names), bool),
-        lengths=lengths,
-        starts_word=begin_words(texts),
-        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
-    )
+    known = vocabulary(names, texts)
     return Tokenizer(
         kind,
         content,
@@ -58,8 +50,8 @@ def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
         file=FILE,
         roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
         sentinels=range(len(pieces), len(names)),
-        vocabulary=vocabulary,
-        backend=Own(model, lengths),
+        vocabulary=known,
+        backend=Own(model, known.lengths),
         trusted=True,
     )
 
@@ -83,14 +75,7 @@ def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         names[index] = name
     texts = _texts(names, kinds.tolist())
     normaliser = proto.normalizer_spec
-    vocabulary = Vocabulary(
-        pieces=names,
-        special=np.isin(kinds, (_UNKNOWN, _CONTROL, _UNUSED)),
-        lengths=np.array([*map(len, texts)], np.int32),
-        starts_word=begin_words(texts),
-        carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
-        prefix_space=normaliser.add_dummy_prefix,
-    )
+    special = np.isin(kinds, (_UNKNOWN, _CONTROL, _UNUSED))
     # As everywhere here; sentencepiece's own is " ⁇ ", which a text may say.
     proto.trainer_spec.unk_surface = UNKNOWN
     return Tokenizer(
@@ -100,7 +85,7 @@ def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         file=FILE,
         roles=options["roles"],
         sentinels=options["sentinels"],
-        vocabulary=vocabulary,
+        vocabulary=vocabulary(names, texts, special=special, prefix_space=normaliser.add_dummy_prefix),
         backend=Foreign(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto),
     )
 

@@ -14,9 +14,8 @@ from lm_jax.data.tokenizers.base import (
     UNKNOWN,
     Encoded,
     Tokenizer,
-    Vocabulary,
-    begin_words,
     by_length,
+    vocabulary,
 )
 
 _FIRST = len(SPECIALS)  # The first id that stands for text.
@@ -30,29 +29,24 @@ def sentinel_names(count: int) -> list[str]:
 def bytes_tokenizer(sentinels: int) -> Tokenizer:
     """UTF-8 bytes as tokens (Xue et al. 2022, arXiv:2105.13626)."""
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-    return _tokenizer("bytes", b"", pieces, [bytes([byte]) for byte in range(256)], sentinels, Bytes(), unknown=0)
+    return _tokenizer("bytes", b"", pieces, [bytes([byte]) for byte in range(256)], sentinels, Bytes(), unknown=b"")
 
 
 def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
     """The characters of a corpus as tokens; others are unknown. `content` is the alphabet in UTF-8."""
     alphabet = content.decode()
     texts = [character.encode() for character in alphabet]
-    return _tokenizer("characters", content, list(alphabet), texts, sentinels, Characters(alphabet), unknown=3)
+    return _tokenizer(
+        "characters", content, list(alphabet), texts, sentinels, Characters(alphabet), unknown=UNKNOWN.encode()
+    )
 
 
 def _tokenizer(
-    kind, content, pieces: list[str], texts: list[bytes], sentinels: int, backend, unknown: int
+    kind, content, pieces: list[str], texts: list[bytes], sentinels: int, backend, unknown: bytes
 ) -> Tokenizer:
     special = [b""] * len(SPECIALS)
-    lengths = np.array([*map(len, special), *map(len, texts), *[0] * sentinels], np.int32)
-    lengths[UNK] = unknown
+    special[UNK] = unknown
     names = [*SPECIALS, *pieces, *sentinel_names(sentinels)]
-    vocabulary = Vocabulary(
-        pieces=names,
-        special=np.zeros(len(names), bool),
-        lengths=lengths,
-        starts_word=begin_words([*special, *texts, *[b""] * sentinels]),
-    )
     return Tokenizer(
         kind,
         content,
@@ -60,7 +54,7 @@ def _tokenizer(
         file="alphabet.txt",
         roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
         sentinels=range(len(names) - sentinels, len(names)),
-        vocabulary=vocabulary,
+        vocabulary=vocabulary(names, [*special, *texts, *[b""] * sentinels]),
         backend=backend,
         trusted=True,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same, turned
+from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -71,7 +71,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += dense("head/transform", "cls.predictions.transform.dense")
         rules += norm("head/norm", "cls.predictions.transform.LayerNorm", config.norm)
         rules += [same("head/bias", "cls.predictions.bias")]
-        rules += [] if config.readout.tied else [turned("head/out/kernel", "cls.predictions.decoder.weight")]
+        rules += common.readout(config.readout, "cls.predictions.decoder.weight")
     if config.pair_classes:
         rules += dense("pair/pooler", "bert.pooler.dense")
         rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "cls.seq_relationship")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -37,7 +37,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         *norm("embed/norm", "transformer.word_embeddings_layernorm", config.norm),
         *norm("final_norm", "transformer.ln_f", config.norm),
     ]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."

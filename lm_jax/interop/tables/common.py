@@ -1,4 +1,4 @@
-"""What tables share: trees of settings and the rules of pre-norm and post-norm layers."""
+"""What tables share: trees of settings, the rules of norms and of the readout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_jax.core.config import Tree
-from lm_jax.interop.rules import Rules, norm
-from lm_jax.models.config import BlockConfig, StackConfig
+from lm_jax.interop.rules import Rules, norm, turned
+from lm_jax.models.config import BlockConfig, ReadoutConfig, StackConfig
 
 
 def tree(settings: Any) -> Tree:
@@ -32,3 +32,8 @@ def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Seque
 def norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) -> Rules:
     """Norms of a layer: our names to theirs."""
     return [rule for mine, name in names.items() for rule in norm(f"{ours}/{mine}", f"{theirs}{name}", block.norm)]
+
+
+def readout(config: ReadoutConfig, theirs: str) -> Rules:
+    """The matrix to logits, where it is not the token table."""
+    return [] if config.tied else [turned("head/out/kernel", theirs)]

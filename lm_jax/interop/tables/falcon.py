@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -65,7 +65,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         same("token/embedding", "transformer.word_embeddings.weight"),
         *norm("final_norm", "transformer.ln_f", config.norm),
     ]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     norms = {
         "parallel": {"attention_norm": "input_layernorm"},
         "parallel_two": {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -47,7 +47,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         same("embed/position", "transformer.wpe.weight"),
         *norm("final_norm", "transformer.ln_f", config.norm),
     ]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
         rules += fused(f"{ours}/attention", f"{theirs}attn.c_attn", block.attention, "parts", turn=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
+from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -51,7 +51,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         same("embed/position", "transformer.wpe.weight"),
         *norm("final_norm", "transformer.ln_f", config.norm),
     ]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     names = ("q_proj", "k_proj", "v_proj", "out_proj")
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."

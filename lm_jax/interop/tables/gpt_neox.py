@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -51,7 +51,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         same("token/embedding", "gpt_neox.embed_in.weight"),
         *norm("final_norm", "gpt_neox.final_layer_norm", config.norm),
     ]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "embed_out.weight")]
+    rules += common.readout(config.readout, "embed_out.weight")
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"gpt_neox.layers.{layer}."

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
+from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -92,7 +92,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which, of LLaMA and its relatives."""
     block = config.stack.block
     rules = [same("token/embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", config.norm)]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     names = NORMS
     if block.norm_placement == "sandwich":
         names = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, dense, fused, gate_and_in, norm, out, same, turned
+from lm_jax.interop.rules import Rules, dense, fused, gate_and_in, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -80,7 +80,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += dense("head/transform", "head.dense", bias=readout.transform_bias)
         rules += norm("head/norm", "head.norm", config.norm)
     rules += [same("head/bias", "decoder.bias")] if readout.bias else []
-    rules += [] if readout.tied else [turned("head/out/kernel", "decoder.weight")]
+    rules += common.readout(readout, "decoder.weight")
     for layer in range(config.stack.depth):
         ours, theirs, bias = f"stack/{layer}", f"model.layers.{layer}.", block.feedforward.bias
         rules += fused(f"{ours}/attention", f"{theirs}attn.Wqkv", block.attention, "parts")

@@ -53,7 +53,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     if config.embed.factor is not None:
         rules += [turned("embed/project/kernel", f"{top}project_in.weight")]
         rules += [turned("head/factor/kernel", f"{top}project_out.weight")] if config.readout.tied else []
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     names = ("q_proj", "k_proj", "v_proj", "out_proj")
     norms = {"attention_norm": "self_attn_layer_norm", "feedforward_norm": "final_layer_norm"}
     for layer in range(config.stack.depth):

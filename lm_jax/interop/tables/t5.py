@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
+from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -56,7 +56,7 @@ def config(hf: Settings, *, shared: bool, classes: tuple[str, ...]) -> models.En
 def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
     """Which tensor is which."""
     rules = [same("token/embedding", "shared.weight")]
-    rules += [] if config.readout.tied else [turned("head/out/kernel", "lm_head.weight")]
+    rules += common.readout(config.readout, "lm_head.weight")
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         rules += norm(f"{side}_norm", f"{side}.final_layer_norm", config.norm)
         shared = stack.block.attention.buckets.shared
