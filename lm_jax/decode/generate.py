@@ -137,6 +137,7 @@ def generate(
         raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
     vocab = config.embed.vocab or 0
     sources = rows.checked(prompts, vocab, "prompt")
+    vocab = getattr(config, "decoder_vocab", None) or vocab
     if not sources:
         return []
     limits = Limits(

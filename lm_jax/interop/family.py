@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lm_jax.interop.heads import Heads
 from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.models.config import ModelConfig
@@ -18,10 +19,13 @@ class Family:
     Attributes:
       config: their settings to ours; refuses what it does not support.
       weights: rules of a model of ours, as the named class of theirs stores it. Paths that begin with `extra/` are
-        heads that our model has not.
+        what our model has not.
+      heads: of classes whose head our model has not, by what follows the family in the class's name.
+      learned: the same rules as parameters of their module, where those are cut otherwise than tensors in files.
       settings: ours to theirs, for models that were not imported; None where only imported ones can be exported.
       prefix: what the names of a model with a head have before those of the model without.
       ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
+      copies: tensors that some releases leave out because another, named here, is the same.
       renamed: names that releases after the table's give to tensors, and the table's.
       still_padding: whether reading the padding token gives its embedding no gradient (torch's `padding_idx`).
       counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
@@ -30,9 +34,12 @@ class Family:
 
     config: Callable[[Settings], ModelConfig]
     weights: Callable[[Any, str], Rules]
+    heads: Heads = dataclasses.field(default_factory=dict)
+    learned: Callable[[Any, str], Rules] | None = None
     settings: Callable[[Any], dict[str, Any]] | None = None
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     still_padding: bool = False
     counted: str = "all"

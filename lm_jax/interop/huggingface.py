@@ -22,8 +22,9 @@ import numpy as np
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.core.trees import named_leaves
-from lm_jax.interop import safetensors
+from lm_jax.interop import heads, safetensors
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import Head
 from lm_jax.interop.rules import Rule, Rules
 from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
@@ -45,6 +46,7 @@ class Checkpoint:
     Attributes:
       family: its table.
       architecture: the class that saved it.
+      head: what that class has on top of the model, where our model has not.
       tree: its config.json.
       config: the same as ours.
       module: our model.
@@ -55,6 +57,7 @@ class Checkpoint:
 
     family: Family
     architecture: str
+    head: Head | None
     tree: dict[str, Any]
     config: ModelConfig
     module: Any
@@ -62,6 +65,12 @@ class Checkpoint:
     axes: Any
     rules: Rules
     entries: Mapping[str, Entry]
+
+    @property
+    def writes(self) -> bool:
+        """Whether the class has a readout over the vocabulary."""
+        bare = heads.bare(self.architecture) or self.architecture.endswith((heads.ROWS, "ForNextSentencePrediction"))
+        return self.head is None and not bare
 
     def params(self, layout: Any = None) -> Any:
         """The parameters in float32, sharded as a `Layout` says where one is given."""
@@ -108,18 +117,19 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path).expanduser()
     tree = read_config(path)
     family = lookup(TABLES, str(tree.get("model_type")), f"{path / CONFIG}: model_type")
-    stored = safetensors.entries(path)
-    entries = _named(stored, family)
-    settings = Settings(tree, entries, str(path / CONFIG))
+    architecture = (tree.get("architectures") or [""])[0]
+    head = heads.of(family.heads, architecture, tree)
+    entries = _named(safetensors.entries(path), family, head)
+    settings = Settings(tree, entries, str(path / CONFIG), family.heads)
     config = family.config(settings)
     settings.finish()
-    architecture = (tree.get("architectures") or [""])[0]
     module, shapes, axes = describe(config)
-    rules = family.weights(config, architecture)
+    rules = family.weights(config, architecture) + heads.rules(head)
     _check(path, rules, entries, family, expected(rules, config, shapes))
     return Checkpoint(
         family=family,
         architecture=architecture,
+        head=head,
         tree=tree,
         config=config,
         module=module,
@@ -171,14 +181,30 @@ def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     return module, nn.unbox(boxed), axes
 
 
-def _named(stored: Mapping[str, Entry], family: Family) -> dict[str, Entry]:
+def _named(stored: Mapping[str, Entry], family: Family, head: Head | None) -> dict[str, Entry]:
     """Tensors by the names that tables use: of a model with its prefix, and of today's spelling."""
     prefix = family.prefix
     stored = {family.renamed.get(name, name): at for name, at in stored.items()}
     # BERT's first checkpoints are named after TensorFlow's.
     named = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
-    bare = prefix and not any(name.startswith(prefix) for name in named)
-    return {f"{prefix}{name}": at for name, at in named.items()} if bare else named
+    if head is not None and head.prefix is not None:
+        own = head.prefix
+        named = {prefix + name.removeprefix(own) if name.startswith(own) else name: at for name, at in named.items()}
+    if prefix and not any(name.startswith(prefix) for name in named):
+        named = {f"{prefix}{name}": at for name, at in named.items()}
+    copied = {name: named[other] for name, other in family.copies.items() if name not in named and other in named}
+    return named | copied
+
+
+def spelled(name: str, family: Family, architecture: str, head: Head | None) -> str:
+    """A tensor's name as its class has it, from the name that tables use."""
+    if head is not None and (head.prefix is None or name.startswith(head.names)):
+        return name
+    if not name.startswith(family.prefix):
+        return name
+    if head is not None:
+        return f"{head.prefix}{name.removeprefix(family.prefix)}"
+    return name.removeprefix(family.prefix) if heads.bare(architecture) else name
 
 
 def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:
@@ -306,7 +332,11 @@ def save(
       extra: heads that our model has not.
     """
     family = lookup(TABLES, str(tree.get("model_type")), "model_type")
-    rules = family.weights(config, (tree.get("architectures") or [""])[0])
+    architecture = (tree.get("architectures") or [""])[0]
+    head = heads.of(family.heads, architecture, tree)
+    rules = family.weights(config, architecture) + heads.rules(head)
+    # Heads that the model does not have, and that nobody kept, are not written.
+    rules = [rule for rule in rules if not rule.optional or set(rule.ours) <= set(extra or {}) or not rule.ours]
     _, shapes, _ = describe(config)
     told = expected(rules, config, shapes)
     tensors = []
@@ -314,6 +344,7 @@ def save(
         make = functools.partial(_tensor, rule, config, shapes, params, extra)
         for index, name in enumerate(rule.theirs):
             shape = told[name] if name in told else make(index).shape
+            name = spelled(name, family, architecture, head)
             tensors.append(Tensor(name, tuple(shape), np.dtype(np.float32), functools.partial(make, index)))
     safetensors.write(directory, tensors)
     text = json.dumps(dict(tree), indent=2, sort_keys=True) + "\n"
@@ -335,7 +366,7 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
             continue
         try:
             tree = family.settings(config)
-            again = family.config(Settings(tree, tree.pop("tensors", ()), name))
+            again = family.config(Settings(tree, tree.pop("tensors", ()), name, family.heads))
         except (InputError, AttributeError, KeyError, TypeError):
             continue
         if function_of(again) == function_of(config):

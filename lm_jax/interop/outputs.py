@@ -17,18 +17,16 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
-from lm_jax.models import segments
+from lm_jax.interop import heads
+from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, spelled, to_theirs
+from lm_jax.models import experts, segments
 from lm_jax.models.block import Block, Context
 from lm_jax.models.config import StackConfig, TransformerConfig
-from lm_jax.models.feedforward import ACTIVATIONS
 from lm_jax.models.interface import Inputs
 from lm_jax.models.masks import Visibility
 from lm_jax.models.relative import RelativeBias
 from lm_jax.models.stack import grouped, one_a_layer
 
-# Labels that do not count.
-IGNORED = -100
 NEW_TOKENS = 20
 
 Arrays = dict[str, Any]
@@ -65,18 +63,25 @@ def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -
 
     def compute(params: Any, extra: Arrays) -> tuple[Any, Arrays]:
         found = trace(checkpoint, params, given)
-        found |= _heads(checkpoint, params, extra, given, found)
+        written = {"logits": checkpoint.module.bind({"params": params}).readout(found["last"])}
         if checkpoint.config.embed.factor_first and "factor" in params.get("head", {}):
             # OPT-350M's last hidden state is as narrow as its tables.
             found["last"] = found["last"] @ params["head"]["factor"]["kernel"]
-        value = _loss(checkpoint, found, given)
+        found |= (written if checkpoint.writes else {}) | _heads(checkpoint, params, extra, given, found["last"])
+        if checkpoint.tree.get("output_router_logits"):
+            found["aux_loss"] = _balance(checkpoint, found, given)
+        value = heads.loss(checkpoint.architecture, found, given, checkpoint.tree)
         return (0.0 if value is None else value), found | ({} if value is None else {"loss": value})
 
-    if not _has_labels(given):
+    if not ({"labels", "start_positions"} & set(given)):
         _, found = _once(compute, params, extra)
         return _named(checkpoint, found)
-    (_, found), slopes = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
-    return _named(checkpoint, found) | _gradients(checkpoint, *slopes)
+    (_, found), (slopes, others) = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
+    if checkpoint.family.counted == "real":
+        # The reference never trains the place of padding, which only padding has.
+        place = checkpoint.config.embed.offset - 1
+        slopes["embed"]["position"] = slopes["embed"]["position"].at[place].set(0)
+    return _named(checkpoint, found) | _gradients(checkpoint, slopes, others)
 
 
 def _once(function: Callable[..., Any], *args: Any) -> Any:
@@ -93,7 +98,10 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     read = functools.partial(_embedded, checkpoint, module)
     if isinstance(config, TransformerConfig):
         visibility = _visibility(inputs)
-        x = module.embed(read(inputs.tokens), visibility.query_positions, inputs.types)
+        real = _real(checkpoint, inputs.tokens, inputs.segments)
+        # Padding stands before the first.
+        places = inputs.positions if real is None else jnp.where(real, jnp.asarray(inputs.positions), -1)
+        x = module.embed(read(inputs.tokens), places, inputs.types)
         x = _layers(checkpoint, config.stack, params["stack"], x, Context(visibility=visibility), found, "")
         found["last"] = module.final_norm(x) if config.final_norm else x
         return found
@@ -105,20 +113,29 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     memory = found["encoder_last"] = module.encoder_norm(x) if config.final_norm else x
     seen, crossed = _visibility(inputs), Visibility(key_segments=source.segments)
     context = Context(visibility=seen, cross_visibility=crossed, memory=memory)
-    x = module.decoder_embed(read(inputs.tokens), inputs.positions, inputs.types)
+    x = module.decoder_embed(read(inputs.tokens, module.written), inputs.positions, inputs.types)
     x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
     found["last"] = module.decoder_norm(x) if config.final_norm else x
     return found
 
 
-def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any) -> Any:
+def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any, table: Any = None) -> Any:
     """The rows of tokens, through which the padding token's may not be trained."""
-    x = module.token(tokens)
+    x = (table or module.token)(tokens)
     pad = checkpoint.tree.get("pad_token_id")
     if not checkpoint.family.still_padding or pad is None:
         return x
     padding = tokens == int(pad)
     return jnp.where(padding[..., None], jax.lax.stop_gradient(x), x)
+
+
+def _balance(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
+    """How unevenly experts are used, by tokens that are not padding."""
+    logits = [value for name, value in found.items() if name.startswith("router_logits/")]
+    mask = given.get("attention_mask", jnp.ones_like(given["input_ids"])).reshape(-1).astype(jnp.float32)
+    assert isinstance(checkpoint.config, TransformerConfig)
+    top = checkpoint.config.stack.block.feedforward.experts.top
+    return experts.balance(jnp.concatenate(logits), top, jnp.tile(mask, len(logits)))
 
 
 def _layers(
@@ -134,10 +151,12 @@ def _layers(
     found[f"{name}hidden_states/0"] = x
     for index, (layer, own) in enumerate(zip(segments.layers(stack), mine, strict=True)):
         block = Block(stack.kind(layer.kind), init, x.dtype, 1.0)
-        (x, _), kept = block.apply({"params": own}, x, context, mutable=["probabilities"])
+        (x, _), kept = block.apply({"params": own}, x, context, mutable=["probabilities", "router"])
         found[f"{name}hidden_states/{index + 1}"] = x
         weighed = kept["probabilities"]
         found[f"{name}attentions/{index}"] = weighed["attention"]["weights"][0]
+        if "router" in kept:
+            found[f"router_logits/{index}"] = kept["router"]["feedforward"]["logits"][0]
         if "cross" in weighed:
             found[f"cross_attentions/{index}"] = weighed["cross"]["weights"][0]
     return x
@@ -155,18 +174,35 @@ def _inputs(checkpoint: Checkpoint, given: Arrays) -> Inputs:
     )
     if checkpoint.config.kind != "encoder_decoder":
         return read
-    if "decoder_input_ids" not in given:
-        raise InputError("decoder_input_ids is missing; an encoder-decoder needs what its decoder reads")
-    return Inputs(tokens=given["decoder_input_ids"], segments=given.get("decoder_attention_mask"), source=read)
+    own = given.get("decoder_input_ids")
+    if own is None:
+        own = _shifted(checkpoint, tokens if checkpoint.head is not None else given.get("labels", tokens))
+    return Inputs(tokens=own, segments=given.get("decoder_attention_mask"), source=read)
+
+
+def _shifted(checkpoint: Checkpoint, tokens: Any) -> Any:
+    """What a decoder reads that is to write these tokens."""
+    pad, start = int(checkpoint.tree.get("pad_token_id") or 0), checkpoint.tree.get("decoder_start_token_id")
+    if start is None:
+        raise InputError("decoder_input_ids is missing, and the model does not say what a decoder starts with")
+    before = jnp.full_like(tokens[:, :1], start)
+    return jnp.concatenate([before, jnp.where(tokens == heads.IGNORED, pad, tokens)[:, :-1]], 1)
 
 
 def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
     """Where families count only some of the tokens, the place of each."""
+    real = _real(checkpoint, tokens, mask)
+    return None if real is None else (jnp.cumsum(real, -1) - 1).astype(jnp.int32)
+
+
+def _real(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
+    """The tokens that positions count; None for all, as always where angles depend on distances alone."""
     counted = checkpoint.family.counted
-    if counted == "all" or (counted == "attended" and mask is None):
-        return None
-    real = mask if counted == "attended" else tokens != int(checkpoint.tree.get("pad_token_id") or 0)
-    return jnp.maximum(jnp.cumsum(real, -1) - 1, 0).astype(jnp.int32)
+    if counted == "real":
+        return tokens != int(checkpoint.tree.get("pad_token_id") or 0)
+    config = checkpoint.config
+    rotates = isinstance(config, TransformerConfig) and config.stack.block.attention.position == "rotary"
+    return None if counted == "all" or rotates else mask
 
 
 def _visibility(inputs: Inputs) -> Visibility:
@@ -174,68 +210,25 @@ def _visibility(inputs: Inputs) -> Visibility:
     return Visibility(query_positions=inputs.positions, key_positions=inputs.positions, key_segments=inputs.segments)
 
 
-def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, found: Arrays) -> Arrays:
-    """Logits of the heads that the checkpoint's class has."""
-    module, name, last = checkpoint.module.bind({"params": params}), checkpoint.architecture, found["last"]
-    heads: Arrays = {}
-    project = lambda part, x: _affine(x, extra[f"extra/{part}/kernel"], extra[f"extra/{part}/bias"])
-    if checkpoint.config.readout.transform or checkpoint.config.kind != "encoder":
-        heads["logits"] = module.readout(last)
+def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, last: Any) -> Arrays:
+    """Logits of the heads that the checkpoint's class has, but for its readout."""
+    module, name = checkpoint.module.bind({"params": params}), checkpoint.architecture
+    shown: Arrays = {}
     if getattr(checkpoint.config, "pair_classes", 0):
-        heads["pair"] = module.pair_logits(last[:, 0])
+        shown["pair"] = module.pair_logits(last[:, 0])
         # The pooler alone is the first half of the pair head.
         pooler = params["pair"]["pooler"]
-        heads["pooled"] = jnp.tanh(_affine(last[:, 0], pooler["kernel"], pooler["bias"]))
+        shown["pooled"] = heads.pooled({f"extra/pooler/{part}": array for part, array in pooler.items()}, last)
     if "extra/pooler/kernel" in extra:
-        heads["pooled"] = jnp.tanh(project("pooler", last[:, 0]))
-    if "extra/dense/kernel" in extra:
-        # ELECTRA's discriminator, whose activation is always this one.
-        hidden = ACTIVATIONS["gelu"](project("dense", last))
-        heads["logits"] = project("out", hidden)[..., 0]
-    elif name.endswith("ForQuestionAnswering"):
-        heads["start_logits"], heads["end_logits"] = jnp.moveaxis(project("out", last), -1, 0)
-    elif "extra/out/kernel" in extra:
-        heads["logits"] = project("out", last)
-    return heads
-
-
-def _affine(x: Any, kernel: Any, bias: Any) -> Any:
-    return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
-
-
-def _cross_entropy(logits: Any, labels: Any) -> Any:
-    """The mean over labels that count."""
-    counts = labels != IGNORED
-    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
-    return -(picked * counts).sum() / counts.sum()
-
-
-def _has_labels(given: Arrays) -> bool:
-    return "labels" in given or "start_positions" in given
-
-
-def _loss(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
-    """The loss of the checkpoint's class, as its `forward` returns it."""
-    name, labels = checkpoint.architecture, given.get("labels")
-    if "start_logits" in found and "start_positions" in given:
-        parts = [_cross_entropy(found[f"{end}_logits"], given[f"{end}_positions"]) for end in ("start", "end")]
-        return sum(parts) / 2
-    if labels is None:
-        return None
-    if name == "ElectraForPreTraining":
-        mask = given.get("attention_mask", jnp.ones_like(labels))
-        logits, real = found["logits"], labels.astype(jnp.float32)
-        each = jax.nn.softplus(logits) - logits * real
-        return (each * mask).sum() / mask.sum()
-    if name.endswith("ForSequenceClassification"):
-        return _cross_entropy(found["pair"], labels)
-    if checkpoint.config.kind == "decoder":
-        return _cross_entropy(found["logits"][:, :-1], labels[:, 1:])
-    value = _cross_entropy(found["logits"], labels)
-    for other in ("next_sentence_label", "sentence_order_label"):
-        if other in given and "pair" in found:
-            value = value + _cross_entropy(found["pair"], given[other])
-    return value
+        shown["pooled"] = heads.pooled(extra, last)
+    if checkpoint.head is not None:
+        made = heads.logits(checkpoint.head, extra, last, given, checkpoint.tree)
+        if name.endswith(heads.ANSWERS):
+            return shown | {"start_logits": made[..., 0], "end_logits": made[..., 1]}
+        shown["logits"] = made[..., 0] if name.endswith(heads.DETECTS) else made
+    elif name.endswith(heads.ROWS):
+        shown["logits"] = shown["pair"]
+    return shown
 
 
 # Reference names of the sentence-pair head's logits, by the end of the class's name.
@@ -247,7 +240,11 @@ def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
     name, kind = checkpoint.architecture, str(checkpoint.tree["model_type"])
     decoder = "decoder_" if checkpoint.config.kind == "encoder_decoder" else ""
     depth = max(int(key.rpartition("/")[2]) for key in found if key.startswith(f"{decoder}hidden_states/"))
-    shown = {key: value for key, value in found.items() if "/" in key or key in ("loss", "start_logits", "end_logits")}
+    shown = {
+        key: value
+        for key, value in found.items()
+        if "/" in key or key in ("loss", "aux_loss", "start_logits", "end_logits")
+    }
     # The reference's last hidden state is the one after the final norm.
     shown["base/last_hidden_state"] = shown[f"{decoder}hidden_states/{depth}"] = found["last"]
     if decoder:
@@ -259,9 +256,7 @@ def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
     if "logits" in found:
         shown["prediction_logits" if pretraining else "logits"] = found["logits"]
     if "pair" in found:
-        shown[_PAIR.get(kind, "pair_logits") if pretraining else "logits"] = found["pair"]
-        if not pretraining and "logits" in found:
-            shown["logits"] = found["logits"]
+        shown[_PAIR.get(kind, "pair_logits") if pretraining or "logits" in found else "logits"] = found["pair"]
     return shown
 
 
@@ -269,10 +264,14 @@ def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:
     """Gradients by the reference's names; what two tensors share is counted once, as it is one parameter here."""
     found, squares = {}, 0.0
     later = {name: new for new, name in checkpoint.family.renamed.items()}
-    rules = [rule for rule in checkpoint.rules if rule.trained]
+    learned = checkpoint.family.learned
+    rules = checkpoint.rules
+    if learned is not None:
+        rules = learned(checkpoint.config, checkpoint.architecture) + heads.rules(checkpoint.head)
+    rules = [rule for rule in rules if rule.trained]
     rules = [rule for rule in rules if all(path in extra or not path.startswith("extra/") for path in rule.ours)]
     for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, slopes, extra):
-        name = later.get(name, name)
+        name = spelled(later.get(name, name), checkpoint.family, checkpoint.architecture, checkpoint.head)
         found[f"grad/{name}"] = array
         square = float(np.square(array.astype(np.float64)).sum())
         found[f"grad_norm/{name}"] = np.float32(square**0.5)

@@ -79,8 +79,8 @@ def dense(ours: str, theirs: str, *, bias: bool = True, turn: bool = True) -> Ru
 def norm(ours: str, theirs: str, config: NormConfig) -> Rules:
     """A norm; an RMS norm has no bias."""
     biased = config.name == "layer" and config.bias
-    scale = same(f"{ours}/scale", f"{theirs}.weight")
-    return [scale, *([same(f"{ours}/bias", f"{theirs}.bias")] if biased else [])]
+    scale = [same(f"{ours}/scale", f"{theirs}.weight")] if config.scale else []
+    return [*scale, *([same(f"{ours}/bias", f"{theirs}.bias")] if biased else [])]
 
 
 def heads(ours: str, theirs: str, count: int, *, bias: bool) -> Rules:
@@ -148,7 +148,8 @@ def gate_and_in(ours: str, theirs: str, *, bias: bool) -> Rules:
     ]
 
 
-def _joined(parts: Sequence[Any], axis: int) -> Any:
+def joined(parts: Sequence[Any], axis: int) -> Any:
+    """One array of several, of numpy or of jax."""
     return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis)
 
 
@@ -200,7 +201,7 @@ def _halves(array: Any) -> tuple[Any, Any]:
 
 
 def _stacked(gate: Any, other: Any) -> tuple[Any]:
-    return (_joined([gate.T, other.T], 0),)
+    return (joined([gate.T, other.T], 0),)
 
 
 def _unfuse(order: str, count: int, groups: int, turn: bool, array: Any) -> tuple[Any, Any, Any]:
@@ -222,9 +223,9 @@ def _fuse(order: str, count: int, groups: int, turn: bool, *parts: Any) -> tuple
     parts = tuple(part.transpose(1, 2, 0) if part.ndim == 3 else part for part in parts)
     width, rest = parts[0].shape[1], parts[0].shape[2:]
     if order == "parts":
-        rows = _joined(parts, 0)
+        rows = joined(parts, 0)
     else:
         query = parts[0].reshape(groups, count // groups, width, *rest)
-        rows = _joined([query, parts[1][:, None], parts[2][:, None]], 1)
+        rows = joined([query, parts[1][:, None], parts[2][:, None]], 1)
     array = rows.reshape((count + 2 * groups) * width, *rest)
     return (array if turn or array.ndim == 1 else array.T,)

@@ -7,11 +7,13 @@ for and that is not known to be harmless. Both spellings of rotary settings are 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, lookup
+from lm_jax.interop import heads
 from lm_jax.models.config import RotaryConfig, ScalingConfig
 
 ACTIVATIONS = {
@@ -53,15 +55,22 @@ _REQUIRED = object()
 class Settings:
     """The fields of a config.json, and which of them have been read."""
 
-    def __init__(self, tree: Mapping[str, Any], tensors: Collection[str] = (), file: str = "config.json"):
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        tensors: Collection[str] = (),
+        file: str = "config.json",
+        heads: Collection[str] = (),
+    ):
         """Starts with nothing read.
 
         Args:
           tree: the parsed file.
           tensors: names in the checkpoint, for what config.json does not say.
           file: its name in messages.
+          heads: of the family, by what follows it in names of classes.
         """
-        self.tree, self.tensors, self.file = dict(tree), frozenset(tensors), file
+        self.tree, self.tensors, self.file, self.heads = dict(tree), frozenset(tensors), file, frozenset(heads)
         self.read: set[str] = set()
 
     def get(self, *names: str, default: Any = _REQUIRED) -> Any:
@@ -99,11 +108,25 @@ class Settings:
         return str(self.tree.get("model_type", "this"))
 
     def architecture(self, *known: str) -> str:
-        """The class that the checkpoint was saved by; the first of `known` where the file does not say."""
-        names = self.get("architectures", default=[known[0]])
-        if names[0] not in known:
-            raise InputError(f"{self.file}: architectures is {names[0]}; supported are {', '.join(known)}")
-        return names[0]
+        """The class that the checkpoint was saved by, of `known` or with one of the family's heads.
+
+        The first of `known` where the file does not say.
+        """
+        name = self.get("architectures", default=[known[0]])[0]
+        if name not in known and heads.suffix(name) not in self.heads:
+            named = [*known, *(f"...{head}" for head in sorted(self.heads))]
+            raise InputError(f"{self.file}: architectures is {name}; supported are {', '.join(named)}")
+        return name
+
+    @property
+    def headless(self) -> bool:
+        """Whether the class writes no tokens."""
+        name = (self.tree.get("architectures") or [""])[0]
+        return heads.bare(name) or heads.suffix(name) in self.heads
+
+    def tied(self, default: bool) -> bool:
+        """Whether the readout is the token table; a class without a readout has nothing to be untied."""
+        return self.get("tie_word_embeddings", default=default) or self.headless
 
     def activation(self, *names: str, default: str) -> str:
         """Our name of an activation."""
@@ -177,26 +200,57 @@ def _scaling(rope: Settings, longest: int | None) -> ScalingConfig:
     name = rope.get("rope_type", "type", default="default")
     if name == "default":
         return ScalingConfig()
-    factor = float(rope.get("factor", default=1.0))
-    length = rope.get("original_max_position_embeddings", default=longest)
-    if name == "linear":
-        return ScalingConfig(name="linear", factor=factor)
-    if name == "dynamic":
-        return ScalingConfig(name="dynamic", factor=factor, length=longest)
-    if name == "llama3":
-        low, high = float(rope.get("low_freq_factor")), float(rope.get("high_freq_factor"))
-        return ScalingConfig(name="llama3", factor=factor, length=length, low=low, high=high)
-    if name == "yarn":
-        rope.expect("truncate", True)
-        for field in ("mscale", "mscale_all_dim"):
-            rope.expect(field, None)
-        magnitude = rope.get("attention_factor", default=None)
-        return ScalingConfig(
-            name="yarn",
-            factor=factor,
-            length=length,
-            slow=float(rope.get("beta_slow", default=1.0)),
-            fast=float(rope.get("beta_fast", default=32.0)),
-            magnitude=None if magnitude is None else float(magnitude),
-        )
-    raise InputError(f"{rope.file}: rope_type is {name!r}; supported are default, linear, dynamic, llama3 and yarn")
+    read = lookup(_SCALINGS, name, f"{rope.file}: rope_type")
+    return read(rope, rope.get("original_max_position_embeddings", default=longest), longest)
+
+
+def _linear(rope: Settings, length: int | None, longest: int | None) -> ScalingConfig:
+    return ScalingConfig(name="linear", factor=float(rope.get("factor", default=1.0)))
+
+
+def _dynamic(rope: Settings, length: int | None, longest: int | None) -> ScalingConfig:
+    return ScalingConfig(name="dynamic", factor=float(rope.get("factor", default=1.0)), length=longest)
+
+
+def _llama3(rope: Settings, length: int | None, longest: int | None) -> ScalingConfig:
+    low, high = float(rope.get("low_freq_factor")), float(rope.get("high_freq_factor"))
+    return ScalingConfig(name="llama3", factor=float(rope.get("factor")), length=length, low=low, high=high)
+
+
+def _yarn(rope: Settings, length: int | None, longest: int | None) -> ScalingConfig:
+    factor, magnitude = _stretch(rope, length, longest), rope.get("attention_factor", default=None)
+    ratio = [rope.get(field, default=0.0) for field in ("mscale", "mscale_all_dim")]
+    if magnitude is None and all(ratio):
+        # DeepSeek's spelling: how sharp attention is, over how sharp it is in all dimensions.
+        sharp = [0.1 * one * math.log(factor) + 1.0 if factor > 1 else 1.0 for one in ratio]
+        magnitude = sharp[0] / sharp[1]
+    return ScalingConfig(
+        name="yarn",
+        factor=factor,
+        length=length,
+        slow=float(rope.get("beta_slow", default=1.0)),
+        fast=float(rope.get("beta_fast", default=32.0)),
+        whole=rope.get("truncate", default=True),
+        magnitude=None if magnitude is None else float(magnitude),
+    )
+
+
+def _longrope(rope: Settings, length: int | None, longest: int | None) -> ScalingConfig:
+    magnitude = rope.get("attention_factor", default=None)
+    return ScalingConfig(
+        name="longrope",
+        factor=_stretch(rope, length, longest),
+        length=length,
+        near=tuple(map(float, rope.get("short_factor"))),
+        far=tuple(map(float, rope.get("long_factor"))),
+        magnitude=None if magnitude is None else float(magnitude),
+    )
+
+
+def _stretch(rope: Settings, length: int | None, longest: int | None) -> float:
+    """How many times longer than first trained with."""
+    factor = rope.get("factor", default=None)
+    return float(longest or 1) / (length or 1) if factor is None else float(factor)
+
+
+_SCALINGS = {"linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn, "longrope": _longrope}

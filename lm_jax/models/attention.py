@@ -101,13 +101,15 @@ class Attention(nn.Module):
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         q = q * jnp.asarray(scale, q.dtype)
+        if config.position == "alibi" and config.alibi.rounded:
+            bias = self._rounded(visibility, k.shape[2]) * scale
         mix = lambda values: kernel(
             q,
             k,
             values,
             visibility,
             bias=bias,
-            slopes=self._slopes() if not cross and config.position == "alibi" else None,
+            slopes=self._slopes() if not cross and config.position == "alibi" and not config.alibi.rounded else None,
             softcap=config.softcap,
             dropout=config.dropout,
             key=drop,
@@ -151,6 +153,13 @@ class Attention(nn.Module):
 
     def _slopes(self) -> jax.Array:
         return jnp.asarray(positions.slopes(self.config.heads, self.config.alibi.exponent))
+
+    def _rounded(self, visibility: Visibility, keys: int) -> jax.Array:
+        """ALiBi by the places of keys alone, which is the same to softmax, in bfloat16."""
+        places = visibility.key_positions
+        places = jnp.arange(keys)[None] if places is None else places
+        slopes = self._slopes().astype(jnp.bfloat16)
+        return (slopes[None, :, None, None] * places.astype(jnp.bfloat16)[:, None, None]).astype(jnp.float32)
 
 
 class _Recent:

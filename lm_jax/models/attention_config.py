@@ -13,14 +13,17 @@ class ScalingConfig:
 
     Attributes:
       name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `dynamic` (NTK-aware theta
-        that grows with the input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code) or `yarn`
-        (Peng et al. 2023, arXiv:2309.00071).
+        that grows with the input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code), `yarn`
+        (Peng et al. 2023, arXiv:2309.00071) or `longrope` (Ding et al. 2024, arXiv:2402.13753).
       factor: how many times longer.
       length: the length that the model was first trained with; all but `linear` need it.
       low, high: of `llama3`: waves that fit less than `low` times into `length` are stretched, those that fit more than
         `high` times are not.
       slow, fast: of `yarn`: the same bounds, in turns within `length`.
-      magnitude: of `yarn`: what queries and keys are multiplied by; None is 0.1 ln(factor) + 1.
+      whole: of `yarn`: whether the features at the bounds are rounded to whole ones.
+      near, far: of `longrope`: what each pair of features is stretched by, in inputs up to `length` and in longer ones.
+      magnitude: what queries and keys are multiplied by; None is 0.1 ln(factor) + 1 in `yarn` and
+        sqrt(1 + ln(factor) / ln(length)) in `longrope`.
     """
 
     name: str = "none"
@@ -30,6 +33,9 @@ class ScalingConfig:
     high: float = 4.0
     slow: float = 1.0
     fast: float = 32.0
+    whole: bool = True
+    near: tuple[float, ...] = ()
+    far: tuple[float, ...] = ()
     magnitude: float | None = None
 
 
@@ -65,10 +71,13 @@ class AlibiConfig:
     """A penalty on distance (Press et al. 2022, arXiv:2108.12409), with a slope of its own for each head.
 
     Attributes:
-      exponent: slopes go down to 2 ** -exponent: 8 in the paper; MPT calls it alibi_bias_max.
+      exponent: slopes go down to 2 ** -exponent: 8 in the paper.
+      rounded: slopes, and they times the key's place, are rounded to bfloat16 and then scaled as the scores are
+        (Falcon's released code).
     """
 
     exponent: float = 8.0
+    rounded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

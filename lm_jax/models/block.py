@@ -15,6 +15,7 @@ from lm_jax.core.config import InputError
 from lm_jax.models.attention import Attention
 from lm_jax.models.config import AttentionConfig, BlockConfig, InitConfig
 from lm_jax.models.convolution import Convolution
+from lm_jax.models.experts import Experts
 from lm_jax.models.feedforward import FeedForward
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
@@ -41,7 +42,7 @@ class Context:
     index: Int[Array, ""] | None | Any = None
 
 
-PLACEMENTS = ("pre", "post", "sandwich", "parallel", "parallel_two")
+PLACEMENTS = ("pre", "post", "sandwich", "stream", "parallel", "parallel_two")
 
 
 class Block(nn.Module):
@@ -84,9 +85,10 @@ class Block(nn.Module):
                 recent = None if cache is None else cache["feedforward"]["recent"]
                 mixed, recent = Convolution(width, None, name="feedforward_convolution")(y[:, None], recent, near)
                 y, kept["feedforward"] = mixed[:, 0], {"recent": recent}
-            return FeedForward(
-                config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward"
-            )(y, train)
+            layer = Experts if config.feedforward.experts.count else FeedForward
+            return layer(config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward")(
+                y, train
+            )
 
         if config.norm_placement in ("parallel", "parallel_two"):
             x = self._parallel(x, attention, feedforward, train)
@@ -108,12 +110,13 @@ class Block(nn.Module):
         return RelativeBias(attention, self.init_config, name="relative")(context.visibility, *x.shape[1:])
 
     def _branch(self, x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, train: bool) -> jax.Array:
-        """`x` with a branch added, normalised inside the branch (pre), after the sum (post), or around the branch."""
+        """`x` with a branch added, normalised inside the branch (pre), after the sum (post), or otherwise."""
         placement, drop = self.config.norm_placement, nn.Dropout(self.config.dropout, deterministic=not train)
         norm = self._norm(name)
         if placement == "post":
             return constrain(norm(x + drop(branch(x))), "batch", "length", None)
-        y = branch(norm(x))
+        y = norm(x)
+        x, y = y if placement == "stream" else x, branch(y)
         y = self._norm(f"{name}_after")(y) if placement == "sandwich" else y
         return constrain(x + drop(y), "batch", "length", None)
 

@@ -43,13 +43,34 @@ class NormConfig:
     """`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019); `bias` is layer norm's only.
 
     Attributes:
+      scale: whether features are scaled by what is learned.
       offset: the scale is 1 + what is learned (Gemma), so that weight decay pulls it to 1.
     """
 
     name: str = "layer"
     epsilon: float = 1e-5
     bias: bool = True
+    scale: bool = True
     offset: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """Feed-forward layers side by side, of which every token takes `top` (Jiang et al. 2024, arXiv:2401.04088).
+
+    Attributes:
+      count: how many there are; 0 is one layer for all tokens.
+      top: how many of them a token takes, weighted by the router's probabilities.
+    """
+
+    count: int = 0
+    top: int = 2
+
+    def __post_init__(self):
+        if self.count and not 0 < self.top <= self.count:
+            raise InputError(
+                f"feedforward.experts.top is {self.top}; expected 1 to {self.count}, the experts there are"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +88,11 @@ class FeedForwardConfig:
     convolution: int = 1
     bias: bool = True
     dropout: float = 0.0
+    experts: ExpertsConfig = ExpertsConfig()
+
+    def __post_init__(self):
+        if self.experts.count and self.bias:
+            raise InputError("feedforward.bias is True, but experts have none; use feedforward.bias=False")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +101,8 @@ class BlockConfig:
 
     Attributes:
       norm_placement: `pre` (norm inside the residual branch), `post` (norm of the sum), `sandwich` (norms before and
-        after each branch, Gemma 2), `parallel` (attention and feed-forward read the same norm and are added at once,
+        after each branch, Gemma 2), `stream` (the residual stream itself is normalised before each branch: an option
+        of BLOOM's), `parallel` (attention and feed-forward read the same norm and are added at once,
         GPT-J) or `parallel_two` (the same with a norm each, GPT-NeoX).
       attention_norm: whether attention has its norm (ModernBERT's first layer has none).
       cross: attention over an encoder's output; its mask is always `full` and it has no positions.
@@ -252,13 +279,19 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderDecoderConfig:
-    """An encoder and a decoder that attends to it, over one vocabulary.
+    """An encoder and a decoder that attends to it.
 
-    `embed` describes both sides: they share its token table, and have position tables of their own.
+    `embed` describes both sides, which have position tables of their own.
+
+    Attributes:
+      share_embed: whether both sides have one token table; the readout is tied to the decoder's.
+      decoder_vocab: rows of the decoder's own table; None is as many as the encoder's.
     """
 
     kind: str = "encoder_decoder"
     embed: EmbedConfig = EmbedConfig()
+    share_embed: bool = True
+    decoder_vocab: int | None = None
     encoder: StackConfig = StackConfig()
     decoder: StackConfig = StackConfig()
     norm: NormConfig = NormConfig()
@@ -269,6 +302,8 @@ class EncoderDecoderConfig:
 
     def __post_init__(self):
         _check_dtype(self.dtype)
+        if self.share_embed and self.decoder_vocab is not None:
+            raise InputError("config.model.decoder_vocab is set, but both sides share a table; use share_embed=False")
         if self.decoder.block.cross is None:
             raise InputError("config.model.decoder.block.cross is not set: a decoder without it never sees the encoder")
         _check_masks(self.decoder, "decoder", encoder=False)

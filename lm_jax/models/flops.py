@@ -29,19 +29,32 @@ def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, 
     if isinstance(config, EncoderDecoderConfig):
         encoder, decoder = _uses(config.encoder), _uses(config.decoder)
         cross = decoder * _kernels(shapes, "decoder/.*cross/(key|value)")
-        total += 6.0 * source * (encoder * _kernels(shapes, "encoder/") + _kernels(shapes, "encoder_embed/") + cross)
-        total += 6.0 * length * (decoder * _kernels(shapes, "decoder/") + _kernels(shapes, "decoder_embed/") - cross)
+        total += (
+            6.0
+            * source
+            * (encoder * _kernels(shapes, "encoder/", config.encoder) + _kernels(shapes, "encoder_embed/") + cross)
+        )
+        total += (
+            6.0
+            * length
+            * (decoder * _kernels(shapes, "decoder/", config.decoder) + _kernels(shapes, "decoder_embed/") - cross)
+        )
         blocks = segments.kinds(config.decoder)
         reads = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
         total += sum(_pairs(attention, width, length, source) for attention in reads if attention is not None)
         return total + _own_pairs(config.encoder, width, source) + _own_pairs(config.decoder, width, length)
-    kernels = _uses(config.stack) * _kernels(shapes, "stack/") + _kernels(shapes, "embed/")
+    kernels = _uses(config.stack) * _kernels(shapes, "stack/", config.stack) + _kernels(shapes, "embed/")
     return total + 6.0 * length * kernels + _own_pairs(config.stack, width, length)
 
 
-def _kernels(shapes: Any, pattern: str) -> int:
-    """Weights of the kernels under a path."""
-    return sum(leaf.size for path, leaf in named_leaves(shapes) if path.endswith("kernel") and re.match(pattern, path))
+def _kernels(shapes: Any, pattern: str, stack: StackConfig | None = None) -> float:
+    """Weights of the kernels under a path that a token meets: of experts only those that it takes."""
+    experts = None if stack is None else stack.block.feedforward.experts
+    share = experts.top / experts.count if experts and experts.count else 1.0
+    kernels = [
+        (path, leaf) for path, leaf in named_leaves(shapes) if path.endswith("kernel") and re.match(pattern, path)
+    ]
+    return sum(leaf.size * (share if "/experts_" in path else 1.0) for path, leaf in kernels)
 
 
 def _uses(stack: StackConfig) -> float:

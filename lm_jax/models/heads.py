@@ -34,7 +34,7 @@ class Readout(nn.Module):
         """Logits of every hidden state."""
         width = hidden.shape[-1]
         # A factorised table has rows of its own width.
-        narrow = table.width if self.config.tied else width
+        narrow = table.width
         axes, draw = ("embed", "embed_out"), initializers.kernel(self.init_config, width, narrow)
         if self.config.transform:
             bias = self.config.transform_bias
@@ -49,8 +49,8 @@ class Readout(nn.Module):
         if self.config.tied:
             logits = table.attend(hidden)
         else:
-            draw = initializers.answer(self.init_config, width, self.vocab)
-            out = Projection((width,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
+            draw = initializers.answer(self.init_config, narrow, self.vocab)
+            out = Projection((narrow,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
             logits = out(hidden)
         if self.config.bias:
             bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))

@@ -23,15 +23,16 @@ class Norm(nn.Module):
         if self.config.name not in ("layer", "rms"):
             raise InputError(f"norm.name is {self.config.name!r}; expected layer or rms")
         width = x.shape[-1]
-        draw = nn.initializers.zeros if self.config.offset else nn.initializers.ones
-        scale = parameter(self, "scale", draw, ("norm",), (width,))
-        scale = 1 + scale if self.config.offset else scale
         # float32: the variance of thousands of bfloat16 squares loses its last digits.
         y = x.astype(jnp.float32)
         if self.config.name == "layer":
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.epsilon)
-        y = y * scale.reshape((1,) * (x.ndim - 1) + (width,))
+        if self.config.scale:
+            draw = nn.initializers.zeros if self.config.offset else nn.initializers.ones
+            scale = parameter(self, "scale", draw, ("norm",), (width,))
+            scale = 1 + scale if self.config.offset else scale
+            y = y * scale.reshape((1,) * (x.ndim - 1) + (width,))
         if self.config.name == "layer" and self.config.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, ("norm",), (width,))
             y = y + bias.reshape((1,) * (x.ndim - 1) + (width,))

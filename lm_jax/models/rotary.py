@@ -51,7 +51,7 @@ def frequencies(config: RotaryConfig, size: int, positions: Int[Array, "#batch l
     """
     scaling = config.scaling
     scale = lookup(SCALINGS, scaling.name, "attention.rotary.scaling.name")
-    if scaling.name in ("dynamic", "llama3", "yarn") and not scaling.length:
+    if scaling.name not in ("none", "linear") and not scaling.length:
         raise InputError(
             f"attention.rotary.scaling.length is {scaling.length}; {scaling.name} needs the length that the model was "
             "first trained with"
@@ -94,11 +94,26 @@ def _yarn(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, flo
     scaling, rates = config.scaling, _rates(config.theta, size)
     # The feature whose wave turns `turns` times within the length.
     feature = lambda turns: size * math.log(_length(scaling) / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
-    low = max(math.floor(feature(scaling.fast)), 0)
-    high = min(math.ceil(feature(scaling.slow)), size - 1)
+    low, high = feature(scaling.fast), feature(scaling.slow)
+    low, high = (math.floor(low), math.ceil(high)) if scaling.whole else (low, high)
+    low, high = max(low, 0), min(high, size - 1)
     stretched = np.clip((np.arange(size // 2) - low) / max(high - low, 1e-3), 0, 1)
     magnitude = 0.1 * math.log(scaling.factor) + 1 if scaling.magnitude is None else scaling.magnitude
     return rates * (1 - stretched + stretched / scaling.factor), magnitude
+
+
+def _longrope(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
+    """Every pair is stretched by a factor of its own, found by search (Ding et al. 2024, arXiv:2402.13753)."""
+    scaling, length, rates = config.scaling, _length(config.scaling), _rates(config.theta, size)
+    for name, factors in (("near", scaling.near), ("far", scaling.far)):
+        if len(factors) != size // 2:
+            raise InputError(
+                f"attention.rotary.scaling.{name} has {len(factors)} factors; expected {size // 2}: one for each pair"
+            )
+    stretched = 1 + math.log(scaling.factor) / math.log(length) if scaling.factor > 1 else 1.0
+    magnitude = math.sqrt(stretched) if scaling.magnitude is None else scaling.magnitude
+    near, far = (jnp.asarray(rates / np.array(factors), jnp.float32) for factors in (scaling.near, scaling.far))
+    return jnp.where(positions.max() + 1 > length, far, near), magnitude
 
 
 def _length(scaling: ScalingConfig) -> int:
@@ -112,4 +127,5 @@ SCALINGS: dict[str, Callable[[RotaryConfig, int, Array], tuple[Rates, float]]] =
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
 from lm_jax.models.block import Context
-from lm_jax.models.config import EncoderDecoderConfig, ModelConfig, TransformerConfig
+from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
 from lm_jax.models.heads import PairHead, Readout
 from lm_jax.models.interface import Cache, Inputs, Output
@@ -92,6 +94,8 @@ class EncoderDecoder(nn.Module):
     def setup(self):  # noqa: D102
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         self.token = TokenTable(config.embed, config.init, dtype)
+        if not config.share_embed:
+            self.decoder_token = TokenTable(_decoder_embed(config), config.init, dtype)
         self.encoder_embed = Embed(config.embed, config.norm, config.init, dtype)
         self.decoder_embed = Embed(config.embed, config.norm, config.init, dtype)
         self.encoder = Stack(config.encoder, config.init, dtype)
@@ -99,9 +103,15 @@ class EncoderDecoder(nn.Module):
         if config.final_norm:
             self.encoder_norm = Norm(config.norm)
             self.decoder_norm = Norm(config.norm)
-        self.head = Readout(config.readout, config.norm, config.init, dtype, config.embed.vocab or 0)
+        vocab = _decoder_embed(config).vocab or 0
+        self.head = Readout(config.readout, config.norm, config.init, dtype, vocab)
         # T5 drops also what leaves a stack (Raffel et al. 2020, section 3.1.2), at the rate of its embeddings.
         self.drop = nn.Dropout(config.embed.dropout)
+
+    @property
+    def written(self) -> TokenTable:
+        """The table of what the decoder reads and writes."""
+        return self.token if self.config.share_embed else self.decoder_token
 
     def encode(self, source: Inputs, train: bool = False) -> Float[Array, "batch source embed"]:
         """The encoder's last hidden states."""
@@ -121,7 +131,7 @@ class EncoderDecoder(nn.Module):
             memory, segments = self.encode(inputs.source, train), inputs.source.segments
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
         cache, visibility = _see(inputs, cache)
-        x = self.decoder_embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
+        x = self.decoder_embed(self.written(inputs.tokens), visibility.query_positions, inputs.types, train)
         context = Context(
             visibility=visibility,
             cross_visibility=Visibility(key_segments=segments),
@@ -135,7 +145,7 @@ class EncoderDecoder(nn.Module):
 
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
         """Logits over the vocabulary of (gathered) hidden states."""
-        return self.head(hidden, self.token)
+        return self.head(hidden, self.written)
 
     def everything(self, inputs: Inputs) -> Output:
         """Touches every parameter; what `init` calls."""
@@ -146,6 +156,10 @@ class EncoderDecoder(nn.Module):
         config = self.config
         layers = empty_cache(config.decoder, batch, slots, source, config.embed.width, jnp.dtype(config.dtype))
         return _cache(layers, batch, slots)
+
+
+def _decoder_embed(config: EncoderDecoderConfig) -> EmbedConfig:
+    return dataclasses.replace(config.embed, vocab=config.decoder_vocab or config.embed.vocab)
 
 
 def _see(inputs: Inputs, cache: Cache | None) -> tuple[Cache | None, Visibility]:

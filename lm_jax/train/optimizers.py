@@ -166,7 +166,9 @@ def _muon(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
     )
     adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
     # Kernels of layers only: tables and readouts are looked up by row, which orthogonal updates do not suit.
-    kind = lambda path, leaf: "matrix" if path.endswith("kernel") and "layers/" in path else "rest"
+    kind = lambda path, leaf: (
+        "matrix" if path.endswith("kernel") and "layers/" in path and "experts" not in path else "rest"
+    )
     labels = lambda params: map_named(kind, params)
     return step(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal), "rest": adam}, labels))
 

@@ -86,7 +86,7 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     about = json.loads((origin / ABOUT).read_text())
     family = huggingface.TABLES[about["config"]["model_type"]]
-    before = family.config(Settings(about["config"], about["tensors"]))
+    before = family.config(Settings(about["config"], about["tensors"], heads=family.heads))
     if huggingface.function_of(before) != huggingface.function_of(config):
         return {}, {}
     stored = safetensors.entries(origin) if (origin / safetensors.SINGLE).is_file() else {}

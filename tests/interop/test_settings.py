@@ -63,8 +63,8 @@ def test_the_first_spelling_of_scaling_is_read_too():
 @pytest.mark.parametrize(
     ("scaling", "named"),
     [
-        ({"rope_type": "longrope", "short_factor": [1.0]}, "longrope"),
-        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 8, "mscale": 0.7}, "mscale"),
+        ({"rope_type": "proportional", "factor": 2.0}, "proportional"),
+        ({"rope_type": "longrope", "short_factor": [1.0]}, "long_factor"),
         ({"rope_type": "linear", "factor": 2.0, "new_knob": 3}, "new_knob"),
     ],
 )

@@ -42,11 +42,13 @@ def formulas(x, params):
     before, after = "attention_norm", "feedforward_norm"
     pre = x + a(norm(before, x))
     post = norm(before, x + a(x))
+    stream = norm(before, x) + a(norm(before, x))
     sandwich = x + norm(f"{before}_after", a(norm(before, x)))
     return {
         "pre": pre + f(norm(after, pre)),
         "post": norm(after, post + f(post)),
         "sandwich": sandwich + norm(f"{after}_after", f(norm(after, sandwich))),
+        "stream": norm(after, stream) + f(norm(after, stream)),
         "parallel": x + a(norm(before, x)) + f(norm(before, x)),
         "parallel_two": x + a(norm(before, x)) + f(norm(after, x)),
         "no attention norm": x + a(x) + f(norm(after, x + a(x))),

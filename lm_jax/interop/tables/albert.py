@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, absent, attention, dense, feedforward, norm, same
+from lm_jax.interop.heads import ENCODED
+from lm_jax.interop.rules import Rules, absent, attention, dense, feedforward, norm
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
@@ -16,9 +17,8 @@ MASKED = ("AlbertForPreTraining", "AlbertForMaskedLM")
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
-    name = hf.architecture(*MASKED, CLASSIFIER, "AlbertModel", "AlbertForQuestionAnswering")
+    name = hf.architecture(*MASKED, CLASSIFIER, "AlbertModel")
     hf.expect("position_embedding_type", "absolute")
-    hf.expect("tie_word_embeddings", True)
     classes = hf.labels() if name == CLASSIFIER else 2 if "sop_classifier.classifier.weight" in hf.tensors else 0
     factor = hf.get("embedding_size", default=128)
     made = bert.encoder(hf, masked=name in MASKED, classes=classes, factor=factor, default="gelu_new")
@@ -37,7 +37,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     if config.readout.transform:
         rules += dense("head/transform", "predictions.dense")
         rules += norm("head/norm", "predictions.LayerNorm", config.norm)
-        rules += [same("head/bias", "predictions.bias")]
+        rules += common.masked_readout(config.readout, "predictions", "predictions.decoder")
     elif config.embed.factor != config.embed.width:
         rules += [absent("head/factor/kernel", config.embed.width, config.embed.factor or 0)]
     if config.pair_classes:
@@ -45,8 +45,6 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "sop_classifier.classifier")
     elif architecture == "AlbertModel":
         rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "albert.pooler")]
-    if architecture.endswith("ForQuestionAnswering"):
-        rules += dense("extra/out", "qa_outputs")
     norms = {"attention_norm": "attention.LayerNorm", "feedforward_norm": "full_layer_layer_norm"}
     for owner in range(share.groups * share.layers):
         group, inner = divmod(owner, share.layers)
@@ -59,4 +57,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 IGNORED = (r"albert\.embeddings\.position_ids", r"albert\.pooler\.\w+", r"predictions\.decoder\.\w+")
-FAMILY = Family(config=config, weights=weights, prefix="albert.", ignored=IGNORED, still_padding=True)
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads=ENCODED,
+    prefix="albert.",
+    ignored=IGNORED,
+    copies={"predictions.decoder.bias": "predictions.bias"},
+    still_padding=True,
+)

@@ -6,11 +6,13 @@ sinusoids; Pegasus is pre-norm with norms at the end of both stacks.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ANSWERS, ENDED, ROWS, Head
 from lm_jax.interop.rules import Rules, attention, constant, feedforward, norm, row, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -29,11 +31,12 @@ def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: 
       placement: of the norms; pre-norm stacks have a last norm.
     """
     hf.architecture(*classes)
-    hf.expect("tie_word_embeddings", True)
-    hf.expect("share_encoder_decoder_embeddings", True)
     hf.expect("is_decoder", False)
+    tied, one = hf.tied(True), hf.get("share_encoder_decoder_embeddings", default=True)
+    # Releases before the fifth kept one table also where the readout had its own.
+    shared = one and (tied or "model.encoder.embed_tokens.weight" not in hf.tensors)
     vocab = hf.get("vocab_size")
-    hf.expect("decoder_vocab_size", None, vocab)
+    written = hf.get("decoder_vocab_size", default=None)
     activation = hf.activation("activation_function", default="gelu")
 
     def block(side: str) -> models.BlockConfig:
@@ -56,17 +59,24 @@ def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: 
             norm=learned,
             scale=hf.get("scale_embedding", default=False),
         ),
+        share_embed=shared,
+        decoder_vocab=None if shared or one else written,
         encoder=models.StackConfig(depth=hf.get("encoder_layers"), block=block("encoder")),
         decoder=models.StackConfig(depth=hf.get("decoder_layers"), block=block("decoder")),
         norm=_NORM,
         final_norm=placement == "pre",
-        readout=models.ReadoutConfig(bias="final_logits_bias" in hf.tensors),
+        readout=models.ReadoutConfig(tied=tied, bias="final_logits_bias" in hf.tensors),
     )
 
 
 def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
     """Which tensor is which."""
     rules = [same("token/embedding", "model.shared.weight")]
+    if not config.share_embed:
+        rules = [same("token/embedding", "model.encoder.embed_tokens.weight")]
+        rules += [same("decoder_token/embedding", "model.decoder.embed_tokens.weight")]
+        rules += [dataclasses.replace(same("extra/unused", "model.shared.weight"), trained=False, optional=True)]
+    rules += common.readout(config.readout, "lm_head.weight")
     rules += [row("head/bias", "final_logits_bias")] if config.readout.bias else []
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         top = f"model.{side}."
@@ -105,7 +115,14 @@ _IGNORED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight
 def _family(*classes: str, learned: bool = False, placement: str = "post") -> Family:
     read = functools.partial(config, classes=classes, learned=learned, placement=placement)
     ignored = _IGNORED if learned else (*_IGNORED, r"model\.(encoder|decoder)\.embed_positions\.weight")
-    return Family(config=read, weights=weights, prefix="model.", ignored=ignored, still_padding=True)
+    return Family(
+        config=read,
+        weights=weights,
+        heads={ROWS: ENDED, ANSWERS: Head(out="qa_outputs")} if learned else {},
+        prefix="model.",
+        ignored=ignored,
+        still_padding=True,
+    )
 
 
 FAMILY = _family("BartForConditionalGeneration", "BartModel", learned=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ENCODED
 from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -14,19 +15,13 @@ from lm_jax.models import config as models
 
 CLASSIFIER = "BertForSequenceClassification"
 # Those with the head of masked language modelling.
-MASKED = ("BertForPreTraining", "BertForMaskedLM")
-HEADS = {
-    "BertForQuestionAnswering": "qa_outputs",
-    "BertForTokenClassification": "classifier",
-}
+MASKED = ("BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel")
 
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
-    name = hf.architecture(*MASKED, CLASSIFIER, "BertModel", "BertForNextSentencePrediction", *HEADS)
+    name = hf.architecture(*MASKED, CLASSIFIER, "BertModel", "BertForNextSentencePrediction")
     hf.expect("position_embedding_type", "absolute")
-    hf.expect("is_decoder", False)
-    hf.expect("add_cross_attention", False)
     paired = "cls.seq_relationship.weight" in hf.tensors
     classes = hf.labels() if name == CLASSIFIER else 2 if paired else 0
     return encoder(hf, masked=name in MASKED, classes=classes)
@@ -35,11 +30,22 @@ def config(hf: Settings) -> models.TransformerConfig:
 def encoder(
     hf: Settings, *, masked: bool, classes: int, factor: int | None = None, default: str = "gelu", **embed: Any
 ) -> models.TransformerConfig:
-    """A post-norm encoder; `masked` gives it the head of masked language modelling, `default` is its activation."""
+    """A post-norm encoder, or a decoder of the same layers.
+
+    Args:
+      hf: theirs.
+      masked: gives it the head of masked language modelling.
+      classes: of the sentence-pair head.
+      factor: width of its tables, where they are narrower.
+      default: its activation.
+      **embed: settings of its tables that are not BERT's.
+    """
+    hf.expect("add_cross_attention", False)
+    decodes = hf.get("is_decoder", default=False)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-12)))
     activation = hf.activation("hidden_act", default=default)
     block = models.BlockConfig(
-        attention=models.AttentionConfig(heads=hf.get("num_attention_heads"), mask="full"),
+        attention=models.AttentionConfig(heads=hf.get("num_attention_heads"), mask="causal" if decodes else "full"),
         feedforward=models.FeedForwardConfig(width=hf.get("intermediate_size"), activation=activation),
         norm=norm,
         norm_placement="post",
@@ -54,7 +60,7 @@ def encoder(
     settings["max_length"] = hf.get("max_position_embeddings")
     tied = hf.get("tie_word_embeddings", default=True) or not masked
     return models.TransformerConfig(
-        kind="encoder",
+        kind="decoder" if decodes else "encoder",
         embed=models.EmbedConfig(**{**settings, **embed}),
         stack=models.StackConfig(depth=hf.get("num_hidden_layers"), block=block),
         norm=norm,
@@ -70,15 +76,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     if config.readout.transform:
         rules += dense("head/transform", "cls.predictions.transform.dense")
         rules += norm("head/norm", "cls.predictions.transform.LayerNorm", config.norm)
-        rules += [same("head/bias", "cls.predictions.bias")]
-        rules += common.readout(config.readout, "cls.predictions.decoder.weight")
+        rules += common.masked_readout(config.readout, "cls.predictions", "cls.predictions.decoder")
     if config.pair_classes:
         rules += dense("pair/pooler", "bert.pooler.dense")
         rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "cls.seq_relationship")
     elif architecture == "BertModel":
         rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "bert.pooler.dense")]
-    if architecture in HEADS:
-        rules += dense("extra/out", HEADS[architecture])
     return rules
 
 
@@ -134,4 +137,13 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\.dense\.\w+", r"cls\.predictions\.decoder\.\w+")
-FAMILY = Family(config=config, weights=weights, settings=settings, prefix="bert.", ignored=IGNORED, still_padding=True)
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads=ENCODED,
+    settings=settings,
+    prefix="bert.",
+    ignored=IGNORED,
+    copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
+    still_padding=True,
+)

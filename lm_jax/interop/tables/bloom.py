@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -12,12 +13,16 @@ from lm_jax.models import config as models
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
     hf.architecture("BloomForCausalLM", "BloomModel")
-    hf.expect("apply_residual_connection_post_layernorm", False)
+    if hf.get("slow_but_exact", default=False) and hf.get("pretraining_tp", default=1) > 1:
+        # The class then leaves biases out.
+        hf.expect("slow_but_exact", False)
+    placed = "stream" if hf.get("apply_residual_connection_post_layernorm", default=False) else "pre"
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
         attention=models.AttentionConfig(heads=hf.get("n_head", "num_attention_heads"), position="alibi"),
         feedforward=models.FeedForwardConfig(activation="gelu_tanh"),
         norm=norm,
+        norm_placement=placed,
     )
     return models.TransformerConfig(
         embed=models.EmbedConfig(
@@ -25,7 +30,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
         norm=norm,
-        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -50,5 +55,10 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 FAMILY = Family(
-    config=config, weights=weights, prefix="transformer.", ignored=(r"lm_head\.weight",), counted="attended"
+    config=config,
+    weights=weights,
+    heads=CLASSIFIED,
+    prefix="transformer.",
+    ignored=(r"lm_head\.weight",),
+    counted="attended",
 )

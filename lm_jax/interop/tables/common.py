@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_jax.core.config import Tree
-from lm_jax.interop.rules import Rules, norm, turned
+from lm_jax.interop.rules import Rules, norm, same, turned
 from lm_jax.models.config import BlockConfig, ReadoutConfig, StackConfig
 
 
@@ -37,3 +37,11 @@ def norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) 
 def readout(config: ReadoutConfig, theirs: str) -> Rules:
     """The matrix to logits, where it is not the token table."""
     return [] if config.tied else [turned("head/out/kernel", theirs)]
+
+
+def masked_readout(config: ReadoutConfig, theirs: str, decoder: str) -> Rules:
+    """The matrix and biases of BERT's kind: an untied matrix brings a bias of its own, and leaves the other unused."""
+    if config.tied:
+        return [same("head/bias", f"{theirs}.bias")]
+    unused = dataclasses.replace(same("extra/unused", f"{theirs}.bias"), trained=False, optional=True)
+    return [*readout(config, f"{decoder}.weight"), same("head/bias", f"{decoder}.bias"), unused]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ENCODED, ROWS, Head
 from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -11,8 +12,7 @@ from lm_jax.models import config as models
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
-    name = hf.architecture("DistilBertForMaskedLM", "DistilBertModel", "DistilBertForQuestionAnswering")
-    hf.expect("tie_word_embeddings", True)
+    name = hf.architecture("DistilBertForMaskedLM", "DistilBertModel")
     # Whether the table began as sinusoids: it is stored either way.
     hf.get("sinusoidal_pos_embds", default=False)
     norm = models.NormConfig(epsilon=1e-12)
@@ -35,7 +35,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         stack=models.StackConfig(depth=hf.get("n_layers", "num_hidden_layers"), block=block),
         norm=norm,
         final_norm=False,
-        readout=models.ReadoutConfig(bias=masked, transform=activation if masked else ""),
+        readout=models.ReadoutConfig(tied=hf.tied(True), bias=masked, transform=activation if masked else ""),
     )
 
 
@@ -50,8 +50,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     if config.readout.transform:
         rules += dense("head/transform", "vocab_transform") + norm("head/norm", "vocab_layer_norm", config.norm)
         rules += [same("head/bias", "vocab_projector.bias")]
-    if architecture.endswith("ForQuestionAnswering"):
-        rules += dense("extra/out", "qa_outputs")
+        rules += common.readout(config.readout, "vocab_projector.weight")
     names = ("q_lin", "k_lin", "v_lin", "out_lin")
     norms = {"attention_norm": "sa_layer_norm", "feedforward_norm": "output_layer_norm"}
     for layer in range(config.stack.depth):
@@ -63,4 +62,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
-FAMILY = Family(config=config, weights=weights, prefix="distilbert.", ignored=IGNORED, still_padding=True)
+ROW = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads={**ENCODED, ROWS: ROW},
+    prefix="distilbert.",
+    ignored=IGNORED,
+    still_padding=True,
+)

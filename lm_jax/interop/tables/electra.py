@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import DETECTS, ENCODED, ROWS, Head
 from lm_jax.interop.rules import Rules, absent, dense, norm, same
-from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import bert
+from lm_jax.interop.settings import ACTIVATIONS, Settings
+from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
-    name = hf.architecture("ElectraForPreTraining", "ElectraForMaskedLM", "ElectraModel")
-    for field, value in (
-        ("position_embedding_type", "absolute"),
-        ("is_decoder", False),
-        ("add_cross_attention", False),
-    ):
-        hf.expect(field, value)
-    hf.expect("tie_word_embeddings", True)
-    # The heads' activation is always this one.
-    hf.expect("hidden_act", "gelu")
+    name = hf.architecture("ElectraForMaskedLM", "ElectraForCausalLM", "ElectraModel")
+    hf.expect("position_embedding_type", "absolute")
     width = hf.get("hidden_size")
     factor = hf.get("embedding_size", default=width)
-    masked = name == "ElectraForMaskedLM"
-    return bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
+    masked = name in ("ElectraForMaskedLM", "ElectraForCausalLM")
+    made = bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
+    # The generator's head has this activation, whatever the layers have.
+    readout = dataclasses.replace(made.readout, transform="gelu" if masked else "")
+    return dataclasses.replace(made, readout=readout)
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
@@ -37,13 +37,25 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += dense("head/transform", "generator_predictions.dense")
         rules += norm("head/norm", "generator_predictions.LayerNorm", config.norm)
         rules += [same("head/bias", "generator_lm_head.bias")]
+        rules += common.readout(config.readout, "generator_lm_head.weight")
     elif factor is not None:
         rules += [absent("head/factor/kernel", width, factor)]
-    if architecture == "ElectraForPreTraining":
-        rules += dense("extra/dense", "discriminator_predictions.dense")
-        rules += dense("extra/out", "discriminator_predictions.dense_prediction")
     return rules
 
 
+def _detector(tree: Mapping[str, Any]) -> Head:
+    """The discriminator's head, token by token."""
+    top, activation = "discriminator_predictions", ACTIVATIONS[tree.get("hidden_act", "gelu")]
+    return Head(out=f"{top}.dense_prediction", dense=f"{top}.dense", activation=activation)
+
+
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, prefix="electra.", ignored=IGNORED, still_padding=True)
+ROW = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads={**ENCODED, ROWS: ROW, DETECTS: _detector},
+    prefix="electra.",
+    ignored=IGNORED,
+    still_padding=True,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -13,8 +14,7 @@ from lm_jax.models import config as models
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
     hf.architecture("FalconForCausalLM", "FalconModel")
-    # Its ALiBi is not the paper's: it is rounded to bfloat16 and scaled together with the scores.
-    hf.expect("alibi", False)
+    # ALiBi counts once, as in the reference's default path; its eager one, where a mask is given, adds it twice.
     heads, new = hf.get("num_attention_heads", "n_head"), hf.get("new_decoder_architecture", default=False)
     groups, one = hf.get("num_kv_heads", "n_head_kv", default=heads), hf.get("multi_query", default=True)
     groups = 1 if one and not new else groups
@@ -23,7 +23,13 @@ def config(hf: Settings) -> models.TransformerConfig:
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
         attention=models.AttentionConfig(
-            heads=heads, kv_heads=groups, bias=biased, out_bias=biased, position="rotary", rotary=hf.rotary(10000.0)
+            heads=heads,
+            kv_heads=groups,
+            bias=biased,
+            out_bias=biased,
+            position="alibi" if hf.get("alibi", default=False) else "rotary",
+            rotary=hf.rotary(10000.0),
+            alibi=models.AlibiConfig(rounded=True),
         ),
         feedforward=models.FeedForwardConfig(
             width=hf.get("ffn_hidden_size", default=4 * width),
@@ -42,7 +48,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=models.StackConfig(depth=hf.get("num_hidden_layers", "n_layer"), block=block),
         norm=norm,
-        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -84,4 +90,11 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
-FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=(r"lm_head\.weight",))
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads=CLASSIFIED,
+    prefix="transformer.",
+    ignored=(r"lm_head\.weight",),
+    counted="attended",
+)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.family import Family
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama
 from lm_jax.models import config as models
@@ -17,6 +16,7 @@ from lm_jax.models import config as models
 def gemma(hf: Settings) -> models.TransformerConfig:
     """Gemma's settings to ours."""
     hf.architecture("GemmaForCausalLM", "GemmaModel")
+    hf.expect("use_bidirectional_attention", None, False)
     return _assembled(hf, _attention(hf), names=("hidden_activation", "hidden_act"))
 
 
@@ -37,15 +37,18 @@ def gemma2(hf: Settings) -> models.TransformerConfig:
 def gemma3(hf: Settings) -> models.TransformerConfig:
     """Gemma 3's settings to ours."""
     hf.architecture("Gemma3ForCausalLM", "Gemma3TextModel")
-    hf.expect("attn_logit_softcapping", None)
     scale = float(hf.get("query_pre_attn_scalar", default=256)) ** -0.5
     rotary = hf.rotary(1e6, layers="full_attention")
     near = hf.rotary(1e4, layers="sliding_attention", key="rope_local_base_freq", scaled=False)
-    attention = _attention(hf, scale=scale, qk_norm=True, rotary=rotary)
+    # No release caps these scores, whatever this says.
+    hf.get("attn_logit_softcapping", default=None)
+    both = hf.get("use_bidirectional_attention", default=False)
+    attention = _attention(hf, scale=scale, qk_norm=True, rotary=rotary, mask="full" if both else "causal")
     depth, window = hf.get("num_hidden_layers"), hf.get("sliding_window", default=4096)
     period = hf.get("sliding_window_pattern", "_sliding_window_pattern", default=6)
     fallback = ["sliding_attention" if (at + 1) % period else "full_attention" for at in range(depth)]
-    local = {"attention": {"window": window, "rotary": near}}
+    # Both ways, half of the window is on either side.
+    local = {"attention": {"window": window // 2 if both else window, "rotary": near}}
     return _assembled(
         hf, attention, placement="sandwich", softcap=hf.nullable("final_logit_softcapping", None),
         **_kinds(hf, depth, fallback, local),
@@ -53,7 +56,6 @@ def gemma3(hf: Settings) -> models.TransformerConfig:
 
 
 def _attention(hf: Settings, **options: Any) -> models.AttentionConfig:
-    hf.expect("use_bidirectional_attention", None, False)
     biased = hf.get("attention_bias", default=False)
     rotary = options.pop("rotary", None) or hf.rotary(10000.0)
     return models.AttentionConfig(
@@ -73,6 +75,4 @@ def _assembled(hf: Settings, attention: models.AttentionConfig, **options: Any) 
     return llama.assembled(hf, attention, norm=norm, scale=True, tied=True, **options)
 
 
-GEMMA = Family(config=gemma, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
-GEMMA2 = Family(config=gemma2, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
-GEMMA3 = Family(config=gemma3, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
+GEMMA, GEMMA2, GEMMA3 = map(llama.family, (gemma, gemma2, gemma3))

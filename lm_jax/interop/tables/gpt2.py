@@ -6,6 +6,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -35,7 +36,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=common.stack(depth, block, kinds, list(kinds) if by_layer else ["block"] * depth),
         norm=norm,
-        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -84,4 +85,6 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 # Masks that older releases stored.
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, settings=settings, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(
+    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -30,7 +31,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=common.stack(depth, block, kinds, ["local" if one == "local" else "block" for one in _types(hf, depth)]),
         norm=norm,
-        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -62,4 +63,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)", r"lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=_BUFFERS)

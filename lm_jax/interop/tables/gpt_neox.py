@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -11,7 +12,7 @@ from lm_jax.models import config as models
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
-    hf.architecture("GPTNeoXForCausalLM")
+    hf.architecture("GPTNeoXForCausalLM", "GPTNeoXModel")
     hf.expect("is_decoder", False, True)
     fraction = hf.get("rotary_pct", default=0.25)
     theta = hf.get("rotary_emb_base", "rope_theta", default=10000)
@@ -40,7 +41,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=models.StackConfig(depth=hf.get("num_hidden_layers"), block=block),
         norm=norm,
-        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=False)),
+        readout=models.ReadoutConfig(tied=hf.tied(False)),
     )
 
 
@@ -68,6 +69,7 @@ _BUFFERS = (r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.in
 FAMILY = Family(
     config=config,
     weights=weights,
+    heads=CLASSIFIED,
     prefix="gpt_neox.",
     ignored=_BUFFERS,
     renamed={"lm_head.weight": "embed_out.weight"},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
+from lm_jax.interop.heads import CLASSIFIED
+from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -11,8 +12,7 @@ from lm_jax.models import config as models
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
-    hf.architecture("GPTJForCausalLM")
-    hf.expect("tie_word_embeddings", False)
+    hf.architecture("GPTJForCausalLM", "GPTJModel")
     width, heads = hf.get("n_embd", "hidden_size"), hf.get("n_head", "num_attention_heads")
     turned = hf.get("rotary_dim", default=width // heads)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
@@ -39,7 +39,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
         norm=norm,
-        readout=models.ReadoutConfig(tied=False, bias=True),
+        readout=models.ReadoutConfig(tied=hf.tied(False), bias=not hf.headless),
     )
 
 
@@ -49,9 +49,9 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     rules = [
         same("token/embedding", "transformer.wte.weight"),
         *norm("final_norm", "transformer.ln_f", config.norm),
-        turned("head/out/kernel", "lm_head.weight"),
-        same("head/bias", "lm_head.bias"),
     ]
+    rules += common.readout(config.readout, "lm_head.weight")
+    rules += [same("head/bias", "lm_head.bias")] if config.readout.bias else []
     names = ("q_proj", "k_proj", "v_proj", "out_proj")
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
@@ -62,4 +62,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)",)
-FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=_BUFFERS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ANSWERS, SCORED, Head, Heads
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -68,9 +70,8 @@ def assembled(
         norm=norm,
         norm_placement=placement,
     )
-    # A model without a head has nothing to be untied.
-    headless = not any(name.startswith("lm_head.") for name in hf.tensors) and _is_bare(hf)
     return models.TransformerConfig(
+        kind="encoder" if attention.mask == "full" else "decoder",
         embed=models.EmbedConfig(
             vocab=hf.get("vocab_size"),
             width=hf.get("hidden_size"),
@@ -80,12 +81,8 @@ def assembled(
         ),
         stack=common.stack(depth, block, kinds or {}, pattern or ["block"] * depth),
         norm=norm,
-        readout=models.ReadoutConfig(tied=headless or hf.get("tie_word_embeddings", default=tied), softcap=softcap),
+        readout=models.ReadoutConfig(tied=hf.tied(tied), softcap=softcap),
     )
-
-
-def _is_bare(hf: Settings) -> bool:
-    return (hf.tree.get("architectures") or [""])[0].endswith("Model")
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
@@ -139,4 +136,23 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family(config=config, weights=weights, settings=settings, prefix="model.", ignored=IGNORED)
+# The class for answers has another name for its model.
+HEADS: Heads = {**SCORED, ANSWERS: Head(out="qa_outputs", prefix="transformer.")}
+
+
+def family(
+    config: Callable[[Settings], models.TransformerConfig], heads: Heads = SCORED, settings: Any = None
+) -> Family:
+    """A family with LLaMA's tensors."""
+    return Family(
+        config=config,
+        weights=weights,
+        heads=heads,
+        settings=settings,
+        prefix="model.",
+        ignored=IGNORED,
+        still_padding=True,
+    )
+
+
+FAMILY = family(config, HEADS, settings)

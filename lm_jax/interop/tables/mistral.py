@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lm_jax.interop.family import Family
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama
 from lm_jax.models import config as models
@@ -11,12 +10,14 @@ from lm_jax.models import config as models
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
     hf.architecture("MistralForCausalLM", "MistralModel")
-    # null is no window, and no entry at all is the first release's.
-    window = hf.nullable("sliding_window", 4096)
-    attention = models.AttentionConfig(
-        bias=False, out_bias=False, window=window, rotary=hf.rotary(10000.0), **llama.sizes(hf)
-    )
-    return llama.assembled(hf, attention)
+    # No entry at all is the first release's window.
+    return llama.assembled(hf, attention(hf, window=4096, theta=10000.0))
 
 
-FAMILY = Family(config=config, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
+def attention(hf: Settings, *, window: int | None, theta: float) -> models.AttentionConfig:
+    """Attention without biases; `window` and `theta` are what a missing entry means, a window of null is none."""
+    window = hf.nullable("sliding_window", window)
+    return models.AttentionConfig(bias=False, out_bias=False, window=window, rotary=hf.rotary(theta), **llama.sizes(hf))
+
+
+FAMILY = llama.family(config)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
 from lm_jax.interop.rules import Rules, dense, fused, gate_and_in, norm, out, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import ACTIVATIONS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -36,7 +38,6 @@ def config(hf: Settings) -> models.TransformerConfig:
         norm=norm,
     )
     head = hf.activation("classifier_activation", default="gelu")
-    tied = hf.get("tie_word_embeddings", default=True) or not masked
     return models.TransformerConfig(
         kind="encoder",
         embed=models.EmbedConfig(
@@ -49,8 +50,8 @@ def config(hf: Settings) -> models.TransformerConfig:
         stack=_stack(hf, block, near),
         norm=norm,
         readout=models.ReadoutConfig(
-            tied=tied,
-            bias=masked and hf.get("decoder_bias", default=True),
+            tied=hf.tied(True),
+            bias=hf.get("decoder_bias", default=True) and masked,
             transform=head if masked else "",
             transform_bias=hf.get("classifier_bias", default=False),
         ),
@@ -93,4 +94,29 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
-FAMILY = Family(config=config, weights=weights, prefix="model.", ignored=(r"decoder\.weight",))
+def _classifier(tree: Mapping[str, Any], pick: str = "all") -> Head:
+    """A classifier behind the layer that the readout has."""
+    return Head(
+        out="classifier",
+        dense="head.dense",
+        dense_bias=tree.get("classifier_bias", False),
+        activation=ACTIVATIONS[tree.get("classifier_activation", "gelu")],
+        norm="head.norm",
+        norm_bias=tree.get("norm_bias", False),
+        epsilon=tree.get("norm_eps", 1e-5),
+        pick=pick,
+    )
+
+
+def _row(tree: Mapping[str, Any]) -> Head:
+    return _classifier(tree, "mean" if tree.get("classifier_pooling", "cls") == "mean" else "first")
+
+
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads={TOKENS: _classifier, ANSWERS: _classifier, ROWS: _row},
+    prefix="model.",
+    ignored=(r"decoder\.weight",),
+    still_padding=True,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -13,29 +14,20 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
     hf.architecture("MptForCausalLM", "MPTForCausalLM", "MptModel")
     hf.expect("no_bias", True)
-    hf.expect("tie_word_embeddings", True)
-    for name in ("logit_scale",):
-        hf.expect(name, None)
+    hf.expect("logit_scale", None)
     hf.expect("embedding_fraction", 1.0)
-    # The class is said to multiply widths by it and does not: a layer is 4 times as wide, always.
+    # The class has these settings and reads none of them: layers are 4 times as wide and ALiBi is the paper's, always.
     for name in ("expansion_ratio", "norm_type", "learned_pos_emb"):
         hf.get(name, default=None)
     inner = hf.part("attn_config")
-    for name, allowed in (
-        ("alibi", (True,)),
-        ("attn_type", ("multihead_attention",)),
-        ("prefix_lm", (False,)),
-        ("qk_ln", (False,)),
-        ("attn_uses_sequence_id", (False,)),
-    ):
-        inner.expect(name, *allowed)
+    for name in ("alibi", "alibi_bias_max", "attn_type", "prefix_lm", "qk_ln", "attn_uses_sequence_id"):
+        inner.get(name, default=None)
     scale = inner.get("softmax_scale", default=None)
     attention = models.AttentionConfig(
         heads=hf.get("n_heads", "num_attention_heads"),
         bias=False,
         out_bias=False,
         position="alibi",
-        alibi=models.AlibiConfig(exponent=float(inner.get("alibi_bias_max", default=8))),
         clip=inner.get("clip_qkv", default=None),
         scale=None if scale is None else float(scale),
     )
@@ -53,6 +45,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         ),
         stack=models.StackConfig(depth=hf.get("n_layers", "num_hidden_layers"), block=block),
         norm=norm,
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -63,6 +56,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         same("token/embedding", "transformer.wte.weight"),
         *norm("final_norm", "transformer.norm_f", config.norm),
     ]
+    rules += common.readout(config.readout, "lm_head.weight")
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.blocks.{layer}."
         rules += fused(f"{ours}/attention", f"{theirs}attn.Wqkv", block.attention, "parts")
@@ -72,4 +66,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
-FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=(r"lm_head\.weight",))
+FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=(r"lm_head\.weight",))

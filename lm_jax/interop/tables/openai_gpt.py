@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, out, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -12,7 +13,6 @@ from lm_jax.models import config as models
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
     hf.architecture("OpenAIGPTLMHeadModel", "OpenAIGPTModel")
-    hf.expect("tie_word_embeddings", True)
     activation = hf.activation("afn", default="gelu")
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
@@ -30,6 +30,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
         norm=norm,
         final_norm=False,
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -40,6 +41,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         same("token/embedding", "transformer.tokens_embed.weight"),
         same("embed/position", "transformer.positions_embed.weight"),
     ]
+    rules += common.readout(config.readout, "lm_head.weight")
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
         rules += fused(f"{ours}/attention", f"{theirs}attn.c_attn", block.attention, "parts", turn=False)
@@ -50,4 +52,4 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=_BUFFERS)

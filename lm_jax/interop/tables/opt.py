@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lm_jax.interop.family import Family
+from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -12,11 +13,11 @@ from lm_jax.models import config as models
 def config(hf: Settings) -> models.TransformerConfig:
     """Their settings to ours."""
     hf.architecture("OPTForCausalLM", "OPTModel")
-    hf.expect("layer_norm_elementwise_affine", True)
     biased, before = hf.get("enable_bias", default=True), hf.get("do_layer_norm_before", default=True)
     width = hf.get("hidden_size")
     factor = hf.get("word_embed_proj_dim", default=width)
-    norm = models.NormConfig(epsilon=1e-5)
+    affine = hf.get("layer_norm_elementwise_affine", default=True)
+    norm = models.NormConfig(epsilon=1e-5, scale=affine, bias=affine)
     block = models.BlockConfig(
         attention=models.AttentionConfig(heads=hf.get("num_attention_heads"), bias=biased, out_bias=biased),
         feedforward=models.FeedForwardConfig(
@@ -38,7 +39,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         stack=models.StackConfig(depth=hf.get("num_hidden_layers"), block=block),
         norm=norm,
         final_norm=before and not hf.get("_remove_final_layer_norm", default=False),
-        readout=models.ReadoutConfig(tied=hf.get("tie_word_embeddings", default=True)),
+        readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
@@ -52,7 +53,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     rules += norm("final_norm", f"{top}final_layer_norm", config.norm) if config.final_norm else []
     if config.embed.factor is not None:
         rules += [turned("embed/project/kernel", f"{top}project_in.weight")]
-        rules += [turned("head/factor/kernel", f"{top}project_out.weight")] if config.readout.tied else []
+        rules += [turned("head/factor/kernel", f"{top}project_out.weight")]
     rules += common.readout(config.readout, "lm_head.weight")
     names = ("q_proj", "k_proj", "v_proj", "out_proj")
     norms = {"attention_norm": "self_attn_layer_norm", "feedforward_norm": "final_layer_norm"}
@@ -66,5 +67,11 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 # Checkpoints of the model alone begin with `decoder.`.
 FAMILY = Family(
-    config=config, weights=weights, prefix="model.", ignored=(r"(model\.)?lm_head\.weight",), counted="attended"
+    config=config,
+    weights=weights,
+    heads=CLASSIFIED,
+    prefix="model.",
+    ignored=(r"(model\.)?lm_head\.weight",),
+    counted="attended",
+    still_padding=True,
 )

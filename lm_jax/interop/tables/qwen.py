@@ -5,7 +5,6 @@ Qwen2 has biases where LLaMA has none, in queries, keys and values; Qwen3 normal
 
 from __future__ import annotations
 
-from lm_jax.interop.family import Family
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama
 from lm_jax.models import config as models
@@ -40,5 +39,4 @@ def _windowed(hf: Settings, attention: models.AttentionConfig) -> models.Transfo
     return llama.assembled(hf, attention, kinds={"local": {"attention": {"window": window}}}, pattern=names)
 
 
-QWEN2 = Family(config=qwen2, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
-QWEN3 = Family(config=qwen3, weights=llama.weights, prefix="model.", ignored=llama.IGNORED)
+QWEN2, QWEN3 = (llama.family(config, llama.HEADS) for config in (qwen2, qwen3))

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 from lm_jax.core.config import InputError
+from lm_jax.interop import heads
 from lm_jax.interop.family import Family
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
 from lm_jax.interop.settings import Settings
@@ -16,16 +17,23 @@ from lm_jax.models import config as models
 _TABLE = "SelfAttention.relative_attention_bias.weight"
 
 
-def config(hf: Settings, *, shared: bool, classes: tuple[str, ...]) -> models.EncoderDecoderConfig:
-    """Their settings to ours; `shared` tells whether all layers have one table of relative positions."""
-    hf.architecture(*classes)
+def config(hf: Settings, *, shared: bool, scales: bool, classes: tuple[str, ...]) -> models.ModelConfig:
+    """Their settings to ours.
+
+    Args:
+      hf: theirs.
+      shared: whether all layers have one table of relative positions.
+      scales: whether settings may ask for scaled hidden states before the readout.
+      classes: of theirs.
+    """
+    name = hf.architecture(*classes)
     hf.expect("is_decoder", False)
-    name = hf.get("feed_forward_proj", default="relu")
-    activation = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
+    kind = hf.get("feed_forward_proj", default="relu")
+    activation = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
     feedforward = models.FeedForwardConfig(
         width=hf.get("d_ff"),
         activation=hf.activation("dense_act_fn", default=activation),
-        gated=hf.get("is_gated_act", default=name.startswith("gated-")),
+        gated=hf.get("is_gated_act", default=kind.startswith("gated-")),
         bias=False,
     )
     norm = models.NormConfig(name="rms", epsilon=float(hf.get("layer_norm_epsilon", default=1e-6)))
@@ -44,28 +52,40 @@ def config(hf: Settings, *, shared: bool, classes: tuple[str, ...]) -> models.En
     # Transformers 5 renamed what decides the scale, and no longer lets tie_word_embeddings be false.
     scaled = hf.get("scale_decoder_outputs", "tie_word_embeddings", default=True)
     scaled = hf.tree.get("tie_word_embeddings", True) if "scale_decoder_outputs" not in hf.tree else scaled
+    embed = models.EmbedConfig(vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="none")
+    encoder = models.StackConfig(depth=depth, block=block)
+    layers = hf.get("num_decoder_layers", default=depth)
+    if name.endswith(("EncoderModel", heads.TOKENS)):
+        return models.TransformerConfig(kind="encoder", embed=embed, stack=encoder, norm=norm)
     return models.EncoderDecoderConfig(
-        embed=models.EmbedConfig(vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="none"),
-        encoder=models.StackConfig(depth=depth, block=block),
-        decoder=models.StackConfig(depth=hf.get("num_decoder_layers", default=depth), block=causal),
+        embed=embed,
+        encoder=encoder,
+        decoder=models.StackConfig(depth=layers, block=causal),
         norm=norm,
-        readout=models.ReadoutConfig(tied="lm_head.weight" not in hf.tensors, scale=scaled),
+        readout=models.ReadoutConfig(tied="lm_head.weight" not in hf.tensors, scale=scaled and scales),
     )
 
 
-def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
+def weights(config: models.ModelConfig, architecture: str) -> Rules:
     """Which tensor is which."""
     rules = [same("token/embedding", "shared.weight")]
     rules += common.readout(config.readout, "lm_head.weight")
+    if isinstance(config, models.TransformerConfig):
+        return [*rules, *norm("final_norm", "encoder.final_layer_norm", config.norm), *_side("stack", config.stack)]
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
-        rules += norm(f"{side}_norm", f"{side}.final_layer_norm", config.norm)
-        shared = stack.block.attention.buckets.shared
-        if shared:
-            rules += [same(f"{side}/relative/table", f"{side}.block.0.layer.0.{_TABLE}")]
-        for layer in range(stack.depth):
-            rules += _layer(f"{side}/{layer}", f"{side}.block.{layer}.layer.", stack.block)
-            own = f"{side}.block.{layer}.layer.0.{_TABLE}"
-            rules += [] if shared else [same(f"{side}/{layer}/relative/table", own)]
+        rules += norm(f"{side}_norm", f"{side}.final_layer_norm", config.norm) + _side(side, stack)
+    return rules
+
+
+def _side(ours: str, stack: models.StackConfig) -> Rules:
+    """The layers of a stack, which an encoder alone calls otherwise than they do."""
+    side, shared, rules = "encoder" if ours == "stack" else ours, stack.block.attention.buckets.shared, []
+    if shared:
+        rules += [same(f"{ours}/relative/table", f"{side}.block.0.layer.0.{_TABLE}")]
+    for layer in range(stack.depth):
+        rules += _layer(f"{ours}/{layer}", f"{side}.block.{layer}.layer.", stack.block)
+        own = f"{side}.block.{layer}.layer.0.{_TABLE}"
+        rules += [] if shared else [same(f"{ours}/{layer}/relative/table", own)]
     return rules
 
 
@@ -122,16 +142,26 @@ _IGNORED = (
 )
 
 
-def _family(name: str, *, shared: bool = True, exported: bool = False) -> Family:
-    classes = (f"{name}ForConditionalGeneration", f"{name}WithLMHeadModel", f"{name}Model")
+# Two of these classes have another name for their model.
+_HEADS: heads.Heads = {
+    heads.TOKENS: heads.Head(out="classifier", prefix="transformer."),
+    heads.ROWS: dataclasses.replace(heads.ENDED, prefix="transformer."),
+    heads.ANSWERS: heads.Head(out="qa_outputs"),
+}
+
+
+def _family(name: str, *, shared: bool = True, scales: bool = True, exported: bool = False) -> Family:
+    classes = (f"{name}ForConditionalGeneration", f"{name}WithLMHeadModel", f"{name}Model", f"{name}EncoderModel")
     return Family(
-        config=functools.partial(config, shared=shared, classes=classes),
+        config=functools.partial(config, shared=shared, scales=scales, classes=classes),
         weights=weights,
+        heads=_HEADS,
         settings=settings if exported else None,
         ignored=_IGNORED,
     )
 
 
 FAMILY = _family("T5", exported=True)
-MT5 = _family("MT5")
+# Its code never scales, whatever its settings say.
+MT5 = _family("MT5", scales=False)
 UMT5 = _family("UMT5", shared=False)

@@ -1,0 +1,95 @@
+"""Mixtral (Jiang et al. 2024, arXiv:2401.04088): Mistral's layers with experts for feed-forward layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lm_jax.interop.heads import SCORED
+from lm_jax.interop.rules import Rule, Rules, attention, norm, same, turned
+from lm_jax.interop.rules import joined as concatenated
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common, llama, mistral
+from lm_jax.models import config as models
+
+# Our matrices by their names of one expert's.
+_MATRICES = {"gate": "w1", "in": "w3", "out": "w2"}
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    hf.architecture("MixtralForCausalLM", "MixtralModel")
+    # What is added to the loss, and noise in training.
+    for name in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
+        hf.get(name, default=None)
+    experts = models.ExpertsConfig(
+        count=hf.get("num_local_experts", default=8), top=hf.get("num_experts_per_tok", default=2)
+    )
+    made = llama.assembled(hf, mistral.attention(hf, window=None, theta=1e6))
+    block = made.stack.block
+    block = dataclasses.replace(block, feedforward=dataclasses.replace(block.feedforward, experts=experts))
+    return dataclasses.replace(made, stack=dataclasses.replace(made.stack, block=block))
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which: every expert has matrices of its own."""
+
+    def experts(ours: str, theirs: str) -> Rules:
+        numbers = range(config.stack.block.feedforward.experts.count)
+        rules = [turned(f"{ours}/router/kernel", f"{theirs}block_sparse_moe.gate.weight")]
+        for mine, name in _MATRICES.items():
+            names = tuple(f"{theirs}block_sparse_moe.experts.{number}.{name}.weight" for number in numbers)
+            rules += [Rule((f"{ours}/experts_{mine}/kernel",), names, _stack, _unstack)]
+        return rules
+
+    return _layers(config, experts)
+
+
+def learned(config: models.TransformerConfig, architecture: str) -> Rules:
+    """The same as parameters of the reference's module, which stacks its experts."""
+
+    def experts(ours: str, theirs: str) -> Rules:
+        gated = tuple(f"{ours}/experts_{name}/kernel" for name in ("gate", "in"))
+        return [
+            turned(f"{ours}/router/kernel", f"{theirs}mlp.gate.weight"),
+            Rule(gated, (f"{theirs}mlp.experts.gate_up_proj",), _apart, _beside),
+            Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swapped, _swapped),
+        ]
+
+    return _layers(config, experts)
+
+
+def _layers(config: models.TransformerConfig, experts: Any) -> Rules:
+    block = config.stack.block
+    rules = [same("token/embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", config.norm)]
+    rules += common.readout(config.readout, "lm_head.weight")
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"model.layers.{layer}."
+        rules += attention(f"{ours}/attention", f"{theirs}self_attn.", llama.PROJECTIONS, block.attention)
+        rules += experts(f"{ours}/feedforward", theirs)
+        rules += common.norms(ours, theirs, llama.NORMS, block)
+    return rules
+
+
+def _stack(*arrays: Any) -> tuple[Any]:
+    return (concatenated([array.T[None] for array in arrays], 0),)
+
+
+def _unstack(array: Any) -> tuple[Any, ...]:
+    return tuple(one.T for one in array)
+
+
+def _swapped(array: Any) -> tuple[Any]:
+    return (array.swapaxes(1, 2),)
+
+
+def _beside(gate: Any, other: Any) -> tuple[Any]:
+    return _swapped(concatenated([gate, other], 2))
+
+
+def _apart(array: Any) -> tuple[Any, Any]:
+    half = array.shape[1] // 2
+    return _swapped(array[:, :half])[0], _swapped(array[:, half:])[0]
+
+
+FAMILY = dataclasses.replace(llama.family(config, SCORED), weights=weights, learned=learned)
