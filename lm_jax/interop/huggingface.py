@@ -356,7 +356,7 @@ def function_of(config: Any, width: int = 0) -> Any:
     held = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, AttentionConfig):
         held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
-        held |= {name: None for name in ("rotary", "buckets", "alibi") if name != config.position}
+        held |= {name: None for name in ("rotary", "buckets", "alibi", "transformer_xl") if name != config.position}
     if isinstance(config, FeedForwardConfig):
         held["width"] = config.width or 4 * width
     if isinstance(config, EmbedConfig) and config.positions != "learned":

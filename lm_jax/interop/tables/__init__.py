@@ -28,6 +28,7 @@ from lm_jax.interop.tables import (
     qwen,
     roberta,
     t5,
+    xlnet,
 )
 
 TABLES: dict[str, Family] = {
@@ -60,4 +61,5 @@ TABLES: dict[str, Family] = {
     "bart": bart.FAMILY,
     "marian": bart.MARIAN,
     "pegasus": bart.PEGASUS,
+    "xlnet": xlnet.FAMILY,
 }
