@@ -17,6 +17,7 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
+from lm_jax.interop import streams
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
 from lm_jax.models import segments
 from lm_jax.models.block import Block, Context
@@ -89,6 +90,8 @@ def _once(function: Callable[..., Any], *args: Any) -> Any:
 def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     """Hidden states and attention probabilities of every layer."""
     config, module = checkpoint.config, checkpoint.module.bind({"params": params})
+    if _streamed(checkpoint):
+        return streams.trace(checkpoint, params, given)
     inputs, found = _inputs(checkpoint, given), {}
     read = functools.partial(_embedded, checkpoint, module)
     if isinstance(config, TransformerConfig):
@@ -109,6 +112,10 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
     found["last"] = module.decoder_norm(x) if config.final_norm else x
     return found
+
+
+def _streamed(checkpoint: Checkpoint) -> bool:
+    return isinstance(checkpoint.config, TransformerConfig) and checkpoint.config.two_stream
 
 
 def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any) -> Any:
@@ -179,7 +186,8 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, fo
     module, name, last = checkpoint.module.bind({"params": params}), checkpoint.architecture, found["last"]
     heads: Arrays = {}
     project = lambda part, x: _affine(x, extra[f"extra/{part}/kernel"], extra[f"extra/{part}/bias"])
-    if checkpoint.config.readout.transform or checkpoint.config.kind != "encoder":
+    readout, streamed = checkpoint.config.readout, _streamed(checkpoint)
+    if readout.bias if streamed else readout.transform or checkpoint.config.kind != "encoder":
         heads["logits"] = module.readout(last)
     if getattr(checkpoint.config, "pair_classes", 0):
         heads["pair"] = module.pair_logits(last[:, 0])
@@ -192,7 +200,9 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, fo
         # ELECTRA's discriminator, whose activation is always this one.
         hidden = ACTIVATIONS["gelu"](project("dense", last))
         heads["logits"] = project("out", hidden)[..., 0]
-    elif name.endswith("ForQuestionAnswering"):
+    elif streamed and name.endswith("ForSequenceClassification"):
+        heads["pair"] = project("out", streams.summary(checkpoint.tree, extra, last))
+    elif "ForQuestionAnswering" in name:
         heads["start_logits"], heads["end_logits"] = jnp.moveaxis(project("out", last), -1, 0)
     elif "extra/out/kernel" in extra:
         heads["logits"] = project("out", last)
@@ -208,6 +218,15 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
     counts = labels != IGNORED
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
     return -(picked * counts).sum() / counts.sum()
+
+
+def _classified(logits: Any, labels: Any) -> Any:
+    """The loss of classes, of several classes at once (labels that are not whole), or of one number a row."""
+    if logits.shape[-1] == 1:
+        return jnp.square(logits[:, 0] - labels.reshape(-1)).mean()
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return (jax.nn.softplus(logits) - logits * labels).mean()
+    return _cross_entropy(logits, labels)
 
 
 def _has_labels(given: Arrays) -> bool:
@@ -228,8 +247,8 @@ def _loss(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
         each = jax.nn.softplus(logits) - logits * real
         return (each * mask).sum() / mask.sum()
     if name.endswith("ForSequenceClassification"):
-        return _cross_entropy(found["pair"], labels)
-    if checkpoint.config.kind == "decoder":
+        return _classified(found["pair"], labels)
+    if checkpoint.config.kind == "decoder" and not _streamed(checkpoint):
         return _cross_entropy(found["logits"][:, :-1], labels[:, 1:])
     value = _cross_entropy(found["logits"], labels)
     for other in ("next_sentence_label", "sentence_order_label"):

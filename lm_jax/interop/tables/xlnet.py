@@ -52,9 +52,10 @@ def config(hf: Settings) -> models.TransformerConfig:
         norm=norm,
         norm_placement="post",
     )
-    # None, zero and less than that keep everything.
-    some = lambda count: count if count and count > 0 else None
-    memory = models.MemoryConfig(length=some(hf.nullable("mem_len", 512)), reuse=some(hf.nullable("reuse_len", None)))
+    # Neither keeps nothing at 0: everything is kept.
+    memory = models.MemoryConfig(
+        length=hf.nullable("mem_len", 512) or None, reuse=max(hf.get("reuse_len", default=0), 0) or None
+    )
     writes = name == WRITER
     return models.TransformerConfig(
         kind="decoder" if one_way else "encoder",
@@ -74,7 +75,9 @@ def _check_summary(hf: Settings) -> None:
     """Refuses what the classifier's first half may not be."""
     hf.expect("summary_type", "last", "first", "mean", "cls_index")
     hf.expect("summary_proj_to_labels", False)
-    name = hf.get("summary_activation", default="")
+    if hf.get("summary_use_proj", default=True) and "sequence_summary.summary.weight" not in hf.tensors:
+        raise InputError(f"{hf.file}: summary_use_proj is set, but sequence_summary.summary.weight is not in the file")
+    name = hf.nullable("summary_activation", "tanh")
     if name and name not in ACTIVATIONS:
         raise InputError(f"{hf.file}: summary_activation is {name!r}; supported are {', '.join(ACTIVATIONS)}")
 
