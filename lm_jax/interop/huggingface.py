@@ -341,8 +341,8 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         if function_of(again) == function_of(config):
             return tree
     raise InputError(
-        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5 or llama "
-        "whose settings that decide the function were left alone can be exported"
+        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama or "
+        "xlnet whose settings that decide the function were left alone can be exported"
     )
 
 

@@ -97,7 +97,7 @@ class Transformer(nn.Module):
         if self.config.pair_classes:
             self.pair_logits(output.hidden[:, 0])
         if self.config.two_stream:
-            self.query_stream(output.hidden, jnp.zeros((1, 1), jnp.int32))
+            self.query_stream(output.hidden, jnp.zeros_like(inputs.tokens[:, :1]))
         return output
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
