@@ -13,6 +13,7 @@ from lm_jax.interop.huggingface import Checkpoint
 from lm_jax.interop.settings import ACTIVATIONS
 from lm_jax.models import feedforward, recurrence, segments, two_stream
 from lm_jax.models.block import Block, Context
+from lm_jax.models.config import TransformerConfig
 from lm_jax.models.masks import Visibility
 from lm_jax.models.stack import grouped, one_a_layer
 
@@ -29,6 +30,7 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
         `perm_mask`, `target_mapping` and `mems/0` ... [length batch embed].
     """
     config, module = checkpoint.config, checkpoint.module.bind({"params": params})
+    assert isinstance(config, TransformerConfig)
     tokens, stack = given["input_ids"], config.stack
     (batch, length), mapping = tokens.shape, given.get("target_mapping")
     x = module.embed(module.token(tokens), None, None)
@@ -59,7 +61,10 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
         if mapping is None:
             found[f"attentions/{index}"] = weights
         else:
-            found[f"attentions/{index}/0"], found[f"attentions/{index}/1"] = jnp.split(weights, 2, axis=2)
+            found[f"attentions/{index}/0"], found[f"attentions/{index}/1"] = (
+                weights[:, :, :length],
+                weights[:, :, length:],
+            )
         _show_states(found, index + 1, x, length)
     found["last"] = x if mapping is None else x[:, length:]
     return found
