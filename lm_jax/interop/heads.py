@@ -39,12 +39,13 @@ class Head:
       bias: whether it has one.
       dense: name of the layer before it; empty for none.
       dense_bias: whether that has a bias.
-      activation: after that layer; empty for none.
+      activation: after that layer, or of what is picked; empty for none.
       norm: name of the norm after the activation; empty for none.
       norm_bias: whether that has a bias.
       epsilon: of that norm.
       pick: which hidden states it reads: `all`, the `first` of a row, its `last` that is not padding, the `mean` of
-        those that are not, or the one at the last `end` of text in what the encoder reads.
+        those that are not, the one at the last `end` of text in what the encoder reads, or, padding or not, the
+        `final` one or the `average`.
       prefix: what this class puts before the names of the model's tensors; None is as the family's other classes.
     """
 
@@ -109,7 +110,7 @@ def logits(head: Head, extra: Arrays, last: Any, given: Arrays, tree: Mapping[st
     x = _picked(head.pick, last, given, tree)
     if head.dense:
         x = _affine(extra, "dense", x)
-        x = ACTIVATIONS[head.activation](x) if head.activation else x
+    x = ACTIVATIONS[head.activation](x) if head.activation else x
     if head.norm:
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + head.epsilon) * _wide(extra["extra/norm/scale"], x)
@@ -117,12 +118,18 @@ def logits(head: Head, extra: Arrays, last: Any, given: Arrays, tree: Mapping[st
     return _affine(extra, "out", x)
 
 
+_PICKS: dict[str, Callable[[Any], Any]] = {
+    "all": lambda last: last,
+    "first": lambda last: last[:, 0],
+    "final": lambda last: last[:, -1],
+    "average": lambda last: last.mean(1),
+}
+
+
 def _picked(pick: str, last: Any, given: Arrays, tree: Mapping[str, Any]) -> Any:
     ids = given["input_ids"]
-    if pick == "all":
-        return last
-    if pick == "first":
-        return last[:, 0]
+    if pick in _PICKS:
+        return _PICKS[pick](last)
     if pick == "mean":
         mask = given.get("attention_mask", jnp.ones_like(ids))[..., None]
         return (last * mask).sum(1) / mask.sum(1)

@@ -372,8 +372,8 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         if function_of(again) == function_of(config):
             return tree
     raise InputError(
-        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5 or llama "
-        "whose settings that decide the function were left alone can be exported"
+        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama or "
+        "xlnet whose settings that decide the function were left alone can be exported"
     )
 
 
@@ -387,7 +387,7 @@ def function_of(config: Any, width: int = 0) -> Any:
     held = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, AttentionConfig):
         held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
-        held |= {name: None for name in ("rotary", "buckets", "alibi") if name != config.position}
+        held |= {name: None for name in ("rotary", "buckets", "alibi", "transformer_xl") if name != config.position}
     if isinstance(config, FeedForwardConfig):
         held["width"] = config.width or 4 * width
     if isinstance(config, EmbedConfig) and config.positions != "learned":

@@ -17,7 +17,7 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.interop import heads
+from lm_jax.interop import heads, streams
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, spelled, to_theirs
 from lm_jax.models import experts, segments
 from lm_jax.models.block import Block, Context
@@ -94,6 +94,8 @@ def _once(function: Callable[..., Any], *args: Any) -> Any:
 def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     """Hidden states and attention probabilities of every layer."""
     config, module = checkpoint.config, checkpoint.module.bind({"params": params})
+    if _streamed(checkpoint):
+        return streams.trace(checkpoint, params, given)
     inputs, found = _inputs(checkpoint, given), {}
     read = functools.partial(_embedded, checkpoint, module)
     if isinstance(config, TransformerConfig):
@@ -117,6 +119,10 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
     found["last"] = module.decoder_norm(x) if config.final_norm else x
     return found
+
+
+def _streamed(checkpoint: Checkpoint) -> bool:
+    return isinstance(checkpoint.config, TransformerConfig) and checkpoint.config.two_stream
 
 
 def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any, table: Any = None) -> Any:
@@ -223,7 +229,7 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, la
         shown["pooled"] = heads.pooled(extra, last)
     if checkpoint.head is not None:
         made = heads.logits(checkpoint.head, extra, last, given, checkpoint.tree)
-        if name.endswith(heads.ANSWERS):
+        if heads.ANSWERS in name:
             return shown | {"start_logits": made[..., 0], "end_logits": made[..., 1]}
         shown["logits"] = made[..., 0] if name.endswith(heads.DETECTS) else made
     elif name.endswith(heads.ROWS):

@@ -13,17 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm_jax.core.config import InputError
-from lm_jax.models import initializers, kernels, masks, positions
+from lm_jax.models import initializers, kernels, masks, positions, two_stream
 from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
 from lm_jax.models.convolution import Convolution
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
+from lm_jax.models.relative import RelativeScores
 from lm_jax.models.rotary import rotary
 from lm_jax.parallel.layout import constrain
-
-POSITIONS = ("none", "rotary", "buckets", "alibi")
 
 
 class Attention(nn.Module):
@@ -50,6 +48,7 @@ class Attention(nn.Module):
         visibility: Visibility,
         *,
         memory: Float[Array, "batch key embed"] | None = None,
+        past: Float[Array, "batch past embed"] | None = None,
         bias: Float[Array, "#batch heads query key"] | None = None,
         cache: dict[str, jax.Array] | None = None,
         index: Int[Array, ""] | None = None,
@@ -62,6 +61,7 @@ class Attention(nn.Module):
           x: what asks.
           visibility: where queries and keys stand; with a cache, all its slots. The mask is the configuration's.
           memory: what an encoder computed, for cross-attention; None reads its keys and values from the cache.
+          past: earlier tokens, which are keys before those of `x`.
           bias: added to the scores.
           cache: `key` and `value` [batch groups slots kv]; None keeps nothing.
           index: the first slot that this call writes.
@@ -69,8 +69,6 @@ class Attention(nn.Module):
           train: whether dropout acts.
         """
         config = self.config
-        if config.position not in POSITIONS:
-            raise InputError(f"attention.position is {config.position!r}; expected one of {', '.join(POSITIONS)}")
         embed = x.shape[-1]
         width, groups = config.head_width(embed), config.kv_heads or config.heads
         # T5's scores are not scaled: its query kernel is drawn smaller instead.
@@ -80,16 +78,17 @@ class Attention(nn.Module):
             recent = _Recent(config.convolution, x.shape[1], visibility, cache, index)
         q = self._heads(x, "query", config.heads, width, query_gain, recent)
         scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
-        visibility = visibility.replace(mask=masks.full if cross else masks.of(config))  # type: ignore[attr-defined]
-        asked = visibility.query_positions
-        asked = jnp.arange(x.shape[1])[None] if asked is None else asked
+        mask = masks.full if cross else masks.of(config, 0 if past is None else past.shape[1])
+        visibility = visibility.replace(mask=mask)  # type: ignore[attr-defined]
+        asked = jnp.arange(x.shape[1])[None] if visibility.query_positions is None else visibility.query_positions
         turned = not cross and config.position == "rotary"
         q = rotary(q, asked, config.rotary) if turned else q
         if cross and memory is None:
             assert cache is not None
             k, v = cache["key"], cache["value"]
         else:
-            seen = memory if cross and memory is not None else x
+            seen = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]
+            seen = seen if past is None else jnp.concatenate([past, seen], 1)
             k = self._heads(seen, "key", groups, width, recent=recent)
             v = self._heads(seen, "value", groups, width, recent=recent)
             k = rotary(k, asked, config.rotary) if turned else k
@@ -100,6 +99,9 @@ class Attention(nn.Module):
         cache = None if cache is None else {"key": k, "value": v, **(recent.kept if recent else {})}
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
+        if not cross and config.position == "transformer_xl":
+            relative = RelativeScores(config, self.init_config, self.dtype, name="relative")
+            q, bias = relative(q, visibility, k.shape[2], embed, scale)
         q = q * jnp.asarray(scale, q.dtype)
         if config.position == "alibi" and config.alibi.rounded:
             bias = self._rounded(visibility, k.shape[2]) * scale
@@ -118,11 +120,15 @@ class Attention(nn.Module):
         mixed = mix(v)
         if self.is_mutable_collection("probabilities") and not self.is_initializing():
             self._show(mix, v)
+        mixed = mixed if visibility.targets is None else two_stream.silenced(mixed, visibility.targets)
         mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
-        draw = initializers.kernel(self.init_config, config.heads * width, embed, self.residual_gain)
-        axes = ("heads", "kv", "embed")
-        out = Projection((config.heads, width), (embed,), axes, draw, config.out_bias, self.dtype, name="out")
-        return out(mixed), cache
+        return self._out(mixed, embed), cache
+
+    def _out(self, mixed: jax.Array, embed: int) -> jax.Array:
+        """What all heads, [batch length heads kv], write to the residual stream."""
+        inputs, axes = mixed.shape[2:], ("heads", "kv", "embed")
+        draw = initializers.kernel(self.init_config, inputs[0] * inputs[1], embed, self.residual_gain)
+        return Projection(inputs, (embed,), axes, draw, self.config.out_bias, self.dtype, name="out")(mixed)
 
     def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
         """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="probabilities")`."""

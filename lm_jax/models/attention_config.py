@@ -6,6 +6,8 @@ import dataclasses
 
 from lm_jax.core.config import InputError
 
+POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScalingConfig:
@@ -81,6 +83,22 @@ class AlibiConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerXLConfig:
+    """Queries meet the distance of a key as another key (Dai et al. 2019, arXiv:1901.02860, section 3.3).
+
+    Attributes:
+      clamp: larger distances count as this one; None is no limit.
+      types: scores also tell pairs of one token type from others (XLNet, Yang et al. 2019, section 2.5).
+      both_ways: the last half of the rows of a batch holds its texts backwards (XLNet's `bi_data`): there, distances
+        have the other sign.
+    """
+
+    clamp: int | None = None
+    types: bool = False
+    both_ways: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Attention as three free choices: mask, position, kernel.
 
@@ -94,7 +112,9 @@ class AttentionConfig:
         on either side; None is no limit.
       stride: sparse attention (Child et al. 2019, section 4.3): every `stride`-th key counted from the query, beside
         the window; None is no such.
-      position: `none`, `rotary`, `buckets` or `alibi`; only the subtree of that name is read.
+      same_length: no query sees more keys than the first one does, which are its own and those of earlier calls
+        (`Past`). Decoders only.
+      position: `none`, `rotary`, `buckets`, `alibi` or `transformer_xl`; only the subtree of that name is read.
       kernel: `auto`, `dense` or `blockwise`.
       block: rows of queries per block of the blockwise kernel.
       scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
@@ -113,10 +133,12 @@ class AttentionConfig:
     mask: str = "causal"
     window: int | None = None
     stride: int | None = None
+    same_length: bool = False
     position: str = "none"
     rotary: RotaryConfig = RotaryConfig()
     buckets: BucketConfig = BucketConfig()
     alibi: AlibiConfig = AlibiConfig()
+    transformer_xl: TransformerXLConfig = TransformerXLConfig()
     kernel: str = "auto"
     block: int = 64
     scale: float | None = None
@@ -129,6 +151,8 @@ class AttentionConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
+        if self.position not in POSITIONS:
+            raise InputError(f"attention.position is {self.position!r}; expected one of {', '.join(POSITIONS)}")
         groups = self.kv_heads or self.heads
         if self.heads < 1 or self.heads % groups:
             raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
@@ -137,6 +161,11 @@ class AttentionConfig:
                 f"attention.convolution is {self.convolution} under the mask {self.mask!r}; expected 1 (none), or more "
                 "in a decoder"
             )
+        if self.same_length and self.mask == "full":
+            raise InputError("attention.same_length is set under the mask 'full'; it is for decoders: leave it False")
+        if self.transformer_xl.clamp is not None and self.transformer_xl.clamp <= 0:
+            clamp = self.transformer_xl.clamp
+            raise InputError(f"attention.transformer_xl.clamp is {clamp}; expected more than 0, or None for none")
         for name in ("window", "stride", "softcap", "clip"):
             value = getattr(self, name)
             if value is not None and value <= 0:

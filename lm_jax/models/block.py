@@ -65,9 +65,12 @@ class Block(nn.Module):
         kept: dict[str, Any] = {}
 
         def attention(y: jax.Array) -> jax.Array:
-            layer, attend = None if cache is None else cache["self"], self._attention(config.attention, "attention")
-            bias = self._bias(y, context)
-            y, kept["self"] = attend(y, context.visibility, bias=bias, cache=layer, index=context.index, train=train)
+            attend, held = self._attention(config.attention, "attention"), cache or {}
+            own, past, bias = held.get("self"), held.get("past"), self._bias(y, context)
+            if past is not None:
+                kept["past"] = y[:, : context.visibility.tokens(y.shape[1])]
+            y, after = attend(y, context.visibility, past=past, bias=bias, cache=own, index=context.index, train=train)
+            kept.update({} if own is None else {"self": after})
             return y
 
         def cross(y: jax.Array) -> jax.Array:

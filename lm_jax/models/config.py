@@ -12,6 +12,7 @@ from lm_jax.models.attention_config import AttentionConfig as AttentionConfig
 from lm_jax.models.attention_config import BucketConfig as BucketConfig
 from lm_jax.models.attention_config import RotaryConfig as RotaryConfig
 from lm_jax.models.attention_config import ScalingConfig as ScalingConfig
+from lm_jax.models.attention_config import TransformerXLConfig as TransformerXLConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -250,6 +251,25 @@ class ReadoutConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """What a call keeps for the next one of the same texts (Dai et al. 2019, arXiv:1901.02860, section 3.2).
+
+    Attributes:
+      length: tokens kept, the latest ones; None keeps all.
+      reuse: how many of a call's first tokens may be kept (XLNet's rows go on before their end); None is all.
+    """
+
+    length: int | None = None
+    reuse: int | None = None
+
+    def __post_init__(self):
+        for name in ("length", "reuse"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"config.model.memory.{name} is {value}; expected more than 0, or None for all")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """An encoder or a decoder: what tells them apart is the mask of `stack.block.attention`.
 
@@ -257,6 +277,8 @@ class TransformerConfig:
       kind: `encoder` (full mask) or `decoder` (causal or prefix mask).
       final_norm: normalise the last hidden state (pre-norm models).
       pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0 is no head.
+      two_stream: whether there is a query stream, which predicts `Inputs.targets` (XLNet).
+      memory: what a call keeps that is given a `Past`.
       dtype: what the layers compute in; parameters are float32.
     """
 
@@ -267,6 +289,8 @@ class TransformerConfig:
     final_norm: bool = True
     readout: ReadoutConfig = ReadoutConfig()
     pair_classes: int = 0
+    two_stream: bool = False
+    memory: MemoryConfig = MemoryConfig()
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 
@@ -275,6 +299,24 @@ class TransformerConfig:
         if self.kind not in ("encoder", "decoder"):
             raise InputError(f"config.model.kind is {self.kind!r}; expected encoder, decoder or encoder_decoder")
         _check_masks(self.stack, "stack", encoder=self.kind == "encoder")
+        if self.two_stream:
+            self.check_relative("config.model.two_stream")
+
+    @property
+    def typed(self) -> bool:
+        """Whether attention tells token types apart."""
+        relative = [block.attention for block in self.stack.blocks if block.attention.position == "transformer_xl"]
+        return any(attention.transformer_xl.types for attention in relative)
+
+    def check_relative(self, asker: str) -> None:
+        """Refuses what `asker` needs and a block has not: places known by their distance, and nothing else mixed."""
+        for block in self.stack.blocks:
+            mixed = max(block.attention.convolution, block.feedforward.convolution) > 1
+            if block.attention.position != "transformer_xl" or block.norm_placement != "post" or mixed:
+                raise InputError(
+                    f"{asker} needs stack.block.attention.position='transformer_xl', norm_placement='post' and no "
+                    f"convolution; found {block.attention.position!r} and {block.norm_placement!r}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

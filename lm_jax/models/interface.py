@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import flax.struct
-from jaxtyping import Array, Float, Int
+import jax
+from jaxtyping import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
@@ -18,6 +19,9 @@ class Inputs:
       segments: tokens see only their own segment; 0 is padding, which nobody sees. None is one segment and no padding.
       types: token types (BERT's sentence A or B); None is 0.
       prefix: how many of the first tokens of each row all of the row may see, where the mask is `prefix`.
+      unseen: pairs of tokens of which the first must not see the second; every token sees itself.
+      targets: tokens that the query stream predicts (XLNet), which sees where they stand and not what they are; -1 is
+        none. The hidden states of the output are then the targets'.
       source: what the encoder of an encoder-decoder reads; None once the cache holds it.
     """
 
@@ -26,6 +30,8 @@ class Inputs:
     segments: Int[Array, "batch length"] | None | Any = None
     types: Int[Array, "batch length"] | None | Any = None
     prefix: Int[Array, " batch"] | None | Any = None
+    unseen: Bool[Array, "batch length length"] | None | Any = None
+    targets: Int[Array, "batch targets"] | None | Any = None
     source: Inputs | None = None
 
 
@@ -50,17 +56,33 @@ class Cache:
 
 
 @flax.struct.dataclass
+class Past:
+    """Hidden states of earlier tokens of the same texts, as every layer read them: keys without queries.
+
+    Attributes:
+      layers: `{"past": [batch past embed]}` of every layer, arranged as those of a cache.
+    """
+
+    layers: Any
+
+    @property
+    def length(self) -> int:
+        """How many tokens."""
+        return jax.tree.leaves(self.layers)[0].shape[-2]
+
+
+@flax.struct.dataclass
 class Output:
     """What a model computed.
 
     Attributes:
       hidden: last hidden states.
-      cache: the cache with this call's tokens in it, when one was given.
+      cache: the cache, or the past, with this call's tokens in it, when one was given.
       memory: the encoder's last hidden states, of an encoder-decoder.
       logits: over the vocabulary, when asked for.
     """
 
     hidden: Float[Array, "batch length embed"] | Any
-    cache: Cache | None = None
+    cache: Cache | Past | None = None
     memory: Float[Array, "batch source embed"] | None | Any = None
     logits: Float[Array, "batch length vocab"] | None | Any = None

@@ -120,9 +120,15 @@ def mask(name: str) -> Mask:
 
 
 @functools.cache
-def of(config: AttentionConfig) -> Mask:
-    """The mask of a configuration: which way queries look, and which of those keys they see."""
+def of(config: AttentionConfig, past: int = 0) -> Mask:
+    """The mask of a configuration: which way queries look, and which of those keys they see.
+
+    Args:
+      config: its names and sizes.
+      past: keys before the first query.
+    """
     whole, window, stride = mask(config.mask), config.window, config.stride
+    whole = whole & recent(past + 1) if config.same_length else whole
     near = None if window is None else around(window) if config.mask == "full" else recent(window)
     parts = [part for part in (near, None if stride is None else strided(stride)) if part is not None]
     return whole & functools.reduce(lambda left, right: left | right, parts) if parts else whole
@@ -138,6 +144,11 @@ class Visibility:
       query_positions, key_positions: None where they count 0, 1, 2, ...
       query_segments: None where queries see every key that is not padding (cross-attention).
       key_segments: None where no key is padding; 0 marks padding.
+      query_types, key_types: token types, where scores tell them apart.
+      first: the slot among the keys of the first query's own token.
+      own: so many queries see their own token, whatever else says that it is not to be seen.
+      unseen: pairs that must not see each other.
+      targets: tokens that the last queries ask for, which are no keys: the query stream of `two_stream`.
     """
 
     mask: Mask = flax.struct.field(pytree_node=False, default=full)
@@ -146,6 +157,12 @@ class Visibility:
     key_positions: Int[Array, "#batch key"] | None | Any = None
     query_segments: Int[Array, "batch query"] | None | Any = None
     key_segments: Int[Array, "batch key"] | None | Any = None
+    query_types: Int[Array, "batch query"] | None | Any = None
+    key_types: Int[Array, "batch key"] | None | Any = None
+    first: Int[Array, ""] | int | Any = 0
+    own: int = flax.struct.field(pytree_node=False, default=0)
+    unseen: Bool[Array, "batch query key"] | None | Any = None
+    targets: Int[Array, "batch targets"] | None | Any = None
 
     @property
     def counted(self) -> bool:
@@ -191,7 +208,17 @@ class Visibility:
                 key > 0 if self.query_segments is None else (key == self.query_segments[:, queries, None]) & (key > 0)
             )
             allowed = same if allowed is None else allowed & same
+        if self.unseen is not None:
+            seen = ~self.unseen[:, queries, keys]
+            allowed = seen if allowed is None else allowed & seen
+        if self.own and allowed is not None:
+            query, key = _positions(None, queries)[:, :, None], _positions(None, keys)[:, None, :]
+            allowed = allowed | ((key - self.first == query) & (query < self.own))
         return allowed
+
+    def tokens(self, rows: int) -> int:
+        """How many of `rows` queries are tokens, and not targets."""
+        return rows if self.targets is None else rows - self.targets.shape[1]
 
 
 def _positions(positions: Array | None, part: slice) -> Array:

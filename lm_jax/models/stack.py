@@ -181,6 +181,16 @@ def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width:
             cache["feedforward"] = {"recent": jnp.zeros((*lead, batch, 1, before, width), dtype)}
         return cache
 
+    return _arranged(config, layer)
+
+
+def empty_past(config: StackConfig, batch: int, length: int, width: int, dtype: jnp.dtype) -> Any:
+    """Zeros for the states of `length` tokens that every layer read, arranged as those of `empty_cache`."""
+    return _arranged(config, lambda kind, lead: {"past": jnp.zeros((*lead, batch, length, width), dtype)})
+
+
+def _arranged(config: StackConfig, layer: Callable[[str, tuple[int, ...]], Any]) -> Any:
+    """What `layer` makes of each layer's kind and leading axes."""
     if not scanned(config):
         return tuple(layer(one.kind, ()) for one in segments.layers(config))
     return tuple(tuple(layer(kind, (one.repeat,)) for kind in one.kinds) for one in segments.segments(config))

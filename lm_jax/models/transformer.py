@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,14 +15,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
+from lm_jax.models import recurrence, two_stream
 from lm_jax.models.block import Context
 from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
 from lm_jax.models.heads import PairHead, Readout
-from lm_jax.models.interface import Cache, Inputs, Output
+from lm_jax.models.interface import Cache, Inputs, Output, Past
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
-from lm_jax.models.stack import Stack, empty_cache
+from lm_jax.models.stack import Stack, empty_cache, empty_past
+from lm_jax.models.two_stream import QueryStream
 
 
 def build(config: ModelConfig) -> Transformer | EncoderDecoder:
@@ -43,24 +47,40 @@ class Transformer(nn.Module):
         self.head = Readout(config.readout, config.norm, config.init, dtype, config.embed.vocab or 0)
         if config.pair_classes:
             self.pair = PairHead(config.pair_classes, config.init, dtype)
+        if config.two_stream:
+            self.query_stream = QueryStream(config.embed, config.init, dtype)
 
     def __call__(
-        self, inputs: Inputs, *, cache: Cache | None = None, train: bool = False, logits: bool = False
+        self, inputs: Inputs, *, cache: Cache | Past | None = None, train: bool = False, logits: bool = False
     ) -> Output:
         """Hidden states of a batch.
 
         Args:
           inputs: the batch.
-          cache: tokens read before; this call's are added to it.
+          cache: tokens read before, as a cache or as a past; this call's are added to it.
           train: whether dropout acts (with an rng named `dropout`).
           logits: also compute logits of every position.
         """
-        cache, visibility = _see(inputs, cache)
+        config = self.config
+        if isinstance(cache, Past):
+            config.check_relative("a Past")
+        cache, visibility = _see(inputs, cache, typed=config.typed)
         x = self.embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
-        context = Context(visibility=visibility, index=None if cache is None else cache.index)
+        if inputs.targets is not None:
+            if not config.two_stream:
+                raise InputError("inputs.targets are for a query stream; set config.model.two_stream=True")
+            visibility = two_stream.placed(visibility, inputs.targets, inputs.tokens.shape[1])
+            x = self.query_stream(x, inputs.targets, train)
+        context = Context(visibility=visibility, index=cache.index if isinstance(cache, Cache) else None)
         x, layers = self.stack(x, context, None if cache is None else cache.layers, train)
-        x = self.final_norm(x) if self.config.final_norm else x
-        return Output(hidden=x, cache=_advance(cache, layers, inputs), logits=self.readout(x) if logits else None)
+        x = x if inputs.targets is None else x[:, inputs.tokens.shape[1] :]
+        x = self.final_norm(x) if config.final_norm else x
+        if isinstance(cache, Past):
+            held = jax.tree.map(functools.partial(recurrence.kept, config.memory), cache.layers, layers)
+            after = Past(layers=held)
+        else:
+            after = _advance(cache, layers, inputs)
+        return Output(hidden=x, cache=after, logits=self.readout(x) if logits else None)
 
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
         """Logits over the vocabulary of (gathered) hidden states."""
@@ -77,6 +97,8 @@ class Transformer(nn.Module):
         output = self(inputs, logits=True)
         if self.config.pair_classes:
             self.pair_logits(output.hidden[:, 0])
+        if self.config.two_stream:
+            self.query_stream(output.hidden, jnp.zeros_like(inputs.tokens[:, :1]))
         return output
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
@@ -84,6 +106,11 @@ class Transformer(nn.Module):
         config = self.config
         layers = empty_cache(config.stack, batch, slots, 0, config.embed.width, jnp.dtype(config.dtype))
         return _cache(layers, batch, slots)
+
+    def empty_past(self, batch: int, length: int = 0) -> Past:
+        """What stands before the first tokens of a text: `length` states of zeros."""
+        config = self.config
+        return Past(empty_past(config.stack, batch, length, config.embed.width, jnp.dtype(config.dtype)))
 
 
 class EncoderDecoder(nn.Module):
@@ -162,16 +189,34 @@ def _decoder_embed(config: EncoderDecoderConfig) -> EmbedConfig:
     return dataclasses.replace(config.embed, vocab=config.decoder_vocab or config.embed.vocab)
 
 
-def _see(inputs: Inputs, cache: Cache | None) -> tuple[Cache | None, Visibility]:
-    """The cache with this call's positions and segments written, and where queries and keys stand."""
-    if cache is None:
-        places, segments = inputs.positions, inputs.segments
-        return None, Visibility(
+def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
+    """The cache with this call's positions and segments written, and where queries and keys stand.
+
+    Args:
+      inputs: the call's.
+      cache: a cache, a past or none.
+      typed: whether attention tells token types apart.
+    """
+    if not isinstance(cache, Cache):
+        places, segments, types = inputs.positions, inputs.segments, inputs.types if typed else None
+        visibility = Visibility(
             prefix=inputs.prefix,
             query_positions=places,
             key_positions=places,
             query_segments=segments,
             key_segments=segments,
+            query_types=types,
+            key_types=types,
+            own=0 if inputs.unseen is None else inputs.tokens.shape[1],
+            unseen=inputs.unseen,
+        )
+        if cache is not None:
+            visibility = recurrence.placed(visibility, inputs.tokens.shape[1], cache.length)
+        return cache, visibility
+    if inputs.unseen is not None or inputs.targets is not None or (typed and inputs.types is not None):
+        raise InputError(
+            "inputs.unseen, inputs.targets and relative token types need all of their tokens in one call; a cache has "
+            "room for keys and values only: leave out one or the other"
         )
     batch, length = inputs.tokens.shape
     places = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions
@@ -186,6 +231,7 @@ def _see(inputs: Inputs, cache: Cache | None) -> tuple[Cache | None, Visibility]
         key_positions=positions,
         query_segments=segments,
         key_segments=segments_kept,
+        first=cache.index,
     )
 
 

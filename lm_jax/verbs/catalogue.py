@@ -8,7 +8,7 @@ from lm_jax.data.rows import PLANS
 from lm_jax.data.tokenizers import KINDS as TOKENIZERS
 from lm_jax.flags import Request
 from lm_jax.models import masks
-from lm_jax.models.attention import POSITIONS
+from lm_jax.models.attention_config import POSITIONS
 from lm_jax.models.block import PLACEMENTS
 from lm_jax.models.feedforward import ACTIVATIONS
 from lm_jax.models.initializers import SCHEMES

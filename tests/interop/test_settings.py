@@ -127,3 +127,40 @@ def test_settings_are_only_read():
     read(tree)
     assert tree == LLAMA
     assert dataclasses.is_dataclass(llama())
+
+
+XLNET = {"model_type": "xlnet", "vocab_size": 64, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("attn_type", "both"), ("untie_r", False), ("ff_activation", "gelu_10"), ("dropatt_kind", "hard")],
+)
+def test_an_xlnet_that_is_another_function_is_refused_by_name(field, value):
+    with pytest.raises(InputError, match=field):
+        read({**XLNET, field: value})
+
+
+def test_what_an_xlnets_settings_change_is_read():
+    plain = read(XLNET)
+    attention = plain.stack.block.attention
+    assert (plain.kind, plain.memory.length, plain.memory.reuse, attention.head_width(32)) == ("encoder", 512, None, 8)
+    other = {"attn_type": "uni", "same_length": True, "clamp_len": 3, "bi_data": True, "d_head": 5, "reuse_len": 2}
+    changed = read({**XLNET, **other, "mem_len": None})
+    attention = changed.stack.block.attention
+    assert (changed.kind, attention.mask, attention.same_length) == ("decoder", "causal", True)
+    assert (attention.transformer_xl.clamp, attention.transformer_xl.both_ways) == (3, True)
+    assert (changed.memory.length, changed.memory.reuse, attention.head_width(32)) == (None, 2, 5)
+    # Without a direction there is no length to keep the same.
+    assert read({**XLNET, "same_length": True}) == plain
+
+
+def test_an_xlnet_classifier_says_how_it_sums_up():
+    classifier = {**XLNET, "architectures": ["XLNetForSequenceClassification"]}
+    for field, value in (("summary_type", "attn"), ("summary_activation", "wave"), ("summary_proj_to_labels", True)):
+        with pytest.raises(InputError, match=field):
+            read({**classifier, field: value}, ("sequence_summary.summary.weight",))
+    with pytest.raises(InputError, match=r"sequence_summary\.summary\.weight is not in the file"):
+        read(classifier)
+    with pytest.raises(InputError, match="XLNetForMultipleChoice"):
+        read({**XLNET, "architectures": ["XLNetForMultipleChoice"]})

@@ -42,6 +42,9 @@ def shapes(preset, size, vocab, **options):
         ("t5", "small", 32128, {"version": "1.1"}, 77.0, 0.01),  # released_checkpoints.md
         ("llama", "7b", 32000, {}, 6738, 0.01),  # "6.7B" in table 2
         ("llama", "2-70b", 32000, {}, 68977, 0.01),
+        # The released weights with the bias of their logits, to the last number.
+        ("xlnet", "base", 32000, {}, 116.750336, 1e-9),
+        ("xlnet", "large", 32000, {}, 360.300800, 1e-9),
         # Table 3 says 65M for "about 37000" shared tokens; its own sizes multiply out to 63.1M.
         ("transformer", "base", 37000, {}, 63.1, 0.01),
         ("transformer", "base", 37000, {}, 65, 0.04),
@@ -123,10 +126,18 @@ def test_llama_draws_as_gpt2():
     assert_stddev("llama", {"stack/layers/attention/key/kernel": 0.02, "stack/layers/feedforward/out/kernel": 0.01})
 
 
+def test_xlnet_draws_what_it_adds_to_queries_as_everything_else():
+    names = ("content_bias", "distance_bias", "type_bias", "types", "distance/kernel")
+    drawn_ones = {name: drawn("xlnet")[f"stack/layers/attention/relative/{name}"] for name in names}
+    # 128 numbers and more: relative error 1 / sqrt(256), three and a half of them.
+    for name, leaf in drawn_ones.items():
+        assert leaf.std() == pytest.approx(0.02, rel=0.22), name
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_biases_start_at_zero_and_scales_at_one(preset):
     for name, leaf in drawn(preset).items():
-        if name.endswith("bias"):
+        if name.endswith("bias") and "/relative/" not in name:
             assert not leaf.any(), name
         if name.endswith("scale"):
             assert (leaf == 1).all(), name

@@ -29,6 +29,7 @@ from lm_jax.interop.tables import (
     qwen,
     roberta,
     t5,
+    xlnet,
 )
 
 TABLES: dict[str, Family] = {
@@ -62,4 +63,5 @@ TABLES: dict[str, Family] = {
     "bart": bart.FAMILY,
     "marian": bart.MARIAN,
     "pegasus": bart.PEGASUS,
+    "xlnet": xlnet.FAMILY,
 }

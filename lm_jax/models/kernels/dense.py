@@ -75,7 +75,9 @@ def attend(
         scores = scores + bias.astype(jnp.float32)
     allowed = visibility.allowed(queries, keys)
     if allowed is not None:
-        scores = jnp.where(allowed[:, None], scores, MASKED)
+        # Added and not put in their place: the gradient needs no mask then, and is the reference implementations' even
+        # of a query that sees nothing.
+        scores = scores + jnp.where(allowed[:, None], 0.0, MASKED)
     scores = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores)
     total = weights.sum(-1, keepdims=True)

@@ -1,0 +1,166 @@
+"""XLNet (Yang et al. 2019, arXiv:1906.08237): distances and pairs of types in the scores, and a query stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head, Heads
+from lm_jax.interop.rules import Rule, Rules, feedforward, same
+from lm_jax.interop.settings import ACTIVATIONS, Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+WRITER = "XLNetLMHeadModel"
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    name = hf.architecture(WRITER, "XLNetModel")
+    hf.expect("attn_type", "bi", "uni")
+    hf.expect("untie_r", True)
+    for field in ("use_mems_eval", "use_mems_train", "start_n_top", "end_n_top"):
+        hf.get(field, default=None)
+    if name.endswith(ROWS):
+        _check_summary(hf)
+    one_way, clamp = hf.get("attn_type", default="bi") == "uni", hf.get("clamp_len", default=-1)
+    relative = models.TransformerXLConfig(
+        clamp=clamp if clamp > 0 else None, types=True, both_ways=hf.get("bi_data", default=False)
+    )
+    attention = models.AttentionConfig(
+        heads=hf.get("n_head", "num_attention_heads"),
+        head_dim=hf.get("d_head", default=None),
+        mask="causal" if one_way else "full",
+        same_length=hf.get("same_length", default=False) and one_way,
+        position="transformer_xl",
+        transformer_xl=relative,
+        bias=False,
+        out_bias=False,
+    )
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-12)))
+    activation = hf.activation("ff_activation", default="gelu")
+    block = models.BlockConfig(
+        attention=attention,
+        feedforward=models.FeedForwardConfig(width=hf.get("d_inner"), activation=activation),
+        norm=norm,
+        norm_placement="post",
+    )
+    # Neither keeps nothing at 0: everything is kept.
+    memory = models.MemoryConfig(
+        length=hf.nullable("mem_len", 512) or None, reuse=max(hf.get("reuse_len", default=0), 0) or None
+    )
+    writes = name == WRITER
+    return models.TransformerConfig(
+        kind="decoder" if one_way else "encoder",
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size", "n_token"), width=hf.get("d_model", "hidden_size"), positions="none"
+        ),
+        stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
+        norm=norm,
+        final_norm=False,
+        readout=models.ReadoutConfig(tied=hf.tied(True), bias=writes),
+        two_stream=True,
+        memory=memory,
+    )
+
+
+def _check_summary(hf: Settings) -> None:
+    """Refuses what the classifier's first half may not be."""
+    hf.expect("summary_type", "last", "first", "mean", "cls_index")
+    hf.expect("summary_proj_to_labels", False)
+    if hf.get("summary_use_proj", default=True) and "sequence_summary.summary.weight" not in hf.tensors:
+        raise InputError(f"{hf.file}: summary_use_proj is set, but sequence_summary.summary.weight is not in the file")
+    name = hf.nullable("summary_activation", "tanh")
+    if name and name not in ACTIVATIONS:
+        raise InputError(f"{hf.file}: summary_activation is {name!r}; supported are {', '.join(ACTIVATIONS)}")
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    top, block = "transformer.", config.stack.block
+    rules = [
+        same("token/embedding", f"{top}word_embedding.weight"),
+        Rule(("query_stream/start",), (f"{top}mask_emb",), _flat, _cubed),
+    ]
+    for layer in range(config.stack.depth):
+        ours, theirs = f"stack/{layer}", f"{top}layer.{layer}."
+        rules += _attention(f"{ours}/attention", f"{theirs}rel_attn.")
+        rules += feedforward(f"{ours}/feedforward", f"{theirs}ff.", ("layer_1", "layer_2"), block.feedforward)
+        after = {"attention_norm": "rel_attn.layer_norm", "feedforward_norm": "ff.layer_norm"}
+        rules += common.norms(ours, theirs, after, block)
+    if config.readout.bias:
+        rules += [same("head/bias", "lm_loss.bias"), *common.readout(config.readout, "lm_loss.weight")]
+    return rules
+
+
+def _attention(ours: str, theirs: str) -> Rules:
+    """Matrices [in, heads, kv], the output's too, and what scores are made of beside queries and keys."""
+    names = {"query": "q", "key": "k", "value": "v", "relative/distance": "r"}
+    rules = [same(f"{ours}/{mine}/kernel", f"{theirs}{name}") for mine, name in names.items()]
+    rules += [Rule((f"{ours}/out/kernel",), (f"{theirs}o",), _inside_out, _outside_in)]
+    names = {"content_bias": "r_w_bias", "distance_bias": "r_r_bias", "type_bias": "r_s_bias", "types": "seg_embed"}
+    return rules + [same(f"{ours}/relative/{mine}", f"{theirs}{name}") for mine, name in names.items()]
+
+
+def _inside_out(array: Any) -> tuple[Any]:
+    return (array.transpose(1, 2, 0),)
+
+
+def _outside_in(array: Any) -> tuple[Any]:
+    return (array.transpose(2, 0, 1),)
+
+
+def _flat(array: Any) -> tuple[Any]:
+    return (array.reshape(-1),)
+
+
+def _cubed(array: Any) -> tuple[Any]:
+    return (array.reshape(1, 1, -1),)
+
+
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, embed = config.stack.block, config.embed
+    attention, names = block.attention, {"gelu_tanh": "gelu_new"}
+    relative, activation = attention.transformer_xl, block.feedforward.activation
+    return {
+        "model_type": "xlnet",
+        "architectures": [WRITER],
+        "attn_type": "uni" if config.kind == "decoder" else "bi",
+        "bi_data": relative.both_ways,
+        "clamp_len": relative.clamp or -1,
+        "d_head": attention.head_width(embed.width),
+        "d_inner": block.feedforward.width or 4 * embed.width,
+        "d_model": embed.width,
+        "dropout": block.dropout,
+        "ff_activation": names.get(activation, activation),
+        "layer_norm_eps": config.norm.epsilon,
+        "mem_len": config.memory.length,
+        "n_head": attention.heads,
+        "n_layer": config.stack.depth,
+        "reuse_len": config.memory.reuse,
+        "same_length": attention.same_length,
+        "tie_word_embeddings": config.readout.tied,
+        "torch_dtype": "float32",
+        "untie_r": True,
+        "vocab_size": embed.vocab,
+    }
+
+
+def _summary(tree: Mapping[str, Any]) -> Head:
+    """The classifier of rows: of one hidden state, or of their mean, padding among them."""
+    picks = {"first": "first", "mean": "average"}
+    activation = tree.get("summary_activation", "tanh")
+    return Head(
+        out="logits_proj",
+        dense="sequence_summary.summary" if tree.get("summary_use_proj", True) else "",
+        activation=ACTIVATIONS[activation] if activation else "",
+        pick=picks.get(tree.get("summary_type") or "last", "final"),
+    )
+
+
+HEADS: Heads = {TOKENS: Head(out="classifier"), f"{ANSWERS}Simple": Head(out="qa_outputs"), ROWS: _summary}
+IGNORED = (r"lm_loss\.weight",)
+FAMILY = Family(config=config, weights=weights, heads=HEADS, settings=settings, prefix="transformer.", ignored=IGNORED)

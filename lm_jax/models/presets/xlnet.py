@@ -1,0 +1,54 @@
+"""XLNet (Yang et al. 2019, arXiv:1906.08237): a post-norm encoder that knows distances, with a query stream.
+
+Initialisation and dropout: normal of 0.02, 0.1 (the released training script, which also drops parts of the sinusoids
+and of the last hidden states). Rows of 512 tokens leave a memory of 384 tokens, none of them from a row's second half.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.models import config as models
+
+# `base` and `large`: the settings and the training command that were released with the weights.
+SIZES = {
+    "tiny": dict(depth=2, width=64, heads=2, memory=32, reuse=16),
+    "base": dict(depth=12, width=768, heads=12, memory=384, reuse=256),
+    "large": dict(depth=24, width=1024, heads=16, memory=384, reuse=256),
+}
+
+
+def xlnet(size: str = "base") -> ml_collections.ConfigDict:
+    """XLNet of a size."""
+    shape = lookup(SIZES, size, "the size of xlnet")
+    norm = models.NormConfig(epsilon=1e-12)
+    attention = models.AttentionConfig(
+        heads=shape["heads"],
+        mask="full",
+        position="transformer_xl",
+        transformer_xl=models.TransformerXLConfig(types=True),
+        bias=False,
+        out_bias=False,
+        dropout=0.1,
+    )
+    block = models.BlockConfig(
+        attention=attention,
+        feedforward=models.FeedForwardConfig(activation="gelu", dropout=0.1),
+        norm=norm,
+        norm_placement="post",
+        dropout=0.1,
+    )
+    return to_config_dict(
+        models.TransformerConfig(
+            kind="encoder",
+            embed=models.EmbedConfig(width=shape["width"], positions="none", dropout=0.1),
+            stack=models.StackConfig(depth=shape["depth"], block=block),
+            norm=norm,
+            final_norm=False,
+            readout=models.ReadoutConfig(bias=True),
+            two_stream=True,
+            memory=models.MemoryConfig(length=shape["memory"], reuse=shape["reuse"]),
+            init=models.InitConfig(name="normal", stddev=0.02),
+        )
+    )
