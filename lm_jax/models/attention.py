@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers, kernels, masks, positions
+from lm_jax.models import disentangled, initializers, kernels, masks, positions
 from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
 from lm_jax.models.convolution import Convolution
 from lm_jax.models.masks import Visibility
@@ -23,7 +23,7 @@ from lm_jax.models.projection import Projection
 from lm_jax.models.rotary import rotary
 from lm_jax.parallel.layout import constrain
 
-POSITIONS = ("none", "rotary", "buckets", "alibi")
+POSITIONS = ("none", "rotary", "buckets", "alibi", "disentangled")
 
 
 class Attention(nn.Module):
@@ -51,6 +51,7 @@ class Attention(nn.Module):
         *,
         memory: Float[Array, "batch key embed"] | None = None,
         bias: Float[Array, "#batch heads query key"] | None = None,
+        places: Float[Array, "places embed"] | None = None,
         cache: dict[str, jax.Array] | None = None,
         index: Int[Array, ""] | None = None,
         cross: bool = False,
@@ -63,6 +64,7 @@ class Attention(nn.Module):
           visibility: where queries and keys stand; with a cache, all its slots. The mask is the configuration's.
           memory: what an encoder computed, for cross-attention; None reads its keys and values from the cache.
           bias: added to the scores.
+          places: relative positions as embeddings, where the position is `disentangled`.
           cache: `key` and `value` [batch groups slots kv]; None keeps nothing.
           index: the first slot that this call writes.
           cross: attention over `memory`.
@@ -78,8 +80,11 @@ class Attention(nn.Module):
         recent = None
         if config.convolution > 1 and not cross:
             recent = _Recent(config.convolution, x.shape[1], visibility, cache, index)
-        q = self._heads(x, "query", config.heads, width, query_gain, recent)
+        project = {"query": self._projection(embed, "query", config.heads, width, query_gain)}
+        q = self._heads(project["query"], x, recent)
         scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
+        if config.scale is None and places is not None:
+            scale *= config.disentangled.terms**-0.5
         visibility = visibility.replace(mask=masks.full if cross else masks.of(config))  # type: ignore[attr-defined]
         asked = visibility.query_positions
         asked = jnp.arange(x.shape[1])[None] if asked is None else asked
@@ -90,8 +95,8 @@ class Attention(nn.Module):
             k, v = cache["key"], cache["value"]
         else:
             seen = memory if cross and memory is not None else x
-            k = self._heads(seen, "key", groups, width, recent=recent)
-            v = self._heads(seen, "value", groups, width, recent=recent)
+            project |= {name: self._projection(seen.shape[-1], name, groups, width) for name in ("key", "value")}
+            k, v = (self._heads(project[name], seen, recent) for name in ("key", "value"))
             k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
                 at = (0, 0, 0 if cross or index is None else index, 0)
@@ -101,6 +106,8 @@ class Attention(nn.Module):
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         q = q * jnp.asarray(scale, q.dtype)
+        if places is not None:
+            bias = self._places(places, project, q, k, scale, visibility)
         mix = lambda values: kernel(
             q,
             k,
@@ -130,17 +137,35 @@ class Attention(nn.Module):
         weights = [mix(jnp.broadcast_to(part[None, None], values.shape)) for part in columns]
         self.sow("probabilities", "weights", jnp.concatenate(weights, -1)[..., :keys])
 
-    def _heads(
-        self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0, recent: _Recent | None = None
-    ) -> jax.Array:
-        """One of query, key and value, as [batch heads length kv]."""
-        config = self.config
-        draw = initializers.kernel(self.init_config, x.shape[-1], heads * width, gain)
+    def _places(
+        self, places: Array, project: dict[str, Projection], q: Array, k: Array, scale: float, visibility: Visibility
+    ) -> Array:
+        """The scores of content with relative positions and of relative positions with content."""
+        settings = self.config.disentangled
+
+        def projected(name: str, wanted: bool) -> Array | None:
+            if not wanted:
+                return None
+            own = f"place_{name}"
+            into = project[name] if settings.share else self._projection(places.shape[-1], own, *q.shape[1::2])
+            return into(places.astype(self.dtype))
+
+        keys = projected("key", settings.content_to_position)
+        queries = projected("query", settings.position_to_content)
+        queries = None if queries is None else queries * jnp.asarray(scale, queries.dtype)
+        return disentangled.scores(q, k, keys, queries, visibility, settings)
+
+    def _projection(self, embed: int, name: str, heads: int, width: int, gain: float = 1.0) -> Projection:
+        draw = initializers.kernel(self.init_config, embed, heads * width, gain)
         # One head of keys is on every device: there is nothing to divide.
-        split = "heads" if name == "query" else "groups" if heads > 1 else None
-        project = Projection(
-            (x.shape[-1],), (heads, width), ("embed", split, "kv"), draw, config.bias, self.dtype, name=name
+        split = "heads" if name.endswith("query") else "groups" if heads > 1 else None
+        return Projection(
+            (embed,), (heads, width), ("embed", split, "kv"), draw, self.config.bias, self.dtype, name=name
         )
+
+    def _heads(self, project: Projection, x: jax.Array, recent: _Recent | None = None) -> jax.Array:
+        """One of query, key and value, as [batch heads length kv]."""
+        config, name, split = self.config, str(project.name), project.axes[1]
         y = project(x)
         y = y if config.clip is None else jnp.clip(y, -config.clip, config.clip)
         if recent is not None:

@@ -10,6 +10,7 @@ from lm_jax.core.config import InputError, Tree, lookup, replaced
 from lm_jax.models.attention_config import AlibiConfig as AlibiConfig
 from lm_jax.models.attention_config import AttentionConfig as AttentionConfig
 from lm_jax.models.attention_config import BucketConfig as BucketConfig
+from lm_jax.models.attention_config import DisentangledConfig as DisentangledConfig
 from lm_jax.models.attention_config import RotaryConfig as RotaryConfig
 from lm_jax.models.attention_config import ScalingConfig as ScalingConfig
 
@@ -70,6 +71,25 @@ class FeedForwardConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NeighboursConfig:
+    """A convolution of a layer's input that joins its output (the first layer of DeBERTa-v2's large models).
+
+    Attributes:
+      width: tokens that are mixed, as many before as after; 0 is no convolution.
+      activation: of the mixture.
+      groups: parts of the embedding that are mixed apart.
+    """
+
+    width: int = 0
+    activation: str = "tanh"
+    groups: int = 1
+
+    def __post_init__(self):
+        if self.width < 0 or (self.width and self.width % 2 == 0):
+            raise InputError(f"block.neighbours.width is {self.width}; expected an odd number, or 0 for none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockConfig:
     """One layer: attention, cross-attention where `cross` is set, feed-forward.
 
@@ -79,6 +99,7 @@ class BlockConfig:
         GPT-J) or `parallel_two` (the same with a norm each, GPT-NeoX).
       attention_norm: whether attention has its norm (ModernBERT's first layer has none).
       cross: attention over an encoder's output; its mask is always `full` and it has no positions.
+      neighbours: a convolution of the layer's input that joins its output. Encoders only.
       dropout: rate on each branch before it joins the residual stream.
     """
 
@@ -88,9 +109,15 @@ class BlockConfig:
     norm_placement: str = "pre"
     attention_norm: bool = True
     cross: AttentionConfig | None = None
+    neighbours: NeighboursConfig = NeighboursConfig()
     dropout: float = 0.0
 
     def __post_init__(self):
+        if self.neighbours.width and self.attention.mask != "full":
+            raise InputError(
+                f"block.neighbours.width is {self.neighbours.width} under the mask {self.attention.mask!r}: it would see "
+                "the future; use 0"
+            )
         width = self.feedforward.convolution
         if width < 1 or (width > 1 and self.attention.mask == "full"):
             raise InputError(
@@ -184,7 +211,9 @@ class EmbedConfig:
       offset: rows of the position table before that of position 0 (OPT, BART: 2).
       types: rows of the table of token types (BERT's sentence A or B); 0 is no table.
       norm: normalise the sum (BERT).
+      norm_last: after it was mapped to `width` (DeBERTa), and not before.
       scale: multiply token embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
+      blank_padding: padding enters the layers as zeros (DeBERTa).
     """
 
     vocab: int | None = None
@@ -197,7 +226,9 @@ class EmbedConfig:
     offset: int = 0
     types: int = 0
     norm: bool = False
+    norm_last: bool = False
     scale: bool = False
+    blank_padding: bool = False
     dropout: float = 0.0
 
 
@@ -230,6 +261,7 @@ class TransformerConfig:
       kind: `encoder` (full mask) or `decoder` (causal or prefix mask).
       final_norm: normalise the last hidden state (pre-norm models).
       pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0 is no head.
+      pair_activation: of the pooled token (DeBERTa: gelu).
       dtype: what the layers compute in; parameters are float32.
     """
 
@@ -240,6 +272,7 @@ class TransformerConfig:
     final_norm: bool = True
     readout: ReadoutConfig = ReadoutConfig()
     pair_classes: int = 0
+    pair_activation: str = "tanh"
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 
