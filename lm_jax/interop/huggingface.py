@@ -27,7 +27,7 @@ from lm_jax.interop.family import Family
 from lm_jax.interop.rules import Rule, Rules
 from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import TABLES
+from lm_jax.interop.tables import TABLES, kind
 from lm_jax.models import segments, transformer
 from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig
 from lm_jax.models.interface import Inputs
@@ -51,6 +51,7 @@ class Checkpoint:
       shapes, axes: its parameters' shapes and logical axes.
       rules: which tensor is which.
       entries: where each tensor is, by the names that the table gives them.
+      spelled: names in the checkpoint that are not the table's, and the table's.
     """
 
     family: Family
@@ -62,6 +63,7 @@ class Checkpoint:
     axes: Any
     rules: Rules
     entries: Mapping[str, Entry]
+    spelled: Mapping[str, str]
 
     def params(self, layout: Any = None) -> Any:
         """The parameters in float32, sharded as a `Layout` says where one is given."""
@@ -107,9 +109,10 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path).expanduser()
     tree = read_config(path)
-    family = lookup(TABLES, str(tree.get("model_type")), f"{path / CONFIG}: model_type")
+    family = family_of(tree, f"{path / CONFIG}: model_type")
     stored = safetensors.entries(path)
-    entries = _named(stored, family)
+    spelled = family.spelled(tree, stored)
+    entries = _named(stored, family, spelled)
     settings = Settings(tree, entries, str(path / CONFIG))
     config = family.config(settings)
     settings.finish()
@@ -127,7 +130,13 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         axes=axes,
         rules=rules,
         entries=entries,
+        spelled=spelled,
     )
+
+
+def family_of(tree: Mapping[str, Any], key: str = "model_type") -> Family:
+    """The table of a config.json; `key` is its name in messages."""
+    return lookup(TABLES, kind(tree), key)
 
 
 def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
@@ -171,10 +180,10 @@ def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     return module, nn.unbox(boxed), axes
 
 
-def _named(stored: Mapping[str, Entry], family: Family) -> dict[str, Entry]:
+def _named(stored: Mapping[str, Entry], family: Family, spelled: Mapping[str, str]) -> dict[str, Entry]:
     """Tensors by the names that tables use: of a model with its prefix, and of today's spelling."""
-    prefix = family.prefix
-    stored = {family.renamed.get(name, name): at for name, at in stored.items()}
+    prefix, table = family.prefix, {**family.renamed, **spelled}
+    stored = {table.get(name, name): at for name, at in stored.items()}
     # BERT's first checkpoints are named after TensorFlow's.
     named = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
     bare = prefix and not any(name.startswith(prefix) for name in named)
@@ -305,8 +314,11 @@ def save(
       params: our parameters, of any sharding.
       extra: heads that our model has not.
     """
-    family = lookup(TABLES, str(tree.get("model_type")), "model_type")
-    rules = family.weights(config, (tree.get("architectures") or [""])[0])
+    family, held = family_of(tree), extra or {}
+    spelled = {table: name for name, table in family.spelled(tree, ()).items()}
+    # Heads that a checkpoint may lack are written where there are any.
+    absent = lambda rule: rule.optional and any(path.startswith(EXTRA) and path not in held for path in rule.ours)
+    rules = [rule for rule in family.weights(config, (tree.get("architectures") or [""])[0]) if not absent(rule)]
     _, shapes, _ = describe(config)
     told = expected(rules, config, shapes)
     tensors = []
@@ -314,7 +326,9 @@ def save(
         make = functools.partial(_tensor, rule, config, shapes, params, extra)
         for index, name in enumerate(rule.theirs):
             shape = told[name] if name in told else make(index).shape
-            tensors.append(Tensor(name, tuple(shape), np.dtype(np.float32), functools.partial(make, index)))
+            tensors.append(
+                Tensor(spelled.get(name, name), tuple(shape), np.dtype(np.float32), functools.partial(make, index))
+            )
     safetensors.write(directory, tensors)
     text = json.dumps(dict(tree), indent=2, sort_keys=True) + "\n"
     safetensors.replace(directory / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
@@ -341,8 +355,8 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         if function_of(again) == function_of(config):
             return tree
     raise InputError(
-        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5 or llama "
-        "whose settings that decide the function were left alone can be exported"
+        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama or "
+        "deberta whose settings that decide the function were left alone can be exported"
     )
 
 
@@ -356,7 +370,7 @@ def function_of(config: Any, width: int = 0) -> Any:
     held = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, AttentionConfig):
         held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
-        held |= {name: None for name in ("rotary", "buckets", "alibi") if name != config.position}
+        held |= {name: None for name in ("rotary", "buckets", "alibi", "disentangled") if name != config.position}
     if isinstance(config, FeedForwardConfig):
         held["width"] = config.width or 4 * width
     if isinstance(config, EmbedConfig) and config.positions != "learned":

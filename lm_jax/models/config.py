@@ -115,8 +115,8 @@ class BlockConfig:
     def __post_init__(self):
         if self.neighbours.width and self.attention.mask != "full":
             raise InputError(
-                f"block.neighbours.width is {self.neighbours.width} under the mask {self.attention.mask!r}: it would see "
-                "the future; use 0"
+                f"block.neighbours.width is {self.neighbours.width} under the mask {self.attention.mask!r}: it would "
+                "see the future; use 0"
             )
         width = self.feedforward.convolution
         if width < 1 or (width > 1 and self.attention.mask == "full"):

@@ -93,7 +93,7 @@ def _products(content: Array, places: Array) -> Array:
 
 
 def _slid(products: Float[Array, "batch heads length twice"]) -> Float[Array, "batch heads length length"]:
-    """Row i of the result is columns length - 1 - i onwards of row i (Dai et al. 2019, arXiv:1901.02860, appendix B)."""
+    """Row i of the result is row i from column length - 1 - i on (Dai et al. 2019, arXiv:1901.02860, appendix B)."""
     batch, heads, length, twice = products.shape
     flat = products.reshape(batch, heads, length * twice)[..., length - 1 :]
     return flat[..., : length * (twice - 1)].reshape(batch, heads, length, twice - 1)[..., :length]

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoids, T5's and DeBERTa's buckets, ALiBi's slopes. Rotary angles have a file of their own."""
+"""Where a token stands: sinusoids, T5's and DeBERTa's buckets, ALiBi's slopes. Rotary angles are elsewhere."""
 
 from __future__ import annotations
 
