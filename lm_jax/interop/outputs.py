@@ -241,6 +241,9 @@ def _loss(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
         logits, real = found["logits"], labels.astype(jnp.float32)
         each = jax.nn.softplus(logits) - logits * real
         return (each * mask).sum() / mask.sum()
+    if name.endswith("ForSequenceClassification") and found["pair"].shape[1] == 1:
+        # One class is a number to be told.
+        return jnp.square(found["pair"][:, 0] - labels).mean()
     if name.endswith("ForSequenceClassification"):
         return _cross_entropy(found["pair"], labels)
     if checkpoint.config.kind == "decoder":

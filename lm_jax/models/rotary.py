@@ -73,6 +73,11 @@ def _linear(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, f
     return _rates(config.theta, size) / config.scaling.factor, 1.0
 
 
+def _ntk(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
+    """NTK-aware theta (Peng et al. 2023, arXiv:2309.00071, definition 1)."""
+    return _rates(config.theta * config.scaling.factor ** (size / (size - 2)), size), 1.0
+
+
 def _dynamic(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
     """NTK-aware theta that grows with inputs longer than `length` (Peng et al. 2023, arXiv:2309.00071, appendix)."""
     factor, length = config.scaling.factor, _length(config.scaling)
@@ -109,6 +114,7 @@ def _length(scaling: ScalingConfig) -> int:
 SCALINGS: dict[str, Callable[[RotaryConfig, int, Array], tuple[Rates, float]]] = {
     "none": _none,
     "linear": _linear,
+    "ntk": _ntk,
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,

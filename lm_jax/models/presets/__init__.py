@@ -5,7 +5,7 @@ Adding one: a function in the file of its family, and a line in `PRESETS`.
 
 from __future__ import annotations
 
-from lm_jax.models.presets import bert, gpt, llama, t5, transformer
+from lm_jax.models.presets import bert, deberta, gpt, llama, t5, transformer
 
 PRESETS = {
     "transformer": (transformer.transformer, transformer.SIZES),
@@ -13,4 +13,5 @@ PRESETS = {
     "gpt2": (gpt.gpt2, gpt.SIZES),
     "t5": (t5.t5, t5.SIZES),
     "llama": (llama.llama, llama.SIZES),
+    "deberta": (deberta.deberta, deberta.SIZES),
 }
