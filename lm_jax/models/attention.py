@@ -82,9 +82,7 @@ class Attention(nn.Module):
             recent = _Recent(config.convolution, x.shape[1], visibility, cache, index)
         project = {"query": self._projection(embed, "query", config.heads, width, query_gain)}
         q = self._heads(project["query"], x, recent)
-        scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
-        if config.scale is None and places is not None:
-            scale *= config.disentangled.terms**-0.5
+        scale = self._scale(width, 1 if places is None else config.disentangled.terms)
         visibility = visibility.replace(mask=masks.full if cross else masks.of(config))  # type: ignore[attr-defined]
         asked = visibility.query_positions
         asked = jnp.arange(x.shape[1])[None] if asked is None else asked
@@ -123,11 +121,7 @@ class Attention(nn.Module):
         mixed = mix(v)
         if self.is_mutable_collection("probabilities") and not self.is_initializing():
             self._show(mix, v)
-        mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
-        draw = initializers.kernel(self.init_config, config.heads * width, embed, self.residual_gain)
-        axes = ("heads", "kv", "embed")
-        out = Projection((config.heads, width), (embed,), axes, draw, config.out_bias, self.dtype, name="out")
-        return out(mixed), cache
+        return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
 
     def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
         """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="probabilities")`."""
@@ -155,6 +149,12 @@ class Attention(nn.Module):
         queries = None if queries is None else queries * jnp.asarray(scale, queries.dtype)
         return disentangled.scores(q, k, keys, queries, visibility, settings)
 
+    def _scale(self, width: int, terms: int) -> float:
+        """What scores are multiplied by, that are sums of `terms` products."""
+        if self.config.scale is not None:
+            return self.config.scale
+        return initializers.score_scale(self.init_config, width) * terms**-0.5
+
     def _projection(self, embed: int, name: str, heads: int, width: int, gain: float = 1.0) -> Projection:
         draw = initializers.kernel(self.init_config, embed, heads * width, gain)
         # One head of keys is on every device: there is nothing to divide.
@@ -173,6 +173,12 @@ class Attention(nn.Module):
         if config.qk_norm and name != "value":
             y = Norm(self.norm, name=f"{name}_norm")(y)
         return constrain(y, "batch", "length", split, "kv").transpose(0, 2, 1, 3)
+
+    def _out(self, mixed: Float[Array, "batch length heads kv"], embed: int) -> Array:
+        heads, width = mixed.shape[2:]
+        draw, axes = initializers.kernel(self.init_config, heads * width, embed, self.residual_gain), ("heads", "kv")
+        biased = self.config.out_bias
+        return Projection((heads, width), (embed,), (*axes, "embed"), draw, biased, self.dtype, name="out")(mixed)
 
     def _slopes(self) -> jax.Array:
         return jnp.asarray(positions.slopes(self.config.heads, self.config.alibi.exponent))

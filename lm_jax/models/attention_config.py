@@ -13,8 +13,9 @@ class ScalingConfig:
 
     Attributes:
       name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `ntk` (a greater theta: the
-        slowest wave is stretched by `factor` and the fastest not at all), `dynamic` (the same, growing with the input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code) or `yarn`
-        (Peng et al. 2023, arXiv:2309.00071).
+        slowest wave is stretched by `factor` and the fastest not at all), `dynamic` (the same, growing with the input),
+        `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code) or `yarn` (Peng et al. 2023,
+        arXiv:2309.00071).
       factor: how many times longer.
       length: the length that the model was first trained with; all but `linear` and `ntk` need it.
       low, high: of `llama3`: waves that fit less than `low` times into `length` are stretched, those that fit more than

@@ -131,7 +131,7 @@ def test_order_matters_though_nothing_is_added_to_the_tokens(small):
     assert np.abs(backwards - before).max() > 0.1
 
 
-def test_a_decoder_of_this_kind_reads_with_a_cache_as_without(small):
+def test_a_decoder_of_this_kind_reads_with_a_cache_as_without():
     over = {
         "stack.block.attention.position": "disentangled",
         "stack.block.attention.disentangled.buckets": 8,

@@ -42,8 +42,7 @@ def shapes(preset, size, vocab, **options):
         ("t5", "small", 32128, {"version": "1.1"}, 77.0, 0.01),  # released_checkpoints.md
         ("llama", "7b", 32000, {}, 6738, 0.01),  # "6.7B" in table 2
         ("llama", "2-70b", 32000, {}, 68977, 0.01),
-        # Counted from transformers' own classes with the masked-LM head on the meta device; the release's backbones have
-        # 22M, 44M, 86M and 304M beside 128,100 embeddings.
+        # Those of transformers' own class with the masked-LM head, counted on torch's meta device.
         ("deberta", "xsmall", 128100, {}, 70.958820, 1e-8),
         ("deberta", "small", 128100, {}, 142.024548, 1e-8),
         ("deberta", "base", 128100, {}, 184.551780, 1e-8),

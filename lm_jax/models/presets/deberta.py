@@ -44,6 +44,7 @@ def deberta(size: str = "base") -> ml_collections.ConfigDict:
             kind="encoder",
             embed=models.EmbedConfig(
                 width=shape["width"],
+                factor_bias=False,
                 positions="none",
                 max_length=shape["length"],
                 norm=True,
