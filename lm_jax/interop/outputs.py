@@ -196,7 +196,7 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, fo
         heads["pair"] = module.pair_logits(last[:, 0])
         # The pooler alone is the first half of the pair head.
         pooler = params["pair"]["pooler"]
-        activation = ACTIVATIONS[checkpoint.config.pair_activation]
+        activation = ACTIVATIONS[getattr(checkpoint.config, "pair_activation", "tanh")]
         heads["pooled"] = activation(_affine(last[:, 0], pooler["kernel"], pooler["bias"]))
     if "extra/pooler/kernel" in extra:
         heads["pooled"] = jnp.tanh(project("pooler", last[:, 0]))

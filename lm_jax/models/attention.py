@@ -133,7 +133,7 @@ class Attention(nn.Module):
 
     def _places(
         self, places: Array, project: dict[str, Projection], q: Array, k: Array, scale: float, visibility: Visibility
-    ) -> Array:
+    ) -> Array | None:
         """The scores of content with relative positions and of relative positions with content."""
         settings = self.config.disentangled
 
