@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lm_jax.interop.heads import Heads
@@ -27,7 +27,13 @@ class Family:
       ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
       copies: tensors that some releases leave out because another, named here, is the same.
       renamed: names that releases after the table's give to tensors, and the table's.
+      spelled: names that a checkpoint gives to tensors, and the table's, from its config.json and its names (none while
+        it is written).
       still_padding: whether reading the padding token gives its embedding no gradient (torch's `padding_idx`).
+      blind_padding: whether padding sees nothing (DeBERTa), or all that is not padding.
+      smoothing: the field of config.json with the label smoothing that is a part of the loss.
+      starts: the field of config.json with the token that a decoder's text starts with; without one, the decoder's own
+        start or padding.
       counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
         padding).
     """
@@ -41,5 +47,9 @@ class Family:
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    spelled: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, str]] = lambda tree, names: {}
     still_padding: bool = False
+    blind_padding: bool = False
+    smoothing: str = ""
+    starts: str = ""
     counted: str = "all"

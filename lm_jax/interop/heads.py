@@ -155,8 +155,8 @@ def pooled(extra: Arrays, last: Any, activation: str = "tanh") -> Any:
     return ACTIVATIONS[activation](_affine(extra, "pooler", last[:, 0]))
 
 
-def loss(architecture: str, found: Arrays, given: Arrays, tree: Mapping[str, Any]) -> Any:
-    """The loss of a class, as its `forward` returns it; None without labels."""
+def loss(architecture: str, found: Arrays, given: Arrays, tree: Mapping[str, Any], smoothing: float = 0.0) -> Any:
+    """The loss of a class, as its `forward` returns it; None without labels. `smoothing` is of its labels."""
     labels, kind = given.get("labels"), suffix(architecture)
     if "start_logits" in found and "start_positions" in given:
         ends = [(found[f"{end}_logits"], given[f"{end}_positions"]) for end in ("start", "end")]
@@ -175,7 +175,7 @@ def loss(architecture: str, found: Arrays, given: Arrays, tree: Mapping[str, Any
     if re.search("CausalLM$|LMHeadModel$", architecture) and "XLNet" not in architecture:
         balance = tree.get("router_aux_loss_coef", 0.001) * found["aux_loss"] if "aux_loss" in found else 0.0
         return _cross_entropy(found["logits"][:, :-1], labels[:, 1:]) + balance
-    value = _cross_entropy(found["logits"], labels)
+    value = _cross_entropy(found["logits"], labels, smoothing)
     for other in ("next_sentence_label", "sentence_order_label"):
         if other in given and "pair" in found:
             value = value + _cross_entropy(found["pair"], given[other])
@@ -198,8 +198,10 @@ def _binary(scores: Any, labels: Any) -> Any:
     return jax.nn.softplus(scores) - scores * labels.astype(jnp.float32)
 
 
-def _cross_entropy(scores: Any, labels: Any) -> Any:
-    """The mean over labels that count."""
-    counts = labels != IGNORED
-    picked = jnp.take_along_axis(jax.nn.log_softmax(scores), jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
+def _cross_entropy(scores: Any, labels: Any, smoothing: float = 0.0) -> Any:
+    """The mean over labels that count; `smoothing` goes to all classes alike (Szegedy et al. 2016, section 7)."""
+    counts, likely = labels != IGNORED, jax.nn.log_softmax(scores)
+    picked = jnp.take_along_axis(likely, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
+    if smoothing:
+        picked = (1 - smoothing) * picked + smoothing * likely.mean(-1)
     return -(picked * counts).sum() / counts.sum()

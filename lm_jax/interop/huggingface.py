@@ -22,13 +22,13 @@ import numpy as np
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.core.trees import named_leaves
-from lm_jax.interop import heads, safetensors
+from lm_jax.interop import heads, naming, safetensors
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import Head
 from lm_jax.interop.rules import Rule, Rules
 from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import TABLES
+from lm_jax.interop.tables import TABLES, kind
 from lm_jax.models import segments, transformer
 from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig
 from lm_jax.models.interface import Inputs
@@ -53,6 +53,7 @@ class Checkpoint:
       shapes, axes: its parameters' shapes and logical axes.
       rules: which tensor is which.
       entries: where each tensor is, by the names that the table gives them.
+      spelled: names in the checkpoint that are not the table's, and the table's.
     """
 
     family: Family
@@ -65,12 +66,15 @@ class Checkpoint:
     axes: Any
     rules: Rules
     entries: Mapping[str, Entry]
+    spelled: Mapping[str, str]
 
     @property
     def writes(self) -> bool:
         """Whether the class has a readout over the vocabulary."""
         bare = heads.bare(self.architecture) or self.architecture.endswith((heads.ROWS, "ForNextSentencePrediction"))
-        return self.head is None and not bare
+        readout = self.config.readout
+        able = readout.transform or readout.bias or self.config.kind != "encoder"
+        return bool(able) and self.head is None and not bare
 
     def params(self, layout: Any = None) -> Any:
         """The parameters in float32, sharded as a `Layout` says where one is given."""
@@ -116,10 +120,12 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path).expanduser()
     tree = read_config(path)
-    family = lookup(TABLES, str(tree.get("model_type")), f"{path / CONFIG}: model_type")
+    family = family_of(tree, f"{path / CONFIG}: model_type")
     architecture = (tree.get("architectures") or [""])[0]
     head = heads.of(family.heads, architecture, tree)
-    entries = _named(safetensors.entries(path), family, head)
+    stored = safetensors.entries(path)
+    spelled = family.spelled(tree, stored)
+    entries = naming.named(stored, family, spelled, head)
     settings = Settings(tree, entries, str(path / CONFIG), family.heads)
     config = family.config(settings)
     settings.finish()
@@ -137,7 +143,13 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         axes=axes,
         rules=rules,
         entries=entries,
+        spelled=spelled,
     )
+
+
+def family_of(tree: Mapping[str, Any], key: str = "model_type") -> Family:
+    """The table of a config.json; `key` is its name in messages."""
+    return lookup(TABLES, kind(tree), key)
 
 
 def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
@@ -179,32 +191,6 @@ def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, method="everything")["params"])
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
     return module, nn.unbox(boxed), axes
-
-
-def _named(stored: Mapping[str, Entry], family: Family, head: Head | None) -> dict[str, Entry]:
-    """Tensors by the names that tables use: of a model with its prefix, and of today's spelling."""
-    prefix = family.prefix
-    stored = {family.renamed.get(name, name): at for name, at in stored.items()}
-    # BERT's first checkpoints are named after TensorFlow's.
-    named = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
-    if head is not None and head.prefix is not None:
-        own = head.prefix
-        named = {prefix + name.removeprefix(own) if name.startswith(own) else name: at for name, at in named.items()}
-    if prefix and not any(name.startswith(prefix) for name in named):
-        named = {f"{prefix}{name}": at for name, at in named.items()}
-    copied = {name: named[other] for name, other in family.copies.items() if name not in named and other in named}
-    return named | copied
-
-
-def spelled(name: str, family: Family, architecture: str, head: Head | None) -> str:
-    """A tensor's name as its class has it, from the name that tables use."""
-    if head is not None and (head.prefix is None or name.startswith(head.names)):
-        return name
-    if not name.startswith(family.prefix):
-        return name
-    if head is not None:
-        return f"{head.prefix}{name.removeprefix(family.prefix)}"
-    return name.removeprefix(family.prefix) if heads.bare(architecture) else name
 
 
 def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:
@@ -331,12 +317,13 @@ def save(
       params: our parameters, of any sharding.
       extra: heads that our model has not.
     """
-    family = lookup(TABLES, str(tree.get("model_type")), "model_type")
+    family, held = family_of(tree), extra or {}
     architecture = (tree.get("architectures") or [""])[0]
     head = heads.of(family.heads, architecture, tree)
-    rules = family.weights(config, architecture) + heads.rules(head)
-    # Heads that the model does not have, and that nobody kept, are not written.
-    rules = [rule for rule in rules if not rule.optional or set(rule.ours) <= set(extra or {}) or not rule.ours]
+    spelled = {table: name for name, table in family.spelled(tree, ()).items()}
+    # What a checkpoint may lack is written where there is any.
+    absent = lambda rule: rule.optional and any(path.startswith(EXTRA) and path not in held for path in rule.ours)
+    rules = [rule for rule in family.weights(config, architecture) + heads.rules(head) if not absent(rule)]
     _, shapes, _ = describe(config)
     told = expected(rules, config, shapes)
     tensors = []
@@ -344,7 +331,7 @@ def save(
         make = functools.partial(_tensor, rule, config, shapes, params, extra)
         for index, name in enumerate(rule.theirs):
             shape = told[name] if name in told else make(index).shape
-            name = spelled(name, family, architecture, head)
+            name = naming.their_name(spelled.get(name, name), family, architecture, head)
             tensors.append(Tensor(name, tuple(shape), np.dtype(np.float32), functools.partial(make, index)))
     safetensors.write(directory, tensors)
     text = json.dumps(dict(tree), indent=2, sort_keys=True) + "\n"
@@ -372,8 +359,8 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         if function_of(again) == function_of(config):
             return tree
     raise InputError(
-        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama or "
-        "xlnet whose settings that decide the function were left alone can be exported"
+        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama, "
+        "deberta or xlnet whose settings that decide the function were left alone can be exported"
     )
 
 
@@ -387,7 +374,8 @@ def function_of(config: Any, width: int = 0) -> Any:
     held = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, AttentionConfig):
         held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
-        held |= {name: None for name in ("rotary", "buckets", "alibi", "transformer_xl") if name != config.position}
+        names = ("rotary", "buckets", "alibi", "transformer_xl", "disentangled")
+        held |= {name: None for name in names if name != config.position}
     if isinstance(config, FeedForwardConfig):
         held["width"] = config.width or 4 * width
     if isinstance(config, EmbedConfig) and config.positions != "learned":

@@ -17,11 +17,12 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.interop import heads, streams
-from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, spelled, to_theirs
+from lm_jax.interop import heads, naming, streams, tables
+from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
 from lm_jax.models import experts, segments
 from lm_jax.models.block import Block, Context
 from lm_jax.models.config import StackConfig, TransformerConfig
+from lm_jax.models.disentangled import PlaceTable
 from lm_jax.models.interface import Inputs
 from lm_jax.models.masks import Visibility
 from lm_jax.models.relative import RelativeBias
@@ -50,6 +51,10 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     checkpoint = open_checkpoint(path)
     params, extra = checkpoint.params(), checkpoint.extra()
+    if checkpoint.family.starts and "gen_input_ids" not in inputs:
+        # Such cases continue what they read.
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+        inputs = {**inputs, **{f"gen_{name}": array for name, array in read.items()}}
     given = {name: jnp.asarray(value) for name, value in inputs.items() if not name.startswith("gen_")}
     with jax.default_matmul_precision("highest"):
         found = forward(checkpoint, params, extra, given) if "input_ids" in given else {}
@@ -70,7 +75,10 @@ def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -
         found |= (written if checkpoint.writes else {}) | _heads(checkpoint, params, extra, given, found["last"])
         if checkpoint.tree.get("output_router_logits"):
             found["aux_loss"] = _balance(checkpoint, found, given)
-        value = heads.loss(checkpoint.architecture, found, given, checkpoint.tree)
+        named, field, tree = checkpoint.architecture, checkpoint.family.smoothing, checkpoint.tree
+        value = heads.loss(named, found, given, tree, float(tree.get(field) or 0))
+        if field and value is not None:
+            found["loss_no_smoothing"] = heads.loss(named, found, given, tree)
         return (0.0 if value is None else value), found | ({} if value is None else {"loss": value})
 
     if not ({"labels", "start_positions"} & set(given)):
@@ -99,21 +107,21 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     inputs, found = _inputs(checkpoint, given), {}
     read = functools.partial(_embedded, checkpoint, module)
     if isinstance(config, TransformerConfig):
-        visibility = _visibility(inputs)
+        visibility = _visibility(checkpoint, inputs)
         real = _real(checkpoint, inputs.tokens, inputs.segments)
         # Padding stands before the first.
         places = inputs.positions if real is None else jnp.where(real, jnp.asarray(inputs.positions), -1)
-        x = module.embed(read(inputs.tokens), places, inputs.types)
+        x = module.embed(read(inputs.tokens), places, inputs.types, False, inputs.segments)
         x = _layers(checkpoint, config.stack, params["stack"], x, Context(visibility=visibility), found, "")
         found["last"] = module.final_norm(x) if config.final_norm else x
         return found
     source = inputs.source
     assert source is not None
-    visibility = _visibility(source)
+    visibility = _visibility(checkpoint, source)
     x = module.encoder_embed(read(source.tokens), source.positions, source.types)
     x = _layers(checkpoint, config.encoder, params["encoder"], x, Context(visibility=visibility), found, "encoder_")
     memory = found["encoder_last"] = module.encoder_norm(x) if config.final_norm else x
-    seen, crossed = _visibility(inputs), Visibility(key_segments=source.segments)
+    seen, crossed = _visibility(checkpoint, inputs), Visibility(key_segments=source.segments)
     context = Context(visibility=seen, cross_visibility=crossed, memory=memory)
     x = module.decoder_embed(read(inputs.tokens, module.written), inputs.positions, inputs.types)
     x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
@@ -153,6 +161,9 @@ def _layers(
         table = RelativeBias(attention, init)
         bias = table.apply({"params": params["relative"]}, context.visibility, *x.shape[1:])
         context = context.replace(bias=bias)  # type: ignore[attr-defined]
+    if attention.position == "disentangled":
+        table = PlaceTable(attention.disentangled, stack.block.norm, init)
+        context = context.replace(places=table.apply({"params": params["relative"]}, x.shape[-1]))  # type: ignore
     mine = one_a_layer(stack, grouped(stack, params))
     found[f"{name}hidden_states/0"] = x
     for index, (layer, own) in enumerate(zip(segments.layers(stack), mine, strict=True)):
@@ -211,9 +222,11 @@ def _real(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
     return None if counted == "all" or rotates else mask
 
 
-def _visibility(inputs: Inputs) -> Visibility:
+def _visibility(checkpoint: Checkpoint, inputs: Inputs) -> Visibility:
     # As in the reference, padding sees all that is not padding: the loss of question answering reads its logits.
-    return Visibility(query_positions=inputs.positions, key_positions=inputs.positions, key_segments=inputs.segments)
+    asking = inputs.segments if checkpoint.family.blind_padding else None
+    places = inputs.positions
+    return Visibility(query_positions=places, key_positions=places, query_segments=asking, key_segments=inputs.segments)
 
 
 def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, last: Any) -> Arrays:
@@ -224,7 +237,10 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, la
         shown["pair"] = module.pair_logits(last[:, 0])
         # The pooler alone is the first half of the pair head.
         pooler = params["pair"]["pooler"]
-        shown["pooled"] = heads.pooled({f"extra/pooler/{part}": array for part, array in pooler.items()}, last)
+        activation = getattr(checkpoint.config, "pair_activation", "tanh")
+        shown["pooled"] = heads.pooled(
+            {f"extra/pooler/{part}": array for part, array in pooler.items()}, last, activation
+        )
     if "extra/pooler/kernel" in extra:
         shown["pooled"] = heads.pooled(extra, last)
     if checkpoint.head is not None:
@@ -243,16 +259,15 @@ _PAIR = {"albert": "sop_logits", "bert": "seq_relationship_logits"}
 
 def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
     """Outputs under the names of the checkpoint's class."""
-    name, kind = checkpoint.architecture, str(checkpoint.tree["model_type"])
+    name, kind = checkpoint.architecture, tables.kind(checkpoint.tree)
     decoder = "decoder_" if checkpoint.config.kind == "encoder_decoder" else ""
     depth = max(int(key.rpartition("/")[2]) for key in found if key.startswith(f"{decoder}hidden_states/"))
-    shown = {
-        key: value
-        for key, value in found.items()
-        if "/" in key or key in ("loss", "aux_loss", "start_logits", "end_logits")
-    }
+    plain = ("loss", "loss_no_smoothing", "aux_loss", "start_logits", "end_logits")
+    shown = {key: value for key, value in found.items() if "/" in key or key in plain}
     # The reference's last hidden state is the one after the final norm.
     shown["base/last_hidden_state"] = shown[f"{decoder}hidden_states/{depth}"] = found["last"]
+    if kind == "transformer2017":
+        shown["last_hidden_state"] = found["last"]
     if decoder:
         last = max(int(key.rpartition("/")[2]) for key in found if key.startswith("encoder_hidden_states/"))
         shown["encoder_last_hidden_state"] = shown[f"encoder_hidden_states/{last}"] = found["encoder_last"]
@@ -269,7 +284,7 @@ def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
 def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:
     """Gradients by the reference's names; what two tensors share is counted once, as it is one parameter here."""
     found, squares = {}, 0.0
-    later = {name: new for new, name in checkpoint.family.renamed.items()}
+    later = {name: new for new, name in {**checkpoint.family.renamed, **checkpoint.spelled}.items()}
     learned = checkpoint.family.learned
     rules = checkpoint.rules
     if learned is not None:
@@ -277,7 +292,7 @@ def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:
     rules = [rule for rule in rules if rule.trained]
     rules = [rule for rule in rules if all(path in extra or not path.startswith("extra/") for path in rule.ours)]
     for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, slopes, extra):
-        name = spelled(later.get(name, name), checkpoint.family, checkpoint.architecture, checkpoint.head)
+        name = naming.their_name(later.get(name, name), checkpoint.family, checkpoint.architecture, checkpoint.head)
         found[f"grad/{name}"] = array
         square = float(np.square(array.astype(np.float64)).sum())
         found[f"grad_norm/{name}"] = np.float32(square**0.5)
@@ -293,7 +308,7 @@ def continued(checkpoint: Checkpoint, params: Any, inputs: Mapping[str, Any]) ->
     pad = int(tree.get("pad_token_id") or 0)
     start = ids
     if checkpoint.config.kind == "encoder_decoder":
-        first = tree.get("decoder_start_token_id")
+        first = tree.get(checkpoint.family.starts or "decoder_start_token_id")
         start = np.full((len(ids), 1), pad if first is None else first, ids.dtype)
     write: Callable[..., Any] = functools.partial(
         generate,

@@ -110,7 +110,9 @@ def attention(ours: str, theirs: str, names: Sequence[str], config: AttentionCon
 QKV = ("query", "key", "value")
 
 
-def fused(ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: bool = True) -> Rules:
+def fused(
+    ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: bool = True, named: str = "{}.{}"
+) -> Rules:
     """One matrix to queries, keys and values.
 
     Args:
@@ -121,12 +123,14 @@ def fused(ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: 
         (query, key and value of one head after the other: GPT-NeoX, BLOOM) or `groups` (the queries of a group, its
         key, its value: Falcon-40B).
       turn: whether their matrix is [out, in].
+      named: how `theirs` and `weight` or `bias` are one name.
     """
+    weight, bias = named.format(theirs, "weight"), named.format(theirs, "bias")
     count, groups = config.heads, config.kv_heads or config.heads
     load = functools.partial(_unfuse, order, count, groups, turn)
     save = functools.partial(_fuse, order, count, groups, turn)
-    kernels = Rule(tuple(f"{ours}/{part}/kernel" for part in QKV), (f"{theirs}.weight",), load, save)
-    biases = Rule(tuple(f"{ours}/{part}/bias" for part in QKV), (f"{theirs}.bias",), load, save)
+    kernels = Rule(tuple(f"{ours}/{part}/kernel" for part in QKV), (weight,), load, save)
+    biases = Rule(tuple(f"{ours}/{part}/bias" for part in QKV), (bias,), load, save)
     return [kernels, *([biases] if config.bias else [])]
 
 

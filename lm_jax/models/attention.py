@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm_jax.models import initializers, kernels, masks, positions, two_stream
+from lm_jax.models import disentangled, initializers, kernels, masks, positions, two_stream
 from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
 from lm_jax.models.convolution import Convolution
 from lm_jax.models.masks import Visibility
@@ -50,6 +50,7 @@ class Attention(nn.Module):
         memory: Float[Array, "batch key embed"] | None = None,
         past: Float[Array, "batch past embed"] | None = None,
         bias: Float[Array, "#batch heads query key"] | None = None,
+        places: Float[Array, "places embed"] | None = None,
         cache: dict[str, jax.Array] | None = None,
         index: Int[Array, ""] | None = None,
         cross: bool = False,
@@ -63,6 +64,7 @@ class Attention(nn.Module):
           memory: what an encoder computed, for cross-attention; None reads its keys and values from the cache.
           past: earlier tokens, which are keys before those of `x`.
           bias: added to the scores.
+          places: relative positions as embeddings, where the position is `disentangled`.
           cache: `key` and `value` [batch groups slots kv]; None keeps nothing.
           index: the first slot that this call writes.
           cross: attention over `memory`.
@@ -76,8 +78,9 @@ class Attention(nn.Module):
         recent = None
         if config.convolution > 1 and not cross:
             recent = _Recent(config.convolution, x.shape[1], visibility, cache, index)
-        q = self._heads(x, "query", config.heads, width, query_gain, recent)
-        scale = initializers.score_scale(self.init_config, width) if config.scale is None else config.scale
+        project = {"query": self._projection(embed, "query", config.heads, width, query_gain)}
+        q = self._heads(project["query"], x, recent)
+        scale = self._scale(width, 1 if places is None else config.disentangled.terms)
         mask = masks.full if cross else masks.of(config, 0 if past is None else past.shape[1])
         visibility = visibility.replace(mask=mask)  # type: ignore[attr-defined]
         asked = jnp.arange(x.shape[1])[None] if visibility.query_positions is None else visibility.query_positions
@@ -89,8 +92,8 @@ class Attention(nn.Module):
         else:
             seen = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]
             seen = seen if past is None else jnp.concatenate([past, seen], 1)
-            k = self._heads(seen, "key", groups, width, recent=recent)
-            v = self._heads(seen, "value", groups, width, recent=recent)
+            project |= {name: self._projection(seen.shape[-1], name, groups, width) for name in ("key", "value")}
+            k, v = (self._heads(project[name], seen, recent) for name in ("key", "value"))
             k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
                 at = (0, 0, 0 if cross or index is None else index, 0)
@@ -99,36 +102,22 @@ class Attention(nn.Module):
         cache = None if cache is None else {"key": k, "value": v, **(recent.kept if recent else {})}
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
+        slopes = None
         if not cross and config.position == "transformer_xl":
             relative = RelativeScores(config, self.init_config, self.dtype, name="relative")
             q, bias = relative(q, visibility, k.shape[2], embed, scale)
         q = q * jnp.asarray(scale, q.dtype)
-        if config.position == "alibi" and config.alibi.rounded:
-            bias = self._rounded(visibility, k.shape[2]) * scale
-        mix = lambda values: kernel(
-            q,
-            k,
-            values,
-            visibility,
-            bias=bias,
-            slopes=self._slopes() if not cross and config.position == "alibi" and not config.alibi.rounded else None,
-            softcap=config.softcap,
-            dropout=config.dropout,
-            key=drop,
-            block=config.block,
-        )
+        if not cross and config.position == "alibi":
+            slopes, bias = self._alibi(visibility, k.shape[2], scale)
+        if places is not None:
+            bias = self._places(places, project, q, k, scale, visibility)
+        choices: dict[str, Any] = {"softcap": config.softcap, "dropout": config.dropout, "block": config.block}
+        mix = lambda values: kernel(q, k, values, visibility, bias=bias, slopes=slopes, key=drop, **choices)
         mixed = mix(v)
         if self.is_mutable_collection("probabilities") and not self.is_initializing():
             self._show(mix, v)
         mixed = mixed if visibility.targets is None else two_stream.silenced(mixed, visibility.targets)
-        mixed = constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv")
-        return self._out(mixed, embed), cache
-
-    def _out(self, mixed: jax.Array, embed: int) -> jax.Array:
-        """What all heads, [batch length heads kv], write to the residual stream."""
-        inputs, axes = mixed.shape[2:], ("heads", "kv", "embed")
-        draw = initializers.kernel(self.init_config, inputs[0] * inputs[1], embed, self.residual_gain)
-        return Projection(inputs, (embed,), axes, draw, self.config.out_bias, self.dtype, name="out")(mixed)
+        return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
 
     def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
         """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="probabilities")`."""
@@ -138,17 +127,41 @@ class Attention(nn.Module):
         weights = [mix(jnp.broadcast_to(part[None, None], values.shape)) for part in columns]
         self.sow("probabilities", "weights", jnp.concatenate(weights, -1)[..., :keys])
 
-    def _heads(
-        self, x: jax.Array, name: str, heads: int, width: int, gain: float = 1.0, recent: _Recent | None = None
-    ) -> jax.Array:
-        """One of query, key and value, as [batch heads length kv]."""
-        config = self.config
-        draw = initializers.kernel(self.init_config, x.shape[-1], heads * width, gain)
+    def _places(
+        self, places: Array, project: dict[str, Projection], q: Array, k: Array, scale: float, visibility: Visibility
+    ) -> Array | None:
+        """The scores of content with relative positions and of relative positions with content."""
+        settings = self.config.disentangled
+
+        def projected(name: str, wanted: bool) -> Array | None:
+            if not wanted:
+                return None
+            own = f"place_{name}"
+            into = project[name] if settings.share else self._projection(places.shape[-1], own, *q.shape[1::2])
+            return into(places.astype(self.dtype))
+
+        keys = projected("key", settings.content_to_position)
+        queries = projected("query", settings.position_to_content)
+        queries = None if queries is None else queries * jnp.asarray(scale, queries.dtype)
+        return disentangled.scores(q, k, keys, queries, visibility, settings)
+
+    def _scale(self, width: int, terms: int) -> float:
+        """What scores are multiplied by, that are sums of `terms` products."""
+        if self.config.scale is not None:
+            return self.config.scale
+        return initializers.score_scale(self.init_config, width) * terms**-0.5
+
+    def _projection(self, embed: int, name: str, heads: int, width: int, gain: float = 1.0) -> Projection:
+        draw = initializers.kernel(self.init_config, embed, heads * width, gain)
         # One head of keys is on every device: there is nothing to divide.
-        split = "heads" if name == "query" else "groups" if heads > 1 else None
-        project = Projection(
-            (x.shape[-1],), (heads, width), ("embed", split, "kv"), draw, config.bias, self.dtype, name=name
+        split = "heads" if name.endswith("query") else "groups" if heads > 1 else None
+        return Projection(
+            (embed,), (heads, width), ("embed", split, "kv"), draw, self.config.bias, self.dtype, name=name
         )
+
+    def _heads(self, project: Projection, x: jax.Array, recent: _Recent | None = None) -> jax.Array:
+        """One of query, key and value, as [batch heads length kv]."""
+        config, name, split = self.config, str(project.name), project.axes[1]
         y = project(x)
         y = y if config.clip is None else jnp.clip(y, -config.clip, config.clip)
         if recent is not None:
@@ -157,15 +170,21 @@ class Attention(nn.Module):
             y = Norm(self.norm, name=f"{name}_norm")(y)
         return constrain(y, "batch", "length", split, "kv").transpose(0, 2, 1, 3)
 
-    def _slopes(self) -> jax.Array:
-        return jnp.asarray(positions.slopes(self.config.heads, self.config.alibi.exponent))
+    def _out(self, mixed: Float[Array, "batch length heads kv"], embed: int) -> Array:
+        heads, width = mixed.shape[2:]
+        draw, axes = initializers.kernel(self.init_config, heads * width, embed, self.residual_gain), ("heads", "kv")
+        biased = self.config.out_bias
+        return Projection((heads, width), (embed,), (*axes, "embed"), draw, biased, self.dtype, name="out")(mixed)
 
-    def _rounded(self, visibility: Visibility, keys: int) -> jax.Array:
-        """ALiBi by the places of keys alone, which is the same to softmax, in bfloat16."""
-        places = visibility.key_positions
+    def _alibi(self, visibility: Visibility, keys: int, scale: float) -> tuple[Array | None, Array | None]:
+        """How much scores fall per position, or, where that is rounded, what is added to them."""
+        slopes, places = positions.slopes(self.config.heads, self.config.alibi.exponent), visibility.key_positions
+        if not self.config.alibi.rounded:
+            return jnp.asarray(slopes), None
+        # By the places of keys alone, which is the same to softmax.
         places = jnp.arange(keys)[None] if places is None else places
-        slopes = self._slopes().astype(jnp.bfloat16)
-        return (slopes[None, :, None, None] * places.astype(jnp.bfloat16)[:, None, None]).astype(jnp.float32)
+        rounded = jnp.asarray(slopes, jnp.bfloat16)[None, :, None, None] * places.astype(jnp.bfloat16)[:, None, None]
+        return None, rounded.astype(jnp.float32) * scale
 
 
 class _Recent:

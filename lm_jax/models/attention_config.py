@@ -6,7 +6,7 @@ import dataclasses
 
 from lm_jax.core.config import InputError
 
-POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl")
+POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl", "disentangled")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,11 +14,12 @@ class ScalingConfig:
     """How rotary angles are stretched beyond the length that a model was first trained with.
 
     Attributes:
-      name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `dynamic` (NTK-aware theta
-        that grows with the input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code), `yarn`
-        (Peng et al. 2023, arXiv:2309.00071) or `longrope` (Ding et al. 2024, arXiv:2402.13753).
+      name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `ntk` (a greater theta: the
+        slowest wave is stretched by `factor` and the fastest not at all), `dynamic` (the same, growing with the input),
+        `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code), `yarn` (Peng et al. 2023,
+        arXiv:2309.00071) or `longrope` (Ding et al. 2024, arXiv:2402.13753).
       factor: how many times longer.
-      length: the length that the model was first trained with; all but `linear` need it.
+      length: the length that the model was first trained with; all but `linear` and `ntk` need it.
       low, high: of `llama3`: waves that fit less than `low` times into `length` are stretched, those that fit more than
         `high` times are not.
       slow, fast: of `yarn`: the same bounds, in turns within `length`.
@@ -99,6 +100,44 @@ class TransformerXLConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DisentangledConfig:
+    """Relative positions with keys and queries of their own (He et al. 2020, arXiv:2006.03654, section 3.1).
+
+    Attributes:
+      buckets: of relative positions, half of them before the query: exact when near, logarithmic when far (DeBERTa-v2);
+        0 gives each relative position its own.
+      max_distance: the relative position from which on all share the last bucket.
+      content_to_position, position_to_content: which of the two terms the scores have.
+      share: positions use the projections of the content (DeBERTa-v3), or have their own.
+      norm: normalise the table of positions, with the block's norm.
+    """
+
+    buckets: int = 256
+    max_distance: int = 512
+    content_to_position: bool = True
+    position_to_content: bool = True
+    share: bool = True
+    norm: bool = True
+
+    def __post_init__(self):
+        if self.buckets < 0 or self.buckets % 2 or self.max_distance < 1:
+            raise InputError(
+                f"attention.disentangled has {self.buckets} buckets up to a distance of {self.max_distance}; expected "
+                "an even number of buckets, 0 for none, and a positive distance"
+            )
+
+    @property
+    def span(self) -> int:
+        """Rows of the table for relative positions of either sign."""
+        return self.buckets or self.max_distance
+
+    @property
+    def terms(self) -> int:
+        """How many products are summed in a score: content with content, and those with positions."""
+        return 1 + self.content_to_position + self.position_to_content
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Attention as three free choices: mask, position, kernel.
 
@@ -114,10 +153,12 @@ class AttentionConfig:
         the window; None is no such.
       same_length: no query sees more keys than the first one does, which are its own and those of earlier calls
         (`Past`). Decoders only.
-      position: `none`, `rotary`, `buckets`, `alibi` or `transformer_xl`; only the subtree of that name is read.
+      position: `none`, `rotary`, `buckets`, `alibi`, `transformer_xl` or `disentangled`; only the subtree of that name
+        is read.
       kernel: `auto`, `dense` or `blockwise`.
       block: rows of queries per block of the blockwise kernel.
-      scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
+      scale: factor on the scores; None is head_dim ** -0.5 (and terms ** -0.5 where `disentangled` sums several), T5
+        has 1.
       softcap: scores are bent to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
       qk_norm: normalise every head's queries and keys, before rotary angles (Henry et al. 2020, arXiv:2010.04245).
       convolution: queries, keys and values mix with the `convolution` - 1 tokens before (Primer, So et al. 2021,
@@ -139,6 +180,7 @@ class AttentionConfig:
     buckets: BucketConfig = BucketConfig()
     alibi: AlibiConfig = AlibiConfig()
     transformer_xl: TransformerXLConfig = TransformerXLConfig()
+    disentangled: DisentangledConfig = DisentangledConfig()
     kernel: str = "auto"
     block: int = 64
     scale: float | None = None
@@ -156,6 +198,10 @@ class AttentionConfig:
         groups = self.kv_heads or self.heads
         if self.heads < 1 or self.heads % groups:
             raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
+        if self.position == "disentangled" and groups != self.heads:
+            raise InputError(
+                f"attention.kv_heads is {groups} for {self.heads} heads; position 'disentangled' needs one for each"
+            )
         if self.convolution < 1 or (self.convolution > 1 and self.mask == "full"):
             raise InputError(
                 f"attention.convolution is {self.convolution} under the mask {self.mask!r}; expected 1 (none), or more "

@@ -18,6 +18,7 @@ from lm_jax.models.convolution import Convolution
 from lm_jax.models.experts import Experts
 from lm_jax.models.feedforward import FeedForward
 from lm_jax.models.masks import Visibility
+from lm_jax.models.neighbours import Neighbours
 from lm_jax.models.norms import Norm
 from lm_jax.models.relative import RelativeBias
 from lm_jax.parallel.layout import constrain
@@ -32,6 +33,7 @@ class Context:
       cross_visibility: which of the encoder's tokens may be seen.
       memory: the encoder's last hidden states; None once the cache holds their keys and values.
       bias: relative position bias of the scores, shared by all layers.
+      places: relative positions as embeddings, shared by all layers.
       index: first cache slot that this call writes.
     """
 
@@ -39,6 +41,7 @@ class Context:
     cross_visibility: Visibility | None = None
     memory: Float[Array, "batch source embed"] | None | Any = None
     bias: Float[Array, "#batch heads query key"] | None | Any = None
+    places: Float[Array, "places embed"] | None | Any = None
     index: Int[Array, ""] | None | Any = None
 
 
@@ -58,7 +61,7 @@ class Block(nn.Module):
         self, x: Float[Array, "batch length embed"], context: Context, cache: Any = None, train: bool = False
     ) -> tuple[Float[Array, "batch length embed"], Any]:
         """The residual stream after this layer, and the layer's cache."""
-        config = self.config
+        config, read = self.config, x
         if config.norm_placement not in PLACEMENTS:
             known = ", ".join(PLACEMENTS)
             raise InputError(f"block.norm_placement is {config.norm_placement!r}; expected one of {known}")
@@ -66,10 +69,13 @@ class Block(nn.Module):
 
         def attention(y: jax.Array) -> jax.Array:
             attend, held = self._attention(config.attention, "attention"), cache or {}
-            own, past, bias = held.get("self"), held.get("past"), self._bias(y, context)
+            own, past = held.get("self"), held.get("past")
             if past is not None:
                 kept["past"] = y[:, : context.visibility.tokens(y.shape[1])]
-            y, after = attend(y, context.visibility, past=past, bias=bias, cache=own, index=context.index, train=train)
+            shared: dict[str, Any] = {"cache": own, "past": past, "index": context.index, "train": train}
+            if config.attention.position == "disentangled":
+                shared["places"] = nn.Dropout(config.dropout, deterministic=not train)(context.places)
+            y, after = attend(y, context.visibility, bias=self._bias(y, context), **shared)
             kept.update({} if own is None else {"self": after})
             return y
 
@@ -100,6 +106,11 @@ class Block(nn.Module):
             if config.cross is not None:
                 x = self._branch(x, cross, "cross_norm", train)
             x = self._branch(x, feedforward, "feedforward_norm", train)
+        if config.neighbours.width:
+            beside = Neighbours(
+                config.neighbours, config.norm, self.init_config, self.dtype, config.dropout, name="neighbours"
+            )
+            x = beside(read, x, context.visibility.key_segments, train)
         return x, None if cache is None else kept
 
     def _attention(self, config: AttentionConfig, name: str) -> Attention:

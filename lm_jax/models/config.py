@@ -10,9 +10,12 @@ from lm_jax.core.config import InputError, Tree, lookup, replaced
 from lm_jax.models.attention_config import AlibiConfig as AlibiConfig
 from lm_jax.models.attention_config import AttentionConfig as AttentionConfig
 from lm_jax.models.attention_config import BucketConfig as BucketConfig
+from lm_jax.models.attention_config import DisentangledConfig as DisentangledConfig
 from lm_jax.models.attention_config import RotaryConfig as RotaryConfig
 from lm_jax.models.attention_config import ScalingConfig as ScalingConfig
 from lm_jax.models.attention_config import TransformerXLConfig as TransformerXLConfig
+from lm_jax.models.feedforward_config import ExpertsConfig as ExpertsConfig
+from lm_jax.models.feedforward_config import FeedForwardConfig as FeedForwardConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,44 +59,22 @@ class NormConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExpertsConfig:
-    """Feed-forward layers side by side, of which every token takes `top` (Jiang et al. 2024, arXiv:2401.04088).
+class NeighboursConfig:
+    """A convolution of a layer's input that joins its output (the first layer of DeBERTa-v2's large models).
 
     Attributes:
-      count: how many there are; 0 is one layer for all tokens.
-      top: how many of them a token takes, weighted by the router's probabilities.
+      width: tokens that are mixed, as many before as after; 0 is no convolution.
+      activation: of the mixture.
+      groups: parts of the embedding that are mixed apart.
     """
 
-    count: int = 0
-    top: int = 2
+    width: int = 0
+    activation: str = "tanh"
+    groups: int = 1
 
     def __post_init__(self):
-        if self.count and not 0 < self.top <= self.count:
-            raise InputError(
-                f"feedforward.experts.top is {self.top}; expected 1 to {self.count}, the experts there are"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FeedForwardConfig:
-    """Position-wise layers; `gated` adds a second projection (Shazeer 2020), `width` None is 4 x embed.width.
-
-    Attributes:
-      convolution: their input mixes with the `convolution` - 1 tokens before, each feature with itself (as the token
-        shift of RWKV, Peng et al. 2023, arXiv:2305.13048, section 3.1, but learned freely); 1 is none. Decoders only.
-    """
-
-    width: int | None = None
-    activation: str = "gelu"
-    gated: bool = False
-    convolution: int = 1
-    bias: bool = True
-    dropout: float = 0.0
-    experts: ExpertsConfig = ExpertsConfig()
-
-    def __post_init__(self):
-        if self.experts.count and self.bias:
-            raise InputError("feedforward.bias is True, but experts have none; use feedforward.bias=False")
+        if self.width < 0 or (self.width and self.width % 2 == 0):
+            raise InputError(f"block.neighbours.width is {self.width}; expected an odd number, or 0 for none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +88,7 @@ class BlockConfig:
         GPT-J) or `parallel_two` (the same with a norm each, GPT-NeoX).
       attention_norm: whether attention has its norm (ModernBERT's first layer has none).
       cross: attention over an encoder's output; its mask is always `full` and it has no positions.
+      neighbours: a convolution of the layer's input that joins its output. Encoders only.
       dropout: rate on each branch before it joins the residual stream.
     """
 
@@ -116,9 +98,15 @@ class BlockConfig:
     norm_placement: str = "pre"
     attention_norm: bool = True
     cross: AttentionConfig | None = None
+    neighbours: NeighboursConfig = NeighboursConfig()
     dropout: float = 0.0
 
     def __post_init__(self):
+        if self.neighbours.width and self.attention.mask != "full":
+            raise InputError(
+                f"block.neighbours.width is {self.neighbours.width} under the mask {self.attention.mask!r}: it would "
+                "see the future; use 0"
+            )
         width = self.feedforward.convolution
         if width < 1 or (width > 1 and self.attention.mask == "full"):
             raise InputError(
@@ -212,7 +200,9 @@ class EmbedConfig:
       offset: rows of the position table before that of position 0 (OPT, BART: 2).
       types: rows of the table of token types (BERT's sentence A or B); 0 is no table.
       norm: normalise the sum (BERT).
+      norm_last: after it was mapped to `width` (DeBERTa), and not before.
       scale: multiply token embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
+      blank_padding: padding enters the layers as zeros (DeBERTa).
     """
 
     vocab: int | None = None
@@ -225,7 +215,9 @@ class EmbedConfig:
     offset: int = 0
     types: int = 0
     norm: bool = False
+    norm_last: bool = False
     scale: bool = False
+    blank_padding: bool = False
     dropout: float = 0.0
 
 
@@ -279,6 +271,7 @@ class TransformerConfig:
       pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0 is no head.
       two_stream: whether there is a query stream, which predicts `Inputs.targets` (XLNet).
       memory: what a call keeps that is given a `Past`.
+      pair_activation: of the pooled token (DeBERTa: gelu).
       dtype: what the layers compute in; parameters are float32.
     """
 
@@ -291,6 +284,7 @@ class TransformerConfig:
     pair_classes: int = 0
     two_stream: bool = False
     memory: MemoryConfig = MemoryConfig()
+    pair_activation: str = "tanh"
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 

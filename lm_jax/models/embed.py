@@ -61,8 +61,9 @@ class Embed(nn.Module):
         places: Int[Array, "#batch length"] | None,
         types: Int[Array, "batch length"] | None,
         train: bool = False,
+        segments: Int[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """The residual stream before the first layer; `places` None counts 0, 1, 2, ..."""
+        """The residual stream before the first layer; `places` None counts 0, 1, 2, ...; `segments` 0 is padding."""
         config = self.config
         x = self._widened(x) if config.factor_first else x
         length, width, draw = x.shape[1], x.shape[2], initializers.table(self.init_config)
@@ -88,10 +89,13 @@ class Embed(nn.Module):
             types = jnp.zeros((1, length), jnp.int32) if types is None else types
             # A product with one-hot rows: its gradient is a matrix product, where a gather's would be a slow scatter.
             x = x + jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
+        x = self._widened(x) if config.norm_last and not config.factor_first else x
         if config.norm:
             x = Norm(self.norm, name="norm")(x)
+        if config.blank_padding and segments is not None:
+            x = jnp.where(segments[..., None] > 0, x, 0)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
-        x = x if config.factor_first else self._widened(x)
+        x = x if config.norm_last or config.factor_first else self._widened(x)
         return constrain(x, "batch", "length", None)
 
     def _widened(self, x: jax.Array) -> jax.Array:

@@ -66,6 +66,7 @@ class PairHead(nn.Module):
     classes: int
     init_config: InitConfig
     dtype: jnp.dtype
+    activation: str = "tanh"
 
     @nn.compact
     def __call__(self, first: Float[Array, "batch embed"]) -> Float[Array, "batch classes"]:
@@ -76,7 +77,7 @@ class PairHead(nn.Module):
         draw = initializers.answer(self.init_config, width, self.classes)
         out = Projection((width,), (self.classes,), ("embed", "classes"), draw, True, self.dtype, name="out")
         scale = initializers.answer_scale(self.init_config, width)
-        pooled = jnp.tanh(pooler(first))
+        pooled = lookup(ACTIVATIONS, self.activation, "config.model.pair_activation")(pooler(first))
         return out(pooled if scale == 1.0 else pooled * jnp.asarray(scale, pooled.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoids, T5's buckets, ALiBi's slopes. Rotary angles have a file of their own."""
+"""Where a token stands: sinusoids, T5's and DeBERTa's buckets, ALiBi's slopes. Rotary angles are elsewhere."""
 
 from __future__ import annotations
 
@@ -74,3 +74,23 @@ def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: b
     far = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / jnp.log(config.max_distance / exact)
     far = exact + (far * (buckets - exact)).astype(jnp.int32)
     return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+
+
+def log_bucket(relative: Int[Array, "*shape"], buckets: int, max_distance: int) -> Int[Array, "*shape"]:
+    """The bucket of a relative position, with its sign: itself when near, logarithmic up to `max_distance`.
+
+    Args:
+      relative: of either sign.
+      buckets: of both signs together.
+      max_distance: the first distance beyond the last bucket; it and all that are greater share one more.
+
+    Reference: the released code of DeBERTa-v2, whose models have 256 buckets up to 512.
+    """
+    exact, distances = buckets // 2, np.arange(1, max_distance + 1)
+    # Logarithms rounded to float32, as the released code has them: at powers, an exact one falls in another bucket.
+    logarithm = lambda ratio: np.log(np.asarray(ratio, np.float32).astype(np.float64)).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = logarithm(distances / exact) / logarithm((max_distance - 1) / exact)
+        far = np.ceil(share * np.float32(exact - 1)) + exact
+        table = np.r_[0, np.where(distances <= exact, distances, far)].astype(np.int32)
+    return jnp.sign(relative) * jnp.asarray(table)[jnp.minimum(jnp.abs(relative), max_distance)]

@@ -51,7 +51,7 @@ def frequencies(config: RotaryConfig, size: int, positions: Int[Array, "#batch l
     """
     scaling = config.scaling
     scale = lookup(SCALINGS, scaling.name, "attention.rotary.scaling.name")
-    if scaling.name not in ("none", "linear") and not scaling.length:
+    if scaling.name not in ("none", "linear", "ntk") and not scaling.length:
         raise InputError(
             f"attention.rotary.scaling.length is {scaling.length}; {scaling.name} needs the length that the model was "
             "first trained with"
@@ -71,6 +71,11 @@ def _none(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, flo
 def _linear(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
     """Position interpolation (Chen et al. 2023, arXiv:2306.15595, eq. 4)."""
     return _rates(config.theta, size) / config.scaling.factor, 1.0
+
+
+def _ntk(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
+    """NTK-aware theta (Peng et al. 2023, arXiv:2309.00071, definition 1)."""
+    return _rates(config.theta * config.scaling.factor ** (size / (size - 2)), size), 1.0
 
 
 def _dynamic(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
@@ -124,6 +129,7 @@ def _length(scaling: ScalingConfig) -> int:
 SCALINGS: dict[str, Callable[[RotaryConfig, int, Array], tuple[Rates, float]]] = {
     "none": _none,
     "linear": _linear,
+    "ntk": _ntk,
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,

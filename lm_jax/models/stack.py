@@ -20,6 +20,7 @@ from lm_jax.core.config import InputError
 from lm_jax.models import initializers, segments
 from lm_jax.models.block import Block, Context
 from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
+from lm_jax.models.disentangled import PlaceTable
 from lm_jax.models.relative import RelativeBias
 from lm_jax.models.segments import Segment
 
@@ -52,6 +53,9 @@ class Stack(nn.Module):
             relative = RelativeBias(attention, self.init_config, name="relative")
             bias = relative(context.visibility, *x.shape[1:])
             context = context.replace(bias=bias)  # type: ignore[attr-defined]
+        if attention.position == "disentangled":
+            places = PlaceTable(attention.disentangled, config.block.norm, self.init_config, name="relative")
+            context = context.replace(places=places(x.shape[-1]))  # type: ignore[attr-defined]
         gain = initializers.residual_gain(self.init_config, config.depth)
         blocks = {
             kind: Block(block, self.init_config, self.dtype, gain, parent=None)

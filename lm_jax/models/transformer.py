@@ -46,7 +46,7 @@ class Transformer(nn.Module):
             self.final_norm = Norm(config.norm)
         self.head = Readout(config.readout, config.norm, config.init, dtype, config.embed.vocab or 0)
         if config.pair_classes:
-            self.pair = PairHead(config.pair_classes, config.init, dtype)
+            self.pair = PairHead(config.pair_classes, config.init, dtype, config.pair_activation)
         if config.two_stream:
             self.query_stream = QueryStream(config.embed, config.init, dtype)
 
@@ -65,7 +65,9 @@ class Transformer(nn.Module):
         if isinstance(cache, Past):
             config.check_relative("a Past")
         cache, visibility = _see(inputs, cache, typed=config.typed)
-        x = self.embed(self.token(inputs.tokens), visibility.query_positions, inputs.types, train)
+        x = self.embed(
+            self.token(inputs.tokens), visibility.query_positions, inputs.types, train, visibility.query_segments
+        )
         if inputs.targets is not None:
             if not config.two_stream:
                 raise InputError("inputs.targets are for a query stream; set config.model.two_stream=True")
@@ -143,7 +145,7 @@ class EncoderDecoder(nn.Module):
     def encode(self, source: Inputs, train: bool = False) -> Float[Array, "batch source embed"]:
         """The encoder's last hidden states."""
         _, visibility = _see(source, None)
-        x = self.encoder_embed(self.token(source.tokens), source.positions, source.types, train)
+        x = self.encoder_embed(self.token(source.tokens), source.positions, source.types, train, source.segments)
         x, _ = self.encoder(x, Context(visibility=visibility), None, train)
         return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train)
 
@@ -158,7 +160,9 @@ class EncoderDecoder(nn.Module):
             memory, segments = self.encode(inputs.source, train), inputs.source.segments
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
         cache, visibility = _see(inputs, cache)
-        x = self.decoder_embed(self.written(inputs.tokens), visibility.query_positions, inputs.types, train)
+        x = self.decoder_embed(
+            self.written(inputs.tokens), visibility.query_positions, inputs.types, train, visibility.query_segments
+        )
         context = Context(
             visibility=visibility,
             cross_visibility=Visibility(key_segments=segments),

@@ -85,7 +85,7 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     if not (origin / ABOUT).is_file():
         return {}, {}
     about = json.loads((origin / ABOUT).read_text())
-    family = huggingface.TABLES[about["config"]["model_type"]]
+    family = huggingface.family_of(about["config"])
     before = family.config(Settings(about["config"], about["tensors"], heads=family.heads))
     if huggingface.function_of(before) != huggingface.function_of(config):
         return {}, {}

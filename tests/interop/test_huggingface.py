@@ -19,7 +19,7 @@ from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
 
-EXPORTED = ("gpt2", "bert", "t5", "llama", "xlnet")
+EXPORTED = ("gpt2", "bert", "t5", "llama", "deberta", "xlnet")
 
 
 def drawn(config):

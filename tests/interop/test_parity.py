@@ -73,8 +73,12 @@ def test_every_stored_output_agrees(family):
     assert not [name for name in missing if not name.startswith("gen_beam4")]
 
 
+# torch's own Transformer has no library's config.json, and no releases of one.
+RELEASED = [family for family in FAMILIES if family != "transformer2017"]
+
+
 @pytest.mark.parity
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RELEASED)
 def test_the_settings_of_transformers_4_mean_the_same(family, tmp_path):
     folder = case(family)
     for name in ("inputs.npz", "outputs.npz", "meta.json", "model.safetensors"):

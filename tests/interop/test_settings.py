@@ -24,7 +24,7 @@ def llama(**over):
 
 
 def read(tree, tensors=()):
-    settings = Settings(tree, tensors)
+    settings = Settings(tree, tensors, heads=TABLES[tree["model_type"]].heads)
     config = TABLES[tree["model_type"]].config(settings)
     settings.finish()
     return config
@@ -79,8 +79,8 @@ def test_an_unknown_activation_lists_the_known_ones():
 
 
 def test_a_class_that_is_not_supported_is_named():
-    with pytest.raises(InputError, match="LlamaForSequenceClassification"):
-        llama(architectures=["LlamaForSequenceClassification"])
+    with pytest.raises(InputError, match="LlamaForMultipleChoice"):
+        llama(architectures=["LlamaForMultipleChoice"])
 
 
 def test_a_missing_field_is_named():

@@ -65,6 +65,17 @@ def test_slopes_of_eight_heads_are_the_papers():
     np.testing.assert_allclose(slopes(8, exponent=16.0), 0.25 ** np.arange(1, 9))
 
 
+def test_penalties_are_blooms_up_to_a_number_for_each_query(tables):
+    theirs, mask = tables["alibi_bloom_tensor/h6"].reshape(2, 6, 5), tables["alibi_bloom_tensor/mask"]
+    places = np.maximum(mask.cumsum(-1) - 1, 0)
+    for row, (place, real) in enumerate(zip(places, mask > 0, strict=True)):
+        for query in place[real]:
+            ours = -slopes(6)[:, None] * np.abs(query - place[real])[None]
+            # Theirs grows with the key's place; keys up to the query are what a decoder sees.
+            apart = (theirs[row][:, real] - ours)[:, place[real] <= query]
+            np.testing.assert_allclose(apart, np.broadcast_to(apart[:, :1], apart.shape), atol=1e-6)
+
+
 def test_buckets_are_t5s(tables):
     relative = jnp.asarray(tables["t5_bucket/relative_position"])
     for buckets, longest in ((32, 128), (8, 16)):

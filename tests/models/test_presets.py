@@ -45,6 +45,11 @@ def shapes(preset, size, vocab, **options):
         # The released weights with the bias of their logits, to the last number.
         ("xlnet", "base", 32000, {}, 116.750336, 1e-9),
         ("xlnet", "large", 32000, {}, 360.300800, 1e-9),
+        # Those of transformers' own class with the masked-LM head, counted on torch's meta device.
+        ("deberta", "xsmall", 128100, {}, 70.958820, 1e-8),
+        ("deberta", "small", 128100, {}, 142.024548, 1e-8),
+        ("deberta", "base", 128100, {}, 184.551780, 1e-8),
+        ("deberta", "large", 128100, {}, 435.191908, 1e-8),
         # Table 3 says 65M for "about 37000" shared tokens; its own sizes multiply out to 63.1M.
         ("transformer", "base", 37000, {}, 63.1, 0.01),
         ("transformer", "base", 37000, {}, 65, 0.04),

@@ -82,8 +82,18 @@ def test_stretched_angles_are_those_of_the_reference(tables, name, config):
     # float32 powers.
     np.testing.assert_allclose(rates, tables[f"rope/{name}/inv_freq"], rtol=2e-6)
     assert magnitude == pytest.approx(float(tables[f"rope/{name}/attention_factor"]), rel=1e-6)
-    if last == 39:
-        np.testing.assert_allclose(rotary(x, jnp.arange(40)[None], config), y, atol=2e-5)
+    # The rates of `dynamic` are those of the whole input.
+    longer = jnp.pad(x, ((0, 0), (0, 0), (0, last - 39), (0, 0)))
+    np.testing.assert_allclose(rotary(longer, jnp.arange(last + 1)[None], config)[:, :, :40], y, atol=2e-5)
+
+
+def test_a_greater_theta_stretches_the_slowest_wave_alone(tables):
+    config = RotaryConfig(scaling=ScalingConfig(name="ntk", factor=4.0))
+    rates, magnitude = frequencies(config, 16, jnp.arange(4)[None])
+    np.testing.assert_allclose(rates, tables["rope_ntk_static/hd16_s4/inv_freq"], rtol=1e-6)
+    plain = np.asarray(frequencies(RotaryConfig(), 16, jnp.arange(4)[None])[0])
+    np.testing.assert_allclose(plain / rates, 4.0 ** (np.arange(8) / 7), rtol=1e-5)
+    assert magnitude == 1.0
 
 
 def test_dynamic_angles_stay_as_trained_within_the_trained_length():

@@ -1,9 +1,12 @@
-"""Families of Hugging Face checkpoints, by the `model_type` of their config.json.
+"""Families of checkpoints, by the `model_type` of their config.json.
 
 Adding one: a file with its settings and its rules, and a line in `TABLES`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from lm_jax.interop.family import Family
 from lm_jax.interop.tables import (
@@ -11,6 +14,7 @@ from lm_jax.interop.tables import (
     bart,
     bert,
     bloom,
+    deberta,
     distilbert,
     electra,
     falcon,
@@ -29,6 +33,7 @@ from lm_jax.interop.tables import (
     qwen,
     roberta,
     t5,
+    transformer2017,
     xlnet,
 )
 
@@ -59,9 +64,17 @@ TABLES: dict[str, Family] = {
     "distilbert": distilbert.FAMILY,
     "electra": electra.FAMILY,
     "albert": albert.FAMILY,
+    "deberta-v2": deberta.FAMILY,
     "modernbert": modernbert.FAMILY,
     "bart": bart.FAMILY,
     "marian": bart.MARIAN,
     "pegasus": bart.PEGASUS,
     "xlnet": xlnet.FAMILY,
+    "transformer2017": transformer2017.FAMILY,
 }
+
+
+def kind(tree: Mapping[str, Any]) -> str:
+    """The family of a config.json: its `model_type`, or torch's own Transformer by the names of its arguments."""
+    torch = "model_type" not in tree and {"nhead", "num_encoder_layers", "dim_feedforward"} <= set(tree)
+    return "transformer2017" if torch else str(tree.get("model_type"))

@@ -5,7 +5,7 @@ Adding one: a function in the file of its family, and a line in `PRESETS`.
 
 from __future__ import annotations
 
-from lm_jax.models.presets import bert, gpt, llama, t5, transformer, xlnet
+from lm_jax.models.presets import bert, deberta, gpt, llama, t5, transformer, xlnet
 
 PRESETS = {
     "transformer": (transformer.transformer, transformer.SIZES),
@@ -14,4 +14,5 @@ PRESETS = {
     "t5": (t5.t5, t5.SIZES),
     "llama": (llama.llama, llama.SIZES),
     "xlnet": (xlnet.xlnet, xlnet.SIZES),
+    "deberta": (deberta.deberta, deberta.SIZES),
 }

@@ -1,0 +1,256 @@
+"""DeBERTa-v2 and v3 (He et al. 2020, arXiv:2006.03654; 2021, arXiv:2111.09543), with any of their heads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lm_jax.core.config import InputError
+from lm_jax.interop.family import Family
+from lm_jax.interop.heads import ENCODED
+from lm_jax.interop.rules import Rule, Rules, absent, attention, dense, feedforward, heads, norm, same, turned
+from lm_jax.interop.settings import ACTIVATIONS, Settings
+from lm_jax.interop.tables import common
+from lm_jax.models import config as models
+
+MASKED = "DebertaV2ForMaskedLM"
+CLASSIFIER = "DebertaV2ForSequenceClassification"
+_TABLE = "deberta.encoder.rel_embeddings.weight"
+_TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
+# The masked-LM head of the models as they were trained, and what the first releases of the class call the same.
+_LATER = {
+    "lm_predictions.lm_head.dense.weight": "cls.predictions.transform.dense.weight",
+    "lm_predictions.lm_head.dense.bias": "cls.predictions.transform.dense.bias",
+    "lm_predictions.lm_head.LayerNorm.weight": "cls.predictions.transform.LayerNorm.weight",
+    "lm_predictions.lm_head.LayerNorm.bias": "cls.predictions.transform.LayerNorm.bias",
+    "lm_predictions.lm_head.bias": "cls.predictions.bias",
+}
+
+
+def config(hf: Settings) -> models.TransformerConfig:
+    """Their settings to ours."""
+    headed = "cls.predictions.transform.dense.weight" in hf.tensors
+    # The released models do not say which class they are of.
+    name = hf.architecture(*((MASKED, "DebertaV2Model") if headed else ("DebertaV2Model", MASKED)), CLASSIFIER)
+    masked, width = name == MASKED, hf.get("hidden_size")
+    factor = hf.get("embedding_size", default=width)
+    legacy, tied = hf.get("legacy", default=True), hf.get("tie_word_embeddings", default=True)
+    if masked and factor != width and not (legacy and tied):
+        raise InputError(
+            f"{hf.file}: embedding_size is {factor} and hidden_size {width}; {MASKED} is supported with both only "
+            "where legacy and tie_word_embeddings are true"
+        )
+    norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-7)))
+    activation = hf.activation("hidden_act", default="gelu")
+    longest = hf.get("max_position_embeddings", default=512)
+    return models.TransformerConfig(
+        kind="encoder",
+        embed=models.EmbedConfig(
+            vocab=hf.get("vocab_size"),
+            width=width,
+            factor=None if factor == width else factor,
+            factor_bias=False,
+            positions="learned" if hf.get("position_biased_input", default=True) else "none",
+            max_length=longest,
+            types=hf.get("type_vocab_size", default=0),
+            norm=True,
+            norm_last=True,
+            blank_padding=True,
+        ),
+        stack=_stack(hf, norm, activation, longest),
+        norm=norm,
+        final_norm=False,
+        readout=models.ReadoutConfig(
+            tied=tied or not legacy or not masked, bias=masked, transform=activation if masked else ""
+        ),
+        pair_classes=hf.labels() if name == CLASSIFIER else 0,
+        pair_activation=_pooler(hf, width) if name == CLASSIFIER else "gelu",
+    )
+
+
+def _pooler(hf: Settings, width: int) -> str:
+    """The activation of the pooled token."""
+    hf.expect("pooler_hidden_size", width)
+    return hf.activation("pooler_hidden_act", default="gelu")
+
+
+def _stack(hf: Settings, norm: models.NormConfig, activation: str, longest: int) -> models.StackConfig:
+    width, count, depth = hf.get("hidden_size"), hf.get("num_attention_heads"), hf.get("num_hidden_layers")
+    hf.expect("attention_head_size", width // count)
+    block = models.BlockConfig(
+        attention=_attention(hf, count, width // count, longest),
+        feedforward=models.FeedForwardConfig(width=hf.get("intermediate_size"), activation=activation),
+        norm=norm,
+        norm_placement="post",
+    )
+    size = hf.get("conv_kernel_size", default=0)
+    groups, beside = hf.get("conv_groups", default=1), hf.activation("conv_act", default="tanh")
+    if size <= 0:
+        return models.StackConfig(depth=depth, block=block)
+    first = {"neighbours": models.NeighboursConfig(width=size, activation=beside, groups=groups)}
+    return common.stack(depth, block, {"first": first}, ["first", *["block"] * (depth - 1)])
+
+
+def _attention(hf: Settings, count: int, width: int, longest: int) -> models.AttentionConfig:
+    terms = hf.get("pos_att_type", default=[])
+    terms = [term.strip() for term in terms.lower().split("|")] if isinstance(terms, str) else list(terms)
+    if unknown := set(terms) - {*_TERMS, ""}:
+        raise InputError(f"{hf.file}: pos_att_type has {', '.join(sorted(unknown))}; supported are {', '.join(_TERMS)}")
+    normed = {part.strip() for part in hf.get("norm_rel_ebd", default="none").lower().split("|")}
+    if unknown := normed - {"none", "layer_norm", ""}:
+        raise InputError(f"{hf.file}: norm_rel_ebd has {', '.join(sorted(unknown))}; supported are none and layer_norm")
+    relative = hf.get("relative_attention", default=False)
+    buckets, distance = hf.get("position_buckets", default=-1), hf.get("max_relative_positions", default=-1)
+    share = hf.get("share_att_key", default=False)
+    disentangled = models.DisentangledConfig(
+        buckets=max(buckets, 0),
+        max_distance=distance if distance > 0 else longest,
+        content_to_position="c2p" in terms,
+        position_to_content="p2c" in terms,
+        share=share,
+        norm="layer_norm" in normed,
+    )
+    # Scores are scaled as if all terms were there, even where there are no relative positions.
+    scale = (width * disentangled.terms) ** -0.5
+    used = relative and disentangled.terms > 1
+    return models.AttentionConfig(
+        heads=count,
+        mask="full",
+        position="disentangled" if used else "none",
+        scale=None if used or disentangled.terms == 1 else scale,
+        disentangled=disentangled if used else models.DisentangledConfig(),
+    )
+
+
+def weights(config: models.TransformerConfig, architecture: str) -> Rules:
+    """Which tensor is which."""
+    block, readout, embed = config.stack.block, config.readout, config.embed
+    rules = [same("token/embedding", "deberta.embeddings.word_embeddings.weight")]
+    rules += norm("embed/norm", "deberta.embeddings.LayerNorm", config.norm)
+    if embed.positions == "learned":
+        rules += [same("embed/position", "deberta.embeddings.position_embeddings.weight")]
+    rules += [same("embed/types", "deberta.embeddings.token_type_embeddings.weight")] if embed.types else []
+    rules += [turned("embed/project/kernel", "deberta.embeddings.embed_proj.weight")] if embed.factor else []
+    rules += _relative(block)
+    if readout.transform:
+        rules += dense("head/transform", "cls.predictions.transform.dense")
+        rules += norm("head/norm", "cls.predictions.transform.LayerNorm", config.norm)
+        rules += common.readout(readout, "cls.predictions.decoder.weight")
+        rules += [same("head/bias", "cls.predictions.bias" if readout.tied else "cls.predictions.decoder.bias")]
+        # A head of its own has a bias of its own, and the shared one is left without use.
+        rules += [] if readout.tied else _unused(same("extra/bias", "cls.predictions.bias"))
+    elif embed.factor:
+        rules += [absent("head/factor/kernel", embed.width, embed.factor)]
+    if config.pair_classes:
+        rules += dense("pair/pooler", "pooler.dense") + dense("pair/out", "classifier")
+    for layer in range(config.stack.depth):
+        rules += _layer(f"stack/{layer}", f"deberta.encoder.layer.{layer}.", block)
+    if "first" in config.stack.kinds:
+        rules += [
+            _convolution(config.stack.kind("first").neighbours.groups),
+            same("stack/0/neighbours/bias", "deberta.encoder.conv.conv.bias"),
+            *norm("stack/0/neighbours/norm", "deberta.encoder.conv.LayerNorm", block.norm),
+        ]
+    return rules
+
+
+def _relative(block: models.BlockConfig) -> Rules:
+    """The table of relative positions, which checkpoints may also have where no score uses it."""
+    used = block.attention.position == "disentangled"
+    top = "stack/relative" if used else "extra/relative"
+    rules = [same(f"{top}/table", _TABLE)]
+    if not used or block.attention.disentangled.norm:
+        rules += norm(f"{top}/norm", "deberta.encoder.LayerNorm", block.norm)
+    return rules if used else _unused(*rules)
+
+
+def _unused(*rules: Rule) -> Rules:
+    return [dataclasses.replace(rule, optional=True, trained=False) for rule in rules]
+
+
+def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
+    names = ("self.query_proj", "self.key_proj", "self.value_proj", "output.dense")
+    rules = attention(f"{ours}/attention", f"{theirs}attention.", names, block.attention)
+    settings = block.attention.disentangled
+    own = block.attention.position == "disentangled" and not settings.share
+    for name, wanted in (("key", settings.content_to_position), ("query", settings.position_to_content)):
+        if own and wanted:
+            there = f"{theirs}attention.self.pos_{name}_proj"
+            rules += heads(f"{ours}/attention/place_{name}", there, block.attention.heads, bias=True)
+    rules += feedforward(f"{ours}/feedforward", theirs, ("intermediate.dense", "output.dense"), block.feedforward)
+    after = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "output.LayerNorm"}
+    return rules + common.norms(ours, theirs, after, block)
+
+
+def _convolution(groups: int) -> Rule:
+    """Their [out, in / groups, width] is [width, groups, in / groups, out / groups] here."""
+
+    def load(array: Any) -> tuple[Any]:
+        out, narrow, width = array.shape
+        return (array.reshape(groups, out // groups, narrow, width).transpose(3, 0, 2, 1),)
+
+    def save(array: Any) -> tuple[Any]:
+        width, _, narrow, each = array.shape
+        return (array.transpose(1, 3, 2, 0).reshape(groups * each, narrow, width),)
+
+    return Rule(("stack/0/neighbours/kernel",), ("deberta.encoder.conv.conv.weight",), load, save)
+
+
+def spelled(tree: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
+    """What the checkpoint calls the masked-LM head otherwise than the table does."""
+    later = set(_LATER) <= set(names) and not set(_LATER.values()) & set(names)
+    return _LATER if later or tree.get("legacy") is False else {}
+
+
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, embed, readout = config.stack.block, config.embed, config.readout
+    attention = block.attention.disentangled
+    if config.kind != "encoder" or not readout.transform or block.attention.position != "disentangled":
+        raise InputError("DeBERTa is an encoder with disentangled attention and the head of masked language modelling")
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "model_type": "deberta-v2",
+        "architectures": [MASKED],
+        "vocab_size": embed.vocab,
+        "hidden_size": embed.width,
+        "embedding_size": embed.factor or embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": block.attention.heads,
+        "intermediate_size": block.feedforward.width or 4 * embed.width,
+        "hidden_act": names[block.feedforward.activation],
+        "max_position_embeddings": embed.max_length,
+        "max_relative_positions": attention.max_distance,
+        "position_buckets": attention.buckets or -1,
+        "position_biased_input": embed.positions == "learned",
+        "pos_att_type": [theirs for theirs, ours in _TERMS.items() if getattr(attention, ours)],
+        "norm_rel_ebd": "layer_norm" if attention.norm else "none",
+        "relative_attention": True,
+        "share_att_key": attention.share,
+        "type_vocab_size": embed.types,
+        "layer_norm_eps": config.norm.epsilon,
+        "tie_word_embeddings": readout.tied,
+        "attention_probs_dropout_prob": block.attention.dropout,
+        "hidden_dropout_prob": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
+IGNORED = (
+    r"deberta\.embeddings\.(position_ids|position_embeddings\.weight)",
+    r"cls\.predictions\..*",
+    r"mask_predictions\..*",
+    r"pooler\.dense\.\w+",
+)
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads=ENCODED,
+    settings=settings,
+    prefix="deberta.",
+    ignored=IGNORED,
+    spelled=spelled,
+    still_padding=True,
+    blind_padding=True,
+)

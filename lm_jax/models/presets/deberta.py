@@ -1,0 +1,62 @@
+"""DeBERTa-v3 (He et al. 2021, arXiv:2111.09543): a post-norm encoder whose relative positions are attended to apart.
+
+Content asks for relative positions and they for content, in logarithmic buckets that use the projections of the content
+(He et al. 2020, arXiv:2006.03654); nothing is added to the tokens. Initialisation: normal of 0.02 (the released
+configurations).
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.models import config as models
+
+# `base` and `large`: appendix, table of hyper-parameters; `xsmall` and `small`: the released configurations.
+SIZES = {
+    "tiny": dict(depth=2, width=64, heads=2, buckets=16, length=128),
+    "xsmall": dict(depth=12, width=384, heads=6, buckets=256, length=512),
+    "small": dict(depth=6, width=768, heads=12, buckets=256, length=512),
+    "base": dict(depth=12, width=768, heads=12, buckets=256, length=512),
+    "large": dict(depth=24, width=1024, heads=16, buckets=256, length=512),
+}
+
+
+def deberta(size: str = "base") -> ml_collections.ConfigDict:
+    """DeBERTa-v3 of a size."""
+    shape = lookup(SIZES, size, "the size of deberta")
+    norm = models.NormConfig(epsilon=1e-7)
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(
+            heads=shape["heads"],
+            mask="full",
+            position="disentangled",
+            disentangled=models.DisentangledConfig(buckets=shape["buckets"], max_distance=shape["length"]),
+            dropout=0.1,
+        ),
+        feedforward=models.FeedForwardConfig(activation="gelu"),
+        norm=norm,
+        norm_placement="post",
+        dropout=0.1,
+    )
+    return to_config_dict(
+        models.TransformerConfig(
+            kind="encoder",
+            embed=models.EmbedConfig(
+                width=shape["width"],
+                factor_bias=False,
+                positions="none",
+                max_length=shape["length"],
+                norm=True,
+                norm_last=True,
+                blank_padding=True,
+                dropout=0.1,
+            ),
+            stack=models.StackConfig(depth=shape["depth"], block=block),
+            norm=norm,
+            final_norm=False,
+            readout=models.ReadoutConfig(bias=True, transform="gelu"),
+            pair_activation="gelu",
+            init=models.InitConfig(name="normal", stddev=0.02),
+        )
+    )
