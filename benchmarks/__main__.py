@@ -26,6 +26,7 @@ WORKS = {
     "w4b1": ("w4", "rows=1"),
     "w4b16": ("w4", "rows=16"),
     "w5": ("w5",),
+    "encode": ("encode",),
 }
 
 
@@ -86,7 +87,9 @@ def main() -> None:
     ours = f"{sys.executable} -m benchmarks.{module} {' '.join([*words, *given.words])}"
     others = [one.split("=", 1) for one in given.also]
     if given.transformers:
-        others.append(["transformers", f"{given.transformers} -m benchmarks.peers {given.work}"])
+        # Settings are of our models; a checkpoint is everybody's.
+        shared = [word for word in given.words if word.startswith("checkpoint=")]
+        others.append(["transformers", f"{given.transformers} -m benchmarks.peers {' '.join([given.work, *shared])}"])
     workers = [Worker(name, command) for name, command in [["lm_jax", ours], *others]]
     # One length of turn for all, from what a unit costs each of them.
     units = {worker.name: max(1, int(given.seconds / worker.go(1))) for worker in workers}

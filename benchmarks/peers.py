@@ -18,9 +18,9 @@ OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 def main() -> None:
     """Serves one work."""
-    if len(sys.argv) != 2 or sys.argv[1] not in WORKS:
+    if len(sys.argv) < 2 or sys.argv[1] not in WORKS:
         sys.exit(f"name one of {', '.join(WORKS)}")
-    go, tokens = WORKS[sys.argv[1]]()
+    go, tokens = WORKS[sys.argv[1]](**dict(word.split("=", 1) for word in sys.argv[2:]))
     go(1)
     protocol.serve(go, tokens=tokens)
 
@@ -105,7 +105,31 @@ def w4(rows: int) -> tuple[Callable[[int], Any], int]:
     return go, rows * 128
 
 
-WORKS = {"w1": w1, "w2": w2, "w3": w3, "w4b1": lambda: w4(1), "w4b16": lambda: w4(16)}
+def encode(checkpoint: str) -> tuple[Callable[[int], Any], int]:
+    """The forward pass of an encoder on 32 rows of 128, with the attention that it comes with."""
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(checkpoint).eval()
+    tokens = torch.randint(1000, 20_000, (32, 128))
+
+    def go(units: int) -> float:
+        with torch.inference_mode():
+            for _ in range(units):
+                hidden = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+        return round(float(hidden.abs().mean()), 5)
+
+    return go, tokens.numel()
+
+
+WORKS: dict[str, Callable[..., tuple[Callable[[int], Any], int]]] = {
+    "encode": encode,
+    "w1": w1,
+    "w2": w2,
+    "w3": w3,
+    "w4b1": lambda: w4(1),
+    "w4b16": lambda: w4(16),
+}
 
 
 if __name__ == "__main__":

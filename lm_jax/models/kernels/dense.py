@@ -75,9 +75,10 @@ def attend(
         scores = scores + bias.astype(jnp.float32)
     allowed = visibility.allowed(queries, keys)
     if allowed is not None:
-        # Added and not put in their place: the gradient needs no mask then, and is the reference implementations' even
-        # of a query that sees nothing.
-        scores = scores + jnp.where(allowed[:, None], 0.0, MASKED)
+        # A query that sees nothing because it is padding teaches nothing either; one whose keys are all padding has, as
+        # in the reference implementations, the gradient of scores that something was added to.
+        allowed, padded = allowed[:, None], visibility.query_segments is not None
+        scores = jnp.where(allowed, scores, MASKED) if padded else scores + jnp.where(allowed, 0.0, MASKED)
     scores = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores)
     total = weights.sum(-1, keepdims=True)

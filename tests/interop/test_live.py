@@ -1,0 +1,53 @@
+"""The reference implementation, where it is installed, computes what our import of its checkpoints computes.
+
+`pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
+"""
+
+import numpy as np
+import pytest
+from interop.cases import FAMILIES, case
+from interop.variants import VARIANTS, name, write
+
+from lm_jax.interop import huggingface
+from lm_jax.interop.huggingface import open_checkpoint
+from lm_jax.interop.verify import verify
+
+pytestmark = pytest.mark.parity_live
+# Not saved by a class of the reference's, or by one of an earlier release.
+OTHERS = ("transformer2017",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transformers():
+    pytest.importorskip("torch", reason="needs torch, which is not installed")
+    return pytest.importorskip("transformers", reason="needs transformers, which is not installed")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name)
+def test_another_checkpoint_of_a_family_computes_what_the_reference_computes(variant, tmp_path):
+    write(tmp_path, *variant)
+    compared, missing = verify(tmp_path)
+    assert not [(one.name, one.difference, one.tolerance) for one in compared if not one.agrees]
+    assert not missing
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in OTHERS])
+def test_the_reference_reads_an_export_as_it_read_the_original(family, transformers, tmp_path):
+    import torch
+
+    folder = case(family)
+    checkpoint = open_checkpoint(folder)
+    huggingface.save(tmp_path, checkpoint.tree, checkpoint.config, checkpoint.params(), checkpoint.extra())
+    cls = getattr(transformers, checkpoint.architecture)
+    with np.load(folder / "inputs.npz") as file:
+        given = {key: file[key] for key in file.files if not key.startswith(("gen_", "extra_", "mems", "labels"))}
+    given = {key: value for key, value in given.items() if not key.endswith(("_label", "_positions"))}
+    real = lambda array: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.long)
+    found = []
+    for directory in (folder, tmp_path):
+        model, told = cls.from_pretrained(directory, attn_implementation="eager", output_loading_info=True)
+        assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+        with torch.no_grad():
+            found.append(model.eval()(**{key: real(value) for key, value in given.items()})[0].numpy())
+    # Sums of the same numbers, which memory may align otherwise.
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-6)
