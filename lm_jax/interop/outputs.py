@@ -29,6 +29,11 @@ from lm_jax.models.relative import RelativeBias
 from lm_jax.models.stack import grouped, one_a_layer
 
 NEW_TOKENS = 20
+# Arguments of the reference's `forward` that change what it computes, and that are not understood.
+UNREAD = {
+    *("position_ids", "inputs_embeds", "decoder_inputs_embeds", "head_mask", "decoder_head_mask", "encoder_outputs"),
+    *("cross_attn_head_mask", "past_key_values", "encoder_hidden_states", "encoder_attention_mask"),
+}
 
 Arrays = dict[str, Any]
 
@@ -49,6 +54,8 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       InputError: the checkpoint is not supported, or an input is missing.
     """
+    if unread := sorted(UNREAD & set(inputs)):
+        raise InputError(f"inputs has {', '.join(unread)}, which no model here is given; leave it out")
     checkpoint = open_checkpoint(path)
     params, extra = checkpoint.params(), checkpoint.extra()
     if checkpoint.family.starts and "gen_input_ids" not in inputs:

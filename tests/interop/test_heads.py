@@ -1,0 +1,78 @@
+"""Heads of classes: which hidden states they read, what they lose, and what their tensors are called."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.interop import heads, naming
+from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
+from lm_jax.interop.tables import TABLES, llama
+
+LAST = jnp.float32(np.arange(2 * 4 * 3).reshape(2, 4, 3))
+# The first row has padding (0) after its text, the second before it; 9 ends a text.
+GIVEN = {
+    "input_ids": jnp.array([[5, 9, 0, 0], [0, 6, 7, 9]]),
+    "attention_mask": jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]]),
+}
+TREE = {"pad_token_id": 0, "eos_token_id": 9}
+PLACES = {
+    "first": (LAST[0, 0], LAST[1, 0]),
+    "last": (LAST[0, 1], LAST[1, 3]),
+    "end": (LAST[0, 1], LAST[1, 3]),
+    "mean": (LAST[0, :2].mean(0), LAST[1, 1:].mean(0)),
+    "final": (LAST[0, 3], LAST[1, 3]),
+    "average": (LAST[0].mean(0), LAST[1].mean(0)),
+}
+
+
+@pytest.mark.parametrize("pick", PLACES)
+def test_a_head_reads_the_hidden_states_that_it_names(pick):
+    extra = {"extra/out/kernel": jnp.eye(3)}
+    found = heads.logits(Head(out="score", bias=False, pick=pick), extra, LAST, GIVEN, TREE)
+    np.testing.assert_allclose(found, jnp.stack(PLACES[pick]), rtol=1e-6)
+
+
+def test_without_a_padding_token_the_last_place_is_read():
+    extra = {"extra/out/kernel": jnp.eye(3)}
+    found = heads.logits(Head(out="score", bias=False, pick="last"), extra, LAST, GIVEN, {})
+    np.testing.assert_array_equal(found, LAST[:, -1])
+
+
+def test_one_class_is_a_number_and_labels_that_are_not_whole_are_several_classes():
+    loss = lambda scores, labels, **tree: float(
+        heads.loss(f"Llama{ROWS}", {"logits": jnp.float32(scores)}, {"labels": jnp.asarray(labels)}, tree)
+    )
+    assert loss([[1.0], [3.0]], np.float32([0, 1])) == pytest.approx((1 + 4) / 2)
+    assert loss([[0.0, 0.0]], np.array([1])) == pytest.approx(np.log(2))
+    assert loss([[0.0, 0.0]], np.float32([[0, 1]])) == pytest.approx(np.log(2))
+    assert loss([[1.0, 2.0]], np.float32([[0, 0]]), problem_type="regression") == pytest.approx(2.5)
+
+
+def test_an_answer_beyond_the_text_does_not_count():
+    ends = {"start_logits": jnp.zeros((2, 4)), "end_logits": jnp.float32([[0, 9, 0, 0], [0, 0, 0, 0]])}
+    given = {"start_positions": jnp.array([1, 7]), "end_positions": jnp.array([1, 7])}
+    found = heads.loss(f"Llama{ANSWERS}", ends, given, {})
+    right = -np.log(np.exp(9) / (np.exp(9) + 3))
+    assert float(found) == pytest.approx((np.log(4) + right) / 2)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "theirs"),
+    [
+        ("LlamaForCausalLM", "model.norm.weight", "model.norm.weight"),
+        ("LlamaModel", "model.norm.weight", "norm.weight"),
+        (f"Llama{ANSWERS}", "model.norm.weight", "transformer.norm.weight"),
+        (f"Llama{ANSWERS}", "qa_outputs.weight", "qa_outputs.weight"),
+        (f"Llama{TOKENS}", "model.norm.weight", "model.norm.weight"),
+    ],
+)
+def test_every_class_has_its_own_names(architecture, name, theirs):
+    head = heads.of(llama.HEADS, architecture, {})
+    assert naming.their_name(name, TABLES["llama"], architecture, head) == theirs
+    entry = {theirs: None, "qa_outputs.bias": None}
+    assert name in naming.named(entry, TABLES["llama"], {}, head)
+
+
+def test_names_of_classes_tell_what_is_bare():
+    bare = [name for name in ("BertModel", "MT5Model", "GPT2LMHeadModel", "MarianMTModel", "T5EncoderModel")]
+    assert [heads.bare(name) for name in bare] == [True, True, False, False, True]
