@@ -70,7 +70,8 @@ def _two_stacks(
 
     def stack(mask: str) -> models.StackConfig:
         own, cross = (
-            models.AttentionConfig(heads=shape["heads"], mask=seen, dropout=attention_dropout) for seen in (mask, "full")
+            models.AttentionConfig(heads=shape["heads"], mask=seen, dropout=attention_dropout)
+            for seen in (mask, "full")
         )
         block = models.BlockConfig(
             attention=own,

@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805) and its kin: post-norm encoders that guess masked tokens.
 
-RoBERTa (Liu et al. 2019, arXiv:1907.11692) leaves out sentence pairs, DistilBERT (Sanh et al. 2019, arXiv:1910.01108) every
-second layer, ALBERT (Lan et al. 2020, arXiv:1909.11942) all layers but one, which it applies again and again, and ELECTRA
-(Clark et al. 2020, arXiv:2003.10555) has a small one guess tokens that a large one then judges.
+RoBERTa (Liu et al. 2019, arXiv:1907.11692) leaves out sentence pairs, DistilBERT (Sanh et al. 2019, arXiv:1910.01108)
+every second layer, ALBERT (Lan et al. 2020, arXiv:1909.11942) all layers but one, which it applies again and again, and
+ELECTRA (Clark et al. 2020, arXiv:2003.10555) has a small one guess tokens that a large one then judges.
 
 Initialisation: normal of 0.02, BERT's and ALBERT's truncated at two standard deviations (the released code).
 """
@@ -46,8 +46,8 @@ ELECTRA = {
     "base": dict(depth=12, width=768, heads=12, length=512),
     "large": dict(depth=24, width=1024, heads=16, length=512),
 }
-# The same, multiplied by its line "generator size" (1/4, 1/3, 1/4); tables of tokens are the discriminator's. The released
-# small one is not a quarter but as large as its discriminator.
+# The same, multiplied by its line "generator size" (1/4, 1/3, 1/4); tables of tokens are the discriminator's. The
+# released small one is not a quarter but as large as its discriminator.
 GENERATOR = {
     "tiny": dict(depth=2, width=32, heads=1, factor=32, length=128),
     "small": dict(depth=12, width=64, heads=1, factor=128, length=512),

@@ -10,8 +10,8 @@ import ml_collections
 from lm_jax.core.config import to_config_dict
 from lm_jax.models import config as models
 
-# depth, width, heads and length; where they are not what follows from these, kv_heads, head_dim and mlp. Beside them
-# stand what is known of the released weights: parameters and vocab, which no configuration reads.
+# depth, width, heads and length; where they are not what follows from these, kv_heads, head_dim and mlp. `vocab`, which
+# no configuration reads, is the released vocabulary where a size has another than its family.
 Shape = Mapping[str, Any]
 NOTHING: Shape = {}
 # GPT-2's, which many papers took over: matrices that write to the residual stream are drawn smaller in deep models.
@@ -32,10 +32,9 @@ class Preset(NamedTuple):
 
     Attributes:
       build: the configuration tree of a size.
-      sizes: its table; `parameters` of a size are those of the released weights, or of the paper's shape where none were
-        released, and `vocab` is what they were trained with.
+      sizes: its table.
       paper: an arXiv number, or what else it is found by.
-      vocab: of all sizes that have none of their own.
+      vocab: rows of the released token table; a configuration has none, for it follows the tokenizer.
     """
 
     build: Build

@@ -1,10 +1,10 @@
 """EleutherAI's decoders: GPT-Neo (Black et al. 2021), GPT-J (Wang and Komatsuzaki 2021), GPT-NeoX and Pythia.
 
-GPT-Neo is GPT-3 whose scores are not scaled; GPT-J brought rotary positions and layers whose two halves are added at once,
-which GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia (Biderman et al. 2023, arXiv:2304.01373) keep.
+GPT-Neo is GPT-3 whose scores are not scaled; GPT-J brought rotary positions and layers whose two halves are added at
+once, which GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia (Biderman et al. 2023, arXiv:2304.01373) keep.
 
-Initialisation: GPT-NeoX's matrices are drawn small (section 2.1.3; what writes to the residual stream here by GPT-2's rule);
-the others' papers do not give it.
+Initialisation: GPT-NeoX's matrices are drawn small (its section 2; what writes to the residual stream is here drawn by
+GPT-2's rule, not by theirs); GPT-Neo and GPT-J do not give it, and have GPT-2's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GPTJ = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "6b": dict(depth=28, width=4096, heads=16, length=2048),
 }
-# Section 2.1.
+# Section 2.
 NEOX = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "20b": dict(depth=44, width=6144, heads=64, length=2048),

@@ -30,17 +30,25 @@ GEMMA2 = {
     "9b": dict(depth=42, width=3584, heads=16, kv_heads=8, mlp=14336, length=8192, scaled_by=256),
     "27b": dict(depth=46, width=4608, heads=32, kv_heads=16, head_dim=128, mlp=36864, length=8192, scaled_by=144),
 }
-# Section 2 and table 1 of arXiv:2503.19786, the rest from the released configurations; models that read images have some
-# more rows of tokens, and their slow waves are stretched for longer inputs.
+# Section 2 and table 1 of arXiv:2503.19786, the rest from the released configurations; models that read images have
+# some more rows of tokens, and their slow waves are stretched for longer inputs.
 GEMMA3 = {
     "tiny": dict(depth=6, width=64, heads=4, kv_heads=1, head_dim=32, mlp=128, window=16, length=128, scaled_by=32),
     "1b": dict(depth=26, width=1152, heads=4, kv_heads=1, mlp=6912, window=512, length=32768, vocab=262144),
     "4b": dict(depth=34, width=2560, heads=8, kv_heads=4, mlp=10240, length=131072, stretched=8.0),
     "12b": dict(depth=48, width=3840, heads=16, kv_heads=8, mlp=15360, length=131072, stretched=8.0),
     "27b": dict(
-        depth=62, width=5376, heads=32, kv_heads=16, head_dim=128, mlp=21504, length=131072, stretched=8.0, scaled_by=168
+        depth=62,
+        width=5376,
+        heads=32,
+        kv_heads=16,
+        head_dim=128,
+        mlp=21504,
+        length=131072,
+        stretched=8.0,
+        scaled_by=168,
     ),
-}  # fmt: skip
+}
 
 
 def gemma(size: str = "2b") -> ml_collections.ConfigDict:

@@ -1,7 +1,8 @@
 """Gopher (Rae et al. 2021, arXiv:2112.11446) and Chinchilla (Hoffmann et al. 2022, arXiv:2203.15556).
 
-Decoders with RMS norm whose queries meet distances as keys (Dai et al. 2019, arXiv:1901.02860): a matrix more in each layer.
-The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
+Decoders with RMS norm whose queries meet distances as keys (Dai et al. 2019, arXiv:1901.02860): a matrix more in each
+layer, without which the published sizes do not come out. Which biases there are is not said: here the feed-forward
+layers have them. The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
 from __future__ import annotations

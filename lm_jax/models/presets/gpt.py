@@ -1,10 +1,10 @@
 """GPT (Radford et al. 2018), GPT-2 (2019) and GPT-3 (Brown et al. 2020, arXiv:2005.14165): decoders.
 
-GPT ("Improving Language Understanding by Generative Pre-Training") is post-norm; GPT-2 ("Language Models are Unsupervised
-Multitask Learners") is pre-norm; every other layer of GPT-3 looks through a band.
+GPT ("Improving Language Understanding by Generative Pre-Training") is post-norm; GPT-2 ("Language Models are
+Unsupervised Multitask Learners") is pre-norm; every other layer of GPT-3 looks through a band.
 
-Initialisation: N(0, 0.02); from GPT-2 on positions N(0, 0.01), matrices that write to the residual stream divided by the
-square root of the number of residual branches (section 2.3 gives the last rule, the released code the figures).
+Initialisation: N(0, 0.02); from GPT-2 on positions N(0, 0.01), matrices that write to the residual stream divided by
+the square root of the number of residual branches (section 2.3 gives the last rule, the released code the figures).
 """
 
 from __future__ import annotations

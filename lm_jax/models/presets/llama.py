@@ -1,7 +1,7 @@
-"""LLaMA (Touvron et al. 2023, arXiv:2302.13971), LLaMA-2 (arXiv:2307.09288) and LLaMA-3 (Dubey et al. 2024, arXiv:2407.21783).
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971), LLaMA-2 (arXiv:2307.09288) and LLaMA-3 (2024, arXiv:2407.21783).
 
-Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 and all of LLaMA-3 share
-keys and values between groups of heads; from 3.1 on slow rotary waves are stretched.
+Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 and all of LLaMA-3
+share keys and values between groups of heads; from 3.1 on slow rotary waves are stretched.
 
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """

@@ -1,7 +1,7 @@
 """ModernBERT (Warner et al. 2024, arXiv:2412.13663): a pre-norm encoder whose layers mostly look 64 tokens around them.
 
-Every third layer sees everything, with slower rotary waves; feed-forward layers are gated; nothing but the readout has a
-bias. Initialisation: normal of 0.02, residual writes scaled by depth (section 2.2.2, "Megatron").
+Every third layer sees everything, with slower rotary waves; feed-forward layers are gated; nothing but the readout has
+a bias. Initialisation: normal of 0.02, residual writes scaled by depth (section 2.2, "Megatron").
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lm_jax.core.config import Tree, lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import SCALED, one_stack
 
-# Section 2.1.3, table 4 (appendix A).
+# Appendix A, the table of model designs.
 SIZES = {
     "tiny": dict(depth=5, width=64, heads=2, mlp=96, window=8, length=128),
     "base": dict(depth=22, width=768, heads=12, mlp=1152, window=64, length=8192),
