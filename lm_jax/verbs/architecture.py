@@ -46,7 +46,8 @@ def describe(name: str) -> dict[str, Any]:
     preset = PRESETS[family]
     size = size or str(signature(preset.build).parameters["size"].default)
     lookup(preset.sizes, size, f"the size of {family}")
-    tree, vocab = preset.build(size), preset.vocabulary(size)
+    tree: Any = preset.build(size)
+    vocab = preset.vocabulary(size)
     for stack in ("encoder", "decoder") if tree.kind == "encoder_decoder" else ("stack",):
         # Traced in a loop: deep stacks in no more time than shallow ones.
         tree[stack].scan = "always"

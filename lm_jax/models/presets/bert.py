@@ -39,7 +39,7 @@ ALBERT = {
     "xlarge": dict(depth=24, width=2048, heads=16, factor=128, length=512),
     "xxlarge": dict(depth=12, width=4096, heads=64, factor=128, length=512),
 }
-# Appendix B, table 6.
+# Appendix A, table 6.
 ELECTRA = {
     "tiny": dict(depth=2, width=64, heads=2, factor=32, length=128),
     "small": dict(depth=12, width=256, heads=4, factor=128, length=512),

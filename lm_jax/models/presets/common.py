@@ -13,6 +13,8 @@ from lm_jax.models import config as models
 # depth, width, heads and length; where they are not what follows from these, kv_heads, head_dim and mlp. `vocab`, which
 # no configuration reads, is the released vocabulary where a size has another than its family.
 Shape = Mapping[str, Any]
+# Typed so, for a table may hold more than numbers.
+Sizes = dict[str, dict[str, Any]]
 NOTHING: Shape = {}
 # GPT-2's, which many papers took over: matrices that write to the residual stream are drawn smaller in deep models.
 SCALED = models.InitConfig(name="normal", stddev=0.02, scale_residual=True)

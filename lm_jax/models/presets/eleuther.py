@@ -4,7 +4,7 @@ GPT-Neo is GPT-3 whose scores are not scaled; GPT-J brought rotary positions and
 once, which GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia (Biderman et al. 2023, arXiv:2304.01373) keep.
 
 Initialisation: GPT-NeoX's matrices are drawn small (its section 2; what writes to the residual stream is here drawn by
-GPT-2's rule, not by theirs); GPT-Neo and GPT-J do not give it, and have GPT-2's.
+GPT-2's rule, where they have 2 / (depth sqrt(width))); GPT-Neo and GPT-J do not give it, and have GPT-2's.
 """
 
 from __future__ import annotations

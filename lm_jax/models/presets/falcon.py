@@ -9,10 +9,10 @@ import ml_collections
 
 from lm_jax.core.config import lookup
 from lm_jax.models import config as models
-from lm_jax.models.presets.common import SCALED, one_stack
+from lm_jax.models.presets.common import SCALED, Sizes, one_stack
 
-# Table 15; the larger ones have a norm for each half of a layer (the released configurations).
-SIZES = {
+# The released configurations; the larger ones have a norm for each half of a layer.
+SIZES: Sizes = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=1, placement="parallel", length=64),
     "7b": dict(depth=32, width=4544, heads=71, kv_heads=1, placement="parallel", length=2048),
     "40b": dict(depth=60, width=8192, heads=128, kv_heads=8, placement="parallel_two", length=2048),

@@ -14,7 +14,7 @@ import ml_collections
 
 from lm_jax.core.config import Tree, lookup
 from lm_jax.models import config as models
-from lm_jax.models.presets.common import Shape
+from lm_jax.models.presets.common import Shape, Sizes
 from lm_jax.models.presets.llama import gated
 
 # Table 1 of arXiv:2403.08295 (its feed-forward dims count both projections).
@@ -32,7 +32,7 @@ GEMMA2 = {
 }
 # Section 2 and table 1 of arXiv:2503.19786, the rest from the released configurations; models that read images have
 # some more rows of tokens, and their slow waves are stretched for longer inputs.
-GEMMA3 = {
+GEMMA3: Sizes = {
     "tiny": dict(depth=6, width=64, heads=4, kv_heads=1, head_dim=32, mlp=128, window=16, length=128, scaled_by=32),
     "1b": dict(depth=26, width=1152, heads=4, kv_heads=1, mlp=6912, window=512, length=32768, vocab=262144),
     "4b": dict(depth=34, width=2560, heads=8, kv_heads=4, mlp=10240, length=131072, stretched=8.0),

@@ -12,7 +12,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.llama import gated
 
-# Table 1 of each; 8x22b: the released configuration.
+# Table 1 of each; lengths and 8x22b: the released configurations.
 MISTRAL = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, mlp=128, window=16, length=128),
     "7b": dict(depth=32, width=4096, heads=32, kv_heads=8, mlp=14336, window=4096, length=32768),

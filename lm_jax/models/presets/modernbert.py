@@ -12,7 +12,7 @@ from lm_jax.core.config import Tree, lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import SCALED, one_stack
 
-# Appendix A, the table of model designs.
+# The released configurations.
 SIZES = {
     "tiny": dict(depth=5, width=64, heads=2, mlp=96, window=8, length=128),
     "base": dict(depth=22, width=768, heads=12, mlp=1152, window=64, length=8192),

@@ -1,6 +1,6 @@
 """OPT (Zhang et al. 2022, arXiv:2205.01068): GPT-3's shapes with ReLU; the 350M model is post-norm with narrow tables.
 
-Initialisation: N(0, 0.006), residual writes scaled by depth; dropout 0.1, none on embeddings (section 2.3; none on
+Initialisation: N(0, 0.006), residual writes scaled by depth; dropout 0.1, none on embeddings (section 2.2; none on
 attention in the released configurations).
 """
 
@@ -10,10 +10,10 @@ import ml_collections
 
 from lm_jax.core.config import lookup
 from lm_jax.models import config as models
-from lm_jax.models.presets.common import one_stack
+from lm_jax.models.presets.common import Sizes, one_stack
 
 # Table 1; 350M beside it from the released configuration.
-SIZES = {
+SIZES: Sizes = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "125m": dict(depth=12, width=768, heads=12, length=2048),
     "350m": dict(depth=24, width=1024, heads=16, factor=512, placement="post", length=2048),

@@ -10,12 +10,13 @@ import ml_collections
 
 from lm_jax.core.config import lookup
 from lm_jax.models import config as models
+from lm_jax.models.presets.common import Sizes
 from lm_jax.models.presets.llama import gated
 
 ROTARY = models.RotaryConfig(theta=1e6)
 
-# Table 1; vocabularies are padded differently.
-QWEN2 = {
+# Table 1; vocabularies, which are padded differently, from the released configurations.
+QWEN2: Sizes = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, mlp=128, tied=True, length=128),
     "0.5b": dict(depth=24, width=896, heads=14, kv_heads=2, mlp=4864, tied=True, length=32768),
     "1.5b": dict(depth=28, width=1536, heads=12, kv_heads=2, mlp=8960, tied=True, length=32768),
@@ -23,7 +24,7 @@ QWEN2 = {
     "72b": dict(depth=80, width=8192, heads=64, kv_heads=8, mlp=29568, length=32768, vocab=152064),
 }
 # Table 1; feed-forward widths from the released configurations.
-QWEN3 = {
+QWEN3: Sizes = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, head_dim=32, mlp=128, tied=True, length=128),
     "0.6b": dict(depth=28, width=1024, heads=16, kv_heads=8, mlp=3072, tied=True, length=32768),
     "1.7b": dict(depth=28, width=2048, heads=16, kv_heads=8, mlp=6144, tied=True, length=32768),
