@@ -27,7 +27,7 @@ VERBS = {
     "import": ("importing", "a Hugging Face checkpoint as a run: generate, evaluate and train it further"),
     "export": ("exporting", "a run as a Hugging Face checkpoint, compared with the run before it is done"),
     "verify": ("verify", "compare what we compute with stored results of a reference implementation"),
-    "inspect": ("inspect", "configuration, parameters and shardings of a recipe; curves and results of runs"),
+    "inspect": ("inspect", "parameters and shardings of a recipe; what a preset costs; curves and results of runs"),
     "list": ("catalogue", "recipes, architectures, objectives and every other choice"),
     "doctor": ("doctor", "versions, devices and what to install"),
     "completion": ("completion", "a script that completes all of this in bash, zsh or fish"),

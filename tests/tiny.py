@@ -33,7 +33,7 @@ def config(preset, *, over=None, **options):
 
 def stacks(preset):
     """Where the settings of a preset's stacks are."""
-    return ("encoder", "decoder") if preset in ("t5", "transformer") else ("stack",)
+    return ("encoder", "decoder") if PRESETS[preset].build("tiny").kind == "encoder_decoder" else ("stack",)
 
 
 def everywhere(preset, **settings):

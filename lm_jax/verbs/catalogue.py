@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax import flags
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.rows import PLANS
@@ -15,6 +17,7 @@ from lm_jax.models.initializers import SCHEMES
 from lm_jax.models.kernels import KERNELS
 from lm_jax.models.positions import SINUSOIDS
 from lm_jax.models.presets import PRESETS
+from lm_jax.models.presets.counts import PARAMETERS
 from lm_jax.models.rotary import SCALINGS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.train.optimizers import OPTIMIZERS
@@ -23,9 +26,8 @@ from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
-    """Prints recipes with their variants, presets with their sizes, and every table of choices."""
+    """Prints recipes with their variants, presets with their papers and sizes, and every table of choices."""
     recipes = {file.stem: flags.about_recipe(file) for file in sorted(flags.recipe_folder().glob("*.py"))}
-    presets = {name: list(sizes) for name, (_, sizes) in PRESETS.items()}
     choices = {
         "objective": OBJECTIVES,
         "tokenizer kind": TOKENIZERS,
@@ -45,15 +47,38 @@ def run(request: Request) -> int:
     names = {what: list(table) for what, table in choices.items()}
     if request.json:
         listed = {name: {"about": about, "variants": variants} for name, (about, variants) in recipes.items()}
-        report.document({"recipes": listed, "presets": presets, "choices": names})
+        report.document({"recipes": listed, "presets": _presets(), "choices": names})
         return 0
     report.say("recipes (--config=NAME:VARIANT)")
     for name, (about, variants) in recipes.items():
         report.say(f"  {name:<14}{about}\n  {'':<14}{', '.join(variants)}")
-    report.say("architectures (lm_jax.models.presets)")
-    for name, sizes in presets.items():
-        report.say(f"  {name:<14}{', '.join(sizes)}")
+    report.say("architectures (lm-jax inspect NAME:SIZE) with parameters")
+    for name, preset in _presets().items():
+        sizes = (_size(size, facts["parameters"]) for size, facts in preset["sizes"].items())
+        report.say(f"  {name:<18}{preset['paper']}\n  {'':<18}{', '.join(sizes)}")
     report.say("choices")
     for what, table in names.items():
         report.say(f"  {what:<20}{', '.join(table)}")
     return 0
+
+
+def _presets() -> dict[str, Any]:
+    """Every preset's paper and sizes; parameters are those with the released vocabulary, None for sizes of our own."""
+    counts = {name: PARAMETERS.get(name, {}) for name in PRESETS}
+    return {
+        name: {
+            "paper": preset.paper,
+            "sizes": {
+                size: {"parameters": counts[name].get(size), "vocabulary": preset.vocabulary(size)}
+                for size in preset.sizes
+            },
+        }
+        for name, preset in PRESETS.items()
+    }
+
+
+def _size(name: str, parameters: int | None) -> str:
+    """A size with its parameters in millions or billions."""
+    if parameters is None:
+        return name
+    return f"{name} {parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{name} {parameters / 1e6:.3g}M"

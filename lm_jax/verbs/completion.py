@@ -1,4 +1,4 @@
-"""`lm-jax completion bash|zsh|fish`: a script that completes verbs, flags, recipes with variants, and config keys.
+"""`lm-jax completion bash|zsh|fish`: a script that completes verbs, flags, recipes, presets and config keys.
 
 The scripts ask `lm-jax completion answer LINE` what may come at the end of the line: one candidate a line.
 """
@@ -86,6 +86,8 @@ def answer(line: str, verbs: Sequence[str]) -> list[str]:
         return _next_step(word, [f"--{key}=" for key in _keys(words)])
     if word.startswith("-") and "=" not in word:
         return _starting(word, list(_flags(words[0])))
+    if words[0] == "inspect" and word:
+        return _presets(word)
     return [] if word or words[0] in flags.WORD_VERBS else list(_flags(words[0]))
 
 
@@ -110,6 +112,18 @@ def _recipes(word: str) -> list[str]:
         return [f"{name}:{variant}" for variant in flags.about_recipe(Path(name))[1]]
     files = sorted(flags.recipe_folder().glob("*.py"))
     return [f"{file.stem}:{variant}" for file in files for variant in flags.about_recipe(file)[1]]
+
+
+def _presets(word: str) -> list[str]:
+    """Presets, or the sizes of one; and directories that start so, which may be runs."""
+    from lm_jax.models.presets import PRESETS
+
+    name, colon, _ = word.partition(":")
+    if colon:
+        return _starting(word, [f"{name}:{size}" for size in PRESETS[name].sizes]) if name in PRESETS else []
+    return _starting(word, [f"{preset}:" for preset in PRESETS]) + sorted(
+        str(path) for path in Path().glob("*") if path.is_dir() and str(path).startswith(word)
+    )
 
 
 def _keys(words: Sequence[str]) -> list[str]:

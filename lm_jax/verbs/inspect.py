@@ -1,4 +1,4 @@
-"""`lm-jax inspect`: the configuration and parameters of a recipe, or the curves and results of runs, side by side."""
+"""`lm-jax inspect`: a recipe's configuration and parameters, what a preset costs, or runs side by side."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ from lm_jax.flags import Request, need_config
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves, metrics
-from lm_jax.verbs import report
+from lm_jax.verbs import architecture, report
 
 # Runs of different kinds of models differ in nearly everything.
 MOST_DIFFERENCES = 20
 
 
 def run(request: Request) -> int:
-    """Shows a recipe (`--config`), a run (`--workdir`), or compares runs (several directories as words)."""
+    """Shows a recipe (`--config`), a run (`--workdir`), a preset (a word), or compares runs (directories as words)."""
     runs = [*([request.workdir] if request.workdir else []), *request.words]
     if runs and request.config is not None:
         raise InputError(f"inspect shows a recipe or runs: leave out --config={request.recipe}, or {runs[0]}")
+    presets = [word for word in request.words if not Path(word).is_dir()]
+    if presets and len(runs) > 1:
+        raise InputError(f"inspect shows one preset, or runs: {presets[0]} is no directory; leave out the others")
+    if presets:
+        architecture.show(presets[0], json=request.json)
+        return 0
     if runs:
         return _runs(request, [Path(run) for run in runs])
     if request.config is None:
-        raise InputError("inspect needs --config=RECIPE, --workdir=DIR or the directories of runs")
+        raise InputError("inspect needs --config=RECIPE, PRESET[:SIZE], --workdir=DIR or the directories of runs")
     return _recipe(request)
 
 

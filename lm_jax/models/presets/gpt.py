@@ -1,16 +1,30 @@
-"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"): a pre-norm decoder.
+"""GPT (Radford et al. 2018), GPT-2 (2019) and GPT-3 (Brown et al. 2020, arXiv:2005.14165): decoders.
 
-Initialisation: N(0, 0.02), positions N(0, 0.01), matrices that write to the residual stream divided by the square root
-of the number of residual branches (section 2.3 gives the last rule, the released code the figures).
+GPT ("Improving Language Understanding by Generative Pre-Training") is post-norm; GPT-2 ("Language Models are
+Unsupervised Multitask Learners") is pre-norm; every other layer of GPT-3 looks through a band.
+
+Initialisation: N(0, 0.02); from GPT-2 on positions N(0, 0.01), matrices that write to the residual stream divided by
+the square root of the number of residual branches (section 2.3 gives the last rule, the released code the figures).
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_collections
 
-from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.core.config import Tree, lookup
 from lm_jax.models import config as models
+from lm_jax.models.presets.common import NORMAL, SCALED, one_stack
 
+NORM = models.NormConfig()
+INIT = dataclasses.replace(SCALED, position_stddev=0.01)
+
+# Section 4.1.
+GPT = {
+    "tiny": dict(depth=2, width=64, heads=2, length=64),
+    "base": dict(depth=12, width=768, heads=12, length=512),
+}
 # Table 2: layers, width; heads of 64 (the released hyper-parameters).
 SIZES = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
@@ -20,20 +34,39 @@ SIZES = {
     "large": dict(depth=36, width=1280, heads=20, length=1024),
     "xl": dict(depth=48, width=1600, heads=25, length=1024),
 }
+# Table 2.1. Its 24 heads of 128 in 1.3B do not fit a width of 2,048 and would make 1.5B parameters: 16 heads do. Its
+# 40 heads of 128 in 13B are 5,120 of a width of 5,140, as printed.
+GPT3 = {
+    "tiny": dict(depth=2, width=64, heads=2, window=16, length=64),
+    "125m": dict(depth=12, width=768, heads=12),
+    "350m": dict(depth=24, width=1024, heads=16),
+    "760m": dict(depth=24, width=1536, heads=16),
+    "1.3b": dict(depth=24, width=2048, heads=16),
+    "2.7b": dict(depth=32, width=2560, heads=32),
+    "6.7b": dict(depth=32, width=4096, heads=32),
+    "13b": dict(depth=40, width=5140, heads=40, head_dim=128),
+    "175b": dict(depth=96, width=12288, heads=96),
+}
+
+
+def gpt(size: str = "base") -> ml_collections.ConfigDict:
+    """The first GPT."""
+    shape = lookup(GPT, size, "the size of gpt")
+    feedforward = dict(activation="gelu_tanh")
+    return one_stack(
+        shape, norm=NORM, placement="post", feedforward=feedforward, dropout=0.1, final_norm=False, init=NORMAL
+    )
 
 
 def gpt2(size: str = "small") -> ml_collections.ConfigDict:
     """GPT-2 of a size of table 2 (`small` is the 117M-named model of 124M parameters), or `tiny` and `mini`."""
     shape = lookup(SIZES, size, "the size of gpt2")
-    block = models.BlockConfig(
-        attention=models.AttentionConfig(heads=shape["heads"], mask="causal"),
-        feedforward=models.FeedForwardConfig(activation="gelu_tanh"),
-    )
-    return to_config_dict(
-        models.TransformerConfig(
-            kind="decoder",
-            embed=models.EmbedConfig(width=shape["width"], positions="learned", max_length=shape["length"]),
-            stack=models.StackConfig(depth=shape["depth"], block=block),
-            init=models.InitConfig(name="normal", stddev=0.02, position_stddev=0.01, scale_residual=True),
-        )
-    )
+    return one_stack(shape, norm=NORM, feedforward=dict(activation="gelu_tanh"), init=INIT)
+
+
+def gpt3(size: str = "125m") -> ml_collections.ConfigDict:
+    """GPT-3 of a size of table 2.1; the width of the band is not published, and 256 here."""
+    shape = {"length": 2048, "window": 256, **lookup(GPT3, size, "the size of gpt3")}
+    local = Tree(attention=Tree(window=shape["window"]))
+    stack = dict(kinds=Tree(local=local), pattern=("block", "local"))
+    return one_stack(shape, norm=NORM, feedforward=dict(activation="gelu_tanh"), stack=stack, init=INIT)

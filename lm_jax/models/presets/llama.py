@@ -1,53 +1,75 @@
-"""LLaMA (Touvron et al. 2023, arXiv:2302.13971) and LLaMA-2 (arXiv:2307.09288).
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971), LLaMA-2 (arXiv:2307.09288) and LLaMA-3 (2024, arXiv:2407.21783).
 
-Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 share keys and values
-between groups of heads.
+Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 and all of LLaMA-3
+share keys and values between groups of heads; from 3.1 on slow rotary waves are stretched.
 
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 
-from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.core.config import lookup
 from lm_jax.models import config as models
+from lm_jax.models.presets.common import NOTHING, SCALED, Shape, one_stack
 
 # arXiv:2302.13971, table 2 (width, heads, layers); feed-forward widths from the released weights (8/3 width, rounded
-# up to a multiple of 256); 2-70b: arXiv:2307.09288, table 1 and its released configuration.
+# up to a multiple of 256); 2-: arXiv:2307.09288, table 1 and the released configurations; 3-, 3.1-: arXiv:2407.21783,
+# table 3; 3.2-: the released configurations.
 SIZES = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, mlp=172, length=128),
     "7b": dict(depth=32, width=4096, heads=32, kv_heads=32, mlp=11008, length=2048),
     "13b": dict(depth=40, width=5120, heads=40, kv_heads=40, mlp=13824, length=2048),
     "33b": dict(depth=60, width=6656, heads=52, kv_heads=52, mlp=17920, length=2048),
     "65b": dict(depth=80, width=8192, heads=64, kv_heads=64, mlp=22016, length=2048),
+    "2-7b": dict(depth=32, width=4096, heads=32, kv_heads=32, mlp=11008, length=4096),
+    "2-13b": dict(depth=40, width=5120, heads=40, kv_heads=40, mlp=13824, length=4096),
     "2-70b": dict(depth=80, width=8192, heads=64, kv_heads=8, mlp=28672, length=4096),
+    "3-8b": dict(depth=32, width=4096, heads=32, kv_heads=8, mlp=14336, length=8192, vocab=128256),
+    "3-70b": dict(depth=80, width=8192, heads=64, kv_heads=8, mlp=28672, length=8192, vocab=128256),
+    "3.1-8b": dict(depth=32, width=4096, heads=32, kv_heads=8, mlp=14336, length=131072, vocab=128256),
+    "3.1-70b": dict(depth=80, width=8192, heads=64, kv_heads=8, mlp=28672, length=131072, vocab=128256),
+    "3.1-405b": dict(depth=126, width=16384, heads=128, kv_heads=8, mlp=53248, length=131072, vocab=128256),
+    "3.2-1b": dict(depth=16, width=2048, heads=32, kv_heads=8, mlp=8192, length=131072, vocab=128256),
+    "3.2-3b": dict(depth=28, width=3072, heads=24, kv_heads=8, mlp=8192, length=131072, vocab=128256),
+}
+# By the version that a size's name starts with.
+STRETCHED = {
+    version: models.ScalingConfig(name="llama3", factor=factor, length=8192, low=1.0, high=4.0)
+    for version, factor in (("3.1", 8.0), ("3.2", 32.0))
 }
 
 
 def llama(size: str = "7b") -> ml_collections.ConfigDict:
-    """LLaMA of a size (sizes that start with 2- are LLaMA-2's)."""
+    """LLaMA of a size (sizes that start with 2- are LLaMA-2's, and so on)."""
     shape = lookup(SIZES, size, "the size of llama")
-    norm = models.NormConfig(name="rms", epsilon=1e-5 if size.startswith("2-") else 1e-6)
-    block = models.BlockConfig(
-        attention=models.AttentionConfig(
-            heads=shape["heads"],
-            kv_heads=shape["kv_heads"],
-            mask="causal",
-            position="rotary",
-            bias=False,
-            out_bias=False,
-        ),
-        feedforward=models.FeedForwardConfig(width=shape["mlp"], activation="silu", gated=True, bias=False),
-        norm=norm,
-    )
-    return to_config_dict(
-        models.TransformerConfig(
-            kind="decoder",
-            embed=models.EmbedConfig(width=shape["width"], positions="none", max_length=shape["length"]),
-            stack=models.StackConfig(depth=shape["depth"], block=block),
-            norm=norm,
-            readout=models.ReadoutConfig(tied=False),
-            init=models.InitConfig(name="normal", stddev=0.02, scale_residual=True),
-        )
+    version, dash, _ = size.partition("-")
+    rotary = models.RotaryConfig()
+    if version.startswith("3") and dash:
+        scaling = STRETCHED.get(version, models.ScalingConfig())
+        rotary = models.RotaryConfig(theta=500_000.0, scaling=scaling)
+    return gated(shape, epsilon=1e-5 if dash else 1e-6, rotary=rotary, tied=version == "3.2")
+
+
+def gated(
+    shape: Shape,
+    *,
+    rotary: models.RotaryConfig,
+    epsilon: float,
+    attention: Shape = NOTHING,
+    feedforward: Shape = NOTHING,
+    tied: bool = False,
+    **options: Any,
+) -> ml_collections.ConfigDict:
+    """LLaMA's skeleton: what is not given, and in `options` of `one_stack`, is LLaMA's."""
+    return one_stack(
+        shape,
+        attention={"bias": False, "out_bias": False, "position": "rotary", "rotary": rotary, **attention},
+        feedforward={"activation": "silu", "gated": True, "bias": False, **feedforward},
+        embed={"positions": "none", **options.pop("embed", {})},
+        readout=options.pop("readout", models.ReadoutConfig(tied=tied)),
+        **{"norm": models.NormConfig(name="rms", epsilon=epsilon), "init": SCALED, **options},
     )

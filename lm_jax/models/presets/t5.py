@@ -1,4 +1,7 @@
-"""T5 (Raffel et al. 2020, arXiv:1910.10683) and T5 v1.1: pre-norm encoder-decoders with relative position buckets.
+"""T5 (Raffel et al. 2020, arXiv:1910.10683), T5 v1.1 and their kin: pre-norm encoder-decoders with relative buckets.
+
+mT5 (Xue et al. 2021, arXiv:2010.11934) is T5 v1.1 with the words of 101 languages, and UMT5 (Chung et al. 2023,
+arXiv:2304.09151) the same with a table of relative positions in each layer.
 
 Initialisation: variance 1 / fan-in, queries a further 1 / head_dim because scores are not scaled (the released code).
 """
@@ -9,6 +12,7 @@ import ml_collections
 
 from lm_jax.core.config import lookup, to_config_dict
 from lm_jax.models import config as models
+from lm_jax.models.presets.common import Shape
 
 # Layers a side, width, heads, head_dim, feed-forward width. 1.0: section 3.7 and the released configurations.
 V1_0 = {
@@ -29,13 +33,36 @@ SIZES = {
     "xxl": dict(depth=24, width=4096, heads=64, head_dim=64, mlp=10240),
 }
 VERSIONS = {"1.0": V1_0, "1.1": SIZES}
+# Section 3.2: the shapes of v1.1.
+MT5 = {name: dict(shape) for name, shape in SIZES.items()}
+# The released configurations.
+UMT5 = {name: dict(SIZES[name]) for name in ("tiny", "small", "base", "xl", "xxl")}
 
 
 def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDict:
     """T5 of a size; `version` 1.0 (ReLU, tied and scaled readout) or 1.1 (gated GELU, readout of its own)."""
     shape = lookup(lookup(VERSIONS, version, "the version of t5"), size, "the size of t5")
-    gated = version == "1.1"
-    dropout = 0.0 if gated else 0.1  # v1.1 was pre-trained without dropout.
+    return _two_stacks(shape, gated=version == "1.1")
+
+
+def t5_v1_0(size: str = "small") -> ml_collections.ConfigDict:
+    """T5 of the paper."""
+    return t5(size, version="1.0")
+
+
+def mt5(size: str = "small") -> ml_collections.ConfigDict:
+    """mT5 of a size."""
+    return _two_stacks(lookup(MT5, size, "the size of mt5"), gated=True)
+
+
+def umt5(size: str = "small") -> ml_collections.ConfigDict:
+    """UMT5 of a size."""
+    return _two_stacks(lookup(UMT5, size, "the size of umt5"), gated=True, shared=False)
+
+
+def _two_stacks(shape: Shape, *, gated: bool, shared: bool = True) -> ml_collections.ConfigDict:
+    """T5 v1.0 or v1.1 (`gated`), whose layers share the table of relative positions or have one each."""
+    dropout = 0.0 if gated else 0.1  # v1.1 was pre-trained without dropout, as mT5 was.
 
     def attention(mask: str, position: str) -> models.AttentionConfig:
         return models.AttentionConfig(
@@ -43,6 +70,7 @@ def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDic
             head_dim=shape["head_dim"],
             mask=mask,
             position=position,
+            buckets=models.BucketConfig(shared=shared),
             scale=1.0,
             bias=False,
             out_bias=False,

@@ -1,0 +1,94 @@
+"""What presets share: the tree of a model of one stack, made of a row of its size table and of what its family has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import ml_collections
+
+from lm_jax.core.config import to_config_dict
+from lm_jax.models import config as models
+
+# depth, width, heads and length; where they are not what follows from these, kv_heads, head_dim and mlp. `vocab`, which
+# no configuration reads, is the released vocabulary where a size has another than its family.
+Shape = Mapping[str, Any]
+# Typed so, for a table may hold more than numbers.
+Sizes = dict[str, dict[str, Any]]
+NOTHING: Shape = {}
+# GPT-2's, which many papers took over: matrices that write to the residual stream are drawn smaller in deep models.
+SCALED = models.InitConfig(name="normal", stddev=0.02, scale_residual=True)
+NORMAL = models.InitConfig(name="normal", stddev=0.02)
+
+
+class Build(Protocol):
+    """A preset: the configuration tree of a size."""
+
+    def __call__(self, size: str = ..., /) -> ml_collections.ConfigDict:
+        """The full tree."""
+        ...
+
+
+class Preset(NamedTuple):
+    """A family of models.
+
+    Attributes:
+      build: the configuration tree of a size.
+      sizes: its table.
+      paper: an arXiv number, or what else it is found by.
+      vocab: rows of the released token table; a configuration has none, for it follows the tokenizer.
+    """
+
+    build: Build
+    sizes: Mapping[str, Shape]
+    paper: str
+    vocab: int
+
+    def vocabulary(self, size: str) -> int:
+        """Rows of the released token table of a size."""
+        return self.sizes[size].get("vocab", self.vocab)
+
+
+def one_stack(
+    shape: Shape,
+    *,
+    norm: models.NormConfig,
+    attention: Shape = NOTHING,
+    feedforward: Shape = NOTHING,
+    embed: Shape = NOTHING,
+    stack: Shape = NOTHING,
+    placement: str = "pre",
+    dropout: float = 0.0,
+    **model: Any,
+) -> ml_collections.ConfigDict:
+    """An encoder or a decoder.
+
+    Args:
+      shape: a row of a size table.
+      norm: of all its layers and of its end.
+      attention: what attention has that its defaults and `shape` have not.
+      feedforward: the same of the feed-forward layers.
+      embed: the same of the embedding.
+      stack: the same of the stack.
+      placement: of the norms.
+      dropout: of embeddings, attention and branches, where those say nothing else.
+      **model: the same of the whole.
+    """
+    sizes = {name: shape[name] for name in ("heads", "kv_heads", "head_dim") if name in shape}
+    mask = "full" if model.get("kind") == "encoder" else "causal"
+    block = models.BlockConfig(
+        attention=models.AttentionConfig(**{"mask": mask, "dropout": dropout, **sizes, **attention}),
+        feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward),
+        norm=norm,
+        norm_placement=placement,
+        dropout=dropout,
+    )
+    lengths = {"width": shape["width"], "max_length": shape["length"]}
+    return to_config_dict(
+        models.TransformerConfig(
+            embed=models.EmbedConfig(**{"dropout": dropout, **lengths, **embed}),
+            stack=models.StackConfig(depth=shape["depth"], block=block, **stack),
+            norm=norm,
+            **model,
+        )
+    )

@@ -1,0 +1,41 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): a pre-norm encoder whose layers mostly look 64 tokens around them.
+
+Every third layer sees everything, with slower rotary waves; feed-forward layers are gated; nothing but the readout has
+a bias. Initialisation: normal of 0.02, residual writes scaled by depth (section 2.2, "Megatron").
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from lm_jax.core.config import Tree, lookup
+from lm_jax.models import config as models
+from lm_jax.models.presets.common import SCALED, one_stack
+
+# The released configurations.
+SIZES = {
+    "tiny": dict(depth=5, width=64, heads=2, mlp=96, window=8, length=128),
+    "base": dict(depth=22, width=768, heads=12, mlp=1152, window=64, length=8192),
+    "large": dict(depth=28, width=1024, heads=16, mlp=2624, window=64, length=8192),
+}
+
+
+def modernbert(size: str = "base") -> ml_collections.ConfigDict:
+    """ModernBERT of a size."""
+    shape = lookup(SIZES, size, "the size of modernbert")
+    near = Tree(window=shape["window"], rotary=Tree(theta=10_000.0))
+    # The first layer reads embeddings that were just normalised.
+    kinds = Tree(first=Tree(attention_norm=False), local=Tree(attention=near))
+    pattern = ("first", *("local" if at % 3 else "block" for at in range(1, shape["depth"])))
+    far = models.RotaryConfig(theta=160_000.0)
+    return one_stack(
+        shape,
+        kind="encoder",
+        norm=models.NormConfig(epsilon=1e-5, bias=False),
+        attention=dict(bias=False, out_bias=False, position="rotary", rotary=far),
+        feedforward=dict(activation="gelu", gated=True, bias=False),
+        embed=dict(positions="none", norm=True),
+        stack=dict(kinds=kinds, pattern=pattern),
+        readout=models.ReadoutConfig(bias=True, transform="gelu", transform_bias=False),
+        init=SCALED,
+    )

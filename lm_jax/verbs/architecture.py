@@ -1,0 +1,143 @@
+"""`lm-jax inspect PRESET[:SIZE]`: what an architecture is made of and what it costs; no arrays are allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+from inspect import signature
+from typing import Any
+
+import jax
+import ml_collections
+
+from lm_jax import experiment
+from lm_jax.core.config import InputError, from_config_dict, lookup, nearest
+from lm_jax.core.trees import count, named_leaves, size_bytes
+from lm_jax.models.config import KINDS
+from lm_jax.models.flops import training_flops
+from lm_jax.models.presets import PRESETS
+from lm_jax.verbs import report
+
+# Tokens of the rows that operations are counted for, where the model reads as many.
+LENGTH = 2048
+# Parameters, gradients and the two averages of AdamW, all in float32.
+TRAINING_BYTES = 4 * 4
+INFERENCE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def show(name: str, *, json: bool) -> None:
+    """Prints a preset in one of its sizes, `NAME:SIZE`, or in its usual one, `NAME`."""
+    facts = describe(name)
+    report.document(facts) if json else report.say(text(facts))
+
+
+def describe(name: str) -> dict[str, Any]:
+    """All that `inspect` says of a preset.
+
+    Raises:
+      InputError: there is no such preset or size.
+    """
+    family, _, size = name.partition(":")
+    if family not in PRESETS:
+        raise InputError(
+            f"{name} is neither the directory of a run nor a preset{nearest(family, PRESETS)}; "
+            "lm-jax list shows presets"
+        )
+    preset = PRESETS[family]
+    size = size or str(signature(preset.build).parameters["size"].default)
+    lookup(preset.sizes, size, f"the size of {family}")
+    tree: Any = preset.build(size)
+    vocab = preset.vocabulary(size)
+    for stack in ("encoder", "decoder") if tree.kind == "encoder_decoder" else ("stack",):
+        # Traced in a loop: deep stacks in no more time than shallow ones.
+        tree[stack].scan = "always"
+    config = from_config_dict(KINDS[tree.kind], tree, "config.model")
+    model = experiment.build_model(config, vocab)
+    parameters = count(model.shapes)
+    return {
+        "preset": family,
+        "size": size,
+        "paper": preset.paper,
+        "kind": config.kind,
+        "vocabulary": vocab,
+        "parameters": parameters,
+        "tensors": _tensors(model),
+        "flops": _flops(config, model),
+        "training_bytes": TRAINING_BYTES * parameters,
+        "inference_bytes": {dtype: size * parameters for dtype, size in INFERENCE_BYTES.items()},
+        "cache_bytes": _cache_bytes(config, model),
+        "config": _plain(preset.build(size)),
+    }
+
+
+def _tensors(model: experiment.Model) -> list[dict[str, Any]]:
+    axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
+    leaves = zip(named_leaves(model.shapes), axes, strict=True)
+    return [{"path": path, "shape": list(leaf.shape), "axes": list(names)} for (path, leaf), names in leaves]
+
+
+def _flops(config: Any, model: experiment.Model) -> dict[str, Any]:
+    """Operations per token of rows as long as the model reads, `LENGTH` at most; a token of either side is one."""
+    length = min(config.embed.max_length, LENGTH)
+    source = length if config.kind == "encoder_decoder" else 0
+    row = training_flops(config, model.shapes, length=length, read=length, source=source)
+    # The backward pass has two products for each of the forward pass.
+    training = row / (length + source)
+    return {"length": length, "forward": training / 3, "training": training}
+
+
+def _cache_bytes(config: Any, model: experiment.Model) -> dict[str, int] | None:
+    """Bytes of keys and values in bfloat16 that a token leaves in the cache; None for an encoder, which has none."""
+    if config.kind == "encoder":
+        return None
+    module = model.module.clone(config=dataclasses.replace(model.module.config, dtype="bfloat16"))
+
+    def held(slots: int, source: int) -> int:
+        return size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
+
+    one = held(1, 1)
+    written = {"token": held(2, 1) - one}
+    return {**written, "source_token": held(1, 2) - one} if config.kind == "encoder_decoder" else written
+
+
+def _plain(tree: Any) -> Any:
+    """A ConfigDict as plain dictionaries."""
+    if isinstance(tree, (ml_collections.ConfigDict, dict)):
+        return {name: _plain(value) for name, value in tree.items()}
+    return list(tree) if isinstance(tree, tuple) else tree
+
+
+def text(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    flops, cache = facts["flops"], facts["cache_bytes"]
+    lines = [f"{'parameter':<52}{'shape':<30}axes"]
+    for tensor in facts["tensors"]:
+        shape = f"({', '.join(map(str, tensor['shape']))})"
+        lines.append(f"{tensor['path']:<52}{shape:<30}{', '.join(map(str, tensor['axes']))}")
+    sizes = ", ".join(f"{_bytes(size)} in {dtype}" for dtype, size in facts["inference_bytes"].items())
+    sides = " on either side" if facts["kind"] == "encoder_decoder" else ""
+    lines += [
+        "",
+        f"{facts['preset']}:{facts['size']}, {facts['kind'].replace('_', '-')} ({facts['paper']})",
+        f"parameters  {facts['parameters']:,} with the released vocabulary of {facts['vocabulary']:,}",
+        f"operations  {_count(flops['forward'])}FLOP a token forward, {_count(flops['training'])}FLOP in training; "
+        f"rows of {flops['length']:,} tokens{sides}, logits of all",
+        f"training    {_bytes(facts['training_bytes'])}: parameters, gradients and AdamW's two averages in float32, "
+        "without activations",
+        f"inference   {sizes}; parameters only",
+    ]
+    if cache is not None:
+        source = f", {_bytes(cache['source_token'])} a token of the encoder" if "source_token" in cache else ""
+        lines.append(f"cache       {_bytes(cache['token'])} a token{source}; keys and values in bfloat16")
+    return "\n".join(lines)
+
+
+def _count(number: float) -> str:
+    """A number with three digits and its prefix."""
+    # What is shown as 1000 is one of the next prefix.
+    power = next(power for power in range(len(PREFIXES)) if number / 1000**power < 999.5 or power == len(PREFIXES) - 1)
+    return f"{number / 1000**power:.3g} {PREFIXES[power]}"
+
+
+def _bytes(size: float) -> str:
+    return f"{_count(size)}B"
