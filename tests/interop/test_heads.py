@@ -1,11 +1,14 @@
 """Heads of classes: which hidden states they read, what they lose, and what their tensors are called."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm_jax.interop import heads, naming
 from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
+from lm_jax.interop.safetensors import Entry
 from lm_jax.interop.tables import TABLES, llama
 
 LAST = jnp.float32(np.arange(2 * 4 * 3).reshape(2, 4, 3))
@@ -69,8 +72,9 @@ def test_an_answer_beyond_the_text_does_not_count():
 def test_every_class_has_its_own_names(architecture, name, theirs):
     head = heads.of(llama.HEADS, architecture, {})
     assert naming.their_name(name, TABLES["llama"], architecture, head) == theirs
-    entry = {theirs: None, "qa_outputs.bias": None}
-    assert name in naming.named(entry, TABLES["llama"], {}, head)
+    names = (theirs, "qa_outputs.bias", *(["transformer.embed_tokens.weight"] if ANSWERS in architecture else []))
+    stored = {one: Entry(Path("file"), np.dtype(np.float32), (3,), 0) for one in names}
+    assert name in naming.named(stored, TABLES["llama"], {}, head)
 
 
 def test_names_of_classes_tell_what_is_bare():
