@@ -62,7 +62,9 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         # Such cases continue what they read.
         read = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         inputs = {**inputs, **{f"gen_{name}": array for name, array in read.items()}}
-    given = {name: jnp.asarray(value) for name, value in inputs.items() if not name.startswith("gen_")}
+    # Texts beside their tokens are for readers.
+    numbers = {name: np.asarray(value) for name, value in inputs.items() if np.asarray(value).dtype.kind not in "SUO"}
+    given = {name: jnp.asarray(value) for name, value in numbers.items() if not name.startswith("gen_")}
     with jax.default_matmul_precision("highest"):
         found = forward(checkpoint, params, extra, given) if "input_ids" in given else {}
         if "gen_input_ids" in inputs and checkpoint.config.kind != "encoder":
@@ -90,13 +92,13 @@ def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -
 
     if not ({"labels", "start_positions"} & set(given)):
         _, found = _once(compute, params, extra)
-        return _named(checkpoint, found)
+        return _named(checkpoint, found, given)
     (_, found), (slopes, others) = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
     if checkpoint.family.counted == "real":
         # The reference never trains the place of padding, which only padding has.
         place = checkpoint.config.embed.offset - 1
         slopes["embed"]["position"] = slopes["embed"]["position"].at[place].set(0)
-    return _named(checkpoint, found) | _gradients(checkpoint, slopes, others)
+    return _named(checkpoint, found, given) | _gradients(checkpoint, slopes, others)
 
 
 def _once(function: Callable[..., Any], *args: Any) -> Any:
@@ -264,7 +266,7 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, la
 _PAIR = {"albert": "sop_logits", "bert": "seq_relationship_logits"}
 
 
-def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
+def _named(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Arrays:
     """Outputs under the names of the checkpoint's class."""
     name, kind = checkpoint.architecture, tables.kind(checkpoint.tree)
     decoder = "decoder_" if checkpoint.config.kind == "encoder_decoder" else ""
@@ -280,12 +282,31 @@ def _named(checkpoint: Checkpoint, found: Arrays) -> Arrays:
         shown["encoder_last_hidden_state"] = shown[f"encoder_hidden_states/{last}"] = found["encoder_last"]
     if "pooled" in found:
         shown["base/pooler_output"] = found["pooled"]
+    if heads.bare(name) and checkpoint.config.kind == "encoder":
+        shown |= _vectors(shown, given)
     pretraining = name.endswith("ForPreTraining") and "pair" in found
     if "logits" in found:
         shown["prediction_logits" if pretraining else "logits"] = found["logits"]
     if "pair" in found:
         shown[_PAIR.get(kind, "pair_logits") if pretraining or "logits" in found else "logits"] = found["pair"]
     return shown
+
+
+def _vectors(shown: Arrays, given: Arrays) -> Arrays:
+    """A vector a text, as sentence encoders make it, and corners of what is too large to store."""
+    last = shown["base/last_hidden_state"]
+    mask = given.get("attention_mask", jnp.ones(last.shape[:2]))[..., None]
+    mean = (last * mask).sum(1) / mask.sum(1)
+    unit = mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+    found = {"last_hidden_state": last, "mean_pooled": mean, "sentence_embeddings": unit}
+    found |= {"cosine_similarity": unit @ unit.T}
+    if "base/pooler_output" in shown:
+        found["pooler_output"] = shown["base/pooler_output"]
+    for name in [name for name in shown if name.startswith(("hidden_states/", "attentions/"))]:
+        found[f"{name}_first2"] = shown[name][:2]
+        if name.startswith("hidden_states/"):
+            found[f"{name}_cls"] = shown[name][:, 0]
+    return found
 
 
 def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:

@@ -88,6 +88,8 @@ def _tolerance(name: str) -> str:
     """Which tolerance of meta.json is meant."""
     if name == "loss":
         return "loss_abs"
+    if name in ("sentence_embeddings", "cosine_similarity"):
+        return "embeddings_abs"
     return "grad_abs" if name.startswith("grad") else "gen_score_abs" if name.startswith("gen_") else "forward_abs"
 
 
@@ -99,7 +101,7 @@ def _mask(name: str, array: np.ndarray, inputs: Mapping[str, Any]) -> np.ndarray
     mask = inputs.get("decoder_attention_mask" if decoder else "attention_mask")
     if mask is None or array.ndim < 2:
         return None
-    attended = np.asarray(mask) > 0
+    attended = np.asarray(mask)[: array.shape[0] if name.endswith("_first2") else None] > 0
     if "attentions/" in name:
         # [batch, heads, query, key]
         return np.broadcast_to(attended[:, None, :], array.shape[:3])

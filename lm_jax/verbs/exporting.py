@@ -21,8 +21,8 @@ from lm_jax.interop import huggingface, safetensors
 from lm_jax.interop.settings import Settings
 from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
-from lm_jax.verbs.importing import ABOUT, ORIGIN, TOKENIZER
-from lm_jax.verbs.runs import open_run, restore_params
+from lm_jax.verbs.importing import ABOUT, TOKENIZER
+from lm_jax.verbs.runs import ORIGIN, open_run, restore_params
 
 # Both sides are computed by the same program in float32: they differ by what was lost on the way.
 TOLERANCE = 1e-5

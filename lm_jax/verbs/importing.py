@@ -21,10 +21,9 @@ from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import report
+from lm_jax.verbs.runs import ORIGIN
 from lm_jax.verbs.train import write_workdir
 
-# What an export needs of the checkpoint that a run came from.
-ORIGIN = "huggingface"
 ABOUT = "about.json"
 # Files of a tokenizer beside a checkpoint, which an export gives back as they came.
 TOKENIZER = (

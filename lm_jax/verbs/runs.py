@@ -12,6 +12,9 @@ from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
 
+# The folder of a run with what an export needs of the checkpoint that the run came from.
+ORIGIN = "huggingface"
+
 
 def open_run(request: Request) -> Experiment:
     """The experiment of `--workdir`, with `--config.key=value` words applied and without its text."""

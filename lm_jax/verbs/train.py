@@ -7,8 +7,11 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import platform
+import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState
 from lm_jax.train.step import Step
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import restore_weights
+from lm_jax.verbs.runs import ORIGIN, restore_weights
 
 # What may differ between the two runs of one work directory: nothing that changes model, data order or objective.
 FREE = (
@@ -76,6 +79,8 @@ def _run(request: Request, workdir: Path) -> None:
     exp.check()
     writers.check(config.log.writers)
     write_workdir(exp, workdir)
+    if request.fork is not None:
+        _inherit(Path(request.fork), workdir)
     report.say(report.setup(exp, workdir))
     with Checkpointer(
         workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
@@ -98,6 +103,15 @@ def _run(request: Request, workdir: Path) -> None:
         train(exp, step, state, batches, workdir, checkpointer, meter)
     if jax.process_index() == 0 and "jsonl" in config.log.writers:
         curves.plot(workdir, workdir / "plots" / "curves.png")
+
+
+def _inherit(fork: Path, workdir: Path) -> None:
+    """What a forked run knows of the checkpoint that it was imported from, so that this one can be exported too."""
+    origin, own = fork / ORIGIN, workdir / ORIGIN
+    if jax.process_index() == 0 and origin.is_dir() and not own.exists():
+        partial = own.with_name(f"{own.name}.partial-{uuid.uuid4().hex}")
+        shutil.copytree(origin, partial)
+        os.replace(partial, own)
 
 
 def _global(exp: Experiment, sample: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:

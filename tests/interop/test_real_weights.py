@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from interop.cases import case
 from safetensors.numpy import save_file
 
 from lm_jax import interop
 from lm_jax.data import tokenizers
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import GREEDY
+from lm_jax.interop.verify import verify
 from lm_jax.models.interface import Inputs
 
 
@@ -54,6 +56,13 @@ def test_minilm_computes_what_the_reference_computes(hidden, shared_data):
     found = hidden(stored["input_ids"], mask)
     assert np.abs(found - stored["last_hidden"])[mask > 0].max() < 1e-4
     assert np.abs(vectors(found, mask) - stored["pooled_norm"]).max() < 1e-4
+
+
+@pytest.mark.parity
+def test_minilm_gives_every_output_of_its_reference_case(minilm):
+    compared, missing = verify(case("minilm_l6_v2"), minilm)
+    assert not [(one.name, one.difference, one.tolerance) for one in compared if not one.agrees]
+    assert not missing
 
 
 @pytest.mark.parity

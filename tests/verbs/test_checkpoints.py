@@ -73,6 +73,11 @@ def test_an_imported_run_is_trained_further(imported, repository, tmp_path):
     recipe, workdir = imported / "recipe.py", tmp_path / "tuned"
     assert lm_jax("train", f"--config={recipe}", f"--fork={imported}", f"--workdir={workdir}", *words) == 0
     assert (workdir / "checkpoints" / "1").is_dir()
+    # What was tuned goes out as what came in.
+    output = tmp_path / "exported"
+    assert lm_jax("export", f"--workdir={workdir}", f"--output={output}", "--format=huggingface") == 0
+    again = json.loads((output / "config.json").read_text())
+    assert again == json.loads((imported / "huggingface" / "about.json").read_text())["config"]
 
 
 def test_what_was_imported_is_exported_bit_for_bit(imported, checkpoint, tmp_path, capsys):
