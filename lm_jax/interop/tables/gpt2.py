@@ -42,13 +42,18 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
     rules = [
         same("token/embedding", "transformer.wte.weight"),
         same("embed/position", "transformer.wpe.weight"),
         *norm("final_norm", "transformer.ln_f", config.norm),
     ]
     rules += common.readout(config.readout, "lm_head.weight")
+    return rules + layers(config)
+
+
+def layers(config: models.TransformerConfig) -> Rules:
+    """Layers of `Conv1D` matrices, which the first GPT has too."""
+    block, rules = config.stack.block, []
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
         rules += fused(f"{ours}/attention", f"{theirs}attn.c_attn", block.attention, "parts", turn=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, feedforward, fused, out, same
+from lm_jax.interop.rules import Rules, same
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import common
+from lm_jax.interop.tables import common, gpt2
 from lm_jax.models import config as models
 
 
@@ -36,19 +36,12 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
     rules = [
         same("token/embedding", "transformer.tokens_embed.weight"),
         same("embed/position", "transformer.positions_embed.weight"),
     ]
     rules += common.readout(config.readout, "lm_head.weight")
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += fused(f"{ours}/attention", f"{theirs}attn.c_attn", block.attention, "parts", turn=False)
-        rules += out(f"{ours}/attention/out", f"{theirs}attn.c_proj", block.attention.heads, bias=True, turn=False)
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", ("c_fc", "c_proj"), block.feedforward, turn=False)
-        rules += common.norms(ours, theirs, {"attention_norm": "ln_1", "feedforward_norm": "ln_2"}, block)
-    return rules
+    return rules + gpt2.layers(config)
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")
