@@ -14,7 +14,7 @@ from lm_jax import flags
 from lm_jax.core import host
 from lm_jax.core.config import InputError
 
-# Exit codes.
+# Exit codes; 4 is the watchdog's (`lm_jax.train.watchdog`).
 DONE, FAILED, BAD_INPUT, NON_FINITE, NO_CHECKPOINT, PREEMPTED = 0, 1, 2, 3, 5, 75
 
 # Verb: module of lm_jax.verbs, and what it does.

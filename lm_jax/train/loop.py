@@ -27,17 +27,22 @@ class TrainConfig:
       accumulate: parts that each batch is computed in, one after the other.
       ema: decay of an exponential moving average of the parameters, such as 0.999, which is then what is evaluated and
         generated from; 0 keeps none.
+      timeout_s: seconds that a step, with the checkpoint after it, may take before the run is given up as hanging (exit
+        code 4); 0 waits for ever.
     """
 
     steps: int = 1000
     accumulate: int = 1
     ema: float = 0.0
+    timeout_s: float = 3600.0
 
     def __post_init__(self):
         if self.steps < 1 or self.accumulate < 1:
             raise InputError(
                 f"config.train.steps is {self.steps} and .accumulate {self.accumulate}; expected at least 1 each"
             )
+        if self.timeout_s < 0:
+            raise InputError(f"config.train.timeout_s is {self.timeout_s}; expected seconds, or 0 to wait for ever")
         if not 0 <= self.ema < 1:
             raise InputError(f"config.train.ema is {self.ema}; expected 0 (none) or a decay below 1, such as 0.999")
 

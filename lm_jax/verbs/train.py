@@ -35,12 +35,14 @@ from lm_jax.train.loop import Trainer
 from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState
 from lm_jax.train.step import Step
+from lm_jax.train.watchdog import Watchdog
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import ORIGIN, restore_weights
 
 # What may differ between the two runs of one work directory: nothing that changes model, data order or objective.
 FREE = (
     "train.steps",
+    "train.timeout_s",
     "evaluate",
     "checkpoint",
     "log",
@@ -143,18 +145,25 @@ def train(
         "data_fingerprint": exp.store.fingerprint if exp.store else "",
         "tokenizer_fingerprint": exp.tokenizer.fingerprint,
     }
-    with Logger(
-        workdir,
-        total=config.train.steps,
-        start=start,
-        every=config.log.every,
-        names=config.log.writers,
-        config=extra["config"],
-        active=jax.process_index() == 0,
-    ) as logger:
+    with (
+        Logger(
+            workdir,
+            total=config.train.steps,
+            start=start,
+            every=config.log.every,
+            names=config.log.writers,
+            config=extra["config"],
+            active=jax.process_index() == 0,
+        ) as logger,
+        Watchdog(config.train.timeout_s) as watchdog,
+    ):
         profiler = Profiler(
             workdir, start=start, steps=config.log.profile, say=logger.say, active=jax.process_index() == 0
         )
+
+        def tick(step: int) -> None:
+            watchdog.beat(step)
+            logger.tick(step)
 
         def log(step: int, updates: int, values: dict[str, float]) -> None:
             rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
@@ -163,7 +172,7 @@ def train(
             profiler.poll()
 
         def evaluate(step: int, params: Any) -> None:
-            with meter.paused():
+            with meter.paused(), watchdog.paused():
                 values = dict(evaluator.run(params))
             losses[step] = values["loss"]
             logger.write(step, {f"val/{name}": value for name, value in values.items()})
@@ -183,7 +192,7 @@ def train(
             log_every=config.log.every,
             evaluate_every=config.evaluate.every,
             save_every=config.checkpoint.every,
-            tick=logger.tick,
+            tick=tick,
             report=log,
             evaluate=evaluate,
             save=save,
