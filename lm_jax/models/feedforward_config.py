@@ -11,6 +11,8 @@ from lm_jax.core.config import InputError
 class ExpertsConfig:
     """Feed-forward layers side by side, of which every token takes `top` (Jiang et al. 2024, arXiv:2401.04088).
 
+    No loss of ours balances them yet (`experts.balance` measures it): train them on from weights that are balanced.
+
     Attributes:
       count: how many there are; 0 is one layer for all tokens.
       top: how many of them a token takes, weighted by the router's probabilities.

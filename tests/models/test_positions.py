@@ -46,6 +46,15 @@ def test_the_papers_sinusoids_interleave_and_marians_are_halves(tables):
             np.testing.assert_allclose(function(places, width)[0], expected, atol=1e-5, err_msg=name)
 
 
+def test_halves_of_sinusoids_also_tell_distances_of_either_sign(tables):
+    for name, distances in (
+        ("xlnet_rel/d16_beg12_end-7", range(12, -7, -1)),
+        ("transfoxl_rel/d16_klen12", range(11, -1, -1)),
+    ):
+        found = sinusoidal_halves(jnp.asarray([*distances])[None], 16)[0]
+        np.testing.assert_allclose(found, tables[name], atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("function", SINUSOIDS.values(), ids=SINUSOIDS)
 def test_sinusoids_start_at_zero_and_tell_places_apart(function):
     rows = np.asarray(function(jnp.arange(40)[None], 9)[0])
