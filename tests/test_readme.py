@@ -35,6 +35,15 @@ def test_the_python_example_runs():
     assert names["logits"].shape == (1, 10, 1000)
 
 
+def test_the_example_of_imported_weights_runs(monkeypatch):
+    block = re.search(r"```python\n(.*?interop\.load.*?)```", README.split("## Weights from")[1], re.DOTALL)
+    assert block is not None
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(block[1], names)
+    assert names["output"].logits.shape[:2] == (1, 3)
+
+
 def test_files_that_the_documents_name_are_there():
     named = re.compile(r"(?<![\w/])(?:configs|launch|benchmarks|tests|docs|lm_jax)/[\w./-]+\.(?:py|sh|md)")
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
