@@ -27,6 +27,9 @@ ANSWERS, TOKENS, ROWS, DETECTS = (
     "ForPreTraining",
 )
 
+# Classes whose logits are of the next token; XLNet's are of the tokens that it was asked for.
+_SHIFTED = re.compile(r"CausalLM$|(?<!XLNet)LMHeadModel$")
+
 Arrays = dict[str, Any]
 
 
@@ -172,7 +175,7 @@ def loss(architecture: str, found: Arrays, given: Arrays, tree: Mapping[str, Any
         return _classified(found["logits"], labels, tree)
     if kind == "ForNextSentencePrediction":
         return _cross_entropy(found["pair"], labels)
-    if re.search("CausalLM$|LMHeadModel$", architecture) and "XLNet" not in architecture:
+    if _SHIFTED.search(architecture):
         balance = tree.get("router_aux_loss_coef", 0.001) * found["aux_loss"] if "aux_loss" in found else 0.0
         return _cross_entropy(found["logits"][:, :-1], labels[:, 1:]) + balance
     value = _cross_entropy(found["logits"], labels, smoothing)

@@ -22,11 +22,9 @@ from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
 from lm_jax.models import experts, segments
 from lm_jax.models.block import Block, Context
 from lm_jax.models.config import StackConfig, TransformerConfig
-from lm_jax.models.disentangled import PlaceTable
 from lm_jax.models.interface import Inputs
 from lm_jax.models.masks import Visibility
-from lm_jax.models.relative import RelativeBias
-from lm_jax.models.stack import grouped, one_a_layer
+from lm_jax.models.stack import grouped, one_a_layer, placed
 
 NEW_TOKENS = 20
 # Arguments of the reference's `forward` that change what it computes, and that are not understood.
@@ -63,8 +61,8 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         read = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         inputs = {**inputs, **{f"gen_{name}": array for name, array in read.items()}}
     # Texts beside their tokens are for readers.
-    numbers = {name: np.asarray(value) for name, value in inputs.items() if np.asarray(value).dtype.kind not in "SUO"}
-    given = {name: jnp.asarray(value) for name, value in numbers.items() if not name.startswith("gen_")}
+    arrays = {name: np.asarray(value) for name, value in inputs.items() if not name.startswith("gen_")}
+    given = {name: jnp.asarray(array) for name, array in arrays.items() if array.dtype.kind not in "SUO"}
     with jax.default_matmul_precision("highest"):
         found = forward(checkpoint, params, extra, given) if "input_ids" in given else {}
         if "gen_input_ids" in inputs and checkpoint.config.kind != "encoder":
@@ -165,14 +163,8 @@ def _layers(
     checkpoint: Checkpoint, stack: StackConfig, params: Any, x: Any, context: Context, found: Arrays, name: str
 ) -> Any:
     """The layers of a stack, one after the other, and what each computed in `found`."""
-    init, attention = checkpoint.config.init, stack.block.attention
-    if attention.position == "buckets" and attention.buckets.shared:
-        table = RelativeBias(attention, init)
-        bias = table.apply({"params": params["relative"]}, context.visibility, *x.shape[1:])
-        context = context.replace(bias=bias)  # type: ignore[attr-defined]
-    if attention.position == "disentangled":
-        table = PlaceTable(attention.disentangled, stack.block.norm, init)
-        context = context.replace(places=table.apply({"params": params["relative"]}, x.shape[-1]))  # type: ignore
+    init = checkpoint.config.init
+    context = placed(stack, init, context, x, params)
     mine = one_a_layer(stack, grouped(stack, params))
     found[f"{name}hidden_states/0"] = x
     for index, (layer, own) in enumerate(zip(segments.layers(stack), mine, strict=True)):

@@ -8,7 +8,6 @@ each layer makes its own keys and queries of them.
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -16,8 +15,10 @@ from lm_jax.core.config import InputError
 from lm_jax.models import initializers, positions
 from lm_jax.models.attention_config import DisentangledConfig
 from lm_jax.models.config import InitConfig, NormConfig
+from lm_jax.models.kernels.dense import widened
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
+from lm_jax.models.relative import aligned
 
 
 class PlaceTable(nn.Module):
@@ -64,9 +65,10 @@ def scores(
         # One product for each distance, then a shift: a gather's gradient would be a slow scatter over all pairs.
         ahead = jnp.arange(2 * keys) - (keys - 1)
         if place_keys is not None:
-            terms.append(_slid(_products(q, place_keys[rows(-ahead, config)])))
+            terms.append(aligned(_products(q, place_keys[rows(-ahead, config)]), keys, keys))
         if place_queries is not None:
-            terms.append(_slid(_products(k, place_queries[rows(ahead, config)])).swapaxes(2, 3))
+            asked = aligned(_products(k, place_queries[rows(ahead, config)]), keys, keys)
+            terms.append(asked.swapaxes(2, 3))
     else:
         query, key = visibility.positions(slice(0, queries), slice(0, keys))
         marks = rows(query - key, config)[:, None]
@@ -86,14 +88,5 @@ def rows(relative: Int[Array, "*shape"], config: DisentangledConfig) -> Int[Arra
 
 def _products(content: Array, places: Array) -> Array:
     """Content with every place, [batch heads length places]."""
-    if jax.default_backend() == "cpu":
-        # XLA's batched products of 16-bit numbers are several times slower on a CPU than of float32.
-        content, places = content.astype(jnp.float32), places.astype(jnp.float32)
+    content, places = widened(content, places)
     return jnp.einsum("bhld,phd->bhlp", content, places, preferred_element_type=jnp.float32)
-
-
-def _slid(products: Float[Array, "batch heads length twice"]) -> Float[Array, "batch heads length length"]:
-    """Row i of the result is row i from column length - 1 - i on (Dai et al. 2019, arXiv:1901.02860, appendix B)."""
-    batch, heads, length, twice = products.shape
-    flat = products.reshape(batch, heads, length * twice)[..., length - 1 :]
-    return flat[..., : length * (twice - 1)].reshape(batch, heads, length, twice - 1)[..., :length]

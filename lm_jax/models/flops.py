@@ -29,16 +29,10 @@ def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, 
     if isinstance(config, EncoderDecoderConfig):
         encoder, decoder = _uses(config.encoder), _uses(config.decoder)
         cross = decoder * _kernels(shapes, "decoder/.*cross/(key|value)")
-        total += (
-            6.0
-            * source
-            * (encoder * _kernels(shapes, "encoder/", config.encoder) + _kernels(shapes, "encoder_embed/") + cross)
-        )
-        total += (
-            6.0
-            * length
-            * (decoder * _kernels(shapes, "decoder/", config.decoder) + _kernels(shapes, "decoder_embed/") - cross)
-        )
+        read_by = encoder * _kernels(shapes, "encoder/", config.encoder) + _kernels(shapes, "encoder_embed/")
+        written_by = decoder * _kernels(shapes, "decoder/", config.decoder) + _kernels(shapes, "decoder_embed/")
+        # Keys and values of cross-attention are made of the encoder's tokens.
+        total += 6.0 * source * (read_by + cross) + 6.0 * length * (written_by - cross)
         blocks = segments.kinds(config.decoder)
         reads = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
         total += sum(_pairs(attention, width, length, source) for attention in reads if attention is not None)

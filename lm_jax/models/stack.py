@@ -48,14 +48,8 @@ class Stack(nn.Module):
         self, x: Float[Array, "batch length embed"], context: Context, cache: Any = None, train: bool = False
     ) -> tuple[Float[Array, "batch length embed"], Any]:
         """The residual stream after the last layer, and the cache of every layer."""
-        config, attention = self.config, self.config.block.attention
-        if attention.position == "buckets" and attention.buckets.shared:
-            relative = RelativeBias(attention, self.init_config, name="relative")
-            bias = relative(context.visibility, *x.shape[1:])
-            context = context.replace(bias=bias)  # type: ignore[attr-defined]
-        if attention.position == "disentangled":
-            places = PlaceTable(attention.disentangled, config.block.norm, self.init_config, name="relative")
-            context = context.replace(places=places(x.shape[-1]))  # type: ignore[attr-defined]
+        config = self.config
+        context = placed(config, self.init_config, context, x)
         gain = initializers.residual_gain(self.init_config, config.depth)
         blocks = {
             kind: Block(block, self.init_config, self.dtype, gain, parent=None)
@@ -108,6 +102,33 @@ class Stack(nn.Module):
         shapes = lambda block: jax.eval_shape(lambda: block.init(jax.random.key(0), x, context)["params"])
         plain = shapes(blocks[kinds[0]].clone(config=self.config.block, parent=None))
         return tuple(kind for kind in kinds if shapes(blocks[kind]) != plain)
+
+
+def placed(
+    config: StackConfig,
+    init_config: InitConfig,
+    context: Context,
+    x: Float[Array, "batch length embed"],
+    params: Any = None,
+) -> Context:
+    """`context` with what all layers share of relative positions: T5's bias, DeBERTa's table.
+
+    Args:
+      config: the stack.
+      init_config: how the table is drawn.
+      context: what the layers share so far.
+      x: the residual stream before the first layer.
+      params: the stack's, outside of a module; None in a stack, which then holds the table as `relative`.
+    """
+    attention, name = config.block.attention, "relative"
+    held = (lambda table: table) if params is None else (lambda table: table.bind({"params": params[name]}))
+    if attention.position == "buckets" and attention.buckets.shared:
+        bias = held(RelativeBias(attention, init_config, name=name))(context.visibility, *x.shape[1:])
+        return context.replace(bias=bias)  # type: ignore[attr-defined]
+    if attention.position == "disentangled":
+        places = held(PlaceTable(attention.disentangled, config.block.norm, init_config, name=name))(x.shape[-1])
+        return context.replace(places=places)  # type: ignore[attr-defined]
+    return context
 
 
 def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[[jax.Array], Any]:

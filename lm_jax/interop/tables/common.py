@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_jax.core.config import Tree
-from lm_jax.interop.rules import Rules, norm, same, turned
+from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
 from lm_jax.models.config import BlockConfig, ReadoutConfig, StackConfig
 
 
@@ -45,3 +45,21 @@ def masked_readout(config: ReadoutConfig, theirs: str, decoder: str) -> Rules:
         return [same("head/bias", f"{theirs}.bias")]
     unused = dataclasses.replace(same("extra/unused", f"{theirs}.bias"), trained=False, optional=True)
     return [*readout(config, f"{decoder}.weight"), same("head/bias", f"{decoder}.bias"), unused]
+
+
+def megatron(ours: str, theirs: str, name: str, block: BlockConfig, order: str, names: Mapping[str, str]) -> Rules:
+    """A layer as Megatron's heirs call its parts: BLOOM, GPT-NeoX, Falcon.
+
+    Args:
+      ours: path of the layer.
+      theirs: what the names of its tensors begin with.
+      name: theirs of attention.
+      block: the layer.
+      order: of queries, keys and values in their one matrix (`rules.fused`).
+      names: norms, ours to theirs.
+    """
+    rules = fused(f"{ours}/attention", f"{theirs}{name}.query_key_value", block.attention, order)
+    rules += out(f"{ours}/attention/out", f"{theirs}{name}.dense", block.attention.heads, bias=block.attention.out_bias)
+    matrices = ("dense_h_to_4h", "dense_4h_to_h")
+    rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", matrices, block.feedforward)
+    return rules + norms(ours, theirs, names, block)

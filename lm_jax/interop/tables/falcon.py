@@ -5,7 +5,7 @@ from __future__ import annotations
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
+from lm_jax.interop.rules import Rules, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -81,12 +81,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     order = "heads" if attention.kv_heads == attention.heads else "groups"
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += fused(f"{ours}/attention", f"{theirs}self_attention.query_key_value", attention, order)
-        bias = attention.out_bias
-        rules += out(f"{ours}/attention/out", f"{theirs}self_attention.dense", attention.heads, bias=bias)
-        matrices = ("dense_h_to_4h", "dense_4h_to_h")
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", matrices, block.feedforward)
-        rules += common.norms(ours, theirs, norms, block)
+        rules += common.megatron(ours, theirs, "self_attention", block, order, norms)
     return rules
 
 

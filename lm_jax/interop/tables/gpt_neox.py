@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
+from lm_jax.interop.rules import Rules, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -56,12 +56,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"gpt_neox.layers.{layer}."
-        rules += fused(f"{ours}/attention", f"{theirs}attention.query_key_value", block.attention, "heads")
-        heads, bias = block.attention.heads, block.attention.out_bias
-        rules += out(f"{ours}/attention/out", f"{theirs}attention.dense", heads, bias=bias)
-        matrices = ("dense_h_to_4h", "dense_4h_to_h")
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", matrices, block.feedforward)
-        rules += common.norms(ours, theirs, norms, block)
+        rules += common.megatron(ours, theirs, "attention", block, "heads", norms)
     return rules
 
 

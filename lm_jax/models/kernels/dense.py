@@ -43,6 +43,11 @@ def dense(
     return attend(q, k, v, visibility, queries, keys, bias, slopes, softcap, dropout, key)
 
 
+def widened(*arrays: Array) -> tuple[Array, ...]:
+    """What goes into a batched product, on a CPU in float32: XLA's of 16-bit numbers are several times slower there."""
+    return tuple(x.astype(jnp.float32) for x in arrays) if jax.default_backend() == "cpu" else arrays
+
+
 def attend(
     q: Array,
     k: Array,
@@ -59,9 +64,7 @@ def attend(
     """Attention of `queries` over `keys`; q, k, v and bias hold those ranges only."""
     batch, heads, length, width = q.shape
     groups, dtype = k.shape[1], v.dtype
-    if jax.default_backend() == "cpu":
-        # XLA's batched products of 16-bit numbers are several times slower on a CPU than of float32.
-        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    q, k, v = widened(q, k, v)
     grouped = q.reshape(batch, groups, heads // groups * length, width)
     scores = jnp.einsum("bgqd,bgkd->bgqk", grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, length, k.shape[2])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ml_collections
 
-from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.core.config import lookup
 from lm_jax.models import config as models
+from lm_jax.models.presets.common import NORMAL, one_stack
 
 # `base` and `large`: appendix, table of hyper-parameters; `xsmall` and `small`: the released configurations.
 SIZES = {
@@ -25,38 +26,18 @@ SIZES = {
 def deberta(size: str = "base") -> ml_collections.ConfigDict:
     """DeBERTa-v3 of a size."""
     shape = lookup(SIZES, size, "the size of deberta")
-    norm = models.NormConfig(epsilon=1e-7)
-    block = models.BlockConfig(
-        attention=models.AttentionConfig(
-            heads=shape["heads"],
-            mask="full",
-            position="disentangled",
-            disentangled=models.DisentangledConfig(buckets=shape["buckets"], max_distance=shape["length"]),
-            dropout=0.1,
-        ),
-        feedforward=models.FeedForwardConfig(activation="gelu"),
-        norm=norm,
-        norm_placement="post",
+    places = models.DisentangledConfig(buckets=shape["buckets"], max_distance=shape["length"])
+    return one_stack(
+        shape,
+        norm=models.NormConfig(epsilon=1e-7),
+        attention=dict(position="disentangled", disentangled=places),
+        feedforward=dict(activation="gelu"),
+        embed=dict(factor_bias=False, positions="none", norm=True, norm_last=True, blank_padding=True),
+        placement="post",
         dropout=0.1,
-    )
-    return to_config_dict(
-        models.TransformerConfig(
-            kind="encoder",
-            embed=models.EmbedConfig(
-                width=shape["width"],
-                factor_bias=False,
-                positions="none",
-                max_length=shape["length"],
-                norm=True,
-                norm_last=True,
-                blank_padding=True,
-                dropout=0.1,
-            ),
-            stack=models.StackConfig(depth=shape["depth"], block=block),
-            norm=norm,
-            final_norm=False,
-            readout=models.ReadoutConfig(bias=True, transform="gelu"),
-            pair_activation="gelu",
-            init=models.InitConfig(name="normal", stddev=0.02),
-        )
+        kind="encoder",
+        final_norm=False,
+        readout=models.ReadoutConfig(bias=True, transform="gelu"),
+        pair_activation="gelu",
+        init=NORMAL,
     )

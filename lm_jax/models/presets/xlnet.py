@@ -8,47 +8,38 @@ from __future__ import annotations
 
 import ml_collections
 
-from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.core.config import lookup
 from lm_jax.models import config as models
+from lm_jax.models.presets.common import NORMAL, one_stack
 
 # `base` and `large`: the settings and the training command that were released with the weights.
 SIZES = {
-    "tiny": dict(depth=2, width=64, heads=2, memory=32, reuse=16),
-    "base": dict(depth=12, width=768, heads=12, memory=384, reuse=256),
-    "large": dict(depth=24, width=1024, heads=16, memory=384, reuse=256),
+    "tiny": dict(depth=2, width=64, heads=2, length=512, memory=32, reuse=16),
+    "base": dict(depth=12, width=768, heads=12, length=512, memory=384, reuse=256),
+    "large": dict(depth=24, width=1024, heads=16, length=512, memory=384, reuse=256),
 }
 
 
 def xlnet(size: str = "base") -> ml_collections.ConfigDict:
     """XLNet of a size."""
     shape = lookup(SIZES, size, "the size of xlnet")
-    norm = models.NormConfig(epsilon=1e-12)
-    attention = models.AttentionConfig(
-        heads=shape["heads"],
-        mask="full",
-        position="transformer_xl",
-        transformer_xl=models.TransformerXLConfig(types=True),
-        bias=False,
-        out_bias=False,
+    return one_stack(
+        shape,
+        norm=models.NormConfig(epsilon=1e-12),
+        attention=dict(
+            position="transformer_xl",
+            transformer_xl=models.TransformerXLConfig(types=True),
+            bias=False,
+            out_bias=False,
+        ),
+        feedforward=dict(activation="gelu", dropout=0.1),
+        embed=dict(positions="none"),
+        placement="post",
         dropout=0.1,
-    )
-    block = models.BlockConfig(
-        attention=attention,
-        feedforward=models.FeedForwardConfig(activation="gelu", dropout=0.1),
-        norm=norm,
-        norm_placement="post",
-        dropout=0.1,
-    )
-    return to_config_dict(
-        models.TransformerConfig(
-            kind="encoder",
-            embed=models.EmbedConfig(width=shape["width"], positions="none", dropout=0.1),
-            stack=models.StackConfig(depth=shape["depth"], block=block),
-            norm=norm,
-            final_norm=False,
-            readout=models.ReadoutConfig(bias=True),
-            two_stream=True,
-            memory=models.MemoryConfig(length=shape["memory"], reuse=shape["reuse"]),
-            init=models.InitConfig(name="normal", stddev=0.02),
-        )
+        kind="encoder",
+        final_norm=False,
+        readout=models.ReadoutConfig(bias=True),
+        two_stream=True,
+        memory=models.MemoryConfig(length=shape["memory"], reuse=shape["reuse"]),
+        init=NORMAL,
     )
