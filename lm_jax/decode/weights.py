@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.trees import map_named
+from lm_jax.models.embed import TURNED
 from lm_jax.models.stack import grouped, one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 
@@ -20,8 +21,8 @@ _PRODUCTS = ("kernel", "embedding")
 def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     """`params` with the layers of every unrolled stack taken apart once, and matrices in the model's dtype.
 
-    Otherwise each token would slice every layer out of the stacked arrays, and cast it. What has been taken apart
-    already comes back as it is.
+    Otherwise each token would slice every layer out of the stacked arrays, and cast it. On a CPU a tied token table is
+    there a second time, as the matrix that logits are made with. What has been taken apart already comes back as it is.
     """
     config, dtype = module.config, jnp.dtype(module.config.dtype)
     params = dict(params)
@@ -35,7 +36,11 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     cast = lambda path, leaf: (
         leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
     )
-    return map_named(cast, params)
+    params = map_named(cast, params)
+    table = "decoder_token" if "decoder_token" in params else "token"
+    if config.readout.tied and TURNED not in params[table] and jax.default_backend() == "cpu":
+        params[table] = {**params[table], TURNED: params[table]["embedding"].T}
+    return params
 
 
 def bound(module: Transformer | EncoderDecoder, params: Any) -> Callable[..., Any]:

@@ -65,7 +65,7 @@ class Attention(nn.Module):
           past: earlier tokens, which are keys before those of `x`.
           bias: added to the scores.
           places: relative positions as embeddings, where the position is `disentangled`.
-          cache: `key` and `value` [batch groups slots kv]; None keeps nothing.
+          cache: `key` and `value` as `stack.empty_cache` shapes them; None keeps nothing.
           index: the first slot that this call writes.
           cross: attention over `memory`.
           train: whether dropout acts.
@@ -96,10 +96,11 @@ class Attention(nn.Module):
             k, v = (self._heads(project[name], seen, recent) for name in ("key", "value"))
             k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
-                at = (0, 0, 0 if cross or index is None else index, 0)
-                k = jax.lax.dynamic_update_slice(cache["key"], k.astype(cache["key"].dtype), at)
-                v = jax.lax.dynamic_update_slice(cache["value"], v.astype(cache["value"].dtype), at)
-        cache = None if cache is None else {"key": k, "value": v, **(recent.kept if recent else {})}
+                at = 0 if cross or index is None else index
+                k, v = _written(cache["key"], k, at), _written(cache["value"], v, at)
+        if cache is not None:
+            cache = {"key": k, "value": v, **(recent.kept if recent else {})}
+            k, v = (held.reshape(x.shape[0], *held.shape[-3:]) for held in (k, v))
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         slopes = None
@@ -185,6 +186,13 @@ class Attention(nn.Module):
         places = jnp.arange(keys)[None] if places is None else places
         rounded = jnp.asarray(slopes, jnp.bfloat16)[None, :, None, None] * places.astype(jnp.bfloat16)[:, None, None]
         return None, rounded.astype(jnp.float32) * scale
+
+
+def _written(held: jax.Array, new: Float[Array, "batch groups tokens kv"], at: Any) -> jax.Array:
+    """What a cache holds with `new` in its slots from `at`; a single row has no axis there."""
+    lead = held.shape[:-2]
+    new = new.astype(held.dtype).reshape(*lead, *new.shape[2:])
+    return jax.lax.dynamic_update_slice(held, new, (*[0] * len(lead), at, 0))
 
 
 class _Recent:

@@ -14,6 +14,9 @@ from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
+# The name of a token table's transpose beside it.
+TURNED = "turned"
+
 
 class TokenTable(nn.Module):
     """The token embedding table, used to read and, when tied, to write."""
@@ -41,8 +44,10 @@ class TokenTable(nn.Module):
     def attend(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
         """Products of `hidden` with every row: logits, with the largest table of the model read once."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        # Written as a product with the transpose: XLA's matrix-vector code for it is faster on a CPU.
-        logits = flat @ self.embedding.astype(self.dtype).T
+        # Written as a product with the transpose: XLA's matrix-vector code for it is faster on a CPU. `decode.weights`
+        # gives parameters that hold the transpose, which is faster again.
+        turned = self.get_variable("params", TURNED, self.embedding.T)
+        logits = flat @ turned.astype(self.dtype)
         return logits.reshape(*hidden.shape[:-1], self.embedding.shape[0])
 
 

@@ -15,9 +15,18 @@ from lm_jax.models.config import FeedForwardConfig, InitConfig
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """X times the normal distribution up to x (Hendrycks and Gimpel 2016, section 2)."""
+    # Written with erf, as in the reference implementations; with erfc it takes more than twice as long on a CPU. What
+    # erf leaves of 1 below zero is too fine for 16 bits.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 # quick_gelu: Hendrycks and Gimpel 2016, section 2; squared_relu: So et al. 2021 (arXiv:2109.08668), section 3.
 ACTIVATIONS = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,

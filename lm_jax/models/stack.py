@@ -178,6 +178,9 @@ def one_a_layer(config: StackConfig, groups: dict[str, Any]) -> tuple[Any, ...]:
 def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width: int, dtype: jnp.dtype) -> Any:
     """Zeros for the keys and values of every layer: a tuple of layers, or of segments where the stack is scanned.
 
+    They are [turns batch groups slots kv], without turns where the stack is unrolled, and there without an axis for a
+    single row: XLA copies an array with such an axis several times in each turn of a loop on a CPU.
+
     Args:
       config: the stack.
       batch: rows.
@@ -189,12 +192,13 @@ def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width:
 
     def pair(attention: AttentionConfig, length: int, lead: tuple[int, ...]) -> dict[str, jax.Array]:
         groups, before = attention.kv_heads or attention.heads, attention.convolution - 1
-        zeros = lambda heads, slots: jnp.zeros((*lead, batch, heads, slots, attention.head_width(width)), dtype)
+        zeros = lambda rows, heads, slots: jnp.zeros((*rows, heads, slots, attention.head_width(width)), dtype)
+        rows = (*lead, batch) if lead or batch > 1 else ()
         recent = {"query": attention.heads, "key": groups, "value": groups} if before else {}
         return {
-            "key": zeros(groups, length),
-            "value": zeros(groups, length),
-            **{f"{name}_recent": zeros(heads, before) for name, heads in recent.items()},
+            "key": zeros(rows, groups, length),
+            "value": zeros(rows, groups, length),
+            **{f"{name}_recent": zeros((*lead, batch), heads, before) for name, heads in recent.items()},
         }
 
     def layer(kind: str, lead: tuple[int, ...]) -> Any:

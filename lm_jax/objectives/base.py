@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
+from lm_jax.models.heads import largest
 
 Apply = Callable[..., Any]
 Params = Any
@@ -170,7 +171,7 @@ def accuracy(
     logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]
 ) -> Sum:
     """How often the largest logit is the label's."""
-    return weighted((logits.argmax(-1) == labels).astype(jnp.float32), weights)
+    return weighted((largest(logits) == labels).astype(jnp.float32), weights)
 
 
 def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
