@@ -26,6 +26,9 @@ from lm_jax.models.norms import Norm
 from lm_jax.models.stack import Stack, empty_cache, empty_past
 from lm_jax.models.two_stream import QueryStream
 
+# What `readout` reads of a model's parameters.
+READOUT = ("token", "decoder_token", "head")
+
 
 def build(config: ModelConfig) -> Transformer | EncoderDecoder:
     """The module of a configuration."""

@@ -125,43 +125,6 @@ class Objective(Protocol):
         ...
 
 
-@jax.custom_vjp
-def cross_entropy(logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """-log softmax(logits)[label], in float32.
-
-    Differentiated by hand: the backward pass reads the logits once and keeps no float32 copy of the probabilities.
-    """
-    return _forward(logits, labels)[0]
-
-
-def _forward(logits: jax.Array, labels: jax.Array):
-    wide = logits.astype(jnp.float32)
-    highest = wide.max(-1, keepdims=True)
-    normaliser = jnp.log(jnp.exp(wide - highest).sum(-1, keepdims=True)) + highest
-    right = jnp.take_along_axis(wide, labels[..., None], -1)
-    return (normaliser - right)[..., 0], (logits, normaliser, labels)
-
-
-def _backward(kept, gradient: jax.Array):
-    logits, normaliser, labels = kept
-    columns = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    probabilities = jnp.exp(logits.astype(jnp.float32) - normaliser)
-    slope = (probabilities - (labels[..., None] == columns)) * gradient[..., None]
-    return slope.astype(logits.dtype), None
-
-
-cross_entropy.defvjp(_forward, _backward)
-
-
-def target_nll(
-    apply: Mapping[str, Apply], params: Mapping[str, Params], inputs: Any, batch: Batch, **options: Any
-) -> Float[Array, "batch length"]:
-    """-log P(target | what the model reads), in nats, at every position of `batch["targets"]`."""
-    hidden = apply["model"](params["model"], inputs, **options).hidden
-    logits = apply["model"](params["model"], hidden, method="readout")
-    return cross_entropy(logits, batch["targets"])
-
-
 def weighted(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Sum:
     """The weighted sum of `values`."""
     return Sum(total=(values * weights).sum(), weight=weights.sum())

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from lm_jax.core.sums import Sum
 from lm_jax.models.interface import Inputs
 from lm_jax.objectives.base import (
     Apply,
@@ -22,9 +21,8 @@ from lm_jax.objectives.base import (
     dropout,
     padded,
     per_weight,
-    target_nll,
-    weighted,
 )
+from lm_jax.objectives.cross_entropy import target_nll, token_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,5 +86,6 @@ class Causal:
         train: bool,
     ) -> Loss:
         """The mean negative log-likelihood of the targets."""
-        loss: Sum = weighted(self.nll(apply, params, batch, **dropout(key, train)), batch["weights"])
+        hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
+        loss, _ = token_loss(apply, params, hidden, batch["targets"], batch["weights"])
         return Loss(total=per_weight(loss.total, weights["tokens"]), metrics={"loss": loss})

@@ -22,12 +22,12 @@ from lm_jax.objectives.base import (
     Vocabulary,
     accuracy,
     counted,
-    cross_entropy,
     dropout,
     padded,
     per_weight,
     weighted,
 )
+from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,8 @@ class Masked:
     ) -> Float[Array, "batch count"]:
         """-log P(label | corrupted row), in nats, at the predicted positions."""
         hidden = apply["model"](params["model"], self.inputs(batch), **options).hidden
-        return cross_entropy(self._logits(apply, params, batch, hidden), batch["labels"])
+        logits = apply["model"](params["model"], gather(hidden, batch["positions"]), method="readout")
+        return cross_entropy(logits, batch["labels"])
 
     def loss(
         self,
@@ -157,9 +158,9 @@ class Masked:
     ) -> Loss:
         """Mean loss of the masked tokens plus mean loss of the pairs."""
         hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
-        logits = self._logits(apply, params, batch, hidden)
-        tokens = weighted(cross_entropy(logits, batch["labels"]), batch["weights"])
-        metrics = {"masked_lm_loss": tokens, "masked_accuracy": accuracy(logits, batch["labels"], batch["weights"])}
+        masked = gather(hidden, batch["positions"])
+        tokens, right = token_loss(apply, params, masked, batch["labels"], batch["weights"])
+        metrics = {"masked_lm_loss": tokens, "masked_accuracy": right}
         total = per_weight(tokens.total, weights["tokens"])
         if self.config.next_sentence:
             logits = apply["model"](params["model"], hidden[:, 0], method="pair_logits")
@@ -173,8 +174,3 @@ class Masked:
 
     def _specials(self) -> tuple[int, ...]:
         return self.vocabulary.require("masked", "cls", "sep", "mask")
-
-    def _logits(
-        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, hidden: jax.Array
-    ) -> Float[Array, "batch count vocab"]:
-        return apply["model"](params["model"], gather(hidden, batch["positions"]), method="readout")

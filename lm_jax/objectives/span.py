@@ -22,9 +22,8 @@ from lm_jax.objectives.base import (
     dropout,
     padded,
     per_weight,
-    target_nll,
-    weighted,
 )
+from lm_jax.objectives.cross_entropy import target_nll, token_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,8 @@ class Span:
         train: bool,
     ) -> Loss:
         """The mean negative log-likelihood of the targets."""
-        loss = weighted(self.nll(apply, params, batch, **dropout(key, train)), batch["weights"])
+        hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
+        loss, _ = token_loss(apply, params, hidden, batch["targets"], batch["weights"])
         return Loss(total=per_weight(loss.total, weights["tokens"]), metrics={"loss": loss})
 
     def _spans(self, tokens: int) -> tuple[int, int]:

@@ -137,6 +137,12 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in names)
 
 
+def devices() -> int:
+    """How many devices the layout in force divides arrays over; 1 outside a layout."""
+    layout = _current.get()
+    return 1 if layout is None else layout.mesh.size
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Fixes where an activation lives by the logical names of its axes; outside a layout nothing happens."""
     layout = _current.get()

@@ -18,7 +18,7 @@ import tiny
 from lm_jax.core.trees import matches, named_leaves
 from lm_jax.models import mup, transformer
 from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import cross_entropy
+from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.train import optimizers, schedules
 
 NARROW, WIDE, STEPS, DEPTH = 64, 512, 4, 2

@@ -1,0 +1,139 @@
+"""-log softmax of logits at labels, and the sum of it over a batch without ever holding all of its logits."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lm_jax.core.sums import Sum
+from lm_jax.models.heads import largest
+from lm_jax.models.transformer import READOUT
+from lm_jax.objectives.base import Apply, Batch, Params
+from lm_jax.parallel.layout import devices
+
+# One device makes logits in at most so many parts of at least so many tokens: each part adds to the table's gradient.
+MOST_PARTS, LEAST_TOKENS = 8, 512
+
+Logits = Callable[[Params, jax.Array], jax.Array]
+Sums = tuple[jax.Array, jax.Array]
+
+
+@jax.custom_vjp
+def cross_entropy(logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """-log softmax(logits)[label], in float32.
+
+    Differentiated by hand: the backward pass reads the logits once and keeps no float32 copy of the probabilities.
+    """
+    return _forward(logits, labels)[0]
+
+
+def _forward(logits: jax.Array, labels: jax.Array):
+    wide = logits.astype(jnp.float32)
+    highest = wide.max(-1, keepdims=True)
+    normaliser = jnp.log(jnp.exp(wide - highest).sum(-1, keepdims=True)) + highest
+    right = jnp.take_along_axis(wide, labels[..., None], -1)
+    return (normaliser - right)[..., 0], (logits, normaliser, labels)
+
+
+def _backward(kept, gradient: jax.Array):
+    logits, normaliser, labels = kept
+    columns = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    probabilities = jnp.exp(logits.astype(jnp.float32) - normaliser)
+    slope = (probabilities - (labels[..., None] == columns)) * gradient[..., None]
+    return slope.astype(logits.dtype), None
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def target_nll(
+    apply: Mapping[str, Apply], params: Mapping[str, Params], inputs: Any, batch: Batch, **options: Any
+) -> Float[Array, "batch length"]:
+    """-log P(target | what the model reads), in nats, at every position of `batch["targets"]`."""
+    hidden = apply["model"](params["model"], inputs, **options).hidden
+    logits = apply["model"](params["model"], hidden, method="readout")
+    return cross_entropy(logits, batch["targets"])
+
+
+def token_loss(
+    apply: Mapping[str, Apply],
+    params: Mapping[str, Params],
+    hidden: Float[Array, "batch length embed"],
+    labels: Int[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+) -> tuple[Sum, Sum]:
+    """The weighted sums of -log P(label) in nats, and of how often the label is the most probable token.
+
+    On one device the logits are made a few tokens at a time, and the gradient with them: each part's becomes a part of
+    the gradient of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Several devices
+    divide the logits already.
+    """
+    readout = {name: params["model"][name] for name in READOUT if name in params["model"]}
+    logits = lambda readout, hidden: apply["model"](readout, hidden, method="readout")
+    tokens = (hidden, labels, weights)
+    parts = 1
+    if devices() == 1:
+        parts = min(MOST_PARTS, -(-labels.size // LEAST_TOKENS))
+        tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
+    loss, right = cast(Sums, _sums(logits, readout, *(_parted(x, parts) for x in tokens)))
+    weight = weights.sum()
+    return Sum(total=loss, weight=weight), Sum(total=right, weight=weight)
+
+
+def _parted(x: jax.Array, parts: int) -> jax.Array:
+    """`x` in `parts` equal parts, as [parts, size of a part, ...], the last one filled up with zeros."""
+    size = -(-x.shape[0] // parts)
+    x = jnp.pad(x, [(0, parts * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(parts, size, *x.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(
+    logits: Logits,
+    readout: Params,
+    hidden: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> Sums:
+    """Loss and right answers of all parts, [parts, tokens of a part, ...]; nothing is learned about `weights`."""
+
+    def one(sums: Sums, part: tuple[jax.Array, ...]) -> tuple[Sums, None]:
+        hidden, labels, weights = part
+        made = logits(readout, hidden)
+        found = ((cross_entropy(made, labels) * weights).sum(), ((largest(made) == labels) * weights).sum())
+        return jax.tree.map(jnp.add, sums, found), None
+
+    return jax.lax.scan(one, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
+
+
+def _sums_forward(logits: Logits, readout: Params, *tokens: jax.Array):
+    def one(sums: Any, part: tuple[jax.Array, ...]):
+        hidden, labels, weights = part
+        made, pull = jax.vjp(logits, readout, hidden)
+        wide, at = made.astype(jnp.float32), labels[..., None]
+        highest = wide.max(-1, keepdims=True)
+        powers = jnp.exp(wide - highest)
+        total = powers.sum(-1, keepdims=True)
+        loss = (jnp.log(total) + highest - jnp.take_along_axis(wide, at, -1))[..., 0]
+        found = ((loss * weights).sum(), ((largest(made) == labels) * weights).sum())
+        columns = jax.lax.broadcasted_iota(labels.dtype, made.shape, made.ndim - 1)
+        slope = powers * (weights[..., None] / total) - jnp.where(at == columns, weights[..., None], 0.0)
+        of_readout, of_hidden = pull(slope.astype(made.dtype))
+        return jax.tree.map(jnp.add, sums, (found, of_readout)), of_hidden
+
+    start = ((jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, readout))
+    (found, of_readout), of_hidden = jax.lax.scan(one, start, tokens)
+    return found, (of_readout, of_hidden)
+
+
+def _sums_backward(logits: Logits, slopes: tuple[Params, jax.Array], gradient: tuple[jax.Array, jax.Array]):
+    of_readout, of_hidden = jax.tree.map(lambda x: (x * gradient[0]).astype(x.dtype), slopes)
+    return of_readout, of_hidden, None, None
+
+
+_sums.defvjp(_sums_forward, _sums_backward)

@@ -1,0 +1,109 @@
+"""Cross-entropy against JAX's log-softmax, whole and in parts: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.sums import Sum
+from lm_jax.objectives import cross_entropy as module
+from lm_jax.objectives.base import accuracy, per_weight, weighted
+from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+
+
+def plain(logits, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), labels[..., None], -1)[..., 0]
+
+
+def drawn(dtype):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(8 * rng.standard_normal((3, 5, 40)), dtype), jnp.asarray(rng.integers(0, 40, (3, 5)), jnp.int32)
+
+
+def both(function, logits, labels):
+    pull = jnp.cos(jnp.arange(15.0)).reshape(3, 5)
+    return function(logits, labels), jax.grad(lambda logits: (function(logits, labels) * pull).sum())(logits)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_cross_entropy_is_minus_the_log_softmax_of_the_label(dtype):
+    logits, labels = drawn(dtype)
+    values, slopes = both(cross_entropy, logits, labels)
+    expected, expected_slopes = both(plain, logits, labels)
+    assert values.dtype == jnp.float32 and slopes.dtype == dtype
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+    # Both gradients are rounded once to the logits' dtype: at most a unit apart.
+    unit = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float32(slopes), np.float32(expected_slopes), rtol=2 * unit, atol=1e-6)
+
+
+def test_huge_logits_stay_finite():
+    logits, labels = jnp.array([[1e30, -1e30, 0.0]]), jnp.array([1])
+    values, slopes = jax.value_and_grad(lambda logits: cross_entropy(logits, labels).sum())(logits)
+    assert np.isfinite(values) and np.isfinite(slopes).all()
+
+
+def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
+    assert cross_entropy(jnp.zeros((1, 50)), jnp.array([3]))[0] == pytest.approx(np.log(50))
+
+
+def test_weights_of_zero_take_part_in_nothing():
+    logits, labels = drawn(jnp.float32)
+    weights = jnp.zeros((3, 5)).at[0, 1].set(1.0)
+    found = weighted(cross_entropy(logits, labels), weights)
+    assert isinstance(found, Sum) and found.weight == 1.0
+    assert float(found.total) == pytest.approx(float(plain(logits, labels)[0, 1]))
+    assert accuracy(logits, logits.argmax(-1).astype(jnp.int32), weights).mean() == 1.0
+
+
+def readout(dtype):
+    """A readout with a bias, in place of a model's."""
+
+    def apply(params, hidden, method):
+        assert method == "readout"
+        logits = hidden.astype(dtype) @ params["token"]["table"].astype(dtype).T
+        return logits + params["head"]["bias"].astype(dtype).reshape((1,) * (logits.ndim - 1) + (-1,))
+
+    return {"model": apply}
+
+
+# Eight parts, three with a last one that is not full, one.
+@pytest.mark.parametrize("least", [3, 13, 512])
+@pytest.mark.parametrize("dtype, near", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
+def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_TOKENS", least)
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    params = {"model": {"token": {"table": draw(50, 8)}, "head": {"bias": draw(50)}, "stack": draw(3)}}
+    hidden, labels = draw(3, 11, 8).astype(dtype), jnp.asarray(rng.integers(0, 50, (3, 11)), jnp.int32)
+    weights = jnp.asarray(rng.random((3, 11)) * (rng.random((3, 11)) < 0.7), jnp.float32)
+    apply = readout(dtype)
+
+    def whole(params, hidden):
+        logits = apply["model"](params["model"], hidden, method="readout")
+        return weighted(cross_entropy(logits, labels), weights), accuracy(logits, labels, weights)
+
+    def parted(params, hidden):
+        return token_loss(apply, params, hidden, labels, weights)
+
+    # A large cotangent, as loss scaling gives.
+    slopes = [
+        jax.jit(jax.grad(lambda *at, of=of: 1024.0 * of(*at)[0].total, argnums=(0, 1)))(params, hidden)
+        for of in (parted, whole)
+    ]
+    for function in (parted, jax.jit(parted)):
+        for mine, expected in zip(function(params, hidden), whole(params, hidden), strict=True):
+            np.testing.assert_allclose(mine.total, expected.total, rtol=max(near / 100, 1e-6))
+            np.testing.assert_allclose(mine.weight, expected.weight, rtol=1e-6)
+    for mine, expected in zip(*map(jax.tree.leaves, slopes), strict=True):
+        assert mine.dtype == expected.dtype and mine.shape == expected.shape
+        scale = np.abs(np.float32(expected)).max()
+        np.testing.assert_allclose(np.float32(mine), np.float32(expected), rtol=near, atol=near * scale)
+    # The gradient's own pass gives the same sums.
+    total, found = jax.value_and_grad(lambda params: (found := parted(params, hidden))[0].total)(params)
+    np.testing.assert_allclose(total, parted(params, hidden)[0].total, rtol=1e-6)
+    assert not np.asarray(found["model"]["stack"]).any()
+
+
+def test_nothing_divided_by_no_weight_is_nothing():
+    assert per_weight(jnp.float32(0), jnp.float32(0)) == 0
