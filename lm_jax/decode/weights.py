@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.trees import map_named
+from lm_jax.models import cpu
 from lm_jax.models.embed import TURNED
 from lm_jax.models.stack import grouped, one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
@@ -38,7 +39,7 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     )
     params = map_named(cast, params)
     table = "decoder_token" if "decoder_token" in params else "token"
-    if config.readout.tied and TURNED not in params[table] and jax.default_backend() == "cpu":
+    if config.readout.tied and TURNED not in params[table] and cpu.here():
         params[table] = {**params[table], TURNED: params[table]["embedding"].T}
     return params
 

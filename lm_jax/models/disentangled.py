@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers, positions
+from lm_jax.models import cpu, initializers, positions
 from lm_jax.models.attention_config import DisentangledConfig
 from lm_jax.models.config import InitConfig, NormConfig
-from lm_jax.models.kernels.dense import widened
 from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
 from lm_jax.models.relative import aligned
@@ -88,5 +87,5 @@ def rows(relative: Int[Array, "*shape"], config: DisentangledConfig) -> Int[Arra
 
 def _products(content: Array, places: Array) -> Array:
     """Content with every place, [batch heads length places]."""
-    content, places = widened(content, places)
+    content, places = cpu.widened(content, places)
     return jnp.einsum("bhld,phd->bhlp", content, places, preferred_element_type=jnp.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers, positions
+from lm_jax.models import cpu, initializers, positions
 from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
@@ -82,7 +82,7 @@ class Embed(nn.Module):
                     "shorten the input or train with a larger max_length"
                 )
             rows = table[None, first : first + length] if places is None else jnp.take(table, places + first, axis=0)
-            x = x + rows.astype(self.dtype)
+            x = x + cpu.repeated(rows.astype(self.dtype), x.shape[0])
         elif config.positions in positions.SINUSOIDS:
             places = jnp.arange(length)[None] if places is None else places
             x = x + positions.SINUSOIDS[config.positions](places, width).astype(self.dtype)
@@ -93,7 +93,8 @@ class Embed(nn.Module):
             table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, width))
             types = jnp.zeros((1, length), jnp.int32) if types is None else types
             # A product with one-hot rows: its gradient is a matrix product, where a gather's would be a slow scatter.
-            x = x + jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
+            rows = jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
+            x = x + cpu.repeated(rows, x.shape[0])
         x = self._widened(x) if config.norm_last and not config.factor_first else x
         if config.norm:
             x = Norm(self.norm, name="norm")(x)

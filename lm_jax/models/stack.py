@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers, segments
+from lm_jax.models import cpu, initializers, segments
 from lm_jax.models.block import Block, Context
 from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
 from lm_jax.models.disentangled import PlaceTable
@@ -147,7 +147,7 @@ def scanned(config: StackConfig) -> bool:
     if config.scan not in ("auto", "always", "never"):
         raise InputError(f"stack.scan is {config.scan!r}; expected auto, always or never")
     if config.scan == "auto":
-        return config.depth > DEEPEST_UNROLLED or jax.default_backend() != "cpu"
+        return config.depth > DEEPEST_UNROLLED or not cpu.here()
     return config.scan == "always"
 
 

@@ -143,6 +143,12 @@ def devices() -> int:
     return 1 if layout is None else layout.mesh.size
 
 
+def platform() -> str:
+    """What the layout in force computes on, as jax names it; outside a layout jax's default."""
+    layout = _current.get()
+    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Fixes where an activation lives by the logical names of its axes; outside a layout nothing happens."""
     layout = _current.get()

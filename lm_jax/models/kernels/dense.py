@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lm_jax.models import cpu
 from lm_jax.models.masks import Visibility
 
 # Finite, so that a query that sees nothing gives a mean of values and not NaN.
@@ -43,11 +44,6 @@ def dense(
     return attend(q, k, v, visibility, queries, keys, bias, slopes, softcap, dropout, key)
 
 
-def widened(*arrays: Array) -> tuple[Array, ...]:
-    """What goes into a batched product, on a CPU in float32: XLA's of 16-bit numbers are several times slower there."""
-    return tuple(x.astype(jnp.float32) for x in arrays) if jax.default_backend() == "cpu" else arrays
-
-
 def attend(
     q: Array,
     k: Array,
@@ -64,7 +60,7 @@ def attend(
     """Attention of `queries` over `keys`; q, k, v and bias hold those ranges only."""
     batch, heads, length, width = q.shape
     groups, dtype = k.shape[1], v.dtype
-    q, k, v = widened(q, k, v)
+    q, k, v = cpu.widened(q, k, v)
     grouped = q.reshape(batch, groups, heads // groups * length, width)
     scores = jnp.einsum("bgqd,bgkd->bgqk", grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, length, k.shape[2])
@@ -75,7 +71,7 @@ def attend(
         distance = jnp.abs(query - key_places).astype(jnp.float32)
         scores = scores - slopes[None, :, None, None] * distance[:, None]
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
+        scores = scores + cpu.repeated(bias.astype(jnp.float32), batch)
     allowed = visibility.allowed(queries, keys)
     if allowed is not None:
         # A query that sees nothing because it is padding teaches nothing either; one whose keys are all padding has, as
