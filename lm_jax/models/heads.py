@@ -5,13 +5,15 @@ Heads take hidden states that were gathered first: nobody pays for logits that n
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import lookup
-from lm_jax.models import initializers
+from lm_jax.models import cpu, initializers
 from lm_jax.models.config import InitConfig, NormConfig, ReadoutConfig
 from lm_jax.models.embed import TokenTable
 from lm_jax.models.feedforward import ACTIVATIONS
@@ -54,7 +56,8 @@ class Readout(nn.Module):
             logits = out(hidden)
         if self.config.bias:
             bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))
-            logits = logits + bias.astype(self.dtype).reshape((1,) * (logits.ndim - 1) + (self.vocab,))
+            rows = math.prod(logits.shape[:-1])
+            logits = logits + cpu.repeated(bias.astype(self.dtype).reshape(1, self.vocab), rows).reshape(logits.shape)
         if self.config.softcap is not None:
             logits = self.config.softcap * jnp.tanh(logits / self.config.softcap)
         return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")

@@ -241,7 +241,7 @@ def clipping(largest: float) -> optax.GradientTransformation:
 
     def scaled(updates: Any, _: Any) -> Any:
         # One factor for all, which XLA multiplies with where it reads them; optax's division costs a pass of its own.
-        factor = largest / jnp.maximum(optax.global_norm(updates), largest)
+        factor = largest / jnp.maximum(optax.tree.norm(updates), largest)
         return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
 
     return optax.stateless(scaled)
