@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
-from lm_jax.models.heads import largest
+from lm_jax.models.heads import hits
 
 Apply = Callable[..., Any]
 Params = Any
@@ -134,7 +134,7 @@ def accuracy(
     logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]
 ) -> Sum:
     """How often the largest logit is the label's."""
-    return weighted((largest(logits) == labels).astype(jnp.float32), weights)
+    return weighted(hits(logits, labels).astype(jnp.float32), weights)
 
 
 def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:

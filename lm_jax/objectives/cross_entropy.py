@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.sums import Sum
-from lm_jax.models.heads import largest
+from lm_jax.models.heads import hits
 from lm_jax.models.transformer import READOUT
 from lm_jax.objectives.base import Apply, Batch, Params
 from lm_jax.parallel.layout import devices
@@ -105,7 +105,7 @@ def _sums(
     def one(sums: Sums, part: tuple[jax.Array, ...]) -> tuple[Sums, None]:
         hidden, labels, weights = part
         made = logits(readout, hidden)
-        found = ((cross_entropy(made, labels) * weights).sum(), ((largest(made) == labels) * weights).sum())
+        found = ((cross_entropy(made, labels) * weights).sum(), (hits(made, labels) * weights).sum())
         return jax.tree.map(jnp.add, sums, found), None
 
     return jax.lax.scan(one, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
@@ -120,7 +120,7 @@ def _sums_forward(logits: Logits, readout: Params, *tokens: jax.Array):
         powers = jnp.exp(wide - highest)
         total = powers.sum(-1, keepdims=True)
         loss = (jnp.log(total) + highest - jnp.take_along_axis(wide, at, -1))[..., 0]
-        found = ((loss * weights).sum(), ((largest(made) == labels) * weights).sum())
+        found = ((loss * weights).sum(), (hits(made, labels) * weights).sum())
         columns = jax.lax.broadcasted_iota(labels.dtype, made.shape, made.ndim - 1)
         slope = powers * (weights[..., None] / total) - jnp.where(at == columns, weights[..., None], 0.0)
         of_readout, of_hidden = pull(slope.astype(made.dtype))

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import erf
 
 from lm_jax.models.feedforward import gelu
-from lm_jax.models.heads import largest
+from lm_jax.models.heads import hits, largest
 
 
 def test_the_largest_logit_and_of_equal_ones_the_first():
@@ -12,6 +12,14 @@ def test_the_largest_logit_and_of_equal_ones_the_first():
     np.testing.assert_array_equal(largest(logits), logits.argmax(-1))
     np.testing.assert_array_equal(largest(jnp.array([[1.0, 5.0, 5.0], [-jnp.inf, -jnp.inf, 0.0]])), [1, 2])
     np.testing.assert_array_equal(largest(jnp.full((2, 7), jnp.nan)), [6, 6])
+
+
+def test_a_hit_is_the_first_of_the_largest_logits():
+    logits = jnp.round(3 * jax.random.normal(jax.random.key(4), (200, 12)))
+    labels = jax.random.randint(jax.random.key(5), (200,), 0, 12)
+    labels = jnp.where(jnp.arange(200) % 2 == 0, logits.argmax(-1), labels)
+    np.testing.assert_array_equal(hits(logits, labels), logits.argmax(-1) == labels)
+    assert not hits(jnp.full((3, 5), jnp.nan), jnp.array([0, 2, 4])).any()
 
 
 def test_gelu_is_exact_in_float32_and_as_exact_as_its_numbers_in_bfloat16():
