@@ -28,8 +28,11 @@ lint: dev  ## formatting and lint
 types: dev  ## static types
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
-bench: install  ## speed, as ratios to PEER=python-with-torch-and-transformers where it is given
+bench: install  ## speed: ratios to PEER=python-with-torch-and-transformers, and w5 on TEXT=input.txt.gz, where they are given
+	$(BIN)/python -m benchmarks.limits
 	for work in w1 w2 w3 w4b1 w4b16; do $(BIN)/python -m benchmarks $$work $(if $(PEER),--transformers=$(PEER)) || exit 1; done
+	$(if $(TEXT),$(BIN)/python -m benchmarks w5 $(TEXT))
+	$(BIN)/python -m benchmarks.data
 
 clean:  ## remove the environment and every cache (data stores and work directories stay)
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
