@@ -74,7 +74,7 @@ def test_chinese_recipes_fall_below_the_unigram_baseline_and_write_chinese(recip
         print(made.stdout)
     assert model < unigram - 0.3
     if recipe == "gpt":
-        text = json.loads(made.stdout)[0]["text"]
+        text = json.loads(made.stdout)["answers"][0]["text"]
         assert "\ufffd" not in text
         ideographs = [unicodedata.name(character, "").startswith("CJK") for character in text]
         assert np.mean(ideographs) > 0.7
