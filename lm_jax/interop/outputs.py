@@ -19,7 +19,7 @@ from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.interop import heads, naming, streams, tables
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
-from lm_jax.models import experts, segments
+from lm_jax.models import cpu, experts, segments
 from lm_jax.models.block import Block, Context
 from lm_jax.models.config import StackConfig, TransformerConfig
 from lm_jax.models.interface import Inputs
@@ -102,7 +102,7 @@ def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -
 def _once(function: Callable[..., Any], *args: Any) -> Any:
     """`function` compiled for one call, which is quicker compiled than fast."""
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    options = quick if jax.default_backend() == "cpu" else {}
+    options = quick if cpu.here() else {}
     return jax.jit(function).lower(*args).compile(options)(*args)
 
 

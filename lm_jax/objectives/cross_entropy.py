@@ -23,32 +23,19 @@ Logits = Callable[[Params, jax.Array], jax.Array]
 Sums = tuple[jax.Array, jax.Array]
 
 
-@jax.custom_vjp
-def cross_entropy(logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """-log softmax(logits)[label], in float32.
-
-    Differentiated by hand: the backward pass reads the logits once and keeps no float32 copy of the probabilities.
-    """
-    return _forward(logits, labels)[0]
+def cross_entropy(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """-log softmax(logits)[label], in float32."""
+    return _softmax(logits, labels)[0]
 
 
-def _forward(logits: jax.Array, labels: jax.Array):
+def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`cross_entropy`, and what probabilities are made of: powers of e and their sums."""
     wide = logits.astype(jnp.float32)
-    highest = wide.max(-1, keepdims=True)
-    normaliser = jnp.log(jnp.exp(wide - highest).sum(-1, keepdims=True)) + highest
+    highest = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+    powers = jnp.exp(wide - highest)
+    total = powers.sum(-1, keepdims=True)
     right = jnp.take_along_axis(wide, labels[..., None], -1)
-    return (normaliser - right)[..., 0], (logits, normaliser, labels)
-
-
-def _backward(kept, gradient: jax.Array):
-    logits, normaliser, labels = kept
-    columns = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    probabilities = jnp.exp(logits.astype(jnp.float32) - normaliser)
-    slope = (probabilities - (labels[..., None] == columns)) * gradient[..., None]
-    return slope.astype(logits.dtype), None
-
-
-cross_entropy.defvjp(_forward, _backward)
+    return (jnp.log(total) + highest - right)[..., 0], powers, total
 
 
 def target_nll(
@@ -115,14 +102,11 @@ def _sums_forward(logits: Logits, readout: Params, *tokens: jax.Array):
     def one(sums: Any, part: tuple[jax.Array, ...]):
         hidden, labels, weights = part
         made, pull = jax.vjp(logits, readout, hidden)
-        wide, at = made.astype(jnp.float32), labels[..., None]
-        highest = wide.max(-1, keepdims=True)
-        powers = jnp.exp(wide - highest)
-        total = powers.sum(-1, keepdims=True)
-        loss = (jnp.log(total) + highest - jnp.take_along_axis(wide, at, -1))[..., 0]
+        loss, powers, total = _softmax(made, labels)
         found = ((loss * weights).sum(), (hits(made, labels) * weights).sum())
         columns = jax.lax.broadcasted_iota(labels.dtype, made.shape, made.ndim - 1)
-        slope = powers * (weights[..., None] / total) - jnp.where(at == columns, weights[..., None], 0.0)
+        share = weights[..., None]
+        slope = powers * (share / total) - jnp.where(labels[..., None] == columns, share, 0.0)
         of_readout, of_hidden = pull(slope.astype(made.dtype))
         return jax.tree.map(jnp.add, sums, (found, of_readout)), of_hidden
 
