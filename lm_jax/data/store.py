@@ -17,7 +17,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -28,6 +28,7 @@ from lm_jax.data import atomic, sentences, sources, texts, tokenizers, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 from lm_jax.data.texts import Progress
+from lm_jax.data.tokenizers import coverage
 
 # Raised when the same tokens would be stored differently.
 VERSION = 3
@@ -96,12 +97,15 @@ def find_tokenizer(
     """
     if config.path:
         return tokenizers.train(config, ())
-    described = json.dumps([VERSION, cleaned.fingerprint, dataclasses.asdict(config)])
+    settings = dataclasses.asdict(config)
+    # Only the one that decides, so that tokenizers of before there were two are found again.
+    del settings["vocab" if config.vocab is None else "vocab_at_most"]
+    described = json.dumps([VERSION, cleaned.fingerprint, settings])
     directory = root / "tokenizers" / hashlib.sha256(described.encode()).hexdigest()[:32]
     if not tokenizers.is_saved(directory):
         if progress is not None:
             progress("training the tokenizer", 0, 0)
-        tokenizers.train(config, cleaned, cleaned.bytes).save(directory)
+        tokenizers.train(config, cleaned, cleaned.bytes, progress).save(directory)
     return tokenizers.load(directory)
 
 
@@ -142,6 +146,8 @@ def _make(
         "tokens": int(offsets[-1]),
         "documents": cleaned.documents,
         "bytes": cleaned.bytes,
+        # Notes of an interrupted earlier release lack it.
+        "unknown": sum(note.get("unknown", 0) for note in notes),
         "dtype": _dtype(tokenizer).str,
         "report": cleaned.report,
         "files": {name: (directory / name).stat().st_size for name in names},
@@ -156,6 +162,7 @@ def write_shard(directory: str, cleaned: str, index: int) -> int:
     tokenizer = _loaded(directory)
     everything = _opened(cleaned)
     tokens, document_starts, sentence_starts = _encode(tokenizer, everything.unit(index))
+    unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(tokens == tokenizer.unk))
     tokens = tokens.astype(_dtype(tokenizer))
     parts = Path(directory) / "parts"
     with atomic.replacing(Path(directory) / _shard(index, everything.units)) as partial:
@@ -166,7 +173,7 @@ def write_shard(directory: str, cleaned: str, index: int) -> int:
         writer.close()
     atomic.write_array(parts / f"{index:05d}.documents.npy", document_starts)
     atomic.write_array(parts / f"{index:05d}.sentences.npy", sentence_starts)
-    note = {"tokens": len(tokens), "records": -(-len(tokens) // RECORD_TOKENS)}
+    note = {"tokens": len(tokens), "records": -(-len(tokens) // RECORD_TOKENS), "unknown": unknown}
     atomic.write_json(parts / f"{index:05d}.json", note)
     return index
 
@@ -177,7 +184,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, documents: list[str]) -> tuple[np.n
         return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     # All documents at once: a few calls for each of many short ones would take longer than encoding them.
     made = tokenizer.located(documents)
-    assert made.starts is not None
+    token_starts = cast(np.ndarray, made.starts)
     stops = np.cumsum(made.counts)
     ends = stops + np.arange(len(documents))
     tokens = np.empty(len(made.tokens) + len(documents), np.int32)
@@ -187,7 +194,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, documents: list[str]) -> tuple[np.n
     tokens[piece] = made.tokens
     # A sentence starts with the first token that begins at or after its first byte; where that is the next
     # document's, it has a start there anyway.
-    first = np.searchsorted(made.starts, sentences.starts("\n".join(documents).encode()).astype(made.starts.dtype))
+    first = np.searchsorted(token_starts, sentences.starts("\n".join(documents).encode()).astype(token_starts.dtype))
     first = first[first < len(made.tokens)]
     document_starts = np.concatenate([[0], ends[:-1] + 1])
     begins = np.zeros(len(tokens), bool)
@@ -272,6 +279,7 @@ class Store:
       tokens: how many, [EOS] of every document included.
       documents: how many.
       bytes: UTF-8 bytes of the cleaned text.
+      unknown: how many tokens are [UNK]; 0 in stores of earlier releases, which did not count them.
       dtype: of the tokens on disk.
       report: what cleaning did.
       document_starts: token positions, int64 [documents].
@@ -284,6 +292,7 @@ class Store:
         self.tokens: int = manifest["tokens"]
         self.documents: int = manifest["documents"]
         self.bytes: int = manifest["bytes"]
+        self.unknown: int = manifest.get("unknown", 0)
         self.dtype = np.dtype(manifest["dtype"])
         self.report: reports.Report = manifest["report"]
         self.document_starts = np.load(directory / "documents.npy", mmap_mode="r")
@@ -315,6 +324,11 @@ class Store:
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that the store was made with."""
         return tokenizers.load(self.directory / "tokenizer")
+
+    def warnings(self) -> list[str]:
+        """What to say where next to nothing of the text is left in its tokens, a line each."""
+        tokens = self.tokens - self.documents
+        return coverage.warnings(self.tokenizer, tokens=tokens, unknown=self.unknown, size_bytes=self.bytes)
 
     def document_stops(self) -> Int[np.ndarray, " documents"]:
         """The position after each document's [EOS]."""
