@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,12 +89,16 @@ class Span:
         noise, spans = self._spans(len(tokens))
         removed = _partition(noise, spans, rng)
         kept = _partition(len(tokens) - noise, spans, rng)
+        if _maskings(len(tokens) - noise, noise, spans) == 1:
+            # Short rows: with one masking only, the span of a single one always at the end, a part of the text that
+            # comes first is moved behind the last span.
+            kept[0] -= rng.integers(0, kept[0] + 1)
         source, target, at = [], [], 0
         for sentinel, stay, go in zip(special.sentinels, kept, removed, strict=False):
             source += [tokens[at : at + stay], [sentinel]]
             target += [[sentinel], tokens[at + stay : at + stay + go]]
             at += stay + go
-        source = np.concatenate([*source, [special.eos]])
+        source = np.concatenate([*source, tokens[at:], [special.eos]])
         target = np.concatenate([*target, [special.eos]])
         size = self.target_length()
         return {
@@ -144,6 +149,11 @@ class Span:
     def _source_length(self, tokens: int) -> int:
         noise, spans = self._spans(tokens)
         return tokens - noise + spans + 1
+
+
+def _maskings(kept: int, removed: int, spans: int) -> int:
+    """In how many ways `kept` and `removed` tokens make `spans` stretches each."""
+    return math.comb(max(kept - 1, 0), spans - 1) * math.comb(max(removed - 1, 0), spans - 1)
 
 
 def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
