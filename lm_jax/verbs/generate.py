@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ MOST_TOKENS = 128  # Unless --max_tokens asks for more.
 
 def run(request: Request) -> int:
     """Answers every prompt of `--prompt` and `--input`; `--output` has one JSON object a line for each."""
+    if request.output:
+        atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
     prompts = _prompts(request, exp.config.model.kind)
     step, params = restore_params(request, exp)
@@ -39,16 +43,46 @@ def run(request: Request) -> int:
 
 
 def _prompts(request: Request, kind: str) -> list[str]:
-    prompts = list(request.prompt)
+    prompts = [_unicode(prompt) for prompt in request.prompt]
     if request.input is not None:
-        if not Path(request.input).is_file():
-            raise InputError(f"--input {request.input}: there is no such file; give a text file with a prompt a line")
-        prompts += Path(request.input).read_text(encoding="utf-8").splitlines()
-    if not prompts and kind == "decoder":
+        prompts += lines(Path(request.input))
+    elif not prompts and kind == "decoder":
         return [""]
-    if not prompts:
+    elif not prompts:
         raise InputError("generate needs --prompt='...' or --input=FILE")
     return prompts
+
+
+def _unicode(prompt: str) -> str:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"--prompt={prompt!r} is not UTF-8 at character {error.start}; check the terminal") from error
+    return prompt
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file: answer i is that of line i, so nothing else than a line break divides them.
+
+    Raises:
+      InputError: there is no such file, it is empty, or it is neither UTF-8 nor UTF-16 with a byte order mark.
+    """
+    if not file.is_file():
+        raise InputError(f"--input {file}: there is no such file; give a text file with a prompt a line")
+    data = file.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"--input {file}: line {number} is not {'UTF-16' if wide else 'UTF-8'}; convert the file, for instance "
+            f"with iconv -f LATIN1 -t UTF-8"
+        ) from error
+    if not text:
+        raise InputError(f"--input {file} is empty; give a text file with a prompt a line")
+    found = re.split("\r\n|\n|\r", text)
+    return found[:-1] if not found[-1] else found
 
 
 def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
@@ -112,14 +146,16 @@ def _fill(request: Request, exp: Experiment, params: Any, prompts: list[str]) ->
     """Likeliest pieces for every mask, from an encoder."""
     tokenizer = exp.tokenizer
     rows = [prompting.masked_prompt(tokenizer, prompt) for prompt in prompts]
-    assert tokenizer.mask is not None
+    mask = tokenizer.mask
+    if mask is None:
+        raise InputError("the tokenizer of this run has no mask token, so there is nothing to fill")
     forbidden = prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab)
     top = request.top_k or SHOWN_FILLERS
     made = fill(
         exp.model.module,
         params,
         rows,
-        mask=tokenizer.mask,
+        mask=mask,
         pad=tokenizer.pad,
         top=top,
         forbidden=forbidden,

@@ -21,8 +21,8 @@ from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import ORIGIN
-from lm_jax.verbs.train import write_workdir
+from lm_jax.verbs import workdir as workdirs
+from lm_jax.verbs.workdir import ORIGIN
 
 ABOUT = "about.json"
 # Files of a tokenizer beside a checkpoint, which an export gives back as they came.
@@ -45,7 +45,9 @@ from ml_collections import ConfigDict
 
 def get_config(variant: str = "") -> ConfigDict:
     """The configuration beside this file."""
-    return ConfigDict(json.loads((Path(__file__).parent / "config.json").read_text()))
+    config = json.loads((Path(__file__).parent / "config.json").read_text())
+    config.pop("history", None)
+    return ConfigDict(config)
 '''
 
 
@@ -54,14 +56,15 @@ def run(request: Request) -> int:
     workdir = Path(need_workdir(request)).expanduser().resolve()
     if len(request.words) != 1:
         raise InputError(f"import takes one directory, and got {len(request.words)}: lm-jax import DIR --workdir=W")
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.is_dir() and any(workdir.iterdir()):
         raise InputError(f"--workdir {workdir} is not empty; give a new directory")
+    atomic.check_directory(workdir, "--workdir")
     source = Path(request.words[0]).expanduser().resolve()
     checkpoint = open_checkpoint(source)
     tokenizer = _tokenizer(source)
     exp = Experiment(_config(checkpoint.config, workdir), tokenizer)
     # What is wrong shows before the first file is written.
-    assert exp.model is not None
+    _ = exp.model
     params = checkpoint.params(exp.layout)
     _write(exp, checkpoint, source, workdir, params)
     if request.json:
@@ -127,4 +130,4 @@ def _write(exp: Experiment, checkpoint: Checkpoint, source: Path, workdir: Path,
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         checkpointer.save(0, {"params": {"model": params}}, about)
-    write_workdir(exp, workdir)
+    workdirs.write(exp, workdir)
