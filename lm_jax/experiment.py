@@ -25,6 +25,7 @@ from lm_jax.core.config import InputError, from_config_dict, lookup, merge, sett
 from lm_jax.core.trees import named_leaves
 from lm_jax.data import corpora, pipeline, rows, store, tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.mixture import Mixture
 from lm_jax.data.sources import SourceConfig
 from lm_jax.evaluate.runner import EvaluateConfig
@@ -51,6 +52,7 @@ class ExperimentConfig:
     model: Any
     seed: int = setting(0, at_least=0, below=2**32)
     objective: ObjectiveConfig = ObjectiveConfig()
+    conventions: ConventionsConfig = ConventionsConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
@@ -128,7 +130,7 @@ class Experiment:
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """What objectives know of the tokenizer."""
-        tokenizer = self.tokenizer
+        tokenizer, conventions = self.tokenizer, self.config.conventions
         return Vocabulary(
             size=tokenizer.vocab_size,
             pad=tokenizer.pad,
@@ -139,12 +141,16 @@ class Experiment:
             mask=tokenizer.mask,
             sentinels=tuple(int(token) for token in tokenizer.sentinels),
             ordinary=tokenizer.ordinary,
+            start=conventions.start,
+            before=conventions.prefix,
+            after=conventions.suffix,
         )
 
     @property
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of text that each id stands for, of the text at hand where the id alone does not tell."""
-        return self.tokenizer.bytes_of_corpus(self.tokens.bytes, self.tokens.tokens - self.tokens.documents)
+        around = 1 + len(document_prefix(self.config))
+        return self.tokenizer.bytes_of_corpus(self.tokens.bytes, self.tokens.tokens - around * self.tokens.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -178,6 +184,8 @@ class Experiment:
         """The model, with shapes and axes but no memory taken."""
         config: ModelConfig = self.config.model
         vocab = config.embed.vocab or self.vocabulary.size
+        if self.config.data.tokenizer.add:
+            vocab = max(vocab, self.vocabulary.size)
         if vocab < self.vocabulary.size:
             raise InputError(
                 f"config.model.embed.vocab {vocab} is less than the tokenizer's {self.vocabulary.size}; leave it unset"
@@ -324,6 +332,11 @@ class Experiment:
         return tuple(self.config.data.mixture.named())
 
 
+def document_prefix(config: ExperimentConfig) -> tuple[int, ...]:
+    """The ids that every stored document begins with: a decoder's, since the rows of others get theirs one by one."""
+    return config.conventions.prefix if config.model.kind == "decoder" else ()
+
+
 def prepare(
     config: ExperimentConfig, progress: Any = None, tokenizer: tokenizers.Tokenizer | None = None
 ) -> Experiment:
@@ -334,7 +347,7 @@ def prepare(
       progress: as of `store.prepare`.
       tokenizer: the tokenizer to store tokens with, instead of that of the configuration.
     """
-    tokens = corpora.prepare(config.data, progress, tokenizer)
+    tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
     return Experiment(config, tokens.tokenizer, tokens)
 
 

@@ -95,7 +95,10 @@ class Stores:
 
 
 def prepare(
-    data: DataConfig, progress: texts.Progress | None = None, tokenizer: tokenizers.Tokenizer | None = None
+    data: DataConfig,
+    progress: texts.Progress | None = None,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    prefix: tuple[int, ...] = (),
 ) -> Store | Stores:
     """The tokens of a configuration, cleaned and stored where that has not been done.
 
@@ -103,6 +106,7 @@ def prepare(
       data: names the text and the tokenizer.
       progress: as of `store.prepare`.
       tokenizer: one to use instead.
+      prefix: ids that every document begins with.
 
     Raises:
       InputError: as `store.prepare`; or both a path and a mixture are named.
@@ -110,12 +114,18 @@ def prepare(
     root, sources = store.default_root(data.store), _sources(data)
     if not sources:
         return store.prepare(
-            root, data.source(), data.clean, tokenizer or data.tokenizer, workers=data.workers, progress=progress
+            root,
+            data.source(),
+            data.clean,
+            tokenizer or data.tokenizer,
+            prefix=prefix,
+            workers=data.workers,
+            progress=progress,
         )
     tokenizer = tokenizer or train_tokenizer(data, progress)[0]
     stores = {
         name: _naming(name, store.prepare)(
-            root, source, data.clean, tokenizer, workers=data.workers, progress=_told(name, progress)
+            root, source, data.clean, tokenizer, prefix=prefix, workers=data.workers, progress=_told(name, progress)
         )
         for name, source in sources.items()
     }

@@ -338,7 +338,8 @@ def continued(checkpoint: Checkpoint, params: Any, inputs: Mapping[str, Any]) ->
         max_tokens=NEW_TOKENS,
         sampling=SamplingConfig(temperature=0.0),
         seed=0,
-        pad=int(start[0, 0]) if start.shape[1] == 1 else pad,
+        pad=pad,
+        start=int(start[0, 0]) if checkpoint.config.kind == "encoder_decoder" else None,
         bos=0,
     )
     made = write(eos=None)

@@ -55,8 +55,12 @@ class Span:
     terms = ("loss",)
 
     def __post_init__(self):
-        if self.length < 3:
-            raise InputError(f"config.data.length is {self.length}; a corrupted row needs 3: token, sentinel, EOS")
+        least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        if self.length < least:
+            raise InputError(
+                f"config.data.length is {self.length}; a corrupted row needs {least}: token, sentinel, and what comes "
+                "around them"
+            )
         spans = self._spans(self.row_length())[1]
         if spans > len(self.vocabulary.sentinels):
             raise InputError(
@@ -98,14 +102,14 @@ class Span:
             source += [tokens[at : at + stay], [sentinel]]
             target += [[sentinel], tokens[at + stay : at + stay + go]]
             at += stay + go
-        source = np.concatenate([*source, tokens[at:], [special.eos]])
+        source = np.concatenate([special.before, *source, tokens[at:], special.closing]).astype(np.int32)
         target = np.concatenate([*target, [special.eos]])
         size = self.target_length()
         return {
             "source": padded(source, self.length, special.pad),
             "segments": padded(np.ones(len(source), np.int32), self.length),
-            # T5 starts its decoder with the padding token.
-            "tokens": padded(np.concatenate([[special.pad], target[:-1]]), size, special.pad),
+            # T5 starts its decoder with the padding token, BART with EOS.
+            "tokens": padded(np.concatenate([[special.decoder_start], target[:-1]]), size, special.pad),
             "targets": padded(target, size, special.pad),
             "weights": counted(len(target), size),
         }
@@ -148,7 +152,7 @@ class Span:
 
     def _source_length(self, tokens: int) -> int:
         noise, spans = self._spans(tokens)
-        return tokens - noise + spans + 1
+        return tokens - noise + spans + len(self.vocabulary.before) + len(self.vocabulary.closing)
 
 
 def _maskings(kept: int, removed: int, spans: int) -> int:

@@ -97,24 +97,24 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]
         if not written:
             print(prompts[0], end="")
         written.extend(int(token) for token in tokens)
-        more = prompting.readable(tokenizer, written, shown)
+        more = prompting.readable(tokenizer, rows[0], written, shown)
         shown += more
         print(more, end="", flush=True)
 
-    rows = [prompting.decoder_prompt(tokenizer, prompt) for prompt in prompts]
+    rows = [exp.config.conventions.text(prompting.decoder_prompt(tokenizer, prompt)) for prompt in prompts]
     made = generate(
         exp.model.module,
         params,
         rows,
-        forbidden=prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab),
+        forbidden=_forbidden(exp),
         on_tokens=show if streams else None,
         **_settings(request, exp, max(map(len, rows))),
     )
     if streams:
         print()
     answers = []
-    for prompt, one in zip(prompts, made, strict=True):
-        text = tokenizer.decode(one.tokens)
+    for prompt, row, one in zip(prompts, rows, made, strict=True):
+        text = prompting.continuation(tokenizer, row, one.tokens)
         answers.append({"prompt": prompt, "text": text, "finished": bool(one.finished)})
         if not streams and not request.json:
             report.say(f"{prompt}{text}\n")
@@ -122,18 +122,18 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]
 
 
 def _restore(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
-    """Spans written by an encoder-decoder, put back into their texts."""
+    """What an encoder-decoder writes: spans, put back into texts that have sentinels; of others its answer."""
     tokenizer = exp.tokenizer
-    sources = [prompting.span_prompt(tokenizer, prompt) for prompt in prompts]
-    vocab = exp.model.module.config.embed.vocab
-    forbidden = prompting.unwritable(tokenizer, vocab, sentinels=True)
+    texts = [prompting.span_prompt(tokenizer, prompt) for prompt in prompts]
+    sources = [exp.config.conventions.source(text, tokenizer.eos) for text in texts]
+    forbidden = _forbidden(exp, sentinels=True)
     made = generate(exp.model.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
     answers = []
     for prompt, source, one in zip(prompts, sources, made, strict=True):
         found = prompting.spans(tokenizer, one.tokens)
         asked = [int(token) for token in tokenizer.sentinels if token in source]
         spans = {tokenizer.piece(token): tokenizer.decode(found.get(token, [])) for token in asked}
-        text = prompting.restored(tokenizer, source, one.tokens)
+        text = prompting.restored(tokenizer, source, one.tokens) if asked else tokenizer.decode(one.tokens)
         answers.append({"prompt": prompt, "text": text, "spans": spans})
         if not request.json:
             report.say(f"{prompt}\n  -> {text}")
@@ -173,9 +173,18 @@ def _fill(request: Request, exp: Experiment, params: Any, prompts: list[str]) ->
     return answers
 
 
+def _forbidden(exp: Experiment, *, sentinels: bool = False) -> tuple[int, ...]:
+    """Ids that the model of a run must not write."""
+    conventions = exp.config.conventions
+    if conventions.foreign:
+        return conventions.suppressed
+    vocab = exp.model.module.config.embed.vocab
+    return (*prompting.unwritable(exp.tokenizer, vocab, sentinels=sentinels), *conventions.suppressed)
+
+
 def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
     """What the generation of text after `read` tokens takes from the command line and the run."""
-    tokenizer, embed = exp.tokenizer, exp.config.model.embed
+    tokenizer, embed, conventions = exp.tokenizer, exp.config.model.embed, exp.config.conventions
     room = max(embed.max_length - max(read, 1), 1) if embed.positions == "learned" else MOST_TOKENS
     most = min(MOST_TOKENS, room) if request.max_tokens is None else request.max_tokens
     sampling = SamplingConfig(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p)
@@ -184,8 +193,12 @@ def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
         sampling=sampling,
         seed=request.seed or 0,
         pad=tokenizer.pad,
-        eos=tokenizer.eos,
+        eos=conventions.ends or (None if conventions.foreign else tokenizer.eos),
         # Packed text has no BOS; what comes before a document is the EOS of the last one.
-        bos=tokenizer.eos,
+        bos=tokenizer.eos if conventions.empty is None else conventions.empty,
+        start=conventions.start,
+        first=conventions.first,
+        last=conventions.last,
+        forbidden_first=conventions.suppressed_first,
         layout=exp.layout if exp.layout.mesh.size > 1 else None,
     )

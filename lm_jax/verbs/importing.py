@@ -12,9 +12,10 @@ from lm_jax.core.config import InputError
 from lm_jax.core.trees import count
 from lm_jax.data import atomic, tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_workdir
-from lm_jax.interop import safetensors
+from lm_jax.interop import generation, safetensors
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint
 from lm_jax.models.config import ModelConfig
 from lm_jax.objectives import ObjectiveConfig
@@ -62,7 +63,8 @@ def run(request: Request) -> int:
     source = Path(request.words[0]).expanduser().resolve()
     checkpoint = open_checkpoint(source)
     tokenizer = _tokenizer(source)
-    exp = Experiment(_config(checkpoint.config, workdir), tokenizer)
+    conventions, unused = _conventions(source, source, checkpoint, tokenizer)
+    exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
     # What is wrong shows before the first file is written.
     _ = exp.model
     params = checkpoint.params(exp.layout)
@@ -72,6 +74,8 @@ def run(request: Request) -> int:
         report.document(about)
         return 0
     report.say(f"{checkpoint.architecture} of {source}: {count(params):,} parameters, now step 0 of {workdir}")
+    if unused:
+        report.say(f"  settings of generation that are not used: {', '.join(unused)}")
     if extra := checkpoint.extra():
         report.say(f"  kept for exports only, as no model of ours has them: {', '.join(extra)}")
     report.say(f"  lm-jax generate --workdir={workdir} --prompt=...")
@@ -88,7 +92,24 @@ def _tokenizer(source: Path) -> tokenizers.Tokenizer:
         raise InputError(str(error).replace("config.data.tokenizer.path", "the tokenizer")) from error
 
 
-def _config(model: ModelConfig, workdir: Path) -> ExperimentConfig:
+def _conventions(
+    source: Path, where: Path, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
+) -> tuple[ConventionsConfig, list[str]]:
+    """What the model expects around its text, and which of its settings are not used.
+
+    Args:
+      source: the checkpoint's directory.
+      where: the tokenizer's.
+      checkpoint: the checkpoint.
+      tokenizer: its tokenizer.
+    """
+    prefix, suffix = tokenizers.template(where, tokenizer, str(checkpoint.tree.get("model_type", "")))
+    fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
+    fields["ends"] = fields["ends"] or (tokenizer.eos,)
+    return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
+
+
+def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
     """The run's configuration: what such a model is pretrained with, on a text that is to be named."""
     objective = {
         "decoder": ObjectiveConfig(name="causal"),
@@ -102,7 +123,7 @@ def _config(model: ModelConfig, workdir: Path) -> ExperimentConfig:
         tokenizer=tokenizers.TokenizerConfig(path=str(workdir / "tokenizer")),
         length=min(LONGEST_ROW, model.embed.max_length) if learned else LONGEST_ROW,
     )
-    return ExperimentConfig(model=model, objective=objective, data=data)
+    return ExperimentConfig(model=model, objective=objective, conventions=conventions, data=data)
 
 
 def _write(exp: Experiment, checkpoint: Checkpoint, source: Path, workdir: Path, params: object) -> None:

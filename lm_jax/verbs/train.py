@@ -30,9 +30,8 @@ from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState
 from lm_jax.train.step import Step
 from lm_jax.train.watchdog import Watchdog
-from lm_jax.verbs import report
+from lm_jax.verbs import forking, report
 from lm_jax.verbs import workdir as workdirs
-from lm_jax.verbs.runs import restore_weights
 
 
 def run(request: Request) -> int:
@@ -64,7 +63,7 @@ def _run(request: Request, workdir: Path) -> None:
     ) as checkpointer:
         saved = checkpointer.latest()
         with report.Progress() as progress:
-            exp = experiment.prepare(config, progress, _own_tokenizer(config, workdir) if saved is not None else None)
+            exp = experiment.prepare(config, progress, _given_tokenizer(config, workdir, saved, request.fork))
         for line in exp.tokens.warnings():
             report.warn(line)
         exp.check()
@@ -74,26 +73,27 @@ def _run(request: Request, workdir: Path) -> None:
         if saved is not None and saved >= config.train.steps:
             report.say(f"{workdir} is at step {saved} of {config.train.steps}; raise config.train.steps to go on")
             return
-        inherited = None if request.fork is None or saved is not None else _inherited(exp, request.fork)
+        forked = request.fork is not None and saved is None
+        inherited = forking.parameters(exp, Path(str(request.fork))) if forked else None
         with workdirs.owned(workdir):
             _go_on(exp, workdir, checkpointer, inherited, request.fork, changed)
     if jax.process_index() == 0 and "jsonl" in config.log.writers:
         curves.plot(workdir, workdir / "plots" / "curves.png")
 
 
-def _own_tokenizer(config: ExperimentConfig, workdir: Path) -> tokenizers.Tokenizer | None:
-    """The tokenizer of a run that has a checkpoint: its text may have changed since, and so what is trained on it.
+def _given_tokenizer(
+    config: ExperimentConfig, workdir: Path, saved: int | None, fork: str | None
+) -> tokenizers.Tokenizer | None:
+    """The tokenizer that the parameters to go on from know; None where the configuration alone decides.
 
-    None where the configuration names a tokenizer, which is then compared, or where the run's own is lost.
+    A run that has a checkpoint keeps its own, because its text may have changed since, and with it what is trained on
+    it. Where the configuration names a tokenizer, that one is read, and compared.
     """
+    if saved is None:
+        return None if fork is None else forking.tokenizer(config.data.tokenizer, Path(fork))
     if config.data.tokenizer.path or not tokenizers.is_saved(workdir / "tokenizer"):
         return None
     return tokenizers.load(workdir / "tokenizer")
-
-
-def _inherited(exp: Experiment, fork: str) -> Any:
-    """The parameters of the run to start from."""
-    return restore_weights(Checkpointer(Path(fork) / "checkpoints"), exp.state_like.params)
 
 
 def _go_on(

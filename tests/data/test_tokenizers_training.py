@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lm_jax.data import tokenizers
-from lm_jax.data.tokenizers import TokenizerConfig, training
+from lm_jax.data.tokenizers import TokenizerConfig, learners, training
 from lm_jax.data.tokenizers.estimates import LISTENERS
 
 LEARNED = ("unigram", "bpe", "wordpiece", "byte_bpe")
@@ -149,3 +149,11 @@ def test_interrupting_a_training_ends_it_at_once(kind, repository):
 
     assert time.monotonic() - started < 2
     assert process.returncode == -signal.SIGINT and error.count(b"Traceback") == 1
+
+
+def test_unigram_trains_on_a_sample_of_text_without_words():
+    unbroken, words = "ACGT" * 1000, "a line of words"
+    pieces = [*[unbroken] * 300, words, *[unbroken] * 100]
+    limited = learners._limited(pieces)
+    assert limited.count(words) == 1 and limited.count(unbroken) == learners._UNBROKEN // 4000
+    assert learners._limited(pieces[:100]) == pieces[:100]

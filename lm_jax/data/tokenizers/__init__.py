@@ -16,7 +16,9 @@ from lm_jax.data.tokenizers.base import (
     Tokenizer,
     TokenizerConfig,
 )
+from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.loading import is_saved, load
+from lm_jax.data.tokenizers.template import template
 from lm_jax.data.tokenizers.training import KINDS, train
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "Encoded",
     "Tokenizer",
     "TokenizerConfig",
+    "extend",
     "is_saved",
     "load",
+    "template",
     "train",
 ]

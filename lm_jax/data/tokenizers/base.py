@@ -49,6 +49,9 @@ class TokenizerConfig:
       split_digits: every digit is a piece ("unigram" and "bpe").
       lowercase: "wordpiece" lower-cases and drops accents, as BERT's uncased models; also for a vocab.txt whose
         tokenizer_config.json does not say.
+      add: tokens behind the vocabulary that are found wherever a text has them, such as markers of a chat; the model's
+        tables get a row for each.
+      anew: with `--fork`: take this tokenizer, not the forked run's, and draw the tables of tokens anew.
       sample_bytes: at most about so much text is trained on, lines chosen evenly over the corpus.
       vocab_at_most: the largest vocabulary where `vocab` is None.
     """
@@ -60,6 +63,8 @@ class TokenizerConfig:
     character_coverage: float = setting(0.9995, above=0, at_most=1)
     split_digits: bool = False
     lowercase: bool = True
+    add: tuple[str, ...] = ()
+    anew: bool = False
     sample_bytes: int = setting(10_000_000, at_least=1)
     vocab_at_most: int = setting(8192, at_least=1)
 
@@ -245,6 +250,21 @@ class Tokenizer:
         ids = np.asarray(ids, np.int64).reshape(-1)
         ids = ids[(ids >= 0) & (ids < self.vocab_size)]
         return self._backend.decode(ids[~self._hidden[ids]])
+
+    @property
+    def backend(self) -> Backend:
+        """What finds the pieces."""
+        return self._backend
+
+    @property
+    def pieces(self) -> list[str]:
+        """The printable form of every id; empty where it stands for nothing."""
+        return list(self._pieces)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " vocab"]:
+        """See `Vocabulary.lengths`."""
+        return self._lengths
 
     def piece(self, token: int) -> str:
         """One id in printable form."""

@@ -17,6 +17,7 @@ from lm_jax.data.parts import sampled
 from lm_jax.data.tokenizers import loading, simple
 from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
 from lm_jax.data.tokenizers.estimates import LISTENERS
+from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.learners import LEARNERS, NO_TEXT
 
 STAGE = "training the tokenizer"
@@ -48,11 +49,12 @@ def train(
     # Checks the range of every setting.
     config = from_config_dict(TokenizerConfig, dataclasses.asdict(config), "config.data.tokenizer")
     if config.path:
-        return loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
+        loaded = loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
+        return extend(loaded, config.add)
     trainer = lookup(KINDS, config.kind, "config.data.tokenizer.kind")
     lines = sampled(texts, config.sample_bytes, total_bytes)
     whole = min(config.sample_bytes, total_bytes)
-    return trainer(config, _told(lines, whole, progress), progress)
+    return extend(trainer(config, _told(lines, whole, progress), progress), config.add)
 
 
 def _told(lines: Iterator[str], whole: int, progress: Progress | None) -> Iterator[str]:
