@@ -1,0 +1,225 @@
+"""A tokenizer as Hugging Face's libraries read it: tokenizer.json and tokenizer_config.json, which give our ids.
+
+Ours have no normalisation, so that pieces are written as their text, spaces as spaces: the mark that sentencepiece
+writes for them is then a character as any other, which no piece has and which is spelled in bytes. What is not the same
+there: special tokens are found in text unless `split_special_tokens` is set, a character that was cut off takes the
+whole run of bytes around it along when ids are decoded, and scores are summed in 64 bits, where sentencepiece takes 32.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lm_jax.core.config import lookup
+from lm_jax.data.parts import PART
+from lm_jax.data.tokenizers import huggingface, sentencepiece
+from lm_jax.data.tokenizers.base import ROLES, SPECIALS, UNK, UNKNOWN, Tokenizer
+
+CONFIG = "tokenizer_config.json"
+_MARK = sentencepiece.MARK
+
+
+def files(tokenizer: Tokenizer, kind: str, *, types: bool = False, longest: int | None = None) -> dict[str, bytes]:
+    """The files by name.
+
+    Args:
+      tokenizer: of any kind in `TREES`.
+      kind: of the model that reads its ids, which decides what is put around a text.
+      types: whether the model tells the two texts of a pair apart.
+      longest: the most tokens that the model reads; None where it has no limit.
+
+    Raises:
+      InputError: the tokenizer is of a kind that tokenizer.json cannot express.
+    """
+    tree = lookup(TREES, tokenizer.kind, "tokenizers that tokenizer.json can express")(tokenizer)
+    if not tree.get("post_processor"):
+        tree["post_processor"] = _around(tokenizer, kind)
+    tree |= {"truncation": None, "padding": None}
+    return {huggingface.FILE: huggingface.written(tree), CONFIG: _config(tokenizer, kind, types, longest)}
+
+
+def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
+    """Ids by role as a model of ours uses them: an empty prompt of a decoder starts from the end of the last text."""
+    ids = {role: getattr(tokenizer, role) for role in ROLES}
+    if kind == "decoder":
+        ids["bos"] = tokenizer.eos
+    return {role: token for role, token in ids.items() if token is not None}
+
+
+def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -> bytes:
+    """tokenizer_config.json. The class is named because a family's own would put its own steps around the pieces."""
+    tree = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{role}_token": tokenizer.piece(token) for role, token in roles(tokenizer, kind).items()},
+        "additional_special_tokens": [tokenizer.piece(int(token)) for token in tokenizer.sentinels],
+        "clean_up_tokenization_spaces": False,
+        # GPT-2 would add the embeddings of tokens 0 and 1 for types, and others refuse them.
+        "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
+        "padding_side": "left" if kind == "decoder" else "right",
+    }
+    tree |= {} if longest is None else {"model_max_length": longest}
+    return (json.dumps(tree, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def _around(tokenizer: Tokenizer, kind: str) -> dict[str, Any] | None:
+    """What prompts of ours have around a text: [CLS] and [SEP] for an encoder, EOS for the source of a decoder."""
+    templates = {
+        "decoder": ((), ()),
+        "encoder": (("cls", "A", "sep"), ("B", "sep")),
+        "encoder_decoder": (("A", "eos"), ("B", "eos")),
+    }
+    first, second = templates[kind]
+    names = [name for name in (*first, *second) if name not in "AB"]
+    if not names or any(getattr(tokenizer, name) is None for name in names):
+        return None
+    token = lambda name: tokenizer.piece(getattr(tokenizer, name))
+    step = lambda name, side: (
+        {"Sequence": {"id": name, "type_id": side}}
+        if name in "AB"
+        else {"SpecialToken": {"id": token(name), "type_id": side}}
+    )
+    spelled = {token(name): [getattr(tokenizer, name)] for name in names}
+    single = [step(name, 0) for name in first]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, *(step(name, 1) for name in second)],
+        "special_tokens": {name: {"id": name, "ids": ids, "tokens": [name]} for name, ids in spelled.items()},
+    }
+
+
+def _framed(tokenizer: Tokenizer, model: Mapping[str, Any], decoder: Mapping[str, Any], *steps: Any) -> dict[str, Any]:
+    """The file of a tokenizer that was trained here."""
+    names = {name: index for index, name in enumerate(SPECIALS)}
+    names |= {tokenizer.piece(int(token)): int(token) for token in tokenizer.sentinels}
+    before = None if not steps else steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": [*steps]}
+    return {
+        **huggingface.frame(),
+        "added_tokens": _eager(tokenizer, huggingface.added(names)),
+        "pre_tokenizer": before,
+        "decoder": decoder,
+        "model": model,
+    }
+
+
+def _eager(tokenizer: Tokenizer, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Special tokens of which the mask and sentinels take the space before them, as in prompts of ours."""
+    spans = {tokenizer.mask, *tokenizer.sentinels.tolist()} if tokenizer.carries_space else set()
+    return [{**entry, "lstrip": True} if entry["id"] in spans else entry for entry in entries]
+
+
+def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
+    proto = sentencepiece.parsed(tokenizer.content)
+    texts, others = _pieces(proto.pieces)
+    # The library looks for every piece in a text. Those that are no text must cost more than any spelling of them, so
+    # each of their characters has to be known, or to stand alone.
+    lowest = min(piece.score for piece in proto.pieces)
+    never = (1 + max(map(len, others.values()))) * lowest
+    vocab = [[texts.get(index, piece.piece), piece.score] for index, piece in enumerate(proto.pieces)]
+    for index in others:
+        vocab[index][1] = never
+    strange = sorted(set("".join(others.values())) - set(texts.values()))
+    alone = [_split("[" + "".join(map(re.escape, strange)) + "]")] if strange else []
+    model = {"type": "Unigram", "unk_id": UNK, "vocab": vocab, "byte_fallback": True}
+    return _framed(tokenizer, model, huggingface.SPELLED, _split(_PARTS), *alone)
+
+
+def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
+    proto = sentencepiece.parsed(tokenizer.content)
+    texts, others = _pieces(proto.pieces)
+    model = {
+        **huggingface.bpe({name: index for index, name in sorted((texts | others).items())}, _merges(proto, texts)),
+        "unk_token": SPECIALS[UNK],
+        "fuse_unk": True,
+        "byte_fallback": True,
+    }
+    return _framed(tokenizer, model, huggingface.SPELLED, _split(_PARTS))
+
+
+def _merges(proto: Any, texts: Mapping[int, str]) -> Iterable[tuple[str, str]]:
+    """Every pair of pieces that makes a third, the best third first: sentencepiece joins whatever makes a piece."""
+    known = set(texts.values())
+    ranked = sorted(texts, key=lambda index: (-proto.pieces[index].score, index))
+    for piece in (texts[index] for index in ranked):
+        for cut in range(1, len(piece)):
+            if piece[:cut] in known and piece[cut:] in known:
+                yield piece[:cut], piece[cut:]
+
+
+def _pieces(pieces: Any) -> tuple[dict[int, str], dict[int, str]]:
+    """Pieces of text as their text, and the others (special tokens and bytes) as their names, by id."""
+    texts, others = {}, {}
+    for index, piece in enumerate(pieces):
+        if piece.type == sentencepiece.NORMAL:
+            texts[index] = piece.piece.replace(_MARK, " ")
+        else:
+            others[index] = piece.piece
+    return texts, others
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    """Cuts a text into what a pattern matches and what lies between."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+# The mark alone, and between marks what `data.parts.parts` does: at most 2,000 characters, up to a newline, else up to
+# a space, else anywhere.
+_PARTS = (
+    f"{_MARK}"
+    f"|(?=[^{_MARK}]{{{PART + 1}}})"
+    f"(?:[^{_MARK}]{{0,{PART - 1}}}\\n|[^{_MARK}]{{0,{PART - 2}}}[^{_MARK} ](?= )|[^{_MARK}]{{{PART}}})"
+    f"|[^{_MARK}]+"
+)
+
+
+def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:
+    named = {byte: name for name, byte in huggingface.BYTES.items()}
+    names = [*SPECIALS, *(named[byte] for byte in range(256))]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    model = huggingface.bpe({name: index for index, name in enumerate(names)}, [])
+    return _framed(tokenizer, model, level, level)
+
+
+def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
+    names = [*SPECIALS, *tokenizer.content.decode()]
+    # Pairs that are never joined: unlike a vocabulary of words it needs no cutting beforehand.
+    model = huggingface.bpe({name: index for index, name in enumerate(names)}, [])
+    unknown = {"type": "Replace", "pattern": {"String": SPECIALS[UNK]}, "content": UNKNOWN}
+    decoder = {"type": "Sequence", "decoders": [unknown, {"type": "Fuse"}]}
+    return _framed(tokenizer, {**model, "unk_token": SPECIALS[UNK]}, decoder)
+
+
+def _stored(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the tokenizer runs itself, with the special tokens that its file does not have."""
+    tree = json.loads(tokenizer.content)
+    entries = [*(tree.get("added_tokens") or ()), *huggingface.added(tokenizer.options["added"])]
+    return {**tree, "added_tokens": _eager(tokenizer, entries)}
+
+
+def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
+    unknown = {"type": "Replace", "pattern": {"String": tokenizer.piece(tokenizer.unk)}, "content": UNKNOWN}
+    words = {"type": "WordPiece", "prefix": huggingface.PREFIX, "cleanup": False}
+    joints = f"^{huggingface.PREFIX}(?=.)|{huggingface.JOINTS}"
+    steps = [unknown, words, {"type": "Fuse"}, {"type": "Replace", "pattern": {"Regex": joints}, "content": ""}]
+    return {**_stored(tokenizer), "decoder": {"type": "Sequence", "decoders": steps}}
+
+
+TREES: dict[str, Callable[[Tokenizer], dict[str, Any]]] = {
+    "unigram": _unigram,
+    "bpe": _bpe,
+    "wordpiece": _wordpiece,
+    "byte_bpe": _stored,
+    "bytes": _bytes,
+    "characters": _characters,
+    "huggingface": _stored,
+}
+# Why the library may cut a text otherwise all the same.
+CAVEATS = {
+    "unigram": (
+        ": sentencepiece sums scores in 32 bits and the tokenizers library in 64, so they may differ in which of two "
+        "equally likely ways to cut a text they take, mostly in a run of one character"
+    )
+}
