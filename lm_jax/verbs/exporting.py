@@ -15,12 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
+from lm_jax.data import atomic, tokenizers
+from lm_jax.data.tokenizers import Tokenizer, interchange
+from lm_jax.decode import prompting
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
-from lm_jax.interop import huggingface, safetensors
+from lm_jax.interop import generation, huggingface, safetensors
 from lm_jax.interop.settings import Settings
+from lm_jax.models.config import ModelConfig, TransformerConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
+from lm_jax.verbs.generate import MOST_TOKENS
 from lm_jax.verbs.importing import ABOUT, TOKENIZER
 from lm_jax.verbs.runs import ORIGIN, open_run, restore_params
 
@@ -29,6 +34,13 @@ TOLERANCE = 1e-5
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it "
     "was the epoch of belief, it was the epoch of incredulity, it was the season of Light"
+)
+# What tokenizers disagree about: white space, what the alphabet lacks, marks of their own, long words.
+TEXTS = (
+    *(TEXT, "", " ", "  two  spaces ", "\ttab\tand\r\nlines\n\n  of code:\n", "NUL\0inside", "a ▁ mark ▁the▁"),
+    *("天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。", "naïve café e\u0301\u0302 ﬁ Straße", "👩‍👩‍👧 👍🏽 🇩🇪 ❤️"),
+    *("[MASK]<0x41> <unk> ##s Ġ", "\n".join(f"{' ' * depth}x" for depth in range(1, 40))),
+    *("x" * 150, "汉字" * 1500, "-" * 77, " " * 77, "1234567890.5e-3", "\u2028\ufeff\u200b\u00a0\u3000"),
 )
 LONGEST = 64
 TOP = 10
@@ -47,37 +59,112 @@ def run(request: Request) -> int:
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
     try:
         tree = write(exp, params["model"], Path(str(request.workdir)), partial)
-        found = compare(exp, params["model"], partial)
+        tokenizer = _read(partial)
+        differ = differing(exp.tokenizer, tokenizer)
+        if TEXT in differ:
+            raise InputError(
+                f"the tokenizer that was written gives other ids than the run's own, of kind {exp.tokenizer.kind!r}, for "
+                f"{len(differ)} of {len(TEXTS)} texts; {output} was not made"
+            )
+        found = compare(exp, params["model"], partial, tokenizer)
         agrees = found["difference"] <= TOLERANCE
         if agrees:
             os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if request.json:
-        report.document({"step": step, "output": str(output), "agrees": agrees, **found})
-    else:
-        report.say(f"step {step} of {request.workdir} as {tree['architectures'][0]} in {output}, read again:")
-        report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
-        report.say(
-            f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}"
-        )
-        if not agrees:
-            report.say(f"  they do not agree, and {output} was not made")
+        told = {"texts": len(TEXTS), "differ": differ}
+        report.document({"step": step, "output": str(output), "agrees": agrees, **found, "tokenizer": told})
+        return 0 if agrees else 1
+    report.say(f"step {step} of {request.workdir} as {tree['architectures'][0]} in {output}, read again:")
+    report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
+    report.say(f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}")
+    report.say(f"  {_told(exp.tokenizer, differ, came=_came(Path(str(request.workdir)) / ORIGIN))}")
+    if not agrees:
+        report.say(f"  they do not agree, and {output} was not made")
     return 0 if agrees else 1
 
 
+def _told(tokenizer: Tokenizer, differ: list[str], *, came: bool) -> str:
+    """A line about the tokenizer that was written; `came` with the checkpoint that the run was imported from."""
+    if differ:
+        why = interchange.CAVEATS.get(tokenizer.kind, "")
+        return f"the tokenizer gives other ids for {len(differ)} of {len(TEXTS)} texts, such as {differ[0][:40]!r}{why}"
+    if not came and tokenizer.kind not in interchange.TREES:
+        return (
+            f"the tokenizer is {tokenizer.file} alone, as no tokenizer.json expresses the kind {tokenizer.kind!r}: "
+            "AutoTokenizer may give other ids"
+        )
+    return f"the tokenizer gives the same ids for {len(TEXTS)} texts"
+
+
+def _read(output: Path) -> Tokenizer:
+    """The tokenizer of a directory as a library reads it that does not know our files."""
+    file = output / "tokenizer.json"
+    return tokenizers.load(file if file.is_file() else output)
+
+
+def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
+    """The texts of `TEXTS` that two tokenizers cut otherwise."""
+    pairs = zip(TEXTS, ours.encode_batch(TEXTS), theirs.encode_batch(TEXTS), strict=True)
+    return [text for text, mine, other in pairs if mine.tolist() != other.tolist()]
+
+
 def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> dict[str, Any]:
-    """config.json, safetensors and the tokenizer's files."""
+    """config.json, safetensors, the tokenizer's files and generation_config.json."""
     config, origin = exp.model.module.config, workdir / ORIGIN
     tree, extra = _origin(origin, config)
-    tree = tree or huggingface.tree_for(config)
+    if not tree:
+        ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
+        tree = {**huggingface.tree_for(config), **ids}
     huggingface.save(output, tree, config, params, extra)
     for file in origin.iterdir() if origin.is_dir() else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
-    if not any(True for pattern in TOKENIZER for _ in output.glob(pattern)):
-        exp.tokenizer.save(output)
+    if not _came(output):
+        _write_tokenizer(exp, output, came=origin.is_dir())
+    if config.kind != "encoder" and not (output / generation.FILE).is_file():
+        atomic.write_json(output / generation.FILE, _generation(exp))
     return tree
+
+
+def _came(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer from elsewhere."""
+    return any(True for pattern in TOKENIZER for _ in folder.glob(pattern))
+
+
+def _write_tokenizer(exp: Experiment, output: Path, *, came: bool) -> None:
+    """The tokenizer as others read it; `came` as ours, beside an imported checkpoint, also as it came."""
+    tokenizer, config = exp.tokenizer, exp.model.module.config
+    if came or tokenizer.kind not in interchange.TREES:
+        tokenizer.save(output)
+    if tokenizer.kind in interchange.TREES:
+        written = interchange.files(tokenizer, config.kind, types=_typed(config), longest=_longest(exp))
+        for name, content in written.items():
+            if not (output / name).exists():
+                atomic.write_bytes(output / name, content)
+
+
+def _generation(exp: Experiment) -> dict[str, Any]:
+    tokenizer, config = exp.tokenizer, exp.model.module.config
+    writes = config.kind == "encoder_decoder"
+    return generation.defaults(
+        config.kind,
+        interchange.roles(tokenizer, config.kind),
+        forbidden=prompting.unwritable(tokenizer, config.embed.vocab, sentinels=writes),
+        longest=_longest(exp),
+        most=MOST_TOKENS,
+    )
+
+
+def _typed(config: ModelConfig) -> bool:
+    """Whether a model tells the two texts of a pair apart."""
+    return config.embed.types > 0 or (isinstance(config, TransformerConfig) and config.typed)
+
+
+def _longest(exp: Experiment) -> int | None:
+    embed = exp.model.module.config.embed
+    return embed.max_length if embed.positions == "learned" else None
 
 
 def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -93,11 +180,11 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return about["config"], {name: entry.read() for name, entry in stored.items()}
 
 
-def compare(exp: Experiment, params: Any, output: Path) -> dict[str, float]:
-    """The logits of a run and of what was written of it, on a line of text."""
+def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer) -> dict[str, float]:
+    """The logits of a run and of what was written of it, on a line of text as `tokenizer` cuts it."""
     embed = exp.model.module.config.embed
     room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
-    tokens = jnp.asarray(np.asarray(exp.tokenizer.encode(TEXT), np.int32)[None, :room])
+    tokens = jnp.asarray(np.asarray(tokenizer.encode(TEXT), np.int32)[None, :room])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
