@@ -63,7 +63,7 @@ def run(request: Request) -> int:
         differ = differing(exp.tokenizer, tokenizer)
         if TEXT in differ:
             raise InputError(
-                f"the tokenizer that was written gives other ids than the run's own, of kind {exp.tokenizer.kind!r}, for "
+                f"the tokenizer that was written gives other ids than the run's own {exp.tokenizer.kind!r} for "
                 f"{len(differ)} of {len(TEXTS)} texts; {output} was not made"
             )
         found = compare(exp, params["model"], partial, tokenizer)
