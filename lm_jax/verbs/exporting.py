@@ -72,30 +72,35 @@ def run(request: Request) -> int:
             os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    came = _came(Path(str(request.workdir)) / ORIGIN)
     if request.json:
-        told = {"texts": len(TEXTS), "differ": differ}
+        told = {"texts": len(TEXTS), "differ": differ, "notes": _notes(exp.tokenizer, differ, came=came)}
         report.document({"step": step, "output": str(output), "agrees": agrees, **found, "tokenizer": told})
         return 0 if agrees else 1
     report.say(f"step {step} of {request.workdir} as {tree['architectures'][0]} in {output}, read again:")
     report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
     report.say(f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}")
-    report.say(f"  {_told(exp.tokenizer, differ, came=_came(Path(str(request.workdir)) / ORIGIN))}")
+    report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
+    for note in _notes(exp.tokenizer, differ, came=came):
+        report.say(f"  {note}")
     if not agrees:
         report.say(f"  they do not agree, and {output} was not made")
     return 0 if agrees else 1
 
 
-def _told(tokenizer: Tokenizer, differ: list[str], *, came: bool) -> str:
-    """A line about the tokenizer that was written; `came` with the checkpoint that the run was imported from."""
-    if differ:
-        why = interchange.CAVEATS.get(tokenizer.kind, "")
-        return f"the tokenizer gives other ids for {len(differ)} of {len(TEXTS)} texts, such as {differ[0][:40]!r}{why}"
-    if not came and tokenizer.kind not in interchange.TREES:
-        return (
-            f"the tokenizer is {tokenizer.file} alone, as no tokenizer.json expresses the kind {tokenizer.kind!r}: "
-            "AutoTokenizer may give other ids"
-        )
-    return f"the tokenizer gives the same ids for {len(TEXTS)} texts"
+def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool) -> list[str]:
+    """What to know of the tokenizer that was written; `came` with the checkpoint that the run was imported from."""
+    notes = [f"other ids for {differ[0][:40]!r}"] if differ else []
+    if came:
+        return notes
+    if tokenizer.kind not in interchange.TREES:
+        return [
+            *notes,
+            f"{tokenizer.file} was written alone, as no tokenizer.json expresses the kind {tokenizer.kind!r}: "
+            "AutoTokenizer may give other ids",
+        ]
+    caveat = interchange.caveat(tokenizer)
+    return [*notes, *([caveat] if caveat else [])]
 
 
 def _read(output: Path) -> Tokenizer:

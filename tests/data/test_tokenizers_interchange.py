@@ -126,6 +126,11 @@ def test_a_kind_that_the_file_cannot_express_is_refused_by_name(trained):
         interchange.files(foreign, "decoder")
 
 
+def test_runs_that_may_be_cut_in_another_order_are_named(trained):
+    assert "in another order" in interchange.caveat(trained["unigram"])
+    assert not any(interchange.caveat(trained[kind]) for kind in KINDS if kind != "unigram")
+
+
 def test_random_text_has_our_ids(ours):
     rng, theirs = np.random.default_rng(0), opened(ours)
     points = [*range(0x20, 0x7F), 0x09, 0x0A, 0x0D, 0xE9, 0x301, 0x2581, 0x4F60, 0x200D, 0x1F600]

@@ -33,8 +33,6 @@ PROMPTS = {
     "encoder_decoder": ("The old <extra_id_0> mended a <extra_id_1> at dawn", "织工 <extra_id_0>"),
     "encoder": ("The old <mask> mended a <mask> at dawn", "<mask>"),
 }
-# The first token that is not among so many before it is made to end a text.
-WRITTEN = 6
 SOURCES = {
     "english_novels/novels_dev.jsonl.xz": 300,
     "zh_docs/d2l_zh.jsonl.xz": 200,
@@ -122,7 +120,8 @@ def test_transformers_writes_what_we_write(preset, kind, trained, transformers, 
         return
     output = exported(tmp_path / "run", tmp_path / "before")
     written = _written(transformers, output, prompts[0], model, ours)
-    end = next(token for token in written[WRITTEN:] if token not in written[:WRITTEN])
+    # What it wrote for the first time last ends a text instead.
+    end = [*dict.fromkeys(written)][-1]
     workdirs.draw(tmp_path / "ended", preset, ours, ends=end, **over)
     answers = [_ours(tmp_path / "ended", [prompt], capsys)[0] for prompt in prompts]
     output = exported(tmp_path / "ended", tmp_path / "after")

@@ -3,11 +3,12 @@
 Ours have no normalisation, so that pieces are written as their text, spaces as spaces: the mark that sentencepiece
 writes for them is then a character as any other, which no piece has and which is spelled in bytes. What is not the same
 there: special tokens are found in text unless `split_special_tokens` is set, a character that was cut off takes the
-whole run of bytes around it along when ids are decoded, and scores are summed in 64 bits, where sentencepiece takes 32.
+whole run of bytes around it along when ids are decoded, and `caveat` names runs that may be cut in another order.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -207,6 +208,26 @@ def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
     return {**_stored(tokenizer), "decoder": {"type": "Sequence", "decoders": steps}}
 
 
+def caveat(tokenizer: Tokenizer) -> str:
+    """Where the library may cut a text otherwise all the same, in one line; "" nowhere.
+
+    Pieces that are the same string repeated can change places at no cost: in ">>>" the pieces ">>" and ">". Which comes
+    first then depends on rounding, and sentencepiece sums scores in 32 bits, the library in 64.
+    """
+    if tokenizer.kind != "unigram":
+        return ""
+    texts, _ = _pieces(sentencepiece.parsed(tokenizer.content).pieces)
+    repeated = collections.Counter(text[: (text + text).find(text, 1)] for text in texts.values())
+    ties = [root for root, count in repeated.items() if count > 1]
+    if not ties:
+        return ""
+    shown = ", ".join(repr(3 * root) for root in ties[:3])
+    return (
+        f"a run such as {shown} may be cut into the same pieces in another order: sentencepiece sums scores in 32 bits, "
+        "the tokenizers library in 64"
+    )
+
+
 TREES: dict[str, Callable[[Tokenizer], dict[str, Any]]] = {
     "unigram": _unigram,
     "bpe": _bpe,
@@ -215,11 +236,4 @@ TREES: dict[str, Callable[[Tokenizer], dict[str, Any]]] = {
     "bytes": _bytes,
     "characters": _characters,
     "huggingface": _stored,
-}
-# Why the library may cut a text otherwise all the same.
-CAVEATS = {
-    "unigram": (
-        ": sentencepiece sums scores in 32 bits and the tokenizers library in 64, so they may differ in which of two "
-        "equally likely ways to cut a text they take, mostly in a run of one character"
-    )
 }
