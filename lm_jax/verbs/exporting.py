@@ -68,44 +68,49 @@ def run(request: Request) -> int:
             )
         found = compare(exp, params["model"], partial, tokenizer)
         agrees = found["difference"] <= TOLERANCE
+        came = _came(Path(str(request.workdir)) / ORIGIN)
+        notes = _notes(exp.tokenizer, differ, came=came, alone=not (partial / TOKENIZER[0]).is_file())
         if agrees:
             os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    came = _came(Path(str(request.workdir)) / ORIGIN)
     if request.json:
-        told = {"texts": len(TEXTS), "differ": differ, "notes": _notes(exp.tokenizer, differ, came=came)}
+        told = {"texts": len(TEXTS), "differ": differ, "notes": notes}
         report.document({"step": step, "output": str(output), "agrees": agrees, **found, "tokenizer": told})
         return 0 if agrees else 1
     report.say(f"step {step} of {request.workdir} as {tree['architectures'][0]} in {output}, read again:")
     report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
     report.say(f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}")
     report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
-    for note in _notes(exp.tokenizer, differ, came=came):
+    for note in notes:
         report.say(f"  {note}")
     if not agrees:
         report.say(f"  they do not agree, and {output} was not made")
     return 0 if agrees else 1
 
 
-def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool) -> list[str]:
-    """What to know of the tokenizer that was written; `came` with the checkpoint that the run was imported from."""
+def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool, alone: bool) -> list[str]:
+    """What to know of the tokenizer that was written.
+
+    Args:
+      tokenizer: the run's.
+      differ: the texts of `TEXTS` for which it gives other ids.
+      came: whether its files are those that the run was imported with.
+      alone: whether there is no tokenizer.json.
+    """
     notes = [f"other ids for {differ[0][:40]!r}"] if differ else []
-    if came:
-        return notes
-    if tokenizer.kind not in interchange.TREES:
-        return [
-            *notes,
-            f"{tokenizer.file} was written alone, as no tokenizer.json expresses the kind {tokenizer.kind!r}: "
-            "AutoTokenizer may give other ids",
-        ]
-    caveat = interchange.caveat(tokenizer)
+    if not came and alone:
+        notes.append(
+            f"{tokenizer.file} was written alone, as no tokenizer.json expresses this {tokenizer.kind!r}: others "
+            "may read it otherwise"
+        )
+    caveat = "" if came or alone else interchange.caveat(tokenizer)
     return [*notes, *([caveat] if caveat else [])]
 
 
 def _read(output: Path) -> Tokenizer:
     """The tokenizer of a directory as a library reads it that does not know our files."""
-    file = output / "tokenizer.json"
+    file = output / TOKENIZER[0]
     return tokenizers.load(file if file.is_file() else output)
 
 
@@ -141,13 +146,16 @@ def _came(folder: Path) -> bool:
 def _write_tokenizer(exp: Experiment, output: Path, *, came: bool) -> None:
     """The tokenizer as others read it; `came` as ours, beside an imported checkpoint, also as it came."""
     tokenizer, config = exp.tokenizer, exp.model.module.config
-    if came or tokenizer.kind not in interchange.TREES:
-        tokenizer.save(output)
-    if tokenizer.kind in interchange.TREES:
+    try:
         written = interchange.files(tokenizer, config.kind, types=_typed(config), longest=_longest(exp))
-        for name, content in written.items():
-            if not (output / name).exists():
-                atomic.write_bytes(output / name, content)
+    except InputError:
+        # `_notes` says so.
+        written = {}
+    if came or not written:
+        tokenizer.save(output)
+    for name, content in written.items():
+        if not (output / name).exists():
+            atomic.write_bytes(output / name, content)
 
 
 def _generation(exp: Experiment) -> dict[str, Any]:

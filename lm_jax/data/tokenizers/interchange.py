@@ -8,13 +8,14 @@ whole run of bytes around it along when ids are decoded, and `caveat` names runs
 
 from __future__ import annotations
 
+import base64
 import collections
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from lm_jax.core.config import lookup
+from lm_jax.core.config import InputError, lookup
 from lm_jax.data.parts import PART
 from lm_jax.data.tokenizers import huggingface, sentencepiece
 from lm_jax.data.tokenizers.base import ROLES, SPECIALS, UNK, UNKNOWN, Tokenizer
@@ -36,9 +37,7 @@ def files(tokenizer: Tokenizer, kind: str, *, types: bool = False, longest: int 
       InputError: the tokenizer is of a kind that tokenizer.json cannot express.
     """
     tree = lookup(TREES, tokenizer.kind, "tokenizers that tokenizer.json can express")(tokenizer)
-    if not tree.get("post_processor"):
-        tree["post_processor"] = _around(tokenizer, kind)
-    tree |= {"truncation": None, "padding": None}
+    tree |= {"post_processor": _around(tokenizer, kind), "truncation": None, "padding": None}
     return {huggingface.FILE: huggingface.written(tree), CONFIG: _config(tokenizer, kind, types, longest)}
 
 
@@ -96,11 +95,10 @@ def _framed(tokenizer: Tokenizer, model: Mapping[str, Any], decoder: Mapping[str
     """The file of a tokenizer that was trained here."""
     names = {name: index for index, name in enumerate(SPECIALS)}
     names |= {tokenizer.piece(int(token)): int(token) for token in tokenizer.sentinels}
-    before = None if not steps else steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": [*steps]}
     return {
         **huggingface.frame(),
         "added_tokens": _eager(tokenizer, huggingface.added(names)),
-        "pre_tokenizer": before,
+        "pre_tokenizer": None if not steps else {"type": "Sequence", "pretokenizers": [*steps]},
         "decoder": decoder,
         "model": model,
     }
@@ -115,29 +113,77 @@ def _eager(tokenizer: Tokenizer, entries: list[dict[str, Any]]) -> list[dict[str
 def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
     proto = sentencepiece.parsed(tokenizer.content)
     texts, others = _pieces(proto.pieces)
-    # The library looks for every piece in a text. Those that are no text must cost more than any spelling of them, so
-    # each of their characters has to be known, or to stand alone.
-    lowest = min(piece.score for piece in proto.pieces)
-    never = (1 + max(map(len, others.values()))) * lowest
-    vocab = [[texts.get(index, piece.piece), piece.score] for index, piece in enumerate(proto.pieces)]
-    for index in others:
-        vocab[index][1] = never
+    alone = _strange(texts, others)
+    return _framed(tokenizer, _likeliest(proto, texts, others), huggingface.SPELLED, _split(_PARTS), *alone)
+
+
+def _likeliest(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
+    """A unigram model. The library looks for every piece, so one that is no text costs more than any spelling of it."""
+    never = (1 + max(map(len, others.values()))) * min(piece.score for piece in proto.pieces)
+    vocab = [
+        [texts[index], piece.score] if index in texts else [others[index], never]
+        for index, piece in enumerate(proto.pieces)
+    ]
+    spelled = proto.trainer_spec.byte_fallback
+    return {"type": "Unigram", "unk_id": proto.trainer_spec.unk_id, "vocab": vocab, "byte_fallback": spelled}
+
+
+def _strange(texts: Mapping[int, str], others: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Cuts out what no piece has: the name of a piece that is no text would be the cheapest spelling of itself."""
     strange = sorted(set("".join(others.values())) - set(texts.values()))
-    alone = [_split("[" + "".join(map(re.escape, strange)) + "]")] if strange else []
-    model = {"type": "Unigram", "unk_id": UNK, "vocab": vocab, "byte_fallback": True}
-    return _framed(tokenizer, model, huggingface.SPELLED, _split(_PARTS), *alone)
+    return [_split("[" + "".join(map(re.escape, strange)) + "]")] if strange else []
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
     proto = sentencepiece.parsed(tokenizer.content)
-    texts, others = _pieces(proto.pieces)
-    model = {
-        **huggingface.bpe({name: index for index, name in sorted((texts | others).items())}, _merges(proto, texts)),
-        "unk_token": SPECIALS[UNK],
-        "fuse_unk": True,
-        "byte_fallback": True,
+    return _framed(tokenizer, _joined(proto, *_pieces(proto.pieces)), huggingface.SPELLED, _split(_PARTS))
+
+
+def _joined(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
+    """A model of merges."""
+    vocab = {name: index for index, name in sorted({**texts, **others}.items())}
+    spelled, unknown = proto.trainer_spec.byte_fallback, proto.pieces[proto.trainer_spec.unk_id].piece
+    model = huggingface.bpe(vocab, _merges(proto, texts))
+    return {**model, "unk_token": unknown, "fuse_unk": True, "byte_fallback": spelled}
+
+
+def _foreign(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A sentencepiece model from elsewhere, with its normalisation; here its mark is a space in texts too.
+
+    Raises:
+      InputError: it has what the library has not.
+    """
+    proto = sentencepiece.parsed(tokenizer.content)
+    normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
+    user = any(piece.type == sentencepiece.USER for piece in proto.pieces)
+    if (
+        user
+        or trainer.treat_whitespace_as_suffix
+        or trainer.model_type not in (1, 2)
+        or not normaliser.escape_whitespaces
+    ):
+        raise InputError(
+            "no tokenizer.json expresses a sentencepiece model with symbols of its user, spaces behind words, or words "
+            "or characters for pieces"
+        )
+    texts, others = _pieces(proto.pieces, mark=_MARK)
+    charsmap = base64.b64encode(normaliser.precompiled_charsmap).decode()
+    steps = [{"type": "Precompiled", "precompiled_charsmap": charsmap}] if charsmap else []
+    if normaliser.remove_extra_whitespaces:
+        steps.append(_replace({"Regex": r"\A +| +\z| +(?= )"}, ""))
+    steps += [{"type": "Prepend", "prepend": _MARK}] if normaliser.add_dummy_prefix else []
+    ends = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if normaliser.add_dummy_prefix else []
+    kept = {*(index for index, piece in enumerate(proto.pieces) if piece.type in sentencepiece.NAMED)}
+    kept |= {*tokenizer.options["roles"].values(), *tokenizer.sentinels.tolist()}
+    unknown = _replace({"String": proto.pieces[trainer.unk_id].piece}, UNKNOWN)
+    decoders = [unknown, _replace({"String": _MARK}, " "), *huggingface.SPELLED["decoders"], *ends]
+    return {
+        **huggingface.frame(),
+        "added_tokens": _eager(tokenizer, huggingface.added({tokenizer.piece(index): index for index in kept})),
+        "normalizer": {"type": "Sequence", "normalizers": [*steps, _replace({"String": " "}, _MARK)]},
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": _MODELS[trainer.model_type](proto, texts, others),
     }
-    return _framed(tokenizer, model, huggingface.SPELLED, _split(_PARTS))
 
 
 def _merges(proto: Any, texts: Mapping[int, str]) -> Iterable[tuple[str, str]]:
@@ -150,15 +196,25 @@ def _merges(proto: Any, texts: Mapping[int, str]) -> Iterable[tuple[str, str]]:
                 yield piece[:cut], piece[cut:]
 
 
-def _pieces(pieces: Any) -> tuple[dict[int, str], dict[int, str]]:
-    """Pieces of text as their text, and the others (special tokens and bytes) as their names, by id."""
+# By their types in sentencepiece_model.proto.
+_UNIGRAM, _MERGED = 1, 2
+_MODELS = {_UNIGRAM: _likeliest, _MERGED: _joined}
+
+
+def _pieces(pieces: Any, mark: str = " ") -> tuple[dict[int, str], dict[int, str]]:
+    """Pieces of text, with `mark` for a space, and the names of the others (special tokens and bytes), by id."""
     texts, others = {}, {}
     for index, piece in enumerate(pieces):
         if piece.type == sentencepiece.NORMAL:
-            texts[index] = piece.piece.replace(_MARK, " ")
+            texts[index] = piece.piece.replace(_MARK, mark)
         else:
             others[index] = piece.piece
     return texts, others
+
+
+def _replace(pattern: Mapping[str, str], content: str) -> dict[str, Any]:
+    """A step that puts `content` for what a pattern matches."""
+    return {"type": "Replace", "pattern": pattern, "content": content}
 
 
 def _split(pattern: str) -> dict[str, Any]:
@@ -188,7 +244,7 @@ def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
     names = [*SPECIALS, *tokenizer.content.decode()]
     # Pairs that are never joined: unlike a vocabulary of words it needs no cutting beforehand.
     model = huggingface.bpe({name: index for index, name in enumerate(names)}, [])
-    unknown = {"type": "Replace", "pattern": {"String": SPECIALS[UNK]}, "content": UNKNOWN}
+    unknown = _replace({"String": SPECIALS[UNK]}, UNKNOWN)
     decoder = {"type": "Sequence", "decoders": [unknown, {"type": "Fuse"}]}
     return _framed(tokenizer, {**model, "unk_token": SPECIALS[UNK]}, decoder)
 
@@ -201,10 +257,9 @@ def _stored(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
-    unknown = {"type": "Replace", "pattern": {"String": tokenizer.piece(tokenizer.unk)}, "content": UNKNOWN}
-    words = {"type": "WordPiece", "prefix": huggingface.PREFIX, "cleanup": False}
-    joints = f"^{huggingface.PREFIX}(?=.)|{huggingface.JOINTS}"
-    steps = [unknown, words, {"type": "Fuse"}, {"type": "Replace", "pattern": {"Regex": joints}, "content": ""}]
+    unknown = _replace({"String": tokenizer.piece(tokenizer.unk)}, UNKNOWN)
+    joints = _replace({"Regex": f"^{huggingface.PREFIX}(?=.)|{huggingface.JOINTS}"}, "")
+    steps = [unknown, {"type": "WordPiece", "prefix": huggingface.PREFIX, "cleanup": False}, {"type": "Fuse"}, joints]
     return {**_stored(tokenizer), "decoder": {"type": "Sequence", "decoders": steps}}
 
 
@@ -214,17 +269,18 @@ def caveat(tokenizer: Tokenizer) -> str:
     Pieces that are the same string repeated can change places at no cost: in ">>>" the pieces ">>" and ">". Which comes
     first then depends on rounding, and sentencepiece sums scores in 32 bits, the library in 64.
     """
-    if tokenizer.kind != "unigram":
+    if tokenizer.kind not in ("unigram", "sentencepiece"):
         return ""
-    texts, _ = _pieces(sentencepiece.parsed(tokenizer.content).pieces)
+    proto = sentencepiece.parsed(tokenizer.content)
+    texts, _ = _pieces(proto.pieces) if proto.trainer_spec.model_type == _UNIGRAM else ({}, {})
     repeated = collections.Counter(text[: (text + text).find(text, 1)] for text in texts.values())
     ties = [root for root, count in repeated.items() if count > 1]
     if not ties:
         return ""
     shown = ", ".join(repr(3 * root) for root in ties[:3])
     return (
-        f"a run such as {shown} may be cut into the same pieces in another order: sentencepiece sums scores in 32 bits, "
-        "the tokenizers library in 64"
+        f"a run such as {shown} may be cut into the same pieces in another order: sentencepiece sums scores in 32 "
+        "bits, the tokenizers library in 64"
     )
 
 
@@ -236,4 +292,5 @@ TREES: dict[str, Callable[[Tokenizer], dict[str, Any]]] = {
     "bytes": _bytes,
     "characters": _characters,
     "huggingface": _stored,
+    "sentencepiece": _foreign,
 }

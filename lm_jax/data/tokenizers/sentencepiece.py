@@ -28,7 +28,8 @@ from lm_jax.data.tokenizers.simple import sentinel_names
 FILE = "spiece.model"
 _BYTES = len(SPECIALS)  # The first of our 256 byte pieces: <0x00>.
 # Types of pieces in sentencepiece_model.proto.
-NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+NORMAL, _UNKNOWN, _CONTROL, USER, _UNUSED, _BYTE = range(1, 7)
+NAMED = (_UNKNOWN, _CONTROL)  # Those that are special tokens.
 MARK = "▁"  # Sentencepiece writes spaces so.
 
 
@@ -115,7 +116,7 @@ def _texts(names: Sequence[str], kinds: Sequence[int]) -> list[bytes]:
         if kind == _BYTE:
             texts.append(bytes([int(name[3:5], 16)]))
         else:
-            texts.append(name.replace(MARK, " ").encode() if kind in (NORMAL, _USER) else b"")
+            texts.append(name.replace(MARK, " ").encode() if kind in (NORMAL, USER) else b"")
     return texts
 
 
