@@ -68,7 +68,7 @@ def run(request: Request) -> int:
             )
         found = compare(exp, params["model"], partial, tokenizer)
         agrees = found["difference"] <= TOLERANCE
-        came = _came(Path(str(request.workdir)) / ORIGIN)
+        came = _knows(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
         notes = _notes(exp.tokenizer, differ, came=came, alone=not (partial / TOKENIZER[0]).is_file())
         if agrees:
             os.replace(partial, output)
@@ -124,21 +124,30 @@ def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> d
     """config.json, safetensors, the tokenizer's files and generation_config.json."""
     config, origin = exp.model.module.config, workdir / ORIGIN
     tree, extra = _origin(origin, config)
-    if not tree:
+    known = _knows(origin, exp.tokenizer)
+    if not (tree and known):
         ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
-        tree = {**huggingface.tree_for(config), **ids}
+        tree = {**(tree or huggingface.tree_for(config)), **ids}
     huggingface.save(output, tree, config, params, extra)
-    for file in origin.iterdir() if origin.is_dir() else ():
+    for file in origin.iterdir() if known else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
-    if not _came(output):
-        _write_tokenizer(exp, output, came=origin.is_dir())
+    if not _has_tokenizer(output):
+        _write_tokenizer(exp, output, came=known)
     if config.kind != "encoder" and not (output / generation.FILE).is_file():
         atomic.write_json(output / generation.FILE, _generation(exp))
     return tree
 
 
-def _came(folder: Path) -> bool:
+def _knows(origin: Path, tokenizer: Tokenizer) -> bool:
+    """Whether a run came from a checkpoint, and still has its tokenizer: a fork may have been given another."""
+    if not _has_tokenizer(origin):
+        # Ours came, and its files are those of the run.
+        return origin.is_dir()
+    return tokenizers.load(origin).fingerprint == tokenizer.fingerprint
+
+
+def _has_tokenizer(folder: Path) -> bool:
     """Whether a folder has the files of a tokenizer from elsewhere."""
     return any(True for pattern in TOKENIZER for _ in folder.glob(pattern))
 

@@ -7,7 +7,7 @@ import workdirs
 from commands import lm_jax
 
 from lm_jax.data import tokenizers
-from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.data.tokenizers import TokenizerConfig, interchange
 from lm_jax.verbs import exporting
 
 
@@ -64,3 +64,12 @@ def test_texts_that_are_cut_otherwise_are_found(tokenizer, monkeypatch):
     assert exporting.differing(tokenizer, tokenizer) == []
     assert exporting.TEXT in exporting.differing(tokenizer, other)
     assert "" not in exporting.differing(tokenizer, other)
+
+
+def test_a_fork_with_another_tokenizer_does_not_give_back_the_one_that_came(tokenizer, tmp_path):
+    for name, content in interchange.files(tokenizer, "decoder").items():
+        (tmp_path / name).write_bytes(content)
+    other = tokenizers.train(TokenizerConfig(kind="bytes"), [])
+    assert exporting._knows(tmp_path, tokenizers.load(tmp_path))
+    assert not exporting._knows(tmp_path, other)
+    assert not exporting._knows(tmp_path / "nothing", other)

@@ -36,7 +36,7 @@ def files(tokenizer: Tokenizer, kind: str, *, types: bool = False, longest: int 
     Raises:
       InputError: the tokenizer is of a kind that tokenizer.json cannot express.
     """
-    tree = lookup(TREES, tokenizer.kind, "tokenizers that tokenizer.json can express")(tokenizer)
+    tree = lookup(TREES, tokenizer.kind, "the kind of the tokenizer")(tokenizer)
     tree |= {"post_processor": _around(tokenizer, kind), "truncation": None, "padding": None}
     return {huggingface.FILE: huggingface.written(tree), CONFIG: _config(tokenizer, kind, types, longest)}
 
@@ -155,13 +155,9 @@ def _foreign(tokenizer: Tokenizer) -> dict[str, Any]:
     """
     proto = sentencepiece.parsed(tokenizer.content)
     normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
-    user = any(piece.type == sentencepiece.USER for piece in proto.pieces)
-    if (
-        user
-        or trainer.treat_whitespace_as_suffix
-        or trainer.model_type not in (1, 2)
-        or not normaliser.escape_whitespaces
-    ):
+    symbols = any(piece.type == sentencepiece.USER for piece in proto.pieces)
+    behind = trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces
+    if symbols or behind or trainer.model_type not in _MODELS:
         raise InputError(
             "no tokenizer.json expresses a sentencepiece model with symbols of its user, spaces behind words, or words "
             "or characters for pieces"
@@ -257,9 +253,10 @@ def _stored(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
-    unknown = _replace({"String": tokenizer.piece(tokenizer.unk)}, UNKNOWN)
+    unknown = [] if tokenizer.unk is None else [_replace({"String": tokenizer.piece(tokenizer.unk)}, UNKNOWN)]
     joints = _replace({"Regex": f"^{huggingface.PREFIX}(?=.)|{huggingface.JOINTS}"}, "")
-    steps = [unknown, {"type": "WordPiece", "prefix": huggingface.PREFIX, "cleanup": False}, {"type": "Fuse"}, joints]
+    words = {"type": "WordPiece", "prefix": huggingface.PREFIX, "cleanup": False}
+    steps = [*unknown, words, {"type": "Fuse"}, joints]
     return {**_stored(tokenizer), "decoder": {"type": "Sequence", "decoders": steps}}
 
 
