@@ -27,7 +27,7 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
       workdir: where to.
       preset: its name.
       tokenizer: decides the vocabulary.
-      ends: an id that changes places with the end of a text, so that what wrote the one writes the other.
+      ends: an id that the readout gives in place of the end of a text, and the end in its place; not where it is tied.
       **over: settings of the model, `stack__depth` for `stack.depth`.
 
     Returns:
@@ -45,7 +45,9 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
     source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
     _, params = tiny.build(exp.model.module.config, Inputs(tokens=tokens, source=source))
     if ends is not None:
-        params = map_named(lambda _, leaf: exchanged(leaf, tokenizer.vocab_size, ends, tokenizer.eos), params)
+        order = np.arange(tokenizer.vocab_size)
+        order[[ends, tokenizer.eos]] = tokenizer.eos, ends
+        params = {**params, "head": map_named(lambda _, leaf: leaf[..., order], params["head"])}
     about = {
         "config": experiment.as_json(exp.config),
         "data_fingerprint": "",
@@ -55,11 +57,3 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
         checkpointer.save(0, {"params": {"model": params}}, about)
     write_workdir(exp, workdir)
     return exp
-
-
-def exchanged(leaf, vocab, first, second):
-    """A leaf with two ids in each other's place, where it has a row or a column for every id."""
-    order = np.arange(vocab)
-    order[[first, second]] = second, first
-    axes = [axis for axis, size in enumerate(leaf.shape) if size == vocab]
-    return jnp.take(leaf, order, axes[0]) if axes else leaf

@@ -109,7 +109,7 @@ def test_both_ways_to_load_a_tokenizer_give_our_ids_and_our_text(kind, trained, 
 )
 def test_transformers_writes_what_we_write(preset, kind, trained, transformers, tmp_path, capsys):
     ours = trained[kind]
-    over = {"stack__depth": 1} if preset == "gpt2" else {}
+    over = {"stack__depth": 1, "readout__tied": False} if preset == "gpt2" else {}
     exp = workdirs.draw(tmp_path / "run", preset, ours, **over)
     model, prompts = exp.config.model.kind, PROMPTS[exp.config.model.kind]
     if model == "encoder":
@@ -120,8 +120,8 @@ def test_transformers_writes_what_we_write(preset, kind, trained, transformers, 
         return
     output = exported(tmp_path / "run", tmp_path / "before")
     written = _written(transformers, output, prompts[0], model, ours)
-    # What it wrote for the first time last, and has not read, ends a text instead.
-    end = [token for token in dict.fromkeys(written) if token not in ours.encode(prompts[0])][-1]
+    # What it wrote for the first time last ends a text instead.
+    end = [*dict.fromkeys(written)][-1]
     workdirs.draw(tmp_path / "ended", preset, ours, ends=end, **over)
     answers = [_ours(tmp_path / "ended", [prompt], capsys)[0] for prompt in prompts]
     output = exported(tmp_path / "ended", tmp_path / "after")
