@@ -15,7 +15,7 @@ from lm_jax.models.interface import Inputs
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs.train import write_workdir
+from lm_jax.verbs import workdir as workdirs
 
 OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span"}
 
@@ -55,5 +55,5 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         checkpointer.save(0, {"params": {"model": params}}, about)
-    write_workdir(exp, workdir)
+    workdirs.write(exp, workdir)
     return exp

@@ -104,7 +104,18 @@ def test_an_encoder_gets_its_prompts(ours):
 
 def test_an_encoder_decoder_gets_its_sources(ours):
     text = "the <extra_id_0> weaver<extra_id_1>"
-    assert opened(ours, "encoder_decoder").encode(text).ids == prompting.span_prompt(ours, text).tolist()
+    expected = [*prompting.span_prompt(ours, text).tolist(), ours.eos]
+    assert opened(ours, "encoder_decoder").encode(text).ids == expected
+
+
+def test_what_a_run_has_around_a_text_and_tokens_that_were_added_are_expressed(ours):
+    more = tokenizers.extend(ours, ("<|user|>", "harbour"))
+    written = interchange.files(more, "decoder", around=((ours.bos,), (ours.sep,)))
+    import tokenizers as library
+
+    theirs = library.Tokenizer.from_str(written["tokenizer.json"].decode())
+    text = "the harbour<|user|> of"
+    assert theirs.encode(text).ids == [ours.bos, *more.encode(text).tolist(), ours.sep]
 
 
 def test_a_decoder_gets_nothing_but_the_text(ours):

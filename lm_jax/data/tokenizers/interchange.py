@@ -19,7 +19,7 @@ from lm_jax.core.config import InputError, lookup
 from lm_jax.data.parts import PART
 from lm_jax.data.tokenizers import huggingface, sentencepiece
 from lm_jax.data.tokenizers.base import ROLES, SPECIALS, UNK, UNKNOWN, Tokenizer
-from lm_jax.data.tokenizers.extended import OPTION
+from lm_jax.data.tokenizers.extended import Extended
 
 CONFIG = "tokenizer_config.json"
 _MARK = sentencepiece.MARK
@@ -112,9 +112,8 @@ def _template(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str])
 
 def _more(tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Tokens that were added to a tokenizer: found in text before anything else, and no special ones."""
-    names = tokenizer.options.get(OPTION, [])
-    first = tokenizer.vocab_size - len(names)
-    entries = huggingface.added({name: first + index for index, name in enumerate(names)})
+    backend = tokenizer.backend
+    entries = huggingface.added(backend.ids) if isinstance(backend, Extended) else []
     return [{**entry, "special": False} for entry in entries]
 
 
