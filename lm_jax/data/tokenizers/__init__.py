@@ -16,15 +16,18 @@ from lm_jax.data.tokenizers.base import (
     Tokenizer,
     TokenizerConfig,
 )
-from lm_jax.data.tokenizers.loading import is_saved, load
+from lm_jax.data.tokenizers.loading import cased, is_saved, load, refuse_ids
+from lm_jax.data.tokenizers.simple import IDS, NO_TEXT, ids_tokenizer
 from lm_jax.data.tokenizers.training import KINDS, train
 
 __all__ = [
     "BOS",
     "CLS",
     "EOS",
+    "IDS",
     "KINDS",
     "MASK",
+    "NO_TEXT",
     "PAD",
     "SEP",
     "SPECIALS",
@@ -32,7 +35,10 @@ __all__ = [
     "Encoded",
     "Tokenizer",
     "TokenizerConfig",
+    "cased",
+    "ids_tokenizer",
     "is_saved",
     "load",
+    "refuse_ids",
     "train",
 ]
