@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
+from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
 from lm_jax.interop import huggingface, safetensors
@@ -56,7 +57,8 @@ def run(request: Request) -> int:
     if request.json:
         report.document({"step": step, "output": str(output), "agrees": agrees, **found})
     else:
-        report.say(f"step {step} of {request.workdir} as {tree['architectures'][0]} in {output}, read again:")
+        named = (tree.get("architectures") or [huggingface.kind(tree)])[0]
+        report.say(f"step {step} of {request.workdir} as {named} in {output}, read again:")
         report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
         report.say(
             f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}"
@@ -75,7 +77,8 @@ def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> d
     for file in origin.iterdir() if origin.is_dir() else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
-    if not any(True for pattern in TOKENIZER for _ in output.glob(pattern)):
+    has_text = exp.tokenizer.kind != tokenizers.IDS
+    if has_text and not any(True for pattern in TOKENIZER for _ in output.glob(pattern)):
         exp.tokenizer.save(output)
     return tree
 
@@ -94,10 +97,13 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def compare(exp: Experiment, params: Any, output: Path) -> dict[str, float]:
-    """The logits of a run and of what was written of it, on a line of text."""
+    """The logits of a run and of what was written of it, on a line of text, or on ids where a run knows no text."""
     embed = exp.model.module.config.embed
     room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
-    tokens = jnp.asarray(np.asarray(exp.tokenizer.encode(TEXT), np.int32)[None, :room])
+    ids = (
+        [] if exp.tokenizer.kind == tokenizers.IDS else [one for one in exp.tokenizer.encode(TEXT) if one < embed.vocab]
+    )
+    tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % embed.vocab, np.int32)[None, :room])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
