@@ -93,7 +93,7 @@ def tokenising(made: store.Store, documents: list[str], seconds: float) -> dict[
     pieces = [part for text in documents for part in parts(text)]
     sizes = sum(len(text.encode()) for text in documents)
     work: dict[str, Callable[[], Any]] = {
-        "stage": lambda: store._encode(made.tokenizer, documents),
+        "stage": lambda: store._encode(made.tokenizer, (), documents),
         "sentencepiece": lambda: [model.encode_as_numpy(piece) for piece in pieces],
         "sentencepiece_in_one_call": lambda: model.encode(pieces, return_type="numpy", num_threads=1),
     }

@@ -1,7 +1,7 @@
 """Encoders trained on masked tokens and next sentences: BERT (Devlin et al. 2019, arXiv:1810.04805).
 
 lm-jax train --config=bert:tiny --workdir=/tmp/bert              a minute on a laptop, Python's own documentation
-lm-jax train --config=bert:base --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/bert
+lm-jax train --config=bert:base --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/bert
     BERT base at length 128, batch 256 x 4 (section A.2 trains 90 % of the steps at 128); a TPU v5e-16 or 8 GPUs
 """
 
@@ -49,30 +49,37 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         config.model.embed.positions = "none"
         config.model.stack.block.attention.position = "rotary"
     if variant == "tiny":
-        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab=1024))
-        config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="linear", warmup=20, final=0.0))
+        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=1024))
+        config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="linear", warmup=0.1, final=0.0))
         config.train = dict(steps=200)
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)
     elif variant == "quickstart":
         config.data = dict(
-            length=64, batch=32, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
+            length=64,
+            batch=32,
+            tokenizer=dict(kind="unigram", vocab_at_most=2048, sentinels=16),
+            clean=dict(steps=FLOWING),
         )
         # Twice BERT's share of masks: there is little time to learn from them.
         config.objective.masked.rate = 0.3
-        config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20, final=0.0))
+        config.optimizer = dict(
+            name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20 / 240, final=0.0)
+        )
         config.train = dict(steps=240)
         config.evaluate = dict(every=150, batches=10)
         config.checkpoint = dict(every=150)
     else:
         # Without pairs: there are few enough to be learnt by heart, and that is then all that is learnt.
         config.objective.masked.next_sentence = False
-        tokenizer = dict(kind="unigram", vocab=512, sentinels=16)
+        tokenizer = dict(kind="unigram", vocab_at_most=512, sentinels=16)
         if variant == "chinese":
             # As gpt:chinese.
-            tokenizer = dict(kind="unigram", vocab=4096, character_coverage=0.995, sample_bytes=4_000_000)
+            tokenizer = dict(kind="unigram", vocab_at_most=4096, character_coverage=0.995, sample_bytes=4_000_000)
         config.data = dict(length=64, batch=32, tokenizer=tokenizer)
-        config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=100, final=0.0))
+        config.optimizer = dict(
+            name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=100 / 3000, final=0.0)
+        )
         config.train = dict(steps=3000)
         config.log = dict(every=100)
         config.evaluate = dict(every=1000, batches=50)

@@ -5,7 +5,7 @@ lm-jax train --config=gpt:shakespeare_char --config.data.path=input.txt --workdi
     nanoGPT's documented CPU setting; docs/claims.md has the validation loss that it reaches
 lm-jax train --config=gpt:shakespeare_speedrun --config.data.path=input.txt --workdir=/tmp/fast
     the same text and context in an eighth of the tokens; docs/speedrun.md has the ladder
-lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/gpt2
+lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/gpt2
     GPT-2 124M, batches of half a million tokens; a TPU v5e-16 or 8 GPUs
 """
 
@@ -37,19 +37,19 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     config.objective = dict(name="causal")
     if variant == "tiny":
         config.model = gpt.gpt2("tiny")
-        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab=1024))
-        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=20))
+        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=1024))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=0.1))
         config.train = dict(steps=200)
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)
     elif variant == "shakespeare_char":
         # nanoGPT's README, "only have a macbook": 4 layers, 4 heads, width 128, context 64, batch 12, no dropout.
         config.model = _small(length=64)
-        config.data = dict(length=64, batch=12, validation=0.1, tokenizer=dict(kind="characters", vocab=256))
+        config.data = dict(length=64, batch=12, validation=0.1, tokenizer=dict(kind="characters", vocab_at_most=256))
         # As config/train_shakespeare_char.py (cosine to a tenth, warmup 100, beta2 0.99), but for its peak of 1e-3.
         config.optimizer = dict(
             learning_rate=2e-3,
-            schedule=dict(name="cosine", warmup=100, final=0.1),
+            schedule=dict(name="cosine", warmup=0.05, final=0.1),
             adamw=dict(b2=0.99, weight_decay=0.1),
         )
         config.train = dict(steps=2000)
@@ -59,8 +59,8 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         return _speedrun(config)
     elif variant == "novels":
         config.model = _small(length=128)
-        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab=512, sentinels=16))
-        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100))
+        config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=512, sentinels=16))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=0.05))
         config.train = dict(steps=2000)
         config.log = dict(every=100)
         config.evaluate = dict(every=500, batches=50)
@@ -68,9 +68,9 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     elif variant == "chinese":
         config.model = _small(length=128)
         # 3,150 characters are 99.5 % of the text; the others are spelled in bytes.
-        tokenizer = dict(kind="unigram", vocab=4096, character_coverage=0.995, sample_bytes=4_000_000)
+        tokenizer = dict(kind="unigram", vocab_at_most=4096, character_coverage=0.995, sample_bytes=4_000_000)
         config.data = dict(length=128, batch=16, tokenizer=tokenizer)
-        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=100 / 1800))
         config.train = dict(steps=1800)
         config.log = dict(every=100)
         config.evaluate = dict(every=600, batches=50)
@@ -78,9 +78,14 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     elif variant == "quickstart":
         config.model = _small(length=128)
         config.data = dict(
-            length=128, batch=16, tokenizer=dict(kind="unigram", vocab=2048, sentinels=16), clean=dict(steps=FLOWING)
+            length=128,
+            batch=16,
+            tokenizer=dict(kind="unigram", vocab_at_most=2048, sentinels=16),
+            clean=dict(steps=FLOWING),
         )
-        config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20, final=0.0))
+        config.optimizer = dict(
+            name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20 / 150, final=0.0)
+        )
         config.train = dict(steps=150)
         config.evaluate = dict(every=100, batches=10)
         config.checkpoint = dict(every=150)
@@ -115,11 +120,11 @@ def _speedrun(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     block.feedforward.update(activation="squared_relu", bias=False, convolution=4)
     block.norm.update(name="rms", bias=False)
     config.model.norm.update(name="rms", bias=False)
-    config.data = dict(length=64, batch=3, validation=0.1, tokenizer=dict(kind="characters", vocab=256))
+    config.data = dict(length=64, batch=3, validation=0.1, tokenizer=dict(kind="characters", vocab_at_most=256))
     config.optimizer = dict(
         name="muon",
         learning_rate=7e-3,
-        schedule=dict(name="linear", warmup=10, final=0.0),
+        schedule=dict(name="linear", warmup=0.01, final=0.0),
         muon=dict(weight_decay=0.0),
     )
     config.train = dict(steps=1000)

@@ -1,7 +1,7 @@
 """Decoders with rotary positions, RMS norm, SwiGLU and grouped queries: LLaMA (Touvron et al. 2023, arXiv:2302.13971).
 
 lm-jax train --config=llama:tiny --workdir=/tmp/llama            a minute on a laptop, Python's own documentation
-lm-jax train --config=llama:7b --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/llama
+lm-jax train --config=llama:7b --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/llama
     LLaMA 7B, batches of four million tokens (table 2); a TPU v5p-128
 """
 
@@ -20,8 +20,8 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     config.objective = dict(name="causal")
     config.model = llama.llama(variant)
     if variant == "tiny":
-        config.data = dict(length=64, batch=16, tokenizer=dict(kind="bpe", vocab=1024))
-        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=20))
+        config.data = dict(length=64, batch=16, tokenizer=dict(kind="bpe", vocab_at_most=1024))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=0.1))
         config.train = dict(steps=200)
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)

@@ -1,7 +1,7 @@
 """Encoder-decoders trained on span corruption: T5 (Raffel et al. 2020, arXiv:1910.10683), version 1.1.
 
 lm-jax train --config=t5:tiny --workdir=/tmp/t5                  a minute on a laptop, Python's own documentation
-lm-jax train --config=t5:base --config.data.path='corpus/*.jsonl.zst' --workdir=gs://bucket/t5
+lm-jax train --config=t5:base --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/t5
     T5 1.1 base: 512 tokens in, 114 out, batch 128, Adafactor, 1 / sqrt(step) (section 3.1.2); a TPU v5e-16 or 8 GPUs
 """
 
@@ -37,8 +37,8 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
         return config
     config.model = t5.t5("tiny")
     if variant == "tiny":
-        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab=1024, sentinels=8))
-        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=20))
+        config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=1024, sentinels=8))
+        config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=0.1))
         config.train = dict(steps=200)
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)
@@ -55,14 +55,14 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     config.data = dict(
         length=96,
         batch=16,
-        tokenizer=dict(kind="unigram", vocab=512 if novels else 2048, sentinels=16),
+        tokenizer=dict(kind="unigram", vocab_at_most=512 if novels else 2048, sentinels=16),
         clean=dict() if novels else dict(steps=FLOWING),
     )
     # Relative biases are scores themselves: at the rate of everything else they take thousands of steps to grow.
     config.optimizer = dict(
         name="muon",
         learning_rate=1e-2,
-        schedule=dict(name="linear", warmup=100 if novels else 20, final=0.0),
+        schedule=dict(name="linear", warmup=0.02 if novels else 20 / 150, final=0.0),
         multipliers=(dict(pattern="relative", factor=5.0),),
     )
     config.train = dict(steps=5000 if novels else 150)

@@ -20,8 +20,8 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     config.objective = dict(name="span")
     config.model = transformer.transformer(variant)
     if variant == "tiny":
-        config.data = dict(length=64, batch=16, tokenizer=dict(kind="bpe", vocab=1024, sentinels=8))
-        config.optimizer = dict(learning_rate=1e-3, schedule=dict(name="rsqrt", warmup=50))
+        config.data = dict(length=64, batch=16, tokenizer=dict(kind="bpe", vocab_at_most=1024, sentinels=8))
+        config.optimizer = dict(learning_rate=1e-3, schedule=dict(name="rsqrt", warmup=0.25))
         config.train = dict(steps=200)
         config.evaluate = dict(every=100, batches=20)
         config.checkpoint = dict(every=100)

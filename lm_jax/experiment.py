@@ -12,26 +12,26 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 
 from lm_jax import objectives
-from lm_jax.core.config import InputError, from_config_dict, lookup, merge, to_config_dict
+from lm_jax.core.config import InputError, from_config_dict, lookup, merge, setting, to_config_dict
 from lm_jax.core.trees import named_leaves
 from lm_jax.data import corpora, pipeline, rows, store, tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.mixture import Mixture
 from lm_jax.data.sources import SourceConfig
 from lm_jax.evaluate.runner import EvaluateConfig
-from lm_jax.models import mup, transformer
+from lm_jax.models import mup
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
-from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Model, build_model, draw
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Apply, Objective, Vocabulary
@@ -42,21 +42,25 @@ from lm_jax.train import averaging, gradients, optimizers, state, step
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
 
+# The configuration in a work directory, and the key under which it keeps the changes that were made to it.
+SAVED, HISTORY = "config.json", "history"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """Everything that decides a run. `model` is read by its `kind`."""
 
     model: Any
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**32)
     objective: ObjectiveConfig = ObjectiveConfig()
+    conventions: ConventionsConfig = ConventionsConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
-    mesh: MeshConfig = MeshConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
+    mesh: MeshConfig = setting(MeshConfig(), free=True)
+    evaluate: EvaluateConfig = setting(EvaluateConfig(), free=True)
+    checkpoint: CheckpointConfig = setting(CheckpointConfig(), free=True)
+    log: LogConfig = setting(LogConfig(), free=True)
 
 
 def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -100,41 +104,6 @@ def _with_cross() -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """A module with its shapes and axes.
-
-    Attributes:
-      module: the Linen module.
-      shapes: its parameters as shapes.
-      axes: logical axis names of every parameter.
-    """
-
-    module: Any
-    shapes: Any
-    axes: Any
-
-    def apply(self, params: Any, *args: Any, **options: Any) -> Any:
-        """`module.apply` on a plain tree of parameters."""
-        return self.module.apply({"params": params}, *args, **options)
-
-
-def build_model(config: ModelConfig, vocab: int) -> Model:
-    """The model of a configuration with `vocab` tokens; no memory is taken."""
-    module = transformer.build(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
-    boxed = jax.eval_shape(lambda: draw(module, 0))
-    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-    return Model(module=module, shapes=nn.unbox(boxed), axes=axes)
-
-
-def draw(module: Any, seed: int) -> Any:
-    """Freshly drawn parameters, each boxed with the names of its axes."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    source = Inputs(tokens=tokens) if module.config.kind == "encoder_decoder" else None
-    inputs = Inputs(tokens=tokens, source=source)
-    return module.init(jax.random.key(seed), inputs, method="everything")["params"]
-
-
-@dataclasses.dataclass(frozen=True)
 class Experiment:
     """The pieces of a run, each built when it is first asked for.
 
@@ -150,35 +119,36 @@ class Experiment:
 
     def check(self) -> None:
         """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
-        for piece in (
-            self.layout,
-            self.objective,
-            self.model,
-            self.state_like,
-            self.rows("train"),
-            self.rows("validation"),
-        ):
-            assert piece is not None
+        _ = self.layout, self.objective, self.model, self.state_like, self.rows("train"), self.rows("validation")
+
+    @property
+    def tokens(self) -> store.Store | corpora.Stores:
+        """The tokens of an experiment that was made with them."""
+        if self.store is None:
+            raise ValueError("this experiment was made without its text; `experiment.prepare` makes one with it")
+        return self.store
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """What objectives know of the tokenizer."""
-        return vocabularies.of(self.tokenizer, self._rows_of_table, self.config.model.kind)
+        return vocabularies.of(self.tokenizer, self._rows_of_table, self.config.model.kind, self.config.conventions)
 
     @property
     def padding(self) -> int:
         """The id that stands where nothing is read."""
-        return vocabularies.padding(self.tokenizer, self._rows_of_table, self.config.model.kind)
+        config = self.config
+        return vocabularies.padding(self.tokenizer, self._rows_of_table, config.model.kind, config.conventions)
 
     @property
     def _rows_of_table(self) -> int:
-        return self.config.model.embed.vocab or self.tokenizer.vocab_size
+        size, rows = self.tokenizer.vocab_size, self.config.model.embed.vocab
+        return max(size, rows or 0) if self.config.data.tokenizer.add else rows or size
 
     @property
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of text that each id stands for, of the text at hand where the id alone does not tell."""
-        assert self.store is not None
-        return self.tokenizer.bytes_of_corpus(self.store.bytes, self.store.tokens - self.store.documents)
+        around = 1 + len(document_prefix(self.config))
+        return self.tokenizer.bytes_of_corpus(self.tokens.bytes, self.tokens.tokens - around * self.tokens.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -306,11 +276,10 @@ class Experiment:
 
     def _make_rows(self, split: str) -> rows.Rows:
         data, objective = self.config.data, self.objective
-        assert self.store is not None
-        corpora.refuse_beyond(self.store, self._rows_of_table)
+        corpora.refuse_beyond(self.tokens, self._rows_of_table)
         plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
         return corpora.make_rows(
-            self.store,
+            self.tokens,
             plan,
             split,
             length=objective.row_length(),
@@ -337,8 +306,8 @@ class Experiment:
         """This host's part of one pass over a part of the data, or over what one source of a mixture has in it."""
         batch, plan = self.config.data.batch, self.rows(split)
         if source:
-            assert isinstance(plan, Mixture)
-            whole, plan = len(plan), plan.parts[plan.names.index(source)]
+            mixture = cast(Mixture, plan)
+            whole, plan = len(mixture), mixture.parts[mixture.names.index(source)]
             # Every source has its share of the batches.
             limit = max(1, round(limit * len(plan) / whole)) if limit else 0
         return pipeline.ordered(
@@ -356,10 +325,42 @@ class Experiment:
         return tuple(self.config.data.mixture.named())
 
 
-def prepare(config: ExperimentConfig, progress: Any = None) -> Experiment:
-    """An experiment with its text cleaned, its tokenizer trained and its tokens stored; what exists is used."""
-    made = corpora.prepare(config.data, progress)
-    return Experiment(config, made.tokenizer, made)
+def document_prefix(config: ExperimentConfig) -> tuple[int, ...]:
+    """The ids that every stored document begins with: a decoder's, since the rows of others get theirs one by one."""
+    return config.conventions.prefix if config.model.kind == "decoder" else ()
+
+
+def prepare(
+    config: ExperimentConfig, progress: Any = None, tokenizer: tokenizers.Tokenizer | None = None
+) -> Experiment:
+    """An experiment with its text cleaned, its tokenizer trained and its tokens stored; what exists is used.
+
+    Args:
+      config: what to build.
+      progress: as of `store.prepare`.
+      tokenizer: the tokenizer to store tokens with, instead of that of the configuration.
+    """
+    tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
+    return Experiment(config, tokens.tokenizer, tokens)
+
+
+def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The configuration that a work directory holds, or None where it holds no run.
+
+    Raises:
+      InputError: its file cannot be read.
+    """
+    path = Path(workdir) / SAVED
+    try:
+        config = json.loads(path.read_text())
+        config.pop(HISTORY, None)
+        return config
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged or not readable ({error}); restore it, or use another --workdir"
+        ) from error
 
 
 def load(workdir: str | os.PathLike[str]) -> Experiment:
@@ -368,7 +369,7 @@ def load(workdir: str | os.PathLike[str]) -> Experiment:
     Raises:
       InputError: there is no such directory, or nothing was trained in it.
     """
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise InputError(f"--workdir {workdir} holds no config.json; give the directory of a run of `lm-jax train`")
-    return Experiment(parse(json.loads(path.read_text())), tokenizers.load(Path(workdir) / "tokenizer"))
+    config = saved(workdir)
+    if config is None:
+        raise InputError(f"--workdir {workdir} holds no {SAVED}; give the directory of a run of `lm-jax train`")
+    return Experiment(parse(config), tokenizers.load(Path(workdir) / "tokenizer"))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.core.config import InputError, nearest
+from lm_jax.core.config import InputError, check_local, nearest
 
 MODEL_VERBS = ("evaluate", "generate", "inspect")
 CHECKPOINT_VERBS = ("import", "export", "verify")
@@ -75,6 +75,7 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("processes", "integer", None, (), "processes of the run"),
     ("process", "integer", None, (), "number of this process"),
 )
+PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
 # Fields of a checkpoint's config.json: `--hf.FIELD=VALUE`.
 FIELDS, FIELD_VERBS = "--hf.", ("import",)
 # Verbs that take words which are no flags.
@@ -185,7 +186,8 @@ def load_recipe(name: str) -> Any:
     path, _, variant = name.partition(":")
     file = find_recipe(path)
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config={name}: {file} is no Python file; expected one ending in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -364,6 +366,10 @@ def _parse_absl(verb: str, words: list[str]) -> tuple[dict[str, Any], list[str]]
         raise InputError(str(error)) from error
     if "workdir" in values and values.workdir == "":
         raise InputError("--workdir= is empty; give a directory")
+    for name in PATHS:
+        check_local(values[name].value, f"--{name}")
+    for word in left:
+        check_local(word, verb)
     for name, _, _, verbs, _ in FLAGS:
         if values[name].present and not reads(verb, verbs):
             raise InputError(f"{verb} does not read --{name}, which is a flag of {', '.join(verbs)}")

@@ -5,17 +5,23 @@ Nothing heavy is imported before the command line is known to be good.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from lm_jax import flags
 from lm_jax.core import host
 from lm_jax.core.config import InputError
 
-# Exit codes; 4 is the watchdog's (`lm_jax.train.watchdog`).
-DONE, FAILED, BAD_INPUT, NON_FINITE, NO_CHECKPOINT, PREEMPTED = 0, 1, 2, 3, 5, 75
+# Exit codes; 4 is the watchdog's (`lm_jax.train.watchdog`), and 130 what shells call the end by Ctrl-C.
+DONE, FAILED, BAD_INPUT, NON_FINITE, NO_CHECKPOINT, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 5, 75, 130
+# What the system says of places that the user chose and that cannot be used; of a disk with no room left.
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Verb: module of lm_jax.verbs, and what it does.
 VERBS = {
@@ -50,6 +56,7 @@ examples:
 def main(argv: Sequence[str]) -> int:
     """Runs one verb; returns the exit code. `argv` starts with the program's name."""
     words = list(argv[1:])
+    _print_anything()
     if not words or words[0] in ("help", "--help", "-h") or "--help" in words:
         asked = [word for word in words if word in VERBS][:1] or list(VERBS)
         verbs = "\n".join(f"  {name:10} {VERBS[name][1]}" for name in asked)
@@ -79,11 +86,21 @@ def main(argv: Sequence[str]) -> int:
         # The reader of our output left, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if error.errno not in UNUSABLE + FULL:
+            raise
+        print(f"lm-jax {words[0]}: {_about(error)}", file=sys.stderr)
+        return BAD_INPUT if error.errno in UNUSABLE else FAILED
+    except KeyboardInterrupt:
+        print(f"lm-jax {words[0]}: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(module: str, request: flags.Request) -> int:
     """Runs a verb of a good command line; ends of a run that have a code of their own get one line."""
     host.keep_freed_memory()
+    # Without room for compiled programs the next start compiles again; that is no reason to fill the screen.
+    warnings.filterwarnings("ignore", "Error (writing|reading) persistent compilation cache")
     _start_hosts(request)
     verb = importlib.import_module(f"lm_jax.verbs.{module}")
     from lm_jax.train.checkpoint import NoIntactCheckpoint
@@ -104,6 +121,24 @@ def _start_hosts(request: flags.Request) -> None:
     import jax
 
     jax.distributed.initialize(request.coordinator, request.processes, request.process)
+
+
+def _print_anything() -> None:
+    """Has characters that a terminal's encoding lacks printed as escapes, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _about(error: OSError) -> str:
+    """What the system refused, where, and what to do."""
+    place = error.filename2 or error.filename or "a file"
+    advice = (
+        "give another directory (--workdir, --output; prepared text and compiled programs: $LM_JAX_CACHE)"
+        if error.errno in UNUSABLE
+        else "make room, then run the same command: a run resumes from its last checkpoint"
+    )
+    return f"{place}: {(error.strerror or str(error)).lower()}; {advice}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lm_jax import flags
+from lm_jax.main import VERBS
 from tests.commands import golden_flags, lm_jax, run
 
 BAD = {
@@ -80,6 +82,56 @@ BAD = {
         ["train", "--config=gpt:tiny", "--config.log.profile=9,3", "--workdir=W"],
         "first and last step",
     ),
+    "a learning rate below 0": (
+        ["train", "--config=gpt:tiny", "--config.optimizer.learning_rate=-1", "--workdir=W"],
+        "config.optimizer.learning_rate is -1.0; expected a number at least 0",
+    ),
+    "a number that is none": (
+        ["train", "--config=gpt:tiny", "--config.optimizer.clip=nan", "--workdir=W"],
+        "config.optimizer.clip is nan",
+    ),
+    "a decay rate of 1": (
+        ["train", "--config=gpt:tiny", "--config.optimizer.adamw.b2=1", "--workdir=W"],
+        "at least 0 and below 1",
+    ),
+    "logging never": (["train", "--config=gpt:tiny", "--config.log.every=-1", "--workdir=W"], "config.log.every"),
+    "keeping no checkpoint": (
+        ["train", "--config=gpt:tiny", "--config.checkpoint.keep=0", "--workdir=W", "GOLDEN"],
+        "config.checkpoint.keep is 0; expected a number at least 1",
+    ),
+    "half a step of warmup": (
+        ["train", "--config=gpt:tiny", "--config.optimizer.schedule.warmup=2.5", "--workdir=W"],
+        "a share below 1, or a number of steps",
+    ),
+    "a bucket to work in": (["train", "--config=gpt:tiny", "--workdir=gs://bucket/x"], "--workdir is gs://bucket/x"),
+    "a bucket to read": (["evaluate", "--workdir=s3://bucket/x"], "a path on this machine"),
+    "a bucket of text": (
+        ["train", "--config=gpt:tiny", "--workdir=W", "--config.data.path=a.txt,gs://b/c.txt"],
+        "config.data.path is gs://b/c.txt",
+    ),
+    "a bucket of stores": (
+        ["data", "--config=gpt:tiny", "--config.data.store=gs://b/store"],
+        "config.data.store is gs://b/store",
+    ),
+    "a bucket of a mixture": (
+        ["data", "--config=gpt:tiny", "--config.data.mixture.sources.a.path=gs://b/a.txt"],
+        "config.data.mixture.sources.a.path is gs://b/a.txt",
+    ),
+    "a bucket to import": (["import", "gs://b/model", "--workdir=W"], "gs://b/model"),
+    "a recipe that is no Python": (["train", "--config=FILE", "--workdir=W"], "is no Python file"),
+    "a work directory that is a file": (["train", "--config=gpt:tiny", "--workdir=FILE", "GOLDEN"], "is a file"),
+    "a work directory below a file": (
+        ["train", "--config=gpt:tiny", "--workdir=FILE/run", "GOLDEN"],
+        "is a file; give a directory",
+    ),
+    "a work directory that cannot be made": (
+        ["train", "--config=gpt:tiny", "--workdir=/proc/lm_jax", "GOLDEN"],
+        "/proc cannot be written",
+    ),
+    "a store that is a file": (
+        ["data", "--config=gpt:tiny", "--config.data.store=FILE", "--config.data.path=FILE"],
+        "note.txt",
+    ),
     "forking from nothing": (["train", "--config=gpt:tiny", "--fork=nowhere", "--workdir=W", "GOLDEN"], "nowhere"),
     "a verb that is planned": (["plan", "--workdir=W"], "unknown verb 'plan'"),
     "inspecting nothing": (["inspect"], "needs --config"),
@@ -92,7 +144,9 @@ def test_bad_input_is_one_line_and_exit_code_two_and_leaves_nothing(case, tmp_pa
     words, expected = BAD[case]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "note.txt").write_text("A note.\n")
     words = [word.replace("=W", f"={tmp_path / 'run'}") for word in words]
+    words = [word.replace("=FILE", f"={tmp_path / 'note.txt'}") for word in words]
     if "GOLDEN" in words:
         given = {word.partition("=")[0] for word in words}
         flags = [flag for flag in golden_flags(tmp_path / "cache") if flag.partition("=")[0] not in given]
@@ -130,8 +184,20 @@ def test_an_empty_corpus_is_refused(text, tmp_path, capsys):
 
 def test_help_names_every_verb_and_flag(capsys):
     assert lm_jax("--help") == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("train", "evaluate", "generate", "tokenizer", "data", "doctor", "--workdir"))
+    words = capsys.readouterr().out.replace("=", " ").replace("[", " ").split()
+    assert set(VERBS) <= set(words)
+    assert {f"--{name}" for name, *_ in flags.FLAGS} <= set(words)
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_help_of_a_verb_names_the_flags_that_it_reads_and_no_others(verb, capsys):
+    assert lm_jax(verb, "--help") == 0
+    words = capsys.readouterr().out.replace("=", " ").replace("[", " ").split()
+    # Its example lines name flags of train and generate.
+    shown = {word for word in words[: words.index("examples:")] if word.startswith("--") and "config" not in word}
+    assert shown - {"--workdir"} == {
+        f"--{name}" for name, _, _, verbs, _ in flags.FLAGS if flags.reads(verb, verbs) and name != "workdir"
+    }
 
 
 def test_help_is_not_slowed_by_heavy_imports():

@@ -127,9 +127,11 @@ def setting(name, **over):
             for index, count in enumerate(LENGTHS)
         ]
         preset, over = "bert", {**STILL, **over}
-    else:
+    elif name == "span":
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
+    else:
+        raise ValueError(f"no setting for the objective {name!r}: give it one here")
     batch = stacked([objective.features(row, rng) for row in rows])
     model, params = build(config(preset, over=over), objective.inputs(batch))
     return Setting(objective, model, {"model": params}, batch)

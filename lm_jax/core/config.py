@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,6 +26,34 @@ Entry = TypeVar("Entry")
 
 class InputError(ValueError):
     """What the user gave cannot work; the message is one line that says what to do. Exit code 2."""
+
+
+def setting(
+    default: Any,
+    *,
+    free: bool = False,
+    local: bool = False,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field of a settings dataclass that says which values it takes.
+
+    Args:
+      default: the field's default, a frozen value.
+      free: two runs of one work directory may differ in it, because it changes neither the model nor the order of the
+        data nor the objective. Of a subtree, all fields are free.
+      local: a path, or several separated by commas, which must be on this machine.
+      at_least: the smallest number, or the smallest of a tuple's numbers; `from_config_dict` checks the bounds, and a
+        number that has some is finite.
+      above: a number below the smallest.
+      at_most: the largest number.
+      below: a number above the largest.
+    """
+    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    bounds = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"free": free, "local": local, "bounds": bounds})
 
 
 class Tree(dict):
@@ -93,11 +123,49 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
         if name not in fields:
             raise InputError(f"unknown key {key}.{name}{nearest(name, fields) or '; known: ' + ', '.join(fields)}")
     values = {name: _convert(hints[name], tree[name], f"{key}.{name}") for name in fields if name in tree}
+    for name, value in values.items():
+        _check_bounds(value, fields[name].metadata.get("bounds", {}), f"{key}.{name}")
+        if fields[name].metadata.get("local"):
+            check_local(value, f"{key}.{name}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise InputError(f"{key}.{name} is not set and has no default; set it with --{key}.{name}=...")
     return cls(**values)
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_INSIDE = {
+    "at least": lambda value, bound: value >= bound,
+    "above": lambda value, bound: value > bound,
+    "at most": lambda value, bound: value <= bound,
+    "below": lambda value, bound: value < bound,
+}
+
+
+def check_local(path: str | None, key: str) -> None:
+    """Refuses addresses such as gs://bucket/run, which would become folders of that name on this machine.
+
+    Raises:
+      InputError: the path has a scheme.
+    """
+    for part in (path or "").split(","):
+        if _ADDRESS.match(part.strip()):
+            raise InputError(
+                f"{key} is {part.strip()}; expected a path on this machine: mount the bucket, for instance with "
+                "gcsfuse, and give the path below it"
+            )
+
+
+def _check_bounds(value: Any, bounds: Mapping[str, float], key: str) -> None:
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{key} is nan; expected a number")
+    for number in value if isinstance(value, tuple) else (value,):
+        if not bounds or number is None:
+            continue
+        if not math.isfinite(number) or not all(_INSIDE[name](number, bound) for name, bound in bounds.items()):
+            expected = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items())
+            raise InputError(f"{key} is {value!r}; expected a number {expected}")
 
 
 def replaced(config: Config, over: Mapping[str, Any], key: str) -> Config:
@@ -128,8 +196,10 @@ def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml
             inner: Any = merged[name]
             merged[name] = merge(inner, value, f"{key}.{name}")
         else:
+            # A whole number for a field of floats is a float, or the command line could give it whole numbers only.
+            whole = isinstance(value, int) and not isinstance(value, bool) and merged.get_type(name) is float
             with merged.ignore_type():
-                merged[name] = value
+                merged[name] = float(value) if whole else value
     return merged
 
 
@@ -146,6 +216,23 @@ def differences(before: Any, after: Any, key: str = "config") -> list[str]:
         elif _plain(old) != _plain(new):
             lines.append(f"{key}.{name}: {_plain(old)!r} -> {_plain(new)!r}")
     return lines
+
+
+def free_keys(cls: Any, key: str = "config") -> list[str]:
+    """The keys of the fields that two runs of one work directory may differ in, whole subtrees by their own key.
+
+    Args:
+      cls: a settings dataclass.
+      key: the name of its tree.
+    """
+    hints, keys = typing.get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        name, hint = f"{key}.{field.name}", _without_none(hints[field.name])
+        if field.metadata.get("free"):
+            keys.append(name)
+        elif dataclasses.is_dataclass(hint):
+            keys += free_keys(hint, name)
+    return keys
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,8 @@ import platform
 import sys
 from pathlib import Path
 
+from lm_jax.core.config import check_local
+
 # malloc.h of glibc.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
@@ -39,7 +41,9 @@ def keep_freed_memory() -> bool:
 
 def cache_root() -> Path:
     """Where lm_jax keeps what can be made again: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
-    return Path(os.environ.get("LM_JAX_CACHE") or "~/.cache/lm_jax").expanduser()
+    configured = os.environ.get("LM_JAX_CACHE")
+    check_local(configured, "$LM_JAX_CACHE")
+    return Path(configured or "~/.cache/lm_jax").expanduser()
 
 
 def keep_compiled_programs(root: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lm_jax.core.config import InputError
 
 TEMPORARY = ".partial-"
 
@@ -27,6 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # The system names a file that it cannot open, but not one that it cannot write on.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -53,6 +61,47 @@ def remove_partial(directory: Path) -> None:
     """Delete what killed writers left behind."""
     for path in directory.rglob(f"*{TEMPORARY}*"):
         path.unlink(missing_ok=True)
+
+
+def check_directory(path: Path, flag: str) -> None:
+    """Refuses a directory that could not be made or written, before there is anything to write.
+
+    Args:
+      path: the directory, which need not exist.
+      flag: what named it, for the message.
+
+    Raises:
+      InputError: it, or what would hold it, is a file or may not be written.
+    """
+    path = Path(path)
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise InputError(f"{flag} {path}: {there} is a file; give a directory")
+    try:
+        if there != path:
+            # Not every file system that may be written lets directories be made.
+            os.rmdir(tempfile.mkdtemp(dir=there))
+        elif not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"{flag} {path}: {there} cannot be written ({(error.strerror or str(error)).lower()}); give another place"
+        ) from error
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Refuses a file that could not be written, before there is anything to write.
+
+    Args:
+      path: the file, which need not exist.
+      flag: what named it, for the message.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{flag} {path} is a directory; give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{flag} {path}: there is no directory {path.absolute().parent}; make it first")
+    check_directory(path.absolute().parent, flag)
 
 
 @contextlib.contextmanager

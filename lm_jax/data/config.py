@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from lm_jax.core.config import setting
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.data.rows import RowsConfig
@@ -16,7 +17,7 @@ class DataConfig:
     """Where the text comes from and how it becomes batches.
 
     Attributes:
-      path, field, group, document, part, split, datasets: see `SourceConfig`.
+      path, format, bad_rows, field, group, document, part, split, datasets: see `SourceConfig`.
       mixture: several sources instead of one path.
       length: tokens of a row, before the objective asks for more.
       batch: rows of the global batch.
@@ -27,24 +28,26 @@ class DataConfig:
       store: the root of prepared corpora; empty for $LM_JAX_CACHE, else ~/.cache/lm_jax.
     """
 
-    path: str = SourceConfig.path
+    path: str = setting(SourceConfig.path, free=True, local=True)
+    format: str = SourceConfig.format
+    bad_rows: str = SourceConfig.bad_rows
     field: str = SourceConfig.field
     group: str = SourceConfig.group
     document: str = SourceConfig.document
     part: str = SourceConfig.part
     split: str = SourceConfig.split
-    datasets: str = SourceConfig.datasets
+    datasets: str = setting(SourceConfig.datasets, free=True, local=True)
     mixture: MixtureConfig = MixtureConfig()
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     rows: RowsConfig = RowsConfig()
-    length: int = 128
-    batch: int = 16
-    validation: float = 0.1
-    workers: int = 0
-    threads: int = 1
-    prefetch: int = 4
-    store: str = ""
+    length: int = setting(128, at_least=1)
+    batch: int = setting(16, at_least=1)
+    validation: float = setting(0.1, at_least=0, at_most=1)
+    workers: int = setting(0, free=True, at_least=0)
+    threads: int = setting(1, free=True, at_least=0)
+    prefetch: int = setting(4, free=True, at_least=0)
+    store: str = setting("", free=True, local=True)
 
     def source(self) -> SourceConfig:
         """The part of these settings that names the text."""

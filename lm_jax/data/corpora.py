@@ -18,6 +18,7 @@ from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture, MixtureConfig
 from lm_jax.data.parts import sampled
 from lm_jax.data.rows import Rows, RowsConfig
+from lm_jax.data.sources import SourceConfig
 from lm_jax.data.store import Store
 
 
@@ -52,6 +53,10 @@ class Stores:
     def report(self) -> reports.Report:
         """What cleaning did to all of them."""
         return reports.total(each.report for each in self.stores.values())
+
+    def warnings(self) -> list[str]:
+        """What to say where next to nothing of a source's text is left in its tokens."""
+        return [f"{name}: {line}" for name, each in self.stores.items() for line in each.warnings()]
 
     @property
     def directory(self) -> Path:
@@ -89,20 +94,39 @@ class Stores:
         return "\n".join(lines)
 
 
-def prepare(data: DataConfig, progress: texts.Progress | None = None) -> Store | Stores:
+def prepare(
+    data: DataConfig,
+    progress: texts.Progress | None = None,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    prefix: tuple[int, ...] = (),
+) -> Store | Stores:
     """The tokens of a configuration, cleaned and stored where that has not been done.
+
+    Args:
+      data: names the text and the tokenizer.
+      progress: as of `store.prepare`.
+      tokenizer: one to use instead.
+      prefix: ids that every document begins with.
 
     Raises:
       InputError: as `store.prepare`; or both a path and a mixture are named.
     """
     tokenizers.refuse_ids(data.tokenizer.path)
-    root, sources = store.default_root(data.store), data.mixture.named()
+    root, sources = store.default_root(data.store), _sources(data)
     if not sources:
-        return store.prepare(root, data.source(), data.clean, data.tokenizer, workers=data.workers, progress=progress)
-    tokenizer, _ = train_tokenizer(data, progress)
+        return store.prepare(
+            root,
+            data.source(),
+            data.clean,
+            tokenizer or data.tokenizer,
+            prefix=prefix,
+            workers=data.workers,
+            progress=progress,
+        )
+    tokenizer = tokenizer or train_tokenizer(data, progress)[0]
     stores = {
         name: _naming(name, store.prepare)(
-            root, source, data.clean, tokenizer, workers=data.workers, progress=_told(name, progress)
+            root, source, data.clean, tokenizer, prefix=prefix, workers=data.workers, progress=_told(name, progress)
         )
         for name, source in sources.items()
     }
@@ -131,12 +155,7 @@ def train_tokenizer(
     data: DataConfig, progress: texts.Progress | None = None
 ) -> tuple[tokenizers.Tokenizer, texts.Texts | Blend]:
     """The tokenizer that `prepare` uses, and the cleaned text that it is trained on."""
-    root, sources = store.default_root(data.store), data.mixture.named()
-    if sources and data.path != DataConfig.path:
-        raise InputError(
-            f"config.data.path is {data.path!r}, but config.data.mixture names sources too ({', '.join(sources)}); "
-            "leave out one of them"
-        )
+    root, sources = store.default_root(data.store), _sources(data)
     cleaned: texts.Texts | Blend
     if sources:
         parts = {
@@ -149,6 +168,17 @@ def train_tokenizer(
     else:
         cleaned = texts.prepare(root, data.source(), data.clean, workers=data.workers, progress=progress)
     return store.find_tokenizer(root, data.tokenizer, cleaned, progress), cleaned
+
+
+def _sources(data: DataConfig) -> dict[str, SourceConfig]:
+    """The sources of a mixture by name; none where `config.data.path` is the text."""
+    sources = data.mixture.named()
+    if sources and data.path != DataConfig.path:
+        raise InputError(
+            f"config.data.path is {data.path!r}, but config.data.mixture names sources too ({', '.join(sources)}); "
+            "leave out one of them"
+        )
+    return sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +197,7 @@ class Blend:
     shares: Mapping[str, float]
     config: tokenizers.TokenizerConfig
 
-    # Unknown, for those who would sample from it: it is a sample.
+    # 0: the whole is trained on, because it is a sample already.
     bytes = 0
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError, nearest
+from lm_jax.data.records import Wanted, reject
 
 PREFIX = "tfds:"
 _MARK = "dataset_info.json"
@@ -82,25 +83,27 @@ def records(name: str, split: str, datasets: str = "") -> Iterator[dict[str, Any
         yield from source.__getitems__(np.arange(start, min(start + _BLOCK, len(source))).tolist())
 
 
-def texts(name: str, field: str, group: str, split: str, datasets: str = "") -> Iterator[tuple[bytes | str, object]]:
-    """The text of every example and the value of `group`, where one is named.
+def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[tuple[bytes | str, object]]:
+    """The text of every example and the value of its group, where one is named; `wanted.path` names the dataset.
 
     Raises:
       InputError: a feature that is not there or not text.
     """
+    name = str(wanted.path)
     for number, example in enumerate(records(name, split, datasets)):
-        for wanted, key in ((field, "field"), (group, "group")):
-            if wanted not in example and (wanted or key == "field"):
+        for feature, key in ((wanted.field, "field"), (wanted.group, "group")):
+            if feature not in example and (feature or key == "field"):
+                # All examples have the same features: this is no bad row.
                 raise InputError(
-                    f"{name} has no feature {wanted!r}; it has {', '.join(map(repr, example))}: set config.data.{key}"
+                    f"{name} has no feature {feature!r}; it has {', '.join(map(repr, example))}: set config.data.{key}"
                 )
-        text = example[field]
-        if not isinstance(text, (bytes, str)):
-            raise InputError(
-                f"{name}: feature {field!r} of example {number} is a {type(text).__name__}; expected text "
-                "(config.data.field)"
-            )
-        yield text, example[group] if group else None
+        text = example[wanted.field]
+        if isinstance(text, (bytes, str)):
+            yield text, example[wanted.group] if wanted.group else None
+            continue
+        kind = "null" if text is None else f"a {type(text).__name__}"
+        message = f"{name}: feature {wanted.field!r} of example {number} is {kind}; expected text (config.data.field)"
+        reject(wanted, f"{wanted.field!r} is {kind}", 0, message)
 
 
 def _builder(place: Path, split: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files of records, JSON lines and tables: one field of a record is text, another says which belong together.
+"""Files of records, JSON and tables: one field of a record is text, another says which belong together.
 
 Tab-separated files are read as they are found: a quote is a quote, because those of the field (GLUE's, SemEval's,
 Tatoeba's) open quotations in one column and close them in the next or never. Comma-separated ones follow RFC 4180.
@@ -8,42 +8,75 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lm_jax.core.config import InputError
+from lm_jax.data import objects
+from lm_jax.data.clean import report as reports
 
 Text = bytes | str
 # A document is held in memory several times over while it is cleaned.
 MAX_DOCUMENT_BYTES = 1 << 30
 
 
-def json_lines(lines: Iterable[bytes], path: Path, field: str, group: str) -> Iterator[Text]:
-    """The text of every JSON object, or of every run of objects whose `group` is equal."""
-    return joined(_json_lines(lines, path, field, group), path, bool(group))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to read of a file of records.
+
+    Attributes:
+      path: of the file, for messages.
+      field: what holds the text: a field, or a column by its name in the first line or, of a table without one, by its
+        number from 0.
+      group: the field or column whose value neighbours of one document share; empty where each record is a document.
+      skipped: where rows that hold no text are counted; None raises InputError at the first.
+    """
+
+    path: Path
+    field: str
+    group: str = ""
+    skipped: reports.Report | None = None
 
 
-def table(lines: Iterable[bytes], path: Path, field: str, group: str) -> Iterator[Text]:
-    """The text of every row of a table, or of every run of rows whose `group` is equal.
+def reject(wanted: Wanted, reason: str, size: int, message: str) -> None:
+    """Count a row of `size` bytes that holds no text, or raise InputError with the message."""
+    if wanted.skipped is None:
+        raise InputError(f"{message}; config.data.bad_rows=skip leaves out such rows and counts them")
+    reports.count(wanted.skipped, "read", size)
+    reports.count(wanted.skipped, "dropped", size, f"bad row ({reason})")
 
-    Args:
-      lines: the file; UTF-8.
-      path: for messages, and to tell .csv from .tsv.
-      field: the column that holds the text: a name of the first line, or, of a table without one, a number from 0.
-      group: likewise, or empty.
+
+def json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
+    """The text of every JSON object, one a line, or of every run of objects whose `group` is equal."""
+    return joined(_json_lines(stream, wanted), wanted)
+
+
+def json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
+    """The same of objects that lie in an array or follow one another."""
+    return joined(_json_values(stream, wanted), wanted)
+
+
+def tabs(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
+    """The text of every row of a tab-separated table, or of every run of rows whose `group` is equal.
 
     Raises:
       InputError: a column that is not there, or a row of another width.
     """
-    rows = _commas(lines, path) if ".csv" in path.suffixes[-2:] else _tabs(lines)
-    return joined(_columns(rows, path, field, group), path, bool(group))
+    return joined(_columns(_tabs(stream), wanted, "\t"), wanted)
 
 
-def joined(records: Iterator[tuple[Text, object]], path: Path, grouped: bool) -> Iterator[Text]:
+def commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
+    """The same of a comma-separated table."""
+    return joined(_columns(_commas(stream, wanted), wanted, ","), wanted)
+
+
+def joined(records: Iterator[tuple[Text, object]], wanted: Wanted) -> Iterator[Text]:
     """The texts; those of neighbours of one group joined by line breaks."""
-    if not grouped:
+    if not wanted.group:
         yield from (text for text, _ in records)
         return
     held: list[Text] = []
@@ -56,8 +89,8 @@ def joined(records: Iterator[tuple[Text, object]], path: Path, grouped: bool) ->
         last, size = key, size + len(text)
         if size > MAX_DOCUMENT_BYTES:
             raise InputError(
-                f"{path}: the group {key!r} is one document of more than {MAX_DOCUMENT_BYTES >> 30} GiB; choose a "
-                "finer config.data.group"
+                f"{wanted.path}: the group {key!r} is one document of more than {MAX_DOCUMENT_BYTES >> 30} GiB; choose "
+                "a finer config.data.group"
             )
     if held:
         yield _join(held)
@@ -68,8 +101,8 @@ def _join(texts: list[Text]) -> Text:
     return newline.join(texts)  # type: ignore[arg-type]
 
 
-def _json_lines(lines: Iterable[bytes], path: Path, field: str, group: str) -> Iterator[tuple[str, object]]:
-    for number, line in enumerate(lines, 1):
+def _json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[str, object]]:
+    for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
@@ -77,28 +110,59 @@ def _json_lines(lines: Iterable[bytes], path: Path, field: str, group: str) -> I
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"config.data.path: {path} line {number} is not JSON ({error}); expected one object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise InputError(f"config.data.path: {path} line {number} is a {type(record).__name__}; expected an object")
-        for wanted, key in ((field, "field"), (group, "group")):
-            if wanted not in record and (wanted or key == "field"):
-                raise InputError(
-                    f"{path} line {number} has no field {wanted!r}; it has {', '.join(map(repr, record)) or 'none'}: "
-                    f"set config.data.{key}"
-                )
-        if not isinstance(record[field], str):
-            raise InputError(
-                f"{path} line {number}: field {field!r} is a {type(record[field]).__name__}; expected text "
-                "(config.data.field)"
+            message = (
+                f"config.data.path: {wanted.path} line {number} is not JSON ({error}); expected one object a line "
+                "(config.data.format=json reads arrays and objects over several lines, text reads plain text)"
             )
-        yield record[field], record[group] if group else None
+            reject(wanted, "not JSON", len(line), message)
+            continue
+        found = _record(record, f"line {number}", len(line), wanted)
+        if found is not None:
+            yield found
 
 
-def _tabs(lines: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+def _json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[str, object]]:
+    for number, (line, size, record) in enumerate(objects.values(stream, wanted.path), 1):
+        found = _record(record, f"line {line}, record {number}", size, wanted)
+        if found is not None:
+            yield found
+
+
+def _record(record: Any, place: str, size: int, wanted: Wanted) -> tuple[str, object] | None:
+    """The text of a JSON value and its group, or None where it was rejected."""
+    where = f"{wanted.path} {place}"
+    if not isinstance(record, dict):
+        message = (
+            f"config.data.path: {where} is {_kind(record)}; expected an object (config.data.format=json "
+            "reads a file that is one array of objects, text reads plain text)"
+        )
+        return reject(wanted, "no object", size, message)
+    for name, key in ((wanted.field, "field"), (wanted.group, "group")):
+        if name not in record and (name or key == "field"):
+            message = (
+                f"{where} has no field {name!r}; it has {_names(record)}: set config.data.{key}, or "
+                "config.data.format=text to read the file as plain text"
+            )
+            return reject(wanted, f"no field {name!r}", size, message)
+    text = record[wanted.field]
+    if isinstance(text, str):
+        return text, record[wanted.group] if wanted.group else None
+    message = f"{where}: field {wanted.field!r} is {_kind(text)}; expected text (config.data.field)"
+    return reject(wanted, f"{wanted.field!r} is {_kind(text)}", size, message)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+def _names(record: dict[str, Any]) -> str:
+    shown = [repr(name[:24] + "..." * (len(name) > 24)) for name in record]
+    return ", ".join(shown[:12]) + ", ..." * (len(shown) > 12) or "none"
+
+
+def _tabs(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes]]]:
     """Line numbers and fields; empty lines are none."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(stream, 1):
         line = line.rstrip(b"\r\n")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -106,14 +170,13 @@ def _tabs(lines: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
             yield number, line.split(b"\t")
 
 
-def _commas(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, list[bytes]]]:
+def _commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[int, list[bytes]]]:
     text = (
-        line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape") for number, line in enumerate(lines)
+        line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape") for number, line in enumerate(stream)
     )
-    first = next(text, "")
     # Python's own limit is 128 KiB a field; a document may be longer.
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
-    reader = csv.reader(_chain(first, text), delimiter="\t" if "\t" in first else ",", strict=True)
+    reader = csv.reader(text, strict=True)
     while True:
         # A quoted field may hold line breaks: a row is named by its first line.
         number = reader.line_num + 1
@@ -122,57 +185,67 @@ def _commas(lines: Iterable[bytes], path: Path) -> Iterator[tuple[int, list[byte
         except StopIteration:
             return
         except csv.Error as error:
-            raise InputError(
-                f"config.data.path: {path} line {number} is not a row of a table ({error}); quotes inside a quoted "
-                "field are doubled"
-            ) from error
+            where = f"config.data.path: {wanted.path} line {number}"
+            if "unexpected end of data" in str(error):
+                # Not one bad row: all that follows has been taken for the inside of the quotes.
+                raise InputError(f"{where} opens a quote that is never closed; close it") from error
+            message = f"{where} is not a row of a table ({error}); quotes inside a quoted field are doubled"
+            reject(wanted, "not a row of a table", 0, message)
+            continue
         if row:
             yield number, [field.encode("utf-8", "surrogateescape") for field in row]
 
 
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-    yield from rest
-
-
-def _columns(
-    rows: Iterator[tuple[int, list[bytes]]], path: Path, field: str, group: str
-) -> Iterator[tuple[bytes, object]]:
+def _columns(rows: Iterator[tuple[int, list[bytes]]], wanted: Wanted, delimiter: str) -> Iterator[tuple[bytes, object]]:
     first = next(rows, None)
     if first is None:
         return
-    number, header = first
-    text, key = (_column(header, path, number, name, of) for name, of in ((field, "field"), (group, "group")))
-    assert text is not None
-    if _is_number(field):
+    start, header = first
+    text = _column(header, wanted, start, wanted.field, "field", delimiter)
+    key = _column(header, wanted, start, wanted.group, "group", delimiter) if wanted.group else None
+    if _is_number(wanted.field):
         yield header[text], None if key is None else header[key]
     for number, row in rows:
-        if len(row) != len(header):
-            raise InputError(
-                f"config.data.path: {path} line {number} has {_counted(row)}, but line {first[0]} has {len(header)}: "
-                f"{_shown(header)}"
-            )
-        yield row[text], None if key is None else row[key]
+        if len(row) == len(header):
+            yield row[text], None if key is None else row[key]
+            continue
+        message = (
+            f"config.data.path: {wanted.path} line {number} has {_counted(row)}, but line {start} has {len(header)}: "
+            f"{_shown(header)}"
+        )
+        reject(wanted, f"not {_counted(header)}", sum(map(len, row)) + len(row), message)
 
 
-def _column(header: list[bytes], path: Path, line: int, name: str, key: str) -> int | None:
+def _column(header: list[bytes], wanted: Wanted, line: int, name: str, key: str, delimiter: str) -> int:
     """The position of a column, by name or by number."""
-    if key == "group" and not name:
-        return None
+    where = f"{wanted.path} line {line}"
     if _is_number(name):
         if int(name) >= len(header):
             raise InputError(
-                f"{path} line {line} has {_counted(header)}, none of them column {name} counted from 0: "
-                f"set config.data.{key}"
+                f"{where} has {_counted(header)}, none of them column {name} counted from 0: set config.data.{key}"
+                f"{_hint(header, delimiter)}"
             )
         return int(name)
     if name.encode() not in header:
         raise InputError(
-            f"{path} line {line} has no column {name!r}; it has {_shown(header)}: set config.data.{key} to one of "
-            "these, or to a column's number from 0 where the first line is no header"
+            f"{where} has no column {name!r}; it has {_shown(header)}: set config.data.{key} to one of "
+            f"these, or to a column's number from 0 where the first line is no header{_hint(header, delimiter)}"
         )
     return header.index(name.encode())
+
+
+def _hint(header: list[bytes], delimiter: str) -> str:
+    """What to do about a table whose delimiter seems to be another one than that of its name."""
+    counts = {other: sum(field.count(other.encode()) for field in header) for other in "\t,;" if other != delimiter}
+    other = max(counts, key=lambda each: counts[each])
+    if len(header) > 1 or not counts[other]:
+        return ""
+    return {
+        "\t": "; the line seems to be separated by tabs: set config.data.format=tsv",
+        ",": "; the line seems to be separated by commas: set config.data.format=csv",
+        ";": "; the line seems to be separated by semicolons, which are not read: save the table with tabs and set "
+        "config.data.format=tsv",
+    }[other]
 
 
 def _is_number(name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, lookup
+from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.data.order import key
 from lm_jax.data.store import Store
 
@@ -35,8 +35,8 @@ class RowsConfig:
 
     plan: str = "auto"
     shift: bool = True
-    short: float = 0.1
-    random: float = 0.5
+    short: float = setting(0.1, at_least=0, at_most=1)
+    random: float = setting(0.5, at_least=0, at_most=1)
 
 
 @runtime_checkable
@@ -255,7 +255,8 @@ def _pairs(
     if len(numbers) == 1 or (split == "train" and not len(numbers)):
         raise InputError(
             f"config.data.rows.plan is pairs, but the {split} part has {len(numbers)} documents and a pair may need "
-            "two; set config.data.document=paragraph, change config.data.validation or add text"
+            "two; set config.data.document=paragraph, change config.data.validation, add text, or do without pairs: "
+            "config.objective.masked.next_sentence=false"
         )
     starts: list[np.ndarray] = []
     stops: list[np.ndarray] = []

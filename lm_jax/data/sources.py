@@ -1,4 +1,4 @@
-"""Raw documents: files of text, JSON lines and tables, TFDS datasets, and Python's own library as the corpus at hand.
+"""Raw documents: files of text, JSON and tables, TFDS datasets, and Python's own library as the corpus at hand.
 
 Plain text is yielded as bytes, because what its bytes mean is for cleaning to decide; JSON is text already.
 The order of documents is the order of the files named (of a directory: by path), and within one file its own.
@@ -6,23 +6,21 @@ The order of documents is the order of the files named (of a directory: by path)
 
 from __future__ import annotations
 
-import bz2
-import codecs
 import dataclasses
 import glob
-import gzip
 import io
 import json
-import lzma
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_jax.core.config import InputError, lookup
-from lm_jax.data import prepared, records, stdlib
-from lm_jax.data.records import MAX_DOCUMENT_BYTES
+from lm_jax.core.config import InputError, lookup, setting
+from lm_jax.data import files as contents
+from lm_jax.data import folders, formats, prepared, records, stdlib
+from lm_jax.data.clean import report as reports
+from lm_jax.data.formats import Format
+from lm_jax.data.records import MAX_DOCUMENT_BYTES, Wanted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +29,12 @@ class SourceConfig:
 
     Attributes:
       path: "stdlib", "tfds:NAME[/CONFIG][:VERSION]", or files, globs and directories separated by commas: plain text,
-        .jsonl, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst. Of a directory, all that is text.
-      field: what holds the text: the field of a JSON line, the feature of a dataset, the column of a table, by its name
-        in the first line or, where a table has no such line, by its number from 0.
+        JSON, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst. Of a directory, all that is text.
+      format: how files are read: "auto" (by name, else by content), "text", "json" (lines, or an array of objects),
+        "tsv" or "csv".
+      bad_rows: what becomes of a record without text: "fail" stops there, "skip" leaves it out and counts it.
+      field: what holds the text: the field of a JSON object, the feature of a dataset, the column of a table, by its
+        name in the first line or, where a table has no such line, by its number from 0.
       group: the field or column whose value neighbouring records of one document share; empty where each record is a
         document. Their texts are joined by line breaks.
       document: what one document of plain text is: "file", "line" or "paragraph" (cut at empty lines).
@@ -44,14 +45,16 @@ class SourceConfig:
         `temperature`.
     """
 
-    path: str = "stdlib"
+    path: str = setting("stdlib", local=True)
+    format: str = "auto"
+    bad_rows: str = "fail"
     field: str = "text"
     group: str = ""
     document: str = "file"
     part: str = "docs"
     split: str = "train"
-    datasets: str = ""
-    weight: float = 0.0
+    datasets: str = setting("", local=True)
+    weight: float = setting(0.0, at_least=0)
 
 
 def files(config: SourceConfig) -> list[Path]:
@@ -62,6 +65,53 @@ def files(config: SourceConfig) -> list[Path]:
 def skipped(config: SourceConfig) -> int:
     """How many files of the source's directories are hidden or no text."""
     return _listed(config)[1]
+
+
+def check(config: SourceConfig) -> None:
+    """Raise InputError for settings that the source's files cannot meet."""
+    lookup(formats.CHOICES, config.format, formats.KEY)
+    lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")
+    if not _is_files(config):
+        if config.format != "auto":
+            raise InputError(f"{formats.KEY} is {config.format!r}, but {config.path} is no file; leave it out")
+        return
+    if _named(config):
+        for path in files(config):
+            _check_fields(path, formats.identify(path, config.format), config)
+
+
+def notes(config: SourceConfig) -> list[str]:
+    """What was taken for what, such as "x.json: JSON lines", where a file's content decided and not its name."""
+    if not _is_files(config) or config.format != "auto":
+        return []
+    alike: dict[str, list[Path]] = {}
+    for path in files(config):
+        if note := formats.note(path, formats.identify(path, config.format)):
+            alike.setdefault(note, []).append(path)
+    lines = []
+    for note, (first, *others) in alike.items():
+        more = f" and {len(others):,} other file{'s' * (len(others) != 1)}" if others else ""
+        lines.append(f"{first.name}{more}: {note}")
+    return lines
+
+
+def _is_files(config: SourceConfig) -> bool:
+    return config.path != "stdlib" and not config.path.startswith(prepared.PREFIX)
+
+
+def _named(config: SourceConfig) -> list[tuple[str, str]]:
+    """The settings that say what to read of a record, where they are not left out."""
+    default = SourceConfig()
+    return [(key, getattr(config, key)) for key in ("field", "group") if getattr(config, key) != getattr(default, key)]
+
+
+def _check_fields(path: Path, form: Format, config: SourceConfig) -> None:
+    for key, value in _named(config):
+        if not form.has_fields:
+            raise InputError(
+                f"config.data.{key} is {value!r}, but {path} is plain text, which has no fields; expected JSON, .tsv "
+                f"or .csv: name such files only, set {formats.KEY} to json, tsv or csv, or leave out config.data.{key}"
+            )
 
 
 def _listed(config: SourceConfig) -> tuple[list[Path], int]:
@@ -85,7 +135,7 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
                 "tfds:NAME or 'stdlib'"
             )
         for path in map(Path, matches):
-            inside, others = _below(path) if path.is_dir() else ([path], 0)
+            inside, others = folders.below(path) if path.is_dir() else ([path], 0)
             found.update(dict.fromkeys(inside))
             passed_over += others
     if not found:
@@ -93,69 +143,47 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
             f"config.data.path is {config.path!r}; expected a file, a glob, a directory, tfds:NAME or 'stdlib'"
         )
     for path in found:
-        if path.suffix in UNREADABLE:
-            raise InputError(
-                f"config.data.path: {path} is {path.suffix}; expected text, .jsonl, .tsv or .csv, also as "
-                f"{', '.join(OPENERS)}"
-            )
+        contents.refuse_name(path)
+        if not path.exists():
+            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is not there; mend it")
     return list(found), passed_over
 
 
-def _below(directory: Path) -> tuple[list[Path], int]:
-    """The text files of a directory and those below it, by path, and how many others lie there."""
-    found, others = [], 0
-    for place, folders, names in os.walk(directory):
-        others += sum(name.startswith(".") for name in names)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(place) / name for name in names if not name.startswith(".")):
-            if path.suffix in UNREADABLE or not path.is_file() or not _is_text(path):
-                others += 1
-            else:
-                found.append(path)
-    if not found:
-        raise InputError(f"config.data.path: {directory} is a directory without any text file ({others} others)")
-    return sorted(found), others
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a file starts like text: no zero bytes, save those of UTF-16. What cannot be opened is for the reader."""
-    try:
-        with _opened(path) as stream:
-            start = stream.read(4096)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError):
-        return True
-    return b"\0" not in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-
-
-def documents(config: SourceConfig) -> Iterator[bytes | str]:
+def documents(config: SourceConfig, report: reports.Report | None = None) -> Iterator[bytes | str]:
     """Every raw document of a source, streamed.
+
+    Args:
+      config: which text.
+      report: rows that `bad_rows` leaves out are counted here, as read and dropped.
 
     Raises:
       InputError: a missing or damaged file, a line that is not JSON, a field that is not there.
     """
+    bad = lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")(reports.empty() if report is None else report)
     if config.path == "stdlib":
         yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
         return
     if config.path.startswith(prepared.PREFIX):
-        examples = prepared.texts(config.path, config.field, config.group, config.split, config.datasets)
-        yield from records.joined(examples, Path(config.path), bool(config.group))
+        wanted = Wanted(path=Path(config.path), field=config.field, group=config.group, skipped=bad)
+        yield from records.joined(prepared.texts(wanted, config.split, config.datasets), wanted)
         return
     cut = lookup(DOCUMENTS, config.document, "config.data.document")
     for path in files(config):
-        try:
-            with _opened(path) as stream:
-                read = RECORDS.get(kind(path))
-                if read is not None:
-                    yield from read(_lines(stream), path, config.field, config.group)
-                else:
-                    yield from cut(_lines(stream), path)
-        except InputError:
-            raise
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise InputError(
-                f"config.data.path: cannot read {path} ({reason}); the file is damaged, cut short or not readable"
-            ) from error
+        form = formats.identify(path, config.format)
+        _check_fields(path, form, config)
+        with contents.opened(path) as content:
+            if form.has_fields:
+                wanted = Wanted(path=path, field=config.field, group=config.group, skipped=bad)
+                yield from formats.READERS[form.name](content.stream, wanted)
+            else:
+                yield from cut(content.stream, path)
+
+
+# Where to count rows that hold no text; None stops at the first.
+BAD_ROWS: dict[str, Callable[[reports.Report], reports.Report | None]] = {
+    "fail": lambda report: None,
+    "skip": lambda report: report,
+}
 
 
 def size_bytes(config: SourceConfig) -> int:
@@ -177,53 +205,55 @@ def fingerprint(config: SourceConfig) -> str:
                     hashed.update(block)
         except OSError as error:
             raise InputError(f"config.data.path: cannot read {path} ({error.strerror})") from error
-        reading = config.field if kind(path) in RECORDS else config.document
-        if config.path == "stdlib":
-            reading = config.part
-        described: list[Any] = [reading, is_json_lines(path), "".join(path.suffixes[-1:]), size]
-        if config.path.startswith(prepared.PREFIX):
-            described += ["tfds", config.field, config.split, config.group]
-        elif kind(path) in RECORDS and (config.group or not is_json_lines(path)):
-            described += [kind(path), config.group]
-        digest.update(json.dumps(described).encode())
+        digest.update(json.dumps(_reading(config, path, size)).encode())
         digest.update(hashed.digest())
+    for name in ("format", "bad_rows"):
+        if getattr(config, name) != getattr(SourceConfig, name):
+            digest.update(json.dumps([name, getattr(config, name)]).encode())
     return digest.hexdigest()
 
 
-def is_json_lines(path: Path) -> bool:
-    """Whether a file holds JSON lines, by its name less the compression."""
-    return kind(path) in (".jsonl", ".ndjson")
+def _reading(config: SourceConfig, path: Path, size: int) -> list[Any]:
+    """How a file is read, for the fingerprint: the same as ever for a file that is read as ever."""
+    suffix = "".join(path.suffixes[-1:])
+    if config.path == "stdlib":
+        return [config.part, False, suffix, size]
+    if config.path.startswith(prepared.PREFIX):
+        return [config.document, False, suffix, size, "tfds", config.field, config.split, config.group]
+    form = formats.identify(path, config.format)
+    lines, reading = form.name == "JSON lines", config.field if form.has_fields else config.document
+    described: list[Any] = [reading, lines, suffix, size]
+    if form.has_fields and (config.group or not lines):
+        described += [_former_kind(path), config.group]
+    if not _is_as_ever(path, form):
+        described += ["formats 2", form.name, form.compressions, form.encoding]
+    return described
 
 
-def kind(path: Path) -> str:
-    """The suffix of a file's name less the compression."""
-    name = path.name.removesuffix(path.suffix) if path.suffix in OPENERS else path.name
-    return Path(name).suffix
+# Until version 2 of the formats, names alone decided, as they were written.
+_FORMER = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".tsv": "tsv", ".csv": "csv"}
+_FORMER_COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "Zstandard"}
 
 
-# What is not one of these is plain text.
-RECORDS: dict[str, Callable[[Iterator[bytes], Path, str, str], Iterator[bytes | str]]] = {
-    ".jsonl": records.json_lines,
-    ".ndjson": records.json_lines,
-    ".tsv": records.table,
-    ".csv": records.table,
-}
+def _former_kind(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in _FORMER_COMPRESSIONS else path.suffix
 
 
-def _lines(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    """Lines of plain text; UTF-16 with its byte order mark is turned into UTF-8 on the way."""
-    first = stream.readline()
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        rest = io.BytesIO(first + stream.read())
-        for line in io.TextIOWrapper(rest, "utf-16", errors="replace", newline="\n"):
-            yield line.encode()
-        return
-    if first:
-        yield first
-    yield from stream
+def _is_as_ever(path: Path, form: Format) -> bool:
+    """Whether a file was read in the same way before version 2 of the formats."""
+    former = [_FORMER_COMPRESSIONS[path.suffix]] if path.suffix in _FORMER_COMPRESSIONS else []
+    if list(form.compressions) != former or form.encoding == "utf-32":
+        return False
+    if form.name != _FORMER.get(_former_kind(path), "text"):
+        return False
+    if ".csv" not in path.suffixes[-2:]:
+        return True
+    # Its first line decided between tabs and commas.
+    with contents.opened(path) as content:
+        return form.name == "csv" and b"\t" not in content.stream.readline()
 
 
-def _whole(lines: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _whole(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
     pieces, size = [], 0
     for line in lines:
         pieces.append(line)
@@ -236,14 +266,14 @@ def _whole(lines: Iterator[bytes], path: Path) -> Iterator[bytes]:
     yield b"".join(pieces)
 
 
-def _each_line(lines: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _each_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
     for line in lines:
         # Empty lines separate nothing here; they are not documents.
         if line := line.rstrip(b"\r\n"):
             yield line
 
 
-def _paragraphs(lines: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _paragraphs(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
     paragraph: list[bytes] = []
     for line in lines:
         if line.strip():
@@ -255,60 +285,8 @@ def _paragraphs(lines: Iterator[bytes], path: Path) -> Iterator[bytes]:
         yield b"".join(paragraph)
 
 
-DOCUMENTS: dict[str, Callable[[Iterator[bytes], Path], Iterator[bytes]]] = {
+DOCUMENTS: dict[str, Callable[[io.BufferedReader, Path], Iterator[bytes]]] = {
     "file": _whole,
     "line": _each_line,
     "paragraph": _paragraphs,
 }
-
-
-class _Zstandard(io.RawIOBase):
-    """Zstandard frames, one after another. The library's own reader ends quietly where a frame is cut short."""
-
-    def __init__(self, path: Path):
-        import zstandard
-
-        self._error = zstandard.ZstdError
-        self._new = zstandard.ZstdDecompressor().decompressobj
-        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
-        self._frame, self._ready, self._input = None, b"", b""
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer) -> int:
-        while not self._ready:
-            block = self._input or self._file.read(1 << 17)
-            self._input = b""
-            if not block:
-                if self._frame is not None:
-                    raise EOFError("the last Zstandard frame is cut short")
-                return 0
-            self._frame = self._frame or self._new()
-            try:
-                self._ready = self._frame.decompress(block)
-            except self._error as error:
-                raise OSError(str(error)) from error
-            if self._frame.eof:
-                self._input, self._frame = self._frame.unused_data, None
-        count = min(len(buffer), len(self._ready))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-
-OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
-    ".gz": lambda path: gzip.open(path, "rb"),
-    ".xz": lambda path: lzma.open(path, "rb"),
-    ".bz2": lambda path: bz2.open(path, "rb"),
-    ".zst": lambda path: io.BufferedReader(_Zstandard(path), 1 << 17),
-}
-# Anything else is taken for text; these never are.
-UNREADABLE = (".zip", ".tar", ".tgz", ".7z", ".parquet", ".arrow", ".npy", ".npz", ".pdf", ".docx", ".epub")
-
-
-def _opened(path: Path) -> io.BufferedIOBase:
-    return OPENERS[path.suffix](path) if path.suffix in OPENERS else open(path, "rb")

@@ -17,7 +17,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -28,6 +28,7 @@ from lm_jax.data import atomic, sentences, sources, texts, tokenizers, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 from lm_jax.data.texts import Progress
+from lm_jax.data.tokenizers import coverage
 
 # Raised when the same tokens would be stored differently.
 VERSION = 3
@@ -47,6 +48,7 @@ def prepare(
     clean: chain.CleanConfig,
     tokenizer: tokenizers.TokenizerConfig | tokenizers.Tokenizer,
     *,
+    prefix: tuple[int, ...] = (),
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Store:
@@ -57,6 +59,7 @@ def prepare(
       source: which text.
       clean: how it is cleaned.
       tokenizer: one at hand, or the settings of one to load or to train on the cleaned text.
+      prefix: ids that every document begins with, before its own.
       workers: processes; 0 for one a core. Their number does not show in the result.
       progress: called with a stage, what is done and the whole (0 where unknown).
 
@@ -68,14 +71,14 @@ def prepare(
     say = progress or (lambda stage, done, whole: None)
     if isinstance(tokenizer, tokenizers.TokenizerConfig):
         tokenizer = find_tokenizer(root, tokenizer, cleaned, say)
-    described = json.dumps([VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint])
-    fingerprint = hashlib.sha256(described.encode()).hexdigest()[:32]
+    described = [VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint, *([prefix] if prefix else [])]
+    fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "tokens" / fingerprint
     directory.mkdir(parents=True, exist_ok=True)
     with atomic.locked(directory / "lock", lambda: say("waiting for another process to tokenise", 0, 0)):
         if not (directory / "store.json").exists():
             atomic.remove_partial(directory)
-            _make(directory, fingerprint, cleaned, tokenizer, workers, say)
+            _make(directory, fingerprint, cleaned, tokenizer, prefix, workers, say)
         shutil.rmtree(directory / "parts", ignore_errors=True)
     return Store.open(directory)
 
@@ -96,13 +99,18 @@ def find_tokenizer(
     """
     if config.path:
         return tokenizers.train(config, ())
-    described = json.dumps([VERSION, cleaned.fingerprint, dataclasses.asdict(config)])
+    settings = dataclasses.asdict(config)
+    # Only the one that decides, so that tokenizers of before there were two are found again.
+    for name in ("vocab" if config.vocab is None else "vocab_at_most", "add", "anew"):
+        del settings[name]
+    described = json.dumps([VERSION, cleaned.fingerprint, settings])
     directory = root / "tokenizers" / hashlib.sha256(described.encode()).hexdigest()[:32]
     if not tokenizers.is_saved(directory):
         if progress is not None:
             progress("training the tokenizer", 0, 0)
-        tokenizers.train(config, cleaned, cleaned.bytes).save(directory)
-    return tokenizers.load(directory)
+        without = dataclasses.replace(config, add=())
+        tokenizers.train(without, cleaned, cleaned.bytes, progress).save(directory)
+    return tokenizers.extend(tokenizers.load(directory), config.add)
 
 
 def _make(
@@ -110,6 +118,7 @@ def _make(
     fingerprint: str,
     cleaned: texts.Texts,
     tokenizer: tokenizers.Tokenizer,
+    prefix: tuple[int, ...],
     count: int,
     progress: Progress,
 ) -> None:
@@ -119,7 +128,7 @@ def _make(
     missing = [index for index in range(cleaned.units) if not (parts / f"{index:05d}.json").exists()]
     done = cleaned.units - len(missing)
     progress("tokenising", done, cleaned.units)
-    for _ in workers.run(write_shard, (str(directory), str(cleaned.directory)), missing, count):
+    for _ in workers.run(write_shard, (str(directory), str(cleaned.directory), prefix), missing, count):
         done += 1
         progress("tokenising", done, cleaned.units)
     notes = [json.loads((parts / f"{index:05d}.json").read_bytes()) for index in range(cleaned.units)]
@@ -142,6 +151,8 @@ def _make(
         "tokens": int(offsets[-1]),
         "documents": cleaned.documents,
         "bytes": cleaned.bytes,
+        # Notes of an interrupted earlier release lack it.
+        "unknown": sum(note.get("unknown", 0) for note in notes),
         "dtype": _dtype(tokenizer).str,
         "report": cleaned.report,
         "files": {name: (directory / name).stat().st_size for name in names},
@@ -149,13 +160,14 @@ def _make(
     atomic.write_json(directory / "store.json", manifest)
 
 
-def write_shard(directory: str, cleaned: str, index: int) -> int:
+def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: int) -> int:
     """Tokenise one unit of text and write its shard; the worker's part."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     tokenizer = _loaded(directory)
     everything = _opened(cleaned)
-    tokens, document_starts, sentence_starts = _encode(tokenizer, everything.unit(index))
+    tokens, document_starts, sentence_starts = _encode(tokenizer, prefix, everything.unit(index))
+    unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(tokens == tokenizer.unk))
     tokens = tokens.astype(_dtype(tokenizer))
     parts = Path(directory) / "parts"
     with atomic.replacing(Path(directory) / _shard(index, everything.units)) as partial:
@@ -166,32 +178,38 @@ def write_shard(directory: str, cleaned: str, index: int) -> int:
         writer.close()
     atomic.write_array(parts / f"{index:05d}.documents.npy", document_starts)
     atomic.write_array(parts / f"{index:05d}.sentences.npy", sentence_starts)
-    note = {"tokens": len(tokens), "records": -(-len(tokens) // RECORD_TOKENS)}
+    note = {"tokens": len(tokens), "records": -(-len(tokens) // RECORD_TOKENS), "unknown": unknown}
     atomic.write_json(parts / f"{index:05d}.json", note)
     return index
 
 
-def _encode(tokenizer: tokenizers.Tokenizer, documents: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tokens of documents, each closed by [EOS], and where among them documents and sentences start."""
+def _encode(
+    tokenizer: tokenizers.Tokenizer, prefix: tuple[int, ...], documents: list[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tokens of documents, each with its prefix and [EOS], and where among them documents and sentences start."""
     if not documents:
         return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     # All documents at once: a few calls for each of many short ones would take longer than encoding them.
     made = tokenizer.located(documents)
-    assert made.starts is not None
+    token_starts = cast(np.ndarray, made.starts)
     stops = np.cumsum(made.counts)
-    ends = stops + np.arange(len(documents))
-    tokens = np.empty(len(made.tokens) + len(documents), np.int32)
+    before, around = len(prefix), len(prefix) + 1
+    ends = stops + before + around * np.arange(len(documents))
+    document_starts = np.concatenate([[0], ends[:-1] + 1])
+    tokens = np.empty(len(made.tokens) + around * len(documents), np.int32)
     piece = np.ones(len(tokens), bool)
     piece[ends] = False
     tokens[ends] = tokenizer.eos
+    for index, token in enumerate(prefix):
+        piece[document_starts + index] = False
+        tokens[document_starts + index] = token
     tokens[piece] = made.tokens
     # A sentence starts with the first token that begins at or after its first byte; where that is the next
     # document's, it has a start there anyway.
-    first = np.searchsorted(made.starts, sentences.starts("\n".join(documents).encode()).astype(made.starts.dtype))
+    first = np.searchsorted(token_starts, sentences.starts("\n".join(documents).encode()).astype(token_starts.dtype))
     first = first[first < len(made.tokens)]
-    document_starts = np.concatenate([[0], ends[:-1] + 1])
     begins = np.zeros(len(tokens), bool)
-    begins[first + np.searchsorted(stops, first, "right")] = True
+    begins[first + before + around * np.searchsorted(stops, first, "right")] = True
     begins[document_starts] = True
     return tokens, document_starts.astype(np.int64), np.flatnonzero(begins).astype(np.int64)
 
@@ -272,6 +290,7 @@ class Store:
       tokens: how many, [EOS] of every document included.
       documents: how many.
       bytes: UTF-8 bytes of the cleaned text.
+      unknown: how many tokens are [UNK]; 0 in stores of earlier releases, which did not count them.
       dtype: of the tokens on disk.
       report: what cleaning did.
       document_starts: token positions, int64 [documents].
@@ -284,6 +303,7 @@ class Store:
         self.tokens: int = manifest["tokens"]
         self.documents: int = manifest["documents"]
         self.bytes: int = manifest["bytes"]
+        self.unknown: int = manifest.get("unknown", 0)
         self.dtype = np.dtype(manifest["dtype"])
         self.report: reports.Report = manifest["report"]
         self.document_starts = np.load(directory / "documents.npy", mmap_mode="r")
@@ -315,6 +335,11 @@ class Store:
     def tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer that the store was made with."""
         return tokenizers.load(self.directory / "tokenizer")
+
+    def warnings(self) -> list[str]:
+        """What to say where next to nothing of the text is left in its tokens, a line each."""
+        tokens = self.tokens - self.documents
+        return coverage.warnings(self.tokenizer, tokens=tokens, unknown=self.unknown, size_bytes=self.bytes)
 
     def document_stops(self) -> Int[np.ndarray, " documents"]:
         """The position after each document's [EOS]."""

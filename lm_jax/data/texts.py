@@ -20,8 +20,9 @@ from lm_jax.data import atomic, sources, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 
-# Raised when the same text would be cleaned or stored differently.
-VERSION = 1
+# Raised when the same text would be cleaned or stored differently. Version 2 puts a space for control characters that
+# stand between words: where there was none of them, the text is that of version 1, and bears its fingerprint.
+VERSION = 2
 UNIT_BYTES = (2 << 20, 64 << 20)
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +34,7 @@ class Texts:
 
     Attributes:
       directory: where they lie.
-      fingerprint: of the source and the cleaning.
+      fingerprint: of the source and the cleaning; texts of one fingerprint are equal.
       units: the number of units.
       documents: documents kept.
       bytes: their UTF-8 bytes.
@@ -80,8 +81,9 @@ def prepare(
       InputError: the source cannot be read, or nothing is left of it.
     """
     chain.check(clean)
-    fingerprint = _fingerprint(source, clean)
-    directory = Path(root) / "texts" / fingerprint
+    sources.check(source)
+    contents = sources.fingerprint(source)
+    directory = Path(root) / "texts" / _fingerprint(contents, clean, VERSION)
     directory.mkdir(parents=True, exist_ok=True)
     say = progress or (lambda stage, done, whole: None)
     with atomic.locked(directory / "lock", lambda: say("waiting for another process to clean", 0, 0)):
@@ -89,7 +91,9 @@ def prepare(
             atomic.remove_partial(directory)
             if count := sources.skipped(source):
                 say(f"skipping {count} files of {source.path} that are hidden or no text", 0, 0)
-            _make(directory, fingerprint, source, clean, workers, say)
+            for note in sources.notes(source):
+                say(f"reading {note}", 0, 0)
+            _make(directory, contents, source, clean, workers, say)
     return open_texts(directory)
 
 
@@ -99,24 +103,24 @@ def open_texts(directory: Path | str) -> Texts:
     return Texts(directory=directory, **json.loads((directory / "texts.json").read_bytes()))
 
 
-def _fingerprint(source: sources.SourceConfig, clean: chain.CleanConfig) -> str:
-    described = [VERSION, UNIT_BYTES, sources.fingerprint(source), dataclasses.asdict(clean)]
+def _fingerprint(contents: str, clean: chain.CleanConfig, version: int) -> str:
+    described = [version, UNIT_BYTES, contents, dataclasses.asdict(clean)]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
 def _make(
     directory: Path,
-    fingerprint: str,
+    contents: str,
     source: sources.SourceConfig,
     clean: chain.CleanConfig,
     count: int,
     progress: Progress,
 ) -> None:
-    units = 0
+    units, skipped = 0, reports.empty()
 
     def jobs() -> Iterator[tuple[int, list[bytes | str]]]:
         nonlocal units
-        for index, documents in enumerate(_units(source)):
+        for index, documents in enumerate(_units(source, skipped)):
             units = index + 1
             if not _path(directory, index, "json").exists():
                 yield index, documents
@@ -124,7 +128,8 @@ def _make(
     for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean), jobs(), count), 1):
         progress("cleaning", done, 0)
     notes = [json.loads(_path(directory, index, "json").read_bytes()) for index in range(units)]
-    report = reports.total(note["report"] for note in notes)
+    # Every document was read again here, those of units from before an interruption too: all bad rows are counted.
+    report = reports.total([*(note["report"] for note in notes), skipped])
     _deduplicate(directory, units, clean.deduplicate, report)
     if not report["kept"]["documents"]:
         reasons = ", ".join(f"{entry['documents']} {reason}" for reason, entry in report["dropped"].items())
@@ -134,7 +139,7 @@ def _make(
             "check the file and config.data.clean"
         )
     manifest = {
-        "fingerprint": fingerprint,
+        "fingerprint": _fingerprint(contents, clean, VERSION if "controls" in report["changed"] else 1),
         "units": units,
         "documents": report["kept"]["documents"],
         "bytes": report["kept"]["bytes"],
@@ -143,13 +148,13 @@ def _make(
     atomic.write_json(directory / "texts.json", manifest)
 
 
-def _units(source: sources.SourceConfig) -> Iterator[list[bytes | str]]:
+def _units(source: sources.SourceConfig, skipped: reports.Report) -> Iterator[list[bytes | str]]:
     """Raw documents in units of a size that follows from the source's: many enough to share, few enough as files."""
     low, high = UNIT_BYTES
     size = min(max(sources.size_bytes(source) // 256, low), high)
     unit: list[bytes | str] = []
     held = 0
-    for document in sources.documents(source):
+    for document in sources.documents(source, skipped):
         unit.append(document)
         held += len(document)
         if held >= size:

@@ -1,13 +1,14 @@
 """Jobs in parallel processes that know nothing of the program that started them.
 
 `multiprocessing` would import the caller's main module again in every worker, which fails in a notebook, a heredoc
-or a script without a guard. A worker here is a fresh interpreter that reads jobs from its standard input and ends
-when that closes, so it outlives no parent by more than one job.
+or a script without a guard. A worker here is a fresh interpreter that reads jobs from its standard input. It ends
+when that closes and, on Linux, when its parent does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import queue
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
 from lm_jax.core.config import InputError
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>.
 
 
 def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
@@ -39,14 +42,37 @@ def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any
     yield from _run_processes(pickle.dumps((function, setup)), jobs, workers)
 
 
-def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+def apart(function: Callable[..., Any], setup: tuple[Any, ...], job: Any, hear: Callable[[bytes], None]) -> Any:
+    """`function(*setup, job)` in a process of its own, which is killed when this one is interrupted.
+
+    A library that computes for minutes in one call holds the main thread, and Ctrl-C with it.
+
+    Args:
+      function: as of `run`.
+      setup: the first arguments.
+      job: the last one.
+      hear: called with each line that the process writes to its standard error, and with b"" after a second without.
+    """
+    (result,) = _run_processes(pickle.dumps((function, setup)), [job], 1, hear)
+    return result
+
+
+def _run_processes(
+    task: bytes, jobs: Iterable[Any], workers: int, hear: Callable[[bytes], None] | None = None
+) -> Iterator[Any]:
     source, lock = iter(jobs), threading.Lock()
     results: queue.Queue[tuple[str, Any]] = queue.Queue()
     processes: list[subprocess.Popen[bytes]] = []
     stopping = threading.Event()
 
+    def listen(lines: BinaryIO) -> None:
+        for line in lines:
+            results.put(("said", line))
+
     def work() -> None:
-        process = stdin = stdout = None
+        process = stdin = stdout = listener = None
+        # A worker inherits this: until it ignores Ctrl-C itself, one that reaches the whole terminal does not end it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not stopping.is_set():
                 with lock:
@@ -55,9 +81,12 @@ def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[A
                     break
                 if process is None or stdin is None or stdout is None:
                     # Started with its first job: a small corpus does not pay for every core's worker.
-                    process = _start()
+                    process = _start(None if hear is None else subprocess.PIPE)
                     processes.append(process)
                     stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+                    if hear is not None:
+                        listener = threading.Thread(target=listen, args=(process.stderr,), daemon=True)
+                        listener.start()
                     stdin.write(task)
                 pickle.dump(job, stdin)
                 stdin.flush()
@@ -71,6 +100,9 @@ def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[A
             if stdin is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stdin.close()
+            if listener is not None:
+                # Without jobs the worker ends, and with it what there is to hear.
+                listener.join(timeout=5)
             results.put(("ended", None))
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
@@ -79,13 +111,18 @@ def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[A
     try:
         running = workers
         while running:
-            kind, value = results.get()
+            message: tuple[str, Any] = ("said", b"")
+            with contextlib.suppress(queue.Empty):
+                message = results.get(timeout=None if hear is None else 1)
+            kind, value = message
             if kind == "done":
                 yield value
+            elif kind == "said":
+                cast(Callable[[bytes], None], hear)(value)
             elif kind == "ended":
                 running -= 1
             else:
-                raise value
+                raise cast(BaseException, value)
     finally:
         stopping.set()
         for process in processes:
@@ -95,16 +132,18 @@ def _run_processes(task: bytes, jobs: Iterable[Any], workers: int) -> Iterator[A
         for thread in threads:
             thread.join(timeout=5)
         for process in processes:
-            cast(BinaryIO, process.stdout).close()
+            for pipe in filter(None, (process.stdout, process.stderr)):
+                pipe.close()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(stderr: int | None) -> subprocess.Popen[bytes]:
     # The caller may have found the package through a path that the environment does not name.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", "from lm_jax.data.workers import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         env={**os.environ, "PYTHONPATH": path},
     )
 
@@ -113,6 +152,7 @@ def serve() -> None:
     """The worker's side: jobs from standard input, results to standard output, until the input ends."""
     # Ctrl-C reaches the whole terminal; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     jobs, results = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # What a library prints must not end up between the results.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -124,12 +164,18 @@ def serve() -> None:
             return
         try:
             answer = ("done", function(*setup, job))
-        except InputError as error:
+        except (InputError, OSError) as error:
             answer = ("failed", error)
         except Exception as error:
             answer = ("failed", RuntimeError(f"{error!r} in a data worker:\n{traceback.format_exc()}"))
         if not _sent(answer, results):
             return
+
+
+def _die_with_parent() -> None:
+    """Has Linux kill this process when the thread that started it ends, which waits for each result."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _sent(answer: Any, results: BinaryIO) -> bool:

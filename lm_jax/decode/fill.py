@@ -58,7 +58,7 @@ def fill(
     vocab = config.embed.vocab or 0
     allowed = rectangles.allowed(forbidden, vocab)
     if not 1 <= top <= allowed.sum():
-        raise InputError(f"--top is {top}; expected 1..{allowed.sum()}, the ids that may be returned")
+        raise InputError(f"--top_k is {top}; expected 1..{allowed.sum()}, the ids that may be returned")
     arrays = rectangles.checked(rows, vocab, "row")
     places = [np.flatnonzero(row == mask) for row in arrays]
     if not any(map(len, places)):

@@ -72,23 +72,29 @@ class Limits:
 
     Attributes:
       allowed: ids that may be.
+      allowed_first: ids that may be the first of a text.
       pad: what stands after the end of a text.
-      eos: what ends it; -1 nothing.
+      ends: ids that end it; -1 is none.
+      first: the first id of every text, and `last` that of its last place; -1 leaves them to the model.
     """
 
     allowed: Bool[Array, " vocab"]
+    allowed_first: Bool[Array, " vocab"]
     pad: Int[Array, ""]
-    eos: Int[Array, ""]
+    ends: Int[Array, " ends"]
+    first: Int[Array, ""]
+    last: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a compiled program of generation depends on, besides shapes."""
+    """What a compiled program of generation depends on, besides shapes; `forced` is whether borders of texts matter."""
 
     module: Transformer | EncoderDecoder
     layout: Layout | None
     sampling: SamplingConfig
     room: int
+    forced: bool
 
 
 def generate(
@@ -100,9 +106,13 @@ def generate(
     sampling: SamplingConfig,
     seed: int,
     pad: int,
-    eos: int | None,
+    eos: int | Sequence[int] | None,
     bos: int,
+    start: int | None = None,
     forbidden: Sequence[int] = (),
+    forbidden_first: Sequence[int] = (),
+    first: int | None = None,
+    last: int | None = None,
     on_tokens: OnTokens | None = None,
     chunk: int = 4,
     layout: Layout | None = None,
@@ -113,14 +123,18 @@ def generate(
       module: the model.
       params: its parameters, sharded or not; those of `weights.unstacked` save a copy per call.
       prompts: token ids of each prompt. A decoder continues them, an empty one from `bos`; an encoder-decoder reads
-        them as its source and starts to write from `pad`, as T5 does.
+        them as its source.
       max_tokens: the most that is written per prompt.
       sampling: how tokens are chosen.
       seed: a prompt's draws depend on this, its number and the step, not on the other prompts.
       pad: id of padding.
-      eos: id that ends a text; None never ends one.
+      eos: id that ends a text, or several of which each does; None never ends one.
       bos: id that an empty prompt starts from.
+      start: id that the decoder of an encoder-decoder reads first; None is `pad`, as T5 has it.
       forbidden: ids that are never written.
+      forbidden_first: ids that are not written first.
+      first: id that is written first, whatever the model thinks.
+      last: id that is written at the last place, where a text has not ended before.
       on_tokens: called with a prompt's number and its new tokens as they come.
       chunk: steps between two calls of `on_tokens`.
       layout: the mesh that `params` live on, to fix where activations live too.
@@ -140,14 +154,19 @@ def generate(
     vocab = getattr(config, "decoder_vocab", None) or vocab
     if not sources:
         return []
+    ends = [-1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
     limits = Limits(
         allowed=jnp.asarray(rows.allowed(forbidden, vocab)),
+        allowed_first=jnp.asarray(rows.allowed([*forbidden, *forbidden_first], vocab)),
         pad=jnp.int32(pad),
-        eos=jnp.int32(-1 if eos is None else eos),
+        ends=jnp.asarray(ends, jnp.int32),
+        first=jnp.int32(-1 if first is None else first),
+        last=jnp.int32(-1 if last is None else last),
     )
     count = rows.divisible(len(sources), layout)
-    inputs = _inputs(module, sources, count, max_tokens, pad, bos)
-    plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens)
+    inputs = _inputs(module, sources, count, max_tokens, pad, bos, pad if start is None else start)
+    forced = bool(forbidden_first) or first is not None or last is not None
+    plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens, forced=forced)
     read, write = _programs(plan)
     params = unstacked(module, params)
     live = np.arange(count) < len(sources)
@@ -164,7 +183,13 @@ def generate(
 
 
 def _inputs(
-    module: Transformer | EncoderDecoder, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int
+    module: Transformer | EncoderDecoder,
+    sources: list[np.ndarray],
+    count: int,
+    max_tokens: int,
+    pad: int,
+    bos: int,
+    start: int,
 ) -> Inputs:
     """What is read before the first token is written, as numpy arrays."""
     limit = rows.longest(module.config.embed)
@@ -177,8 +202,8 @@ def _inputs(
             )
         tokens, segments = rows.right_padded(sources, count, rows.bucket(most, limit), pad)
         source = Inputs(tokens=tokens, segments=segments)
-        start = np.full((count, 1), pad, np.int32)
-        return Inputs(tokens=start, positions=np.zeros_like(start), segments=np.ones_like(start), source=source)
+        first = np.full((count, 1), start, np.int32)
+        return Inputs(tokens=first, positions=np.zeros_like(first), segments=np.ones_like(first), source=source)
     sources = [row if len(row) else np.array([bos], np.int32) for row in sources]
     most = max(map(len, sources))
     if limit is not None and most + max_tokens > limit:
@@ -254,7 +279,7 @@ def _advance(
     apply = bound(plan.module, params)
     output = apply(inputs, cache=cache)
     logits = apply(output.hidden[:, -1], method="readout")
-    chosen = draw(permitted(logits, limits.allowed), keys, progress.step, plan.sampling)
+    chosen = _chosen(plan, logits, keys, progress.step, limits)
     wide = logits.astype(jnp.float32)
     score = jnp.take_along_axis(wide, chosen[:, None], -1)[:, 0] - jax.nn.logsumexp(wide, axis=-1)
     finished, step = progress.finished, progress.step
@@ -265,9 +290,21 @@ def _advance(
         tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen[:, None], (0, step)),
         log_probabilities=jax.lax.dynamic_update_slice(progress.log_probabilities, score[:, None], (0, step)),
         lengths=progress.lengths + ~finished,
-        finished=finished | (chosen == limits.eos),
+        finished=finished | (chosen[:, None] == limits.ends[None]).any(-1),
     )
     return output.cache, rows.whole(progress, plan.layout)
+
+
+def _chosen(
+    plan: Plan, logits: Float[Array, "batch vocab"], keys: Array, step: Int[Array, ""], limits: Limits
+) -> Int[Array, " batch"]:
+    """The next id of every row: drawn, or forced at a border of its text."""
+    if not plan.forced:
+        return draw(permitted(logits, limits.allowed), keys, step, plan.sampling)
+    allowed = jnp.where(step == 0, limits.allowed_first, limits.allowed)
+    chosen = draw(permitted(logits, allowed), keys, step, plan.sampling)
+    border = jnp.where(step == 0, limits.first, jnp.where(step == plan.room - 1, limits.last, -1))
+    return jnp.where(border >= 0, border, chosen)
 
 
 def _show(progress: Progress, shown: np.ndarray, on_tokens: OnTokens) -> np.ndarray:

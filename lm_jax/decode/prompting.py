@@ -52,7 +52,7 @@ def masked_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The source of an encoder-decoder: the text with sentinels for `<extra_id_0>`, `<extra_id_1>`, ..., then EOS.
+    """The text of a source with sentinels for `<extra_id_0>`, `<extra_id_1>`, ...; what comes around it is not there.
 
     Raises:
       InputError: a sentinel that the tokenizer does not have, or the same one twice.
@@ -65,8 +65,7 @@ def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
             raise InputError(f"--prompt {_short(text)} has <extra_id_{number}>, but the tokenizer has {has}")
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--prompt {_short(text)} has a sentinel twice; number them <extra_id_0>, <extra_id_1>, ...")
-    ids = _joined(tokenizer, stretches[::2], [int(tokenizer.sentinels[number]) for number in numbers])
-    return np.concatenate([ids, [tokenizer.eos]]).astype(np.int32)
+    return _joined(tokenizer, stretches[::2], [int(tokenizer.sentinels[number]) for number in numbers])
 
 
 def spans(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> dict[int, list[int]]:
@@ -112,12 +111,28 @@ def filled(tokenizer: Tokenizer, row: np.ndarray, choices: Sequence[tuple[int, i
     return tokenizer.decode(row)
 
 
-def readable(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray, shown: str = "") -> str:
+def continuation(tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of `tokens` where they follow a prompt: that of the whole, less that of the prompt.
+
+    Decoded alone, they would lose the space before their first word in many tokenizers.
+    """
+    whole = tokenizer.decode([*map(int, prompt), *map(int, tokens)])
+    # A prompt may end within a character, which the first tokens complete.
+    before = tokenizer.decode(prompt).rstrip("\ufffd")
+    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(tokens)
+
+
+def readable(
+    tokenizer: Tokenizer,
+    prompt: Sequence[int] | np.ndarray,
+    tokens: Sequence[int] | np.ndarray,
+    shown: str = "",
+) -> str:
     """What to print of a text that is still being written, after `shown`.
 
     A character of several tokens is held back until its last has come.
     """
-    return tokenizer.decode(tokens).rstrip("\ufffd").removeprefix(shown)
+    return continuation(tokenizer, prompt, tokens).rstrip("\ufffd").removeprefix(shown)
 
 
 def unwritable(tokenizer: Tokenizer, vocab: int, *, sentinels: bool = False) -> tuple[int, ...]:

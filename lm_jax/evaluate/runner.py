@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from lm_jax.core.config import setting
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -16,8 +18,8 @@ class EvaluateConfig:
       batches: at most so many batches; 0 is the whole validation part.
     """
 
-    every: int = 500
-    batches: int = 0
+    every: int = setting(500, at_least=0)
+    batches: int = setting(0, at_least=0)
 
 
 class Evaluator(Protocol):

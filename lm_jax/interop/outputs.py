@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,8 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
         found["last"] = module.final_norm(x) if config.final_norm else x
         return found
     source = inputs.source
-    assert source is not None
+    if source is None:
+        raise InputError("an encoder-decoder needs input_ids for its encoder, and decoder_input_ids; give both")
     visibility = _visibility(checkpoint, source)
     x = module.encoder_embed(read(source.tokens), source.positions, source.types)
     x = _layers(checkpoint, config.encoder, params["encoder"], x, Context(visibility=visibility), found, "encoder_")
@@ -154,8 +155,7 @@ def _balance(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
     """How unevenly experts are used, by tokens that are not padding."""
     logits = [value for name, value in found.items() if name.startswith("router_logits/")]
     mask = given.get("attention_mask", jnp.ones_like(given["input_ids"])).reshape(-1).astype(jnp.float32)
-    assert isinstance(checkpoint.config, TransformerConfig)
-    top = checkpoint.config.stack.block.feedforward.experts.top
+    top = cast(TransformerConfig, checkpoint.config).stack.block.feedforward.experts.top
     return experts.balance(jnp.concatenate(logits), top, jnp.tile(mask, len(logits)))
 
 
@@ -338,7 +338,8 @@ def continued(checkpoint: Checkpoint, params: Any, inputs: Mapping[str, Any]) ->
         max_tokens=NEW_TOKENS,
         sampling=SamplingConfig(temperature=0.0),
         seed=0,
-        pad=int(start[0, 0]) if start.shape[1] == 1 else pad,
+        pad=pad,
+        start=int(start[0, 0]) if checkpoint.config.kind == "encoder_decoder" else None,
         bos=0,
     )
     made = write(eos=None)

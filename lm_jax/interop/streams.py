@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,8 +27,7 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
       given: `input_ids`, and where there are such `attention_mask` or its opposite `input_mask`, `token_type_ids`,
         `perm_mask`, `target_mapping` and `mems/0` ... [length batch embed].
     """
-    config, module = checkpoint.config, checkpoint.module.bind({"params": params})
-    assert isinstance(config, TransformerConfig)
+    config, module = cast(TransformerConfig, checkpoint.config), checkpoint.module.bind({"params": params})
     tokens, stack = given["input_ids"], config.stack
     (batch, length), mapping = tokens.shape, given.get("target_mapping")
     x = module.embed(module.token(tokens), None, None)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lm_jax.core.config import InputError
 from lm_jax.models import disentangled, initializers, kernels, masks, positions, two_stream
 from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
 from lm_jax.models.convolution import Convolution
@@ -87,7 +88,8 @@ class Attention(nn.Module):
         turned = not cross and config.position == "rotary"
         q = rotary(q, asked, config.rotary) if turned else q
         if cross and memory is None:
-            assert cache is not None
+            if cache is None:
+                raise InputError("attention over an encoder's output got neither the output nor a cache of it")
             k, v = cache["key"], cache["value"]
         else:
             seen = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]

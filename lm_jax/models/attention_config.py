@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, setting
 
 POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl", "disentangled")
 
@@ -50,8 +50,8 @@ class RotaryConfig:
       interleaved: whether neighbours (2i, 2i + 1) turn together (GPT-J), or the two halves of a head (LLaMA).
     """
 
-    theta: float = 10000.0
-    fraction: float = 1.0
+    theta: float = setting(10000.0, above=0)
+    fraction: float = setting(1.0, above=0, at_most=1)
     interleaved: bool = False
     scaling: ScalingConfig = ScalingConfig()
 
@@ -64,8 +64,8 @@ class BucketConfig:
       shared: one table for all layers (T5), or one in each (UMT5, Chung et al. 2023, arXiv:2304.09151).
     """
 
-    buckets: int = 32
-    max_distance: int = 128
+    buckets: int = setting(32, at_least=1)
+    max_distance: int = setting(128, at_least=1)
     shared: bool = True
 
 
@@ -79,7 +79,7 @@ class AlibiConfig:
         (Falcon's released code).
     """
 
-    exponent: float = 8.0
+    exponent: float = setting(8.0, above=0)
     rounded: bool = False
 
 
@@ -168,9 +168,9 @@ class AttentionConfig:
       dropout: rate on the attention probabilities.
     """
 
-    heads: int = 8
-    head_dim: int | None = None
-    kv_heads: int | None = None
+    heads: int = setting(8, at_least=1)
+    head_dim: int | None = setting(None, at_least=1)
+    kv_heads: int | None = setting(None, at_least=1)
     mask: str = "causal"
     window: int | None = None
     stride: int | None = None
@@ -182,15 +182,15 @@ class AttentionConfig:
     transformer_xl: TransformerXLConfig = TransformerXLConfig()
     disentangled: DisentangledConfig = DisentangledConfig()
     kernel: str = "auto"
-    block: int = 64
+    block: int = setting(64, at_least=1)
     scale: float | None = None
-    softcap: float | None = None
+    softcap: float | None = setting(None, above=0)
     qk_norm: bool = False
     convolution: int = 1
-    clip: float | None = None
+    clip: float | None = setting(None, above=0)
     bias: bool = True
     out_bias: bool = True
-    dropout: float = 0.0
+    dropout: float = setting(0.0, at_least=0, below=1)
 
     def __post_init__(self):
         if self.position not in POSITIONS:

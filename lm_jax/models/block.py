@@ -80,7 +80,8 @@ class Block(nn.Module):
             return y
 
         def cross(y: jax.Array) -> jax.Array:
-            assert config.cross is not None and context.cross_visibility is not None
+            if config.cross is None or context.cross_visibility is None:
+                raise InputError("a layer reads an encoder's output, and there is none; call with Inputs(source=...)")
             layer, attend = None if cache is None else cache["cross"], self._attention(config.cross, "cross")
             y, kept["cross"] = attend(
                 y, context.cross_visibility, memory=context.memory, cache=layer, cross=True, train=train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import InputError, Tree, lookup, replaced
+from lm_jax.core.config import InputError, Tree, lookup, replaced, setting
 
 # Presets read all settings from here.
 from lm_jax.models.attention_config import AlibiConfig as AlibiConfig
@@ -35,11 +35,11 @@ class InitConfig:
     """
 
     name: str = "normal"
-    stddev: float = 0.02
-    embed_stddev: float | None = None
-    position_stddev: float | None = None
+    stddev: float = setting(0.02, at_least=0)
+    embed_stddev: float | None = setting(None, at_least=0)
+    position_stddev: float | None = setting(None, at_least=0)
     scale_residual: bool = False
-    base_width: int = 256
+    base_width: int = setting(256, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class NormConfig:
     """
 
     name: str = "layer"
-    epsilon: float = 1e-5
+    epsilon: float = setting(1e-5, at_least=0)
     bias: bool = True
     scale: bool = True
     offset: bool = False
@@ -70,7 +70,7 @@ class NeighboursConfig:
 
     width: int = 0
     activation: str = "tanh"
-    groups: int = 1
+    groups: int = setting(1, at_least=1)
 
     def __post_init__(self):
         if self.width < 0 or (self.width and self.width % 2 == 0):
@@ -99,7 +99,7 @@ class BlockConfig:
     attention_norm: bool = True
     cross: AttentionConfig | None = None
     neighbours: NeighboursConfig = NeighboursConfig()
-    dropout: float = 0.0
+    dropout: float = setting(0.0, at_least=0, below=1)
 
     def __post_init__(self):
         if self.neighbours.width and self.attention.mask != "full":
@@ -124,8 +124,8 @@ class ShareConfig:
       layers: blocks in a set, applied one after the other.
     """
 
-    groups: int = 0
-    layers: int = 1
+    groups: int = setting(0, at_least=0)
+    layers: int = setting(1, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,20 +205,20 @@ class EmbedConfig:
       blank_padding: padding enters the layers as zeros (DeBERTa).
     """
 
-    vocab: int | None = None
-    width: int = 128
-    factor: int | None = None
+    vocab: int | None = setting(None, at_least=1)
+    width: int = setting(128, at_least=1)
+    factor: int | None = setting(None, at_least=1)
     factor_bias: bool = True
     factor_first: bool = False
     positions: str = "learned"
-    max_length: int = 512
-    offset: int = 0
-    types: int = 0
+    max_length: int = setting(512, at_least=1)
+    offset: int = setting(0, at_least=0)
+    types: int = setting(0, at_least=0)
     norm: bool = False
     norm_last: bool = False
     scale: bool = False
     blank_padding: bool = False
-    dropout: float = 0.0
+    dropout: float = setting(0.0, at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,7 @@ class ReadoutConfig:
     transform: str = ""
     transform_bias: bool = True
     scale: bool = False
-    softcap: float | None = None
+    softcap: float | None = setting(None, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ class TransformerConfig:
     norm: NormConfig = NormConfig()
     final_norm: bool = True
     readout: ReadoutConfig = ReadoutConfig()
-    pair_classes: int = 0
+    pair_classes: int = setting(0, at_least=0)
     two_stream: bool = False
     memory: MemoryConfig = MemoryConfig()
     pair_activation: str = "tanh"
@@ -327,7 +327,7 @@ class EncoderDecoderConfig:
     kind: str = "encoder_decoder"
     embed: EmbedConfig = EmbedConfig()
     share_embed: bool = True
-    decoder_vocab: int | None = None
+    decoder_vocab: int | None = setting(None, at_least=1)
     encoder: StackConfig = StackConfig()
     decoder: StackConfig = StackConfig()
     norm: NormConfig = NormConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class ExpertsConfig:
       top: how many of them a token takes, weighted by the router's probabilities.
     """
 
-    count: int = 0
+    count: int = setting(0, at_least=0)
     top: int = 2
 
     def __post_init__(self):
@@ -37,12 +37,12 @@ class FeedForwardConfig:
         shift of RWKV, Peng et al. 2023, arXiv:2305.13048, section 3.1, but learned freely); 1 is none. Decoders only.
     """
 
-    width: int | None = None
+    width: int | None = setting(None, at_least=1)
     activation: str = "gelu"
     gated: bool = False
     convolution: int = 1
     bias: bool = True
-    dropout: float = 0.0
+    dropout: float = setting(0.0, at_least=0, below=1)
     experts: ExpertsConfig = ExpertsConfig()
 
     def __post_init__(self):

@@ -122,7 +122,11 @@ def _longrope(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates,
 
 
 def _length(scaling: ScalingConfig) -> int:
-    assert scaling.length is not None
+    if scaling.length is None:
+        raise InputError(
+            f"rotary.scaling.name is {scaling.name!r}, which needs rotary.scaling.length, the length that the model "
+            "was first trained with"
+        )
     return scaling.length
 
 

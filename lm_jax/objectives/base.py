@@ -31,6 +31,8 @@ class Vocabulary:
       bos, cls, sep, mask: ids, or None where the tokenizer has none; an objective that reads one asks `require`.
       sentinels: ids that stand for a removed span, first to last.
       ordinary: ids of pieces of text, [first, one past the last).
+      start: id that the decoder of an encoder-decoder reads first; None is `pad`, as T5 has it.
+      before, after: ids around every source of an encoder-decoder; nothing after it is EOS.
     """
 
     size: int
@@ -42,6 +44,19 @@ class Vocabulary:
     mask: int | None = None
     sentinels: tuple[int, ...] = ()
     ordinary: tuple[int, int]
+    start: int | None = None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    @property
+    def decoder_start(self) -> int:
+        """The id that the decoder of an encoder-decoder reads first."""
+        return self.pad if self.start is None else self.start
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """The ids after every source of an encoder-decoder."""
+        return self.after or (self.eos,)
 
     def require(self, objective: str, *names: str) -> tuple[int, ...]:
         """The ids of special tokens that an objective cannot do without.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,8 +55,12 @@ class Span:
     terms = ("loss",)
 
     def __post_init__(self):
-        if self.length < 3:
-            raise InputError(f"config.data.length is {self.length}; a corrupted row needs 3: token, sentinel, EOS")
+        least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        if self.length < least:
+            raise InputError(
+                f"config.data.length is {self.length}; a corrupted row needs {least}: token, sentinel, and what comes "
+                "around them"
+            )
         spans = self._spans(self.row_length())[1]
         if spans > len(self.vocabulary.sentinels):
             raise InputError(
@@ -88,19 +93,23 @@ class Span:
         noise, spans = self._spans(len(tokens))
         removed = _partition(noise, spans, rng)
         kept = _partition(len(tokens) - noise, spans, rng)
+        if _maskings(len(tokens) - noise, noise, spans) == 1:
+            # Short rows: with one masking only, the span of a single one always at the end, a part of the text that
+            # comes first is moved behind the last span.
+            kept[0] -= rng.integers(0, kept[0] + 1)
         source, target, at = [], [], 0
         for sentinel, stay, go in zip(special.sentinels, kept, removed, strict=False):
             source += [tokens[at : at + stay], [sentinel]]
             target += [[sentinel], tokens[at + stay : at + stay + go]]
             at += stay + go
-        source = np.concatenate([*source, [special.eos]])
+        source = np.concatenate([special.before, *source, tokens[at:], special.closing]).astype(np.int32)
         target = np.concatenate([*target, [special.eos]])
         size = self.target_length()
         return {
             "source": padded(source, self.length, special.pad),
             "segments": padded(np.ones(len(source), np.int32), self.length),
-            # T5 starts its decoder with the padding token.
-            "tokens": padded(np.concatenate([[special.pad], target[:-1]]), size, special.pad),
+            # T5 starts its decoder with the padding token, BART with EOS.
+            "tokens": padded(np.concatenate([[special.decoder_start], target[:-1]]), size, special.pad),
             "targets": padded(target, size, special.pad),
             "weights": counted(len(target), size),
         }
@@ -143,7 +152,12 @@ class Span:
 
     def _source_length(self, tokens: int) -> int:
         noise, spans = self._spans(tokens)
-        return tokens - noise + spans + 1
+        return tokens - noise + spans + len(self.vocabulary.before) + len(self.vocabulary.closing)
+
+
+def _maskings(kept: int, removed: int, spans: int) -> int:
+    """In how many ways `kept` and `removed` tokens make `spans` stretches each."""
+    return math.comb(max(kept - 1, 0), spans - 1) * math.comb(max(removed - 1, 0), spans - 1)
 
 
 def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:

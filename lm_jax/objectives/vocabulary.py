@@ -7,6 +7,7 @@ row, so such a tokenizer fits; an id that is read and has no row is refused.
 from __future__ import annotations
 
 from lm_jax.core.config import InputError
+from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.objectives.base import Vocabulary
 
@@ -20,13 +21,14 @@ def check(tokenizer: Tokenizer, rows: int) -> None:
         )
 
 
-def of(tokenizer: Tokenizer, rows: int, kind: str) -> Vocabulary:
+def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfig) -> Vocabulary:
     """What objectives know of a tokenizer; roles without a row are roles that it has not.
 
     Args:
       tokenizer: whose ids they are.
       rows: of the model's table.
       kind: of the model.
+      conventions: what the model expects around its text.
 
     Raises:
       InputError: there is no row for what ends a text, or for what a decoder starts with.
@@ -36,7 +38,7 @@ def of(tokenizer: Tokenizer, rows: int, kind: str) -> Vocabulary:
     row = lambda token: token if token is not None and token < rows else None
     return Vocabulary(
         size=min(tokenizer.vocab_size, rows),
-        pad=padding(tokenizer, rows, kind),
+        pad=padding(tokenizer, rows, kind, conventions),
         bos=row(tokenizer.bos),
         eos=tokenizer.eos,
         cls=row(tokenizer.cls),
@@ -44,18 +46,21 @@ def of(tokenizer: Tokenizer, rows: int, kind: str) -> Vocabulary:
         mask=row(tokenizer.mask),
         sentinels=tuple(int(token) for token in tokenizer.sentinels if token < rows),
         ordinary=tokenizer.ordinary,
+        start=conventions.start,
+        before=conventions.prefix,
+        after=conventions.suffix,
     )
 
 
-def padding(tokenizer: Tokenizer, rows: int, kind: str) -> int:
+def padding(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfig) -> int:
     """The id that stands where nothing is read: padding, or one that a table of `rows` has.
 
     Raises:
-      InputError: the model is an encoder-decoder, whose decoder starts with padding, and there is no row for it.
+      InputError: the model is an encoder-decoder whose decoder starts with padding, and there is no row for it.
     """
     if tokenizer.pad < rows:
         return tokenizer.pad
-    if kind == "encoder_decoder":
+    if kind == "encoder_decoder" and conventions.start is None:
         raise InputError(_missing(tokenizer, tokenizer.pad, rows, "the decoder starts with"))
     return tokenizer.eos if tokenizer.eos < rows else 0
 

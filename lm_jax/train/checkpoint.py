@@ -14,6 +14,7 @@ A kill at any moment leaves either a whole step or one that is marked unfinished
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from etils import epath
 
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import named_leaves
-from lm_jax.train import manifest
+from lm_jax.train import disk, manifest
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,9 @@ class Checkpointer:
         if self._current == step and step in self._intact:
             return False
         leaves = _checked(state)
+        disk.check_room(self.directory, sum(leaf.nbytes for leaf in leaves.values()))
         if self._orbax is None:
+            disk.silence_orbax()
             self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,10 @@ class Checkpointer:
         about = {"step": step, "leaves": described}
         arrays = {path: leaf for path, leaf in leaves.items() if leaf.size}  # Orbax cannot write an array of size 0
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), extra=ocp.args.JsonSave(extra))
-        self._orbax.save(self._path(step), args=items, force=True)
+        try:
+            self._orbax.save(self._path(step), args=items, force=True)
+        except Exception as error:
+            raise disk.of_the_system(error, self._path(step)) from None
         self._thread = threading.Thread(target=self._finish, args=(step, about), name=f"checkpoint {step}")
         self._thread.start()
         if not self.asynchronous:
@@ -176,7 +182,7 @@ class Checkpointer:
           NoIntactCheckpoint: there are steps and all of them are damaged.
         """
         self.wait()
-        found = _agree(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
+        found = agree(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
         if found == ALL_DAMAGED:
             damaged = ", ".join(map(str, self.steps()))
             raise NoIntactCheckpoint(f"no intact checkpoint in {self.directory}: damaged are {damaged}; use a backup")
@@ -262,11 +268,11 @@ class Checkpointer:
             return step
         self.wait()
         steps = self.steps()
-        if _agree(step if step in steps else NO_STEP) == NO_STEP:
+        if agree(step if step in steps else NO_STEP) == NO_STEP:
             there = ", ".join(map(str, steps)) or "none"
             raise InputError(f"checkpoint {step} is not in {self.directory}; steps there: {there}")
         problems = self.verify(step) if jax.process_index() == 0 and step not in self._intact else []
-        if _agree(len(problems)):
+        if agree(len(problems)):
             what = _shortened(problems or ["see process 0"])
             raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {what}; choose another step")
         return step
@@ -292,7 +298,11 @@ class Checkpointer:
                 self._marker(step).unlink()
                 self._retain(step)
         except BaseException as error:  # handed to the next wait(), in the thread of the caller
-            self._error = error
+            self._error = disk.of_the_system(error, self._path(step))
+            if jax.process_index() == 0:
+                # What was written of it may be what fills the disk; the next save would remove it too.
+                with contextlib.suppress(OSError):
+                    self._sweep()
 
     def _retain(self, newest: int) -> None:
         """Deletes what is no longer needed, now that `newest` is whole."""
@@ -370,8 +380,8 @@ def _writer(path: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _agree(value: int) -> int:
-    """Process 0's value on every process."""
+def agree(value: int) -> int:
+    """Process 0's value on every process; all of them call it."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils

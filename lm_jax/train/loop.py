@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, setting
 from lm_jax.core.sums import Sums, add, means
 from lm_jax.train.state import TrainState
 from lm_jax.train.step import Step
@@ -31,10 +31,10 @@ class TrainConfig:
         code 4); 0 waits for ever.
     """
 
-    steps: int = 1000
+    steps: int = setting(1000, free=True)
     accumulate: int = 1
     ema: float = 0.0
-    timeout_s: float = 3600.0
+    timeout_s: float = setting(3600.0, free=True)
 
     def __post_init__(self):
         if self.steps < 1 or self.accumulate < 1:
@@ -57,8 +57,8 @@ class CheckpointConfig:
       asynchronous: write while training goes on.
     """
 
-    every: int = 500
-    keep: int = 2
+    every: int = setting(500, at_least=0)
+    keep: int = setting(2, at_least=1)
     asynchronous: bool = True
 
 
@@ -73,7 +73,7 @@ class LogConfig:
         (`train.profile`).
     """
 
-    every: int = 10
+    every: int = setting(10, at_least=0)
     writers: tuple[str, ...] = ("jsonl", "tensorboard")
     profile: tuple[int, ...] = ()
 
@@ -105,7 +105,7 @@ class Trainer:
       log_every, evaluate_every, save_every: steps between those; 0 is never.
       report: takes (step, updates made, metrics averaged since the last report).
       tick: takes every step's number, for progress bars.
-      evaluate: takes (step, params).
+      evaluate: takes (step, params); None where there is nothing to evaluate on.
       save: takes (step, state); called at the end and on a signal too.
     """
 
@@ -118,7 +118,7 @@ class Trainer:
     save_every: int
     report: Report
     tick: Callable[[int], None]
-    evaluate: Callable[[int, Any], None]
+    evaluate: Callable[[int, Any], None] | None
     save: Callable[[int, TrainState], None]
 
     def fit(self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]]) -> TrainState:
@@ -150,7 +150,7 @@ class Trainer:
                 if logs:
                     self._report(step, int(state.updates), window)
                     window = []
-                if evaluates and not stopped.is_set():
+                if evaluates and self.evaluate is not None and not stopped.is_set():
                     self.evaluate(step, state.weights)
                 if saves:
                     self.save(step, state)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm_jax.core.config import InputError, lookup
+from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.core.trees import map_named, matches, path_name
 from lm_jax.train import schedules
 from lm_jax.train.schedules import ScheduleConfig
@@ -20,38 +20,38 @@ from lm_jax.train.schedules import ScheduleConfig
 class AdamWConfig:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
 
-    b1: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
+    b1: float = setting(0.9, at_least=0, below=1)
+    b2: float = setting(0.95, at_least=0, below=1)
+    epsilon: float = setting(1e-8, above=0)
+    weight_decay: float = setting(0.1, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdafactorConfig:
     """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235); defaults are T5's."""
 
-    decay_rate: float = 0.8
-    clipping_threshold: float = 1.0
+    decay_rate: float = setting(0.8, above=0, at_most=1)
+    clipping_threshold: float = setting(1.0, above=0)
     scale_by_parameter: bool = True
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LionConfig:
     """Lion (Chen et al. 2023, arXiv:2302.06675): learning rates 3-10 times below AdamW's, decay as much above."""
 
-    b1: float = 0.9
-    b2: float = 0.99
-    weight_decay: float = 1.0
+    b1: float = setting(0.9, at_least=0, below=1)
+    b2: float = setting(0.99, at_least=0, below=1)
+    weight_decay: float = setting(1.0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGDConfig:
     """Stochastic gradient descent with Nesterov's momentum (Sutskever et al. 2013)."""
 
-    momentum: float = 0.9
+    momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = True
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,14 @@ class MuonConfig:
       b1, b2, epsilon: of that AdamW.
     """
 
-    momentum: float = 0.95
-    iterations: int = 5
-    rms: float = 0.2
-    weight_decay: float = 0.1
-    rest: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
+    momentum: float = setting(0.95, at_least=0, below=1)
+    iterations: int = setting(5, at_least=1)
+    rms: float = setting(0.2, above=0)
+    weight_decay: float = setting(0.1, at_least=0)
+    rest: float = setting(1.0, at_least=0)
+    b1: float = setting(0.9, at_least=0, below=1)
+    b2: float = setting(0.95, at_least=0, below=1)
+    epsilon: float = setting(1e-8, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,10 @@ class ScheduleFreeConfig:
       interpolation: beta_1, where between the average and the fast point gradients are taken.
     """
 
-    interpolation: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
+    interpolation: float = setting(0.9, at_least=0, below=1)
+    b2: float = setting(0.95, at_least=0, below=1)
+    epsilon: float = setting(1e-8, above=0)
+    weight_decay: float = setting(0.1, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,11 +113,11 @@ class OptimizerConfig:
     """
 
     name: str = "adamw"
-    learning_rate: float = 1e-3
-    schedule: ScheduleConfig = ScheduleConfig()
-    clip: float = 1.0
+    learning_rate: float = setting(1e-3, free=True, at_least=0)
+    schedule: ScheduleConfig = setting(ScheduleConfig(), free=True)
+    clip: float = setting(1.0, free=True, at_least=0)
     no_decay: tuple[str, ...] = ("bias$", "scale$", "norm")
-    multipliers: tuple[Multiplier, ...] = ()
+    multipliers: tuple[Multiplier, ...] = setting((), free=True)
     adamw: AdamWConfig = AdamWConfig()
     adafactor: AdafactorConfig = AdafactorConfig()
     lion: LionConfig = LionConfig()
@@ -211,6 +211,9 @@ def build(
       factors: what the model asks for beside `config.multipliers`: path pattern -> factor on the learning rate.
     """
     rate = schedule(config, steps)
+    # In steps: schedule_free knows no end, and so no share of the way there.
+    warmup = float(config.schedule.resolved(steps)[0])
+    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=warmup))
     if config.name == "schedule_free" and config.schedule.name != "constant":
         raise InputError(
             f"config.optimizer.schedule.name is {config.schedule.name!r}; the optimizer schedule_free wants 'constant'"
@@ -234,6 +237,13 @@ def build(
 
     transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, step)
     return optax.chain(clipping(config.clip), transform) if config.clip else transform
+
+
+def reclipped(opt_state: Any, before: float, after: float) -> Any:
+    """The state of `build`'s optimizer after `config.clip` has changed: clipping has a place in it, but no numbers."""
+    if bool(before) == bool(after):
+        return opt_state
+    return (optax.EmptyState(), opt_state) if after else opt_state[1]
 
 
 def clipping(largest: float) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from lm_jax.objectives.base import Apply, Batch, Loss, Objective
 from lm_jax.train import state as states
 from lm_jax.train.averaging import Average
 from lm_jax.train.gradients import GradientFn, plain
-from lm_jax.train.state import TrainState
+from lm_jax.train.state import LossScale, TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
@@ -62,7 +62,7 @@ def make_train_step(
         if average is not None:
             new = new.replace(averaged=average(state.averaged, new.params, opt_state, state.updates))
         if state.loss_scale is not None:
-            new, sums = _skip_overflow(state, new, jnp.isfinite(norm), sums)
+            new, sums = _skip_overflow(state, state.loss_scale, new, jnp.isfinite(norm), sums)
         return new, {**sums, "gradient_norm": Sum(total=norm, weight=jnp.ones(()))}
 
     return step
@@ -78,14 +78,15 @@ def make_eval_step(objective: Objective, apply: Mapping[str, Apply]) -> Callable
     return step
 
 
-def _skip_overflow(old: TrainState, new: TrainState, finite: jax.Array, sums: Sums) -> tuple[TrainState, Sums]:
+def _skip_overflow(
+    old: TrainState, before: LossScale, new: TrainState, finite: jax.Array, sums: Sums
+) -> tuple[TrainState, Sums]:
     """After an overflow of float16 the step and the scale move on; parameters and optimizer stay."""
-    assert old.loss_scale is not None
-    kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
-    scale = states.adjust(old.loss_scale, finite)
+    kept = jax.tree.map(lambda after, earlier: jnp.where(finite, after, earlier), new, old)
+    scale = states.adjust(before, finite)
     one = jnp.ones(())
     report = {
-        "loss_scale": Sum(total=old.loss_scale.scale, weight=one),
+        "loss_scale": Sum(total=before.scale, weight=one),
         "skipped": Sum(total=1.0 - finite.astype(jnp.float32), weight=one),
     }
     return kept.replace(step=new.step, loss_scale=scale), {**sums, **report}

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import ml_collections
 
-from lm_jax import experiment
 from lm_jax.core.config import InputError, from_config_dict, lookup, nearest
 from lm_jax.core.trees import count, named_leaves, size_bytes
 from lm_jax.models.config import KINDS
 from lm_jax.models.flops import training_flops
+from lm_jax.models.model import Model, build_model
 from lm_jax.models.presets import PRESETS
 from lm_jax.verbs import report
 
@@ -52,7 +52,7 @@ def describe(name: str) -> dict[str, Any]:
         # Traced in a loop: deep stacks in no more time than shallow ones.
         tree[stack].scan = "always"
     config = from_config_dict(KINDS[tree.kind], tree, "config.model")
-    model = experiment.build_model(config, vocab)
+    model = build_model(config, vocab)
     parameters = count(model.shapes)
     return {
         "preset": family,
@@ -70,13 +70,13 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def _tensors(model: experiment.Model) -> list[dict[str, Any]]:
+def _tensors(model: Model) -> list[dict[str, Any]]:
     axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
     leaves = zip(named_leaves(model.shapes), axes, strict=True)
     return [{"path": path, "shape": list(leaf.shape), "axes": list(names)} for (path, leaf), names in leaves]
 
 
-def _flops(config: Any, model: experiment.Model) -> dict[str, Any]:
+def _flops(config: Any, model: Model) -> dict[str, Any]:
     """Operations per token of rows as long as the model reads, `LENGTH` at most; a token of either side is one."""
     length = min(config.embed.max_length, LENGTH)
     source = length if config.kind == "encoder_decoder" else 0
@@ -86,7 +86,7 @@ def _flops(config: Any, model: experiment.Model) -> dict[str, Any]:
     return {"length": length, "forward": training / 3, "training": training}
 
 
-def _cache_bytes(config: Any, model: experiment.Model) -> dict[str, int] | None:
+def _cache_bytes(config: Any, model: Model) -> dict[str, int] | None:
     """Bytes of keys and values in bfloat16 that a token leaves in the cache; None for an encoder, which has none."""
     if config.kind == "encoder":
         return None

@@ -14,8 +14,9 @@ def run(request: Request) -> int:
     config = need_config(request)
     with report.Progress() as progress:
         exp = experiment.prepare(config, progress)
-    store = exp.store
-    assert store is not None
+    store = exp.tokens
+    for line in store.warnings():
+        report.warn(line)
     if request.json:
         facts = {"tokens": store.tokens, "documents": store.documents, "bytes": store.bytes}
         report.document({**facts, "fingerprint": store.fingerprint, "cleaning": store.report})

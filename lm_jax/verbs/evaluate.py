@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from lm_jax import experiment
+from lm_jax.core.config import InputError
 from lm_jax.data import atomic
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
@@ -19,6 +20,8 @@ from lm_jax.verbs.train import validation
 
 def run(request: Request) -> int:
     """Prints loss, perplexity, bits per byte and accuracies."""
+    if request.output:
+        atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
     data, words = exp.config.data, request.overrides
     tokenizer = dataclasses.replace(data.tokenizer, path=str(Path(need_workdir(request)) / "tokenizer"))
@@ -30,6 +33,11 @@ def run(request: Request) -> int:
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
     rows = exp.rows("validation")
+    if not len(rows):
+        raise InputError(
+            f"there is nothing to evaluate on: config.data.validation is {data.validation:g}, which leaves no row of "
+            f"{data.name}; give --config.data.path=OTHER, or a larger --config.data.validation"
+        )
     step, params = restore_params(request, exp)
     values = dict(validation(exp).run(params))
     result = {"step": step, "path": data.name, "rows": len(rows), **values}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.data import tokenizers
+from lm_jax.data import atomic, tokenizers
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
 from lm_jax.interop import huggingface, safetensors
@@ -23,7 +23,8 @@ from lm_jax.interop.settings import Settings
 from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
 from lm_jax.verbs.importing import ABOUT, TOKENIZER
-from lm_jax.verbs.runs import ORIGIN, open_run, restore_params
+from lm_jax.verbs.runs import open_run, restore_params
+from lm_jax.verbs.workdir import ORIGIN
 
 # Both sides are computed by the same program in float32: they differ by what was lost on the way.
 TOLERANCE = 1e-5
@@ -43,6 +44,7 @@ def run(request: Request) -> int:
     output = Path(request.output).expanduser().resolve()
     if output.exists():
         raise InputError(f"--output {output} is there already; give a new directory")
+    atomic.check_directory(output, "--output")
     exp = open_run(request)
     step, params = restore_params(request, exp)
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")

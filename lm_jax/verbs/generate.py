@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ Prompt = str | np.ndarray
 
 def run(request: Request) -> int:
     """Answers `--prompt`, `--prompt_ids` and the lines of `--input`; `--output` has one JSON object a line for each."""
+    if request.output:
+        atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
     prompts = _prompts(request, exp)
     step, params = restore_params(request, exp)
@@ -43,34 +47,62 @@ def run(request: Request) -> int:
 
 
 def _prompts(request: Request, exp: Experiment) -> list[Prompt]:
-    texts, ids = list(request.prompt), list(request.prompt_ids)
+    texts, ids = [_unicode(prompt) for prompt in request.prompt], list(request.prompt_ids)
     wordless = exp.tokenizer.kind == tokenizers.IDS
     if request.input is not None:
-        if not Path(request.input).is_file():
-            raise InputError(f"--input {request.input}: there is no such file; give a text file with a prompt a line")
-        (ids if wordless else texts).extend(Path(request.input).read_text(encoding="utf-8").splitlines())
+        (ids if wordless else texts).extend(lines(Path(request.input)))
     if texts and wordless:
         raise InputError(tokenizers.NO_TEXT)
     prompts = [*texts, *map(prompting.given_ids, ids)]
-    if not prompts and wordless:
+    if prompts or request.input is not None:
+        return prompts
+    if wordless:
         raise InputError("generate needs --prompt_ids=1,2,3 or --input=FILE with ids a line, for this run takes ids")
-    if not prompts and exp.config.model.kind == "decoder":
+    if exp.config.model.kind == "decoder":
         return [""]
-    if not prompts:
-        raise InputError("generate needs --prompt='...' or --input=FILE")
-    return prompts
+    raise InputError("generate needs --prompt='...' or --input=FILE")
 
 
-def _encoded(exp: Experiment, prompts: list[Prompt], encode: Any) -> list[np.ndarray]:
-    """What the model reads of each prompt; `encode` makes it of a text."""
-    return [encode(exp.tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+def _unicode(prompt: str) -> str:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"--prompt={prompt!r} is not UTF-8 at character {error.start}; check the terminal") from error
+    return prompt
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file: answer i is that of line i, so nothing else than a line break divides them.
+
+    Raises:
+      InputError: there is no such file, it is empty, or it is neither UTF-8 nor UTF-16 with a byte order mark.
+    """
+    if not file.is_file():
+        raise InputError(f"--input {file}: there is no such file; give a text file with a prompt a line")
+    data = file.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"--input {file}: line {number} is not {'UTF-16' if wide else 'UTF-8'}; convert the file, for instance "
+            f"with iconv -f LATIN1 -t UTF-8"
+        ) from error
+    if not text:
+        raise InputError(f"--input {file} is empty; give a text file with a prompt a line")
+    found = re.split("\r\n|\n|\r", text)
+    return found[:-1] if not found[-1] else found
 
 
 def _about(exp: Experiment, prompt: Prompt, tokens: Any) -> dict[str, Any]:
     """The answer to a prompt of ids: ids, and their text where the run knows any."""
-    known = exp.tokenizer.kind != tokenizers.IDS
-    text = {"text": exp.tokenizer.decode(tokens)} if known else {}
-    return {"prompt_ids": [int(one) for one in prompt], "tokens": [int(one) for one in tokens], **text}
+    about = {"prompt_ids": [int(one) for one in prompt], "tokens": [int(one) for one in tokens]}
+    if exp.tokenizer.kind == tokenizers.IDS:
+        return about
+    follows = exp.config.model.kind == "decoder"
+    read = prompting.continuation(exp.tokenizer, prompt, tokens) if follows else exp.tokenizer.decode(tokens)
+    return {**about, "text": read}
 
 
 def _say_ids(about: dict[str, Any]) -> None:
@@ -79,7 +111,7 @@ def _say_ids(about: dict[str, Any]) -> None:
 
 def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Texts written by a decoder; a single one is shown as it comes."""
-    tokenizer, vocab = exp.tokenizer, exp.model.module.config.embed.vocab
+    tokenizer = exp.tokenizer
     streams = len(prompts) == 1 and isinstance(prompts[0], str) and not request.json
     written: list[int] = []
     shown = ""
@@ -89,34 +121,37 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prom
         if not written:
             print(prompts[0], end="")
         written.extend(int(token) for token in tokens)
-        more = prompting.readable(tokenizer, written, shown)
+        more = prompting.readable(tokenizer, rows[0], written, shown)
         shown += more
         print(more, end="", flush=True)
 
-    rows = _encoded(exp, prompts, prompting.decoder_prompt)
-    if tokenizer.eos >= vocab and not all(map(len, rows)):
+    read = lambda prompt: exp.config.conventions.text(prompting.decoder_prompt(tokenizer, prompt))
+    rows = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    settings = _settings(request, exp, max(map(len, rows)))
+    vocab = exp.model.module.config.embed.vocab
+    if not (all(map(len, rows)) or 0 <= settings["bos"] < vocab):
         raise InputError(
-            f"an empty prompt starts from id {tokenizer.eos} of the tokenizer, and the model's table has the ids "
-            f"0..{vocab - 1}; give --prompt='...'"
+            f"an empty prompt starts from id {settings['bos']}, and the model's table has the ids 0..{vocab - 1}; give "
+            "--prompt='...'"
         )
     made = generate(
         exp.model.module,
         params,
         rows,
-        forbidden=prompting.unwritable(tokenizer, vocab),
+        forbidden=_forbidden(exp),
         on_tokens=show if streams else None,
-        **_settings(request, exp, max(map(len, rows))),
+        **settings,
     )
     if streams:
         print()
     answers = []
-    for prompt, one in zip(prompts, made, strict=True):
+    for prompt, row, one in zip(prompts, rows, made, strict=True):
         if not isinstance(prompt, str):
             answers.append({**_about(exp, prompt, one.tokens), "finished": bool(one.finished)})
             if not request.json:
                 _say_ids(answers[-1])
             continue
-        text = tokenizer.decode(one.tokens)
+        text = prompting.continuation(tokenizer, row, one.tokens)
         answers.append({"prompt": prompt, "text": text, "finished": bool(one.finished)})
         if not streams and not request.json:
             report.say(f"{prompt}{text}\n")
@@ -124,11 +159,11 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prom
 
 
 def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
-    """Spans written by an encoder-decoder, put back into their texts."""
+    """What an encoder-decoder writes: spans, put back into texts that have sentinels; of others its answer."""
     tokenizer = exp.tokenizer
-    sources = _encoded(exp, prompts, prompting.span_prompt)
-    vocab = exp.model.module.config.embed.vocab
-    forbidden = prompting.unwritable(tokenizer, vocab, sentinels=True)
+    read = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
+    sources = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    forbidden = _forbidden(exp, sentinels=True)
     made = generate(exp.model.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
     answers = []
     for prompt, source, one in zip(prompts, sources, made, strict=True):
@@ -140,7 +175,7 @@ def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Promp
         found = prompting.spans(tokenizer, one.tokens)
         asked = [int(token) for token in tokenizer.sentinels if token in source]
         spans = {tokenizer.piece(token): tokenizer.decode(found.get(token, [])) for token in asked}
-        text = prompting.restored(tokenizer, source, one.tokens)
+        text = prompting.restored(tokenizer, source, one.tokens) if asked else tokenizer.decode(one.tokens)
         answers.append({"prompt": prompt, "text": text, "spans": spans})
         if not request.json:
             report.say(f"{prompt}\n  -> {text}")
@@ -152,12 +187,13 @@ def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Promp
 def _fill(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Likeliest pieces for every mask, from an encoder."""
     tokenizer = exp.tokenizer
-    rows = _encoded(exp, prompts, prompting.masked_prompt)
+    read = lambda prompt: prompting.masked_prompt(tokenizer, prompt)
+    rows = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     mask = tokenizer.mask
     if mask is None:
         raise InputError(
-            "which id is the mask is not known, for the run has no tokenizer; import the checkpoint again with "
-            "--hf.mask_token_id=ID, or with --tokenizer=PATH"
+            "the tokenizer of this run has no mask token, so there is nothing to fill; of a checkpoint without a "
+            "tokenizer, import it again with --hf.mask_token_id=ID"
         )
     if unmasked := [row for row in rows if mask not in row]:
         raise InputError(f"--prompt_ids {','.join(map(str, unmasked[0]))} has no mask, which is id {mask}")
@@ -193,9 +229,18 @@ def _fill(request: Request, exp: Experiment, params: Any, prompts: list[Prompt])
     return answers
 
 
+def _forbidden(exp: Experiment, *, sentinels: bool = False) -> tuple[int, ...]:
+    """Ids that the model of a run must not write."""
+    conventions = exp.config.conventions
+    if conventions.foreign:
+        return conventions.suppressed
+    vocab = exp.model.module.config.embed.vocab
+    return (*prompting.unwritable(exp.tokenizer, vocab, sentinels=sentinels), *conventions.suppressed)
+
+
 def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
     """What the generation of text after `read` tokens takes from the command line and the run."""
-    tokenizer, embed = exp.tokenizer, exp.config.model.embed
+    tokenizer, embed, conventions = exp.tokenizer, exp.config.model.embed, exp.config.conventions
     room = max(embed.max_length - max(read, 1), 1) if embed.positions == "learned" else MOST_TOKENS
     most = min(MOST_TOKENS, room) if request.max_tokens is None else request.max_tokens
     sampling = SamplingConfig(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p)
@@ -204,8 +249,12 @@ def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
         sampling=sampling,
         seed=request.seed or 0,
         pad=exp.padding,
-        eos=tokenizer.eos,
+        eos=conventions.ends or (None if conventions.foreign else tokenizer.eos),
         # Packed text has no BOS; what comes before a document is the EOS of the last one.
-        bos=tokenizer.eos,
+        bos=tokenizer.eos if conventions.empty is None else conventions.empty,
+        start=conventions.start,
+        first=conventions.first,
+        last=conventions.last,
+        forbidden_first=conventions.suppressed_first,
         layout=exp.layout if exp.layout.mesh.size > 1 else None,
     )

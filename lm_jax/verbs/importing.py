@@ -16,18 +16,19 @@ from lm_jax.core.config import InputError
 from lm_jax.core.trees import count
 from lm_jax.data import atomic, tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.tokenizers import base
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_workdir
-from lm_jax.interop import safetensors
+from lm_jax.interop import generation, safetensors
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint
 from lm_jax.models.config import ModelConfig
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import ORIGIN
-from lm_jax.verbs.train import write_workdir
+from lm_jax.verbs import workdir as workdirs
+from lm_jax.verbs.workdir import ORIGIN
 
 ABOUT = "about.json"
 # Files of a tokenizer beside a checkpoint, which an export gives back as they came.
@@ -52,7 +53,9 @@ from ml_collections import ConfigDict
 
 def get_config(variant: str = "") -> ConfigDict:
     """The configuration beside this file."""
-    return ConfigDict(json.loads((Path(__file__).parent / "config.json").read_text()))
+    config = json.loads((Path(__file__).parent / "config.json").read_text())
+    config.pop("history", None)
+    return ConfigDict(config)
 '''
 
 
@@ -61,15 +64,17 @@ def run(request: Request) -> int:
     workdir = Path(need_workdir(request)).expanduser().resolve()
     if len(request.words) != 1:
         raise InputError(f"import takes one directory, and got {len(request.words)}: lm-jax import DIR --workdir=W")
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.is_dir() and any(workdir.iterdir()):
         raise InputError(f"--workdir {workdir} is not empty; give a new directory")
+    atomic.check_directory(workdir, "--workdir")
     source = Path(request.words[0]).expanduser().resolve()
     checkpoint = open_checkpoint(source, request.fields)
     where = _where(source, request.tokenizer)
     tokenizer, notes = _tokenizer(where, checkpoint)
-    exp = Experiment(_config(checkpoint.config, workdir), tokenizer)
+    conventions, unused = _conventions(source, where, checkpoint, tokenizer)
+    exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
     # What is wrong shows before the first file is written.
-    assert exp.model is not None
+    _ = exp.model
     params = checkpoint.params(exp.layout)
     _write(exp, checkpoint, source, where, workdir, params)
     if request.json:
@@ -79,6 +84,8 @@ def run(request: Request) -> int:
     report.say(f"{checkpoint.architecture} of {source}: {count(params):,} parameters, now step 0 of {workdir}")
     for note in (*checkpoint.notes, *notes):
         report.say(f"  {note}")
+    if unused:
+        report.say(f"  settings of generation that are not used: {', '.join(unused)}")
     if extra := checkpoint.extra():
         report.say(f"  kept for exports only, as no model of ours has them: {', '.join(extra)}")
     report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if where is None else "--prompt=..."))
@@ -103,7 +110,7 @@ def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.T
         tokenizer = tokenizers.ids_tokenizer({"rows": rows, "roles": _roles(checkpoint)})
         return tokenizer, ("it takes ids, for it has no tokenizer (--tokenizer=PATH names one)",)
     try:
-        cased = not tokenizers.is_saved(where) and tokenizers.cased(where)
+        cased = not tokenizers.is_ours(where) and tokenizers.cased(where)
         tokenizer = tokenizers.load(where, lowercase=not cased)
     except InputError as error:
         said = str(error).replace("config.data.tokenizer.path", "the tokenizer")
@@ -123,19 +130,39 @@ def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.T
 
 
 def _roles(checkpoint: Checkpoint) -> dict[str, int]:
-    """Special ids that config.json names and the table has; what a decoder starts with is its padding here."""
-    found, tree = {}, checkpoint.tree
+    """Special ids that config.json names and the table has."""
+    found: dict[str, int] = {}
     for role in base.ROLES:
-        named = tree.get(f"{role}_token_id")
-        if role == "pad" and checkpoint.config.kind == "encoder_decoder":
-            named = tree.get("decoder_start_token_id", named)
+        named = checkpoint.tree.get(f"{role}_token_id")
         for token in named if isinstance(named, list) else [named]:
             if type(token) is int and 0 <= token < checkpoint.config.embed.vocab:
                 found.setdefault(role, token)
     return found
 
 
-def _config(model: ModelConfig, workdir: Path) -> ExperimentConfig:
+def _conventions(
+    source: Path, where: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
+) -> tuple[ConventionsConfig, list[str]]:
+    """What the model expects around its text, and which of its settings are not used.
+
+    Args:
+      source: the checkpoint's directory.
+      where: the tokenizer's; None where ids come as they are.
+      checkpoint: the checkpoint.
+      tokenizer: its tokenizer.
+    """
+    family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab
+    prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
+    fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
+    # Files keep ids of the family's own vocabulary, such as GPT-2's 50256, beside a table of a few rows.
+    there = lambda value: tuple(one for one in value if one < rows) if isinstance(value, tuple) else value
+    fields = {name: there(value) for name, value in fields.items()}
+    fields |= {name: None for name, value in fields.items() if isinstance(value, int) and value >= rows}
+    fields["ends"] = fields["ends"] or ((tokenizer.eos,) if tokenizer.eos >= 0 else ())
+    return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
+
+
+def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
     """The run's configuration: what such a model is pretrained with, on a text that is to be named."""
     objective = {
         "decoder": ObjectiveConfig(name="causal"),
@@ -149,7 +176,7 @@ def _config(model: ModelConfig, workdir: Path) -> ExperimentConfig:
         tokenizer=tokenizers.TokenizerConfig(path=str(workdir / "tokenizer")),
         length=min(LONGEST_ROW, model.embed.max_length) if learned else LONGEST_ROW,
     )
-    return ExperimentConfig(model=model, objective=objective, data=data)
+    return ExperimentConfig(model=model, objective=objective, conventions=conventions, data=data)
 
 
 def _write(
@@ -160,7 +187,7 @@ def _write(
     origin.mkdir(parents=True)
     copied = [*source.glob("generation_config.json")]
     # Ours are in the run already, and a file alone is written anew.
-    if where is not None and where.is_dir() and not tokenizers.is_saved(where):
+    if where is not None and where.is_dir() and not tokenizers.is_ours(where):
         copied += [file for pattern in TOKENIZER for file in where.glob(pattern)]
     for file in copied:
         shutil.copyfile(file, origin / file.name)
@@ -180,4 +207,4 @@ def _write(
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         checkpointer.save(0, {"params": {"model": params}}, about)
-    write_workdir(exp, workdir)
+    workdirs.write(exp, workdir)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError, differences
 from lm_jax.core.trees import count
+from lm_jax.data import atomic
 from lm_jax.flags import Request, need_config
+from lm_jax.models.model import build_model
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves, metrics
@@ -43,7 +43,7 @@ def run(request: Request) -> int:
 def _recipe(request: Request) -> int:
     config = need_config(request)
     # Without text there is no tokenizer yet: the size that the recipe asks for.
-    model = experiment.build_model(config.model, config.model.embed.vocab or config.data.tokenizer.vocab)
+    model = build_model(config.model, config.model.embed.vocab or config.data.tokenizer.wanted)
     if request.json:
         report.document({"config": dataclasses.asdict(config), "parameters": count(model.shapes)})
         return 0
@@ -54,10 +54,12 @@ def _recipe(request: Request) -> int:
 
 def _runs(request: Request, runs: list[Path]) -> int:
     results = {label: final(metrics.read(run)) for label, run in zip(curves.labels(runs), runs, strict=True)}
-    configs = {label: _config(run) for label, run in zip(results, runs, strict=True)}
+    configs = {label: experiment.saved(run) or {} for label, run in zip(results, runs, strict=True)}
     first, *others = configs
     changed = {label: differences(configs[first], configs[label]) for label in others}
     output = Path(request.output or runs[0] / "plots" / ("compared.png" if others else "curves.png"))
+    if request.output:
+        atomic.check_file(output, "--output")
     curves.plot(runs, output)
     if request.json:
         report.document({"runs": results, "differences": changed, "plot": str(output)})
@@ -100,8 +102,3 @@ def _cell(name: str, value: float | None) -> str:
         return "-"
     counted = name in ("step", "train/tokens", "val/loss best at")
     return f"{value:,.0f}" if counted or abs(value) >= 1e4 else f"{value:.4g}" if abs(value) < 1e-2 else f"{value:.4f}"
-
-
-def _config(run: Path) -> Any:
-    path = run / "config.json"
-    return json.loads(path.read_text()) if path.exists() else {}

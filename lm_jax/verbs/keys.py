@@ -10,7 +10,7 @@ import ast
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,9 +31,7 @@ def keys(recipe: Any) -> list[str]:
 
 def _fields(module: str, name: str, given: Any) -> Iterator[str]:
     """Leaves below a dataclass; a tree that may be unset is one where the recipe sets it."""
-    place = _find(module, name)
-    assert place is not None, f"{module} knows no {name}"
-    home, node = place
+    home, node = cast(tuple[str, ast.ClassDef], _find(module, name))
     for field in node.body:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
@@ -69,12 +67,10 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 @functools.cache
 def _kinds() -> dict[str, str]:
     """Model kinds and the names of their dataclasses."""
-    tree = _parse("lm_jax.models.config")
-    assert tree is not None
-    for node in tree.body:
+    for node in cast(ast.Module, _parse("lm_jax.models.config")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "KINDS":
-            assert isinstance(node.value, ast.Dict)
-            pairs = zip(node.value.keys, node.value.values, strict=True)
+            table = cast(ast.Dict, node.value)
+            pairs = zip(table.keys, table.values, strict=True)
             return {ast.literal_eval(key): ast.unparse(value) for key, value in pairs if key is not None}
     return {}
 

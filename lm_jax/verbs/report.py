@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 
 from lm_jax.core.trees import count, named_leaves, size_bytes
+from lm_jax.data.clean import report as reports
 from lm_jax.data.corpora import Stores
 from lm_jax.parallel.layout import Layout
 
@@ -22,9 +24,16 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """A line on standard error, of process 0 only, about what works but is hardly what was wanted."""
+    if jax.process_index() == 0:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def document(tree: Any) -> None:
     """The one JSON document of `--json`; numbers that JSON does not have are strings, as in `metrics.jsonl`."""
-    say(json.dumps(_strict(tree), ensure_ascii=False, allow_nan=False))
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
+    say(json.dumps(_strict(tree), ensure_ascii=not unicode, allow_nan=False))
 
 
 def _strict(tree: Any) -> Any:
@@ -36,11 +45,17 @@ def _strict(tree: Any) -> Any:
 
 
 class Progress:
-    """Shows how far cleaning, tokenizer training and tokenising are: a bar on a terminal, else a line a stage."""
+    """Shows how far cleaning, tokenizer training and tokenising are: a bar on a terminal, else a line now and then.
+
+    Without a terminal a stage is one line; one that takes longer says every half minute how far it is.
+    """
+
+    _EVERY_S = 30.0
 
     def __init__(self):
         self._stage: str | None = None
         self._bar: Any = None
+        self._since = self._said = 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -53,15 +68,28 @@ class Progress:
         if stage != self._stage:
             self._close()
             self._stage = stage
+            self._since = self._said = time.monotonic()
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=whole or None, desc=stage, dynamic_ncols=True, leave=False)
+                # On average: a stage of several steps has no even speed. And refreshed though nothing was done.
+                self._bar = tqdm(desc=stage, dynamic_ncols=True, leave=False, smoothing=0, miniters=0)
             else:
                 print(f"{stage} ...", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.total = whole or None
+            self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}" if whole else None
             self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._said >= self._EVERY_S:
+            self._said = time.monotonic()
+            print(f"{stage}: {self._share(done, whole)}", file=sys.stderr, flush=True)
+
+    def _share(self, done: int, whole: int) -> str:
+        """What is done and, by the average speed of the stage, the time that is left."""
+        elapsed = time.monotonic() - self._since
+        if not whole or not done:
+            return f"{done:,} done after {elapsed:,.0f} s" if done else f"at work for {elapsed:,.0f} s"
+        return f"{done / whole:.0%} done, about {elapsed * (whole - done) / done:,.0f} s left"
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -86,21 +114,38 @@ def setup(exp: Any, workdir: Path) -> str:
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     rows = config.data.batch // exp.layout.batch_divisor()
+    optimizer, (warmup, scheduled) = config.optimizer, config.optimizer.schedule.resolved(config.train.steps)
     lines = [
         f"run        {config.objective.name} objective, {config.model.kind} in {config.model.dtype}, "
         f"{config.train.steps:,} steps of {config.data.batch} rows x {config.data.length} tokens",
+        f"optimizer  {optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule.name} over "
+        f"{scheduled:,} steps with a warmup of {warmup:,}",
         f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
         f"mesh       {axes}: {rows} rows of a batch and {_held(exp):.1f} MB of parameters a device",
         f"parameters {count(exp.model.shapes):,}, {size_bytes(exp.model.shapes) / 1e6:,.1f} MB in float32; each in "
         "model_info.txt",
         *(f"  {name:<24}{size:>16,}{size / count(exp.model.shapes):>8.1%}" for name, size in _groups(exp.model.shapes)),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} documents, "
-        f"{store.bytes / store.tokens:.2f} bytes a token, vocabulary {exp.tokenizer.vocab_size:,}",
+        f"{store.bytes / store.tokens:.2f} bytes a token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
-        f"rows       {len(exp.rows('train')):,} to train on, {len(exp.rows('validation')):,} to validate on",
+        *(f"  {line}" for line in reports.summary(store.report)),
+        f"rows       {len(exp.rows('train')):,} to train on, {_held_out(exp)}",
         f"workdir    {workdir}",
     ]
     return "\n".join(lines)
+
+
+def _vocabulary(exp: Any) -> str:
+    """The size of the vocabulary, and what it was allowed to be where the text decided."""
+    config, size = exp.config.data.tokenizer, exp.tokenizer.vocab_size
+    decided = not config.path and config.vocab is None and size < config.vocab_at_most
+    return f"vocabulary {size:,}" + (f" (of at most {config.vocab_at_most:,}: the text has no more)" if decided else "")
+
+
+def _held_out(exp: Any) -> str:
+    count, share = len(exp.rows("validation")), exp.config.data.validation
+    none = f"none to validate on (config.data.validation is {share:g}): there will be no evaluation"
+    return f"{count:,} to validate on" if count else none
 
 
 def _held(exp: Any) -> float:

@@ -11,9 +11,7 @@ from lm_jax.core.config import InputError
 from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
-
-# The folder of a run with what an export needs of the checkpoint that the run came from.
-ORIGIN = "huggingface"
+from lm_jax.verbs import workdir as workdirs
 
 
 def open_run(request: Request) -> Experiment:
@@ -37,6 +35,7 @@ def restore_params(request: Request, exp: Experiment) -> tuple[int | None, Any]:
         raise InputError(f"{folder} holds no checkpoint yet; run lm-jax train with the same --workdir first")
     chosen = {None: _preferred, LATEST: Checkpointer.latest}.get(request.checkpoint)
     step = chosen(checkpointer) if chosen else request.checkpoint
+    workdirs.check_tokenizer(exp, folder.parent, step, checkpointer.extra(step))
     return step, restore_weights(checkpointer, exp.state_like.params, step)
 
 

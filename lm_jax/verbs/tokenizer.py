@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from lm_jax.data import corpora, store
+import numpy as np
+
+from lm_jax.data import atomic, corpora, store, tokenizers
+from lm_jax.data.tokenizers import coverage
 from lm_jax.flags import Request, need_config
 from lm_jax.verbs import report
+
+_SAMPLE = 1_000_000
 
 
 def run(request: Request) -> int:
     """Trains, and shows what a line of the text becomes."""
     data = need_config(request).data
+    if request.output:
+        atomic.check_directory(Path(request.output), "--output")
     with report.Progress() as progress:
         tokenizer, texts = corpora.train_tokenizer(data, progress)
-    line = next((line for text in texts for line in text.splitlines() if len(line.split()) > 4), "")[:80]
+    sample = _sample(texts)
+    lines = [line for text in sample for line in text.splitlines() if line.strip()]
+    line = next((line for line in lines if len(line.split()) > 4), lines[0] if lines else "")[:80]
     pieces = [tokenizer.piece(int(token)) for token in tokenizer.encode(line)]
     if request.output:
         tokenizer.save(request.output)
+    for warning in _warnings(tokenizer, sample):
+        report.warn(warning)
     where = Path(request.output).resolve() if request.output else store.default_root(data.store)
     if request.json:
         report.document({"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(where)})
@@ -26,3 +38,23 @@ def run(request: Request) -> int:
     report.say(f"  {line!r}")
     report.say(f"  {' '.join(pieces)}")
     return 0
+
+
+def _sample(texts: Iterable[str]) -> list[str]:
+    """The first megabyte of the text."""
+    sample: list[str] = []
+    left = _SAMPLE
+    for text in texts:
+        sample.append(text[:left])
+        left -= len(text)
+        if left <= 0:
+            break
+    return sample
+
+
+def _warnings(tokenizer: tokenizers.Tokenizer, sample: list[str]) -> list[str]:
+    """What a sample tells about how the tokenizer fits the text."""
+    ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode_batch(sample)])
+    unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(ids == tokenizer.unk))
+    size = sum(len(text.encode()) for text in sample)
+    return coverage.warnings(tokenizer, tokens=len(ids), unknown=unknown, size_bytes=size)

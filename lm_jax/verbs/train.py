@@ -6,13 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
-import os
-import platform
-import shutil
 import sys
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import experiment
-from lm_jax.core import config as configs
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic
+from lm_jax.data import tokenizers
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_config, need_workdir
 from lm_jax.models.flops import training_flops
-from lm_jax.train import compilation, curves, metrics, throughput, writers
+from lm_jax.train import compilation, curves, metrics, optimizers, throughput, writers
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.train.logging import Logger
 from lm_jax.train.loop import Trainer
@@ -36,22 +30,8 @@ from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState
 from lm_jax.train.step import Step
 from lm_jax.train.watchdog import Watchdog
-from lm_jax.verbs import report
-from lm_jax.verbs.runs import ORIGIN, restore_weights
-
-# What may differ between the two runs of one work directory: nothing that changes model, data order or objective.
-FREE = (
-    "train.steps",
-    "train.timeout_s",
-    "evaluate",
-    "checkpoint",
-    "log",
-    "mesh",
-    "data.workers",
-    "data.threads",
-    "data.prefetch",
-    "data.store",
-)
+from lm_jax.verbs import forking, report
+from lm_jax.verbs import workdir as workdirs
 
 
 def run(request: Request) -> int:
@@ -69,51 +49,77 @@ def run(request: Request) -> int:
 def _run(request: Request, workdir: Path) -> None:
     """Prepares, trains and draws the curves."""
     config = need_config(request)
-    _check_same_run(config, workdir)
+    # Everything that can be wrong is found before the first file is written.
+    writers.check(config.log.writers)
+    changed = workdirs.changes(config, workdir)
+    workdirs.check_writable(workdir)
     if request.fork is not None and not Checkpointer(Path(request.fork) / "checkpoints").steps():
         raise InputError(f"--fork={request.fork} holds no checkpoint; give the --workdir of a run that has one")
     report.say(f"recipe     {request.recipe}" + (", but" if request.changed else ", as it is"))
     for line in request.changed:
         report.say(f"  {line}")
-    with report.Progress() as progress:
-        exp = experiment.prepare(config, progress)
-    # Everything that can be wrong with the configuration is found before the first file is written.
-    exp.check()
-    writers.check(config.log.writers)
-    write_workdir(exp, workdir)
-    if request.fork is not None:
-        _inherit(Path(request.fork), workdir)
-    report.say(report.setup(exp, workdir))
     with Checkpointer(
         workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
     ) as checkpointer:
-        newest = max(checkpointer.steps(), default=0)
-        if newest >= config.train.steps and not checkpointer.verify(newest):
-            report.say(f"{workdir} is at step {newest} of {config.train.steps}; raise config.train.steps to go on")
+        saved = checkpointer.latest()
+        with report.Progress() as progress:
+            exp = experiment.prepare(config, progress, _given_tokenizer(config, workdir, saved, request.fork))
+        for line in exp.tokens.warnings():
+            report.warn(line)
+        exp.check()
+        if saved is not None:
+            workdirs.check_same_data(exp, workdir, saved, checkpointer.extra(saved))
+        report.say(report.setup(exp, workdir))
+        if saved is not None and saved >= config.train.steps:
+            report.say(f"{workdir} is at step {saved} of {config.train.steps}; raise config.train.steps to go on")
             return
-        # Compiled while the state is drawn or read.
-        sample, step = next(exp.ordered("train", 1)), exp.train_step()
-        compiling = compilation.ahead(step, exp.state_like, _global(exp, sample))
-        if jax.process_count() > 1:
-            compiling.result()
-        state = _first_state(exp, checkpointer, request.fork)
-        batches = exp.batches(int(state.step))
-        batches = itertools.chain([next(batches)], batches)
-        report.say(f"step       {compiling.result()}")
-        # After compiling, which would take the processor from a measured peak.
-        meter = _meter(exp, sample)
-        train(exp, step, state, batches, workdir, checkpointer, meter)
+        forked = request.fork is not None and saved is None
+        inherited = forking.parameters(exp, Path(str(request.fork))) if forked else None
+        with workdirs.owned(workdir):
+            _go_on(exp, workdir, checkpointer, inherited, request.fork, changed)
     if jax.process_index() == 0 and "jsonl" in config.log.writers:
         curves.plot(workdir, workdir / "plots" / "curves.png")
 
 
-def _inherit(fork: Path, workdir: Path) -> None:
-    """What a forked run knows of the checkpoint that it was imported from, so that this one can be exported too."""
-    origin, own = fork / ORIGIN, workdir / ORIGIN
-    if jax.process_index() == 0 and origin.is_dir() and not own.exists():
-        partial = own.with_name(f"{own.name}.partial-{uuid.uuid4().hex}")
-        shutil.copytree(origin, partial)
-        os.replace(partial, own)
+def _given_tokenizer(
+    config: ExperimentConfig, workdir: Path, saved: int | None, fork: str | None
+) -> tokenizers.Tokenizer | None:
+    """The tokenizer that the parameters to go on from know; None where the configuration alone decides.
+
+    A run that has a checkpoint keeps its own, because its text may have changed since, and with it what is trained on
+    it. Where the configuration names a tokenizer, that one is read, and compared.
+    """
+    if saved is None:
+        return None if fork is None else forking.tokenizer(config.data.tokenizer, Path(fork))
+    if config.data.tokenizer.path or not tokenizers.is_saved(workdir / "tokenizer"):
+        return None
+    return tokenizers.load(workdir / "tokenizer")
+
+
+def _go_on(
+    exp: Experiment,
+    workdir: Path,
+    checkpointer: Checkpointer,
+    inherited: Any,
+    fork: str | None,
+    changed: Sequence[str],
+) -> None:
+    """Trains from the newest state, or from the first one, of a directory that is this process's own."""
+    # Compiled while the state is drawn or read.
+    sample, step = next(exp.ordered("train", 1)), exp.train_step()
+    compiling = compilation.ahead(step, exp.state_like, _global(exp, sample))
+    if jax.process_count() > 1:
+        compiling.result()
+    state = _first_state(exp, workdir, checkpointer, inherited, changed)
+    if inherited is not None:
+        report.say(f"parameters from {fork}")
+        workdirs.inherit(Path(str(fork)), workdir)
+    batches = exp.batches(int(state.step))
+    batches = itertools.chain([next(batches)], batches)
+    report.say(f"step       {compiling.result()}")
+    # After compiling, which would take the processor from a measured peak.
+    meter = _meter(exp, sample)
+    train(exp, step, state, batches, workdir, checkpointer, meter)
 
 
 def _global(exp: Experiment, sample: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -194,7 +200,7 @@ def train(
             save_every=config.checkpoint.every,
             tick=tick,
             report=log,
-            evaluate=evaluate,
+            evaluate=evaluate if len(exp.rows("validation")) else None,
             save=save,
         )
         # The step is compiled and the first batch made: what comes is training.
@@ -245,70 +251,33 @@ def validation(exp: Experiment) -> LanguageModelling:
     )
 
 
-def _first_state(exp: Experiment, checkpointer: Checkpointer, fork: str | None) -> TrainState:
-    """The newest intact state of the run, the parameters of a forked one, or freshly drawn parameters."""
+def _first_state(
+    exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Any, changed: Sequence[str]
+) -> TrainState:
+    """The newest intact state of the run, the inherited parameters, or freshly drawn ones.
+
+    Only once the state is there are the files of the run written, or what has changed about it.
+    """
     if checkpointer.steps():
-        state, extra = checkpointer.restore(exp.state_like)
-        if exp.store is not None and extra["data_fingerprint"] != exp.store.fingerprint:
-            raise InputError(
-                f"the text of {exp.config.data.name} has changed since step {int(state.step)} (fingerprint "
-                f"{extra['data_fingerprint'][:8]}, now {exp.store.fingerprint[:8]}); restore it, or use another "
-                "--workdir"
-            )
+        state = _restored(exp, workdir, checkpointer)
         report.say(f"resuming from step {int(state.step)}")
+        for line in changed:
+            report.say(f"  since changed: {line}")
+        workdirs.note_changes(exp, workdir, int(state.step), changed)
         return state
     state = exp.fresh_state()
-    if fork is not None:
-        other = Checkpointer(Path(fork) / "checkpoints")
-        params = restore_weights(other, exp.state_like.params)
-        averaged = None if state.averaged is None else jax.tree.map(jnp.copy, params)
-        state = state.replace(params=params, averaged=averaged)  # type: ignore[attr-defined]
-        report.say(f"parameters from {fork}")
+    if inherited is not None:
+        averaged = None if state.averaged is None else jax.tree.map(jnp.copy, inherited)
+        state = state.replace(params=inherited, averaged=averaged)  # type: ignore[attr-defined]
+    workdirs.write(exp, workdir)
     return state
 
 
-def _check_same_run(config: ExperimentConfig, workdir: Path) -> None:
-    """Refuses a work directory that holds another run."""
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    before, after = json.loads(path.read_text()), experiment.as_json(config)
-    changed = [
-        line
-        for line in configs.differences(before, after)
-        if not any(line.startswith(f"config.{free}.") or line.startswith(f"config.{free}:") for free in FREE)
-    ]
-    if changed:
-        raise InputError(
-            f"{workdir} holds a run with another configuration ({'; '.join(changed[:4])}); use another --workdir, or "
-            f"--fork={workdir} with a new --workdir to start from its parameters"
-        )
-
-
-def write_workdir(exp: Experiment, workdir: Path) -> None:
-    """What a reader of the run needs: its configuration, its surroundings, its parameters, its tokenizer."""
-    if jax.process_index() != 0:
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    exp.tokenizer.save(workdir / "tokenizer")
-    atomic.write_json(workdir / "environment.json", environment())
-    atomic.write_bytes(workdir / "model_info.txt", report.parameters(exp.model, exp.layout).encode())
-    atomic.write_json(workdir / "config.json", dataclasses.asdict(exp.config))
-
-
-def environment() -> dict[str, Any]:
-    """Versions and devices of this process."""
-    import flax
-    import optax
-    import orbax.checkpoint
-
-    import lm_jax
-
-    packages = {"lm_jax": lm_jax, "jax": jax, "flax": flax, "optax": optax, "orbax-checkpoint": orbax.checkpoint}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: module.__version__ for name, module in packages.items()},
-        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
-        "processes": jax.process_count(),
-    }
+def _restored(exp: Experiment, workdir: Path, checkpointer: Checkpointer) -> TrainState:
+    """The newest intact state of the run; the clipping of gradients may have been switched on or off since."""
+    before = experiment.parse(experiment.saved(workdir) or experiment.as_json(exp.config)).optimizer
+    clip = (before.clip, exp.config.optimizer.clip)
+    clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
+    earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))
+    state, _ = checkpointer.restore(earlier.state_like)
+    return state.replace(opt_state=optimizers.reclipped(state.opt_state, *clip))

@@ -6,7 +6,18 @@ import json
 import ml_collections
 import pytest
 
-from lm_jax.core.config import InputError, Tree, differences, from_config_dict, lookup, merge, replaced, to_config_dict
+from lm_jax.core.config import (
+    InputError,
+    Tree,
+    differences,
+    free_keys,
+    from_config_dict,
+    lookup,
+    merge,
+    replaced,
+    setting,
+    to_config_dict,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,3 +160,43 @@ def test_a_sparse_tree_replaces_what_it_names():
     assert named == Named(inner=Inner(rate=2.0))
     with pytest.raises(InputError, match=r"unknown key stack\.kinds\.near\.inner\.raet; did you mean rate"):
         replaced(Named(), {"inner": {"raet": 2}}, "stack.kinds.near")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounded:
+    rate: float = setting(0.1, free=True, at_least=0, below=1)
+    sizes: tuple[int, ...] = setting((), at_least=1)
+    path: str = setting("", local=True)
+    deeper: Inner = setting(Inner(), free=True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"rate": -0.1}, "config.rate is -0.1; expected a number at least 0 and below 1"),
+        ({"rate": 1}, "config.rate is 1.0"),
+        ({"rate": float("nan")}, "config.rate is nan"),
+        ({"rate": float("inf")}, "config.rate is inf"),
+        ({"sizes": (2, 0)}, r"config.sizes is \(2, 0\); expected a number at least 1"),
+        ({"path": "gs://bucket/x"}, "config.path is gs://bucket/x; expected a path on this machine"),
+        ({"path": "a.txt, s3://bucket/x"}, "config.path is s3://bucket/x"),
+        ({"path": "gs:/bucket/x"}, "config.path is gs:/bucket/x"),
+    ],
+)
+def test_a_value_out_of_bounds_says_what_was_expected(tree, message):
+    with pytest.raises(InputError, match=message):
+        from_config_dict(Bounded, tree)
+
+
+@pytest.mark.parametrize("path", ["tfds:name", "a:b.txt", "/a/b", "C/d", ""])
+def test_names_with_a_colon_are_paths(path):
+    assert from_config_dict(Bounded, {"path": path}).path == path
+
+
+def test_free_keys_are_fields_and_whole_subtrees():
+    assert free_keys(Bounded) == ["config.rate", "config.deeper"]
+
+
+def test_a_whole_number_in_a_recipe_stays_a_float_for_the_command_line():
+    merged = merge(to_config_dict(Bounded()), {"rate": 0})
+    assert type(merged.rate) is float and merged.get_type("rate") is float

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -234,6 +236,49 @@ def test_a_damaged_source_reaches_the_caller_from_beside_the_workers(tmp_path, m
     for workers in (1, 2):
         with pytest.raises(InputError, match="rows.jsonl line 4 is not JSON"):
             store.prepare(tmp_path / "root", SourceConfig(path=str(path)), CleanConfig(), BYTES, workers=workers)
+
+
+def test_tokenizers_of_before_there_was_an_upper_bound_are_found_again(tmp_path):
+    cleaned = texts.prepare(tmp_path, write(tmp_path / "rows.jsonl", ["one two", "three"]), CleanConfig())
+    store.find_tokenizer(tmp_path, TokenizerConfig(kind="bytes", vocab=512), cleaned)
+    settings = dict(kind="bytes", vocab=512, path="", sentinels=0, character_coverage=0.9995, split_digits=False)
+    settings |= dict(lowercase=True, sample_bytes=10_000_000)
+    described = json.dumps([store.VERSION, cleaned.fingerprint, settings])
+
+    assert (tmp_path / "tokenizers" / hashlib.sha256(described.encode()).hexdigest()[:32]).exists()
+    for config in (TokenizerConfig(kind="bytes"), TokenizerConfig(kind="bytes", vocab_at_most=9)):
+        store.find_tokenizer(tmp_path, config, cleaned)
+    assert len(list((tmp_path / "tokenizers").iterdir())) == 3
+
+
+def test_a_store_of_next_to_no_tokens_says_which_setting_helps(tmp_path):
+    letters = "".join(random.Random(0).choices("ACGT", k=3000))
+    sources = {name: write(tmp_path / f"{name}.jsonl", [text]) for name, text in
+               (("letters", letters), ("words", "some words " * 99), ("blank", "a" + " \n" * 999 + "b"))}  # fmt: skip
+    warnings = {
+        (name, kind): store.prepare(tmp_path, source, CleanConfig(steps=()), TokenizerConfig(kind=kind)).warnings()
+        for name, source in sources.items()
+        for kind in ("wordpiece", "bytes", "unigram")
+    }
+
+    (unknown,) = warnings.pop(("letters", "wordpiece"))
+    assert "1 of 1 tokens of the text are unknown" in unknown and "config.data.tokenizer.kind=unigram" in unknown
+    (few,) = warnings.pop(("blank", "wordpiece"))
+    assert "only 2 tokens" in few and "\n" not in few
+    assert not any(warnings.values())
+
+
+def test_unknown_tokens_are_counted_and_stores_without_a_count_are_read(tmp_path):
+    source = write(tmp_path / "rows.jsonl", ["abcab", "xyz"])
+    prepared = store.prepare(tmp_path, source, CleanConfig(), TokenizerConfig(kind="characters", vocab=10))
+    manifest = json.loads((prepared.directory / "store.json").read_text())
+
+    # Three characters are kept: line breaks are among the frequent ones.
+    assert prepared.unknown == manifest.pop("unknown") == 4
+    assert (
+        "5 of 8 tokens of the text are unknown" in Store(prepared.directory, {**manifest, "unknown": 5}).warnings()[0]
+    )
+    assert Store(prepared.directory, manifest).unknown == 0 and not Store(prepared.directory, manifest).warnings()
 
 
 def test_a_damaged_store_is_named(tmp_path, golden):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,6 @@ def test_spans_are_restored_where_they_were_taken(tokenizer):
     spaced = tokenizer.encode(" cat" if tokenizer.kind == "unigram" else "cat")
     first, second = tokenizer.sentinels[:2]
     written = np.array([first, *spaced, second, *tokenizer.encode(" the mat"), tokenizer.eos, *tokenizer.encode("dog")])
-    assert source[-1] == tokenizer.eos
     assert prompting.restored(tokenizer, source, written) == "the cat sat on the mat"
 
 
@@ -67,7 +67,7 @@ def test_unfinished_characters_are_held_back():
     tokenizer = tokenizers.train(tokenizers.TokenizerConfig(kind="bytes"), [TEXT])
     ids, shown = tokenizer.encode("a é 猫"), ""
     for stop in range(1, len(ids) + 1):
-        new = prompting.readable(tokenizer, ids[:stop], shown)
+        new = prompting.readable(tokenizer, [], ids[:stop], shown)
         assert "\ufffd" not in new
         shown += new
     assert shown == "a é 猫"
@@ -77,3 +77,26 @@ def test_ids_that_must_not_be_written_are_all_but_pieces_and_eos(tokenizer):
     banned = prompting.unwritable(tokenizer, tokenizer.vocab_size + 3)
     assert tokenizer.eos not in banned and tokenizer.vocab_size + 2 in banned and tokenizer.sentinels[0] in banned
     assert tokenizer.sentinels[0] not in prompting.unwritable(tokenizer, tokenizer.vocab_size, sentinels=True)
+
+
+def test_a_continuation_keeps_the_space_that_it_begins_with(tmp_path):
+    tree = {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": 0,
+                "content": "</s>",
+                "special": True,
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            }
+        ],
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "model": {"type": "WordLevel", "vocab": {"</s>": 0, "▁The": 1, "▁class": 2, "▁is": 3}, "unk_token": "</s>"},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    tokenizer = tokenizers.load(tmp_path)
+    ids = tokenizer.encode("The class is")
+    assert tokenizer.decode(ids[1:]) == "class is"
+    assert prompting.continuation(tokenizer, ids[:1], ids[1:]) == " class is"
+    assert prompting.readable(tokenizer, ids[:1], ids[1:], " class") == " is"

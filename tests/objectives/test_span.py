@@ -119,3 +119,23 @@ def test_rows_that_hold_no_span_are_refused():
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(InputError, match=r"config\.objective\.span\."):
         SpanConfig(**settings)
+
+
+@pytest.mark.parametrize("length", [4, 16, 18, 24])
+def test_short_rows_are_masked_in_every_place(length):
+    objective = Span(SpanConfig(), VOCABULARY, length)
+    tokens = np.arange(7, 7 + objective.row_length(), dtype=np.int32)
+    maskings = set()
+    for seed in range(200):
+        row = objective.features({"tokens": tokens}, np.random.default_rng(seed))
+        np.testing.assert_array_equal(reassembled(row), tokens)
+        maskings.add(tuple(row["source"]))
+    noise = int((~np.isin(tokens, row["source"])).sum())
+    assert len(maskings) == len(tokens) - noise + 1
+
+
+def test_spans_of_one_token_between_single_tokens_begin_at_either():
+    objective = Span(SpanConfig(rate=0.5, mean_span=1.0), VOCABULARY, 13)
+    tokens = np.arange(7, 7 + objective.row_length(), dtype=np.int32)
+    rows = [objective.features({"tokens": tokens}, np.random.default_rng(seed)) for seed in range(20)]
+    assert len({tuple(row["source"]) for row in rows}) == 2

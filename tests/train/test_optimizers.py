@@ -311,3 +311,35 @@ def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
     fast = np.abs(np.asarray(optax.tree.get(now.opt_state, "z")["kernel"]) - 3.0).max()
     averaged = np.abs(np.asarray(now.weights["kernel"]) - 3.0).max()
     assert averaged < 0.1 and averaged < fast
+
+
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_a_warmup_below_one_is_a_share_of_the_steps(name):
+    share = ScheduleConfig(name=name, warmup=0.1)
+    steps = ScheduleConfig(name=name, warmup=20)
+    rates = [schedules.build(config, 1.0, 200) for config in (share, steps)]
+    assert [rates[0](count) for count in range(0, 200, 7)] == [rates[1](count) for count in range(0, 200, 7)]
+    assert share.resolved(3) == (0, 3)
+
+
+def test_a_warmup_of_one_is_one_step():
+    assert ScheduleConfig(warmup=1).resolved(200) == (1, 200)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1.0, 0.0), (0.0, 0.5), (1.0, 0.5), (0.0, 0.0)])
+def test_the_state_fits_after_clipping_was_switched(before, after):
+    params = {"w": jnp.ones((2, 2))}
+    states = [optimizers.build(OptimizerConfig(clip=clip), 10).init(params) for clip in (before, after)]
+    adapted = optimizers.reclipped(states[0], before, after)
+    assert jax.tree.structure(adapted) == jax.tree.structure(states[1])
+
+
+def test_schedule_free_takes_a_share_of_the_runs_steps_as_its_warmup():
+    config = OptimizerConfig(name="schedule_free", schedule=ScheduleConfig(name="constant", warmup=0.5))
+    same = OptimizerConfig(name="schedule_free", schedule=ScheduleConfig(name="constant", warmup=5))
+    params, gradient = {"w": jnp.ones(3)}, {"w": jnp.full(3, 0.5)}
+    updates = []
+    for one in (config, same):
+        optimizer = optimizers.build(one, 10)
+        updates.append(optimizer.update(gradient, optimizer.init(params), params)[0]["w"])
+    np.testing.assert_array_equal(*updates)

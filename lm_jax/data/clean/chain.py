@@ -66,7 +66,8 @@ def clean(document: bytes | str, config: CleanConfig, report: reports.Report) ->
     if how == "undecodable":
         return _dropped(report, how, size)
     if how:
-        report["changed"][f"decode ({how})"] = report["changed"].get(f"decode ({how})", 0) + 1
+        what = reports.fallback(config.encoding) if how == "fallback" else f"decode ({how})"
+        report["changed"][what] = report["changed"].get(what, 0) + 1
     for name in config.steps:
         cleaned = STEPS[name](text)
         if cleaned != text:

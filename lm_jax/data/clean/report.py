@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 Report = dict[str, Any]
+
+_FALLBACK = re.compile(r"decode \(not UTF-8, read as (.*)\)")
+# What reports of version 1 say instead; they do not name the encoding.
+_FORMER_FALLBACK = "decode (fallback)"
 
 
 def empty() -> Report:
@@ -37,13 +42,50 @@ def total(reports: Iterable[Report]) -> Report:
     return result
 
 
+def fallback(encoding: str) -> str:
+    """What a report calls the decoding of documents that are not UTF-8."""
+    return f"decode (not UTF-8, read as {encoding})"
+
+
 def table(report: Report) -> str:
     """A report as lines to print."""
     rows = [("documents read", report["read"]), ("documents kept", report["kept"])]
     rows += [(f"dropped: {reason}", entry) for reason, entry in sorted(report["dropped"].items())]
-    lines = [f"{name:<28}{entry['documents']:>12,}{entry['bytes']:>18,} bytes" for name, entry in rows]
-    lines += [f"changed: {step:<19}{documents:>12,}" for step, documents in sorted(report["changed"].items())]
+    changed = [(f"changed: {step}", documents) for step, documents in sorted(report["changed"].items())]
+    width = max(28, *(len(name) + 2 for name, _ in [*rows, *changed]))
+    lines = [f"{name:<{width}}{entry['documents']:>12,}{entry['bytes']:>18,} bytes" for name, entry in rows]
+    lines += [f"{name:<{width}}{documents:>12,}" for name, documents in changed]
     return "\n".join(lines)
+
+
+def summary(report: Report) -> list[str]:
+    """Short lines about text that was dropped, guessed or damaged; none where all is well."""
+    lines = []
+    reasons = {reason: entry["documents"] for reason, entry in report["dropped"].items() if entry["documents"]}
+    if reasons:
+        named = ", ".join(
+            f"{documents:,} {_plural(reason, documents)}" for reason, documents in sorted(reasons.items())
+        )
+        read = report["read"]["documents"]
+        lines.append(f"{sum(reasons.values()):,} of {read:,} document{'s' * (read != 1)} dropped: {named}")
+    for step, documents in sorted(report["changed"].items()):
+        match = _FALLBACK.fullmatch(step)
+        one = documents == 1
+        subject = f"{documents:,} document{'' if one else 's'}"
+        if match or step == _FORMER_FALLBACK:
+            encoding = match[1] if match else "another encoding"
+            lines.append(
+                f"{subject} {'is' if one else 'are'} not UTF-8 and {'was' if one else 'were'} read as {encoding} "
+                "(config.data.clean.encoding)"
+            )
+        elif step == "decode (damaged)":
+            lines.append(f"{subject} {'is' if one else 'are'} damaged: U+FFFD stands for each byte that is not UTF-8")
+    return lines
+
+
+def _plural(reason: str, documents: int) -> str:
+    """A reason as it follows a number: those that are nouns have a plural."""
+    return re.sub("^(duplicate|bad row)", r"\1s", reason) if documents != 1 else reason
 
 
 def _count() -> dict[str, int]:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 _LINE_BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-# C0 and C1 save tab and newline, the byte order mark, and what Unicode says is never a character.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+# What stands between words: NUL, a vertical tab, a form feed and the four separators; and the spaces after it.
+_SEPARATORS = re.compile("[\x00\x0b\x0c\x1c-\x1f][ \x00\x0b\x0c\x1c-\x1f]*")
+# The other C0 and C1 save tab and newline, the byte order mark, and what Unicode says is never a character.
+_CONTROLS = re.compile("[\x01-\x08\x0d-\x1b\x7f-\x9f\ufeff\ufffe\uffff]")
 _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _MANY_EMPTY = re.compile(r"\n{4,}")
 
@@ -69,8 +71,22 @@ def compose(text: str) -> str:
 
 
 def controls(text: str) -> str:
-    """Without control characters, terminal colours and byte order marks; tab and newline stay."""
-    return _CONTROLS.sub("", _TERMINAL.sub("", text))
+    """Without control characters, terminal colours and byte order marks; tab and newline stay.
+
+    A form feed or another separator between words becomes a space, where there is none beside it.
+    """
+    return _SEPARATORS.sub(_space, _CONTROLS.sub("", _TERMINAL.sub("", text)))
+
+
+def _space(match: re.Match[str]) -> str:
+    """What a run of separators and spaces becomes."""
+    before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1]
+    if before == " " and after.strip():
+        return ""
+    if before.strip() and after.strip():
+        return " "
+    # At either end of a line or beside a tab there are no words to part; spaces may be indentation.
+    return " " * match.group().count(" ")
 
 
 def whitespace(text: str) -> str:

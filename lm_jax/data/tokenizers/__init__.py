@@ -16,8 +16,10 @@ from lm_jax.data.tokenizers.base import (
     Tokenizer,
     TokenizerConfig,
 )
-from lm_jax.data.tokenizers.loading import cased, is_saved, load, refuse_ids
+from lm_jax.data.tokenizers.extended import extend
+from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
 from lm_jax.data.tokenizers.simple import IDS, NO_TEXT, ids_tokenizer
+from lm_jax.data.tokenizers.template import template
 from lm_jax.data.tokenizers.training import KINDS, train
 
 __all__ = [
@@ -36,9 +38,12 @@ __all__ = [
     "Tokenizer",
     "TokenizerConfig",
     "cased",
+    "extend",
     "ids_tokenizer",
+    "is_ours",
     "is_saved",
     "load",
     "refuse_ids",
+    "template",
     "train",
 ]

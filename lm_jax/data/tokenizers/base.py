@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, setting
 from lm_jax.data import atomic
 from lm_jax.data.parts import encodable
 
@@ -38,8 +38,9 @@ class TokenizerConfig:
     Attributes:
       kind: "unigram", "bpe" (sentencepiece), "wordpiece", "byte_bpe", "bytes" or "characters". ("ids" is what a
         checkpoint without a tokenizer has.)
-      vocab: the whole vocabulary, specials and sentinels included. For "characters" an upper limit (rarer ones are
-        unknown); "bytes" has 263 ids and the sentinels whatever is asked.
+      vocab: the size of the vocabulary, specials and sentinels included; text that allows fewer pieces is refused.
+        None takes as many as the text allows, at most `vocab_at_most`. "characters" takes both as an upper limit (rarer
+        ones are unknown); "bytes" has 263 ids and the sentinels in any case.
       path: a tokenizer to load instead of training one: a directory written by `save`, one of Hugging Face
         (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece model), or such a file.
       sentinels: ids for span corruption, the last of the vocabulary. A loaded tokenizer keeps its own; one from
@@ -49,17 +50,34 @@ class TokenizerConfig:
       split_digits: every digit is a piece ("unigram" and "bpe").
       lowercase: "wordpiece" lower-cases and drops accents, as BERT's uncased models; also for a vocab.txt whose
         tokenizer_config.json does not say.
+      add: tokens behind the vocabulary that are found wherever a text has them, such as markers of a chat; the model's
+        tables get a row for each.
+      anew: with `--fork`: take this tokenizer, not the forked run's, and draw the tables of tokens anew.
       sample_bytes: at most about so much text is trained on, lines chosen evenly over the corpus.
+      vocab_at_most: the largest vocabulary where `vocab` is None.
     """
 
     kind: str = "unigram"
-    vocab: int = 8192
-    path: str = ""
-    sentinels: int = 0
-    character_coverage: float = 0.9995
+    vocab: int | None = setting(None, at_least=1)
+    path: str = setting("", free=True, local=True)
+    sentinels: int = setting(0, at_least=0)
+    character_coverage: float = setting(0.9995, above=0, at_most=1)
     split_digits: bool = False
     lowercase: bool = True
-    sample_bytes: int = 10_000_000
+    add: tuple[str, ...] = ()
+    anew: bool = False
+    sample_bytes: int = setting(10_000_000, at_least=1)
+    vocab_at_most: int = setting(8192, at_least=1)
+
+    @property
+    def wanted(self) -> int:
+        """The size of the vocabulary where the text allows it."""
+        return self.vocab_at_most if self.vocab is None else self.vocab
+
+    @property
+    def size_key(self) -> str:
+        """The key of the setting that `wanted` comes from."""
+        return "config.data.tokenizer.vocab_at_most" if self.vocab is None else "config.data.tokenizer.vocab"
 
 
 class Encoded(NamedTuple):
@@ -235,6 +253,21 @@ class Tokenizer:
         ids = np.asarray(ids, np.int64).reshape(-1)
         ids = ids[(ids >= 0) & (ids < self.vocab_size)]
         return self._backend.decode(ids[~self._hidden[ids]])
+
+    @property
+    def backend(self) -> Backend:
+        """What finds the pieces."""
+        return self._backend
+
+    @property
+    def pieces(self) -> list[str]:
+        """The printable form of every id; empty where it stands for nothing."""
+        return list(self._pieces)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " vocab"]:
+        """See `Vocabulary.lengths`."""
+        return self._lengths
 
     def piece(self, token: int) -> str:
         """One id in printable form."""

@@ -19,6 +19,7 @@ from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, begin_words
 
 FILE = "tokenizer.json"
 PREFIX = "##"  # WordPiece: this piece goes on with a word.
+LONGEST_WORD = 100  # WordPiece: a longer word is unknown as a whole.
 # Long texts are cut: what the library notes of every token takes a hundred times the text.
 _PART = 100_000
 _ATTACHED, _OPENING = ".,!?;:)]}%'’”…，。！？；：、」』）》", "([{'‘“「『（《"
@@ -43,7 +44,7 @@ def wordpiece(
             "type": "WordPiece",
             "unk_token": unk,
             "continuing_subword_prefix": PREFIX,
-            "max_input_chars_per_word": 100,
+            "max_input_chars_per_word": LONGEST_WORD,
             "vocab": dict(vocab),
         },
     }

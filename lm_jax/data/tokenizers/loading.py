@@ -16,6 +16,7 @@ from lm_jax.core import pointers
 from lm_jax.core.config import InputError, lookup
 from lm_jax.data.tokenizers import huggingface, sentencepiece, simple
 from lm_jax.data.tokenizers.base import ROLES, SENTINEL, SETTINGS, Tokenizer, fingerprint
+from lm_jax.data.tokenizers.extended import OPTION, extend
 
 _KEY = "config.data.tokenizer.path"
 # The name of our settings before other programs' tokenizer.json could lie beside them.
@@ -101,7 +102,7 @@ def refuse_ids(path: Path | str) -> None:
 def cased(path: Path | str) -> bool:
     """Whether a vocab.txt has pieces that lower case never is, and no file beside it says what to do with case."""
     form, file = _format(Path(path).expanduser())
-    if form is not _vocab_txt or "do_lower_case" in _config(file.parent):
+    if form is not _vocab_txt or "do_lower_case" in read_config(file.parent):
         return False
     return any(re.search("[A-Z]", piece) and piece[:1] not in "[<" for piece in _text(file).split("\n"))
 
@@ -109,6 +110,11 @@ def cased(path: Path | str) -> bool:
 def is_saved(directory: Path | str) -> bool:
     """Whether `save` finished there."""
     return (Path(directory) / SETTINGS).exists()
+
+
+def is_ours(directory: Path | str) -> bool:
+    """Whether `save` wrote a directory, in this release or an earlier one."""
+    return any(_is_ours(Path(directory) / name) for name in (SETTINGS, _EARLIER[0]))
 
 
 def _is_ours(file: Path) -> bool:
@@ -131,7 +137,8 @@ def _saved(directory: Path, name: str) -> Tokenizer:
     # Before the library, whose complaint about a damaged model names no file.
     if fingerprint(settings["kind"], content, options) != settings["fingerprint"]:
         raise InputError(f"{_KEY}: {directory} is damaged; {file.name} does not match its fingerprint")
-    return build(settings["kind"], content, options)
+    base = {key: value for key, value in options.items() if key != OPTION}
+    return extend(build(settings["kind"], content, base), options.get(OPTION, []))
 
 
 def _format(path: Path) -> tuple[Callable[[Path, int, bool], Tokenizer], Path]:
@@ -184,7 +191,7 @@ def _tokenizer_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
 
 
 def _vocab_txt(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
-    config = _config(file.parent)
+    config = read_config(file.parent)
     # Not splitlines, which also cuts at U+2028 and other pieces of multilingual vocabularies.
     lines = [line.rstrip("\r") for line in _text(file).split("\n")]
     while lines and not lines[-1]:
@@ -225,7 +232,7 @@ def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     made = {"".join(pair) for pair in pairs}
     marked = {piece: token for piece, token in vocabulary.items() if len(piece) > 1 and piece not in made}
     roles, added = _roles(file.parent, vocabulary, marked)
-    prefix_space = bool(_config(file.parent).get("add_prefix_space", False))
+    prefix_space = bool(read_config(file.parent).get("add_prefix_space", False))
     tree = huggingface.byte_bpe(vocabulary, pairs, prefix_space=prefix_space)
     pieces = {token: name for name, token in vocabulary.items()}
     tree["added_tokens"] = huggingface.added({pieces[token]: token for token in roles.values() if token in pieces})
@@ -233,7 +240,7 @@ def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
 
 
 def _model(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
-    config = _config(file.parent)
+    config = read_config(file.parent)
     if file.name == "sentencepiece.bpe.model":
         raise InputError("the ids of this family are not those of its model; give its tokenizer.json")
     content = file.read_bytes()
@@ -261,7 +268,7 @@ def _roles(
       vocabulary: ids by piece.
       marked: those of them that may be special though no file names them.
     """
-    config = _config(directory)
+    config = read_config(directory)
     added = _json(directory / "added_tokens.json") if (directory / "added_tokens.json").is_file() else {}
     added |= {_name(entry): int(token) for token, entry in (config.get("added_tokens_decoder") or {}).items()}
     added = {name: token for name, token in added.items() if name not in vocabulary}
@@ -301,7 +308,7 @@ def _options(
     return {"roles": dict(roles), "sentinels": [found[index] for index in range(len(found))], "added": added}
 
 
-def _config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
     """special_tokens_map.json and tokenizer_config.json, which wins."""
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):

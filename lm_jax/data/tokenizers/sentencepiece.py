@@ -29,6 +29,7 @@ FILE = "spiece.model"
 _BYTES = len(SPECIALS)  # The first of our 256 byte pieces: <0x00>.
 # Types of pieces in sentencepiece_model.proto.
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+_CALL = 1_000
 _MARK = "▁"  # Sentencepiece writes spaces so.
 
 
@@ -123,8 +124,10 @@ def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] 
     """The ids of chunks; text i is those from firsts[i] on, and chunks at `marks` are sentencepiece's mark itself."""
     if not firsts:
         return Encoded(np.zeros(0, np.int32), np.zeros(0, np.int64))
-    # One call: for short texts a call of its own costs as much as encoding.
-    arrays = model.encode(chunks, return_type="numpy", num_threads=1)
+    # Many in one call: for short texts a call of its own costs as much as encoding. Not all: it would hold off Ctrl-C.
+    arrays = []
+    for start in range(0, len(chunks), _CALL):
+        arrays += model.encode(chunks[start : start + _CALL], return_type="numpy", num_threads=1)
     for index in marks:
         arrays[index] = np.array([_BYTES + byte for byte in _MARK.encode()], np.int32)
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))

@@ -7,239 +7,121 @@ deterministic.
 from __future__ import annotations
 
 import collections
-import json
+import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 
-from lm_jax.core.config import InputError, lookup
-from lm_jax.data.parts import parts, sampled
-from lm_jax.data.tokenizers import huggingface, loading, sentencepiece, simple
-from lm_jax.data.tokenizers.base import BOS, CLS, EOS, PAD, ROLES, SPECIALS, UNK, UNKNOWN, Tokenizer, TokenizerConfig
+from lm_jax.core.config import InputError, from_config_dict, lookup
+from lm_jax.data import workers
+from lm_jax.data.parts import sampled
+from lm_jax.data.tokenizers import loading, simple
+from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
+from lm_jax.data.tokenizers.estimates import LISTENERS
+from lm_jax.data.tokenizers.extended import extend
+from lm_jax.data.tokenizers.learners import LEARNERS, NO_TEXT
 
-_TRAINING_LINE = 4_000
-# WordPiece and byte-level BPE join what was seen together at least so often.
-_SEEN = 2
-_NO_TEXT = "there is no text to train a tokenizer on; check config.data.path and config.data.clean"
+STAGE = "training the tokenizer"
+# So many characters are learned from within two seconds, whatever they are; more in a process of its own, which Ctrl-C
+# ends at once. To start that one takes half a second.
+_IN_LINE = 50_000
+_STEP = 1 << 20  # Characters that are counted in one call.
+_QUIET_S = 2.0
+# A share done is reported in thousandths.
+_WHOLE = 1000
+
+Progress = Callable[[str, int, int], None]
 
 
-def train(config: TokenizerConfig, texts: Iterable[str], total_bytes: int = 0) -> Tokenizer:
+def train(
+    config: TokenizerConfig, texts: Iterable[str], total_bytes: int = 0, progress: Progress | None = None
+) -> Tokenizer:
     """A tokenizer trained on texts, or loaded where the config has a path.
 
     Args:
       config: kind and size.
       texts: cleaned documents.
       total_bytes: the size of all texts where it is known; more than `config.sample_bytes` is then sampled.
+      progress: called with a stage, what is done and the whole (0 where unknown), where training takes a while.
 
     Raises:
-      InputError: there is no text, or the vocabulary does not fit it.
+      InputError: a setting is out of range, there is no text, or the vocabulary does not fit it.
     """
-    if config.sentinels < 0:
-        raise InputError(f"config.data.tokenizer.sentinels is {config.sentinels}; expected 0 or more")
+    # Checks the range of every setting.
+    config = from_config_dict(TokenizerConfig, dataclasses.asdict(config), "config.data.tokenizer")
     if config.path:
-        return loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
+        loaded = loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
+        return extend(loaded, config.add)
     trainer = lookup(KINDS, config.kind, "config.data.tokenizer.kind")
-    return trainer(config, sampled(texts, config.sample_bytes, total_bytes))
+    lines = sampled(texts, config.sample_bytes, total_bytes)
+    whole = min(config.sample_bytes, total_bytes)
+    return extend(trainer(config, _told(lines, whole, progress), progress), config.add)
 
 
-def _train_sentencepiece(config: TokenizerConfig, lines: Iterator[str]) -> Tokenizer:
-    import io
-
-    import sentencepiece as library
-
-    fitting = (part for line in lines if "\0" not in line for part in parts(line, _TRAINING_LINE))
-    first = next(fitting, None)
-    if first is None:
-        raise InputError(_NO_TEXT)
-    model = io.BytesIO()
-    try:
-        library.SentencePieceTrainer.train(
-            sentence_iterator=_chain(first, fitting),
-            model_writer=model,
-            model_type=config.kind,
-            vocab_size=config.vocab - config.sentinels,
-            character_coverage=config.character_coverage,
-            split_digits=config.split_digits,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,
-            max_sentence_length=4 * _TRAINING_LINE,
-            pad_id=PAD,
-            unk_id=UNK,
-            bos_id=BOS,
-            eos_id=EOS,
-            pad_piece=SPECIALS[PAD],
-            unk_piece=SPECIALS[UNK],
-            bos_piece=SPECIALS[BOS],
-            eos_piece=SPECIALS[EOS],
-            # Control symbols are never found in text, unlike user-defined ones.
-            control_symbols=list(SPECIALS[CLS:]),
-            unk_surface=UNKNOWN,
-            # Sums over threads are rounded in their order: the count is part of the result.
-            num_threads=16,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise InputError(_explained(config, str(error))) from error
-    return sentencepiece.own(config.kind, model.getvalue(), config.sentinels)
+def _told(lines: Iterator[str], whole: int, progress: Progress | None) -> Iterator[str]:
+    """The lines; reports how many are read where that takes a while, as of a corpus much larger than its sample."""
+    done, next_s = 0, time.monotonic() + _QUIET_S
+    for line in lines:
+        yield line
+        done += len(line.encode("utf-8", "surrogatepass")) + 1
+        if progress is not None and time.monotonic() > next_s:
+            progress("reading text for the tokenizer", done, max(done, whole) if whole else 0)
+            next_s = time.monotonic() + 0.5
 
 
-def _explained(config: TokenizerConfig, message: str) -> str:
-    """What sentencepiece says about a vocabulary, in terms of the config."""
-    import re
-
-    said = f"config.data.tokenizer.vocab is {config.vocab}"
-    if "character_coverage()" in message:
-        return f"config.data.tokenizer.character_coverage is {config.character_coverage}; expected 0.98 to 1"
-    if found := re.search(r"<= (\d+)", message):
-        most = int(found[1]) + config.sentinels
-        return f"{said}, but this corpus allows at most {most}; set config.data.tokenizer.vocab={most} or add text"
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        least = int(found[1]) + config.sentinels
-        return (
-            f"{said}, but specials, bytes and the corpus's characters take {least}; set config.data.tokenizer.vocab "
-            "above that or lower config.data.tokenizer.character_coverage"
-        )
-    return f"{said}; sentencepiece cannot train it: {' '.join(message.split())}"
+def _train_pieces(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
+    kept = list(lines)
+    if not kept:
+        raise InputError(NO_TEXT)
+    if sum(map(len, kept)) <= _IN_LINE:
+        content, options = LEARNERS[config.kind](config, kept, False)
+    else:
+        content, options = workers.apart(learn, (config,), kept, _hearer(config, progress))
+    return loading.BUILDERS[config.kind](config.kind, content, options)
 
 
-def _train_bytes(config: TokenizerConfig, lines: Iterator[str]) -> Tokenizer:
+def learn(config: TokenizerConfig, lines: list[str]) -> tuple[bytes, dict]:
+    """What a kind learns, aloud; the worker's part."""
+    return LEARNERS[config.kind](config, lines, True)
+
+
+def _hearer(config: TokenizerConfig, progress: Progress | None) -> Callable[[bytes], None]:
+    """Turns what a library says into progress, which never goes back."""
+    share, done = LISTENERS[config.kind](config), 0
+
+    def hear(line: bytes) -> None:
+        nonlocal done
+        heard = share(line)
+        done = max(done, round(_WHOLE * heard) if heard is not None else 0)
+        if progress is not None and (heard is not None or not line):
+            progress(STAGE, done, _WHOLE)
+
+    return hear
+
+
+def _train_bytes(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
     return simple.bytes_tokenizer(config.sentinels)
 
 
-def _train_characters(config: TokenizerConfig, lines: Iterator[str]) -> Tokenizer:
+def _train_characters(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
     counts: collections.Counter[str] = collections.Counter()
     for line in lines:
-        counts.update(line)
+        for start in range(0, len(line), _STEP):
+            counts.update(line[start : start + _STEP])
     if not counts:
-        raise InputError(_NO_TEXT)
+        raise InputError(NO_TEXT)
     counts["\n"] += 1
-    room = _room(config)
+    room = config.wanted - len(SPECIALS) - config.sentinels
     if room < 1:
         raise InputError(
-            f"config.data.tokenizer.vocab is {config.vocab}; specials and sentinels alone take "
-            f"{len(SPECIALS) + config.sentinels}"
+            f"{config.size_key} is {config.wanted}, but specials and sentinels alone take "
+            f"{len(SPECIALS) + config.sentinels}; set {config.size_key} above that"
         )
     frequent = sorted(counts, key=lambda character: (-counts[character], character))[:room]
     return simple.characters_tokenizer("".join(sorted(frequent)).encode(), config.sentinels)
 
 
-def _train_wordpiece(config: TokenizerConfig, lines: Iterator[str]) -> Tokenizer:
-    """WordPiece by frequency of pairs, as the library has it (Google never published its own)."""
-    import tokenizers
-
-    make = huggingface.wordpiece
-    tree = make({SPECIALS[UNK]: 0}, lowercase=config.lowercase, strip_accents=None, chinese=True, unk=SPECIALS[UNK])
-    library = tokenizers.Tokenizer.from_str(json.dumps(tree))
-    kept = list(lines)
-    alphabet = _alphabet(config, library.normalizer, kept)
-    # The library gives pieces that continue words their ids in the order of a hash table that is new in every
-    # process, and ids break ties. Named before, they have their place.
-    split = library.pre_tokenizer.pre_tokenize_str
-    inner = [huggingface.PREFIX + one for one in alphabet if len(split(f"a{one}")) == 1]
-    least = len(SPECIALS) + len(alphabet) + len(inner) + config.sentinels
-    if config.vocab < least:
-        raise InputError(
-            f"config.data.tokenizer.vocab is {config.vocab}, but specials, sentinels and the corpus's characters take "
-            f"{least}; set config.data.tokenizer.vocab={least} or more, or lower "
-            "config.data.tokenizer.character_coverage"
-        )
-    trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=config.vocab - config.sentinels,
-        min_frequency=_SEEN,
-        special_tokens=[*SPECIALS, *alphabet, *inner],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        continuing_subword_prefix=huggingface.PREFIX,
-        show_progress=False,
-    )
-    library.train_from_iterator(kept, trainer)
-    pieces = json.loads(library.to_str())["model"]["vocab"]
-    _check_filled(config, len(pieces))
-    tree = make(pieces, lowercase=config.lowercase, strip_accents=None, chinese=True, unk=SPECIALS[UNK])
-    return _finished("wordpiece", tree, len(pieces), config.sentinels)
-
-
-def _train_byte_bpe(config: TokenizerConfig, lines: Iterator[str]) -> Tokenizer:
-    """Byte-level BPE (Radford et al. 2019, section 2.2) with GPT-2's rule where words end."""
-    import tokenizers
-
-    library = tokenizers.Tokenizer.from_str(json.dumps(huggingface.byte_bpe({}, [], prefix_space=False)))
-    least = len(SPECIALS) + 256 + config.sentinels
-    if config.vocab < least:
-        raise InputError(
-            f"config.data.tokenizer.vocab is {config.vocab}, but specials, sentinels and bytes take {least}; set "
-            f"config.data.tokenizer.vocab={least} or more"
-        )
-    first = next(lines, None)
-    if first is None:
-        raise InputError(_NO_TEXT)
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=config.vocab - config.sentinels,
-        min_frequency=_SEEN,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    # With their line breaks, which texts have.
-    library.train_from_iterator(
-        (f"{part}\n" for line in _chain(first, lines) for part in parts(line, _TRAINING_LINE)), trainer
-    )
-    model = json.loads(library.to_str())["model"]
-    _check_filled(config, len(model["vocab"]))
-    tree = huggingface.byte_bpe(model["vocab"], [tuple(pair) for pair in model["merges"]], prefix_space=False)
-    return _finished("byte_bpe", tree, len(model["vocab"]), config.sentinels)
-
-
-def _alphabet(config: TokenizerConfig, normaliser, lines: list[str]) -> list[str]:
-    """The characters of normalised text, the rarest left out: together 1 - coverage of it."""
-    counts: collections.Counter[str] = collections.Counter()
-    for line in lines:
-        counts.update(normaliser.normalize_str(line))
-    found = {character: count for character, count in counts.items() if not character.isspace()}
-    if not found:
-        raise InputError(_NO_TEXT)
-    wanted, covered, alphabet = config.character_coverage * sum(found.values()), 0, []
-    for character in sorted(found, key=lambda character: (-found[character], character)):
-        if covered >= wanted:
-            break
-        covered += found[character]
-        alphabet.append(character)
-    return sorted(alphabet)
-
-
-def _check_filled(config: TokenizerConfig, pieces: int) -> None:
-    most = pieces + config.sentinels
-    if most < config.vocab:
-        raise InputError(
-            f"config.data.tokenizer.vocab is {config.vocab}, but this corpus allows at most {most}; set "
-            f"config.data.tokenizer.vocab={most} or add text"
-        )
-
-
-def _finished(kind: str, tree: dict, size: int, sentinels: int) -> Tokenizer:
-    """A trained tokenizer.json with its special tokens and sentinels."""
-    behind = {name: size + index for index, name in enumerate(simple.sentinel_names(sentinels))}
-    tree["added_tokens"] = huggingface.added({name: index for index, name in enumerate(SPECIALS)} | behind)
-    roles = dict(zip(ROLES, range(len(ROLES)), strict=True))
-    options = {"roles": roles, "sentinels": list(behind.values()), "added": {}}
-    return huggingface.build(kind, huggingface.written(tree), options)
-
-
-def _room(config: TokenizerConfig) -> int:
-    return config.vocab - len(SPECIALS) - config.sentinels
-
-
-KINDS: dict[str, Callable[[TokenizerConfig, Iterator[str]], Tokenizer]] = {
-    "unigram": _train_sentencepiece,
-    "bpe": _train_sentencepiece,
-    "wordpiece": _train_wordpiece,
-    "byte_bpe": _train_byte_bpe,
+KINDS: dict[str, Callable[[TokenizerConfig, Iterator[str], Progress | None], Tokenizer]] = {
+    **dict.fromkeys(LEARNERS, _train_pieces),
     "bytes": _train_bytes,
     "characters": _train_characters,
 }
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest

@@ -1,0 +1,348 @@
+"""Files of text as streams of UTF-8: compression is undone, UTF-16 and UTF-32 are decoded, what is no text is refused.
+
+The first bytes decide what a file is. The name decides only where they cannot: an empty or damaged .gz is still a .gz.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import dataclasses
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_jax.core.config import InputError
+
+_BLOCK = 1 << 17
+# The largest window that `zstd --long` writes. Its memory is taken only where a frame asks for it.
+_ZSTANDARD_WINDOW = 1 << 31
+# gzip within xz within bzip2 is odd, but harmless; a file that never ends is not.
+_MOST_LAYERS = 4
+
+
+class _Filled(io.RawIOBase):
+    """A stream of the blocks that `_block` returns, an empty one at the end."""
+
+    def __init__(self, source: Any):
+        self._source, self._ready = source, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        # Filled as far as the content goes: whoever peeks must see enough of it.
+        pieces, size = [], 0
+        while size < len(buffer):
+            block = self._ready or self._block()
+            if not block:
+                break
+            piece, self._ready = block[: len(buffer) - size], block[len(buffer) - size :]
+            pieces.append(piece)
+            size += len(piece)
+        buffer[:size] = b"".join(pieces)
+        return size
+
+    def _block(self) -> bytes:
+        raise NotImplementedError
+
+
+class _Zstandard(_Filled):
+    """Zstandard frames, one after another. The library's own reader ends quietly where a frame is cut short."""
+
+    def __init__(self, source: Any):
+        import zstandard
+
+        super().__init__(source)
+        self._error = zstandard.ZstdError
+        self._new = zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW).decompressobj
+        self._frame: Any = None
+        self._input = b""
+
+    def _block(self) -> bytes:
+        while True:
+            block = self._input or self._source.read(_BLOCK)
+            self._input = b""
+            if not block:
+                if self._frame is not None:
+                    raise EOFError("the last Zstandard frame is cut short")
+                return b""
+            self._frame = self._frame or self._new()
+            try:
+                output = self._frame.decompress(block)
+            except self._error as error:
+                raise OSError(str(error)) from error
+            if self._frame.eof:
+                self._input, self._frame = self._frame.unused_data, None
+            if output:
+                return output
+
+
+class _Transcoded(_Filled):
+    """Text of another encoding as UTF-8; what is damaged becomes U+FFFD."""
+
+    def __init__(self, source: Any, encoding: str):
+        super().__init__(source)
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+
+    def _block(self) -> bytes:
+        while True:
+            block = self._source.read(_BLOCK)
+            text = self._decoder.decode(block, final=not block)
+            if text or not block:
+                return text.encode()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compression:
+    """A compression.
+
+    Attributes:
+      open: a stream of what a stream holds.
+      suffixes: of names.
+      magics: first bytes, one of them.
+    """
+
+    open: Callable[[Any], Any]
+    suffixes: tuple[str, ...]
+    magics: tuple[bytes, ...]
+
+
+COMPRESSIONS: dict[str, Compression] = {
+    "gzip": Compression(
+        open=lambda stream: gzip.GzipFile(fileobj=stream, mode="rb"),
+        suffixes=(".gz", ".gzip", ".bgz"),
+        magics=(b"\x1f\x8b\x08",),
+    ),
+    "xz": Compression(open=lzma.LZMAFile, suffixes=(".xz", ".lzma"), magics=(b"\xfd7zXZ\0",)),
+    "bzip2": Compression(
+        open=bz2.BZ2File,
+        suffixes=(".bz2",),
+        # Text may begin with BZh9, but not with the digits of pi after it, or of its root in an empty file.
+        magics=tuple(b"BZh%d%b" % (n, mark) for n in range(1, 10) for mark in (b"1AY&SY", b"\x17rE8P\x90")),
+    ),
+    "Zstandard": Compression(
+        open=_Zstandard,
+        suffixes=(".zst", ".zstd"),
+        # A frame, or one of the sixteen kinds of skippable frame that pzstd writes first.
+        magics=(b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))),
+    ),
+}
+
+_COMPRESSED = {suffix: name for name, entry in COMPRESSIONS.items() for suffix in entry.suffixes}
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+_UNPACK = "unpack it and name the files in it, or their folder"
+_CONVERT = "save its text as .jsonl, .tsv, .csv or plain text"
+_DECOMPRESS = "decompress it, or compress it as .gz, .xz, .bz2 or .zst"
+_NO_TEXT = "name files of text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """A kind of file that is no text.
+
+    Attributes:
+      what: it is, for messages.
+      advice: what to do.
+      suffixes: of names; refused whatever the content.
+      magics: first bytes, one of them; refused whatever the name.
+    """
+
+    what: str
+    advice: str
+    suffixes: tuple[str, ...] = ()
+    magics: tuple[bytes, ...] = ()
+
+
+_TAR = Foreign("a tar archive", _UNPACK, (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"))
+_UTF16 = Foreign("UTF-16 without a byte order mark", "convert it with iconv -f UTF-16LE -t UTF-8 (or -f UTF-16BE)")
+# Suffixes that are also languages (corpus.pt, corpus.br) are no sign of anything.
+FOREIGN: tuple[Foreign, ...] = (
+    _TAR,
+    Foreign("a Word document", _CONVERT, (".docx",)),
+    Foreign("an Excel workbook", _CONVERT, (".xlsx",)),
+    Foreign("a PowerPoint presentation", _CONVERT, (".pptx",)),
+    Foreign("an OpenDocument file", _CONVERT, (".odt", ".ods", ".odp")),
+    Foreign("an EPUB book", _CONVERT, (".epub",)),
+    Foreign("an archive of NumPy arrays", _CONVERT, (".npz",)),
+    Foreign("a zip archive", _UNPACK, (".zip",), (b"PK\3\4", b"PK\5\6", b"PK\7\x08")),
+    Foreign("a 7-Zip archive", _UNPACK, (".7z",), (b"7z\xbc\xaf\x27\x1c",)),
+    Foreign("a RAR archive", _UNPACK, (".rar",), (b"Rar!\x1a\x07",)),
+    Foreign("a Parquet table", _CONVERT, (".parquet",), (b"PAR1",)),
+    Foreign("an Arrow table", _CONVERT, (".arrow", ".feather"), (b"ARROW1", b"FEA1")),
+    Foreign("an ORC table", _CONVERT, (".orc",)),
+    Foreign("an Avro file", _CONVERT, (".avro",), (b"Obj\1",)),
+    Foreign("an HDF5 file", _CONVERT, (".h5", ".hdf5"), (b"\x89HDF\r\n\x1a\n",)),
+    Foreign("a SQLite database", _CONVERT, (".sqlite", ".sqlite3"), (b"SQLite format 3\0",)),
+    Foreign("a NumPy array", _CONVERT, (".npy",), (b"\x93NUMPY",)),
+    Foreign("a Python pickle", _CONVERT, (".pkl", ".pickle"), (b"\x80\4\x95", b"\x80\5\x95")),
+    Foreign("a file of weights", _NO_TEXT, (".safetensors",)),
+    Foreign(
+        "a file of TensorFlow examples", "prepare it as a dataset and name tfds:NAME", (".tfrecord", ".array_record")
+    ),
+    Foreign("a PDF document", _CONVERT, (".pdf",), (b"%PDF-",)),
+    Foreign("a document of an old Office format", _CONVERT, (), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",)),
+    Foreign("an RTF document", _CONVERT, (".rtf",), (b"{\\rtf",)),
+    Foreign("a picture", _NO_TEXT, (), (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")),
+    Foreign("a program", _NO_TEXT, (), (b"\x7fELF",)),
+    Foreign("LZ4 data", _DECOMPRESS, (".lz4",), (b"\4\x22\x4d\x18",)),
+    Foreign("lzip data", _DECOMPRESS, (".lz",), (b"LZIP\1",)),
+    Foreign("data of Unix compress", _DECOMPRESS, (".z",), (b"\x1f\x9d",)),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Content:
+    """An open file.
+
+    Attributes:
+      stream: what it holds, as UTF-8 where it was UTF-16 or UTF-32.
+      compressions: what was undone, the outermost first.
+      encoding: "utf-16" or "utf-32" where the text was decoded, else empty.
+    """
+
+    stream: io.BufferedReader
+    compressions: tuple[str, ...]
+    encoding: str
+
+
+def kind(path: Path) -> str:
+    """The suffix of a file's name less the compressions, in lower case."""
+    name = path.name.lower()
+    while any(name.endswith(suffix) for suffix in _COMPRESSED):
+        name = name.removesuffix(Path(name).suffix)
+    return Path(name).suffix
+
+
+def refuse_name(path: Path) -> None:
+    """Raise InputError for a file whose name says that it is no text."""
+    if (foreign := _foreign_name(path)) is not None:
+        raise InputError(f"config.data.path: {path} is {kind(path)}, {foreign.what}; {foreign.advice}")
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file of a directory is text, by its name and first bytes. A damaged one is for its reader to name."""
+    if _foreign_name(path) is not None:
+        return False
+    try:
+        with contextlib.closing(_opened(path)[0]) as stream:
+            start = stream.peek(4096)[:4096]
+    except _UNREADABLE:
+        return True
+    return _foreign(start) is None and (b"\0" not in start or bool(_encoding(start)))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Content]:
+    """A file's content, open for reading.
+
+    Raises:
+      InputError: the file is no text, or (while it is read, too) damaged.
+    """
+    try:
+        stream, compressions = _opened(path)
+        with contextlib.closing(stream):
+            start = stream.peek(4096)[:4096]
+            if (foreign := _foreign(start)) is not None:
+                within = f" within {' within '.join(reversed(compressions))}" if compressions else ""
+                raise InputError(
+                    f"config.data.path: {path} is {foreign.what}{within}, as its first bytes say; {foreign.advice}"
+                )
+            encoding = _encoding(start)
+            if encoding:
+                stream = _buffered(_Transcoded(stream, encoding))
+            yield Content(stream=stream, compressions=compressions, encoding=encoding)
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(
+            f"config.data.path: cannot read {path} ({reason}); the file is damaged, cut short or not readable"
+        ) from error
+
+
+def _opened(path: Path) -> tuple[io.BufferedReader, tuple[str, ...]]:
+    """A file less its compressions, and these."""
+    stream = open(path, "rb")  # noqa: SIM115 - closed by the caller
+    compressions: list[str] = []
+    try:
+        while name := _compression(stream.peek(16)) or ("" if compressions else _COMPRESSED.get(path.suffix.lower())):
+            if len(compressions) == _MOST_LAYERS:
+                raise InputError(
+                    f"config.data.path: {path} is compressed more than {_MOST_LAYERS} times; {_DECOMPRESS}"
+                )
+            compressions.append(name)
+            stream = _buffered(_Owned(COMPRESSIONS[name].open(stream), stream))
+    except BaseException:
+        stream.close()
+        raise
+    return stream, tuple(compressions)
+
+
+def _buffered(raw: Any) -> io.BufferedReader:
+    return io.BufferedReader(raw, _BLOCK)
+
+
+class _Owned(_Filled):
+    """A decompressor that closes the file beneath it."""
+
+    def __init__(self, source: Any, beneath: Any):
+        super().__init__(source)
+        self._beneath = beneath
+
+    def close(self) -> None:
+        super().close()
+        self._beneath.close()
+
+    def _block(self) -> bytes:
+        return self._source.read(_BLOCK)
+
+
+def _compression(start: bytes) -> str:
+    return next((name for name, entry in COMPRESSIONS.items() if start.startswith(entry.magics)), "")
+
+
+def _encoding(start: bytes) -> str:
+    """What a byte order mark says. That of UTF-32 begins with that of UTF-16."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+
+
+def _foreign_name(path: Path) -> Foreign | None:
+    suffix = kind(path)
+    return next((foreign for foreign in FOREIGN if suffix in foreign.suffixes), None)
+
+
+def _foreign(start: bytes) -> Foreign | None:
+    if _is_tar(start):
+        return _TAR
+    if _is_utf16(start):
+        return _UTF16
+    return next((foreign for foreign in FOREIGN if foreign.magics and start.startswith(foreign.magics)), None)
+
+
+def _is_tar(start: bytes) -> bool:
+    """Whether the first block carries its own checksum, as in every kind of tar; old ones have no magic number."""
+    digits = start[148:156].strip(b" \0")
+    if len(start) < 512 or not digits or digits.strip(b"01234567"):
+        return False
+    return sum(start[:148]) + 8 * ord(" ") + sum(start[156:512]) == int(digits, 8)
+
+
+def _is_utf16(start: bytes) -> bool:
+    """Whether nearly every second byte is zero and nearly no other one: Latin text in UTF-16."""
+    if len(start) < 8 or _encoding(start):
+        return False
+    halves = [start[half::2].count(0) / len(start[half::2]) for half in (0, 1)]
+    return max(halves) > 0.9 and min(halves) < 0.1

@@ -1,0 +1,122 @@
+"""JSON values that follow one another or lie in an array, read one at a time however long the file or its lines are."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_jax.core.config import InputError
+
+_BLOCK = 1 << 18
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n]*")
+# What is cut off looks wrong where it ends: within -Infinity, a number or two escaped surrogates.
+_LONGEST_TOKEN = 16
+
+
+def values(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """The line on which each value starts, its size in bytes, and the value.
+
+    Args:
+      stream: the file; UTF-8.
+      path: for messages.
+
+    Raises:
+      InputError: the file is not JSON.
+    """
+    text = _Text(stream, path)
+    if text.next() != "[":
+        while text.next():
+            yield text.take()
+        return
+    text.skip(1)
+    mark = text.next()
+    while mark != "]":
+        yield text.take()
+        mark = text.next()
+        if mark not in (",", "]"):
+            reason = "the file ends within its array" if not mark else f"{mark!r} where the array should go on or end"
+            raise text.error(reason)
+        if mark == ",":
+            text.skip(1)
+            text.next()
+    text.skip(1)
+    if text.next():
+        raise text.error("text after the end of the array")
+
+
+class _Text:
+    """Text that is read on when a value does not end in what is there.
+
+    What is there doubles each time, so a value is read at most twice as often as it is long.
+    """
+
+    def __init__(self, stream: io.BufferedReader, path: Path):
+        self._stream, self._path = stream, path
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._at, self._line, self._ended = "", 0, 1, False
+
+    def next(self) -> str:
+        """The next character that is no space, or "" at the end."""
+        while True:
+            match = _SPACE.match(self._text, self._at)
+            self.skip((match.end() if match else self._at) - self._at)
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._read_on()
+
+    def skip(self, count: int) -> None:
+        """Go on by some characters."""
+        self._line += self._text.count("\n", self._at, self._at + count)
+        self._at += count
+
+    def take(self) -> tuple[int, int, Any]:
+        """The line, size and content of the value that starts here."""
+        while True:
+            try:
+                value, stop = _DECODER.raw_decode(self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                if self._ended or not _is_cut(error, len(self._text)):
+                    raise self._broken(error) from error
+            else:
+                # The end of a number shows only in what follows it.
+                whole = isinstance(value, (dict, list, str)) or stop + _LONGEST_TOKEN < len(self._text)
+                if whole or self._ended:
+                    line, size = self._line, len(self._text[self._at : stop].encode())
+                    self.skip(stop - self._at)
+                    return line, size, value
+            self._read_on()
+
+    def error(self, reason: str) -> InputError:
+        """What to raise for something wrong here."""
+        return InputError(
+            f"config.data.path: {self._path} line {self._line} is not JSON ({reason}); expected objects, one after "
+            "another or in an array; config.data.format=text reads the file as plain text"
+        )
+
+    def _broken(self, error: Exception) -> InputError:
+        if isinstance(error, json.JSONDecodeError):
+            self.skip(error.pos - self._at)
+            return self.error(error.msg)
+        return self.error(str(error))
+
+    def _read_on(self) -> None:
+        rest = self._text[self._at :]
+        block = self._stream.read(max(_BLOCK, len(rest)))
+        self._ended = not block
+        try:
+            self._text, self._at = rest + self._decoder.decode(block, final=self._ended), 0
+        except UnicodeDecodeError as error:
+            raise self.error(f"it is not UTF-8: {error.reason}") from error
+
+
+def _is_cut(error: Exception, length: int) -> bool:
+    """Whether a value may only lack its end, rather than be wrong before it."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos >= length - _LONGEST_TOKEN

@@ -1,0 +1,79 @@
+"""What a checkpoint says of generation: generation_config.json, or what config.json said before there was one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_jax.core.config import InputError
+
+FILE = "generation_config.json"
+# Settings of decoding that we have not, and the values under which they do nothing.
+_UNUSED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1, None),
+    "num_beam_groups": (1, None),
+    "repetition_penalty": (1.0, None),
+    "no_repeat_ngram_size": (0, None),
+    "encoder_no_repeat_ngram_size": (0, None),
+    "min_length": (0, None),
+    "min_new_tokens": (0, None),
+    "penalty_alpha": (0.0, None),
+    "forced_decoder_ids": (None, []),
+}
+
+
+def read(source: Path, tree: Mapping[str, Any], starts: str = "") -> tuple[dict[str, Any], list[str]]:
+    """The fields of `ConventionsConfig` that a checkpoint decides, and what of its settings is not used, a name each.
+
+    Args:
+      source: its directory.
+      tree: its config.json.
+      starts: the family's own name of the id that a decoder starts from.
+    """
+    said = _said(source) or tree
+    get = lambda *names: next((said[name] for name in names if said.get(name) is not None), None)
+    ends = get("eos_token_id")
+    bad = get("bad_words_ids") or []
+    unused = [name for name, idle in _UNUSED.items() if said.get(name) not in idle]
+    if any(len(words) > 1 for words in bad):
+        unused.append("bad_words_ids of several tokens")
+    start = get("decoder_start_token_id")
+    if start is None:
+        start = tree.get(starts or "decoder_start_token_id")
+    fields = {
+        "ends": ends if isinstance(ends, list) else [] if ends is None else [ends],
+        "start": start,
+        "empty": get("bos_token_id"),
+        "first": get("forced_bos_token_id"),
+        "last": _one(get("forced_eos_token_id")),
+        "suppressed": [*(get("suppress_tokens") or []), *(words[0] for words in bad if len(words) == 1)],
+        "suppressed_first": get("begin_suppress_tokens") or [],
+    }
+    # -1 is how old files say none.
+    return {name: _positive(value) for name, value in fields.items()}, unused
+
+
+def _said(source: Path) -> dict[str, Any] | None:
+    path = source / FILE
+    if not path.is_file():
+        return None
+    try:
+        tree = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} is damaged: expected a JSON object, found {type(tree).__name__}")
+    return tree
+
+
+def _one(value: Any) -> Any:
+    """The reference ends the last place with any of a list; the first of them is one."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _positive(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(int(one) for one in value if one is not None and one >= 0)
+    return None if value is None or value < 0 else int(value)

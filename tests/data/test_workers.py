@@ -1,0 +1,74 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.data import workers
+
+
+def speak(words, job):
+    for word in words:
+        print(word, file=sys.stderr, flush=True)
+    if job == "fail":
+        raise InputError("the job failed")
+    if job == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job, os.getpid()
+
+
+def test_a_call_apart_runs_in_another_process_whose_standard_error_is_heard(capfd):
+    heard = []
+
+    answer, process = workers.apart(speak, (["one", "two"],), "answer", heard.append)
+
+    assert answer == "answer" and process != os.getpid()
+    assert [line for line in heard if line] == [b"one\n", b"two\n"]
+    assert capfd.readouterr().err == ""
+
+
+def test_what_fails_apart_fails_here():
+    ends = {"fail": (InputError, "the job failed"), "die": (RuntimeError, "died")}
+    with ThreadPoolExecutor() as pool:
+        calls = {job: pool.submit(workers.apart, speak, ([],), job, lambda line: None) for job in ends}
+
+    for job, (kind, message) in ends.items():
+        with pytest.raises(kind, match=message):
+            calls[job].result()
+
+
+BUSY = """
+    import sys
+    from lm_jax.data import workers
+    def main():
+        # A regular expression that backtracks for years holds the interpreter, as a library's training does.
+        workers.apart({function}, ({arguments}), {job!r}, lambda line: print("waiting", flush=True))
+    main()
+"""
+
+
+def test_the_end_of_this_process_ends_what_runs_apart(repository):
+    script = textwrap.dedent(BUSY).format(function="__import__('re').match", arguments="'(a*)*b',", job="a" * 64)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", script]
+    processes = {
+        end: subprocess.Popen(command, cwd=repository, start_new_session=True, **pipes)
+        for end in (signal.SIGINT, signal.SIGKILL)
+    }
+    # The first silence is a second after the worker was started.
+    assert all(process.stdout.readline() == b"waiting\n" for process in processes.values())
+
+    started = time.monotonic()
+    os.killpg(processes[signal.SIGINT].pid, signal.SIGINT)
+    processes[signal.SIGKILL].kill()
+    errors = {end: process.communicate(timeout=20)[1] for end, process in processes.items()}
+
+    # The pipes close when the last process that holds them has ended. 5 s because others may compute too.
+    assert time.monotonic() - started < 5
+    assert all(process.returncode == -end for end, process in processes.items())
+    assert errors[signal.SIGINT].count(b"Traceback") == 1 and not errors[signal.SIGKILL]

@@ -1,0 +1,76 @@
+"""A full disk is found out before a checkpoint is written, and is one line."""
+
+import collections
+import errno
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from lm_jax.train import disk
+from lm_jax.train.checkpoint import Checkpointer
+
+ABOUT = {"config": {}}
+
+
+@pytest.fixture
+def full(monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 92, 8))
+
+
+def test_a_checkpoint_without_room_is_refused_and_the_last_one_stays(tmp_path, monkeypatch):
+    state = {"params": {"w": jnp.ones(4)}}
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        checkpointer.save(1, state, ABOUT)
+        checkpointer.wait()
+        before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+        usage = collections.namedtuple("usage", "total used free")
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 92, 8))
+        with pytest.raises(OSError, match="no space left for a checkpoint of 16 bytes") as caught:
+            checkpointer.save(2, state, ABOUT)
+        assert caught.value.errno == errno.ENOSPC
+        assert checkpointer.latest() == 1
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_the_room_is_that_of_the_nearest_directory_there_is(full, tmp_path):
+    disk.check_room(tmp_path / "not" / "yet", 8)
+    with pytest.raises(OSError, match="9 bytes"):
+        disk.check_room(tmp_path / "not" / "yet", 9)
+    disk.check_room(epath.Path("gs://bucket/run"), 9)
+
+
+def test_an_error_within_the_writers_is_the_systems_own():
+    error = disk.of_the_system(ValueError("RESOURCE_EXHAUSTED: Error writing x"), Path("checkpoints/3"))
+    assert isinstance(error, OSError) and (error.errno, error.filename) == (errno.ENOSPC, "checkpoints/3")
+    other = ValueError("shapes differ")
+    assert disk.of_the_system(other, Path("checkpoints/3")) is other
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EROFS, 2), (errno.EACCES, 2)]
+)
+def test_what_the_system_refuses_is_one_line(number, code, monkeypatch, capsys):
+    from lm_jax import flags, main
+
+    def refused(*_):
+        raise OSError(number, "no luck", "/somewhere/file")
+
+    monkeypatch.setattr(flags, "parse", refused)
+    assert main.main(["lm-jax", "train"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lm-jax train: /somewhere/file: no luck; ")
+
+
+def test_ctrl_c_is_one_line_and_the_shells_code(monkeypatch, capsys):
+    from lm_jax import flags, main
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flags, "parse", interrupted)
+    assert main.main(["lm-jax", "train"]) == 130
+    assert capsys.readouterr().err == "lm-jax train: interrupted\n"
