@@ -33,6 +33,7 @@ from lm_jax.models import mup
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.models.model import Model, build_model, draw
 from lm_jax.objectives import ObjectiveConfig
+from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Apply, Objective, Vocabulary
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
@@ -130,21 +131,18 @@ class Experiment:
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """What objectives know of the tokenizer."""
-        tokenizer, conventions = self.tokenizer, self.config.conventions
-        return Vocabulary(
-            size=tokenizer.vocab_size,
-            pad=tokenizer.pad,
-            bos=tokenizer.bos,
-            eos=tokenizer.eos,
-            cls=tokenizer.cls,
-            sep=tokenizer.sep,
-            mask=tokenizer.mask,
-            sentinels=tuple(int(token) for token in tokenizer.sentinels),
-            ordinary=tokenizer.ordinary,
-            start=conventions.start,
-            before=conventions.prefix,
-            after=conventions.suffix,
-        )
+        return vocabularies.of(self.tokenizer, self._rows_of_table, self.config.model.kind, self.config.conventions)
+
+    @property
+    def padding(self) -> int:
+        """The id that stands where nothing is read."""
+        config = self.config
+        return vocabularies.padding(self.tokenizer, self._rows_of_table, config.model.kind, config.conventions)
+
+    @property
+    def _rows_of_table(self) -> int:
+        size, rows = self.tokenizer.vocab_size, self.config.model.embed.vocab
+        return max(size, rows or 0) if self.config.data.tokenizer.add else rows or size
 
     @property
     def byte_lengths(self) -> np.ndarray:
@@ -183,20 +181,14 @@ class Experiment:
     def model(self) -> Model:
         """The model, with shapes and axes but no memory taken."""
         config: ModelConfig = self.config.model
-        vocab = config.embed.vocab or self.vocabulary.size
-        if self.config.data.tokenizer.add:
-            vocab = max(vocab, self.vocabulary.size)
-        if vocab < self.vocabulary.size:
-            raise InputError(
-                f"config.model.embed.vocab {vocab} is less than the tokenizer's {self.vocabulary.size}; leave it unset"
-            )
+        vocabularies.check(self.tokenizer, self._rows_of_table)
         embed = config.embed
         if embed.positions == "learned" and embed.max_length < self.config.data.length:
             raise InputError(
                 f"config.data.length {self.config.data.length} is more than config.model.embed.max_length "
                 f"{embed.max_length}; lower the first or raise the second"
             )
-        return build_model(config, vocab)
+        return build_model(config, self._rows_of_table)
 
     @functools.cached_property
     def apply(self) -> dict[str, Apply]:
@@ -284,6 +276,7 @@ class Experiment:
 
     def _make_rows(self, split: str) -> rows.Rows:
         data, objective = self.config.data, self.objective
+        corpora.refuse_beyond(self.tokens, self._rows_of_table)
         plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
         return corpora.make_rows(
             self.tokens,

@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("input", "string", None, ("generate",), "file of prompts, one a line"),
     ("output", "string", None, ("tokenizer", *MODEL_VERBS, "export"), "where to write the result"),
     ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
+    ("prompt_ids", "multi_string", [], ("generate",), "a prompt as token ids, 1,2,3; may be given several times"),
+    ("tokenizer", "string", None, ("import",), "tokenizer of the checkpoint: a directory or a file"),
     (
         "max_tokens",
         "integer",
@@ -73,7 +75,9 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
     ("processes", "integer", None, (), "processes of the run"),
     ("process", "integer", None, (), "number of this process"),
 )
-PATHS = ("workdir", "input", "output", "fork", "model")
+PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
+# Fields of a checkpoint's config.json: `--hf.FIELD=VALUE`.
+FIELDS, FIELD_VERBS = "--hf.", ("import",)
 # Verbs that take words which are no flags.
 WORD_VERBS = ("inspect", "completion", "import")
 
@@ -89,6 +93,7 @@ class Request:
       changed: lines `key: recipe -> command line` of what was overridden.
       overrides: the `--config.key=value` words, for verbs whose configuration comes from a work directory.
       words: what is left: words that are not flags.
+      fields: of a checkpoint's config.json, set by `--hf.FIELD=VALUE`; an empty text leaves one out.
     """
 
     verb: str
@@ -97,11 +102,14 @@ class Request:
     changed: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     workdir: str | None = None
     checkpoint: int | None = None
     input: str | None = None
     output: str | None = None
     prompt: tuple[str, ...] = ()
+    prompt_ids: tuple[str, ...] = ()
+    tokenizer: str | None = None
     max_tokens: int | None = None
     temperature: float = 1.0
     top_k: int = 0
@@ -133,6 +141,9 @@ def describe(verb: str | None = None) -> str:
         only = f" ({', '.join(verbs)})" if verbs and verb is None and verbs != PRINTING_VERBS else ""
         value = f" [{default}]" if default not in (None, [], False) else ""
         lines.append(f"  {shown:18} {about}{value}{only}")
+    if verb is None or verb in FIELD_VERBS:
+        only = "" if verb else f" ({', '.join(FIELD_VERBS)})"
+        lines.append(f"  {FIELDS + 'FIELD=...':18} a field of its config.json: JSON or text; empty leaves it out{only}")
     return "\n".join(lines)
 
 
@@ -145,6 +156,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     recipe, rest = _take_recipe(list(words))
     overrides = tuple(word for word in rest if word.startswith("--config."))
     rest = [word for word in rest if not word.startswith("--config.")]
+    fields, rest = _take_fields(verb, rest)
     values, left = _parse_absl(verb, rest)
     if left and verb not in WORD_VERBS:
         raise InputError(f"{left[0]!r} is no flag, and {verb} takes flags only; flags begin with --")
@@ -155,9 +167,17 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         config, changed = configure(load_recipe(recipe), overrides)
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped ones)")
-    values["prompt"], values["case"] = tuple(values["prompt"]), tuple(values["case"])
+    for name in ("prompt", "prompt_ids", "case"):
+        values[name] = tuple(values[name])
     return Request(
-        verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, words=tuple(left), **values
+        verb=verb,
+        recipe=recipe,
+        config=config,
+        changed=changed,
+        overrides=overrides,
+        words=tuple(left),
+        fields=fields,
+        **values,
     )
 
 
@@ -295,7 +315,7 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
             recipe, at = words[at + 1], at + 1
         elif word.startswith("--config="):
             recipe = word.partition("=")[2]
-        elif word.startswith("--config.") and "=" not in word and _is_value(words, at + 1):
+        elif word.startswith(("--config.", FIELDS)) and "=" not in word and _is_value(words, at + 1):
             rest.append(f"{word}={words[at + 1]}")
             at += 1
         else:
@@ -304,6 +324,20 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
     if recipe == "":
         raise InputError("--config= is empty; give a recipe, such as --config=gpt:tiny")
     return recipe, rest
+
+
+def _take_fields(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Takes `--hf.FIELD=VALUE` out of the words."""
+    given = [word for word in words if word.startswith(FIELDS)]
+    if given and verb not in FIELD_VERBS:
+        raise InputError(f"{verb} does not read {given[0]}, which is a flag of {', '.join(FIELD_VERBS)}")
+    fields = {}
+    for word in given:
+        name, equals, text = word.removeprefix(FIELDS).partition("=")
+        if not name or not equals:
+            raise InputError(f"{word} sets nothing; write {FIELDS}{name or 'FIELD'}=VALUE, or no value to leave it out")
+        fields[name] = text
+    return fields, [word for word in words if not word.startswith(FIELDS)]
 
 
 def _is_value(words: list[str], at: int) -> bool:

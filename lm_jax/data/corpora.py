@@ -111,6 +111,7 @@ def prepare(
     Raises:
       InputError: as `store.prepare`; or both a path and a mixture are named.
     """
+    tokenizers.refuse_ids(data.tokenizer.path)
     root, sources = store.default_root(data.store), _sources(data)
     if not sources:
         return store.prepare(
@@ -130,6 +131,24 @@ def prepare(
         for name, source in sources.items()
     }
     return Stores(data.mixture, stores)
+
+
+def refuse_beyond(made: Store | Stores, rows: int) -> None:
+    """Refuses text whose unknown pieces are an id that a table of `rows` has no row for.
+
+    Raises:
+      InputError: a token of the text is such an id.
+    """
+    tokenizer = made.tokenizer
+    if tokenizer.unk is None or tokenizer.unk < rows:
+        return
+    for each in made.stores.values() if isinstance(made, Stores) else (made,):
+        for start in range(0, each.tokens, store.RECORD_TOKENS):
+            if (each.read(start, min(start + store.RECORD_TOKENS, each.tokens)) >= rows).any():
+                raise InputError(
+                    f"the text has pieces that the tokenizer does not know, which are id {tokenizer.unk}, and the "
+                    f"model's table has the ids 0..{rows - 1}; use a text without them, or another tokenizer"
+                )
 
 
 def train_tokenizer(

@@ -11,10 +11,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm_jax.core.config import InputError
-from lm_jax.data.tokenizers import Tokenizer
+from lm_jax.data.tokenizers import IDS, Tokenizer
 
 MASK = "<mask>"
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
+
+
+def given_ids(text: str) -> np.ndarray:
+    """The ids of `1,2,3`.
+
+    Raises:
+      InputError: it is no list of numbers.
+    """
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isascii() and word.isdigit() for word in words):
+        raise InputError(f"--prompt_ids is {_short(text)}; expected token ids, such as 1,2,3")
+    return np.array([*map(int, words)], np.int64)
 
 
 def decoder_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -131,6 +143,9 @@ def unwritable(tokenizer: Tokenizer, vocab: int, *, sentinels: bool = False) -> 
       vocab: rows of the model's table, which may be more than the tokenizer has.
       sentinels: whether the model writes sentinels, as one that restores spans does.
     """
+    if tokenizer.kind == IDS:
+        # Nothing is known of any id.
+        return ()
     special = tokenizer.special.copy()
     # Of families that have no other, the token that ends a text also pads or separates: it may be written.
     special[tokenizer.eos] = False

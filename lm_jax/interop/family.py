@@ -26,6 +26,7 @@ class Family:
       prefix: what the names of a model with a head have before those of the model without.
       ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
       copies: tensors that some releases leave out because another, named here, is the same.
+      marks: tensors that tell a class whose model is that of another from it, by the class.
       renamed: names that releases after the table's give to tensors, and the table's.
       spelled: names that a checkpoint gives to tensors, and the table's, from its config.json and its names (none while
         it is written).
@@ -46,6 +47,7 @@ class Family:
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    marks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     spelled: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, str]] = lambda tree, names: {}
     still_padding: bool = False

@@ -28,7 +28,7 @@ ANSWERS, TOKENS, ROWS, DETECTS = (
 )
 
 # Classes whose logits are of the next token; XLNet's are of the tokens that it was asked for.
-_SHIFTED = re.compile(r"CausalLM$|(?<!XLNet)LMHeadModel$")
+SHIFTED = re.compile(r"CausalLM$|(?<!XLNet)LMHeadModel$")
 
 Arrays = dict[str, Any]
 
@@ -86,6 +86,11 @@ def suffix(architecture: str) -> str:
     """`ForTokenClassification` of `BertForTokenClassification`."""
     found = re.search(r"For[A-Z]\w+$", architecture)
     return found[0] if found else ""
+
+
+def stem(architecture: str) -> str:
+    """`Bert` of `BertForTokenClassification`."""
+    return re.sub(r"(For[A-Z]\w+|LMHeadModel|MTModel|Model)$", "", architecture)
 
 
 def bare(architecture: str) -> bool:
@@ -175,7 +180,7 @@ def loss(architecture: str, found: Arrays, given: Arrays, tree: Mapping[str, Any
         return _classified(found["logits"], labels, tree)
     if kind == "ForNextSentencePrediction":
         return _cross_entropy(found["pair"], labels)
-    if _SHIFTED.search(architecture):
+    if SHIFTED.search(architecture):
         balance = tree.get("router_aux_loss_coef", 0.001) * found["aux_loss"] if "aux_loss" in found else 0.0
         return _cross_entropy(found["logits"][:, :-1], labels[:, 1:]) + balance
     value = _cross_entropy(found["logits"], labels, smoothing)

@@ -22,7 +22,7 @@ import numpy as np
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.core.trees import named_leaves
-from lm_jax.interop import heads, naming, safetensors
+from lm_jax.interop import document, fields, guess, heads, naming, safetensors
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import Head
 from lm_jax.interop.rules import Rule, Rules
@@ -33,7 +33,6 @@ from lm_jax.models import segments, transformer
 from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig
 from lm_jax.models.interface import Inputs
 
-CONFIG = "config.json"
 # Heads that our models have not are kept beside the parameters.
 EXTRA = "extra/"
 _LAYER = re.compile(r"(stack|encoder|decoder)/(\d+)/(.*)")
@@ -54,6 +53,7 @@ class Checkpoint:
       rules: which tensor is which.
       entries: where each tensor is, by the names that the table gives them.
       spelled: names in the checkpoint that are not the table's, and the table's.
+      notes: what was guessed or passed over, a sentence each.
     """
 
     family: Family
@@ -67,6 +67,7 @@ class Checkpoint:
     rules: Rules
     entries: Mapping[str, Entry]
     spelled: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def writes(self) -> bool:
@@ -112,26 +113,35 @@ def _stacked(part: tuple[Rule, int]) -> bool:
     return _LAYER.fullmatch(rule.ours[index]) is not None
 
 
-def open_checkpoint(path: Path | str) -> Checkpoint:
+def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> Checkpoint:
     """Understands a directory with config.json and safetensors.
+
+    Args:
+      path: the directory.
+      over: fields of config.json as the command line sets them (`document.laid_over`).
 
     Raises:
       InputError: it is no such directory, or its settings or tensors are not those of a model that we have.
     """
     path = Path(path).expanduser()
-    tree = read_config(path)
-    family = family_of(tree, f"{path / CONFIG}: model_type")
+    file = str(path / document.CONFIG)
+    tree = document.laid_over(document.read(path), over or {})
+    stored = safetensors.entries(path)
+    tree, notes = guess.completed(tree, stored, file)
+    family = family_of(tree, f"{file}: model_type")
     architecture = (tree.get("architectures") or [""])[0]
     head = heads.of(family.heads, architecture, tree)
-    stored = safetensors.entries(path)
+    stored, wrapper = naming.unwrapped(stored, family)
     spelled = family.spelled(tree, stored)
     entries = naming.named(stored, family, spelled, head)
-    settings = Settings(tree, entries, str(path / CONFIG), family.heads)
+    settings = Settings(tree, entries, file, family.heads)
     config = family.config(settings)
-    settings.finish()
+    passed = settings.finish(fields.of(kind(tree)))
     module, shapes, axes = describe(config)
     rules = family.weights(config, architecture) + heads.rules(head)
     _check(path, rules, entries, family, expected(rules, config, shapes))
+    notes += (f"names of tensors without {wrapper}, which is before all of them",) if wrapper else ()
+    notes += (f"passed over, as no class of {kind(tree)} reads it: {', '.join(passed)}",) if passed else ()
     return Checkpoint(
         family=family,
         architecture=architecture,
@@ -144,6 +154,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         rules=rules,
         entries=entries,
         spelled=spelled,
+        notes=notes,
     )
 
 
@@ -169,20 +180,6 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
     return checkpoint.module, checkpoint.params(layout)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a directory."""
-    file = path / CONFIG
-    if not file.is_file():
-        raise InputError(f"{path} holds no {CONFIG}; give the directory of a Hugging Face checkpoint")
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON ({error}); download it again") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{file} is a {type(tree).__name__}; expected an object; download it again")
-    return tree
-
-
 def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
     module = transformer.build(config)
@@ -195,12 +192,7 @@ def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
 
 def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:
     """Compares the names and shapes that rules ask for with those that are there."""
-    wanted = {name for rule in rules if not rule.optional for name in rule.theirs}
-    known = {name for rule in rules for name in rule.theirs}
-    missing = sorted(wanted - set(entries))
-    ignored = re.compile("|".join(family.ignored) or "(?!)")
-    plain = lambda name: ignored.fullmatch(name) or ignored.fullmatch(name.removeprefix(family.prefix))
-    extra = sorted(name for name in entries if name not in known and not plain(name))
+    missing, extra = naming.compared(rules, entries, family)
     shaped = [
         f"{name} is {list(entries[name].shape)}, not {list(shape)}"
         for name, shape in shapes.items()
@@ -211,8 +203,8 @@ def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Famil
     problems += [f"{_few(shaped)}"] if shaped else []
     if problems:
         raise InputError(
-            f"the tensors of {path} are not those that its {CONFIG} describes: {'; '.join(problems)}; the file may be "
-            "incomplete, or of a class that is not supported"
+            f"the tensors of {path} are not those that its {document.CONFIG} describes: {'; '.join(problems)}; the "
+            "file may be incomplete, or of a class that is not supported"
         )
 
 
@@ -335,7 +327,7 @@ def save(
             tensors.append(Tensor(name, tuple(shape), np.dtype(np.float32), functools.partial(make, index)))
     safetensors.write(directory, tensors)
     text = json.dumps(dict(tree), indent=2, sort_keys=True) + "\n"
-    safetensors.replace(directory / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+    safetensors.replace(directory / document.CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _tensor(rule: Rule, config: Any, shapes: Any, params: Any, extra: Any, index: int) -> np.ndarray:

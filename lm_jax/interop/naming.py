@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from lm_jax.interop import heads
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import Head
+from lm_jax.interop.rules import Rules
 from lm_jax.interop.safetensors import Entry
+
+# What puts itself before every name: torch's DataParallel, torch.compile, and trainers that keep a model as `model`.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def named(
@@ -37,3 +41,24 @@ def their_name(name: str, family: Family, architecture: str, head: Head | None) 
     if head is not None:
         return f"{head.prefix}{name.removeprefix(family.prefix)}"
     return name.removeprefix(family.prefix) if heads.bare(architecture) else name
+
+
+def unwrapped(stored: Mapping[str, Entry], family: Family) -> tuple[dict[str, Entry], str]:
+    """Tensors without what wraps a whole model, and what that was."""
+    inside, wrapper = dict(stored), ""
+    while found := next((one for one in _WRAPPERS if inside and all(name.startswith(one) for name in inside)), ""):
+        names = {name.removeprefix(found): at for name, at in inside.items()}
+        # Many models call their own parts so.
+        if found == family.prefix and not any(name.startswith(found) for name in names):
+            break
+        inside, wrapper = names, wrapper + found
+    return inside, wrapper
+
+
+def compared(rules: Rules, entries: Mapping[str, Entry], family: Family) -> tuple[list[str], list[str]]:
+    """Names that rules ask for and that are not there, and names that no rule knows."""
+    wanted = {name for rule in rules if not rule.optional for name in rule.theirs}
+    known = {name for rule in rules for name in rule.theirs}
+    ignored = re.compile("|".join(family.ignored) or "(?!)")
+    plain = lambda name: ignored.fullmatch(name) or ignored.fullmatch(name.removeprefix(family.prefix))
+    return sorted(wanted - set(entries)), sorted(name for name in entries if name not in known and not plain(name))

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,12 +19,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lm_jax.core import pointers
 from lm_jax.core.config import InputError
+from lm_jax.interop import pickles
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # Hubs refuse larger files.
 LARGEST_SHARD = 5 * 10**9
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 # A header names tensors: more than this is damage, not names.
 _LONGEST_HEADER = 100 * 2**20
 
@@ -76,6 +80,7 @@ def header(file: Path) -> dict[str, Entry]:
     Raises:
       InputError: the file is damaged; nothing of it has been believed.
     """
+    pointers.refuse(file)
     try:
         size = file.stat().st_size
         with open(file, "rb") as stream:
@@ -114,7 +119,10 @@ def entries(directory: Path) -> dict[str, Entry]:
     if (directory / SINGLE).is_file():
         return header(directory / SINGLE)
     if not index.is_file():
-        raise InputError(_nothing(directory))
+        if shards := _unindexed(directory):
+            return {name: at for file in shards for name, at in header(file).items()}
+        raise pickles.refuse(directory, SINGLE, INDEX)
+    pointers.refuse(index)
     try:
         where = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -131,17 +139,13 @@ def entries(directory: Path) -> dict[str, Entry]:
     return {name: shards[file][name] for name, file in where.items()}
 
 
-def _nothing(directory: Path) -> str:
-    """Why a directory without safetensors cannot be read."""
-    pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in directory.glob(kind))
-    if pickled:
-        return (
-            f"{directory} holds {pickled[0]}, a pickle, which can run any code when it is read, and is refused; where "
-            'you trust it and have torch: python -c "import torch, safetensors.torch as s; '
-            "s.save_file({k: v.clone() for k, v in torch.load("
-            f"'{directory / pickled[0]}', weights_only=True).items()}}, '{directory / SINGLE}')\""
-        )
-    return f"{directory} holds no {SINGLE} and no {INDEX}; give the directory of a Hugging Face checkpoint"
+def _unindexed(directory: Path) -> list[Path]:
+    """The shards of a directory that has all of them and no index."""
+    shards = {file: found for file in directory.glob("*.safetensors") if (found := _SHARD.fullmatch(file.name))}
+    names, counts = ({found[group] for found in shards.values()} for group in (1, 3))
+    numbers = sorted(int(found[2]) for found in shards.values())
+    whole = len(names) == len(counts) == 1 and numbers == [*range(1, int(counts.pop()) + 1)]
+    return sorted(shards) if whole else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """config.json of a Hugging Face checkpoint, read strictly: what changes the function is understood or refused.
 
 A table asks for the fields that it knows; `finish` then refuses the checkpoint where a field was left that nobody asked
-for and that is not known to be harmless. Both spellings of rotary settings are read: `rope_theta` and `rope_scaling`
-(transformers 4) and `rope_parameters` (transformers 5).
+for, that the family's classes can read and that is not known to be harmless. Both spellings of rotary settings are
+read: `rope_theta` and `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.interop import heads
+from lm_jax.interop import fields, heads
 from lm_jax.models.config import RotaryConfig, ScalingConfig
 
 ACTIVATIONS = {
@@ -61,6 +61,7 @@ class Settings:
         tensors: Collection[str] = (),
         file: str = "config.json",
         heads: Collection[str] = (),
+        inner: bool = False,
     ):
         """Starts with nothing read.
 
@@ -69,9 +70,12 @@ class Settings:
           tensors: names in the checkpoint, for what config.json does not say.
           file: its name in messages.
           heads: of the family, by what follows it in names of classes.
+          inner: whether it is a tree inside the file.
         """
         self.tree, self.tensors, self.file, self.heads = dict(tree), frozenset(tensors), file, frozenset(heads)
         self.read: set[str] = set()
+        self.classes: tuple[str, ...] = ()
+        self.inner = inner
 
     def get(self, *names: str, default: Any = _REQUIRED) -> Any:
         """The value of the first of these spellings of a field that is there; None counts as not there.
@@ -110,12 +114,15 @@ class Settings:
     def architecture(self, *known: str) -> str:
         """The class that the checkpoint was saved by, of `known` or with one of the family's heads.
 
-        The first of `known` where the file does not say.
+        The first of `known` where the file does not say. All of them are in `classes` from then on.
         """
         name = self.get("architectures", default=[known[0]])[0]
+        self.classes = (*known, *(heads.stem(known[0]) + head for head in sorted(self.heads)))
         if name not in known and heads.suffix(name) not in self.heads:
-            named = [*known, *(f"...{head}" for head in sorted(self.heads))]
-            raise InputError(f"{self.file}: architectures is {name}; supported are {', '.join(named)}")
+            raise InputError(
+                f"{self.file}: architectures is {name}; supported are {', '.join(self.classes)}; where it computes "
+                "what one of them does: --hf.architectures=CLASS"
+            )
         return name
 
     @property
@@ -137,12 +144,12 @@ class Settings:
 
     def part(self, name: str) -> Settings:
         """A tree inside the file."""
-        return Settings(self.get(name, default={}), self.tensors, f"{self.file}: {name}")
+        return Settings(self.get(name, default={}), self.tensors, f"{self.file}: {name}", inner=True)
 
     def labels(self) -> int:
-        """Classes of a classifier."""
+        """Classes of a classifier: where `num_labels` and the names disagree, the reference takes the number."""
         names = self.get("id2label", default=None)
-        return len(names) if names else int(self.get("num_labels", default=2))
+        return int(self.get("num_labels", default=2 if names is None else len(names)))
 
     def layer_types(self, depth: int, fallback: list[str]) -> tuple[str, ...]:
         """`full_attention` or `sliding_attention` for every layer."""
@@ -173,7 +180,7 @@ class Settings:
             found = {"rope_theta": earlier, "partial_rotary_factor": share, **((scaling or {}) if scaled else {})}
         elif layers and layers in found:
             found = found[layers]
-        inner = Settings(found, (), f"{self.file}: rope_parameters")
+        inner = Settings(found, (), f"{self.file}: rope_parameters", inner=True)
         rotary = RotaryConfig(
             theta=float(inner.get("rope_theta", default=earlier)),
             fraction=float(inner.get("partial_rotary_factor", default=share)),
@@ -182,17 +189,44 @@ class Settings:
         inner.finish()
         return rotary
 
-    def finish(self) -> None:
-        """Refuses what nobody has read, unless it is harmless or switched off."""
+    def finish(self, readable: Collection[str] | None = None) -> tuple[str, ...]:
+        """Refuses what nobody has read, unless it is harmless, switched off, or read by no class of the family.
+
+        Args:
+          readable: fields that a class of the family can read; None where all may be.
+
+        Returns:
+          The fields that no class reads.
+
+        Raises:
+          InputError: names the first field that may change the function.
+        """
+        others, passed = self._others(), []
         for name, value in self.tree.items():
             off = value is None or value is False or value in ({}, [], "")
             if name in self.read or off or HARMLESS.fullmatch(name):
                 continue
+            if readable is not None and name not in readable and not others:
+                passed.append(name)
+                continue
             shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+            left = "remove it from the file" if self.inner else f"--hf.{name}= leaves it out"
             raise InputError(
                 f"{self.file}: {name} is {shown}, which the {self.family} importer does not know and which may change "
-                "the function; remove it from the file if it does not"
+                f"the function{others}; {left} if it does not"
             )
+        return tuple(passed)
+
+    def _others(self) -> str:
+        """Who beside the known classes may read this file; empty for nobody."""
+        release = tuple(
+            int(number) for number in re.findall(r"\d+", str(self.tree.get("transformers_version", "")))[:2]
+        )
+        if self.tree.get("auto_map"):
+            return " (auto_map names code of its own, which may read it)"
+        if release > fields.RELEASE:
+            return f" (it was written by transformers {self.tree['transformers_version']}, whose fields are not known)"
+        return ""
 
 
 def _scaling(rope: Settings, longest: int | None) -> ScalingConfig:

@@ -102,6 +102,8 @@ def _flags(verb: str) -> Iterator[str]:
     for name, kind, _, verbs, _ in flags.FLAGS:
         if flags.reads(verb, verbs):
             yield f"--{name}" if kind == "boolean" else f"--{name}="
+    if verb in flags.FIELD_VERBS:
+        yield flags.FIELDS
     yield "--help"
 
 

@@ -62,8 +62,8 @@ def run(request: Request) -> int:
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
     try:
         tree = write(exp, params["model"], Path(str(request.workdir)), partial)
-        tokenizer = _read(partial)
-        differ = differing(exp.tokenizer, tokenizer)
+        tokenizer = None if exp.tokenizer.kind == tokenizers.IDS else _read(partial)
+        differ = [] if tokenizer is None else differing(exp.tokenizer, tokenizer)
         if TEXT in differ:
             raise InputError(
                 f"the tokenizer that was written gives other ids than the run's own {exp.tokenizer.kind!r} for "
@@ -72,7 +72,8 @@ def run(request: Request) -> int:
         found = compare(exp, params["model"], partial, tokenizer)
         agrees = found["difference"] <= TOLERANCE
         came = _knows(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
-        notes = _notes(exp.tokenizer, differ, came=came, alone=not (partial / TOKENIZER[0]).is_file())
+        alone = not (partial / TOKENIZER[0]).is_file()
+        notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, came=came, alone=alone)
         if agrees:
             os.replace(partial, output)
     finally:
@@ -81,10 +82,12 @@ def run(request: Request) -> int:
         told = {"texts": len(TEXTS), "differ": differ, "notes": notes}
         report.document({"step": step, "output": str(output), "agrees": agrees, **found, "tokenizer": told})
         return 0 if agrees else 1
-    report.say(f"step {step} of {request.workdir} as {tree['architectures'][0]} in {output}, read again:")
+    named = (tree.get("architectures") or [huggingface.kind(tree)])[0]
+    report.say(f"step {step} of {request.workdir} as {named} in {output}, read again:")
     report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
     report.say(f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}")
-    report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
+    if tokenizer is not None:
+        report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
     for note in notes:
         report.say(f"  {note}")
     if not agrees:
@@ -135,7 +138,7 @@ def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> d
     for file in origin.iterdir() if known else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
-    if not _has_tokenizer(output):
+    if exp.tokenizer.kind != tokenizers.IDS and not _has_tokenizer(output):
         _write_tokenizer(exp, output, came=known)
     if config.kind != "encoder" and not (output / generation.FILE).is_file():
         atomic.write_json(output / generation.FILE, _generation(exp))
@@ -222,11 +225,12 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return tree, {name: entry.read() for name, entry in stored.items()}
 
 
-def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """The logits of a run and of what was written of it, on a line of text as `tokenizer` cuts it."""
+def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | None) -> dict[str, float]:
+    """The logits of a run and of what was written of it, on a line of text as `tokenizer` cuts it, or on any ids."""
     embed = exp.model.module.config.embed
     room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
-    tokens = jnp.asarray(np.asarray(tokenizer.encode(TEXT), np.int32)[None, :room])
+    ids = [] if tokenizer is None else [one for one in tokenizer.encode(TEXT).tolist() if one < embed.vocab]
+    tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % embed.vocab, np.int32)[None, :room])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))

@@ -21,7 +21,7 @@ SPREAD = 0.01
 
 
 def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Tokenizer | None:
-    """The tokenizer of a forked run, with the tokens that the configuration adds; None where tables are drawn anew.
+    """The tokenizer of a forked run, with the tokens that the configuration adds; None where that names its own.
 
     Raises:
       InputError: the configuration names one with other ids.
@@ -29,6 +29,10 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
     if config.anew:
         return None
     own = tokenizers.load(fork / "tokenizer")
+    if own.kind == tokenizers.IDS:
+        # Whose ids they are only the user knows.
+        tokenizers.refuse_ids(config.path or fork / "tokenizer")
+        return None
     if config.path:
         named = tokenizers.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
         if named.fingerprint != own.fingerprint:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic
+from lm_jax.data import atomic, tokenizers
 from lm_jax.decode import prompting
 from lm_jax.decode.fill import fill
 from lm_jax.decode.generate import generate
@@ -25,12 +25,16 @@ SHOWN_FILLERS = 5
 MOST_TOKENS = 128  # Unless --max_tokens asks for more.
 
 
+# A text, or the ids of `--prompt_ids`.
+Prompt = str | np.ndarray
+
+
 def run(request: Request) -> int:
-    """Answers every prompt of `--prompt` and `--input`; `--output` has one JSON object a line for each."""
+    """Answers `--prompt`, `--prompt_ids` and the lines of `--input`; `--output` has one JSON object a line for each."""
     if request.output:
         atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
-    prompts = _prompts(request, exp.config.model.kind)
+    prompts = _prompts(request, exp)
     step, params = restore_params(request, exp)
     answer = {"encoder": _fill, "decoder": _continue, "encoder_decoder": _restore}[exp.config.model.kind]
     answers = answer(request, exp, params["model"], prompts)
@@ -42,15 +46,21 @@ def run(request: Request) -> int:
     return 0
 
 
-def _prompts(request: Request, kind: str) -> list[str]:
-    prompts = [_unicode(prompt) for prompt in request.prompt]
+def _prompts(request: Request, exp: Experiment) -> list[Prompt]:
+    texts, ids = [_unicode(prompt) for prompt in request.prompt], list(request.prompt_ids)
+    wordless = exp.tokenizer.kind == tokenizers.IDS
     if request.input is not None:
-        prompts += lines(Path(request.input))
-    elif not prompts and kind == "decoder":
+        (ids if wordless else texts).extend(lines(Path(request.input)))
+    if texts and wordless:
+        raise InputError(tokenizers.NO_TEXT)
+    prompts = [*texts, *map(prompting.given_ids, ids)]
+    if prompts or request.input is not None:
+        return prompts
+    if wordless:
+        raise InputError("generate needs --prompt_ids=1,2,3 or --input=FILE with ids a line, for this run takes ids")
+    if exp.config.model.kind == "decoder":
         return [""]
-    elif not prompts:
-        raise InputError("generate needs --prompt='...' or --input=FILE")
-    return prompts
+    raise InputError("generate needs --prompt='...' or --input=FILE")
 
 
 def _unicode(prompt: str) -> str:
@@ -85,10 +95,26 @@ def lines(file: Path) -> list[str]:
     return found[:-1] if not found[-1] else found
 
 
-def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
+def _about(exp: Experiment, prompt: Prompt, tokens: Any) -> dict[str, Any]:
+    """The answer to a prompt of ids: ids, and their text where the run knows any."""
+    about = {"prompt_ids": [int(one) for one in prompt], "tokens": [int(one) for one in tokens]}
+    if exp.tokenizer.kind == tokenizers.IDS:
+        return about
+    follows = exp.config.model.kind == "decoder"
+    read = (
+        prompting.continuation(exp.tokenizer, about["prompt_ids"], tokens) if follows else exp.tokenizer.decode(tokens)
+    )
+    return {**about, "text": read}
+
+
+def _say_ids(about: dict[str, Any]) -> None:
+    report.say(" -> ".join(",".join(map(str, about[name])) for name in ("prompt_ids", "tokens")))
+
+
+def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Texts written by a decoder; a single one is shown as it comes."""
     tokenizer = exp.tokenizer
-    streams = len(prompts) == 1 and not request.json
+    streams = len(prompts) == 1 and isinstance(prompts[0], str) and not request.json
     written: list[int] = []
     shown = ""
 
@@ -101,19 +127,32 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]
         shown += more
         print(more, end="", flush=True)
 
-    rows = [exp.config.conventions.text(prompting.decoder_prompt(tokenizer, prompt)) for prompt in prompts]
+    read = lambda prompt: exp.config.conventions.text(prompting.decoder_prompt(tokenizer, prompt))
+    rows = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    settings = _settings(request, exp, max(map(len, rows)))
+    vocab = exp.model.module.config.embed.vocab
+    if not (all(map(len, rows)) or 0 <= settings["bos"] < vocab):
+        raise InputError(
+            f"an empty prompt starts from id {settings['bos']}, and the model's table has the ids 0..{vocab - 1}; give "
+            "--prompt='...'"
+        )
     made = generate(
         exp.model.module,
         params,
         rows,
         forbidden=_forbidden(exp),
         on_tokens=show if streams else None,
-        **_settings(request, exp, max(map(len, rows))),
+        **settings,
     )
     if streams:
         print()
     answers = []
     for prompt, row, one in zip(prompts, rows, made, strict=True):
+        if not isinstance(prompt, str):
+            answers.append({**_about(exp, prompt, one.tokens), "finished": bool(one.finished)})
+            if not request.json:
+                _say_ids(answers[-1])
+            continue
         text = prompting.continuation(tokenizer, row, one.tokens)
         answers.append({"prompt": prompt, "text": text, "finished": bool(one.finished)})
         if not streams and not request.json:
@@ -121,15 +160,20 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[str]
     return answers
 
 
-def _restore(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
+def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """What an encoder-decoder writes: spans, put back into texts that have sentinels; of others its answer."""
     tokenizer = exp.tokenizer
-    texts = [prompting.span_prompt(tokenizer, prompt) for prompt in prompts]
-    sources = [exp.config.conventions.source(text, tokenizer.eos) for text in texts]
+    read = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
+    sources = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     forbidden = _forbidden(exp, sentinels=True)
     made = generate(exp.model.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
     answers = []
     for prompt, source, one in zip(prompts, sources, made, strict=True):
+        if not isinstance(prompt, str):
+            answers.append(_about(exp, prompt, one.tokens))
+            if not request.json:
+                _say_ids(answers[-1])
+            continue
         found = prompting.spans(tokenizer, one.tokens)
         asked = [int(token) for token in tokenizer.sentinels if token in source]
         spans = {tokenizer.piece(token): tokenizer.decode(found.get(token, [])) for token in asked}
@@ -142,13 +186,19 @@ def _restore(request: Request, exp: Experiment, params: Any, prompts: list[str])
     return answers
 
 
-def _fill(request: Request, exp: Experiment, params: Any, prompts: list[str]) -> list[dict[str, Any]]:
+def _fill(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Likeliest pieces for every mask, from an encoder."""
     tokenizer = exp.tokenizer
-    rows = [prompting.masked_prompt(tokenizer, prompt) for prompt in prompts]
+    read = lambda prompt: prompting.masked_prompt(tokenizer, prompt)
+    rows = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     mask = tokenizer.mask
     if mask is None:
-        raise InputError("the tokenizer of this run has no mask token, so there is nothing to fill")
+        raise InputError(
+            "the tokenizer of this run has no mask token, so there is nothing to fill; of a checkpoint without a "
+            "tokenizer, import it again with --hf.mask_token_id=ID"
+        )
+    if unmasked := [row for row in rows if mask not in row]:
+        raise InputError(f"--prompt_ids {','.join(map(str, unmasked[0]))} has no mask, which is id {mask}")
     forbidden = prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab)
     top = request.top_k or SHOWN_FILLERS
     made = fill(
@@ -156,18 +206,26 @@ def _fill(request: Request, exp: Experiment, params: Any, prompts: list[str]) ->
         params,
         rows,
         mask=mask,
-        pad=tokenizer.pad,
+        pad=exp.padding,
         top=top,
         forbidden=forbidden,
         layout=exp.layout,
     )
     answers = []
     for prompt, row, masks in zip(prompts, rows, made, strict=True):
-        best = prompting.filled(tokenizer, row, [(position, found[0][0]) for position, found in masks])
+        choices = [(position, found[0][0]) for position, found in masks]
         named = [[(tokenizer.piece(token), round(share, 6)) for token, share in found] for _, found in masks]
-        answers.append({"prompt": prompt, "text": best, "masks": named})
+        if isinstance(prompt, str):
+            answers.append({"prompt": prompt, "text": prompting.filled(tokenizer, row, choices), "masks": named})
+        else:
+            best = dict(choices)
+            about = _about(exp, prompt, [best.get(place, token) for place, token in enumerate(row)])
+            answers.append({**about, "masks": [[(token, round(share, 6)) for token, share in one] for _, one in masks]})
         if not request.json:
-            report.say(f"{prompt}\n  -> {best}")
+            if isinstance(prompt, str):
+                report.say(f"{prompt}\n  -> {answers[-1]['text']}")
+            else:
+                _say_ids(answers[-1])
             for number, found in enumerate(named):
                 report.say(f"     mask {number}: " + "  ".join(f"{piece} {share:.1%}" for piece, share in found))
     return answers
@@ -192,7 +250,7 @@ def _settings(request: Request, exp: Experiment, read: int) -> dict[str, Any]:
         max_tokens=most,
         sampling=sampling,
         seed=request.seed or 0,
-        pad=tokenizer.pad,
+        pad=exp.padding,
         eos=conventions.ends or (None if conventions.foreign else tokenizer.eos),
         # Packed text has no BOS; what comes before a document is the EOS of the last one.
         bos=tokenizer.eos if conventions.empty is None else conventions.empty,

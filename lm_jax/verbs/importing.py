@@ -1,4 +1,8 @@
-"""`lm-jax import DIR --workdir=W`: a Hugging Face checkpoint as a run of ours, at step 0 and ready for every verb."""
+"""`lm-jax import DIR --workdir=W`: a Hugging Face checkpoint as a run of ours, at step 0 and ready for every verb.
+
+`--hf.FIELD=VALUE` lays a field over its config.json, and `--tokenizer=PATH` names a tokenizer that lies elsewhere; a
+checkpoint without one is a run that takes ids.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from lm_jax.core.trees import count
 from lm_jax.data import atomic, tokenizers
 from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
+from lm_jax.data.tokenizers import base
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.interop import generation, safetensors
@@ -31,6 +36,8 @@ TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "*.model"),
 )
+# Files that a tokenizer can be read from, ours among them.
+READABLE = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", base.SETTINGS)
 LONGEST_ROW = 512
 
 RECIPE = '''"""The model of this run, to be trained further.
@@ -61,51 +68,99 @@ def run(request: Request) -> int:
         raise InputError(f"--workdir {workdir} is not empty; give a new directory")
     atomic.check_directory(workdir, "--workdir")
     source = Path(request.words[0]).expanduser().resolve()
-    checkpoint = open_checkpoint(source)
-    tokenizer = _tokenizer(source)
-    conventions, unused = _conventions(source, source, checkpoint, tokenizer)
+    checkpoint = open_checkpoint(source, request.fields)
+    where = _where(source, request.tokenizer)
+    tokenizer, notes = _tokenizer(where, checkpoint)
+    conventions, unused = _conventions(source, where, checkpoint, tokenizer)
     exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
     # What is wrong shows before the first file is written.
     _ = exp.model
     params = checkpoint.params(exp.layout)
-    _write(exp, checkpoint, source, workdir, params)
+    _write(exp, checkpoint, source, where, workdir, params)
     if request.json:
         about = {"workdir": str(workdir), "architecture": checkpoint.architecture, "parameters": count(params)}
-        report.document(about)
+        report.document({**about, "tokenizer": where and str(where), "notes": [*checkpoint.notes, *notes]})
         return 0
     report.say(f"{checkpoint.architecture} of {source}: {count(params):,} parameters, now step 0 of {workdir}")
+    for note in (*checkpoint.notes, *notes):
+        report.say(f"  {note}")
     if unused:
         report.say(f"  settings of generation that are not used: {', '.join(unused)}")
     if extra := checkpoint.extra():
         report.say(f"  kept for exports only, as no model of ours has them: {', '.join(extra)}")
-    report.say(f"  lm-jax generate --workdir={workdir} --prompt=...")
+    report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if where is None else "--prompt=..."))
     report.say(
         f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
+        + (" --config.data.tokenizer.path=PATH" if where is None else "")
     )
     return 0
 
 
-def _tokenizer(source: Path) -> tokenizers.Tokenizer:
+def _where(source: Path, named: str | None) -> Path | None:
+    """Where the tokenizer is: as named, or beside the checkpoint; None where there is none."""
+    if named is not None:
+        return None if named == tokenizers.IDS else Path(named).expanduser().resolve()
+    return source if any(True for pattern in READABLE for _ in source.glob(pattern)) else None
+
+
+def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
+    """The tokenizer of the run, and what is to be said of it."""
+    rows, without = checkpoint.config.embed.vocab or 0, f"--tokenizer={tokenizers.IDS}"
+    if where is None:
+        tokenizer = tokenizers.ids_tokenizer({"rows": rows, "roles": _roles(checkpoint)})
+        return tokenizer, ("it takes ids, for it has no tokenizer (--tokenizer=PATH names one)",)
     try:
-        return tokenizers.load(source)
+        cased = not tokenizers.is_ours(where) and tokenizers.cased(where)
+        tokenizer = tokenizers.load(where, lowercase=not cased)
     except InputError as error:
-        raise InputError(str(error).replace("config.data.tokenizer.path", "the tokenizer")) from error
+        said = str(error).replace("config.data.tokenizer.path", "the tokenizer")
+        said = said.replace("; leave it empty to train one", "")
+        raise InputError(f"{said}; --tokenizer=PATH names another, {without} does without") from error
+    if not tokenizer.special[rows:].all():
+        raise InputError(
+            f"the tokenizer of {where} has {tokenizer.vocab_size:,} ids, and the model's table {rows:,} rows; name the "
+            f"model's own with --tokenizer=PATH, or do without with {without}"
+        )
+    notes = [
+        "text keeps its case, for vocab.txt has upper case (do_lower_case in a tokenizer_config.json says otherwise)"
+    ]
+    beyond = [f"{tokenizer.piece(token)} ({token})" for token in range(rows, tokenizer.vocab_size)]
+    missing = f"the model's table has no row for {', '.join(beyond[:5])}: text that needs one is refused"
+    return tokenizer, (*(notes if cased else ()), *((missing,) if beyond else ()))
+
+
+def _roles(checkpoint: Checkpoint) -> dict[str, int]:
+    """Special ids that config.json names and the table has."""
+    found: dict[str, int] = {}
+    for role in base.ROLES:
+        named = checkpoint.tree.get(f"{role}_token_id")
+        for token in named if isinstance(named, list) else [named]:
+            if type(token) is int and 0 <= token < (checkpoint.config.embed.vocab or 0):
+                found.setdefault(role, token)
+    return found
 
 
 def _conventions(
-    source: Path, where: Path, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
+    source: Path, where: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
 ) -> tuple[ConventionsConfig, list[str]]:
     """What the model expects around its text, and which of its settings are not used.
 
     Args:
       source: the checkpoint's directory.
-      where: the tokenizer's.
+      where: the tokenizer's; None where ids come as they are.
       checkpoint: the checkpoint.
       tokenizer: its tokenizer.
     """
-    prefix, suffix = tokenizers.template(where, tokenizer, str(checkpoint.tree.get("model_type", "")))
+    family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
+    prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
     fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
-    fields["ends"] = fields["ends"] or (tokenizer.eos,)
+    # Files keep ids of the family's own vocabulary, such as GPT-2's 50256, beside a table of a few rows.
+    for name, value in fields.items():
+        if isinstance(value, tuple):
+            fields[name] = tuple(one for one in value if one < rows)
+        elif value is not None and value >= rows:
+            fields[name] = None
+    fields["ends"] = fields["ends"] or ((tokenizer.eos,) if tokenizer.eos >= 0 else ())
     return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
 
 
@@ -126,15 +181,18 @@ def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -
     return ExperimentConfig(model=model, objective=objective, conventions=conventions, data=data)
 
 
-def _write(exp: Experiment, checkpoint: Checkpoint, source: Path, workdir: Path, params: object) -> None:
+def _write(
+    exp: Experiment, checkpoint: Checkpoint, source: Path, where: Path | None, workdir: Path, params: object
+) -> None:
     """The run's files; config.json, without which no directory is a run, comes last."""
     origin = workdir / ORIGIN
     origin.mkdir(parents=True)
-    # Ours are in the run already.
-    foreign = () if tokenizers.is_saved(source) else TOKENIZER
-    for pattern in ("generation_config.json", *foreign):
-        for file in source.glob(pattern):
-            shutil.copyfile(file, origin / file.name)
+    copied = [*source.glob("generation_config.json")]
+    # Ours are in the run already, and a file alone is written anew.
+    if where is not None and where.is_dir() and not tokenizers.is_ours(where):
+        copied += [file for pattern in TOKENIZER for file in where.glob(pattern)]
+    for file in copied:
+        shutil.copyfile(file, origin / file.name)
     extra = {name: np.asarray(array) for name, array in checkpoint.extra().items()}
     if extra:
         tensors = [

@@ -112,6 +112,19 @@ def test_a_checkpoint_of_the_model_alone_has_names_without_a_prefix(gpt2, tmp_pa
     assert_same(interop.load(folder)[1], gpt2[2])
 
 
+def test_names_that_a_trainer_wrapped_are_read_and_said(gpt2, tmp_path):
+    wrapped = lambda arrays: {f"module._orig_mod.{name}": array for name, array in arrays.items()}
+    folder = changed(gpt2[0], tmp_path, wrapped)
+    assert_same(interop.load(folder)[1], gpt2[2])
+    assert "without module._orig_mod." in open_checkpoint(folder).notes[0]
+
+
+def test_links_into_a_cache_are_followed(gpt2, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(gpt2[0] / name)
+    assert_same(interop.load(tmp_path)[1], gpt2[2])
+
+
 def test_names_of_the_first_releases_are_read(tmp_path):
     config = tiny.config("bert")
     params = drawn(config)

@@ -3,6 +3,8 @@
 `pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
 """
 
+import json
+
 import numpy as np
 import pytest
 from interop.cases import FAMILIES, case
@@ -10,6 +12,7 @@ from interop.variants import VARIANTS, name, write
 
 from lm_jax.interop import huggingface
 from lm_jax.interop.huggingface import open_checkpoint
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.verify import verify
 
 pytestmark = pytest.mark.parity_live
@@ -51,3 +54,24 @@ def test_the_reference_reads_an_export_as_it_read_the_original(family, transform
             found.append(model.eval()(**{key: real(value) for key, value in given.items()})[0].numpy())
     # Sums of the same numbers, which memory may align otherwise.
     np.testing.assert_allclose(*found, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "over", [{}, {"num_labels": 5}, {"id2label": {"0": "a"}}, {"id2label": {"0": "a"}, "num_labels": 5}]
+)
+def test_labels_are_counted_as_the_reference_counts_them(transformers, over):
+    assert Settings(over).labels() == transformers.BertConfig(**over).num_labels
+
+
+@pytest.mark.parametrize("kind", ["BertForPreTraining", "GPT2LMHeadModel", "ElectraForPreTraining", "T5EncoderModel"])
+def test_a_checkpoint_that_does_not_say_what_it_is_computes_the_same(kind, tmp_path):
+    write(tmp_path, kind, {})
+    tree = json.loads((tmp_path / "config.json").read_text())
+    shared = kind.startswith("T5")  # mT5's and UMT5's tensors have the same names.
+    lacking = {"architectures"} if shared else {"architectures", "model_type"}
+    kept = {name: value for name, value in tree.items() if name not in lacking}
+    (tmp_path / "config.json").write_text(json.dumps({**kept, "condition_on_chain": True}))
+    compared, missing = verify(tmp_path)
+    assert not [(one.name, one.difference, one.tolerance) for one in compared if not one.agrees]
+    assert not missing
+    assert open_checkpoint(tmp_path).architecture == kind

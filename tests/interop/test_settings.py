@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from lm_jax.core.config import InputError
+from lm_jax.interop import fields
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES
 from lm_jax.models.config import ScalingConfig
@@ -33,6 +34,55 @@ def read(tree, tensors=()):
 def test_a_field_that_may_change_the_function_is_refused_by_name():
     with pytest.raises(InputError, match="attention_sinks is 4"):
         llama(attention_sinks=4)
+
+
+def passed(**over):
+    """What is passed over of LLaMA's settings with these."""
+    settings = Settings({**LLAMA, **over}, heads=TABLES["llama"].heads)
+    TABLES["llama"].config(settings)
+    return settings.finish(fields.of("llama"))
+
+
+def test_fields_that_no_class_reads_are_passed_over_by_name():
+    assert passed(condition_on_chain=True, rxn_version=2, use_cache=True, off=False) == (
+        "condition_on_chain",
+        "rxn_version",
+    )
+
+
+@pytest.mark.parametrize("field", ["quantization_config", "per_layer_config", "attention_chunk_size", "pruned_heads"])
+def test_fields_that_some_class_reads_are_refused_by_name(field):
+    with pytest.raises(InputError, match=rf"{field} is .*--hf\.{field}= leaves it out"):
+        passed(**{field: {"0": 4}})
+
+
+def test_code_of_its_own_may_read_any_field():
+    with pytest.raises(InputError, match="auto_map names code of its own"):
+        passed(sinks=4, auto_map={"AutoModel": "modeling.Model"})
+
+
+@pytest.mark.parametrize(
+    ("release", "known"), [("5.24.1", True), ("4.57.6", True), ("5.25.0.dev0", False), ("6.0", False)]
+)
+def test_fields_of_later_releases_are_not_known(release, known):
+    if known:
+        assert passed(sinks=4, transformers_version=release) == ("sinks",)
+    else:
+        with pytest.raises(InputError, match=f"written by transformers {release}"):
+            passed(sinks=4, transformers_version=release)
+
+
+@pytest.mark.parametrize(
+    ("over", "count"),
+    [
+        ({}, 2),
+        ({"num_labels": 5}, 5),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, 3),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 50}, 50),
+    ],
+)
+def test_a_number_of_labels_wins_over_their_names(over, count):
+    assert Settings(over).labels() == count
 
 
 @pytest.mark.parametrize("field", ["use_cache", "torch_dtype", "eos_token_id", "attention_dropout", "_name_or_path"])

@@ -110,10 +110,3 @@ def test_import_of_a_damaged_checkpoint_leaves_nothing(checkpoint, tmp_path, cap
     assert lm_jax("import", folder, f"--workdir={tmp_path / 'run'}") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_import_without_a_tokenizer_says_what_to_add(checkpoint, tmp_path, capsys):
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(checkpoint / name, tmp_path)
-    assert lm_jax("import", tmp_path, f"--workdir={tmp_path / 'run'}") == 2
-    assert "tokenizer" in capsys.readouterr().err

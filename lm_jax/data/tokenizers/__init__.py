@@ -17,7 +17,8 @@ from lm_jax.data.tokenizers.base import (
     TokenizerConfig,
 )
 from lm_jax.data.tokenizers.extended import extend
-from lm_jax.data.tokenizers.loading import is_saved, load
+from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
+from lm_jax.data.tokenizers.simple import IDS, NO_TEXT, ids_tokenizer
 from lm_jax.data.tokenizers.template import template
 from lm_jax.data.tokenizers.training import KINDS, train
 
@@ -25,8 +26,10 @@ __all__ = [
     "BOS",
     "CLS",
     "EOS",
+    "IDS",
     "KINDS",
     "MASK",
+    "NO_TEXT",
     "PAD",
     "SEP",
     "SPECIALS",
@@ -34,9 +37,13 @@ __all__ = [
     "Encoded",
     "Tokenizer",
     "TokenizerConfig",
+    "cased",
     "extend",
+    "ids_tokenizer",
+    "is_ours",
     "is_saved",
     "load",
+    "refuse_ids",
     "template",
     "train",
 ]

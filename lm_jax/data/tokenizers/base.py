@@ -36,7 +36,8 @@ class TokenizerConfig:
     """Which tokenizer.
 
     Attributes:
-      kind: "unigram", "bpe" (sentencepiece), "wordpiece", "byte_bpe", "bytes" or "characters".
+      kind: "unigram", "bpe" (sentencepiece), "wordpiece", "byte_bpe", "bytes" or "characters". ("ids" is what a
+        checkpoint without a tokenizer has.)
       vocab: the size of the vocabulary, specials and sentinels included; text that allows fewer pieces is refused.
         None takes as many as the text allows, at most `vocab_at_most`. "characters" takes both as an upper limit (rarer
         ones are unknown); "bytes" has 263 ids and the sentinels in any case.
@@ -175,7 +176,8 @@ class Tokenizer:
     Attributes:
       kind: which backend; see `TokenizerConfig.kind` and, for tokenizers from elsewhere, `loading`.
       vocab_size: ids are below this.
-      pad, eos: ids; padding is [EOS] where there is no other (it is masked), and [EOS] is [SEP] in BERT's family.
+      pad, eos: ids; padding is [EOS] where there is no other (it is masked), and [EOS] is [SEP] in BERT's family. Of
+        "ids" eos may be -1, which no text has, and padding then is the first id.
       unk, bos, cls, sep, mask: ids, or None where the tokenizer has none.
       sentinels: ids of <extra_id_0>, <extra_id_1>, ..., int32.
       special: bool [vocab], ids that are no piece of text.
@@ -201,25 +203,26 @@ class Tokenizer:
         vocabulary: Vocabulary,
         backend: Backend,
         trusted: bool = False,
+        endless: bool = False,
     ):
-        """A tokenizer from its parts; `trusted` backends cannot find a special id in text."""
+        """A tokenizer from its parts; `trusted` backends cannot find a special id in text, `endless` ones end none."""
         self.kind, self.content, self.options, self.file = kind, content, dict(options), file
         self._backend, self._pieces, self._lengths = backend, list(vocabulary.pieces), vocabulary.lengths
         self.vocab_size = len(self._pieces)
         self.unk, self.bos, self.cls, self.sep, self.mask = (
             roles.get(name) for name in ("unk", "bos", "cls", "sep", "mask")
         )
-        eos = roles.get("eos", self.sep)
+        eos = roles.get("eos", -1 if endless else self.sep)
         if eos is None:
             raise InputError(
                 "config.data.tokenizer.path: the tokenizer has no token that ends a text; name one as eos_token (or "
                 "sep_token) in a tokenizer_config.json beside it"
             )
         self.eos: int = eos
-        self.pad: int = roles.get("pad", eos)
+        self.pad: int = roles.get("pad", max(eos, 0))
         self.sentinels = np.array(sentinels, np.int32)
         self.special = vocabulary.special.copy()
-        self.special[[*roles.values(), *sentinels]] = True
+        self.special[np.array([*roles.values(), *sentinels], int)] = True
         self.special |= np.array([not piece for piece in self._pieces])
         self.ordinary = _longest_run(~self.special)
         self.starts_word = vocabulary.starts_word | self.special

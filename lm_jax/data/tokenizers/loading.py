@@ -7,10 +7,12 @@ beyond the vocabulary; where none says so, the names that the field gives them d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_jax.core import pointers
 from lm_jax.core.config import InputError, lookup
 from lm_jax.data.tokenizers import huggingface, sentencepiece, simple
 from lm_jax.data.tokenizers.base import ROLES, SENTINEL, SETTINGS, Tokenizer, fingerprint
@@ -25,6 +27,7 @@ BUILDERS: dict[str, Callable[[str, bytes, Mapping[str, Any]], Tokenizer]] = {
     "bpe": lambda kind, content, options: sentencepiece.own(kind, content, options["sentinels"]),
     "bytes": lambda kind, content, options: simple.bytes_tokenizer(options["sentinels"]),
     "characters": lambda kind, content, options: simple.characters_tokenizer(content, options["sentinels"]),
+    simple.IDS: lambda kind, content, options: simple.ids_tokenizer(options),
     "wordpiece": huggingface.build,
     "byte_bpe": huggingface.build,
     "huggingface": huggingface.build,
@@ -78,6 +81,7 @@ def load(path: Path | str, *, sentinels: int = 0, lowercase: bool = True) -> Tok
     if found:
         return _saved(path, found[0])
     form, file = _format(path)
+    pointers.refuse(file)
     try:
         return form(file, sentinels, lowercase)
     except InputError as error:
@@ -88,9 +92,29 @@ def load(path: Path | str, *, sentinels: int = 0, lowercase: bool = True) -> Tok
         raise InputError(f"{_KEY}: {file} or a file beside it is damaged ({type(error).__name__}: {error})") from error
 
 
+def refuse_ids(path: Path | str) -> None:
+    """Refuses to tokenise text where a path names no tokenizer but the ids of a model that came without one."""
+    file = Path(path).expanduser() / SETTINGS
+    if path and file.is_file() and _json(file).get("kind") == simple.IDS:
+        raise InputError(simple.NO_TEXT)
+
+
+def cased(path: Path | str) -> bool:
+    """Whether a vocab.txt has pieces that lower case never is, and no file beside it says what to do with case."""
+    form, file = _format(Path(path).expanduser())
+    if form is not _vocab_txt or "do_lower_case" in read_config(file.parent):
+        return False
+    return any(re.search("[A-Z]", piece) and piece[:1] not in "[<" for piece in _text(file).split("\n"))
+
+
 def is_saved(directory: Path | str) -> bool:
     """Whether `save` finished there."""
     return (Path(directory) / SETTINGS).exists()
+
+
+def is_ours(directory: Path | str) -> bool:
+    """Whether `save` wrote a directory, in this release or an earlier one."""
+    return any(_is_ours(Path(directory) / name) for name in (SETTINGS, _EARLIER[0]))
 
 
 def _is_ours(file: Path) -> bool:
@@ -105,7 +129,7 @@ def _saved(directory: Path, name: str) -> Tokenizer:
     options = settings["options"] if name == SETTINGS else {"sentinels": settings["sentinels"]}
     file = directory / (settings["file"] if name == SETTINGS else _EARLIER[1])
     content = b""
-    if settings["kind"] != "bytes":
+    if settings["kind"] not in ("bytes", simple.IDS):
         try:
             content = file.read_bytes()
         except OSError as error:
@@ -302,6 +326,7 @@ def _name(entry: Any) -> str:
 
 
 def _text(file: Path) -> str:
+    pointers.refuse(file)
     try:
         return file.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -309,6 +334,7 @@ def _text(file: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    pointers.refuse(file)
     try:
         tree = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -1,12 +1,14 @@
-"""Tokenizers without a model: bytes, and the characters of a corpus."""
+"""Tokenizers without a model: bytes, the characters of a corpus, and none, whose models take ids."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from lm_jax.core.config import InputError
 from lm_jax.data.tokenizers.base import (
     ROLES,
     SPECIALS,
@@ -18,6 +20,11 @@ from lm_jax.data.tokenizers.base import (
     vocabulary,
 )
 
+IDS = "ids"
+NO_TEXT = (
+    "this model takes ids, for its checkpoint came without a tokenizer; give --prompt_ids=1,2,3, or for text import it "
+    "again with --tokenizer=PATH (to train: --config.data.tokenizer.path=PATH)"
+)
 _FIRST = len(SPECIALS)  # The first id that stands for text.
 
 
@@ -41,6 +48,27 @@ def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
     )
 
 
+def ids_tokenizer(options: Mapping[str, Any]) -> Tokenizer:
+    """No tokenizer: ids are all there is of a checkpoint that came without one.
+
+    Args:
+      options: `rows`, how many ids there are, and `roles`, which of them have one.
+    """
+    rows, roles = options["rows"], dict(options["roles"])
+    return Tokenizer(
+        IDS,
+        b"",
+        options,
+        file="",
+        roles=roles,
+        sentinels=(),
+        vocabulary=vocabulary([str(token) for token in range(rows)], [b""] * rows),
+        backend=Ids(),
+        trusted=True,
+        endless=True,
+    )
+
+
 def _tokenizer(
     kind, content, pieces: list[str], texts: list[bytes], sentinels: int, backend, unknown: bytes
 ) -> Tokenizer:
@@ -58,6 +86,22 @@ def _tokenizer(
         backend=backend,
         trusted=True,
     )
+
+
+class Ids:
+    """Knows no text."""
+
+    lossless = False
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Refuses text: see `Backend`."""
+        raise InputError(NO_TEXT)
+
+    locate = encode
+
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """The ids themselves, as `--prompt_ids` takes them."""
+        return ",".join(map(str, ids.tolist()))
 
 
 class Bytes:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm_jax.data.tokenizers.base import Tokenizer
-from lm_jax.data.tokenizers.loading import is_saved, read_config
+from lm_jax.data.tokenizers.loading import is_ours, read_config
 
 Template = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -33,7 +33,7 @@ def template(path: Path | str, tokenizer: Tokenizer, family: str = "") -> Templa
     """
     path = Path(path)
     directory = path if path.is_dir() else path.parent
-    if is_saved(path):
+    if is_ours(path):
         return (), ()
     config = read_config(directory)
     if "add_bos_token" in config or "add_eos_token" in config:

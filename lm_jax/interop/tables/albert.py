@@ -64,5 +64,6 @@ FAMILY = Family(
     prefix="albert.",
     ignored=IGNORED,
     copies={"predictions.decoder.bias": "predictions.bias"},
+    marks={"AlbertForPreTraining": "sop_classifier.classifier.weight"},
     still_padding=True,
 )

@@ -145,5 +145,6 @@ FAMILY = Family(
     prefix="bert.",
     ignored=IGNORED,
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
+    marks={"BertForPreTraining": "cls.seq_relationship.weight"},
     still_padding=True,
 )

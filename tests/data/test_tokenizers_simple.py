@@ -1,0 +1,39 @@
+"""The tokenizer of a model that takes ids."""
+
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.data import tokenizers
+
+
+def test_ids_are_saved_and_know_no_text(tmp_path):
+    tokenizers.ids_tokenizer({"rows": 9, "roles": {"mask": 4, "eos": 2}}).save(tmp_path)
+    again = tokenizers.load(tmp_path)
+    assert (again.kind, again.vocab_size, again.mask, again.eos, again.pad) == ("ids", 9, 4, 2, 2)
+    assert again.piece(7) == "7"
+    with pytest.raises(InputError, match=r"--prompt_ids=1,2,3.*--tokenizer=PATH"):
+        again.encode("text")
+    with pytest.raises(InputError, match="takes ids"):
+        tokenizers.refuse_ids(tmp_path)
+
+
+def test_without_an_end_nothing_ends_a_text_and_padding_is_the_first_id():
+    made = tokenizers.ids_tokenizer({"rows": 9, "roles": {}})
+    assert (made.eos, made.pad) == (-1, 0)
+
+
+def test_a_vocabulary_with_upper_case_keeps_case_unless_a_file_says_otherwise(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "C", "c"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    assert tokenizers.cased(tmp_path) and tokenizers.cased(tmp_path / "vocab.txt")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert not tokenizers.cased(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join([*pieces[:5], "[unused0]", "c"]))
+    assert not tokenizers.cased(tmp_path)
+
+
+def test_a_pointer_in_place_of_a_tokenizer_is_called_one(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 1355256\n")
+    with pytest.raises(InputError, match="Git LFS pointer"):
+        tokenizers.load(tmp_path)

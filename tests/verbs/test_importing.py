@@ -1,0 +1,152 @@
+"""`import` of checkpoints as people leave them: fields too many or too few, tokenizers elsewhere or nowhere."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from commands import lm_jax
+
+from lm_jax.data import tokenizers
+from lm_jax.interop import safetensors
+from lm_jax.interop.huggingface import open_checkpoint
+
+
+def copied(repository, folder, **over):
+    """The small GPT-2 with fields of config.json changed; None drops one."""
+    golden = repository / "tests" / "golden" / "huggingface_gpt2"
+    tree = json.loads((golden / "config.json").read_text()) | over
+    folder.mkdir(exist_ok=True)
+    tree = {name: value for name, value in tree.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(tree))
+    shutil.copy(golden / "model.safetensors", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wordless(repository, tmp_path_factory):
+    """A run of a checkpoint without model_type, class and tokenizer."""
+    folder = tmp_path_factory.mktemp("wordless")
+    checkpoint = copied(repository, folder / "checkpoint", model_type=None, architectures=None, condition_on_chain=True)
+    assert lm_jax("import", checkpoint, f"--workdir={folder / 'run'}", "--hf.eos_token_id=5") == 0
+    return folder / "run"
+
+
+def answered(capsys, *words):
+    """What `generate` answers."""
+    assert lm_jax("generate", *words, "--temperature=0", "--max_tokens=4", "--json") == 0
+    return json.loads(capsys.readouterr().out)["answers"]
+
+
+def test_a_run_without_a_tokenizer_continues_ids(wordless, capsys):
+    one, two = answered(capsys, f"--workdir={wordless}", "--prompt_ids=1,2,3", "--prompt_ids=9 8")
+    assert one["prompt_ids"] == [1, 2, 3] and two["prompt_ids"] == [9, 8]
+    assert 1 <= len(one["tokens"]) <= 4 and "text" not in one
+    words = ("--prompt_ids=1,2,3", "--prompt_ids=9,8", "--temperature=0", "--max_tokens=4")
+    assert lm_jax("generate", f"--workdir={wordless}", *words) == 0
+    assert capsys.readouterr().out.startswith(f"1,2,3 -> {','.join(map(str, one['tokens']))}\n9,8 -> ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", "--prompt=The"], "takes ids"),
+        (["generate"], "needs --prompt_ids=1,2,3"),
+        (["generate", "--prompt_ids=1,x"], "expected token ids, such as 1,2,3"),
+        (["generate", "--prompt_ids=512"], "the model's vocabulary is 0..511"),
+        (["evaluate", "--config.data.path=README.md"], "takes ids"),
+    ],
+)
+def test_what_is_no_id_is_one_line(wordless, capsys, words, said):
+    assert lm_jax(words[0], f"--workdir={wordless}", *words[1:]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_run_without_a_tokenizer_is_exported_without_one(wordless, tmp_path):
+    output = tmp_path / "exported"
+    assert lm_jax("export", f"--workdir={wordless}", f"--output={output}") == 0
+    assert sorted(file.name for file in output.iterdir()) == ["config.json", "model.safetensors"]
+    tree = json.loads((output / "config.json").read_text())
+    assert (tree["model_type"], tree["architectures"], tree["eos_token_id"]) == ("gpt2", ["GPT2LMHeadModel"], 5)
+    assert tree["condition_on_chain"] is True
+
+
+def test_import_tells_what_it_guessed_and_passed_over(repository, tmp_path, capsys):
+    checkpoint = copied(repository, tmp_path / "checkpoint", architectures=None, condition_on_chain=True)
+    words = (f"--tokenizer={repository / 'tests' / 'golden' / 'tokenizer'}", "--json")
+    assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", *words) == 0
+    told = json.loads(capsys.readouterr().out)
+    taken, passed = told["notes"]
+    assert "taken for GPT2LMHeadModel by its tensors" in taken
+    assert passed.startswith("passed over") and passed.endswith(": condition_on_chain")
+    # The tokenizer from elsewhere is the run's own now.
+    elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
+    assert tokenizers.load(tmp_path / "run" / "tokenizer").fingerprint == elsewhere.fingerprint
+
+
+def test_a_field_of_the_command_line_wins(repository, tmp_path, capsys):
+    checkpoint = copied(repository, tmp_path / "checkpoint", quantization_config={"bits": 4})
+    assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}") == 2
+    assert "--hf.quantization_config= leaves it out" in capsys.readouterr().err
+    opened = open_checkpoint(checkpoint, {"quantization_config": "", "activation_function": "silu"})
+    assert opened.config.stack.block.feedforward.activation == "silu"
+    assert "quantization_config" not in opened.tree
+
+
+@pytest.mark.parametrize("word", ["--hf.", "--hf.vocab_size", "--hf.=3"])
+def test_a_field_without_a_name_or_a_value_is_one_line(tmp_path, capsys, word):
+    assert lm_jax("import", tmp_path, f"--workdir={tmp_path / 'run'}", word) == 2
+    assert "--hf." in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model_is_refused_with_what_to_do(repository, tmp_path, capsys):
+    checkpoint = copied(repository, tmp_path / "checkpoint")
+    words = tokenizers.train(tokenizers.TokenizerConfig(kind="characters", vocab=900), [bytes(range(33, 126)).decode()])
+    words.save(checkpoint)
+    arrays = {name: entry.read() for name, entry in safetensors.entries(checkpoint).items()}
+    arrays["transformer.wte.weight"] = arrays["transformer.wte.weight"][:40]
+    tensors = [safetensors.Tensor(name, one.shape, one.dtype, lambda one=one: one) for name, one in arrays.items()]
+    safetensors.write(checkpoint, tensors)
+    assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", "--hf.vocab_size=40") == 2
+    error = capsys.readouterr().err
+    assert "the model's table 40 rows" in error and "--tokenizer=ids" in error
+
+
+@pytest.fixture(scope="module")
+def narrow(repository, tmp_path_factory):
+    """A run whose tokenizer has its padding behind the model's table."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("narrow")
+    checkpoint = copied(repository, folder / "checkpoint")
+    pieces = {"<eos>": 0, **{f"w{index}": index for index in range(1, 512)}}
+    library = Tokenizer(models.WordLevel(pieces, unk_token="<eos>"))
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    library.add_special_tokens(["<eos>", "<pad>"])
+    library.save(str(checkpoint / "tokenizer.json"))
+    names = {"eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<eos>"}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(names))
+    assert lm_jax("import", checkpoint, f"--workdir={folder / 'run'}") == 0
+    return folder / "run"
+
+
+def test_padding_behind_the_table_is_never_read(narrow, capsys):
+    tokenizer = tokenizers.load(narrow / "tokenizer")
+    assert (tokenizer.pad, tokenizer.vocab_size) == (512, 513)
+    # A prompt that is padded, and the same one as ids that are not.
+    both = answered(capsys, f"--workdir={narrow}", "--prompt=w1 w2 w3 w4 w5", "--prompt=w7")
+    alone = answered(capsys, f"--workdir={narrow}", "--prompt_ids=7", "--prompt_ids=7")
+    assert both[1]["text"] == alone[0]["text"] == alone[1]["text"] != ""
+    assert lm_jax("generate", f"--workdir={narrow}", "--prompt_ids=1,512") == 2
+    assert "holds id 512, but the model's vocabulary is 0..511" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_text_that_needs_no_missing_row_is_evaluated(narrow, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(" ".join(f"w{1 + (row * 7 + at) % 500}" for at in range(30)) for row in range(40)))
+    words = (f"--config.data.path={text}", f"--config.data.store={tmp_path / 'store'}", "--config.data.workers=1")
+    more = ("--config.data.document=paragraph", "--config.data.batch=8", "--config.evaluate.batches=1", "--json")
+    assert lm_jax("evaluate", f"--workdir={narrow}", *words, *more) == 0
+    assert np.isfinite(json.loads(capsys.readouterr().out)["loss"])
