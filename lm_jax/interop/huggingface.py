@@ -30,7 +30,14 @@ from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, kind
 from lm_jax.models import segments, transformer
-from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig, StackConfig
+from lm_jax.models.config import (
+    AttentionConfig,
+    EmbedConfig,
+    EncoderDecoderConfig,
+    FeedForwardConfig,
+    ModelConfig,
+    StackConfig,
+)
 from lm_jax.models.interface import Inputs
 
 # Heads that our models have not are kept beside the parameters.

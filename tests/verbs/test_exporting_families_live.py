@@ -36,7 +36,7 @@ FAMILIES = {
 }
 WRITERS = tuple(name for name, (_, loader) in FAMILIES.items() if loader == "AutoModelForSeq2SeqLM")
 LINES = ("The old weaver mended a clock at dawn", "The old", "No one knew why he did.")
-PROMPTS = ("The old <extra_id_0> mended a <extra_id_1> at dawn", "<extra_id_0> knew", "No one")
+PROMPTS = ("The old <extra_id_0> mended a <extra_id_1> at dawn", "<extra_id_0> knew")
 MOST = 16
 # Both compute in float32, in another order.
 TOLERANCE = 1e-4

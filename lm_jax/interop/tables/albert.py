@@ -62,7 +62,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
     share, paired = config.stack.share, config.pair_classes == 2
     if not config.readout.transform or not config.embed.types or not share.groups:
-        raise InputError("ALBERT has token types, layers that share parameters and the head of masked language modelling")
+        raise InputError("ALBERT has token types, shared layers and the head of masked language modelling")
     return {
         **bert.skeleton(config),
         "model_type": "albert",
