@@ -21,7 +21,7 @@ from lm_jax.data.tokenizers import Tokenizer, interchange
 from lm_jax.decode import prompting
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
-from lm_jax.interop import generation, huggingface, safetensors
+from lm_jax.interop import generation, huggingface, positions, safetensors
 from lm_jax.interop.settings import Settings
 from lm_jax.models.config import ModelConfig, TransformerConfig
 from lm_jax.models.interface import Inputs
@@ -84,8 +84,12 @@ def run(request: Request) -> int:
         return 0 if agrees else 1
     named = (tree.get("architectures") or [huggingface.kind(tree)])[0]
     report.say(f"step {step} of {request.workdir} as {named} in {output}, read again:")
-    report.say(f"  logits differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
-    report.say(f"  KL divergence {found['kl']:.1e} nats a token, the {TOP} likeliest overlap by {found['overlap']:.1%}")
+    report.say(f"  {found['compared']} differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
+    if found["kl"] is None:
+        report.say(f"  {named} writes no tokens: the readout is not in the directory")
+    else:
+        kl, overlap = found["kl"], found["overlap"]
+        report.say(f"  KL divergence {kl:.1e} nats a token, the {TOP} likeliest overlap by {overlap:.1%}")
     if tokenizer is not None:
         report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
     for note in notes:
@@ -134,6 +138,7 @@ def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> d
     if not (tree and known):
         ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
         tree = {**(tree or huggingface.tree_for(config)), **ids, **generation.written(exp.config.conventions)}
+        tree, config, params = positions.aligned(tree, config, params)
     huggingface.save(output, tree, config, params, extra)
     for file in origin.iterdir() if known else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
@@ -200,12 +205,13 @@ def _generation(exp: Experiment) -> dict[str, Any]:
 
 def _typed(config: ModelConfig) -> bool:
     """Whether a model tells the two texts of a pair apart."""
-    return config.embed.types > 0 or (isinstance(config, TransformerConfig) and config.typed)
+    return config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
 
 
 def _longest(exp: Experiment) -> int | None:
     embed = exp.model.module.config.embed
-    return embed.max_length if embed.positions == "learned" else None
+    # Sinusoids are a table with them.
+    return None if embed.positions == "none" else embed.max_length
 
 
 def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -225,8 +231,13 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return tree, {name: entry.read() for name, entry in stored.items()}
 
 
-def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | None) -> dict[str, float]:
-    """The logits of a run and of what was written of it, on a line of text as `tokenizer` cuts it, or on any ids."""
+def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What a run and what was written of it make of a line of text as `tokenizer` cuts it, or of any ids.
+
+    Returns:
+      `compared` (logits, or hidden states where the class writes no tokens), their largest `difference`, `kl` and
+      `overlap` of the likeliest tokens, both None for hidden states.
+    """
     embed = exp.model.module.config.embed
     room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
     ids = [] if tokenizer is None else [one for one in tokenizer.encode(TEXT).tolist() if one < embed.vocab]
@@ -234,18 +245,24 @@ def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | N
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
-    module, again = huggingface.load(output)
+    checkpoint = huggingface.open_checkpoint(output)
+    module, again, writes = checkpoint.module, checkpoint.params(), checkpoint.writes
     with jax.default_matmul_precision("highest"):
-        apply = lambda module, params: module.apply({"params": params}, inputs, logits=True).logits
+        answer = lambda output: output.logits if writes else output.hidden
+        apply = lambda module, params: answer(module.apply({"params": params}, inputs, logits=writes))
         ours, theirs = (
             np.asarray(jax.jit(apply, static_argnums=0)(one, tree), np.float64)
             for one, tree in ((exp.model.module, jax.device_get(params)), (module, again))
         )
+    difference = float(np.abs(ours - theirs).max())
+    if not writes:
+        return {"compared": "hidden states", "difference": difference, "kl": None, "overlap": None}
     logs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
     best = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]
     same = [len(set(a) & set(b)) for a, b in zip(*(part.reshape(-1, part.shape[-1]) for part in best), strict=True)]
     return {
-        "difference": float(np.abs(ours - theirs).max()),
+        "compared": "logits",
+        "difference": difference,
         "kl": float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean()),
         "overlap": float(np.mean(same)) / best[0].shape[-1],
     }

@@ -73,3 +73,21 @@ def test_a_fork_with_another_tokenizer_does_not_give_back_the_one_that_came(toke
     assert exporting._knows(tmp_path, tokenizers.load(tmp_path))
     assert not exporting._knows(tmp_path, other)
     assert not exporting._knows(tmp_path / "nothing", other)
+
+
+def test_a_roberta_keeps_the_padding_token_of_its_tokenizer(tokenizer, tmp_path, capsys):
+    workdirs.draw(tmp_path / "run", "roberta", tokenizer, stack__depth=1, embed__max_length=32)
+    assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'exported'}") == 0
+    config = json.loads((tmp_path / "exported" / "config.json").read_text())
+    assert config["pad_token_id"] == tokenizer.pad == 0
+    assert config["max_position_embeddings"] == 32 + 1
+    # It has one type only, which a second text has too.
+    inputs = json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())["model_input_names"]
+    assert "token_type_ids" not in inputs
+
+
+def test_hidden_states_are_compared_where_the_class_writes_no_tokens(tokenizer, tmp_path, capsys):
+    workdirs.draw(tmp_path / "run", "electra", tokenizer, stack__depth=1)
+    assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'exported'}") == 0
+    said = capsys.readouterr().out
+    assert "hidden states differ by at most" in said and "ElectraModel writes no tokens" in said
