@@ -123,7 +123,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "mlp_bias": block.feedforward.bias,
         "global_attn_every_n_layers": period,
         "global_rope_theta": layers[0].attention.rotary.theta,
-        **({"local_attention": 2 * local[0].window, "local_rope_theta": local[0].rotary.theta} if local else {}),
+        **({"local_attention": 2 * (local[0].window or 0), "local_rope_theta": local[0].rotary.theta} if local else {}),
         "classifier_activation": names[readout.transform],
         "classifier_bias": readout.transform_bias,
         "decoder_bias": readout.bias,
