@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def _where(source: Path, named: str | None) -> Path | None:
 
 def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
     """The tokenizer of the run, and what is to be said of it."""
-    rows, without = checkpoint.config.embed.vocab, f"--tokenizer={tokenizers.IDS}"
+    rows, without = checkpoint.config.embed.vocab or 0, f"--tokenizer={tokenizers.IDS}"
     if where is None:
         tokenizer = tokenizers.ids_tokenizer({"rows": rows, "roles": _roles(checkpoint)})
         return tokenizer, ("it takes ids, for it has no tokenizer (--tokenizer=PATH names one)",)
@@ -132,10 +133,11 @@ def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.T
 def _roles(checkpoint: Checkpoint) -> dict[str, int]:
     """Special ids that config.json names and the table has."""
     found: dict[str, int] = {}
+    rows = checkpoint.config.embed.vocab or 0
     for role in base.ROLES:
         named = checkpoint.tree.get(f"{role}_token_id")
         for token in named if isinstance(named, list) else [named]:
-            if type(token) is int and 0 <= token < checkpoint.config.embed.vocab:
+            if type(token) is int and 0 <= token < rows:
                 found.setdefault(role, token)
     return found
 
@@ -151,12 +153,12 @@ def _conventions(
       checkpoint: the checkpoint.
       tokenizer: its tokenizer.
     """
-    family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab
+    family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
     prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
-    fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
+    said, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
     # Files keep ids of the family's own vocabulary, such as GPT-2's 50256, beside a table of a few rows.
     there = lambda value: tuple(one for one in value if one < rows) if isinstance(value, tuple) else value
-    fields = {name: there(value) for name, value in fields.items()}
+    fields: dict[str, Any] = {name: there(value) for name, value in said.items()}
     fields |= {name: None for name, value in fields.items() if isinstance(value, int) and value >= rows}
     fields["ends"] = fields["ends"] or ((tokenizer.eos,) if tokenizer.eos >= 0 else ())
     return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
