@@ -132,6 +132,10 @@ BAD = {
         ["data", "--config=gpt:tiny", "--config.data.store=FILE", "--config.data.path=FILE"],
         "note.txt",
     ),
+    "a store that cannot be made": (
+        ["data", "--config=gpt:tiny", "--config.data.store=/proc/lm_jax", "--config.data.path=FILE"],
+        "$LM_JAX_CACHE) /proc/lm_jax: /proc cannot be written",
+    ),
     "forking from nothing": (["train", "--config=gpt:tiny", "--fork=nowhere", "--workdir=W", "GOLDEN"], "nowhere"),
     "a verb that is planned": (["plan", "--workdir=W"], "unknown verb 'plan'"),
     "inspecting nothing": (["inspect"], "needs --config"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.data import mixture, order, store, texts, tokenizers
+from lm_jax.data import atomic, mixture, order, store, texts, tokenizers
 from lm_jax.data import rows as plans
 from lm_jax.data.clean import report as reports
 from lm_jax.data.config import DataConfig
@@ -112,7 +112,7 @@ def prepare(
       InputError: as `store.prepare`; or both a path and a mixture are named.
     """
     tokenizers.refuse_ids(data.tokenizer.path)
-    root, sources = store.default_root(data.store), _sources(data)
+    root, sources = _root(data), _sources(data)
     if not sources:
         return store.prepare(
             root,
@@ -155,7 +155,7 @@ def train_tokenizer(
     data: DataConfig, progress: texts.Progress | None = None
 ) -> tuple[tokenizers.Tokenizer, texts.Texts | Blend]:
     """The tokenizer that `prepare` uses, and the cleaned text that it is trained on."""
-    root, sources = store.default_root(data.store), _sources(data)
+    root, sources = _root(data), _sources(data)
     cleaned: texts.Texts | Blend
     if sources:
         parts = {
@@ -168,6 +168,13 @@ def train_tokenizer(
     else:
         cleaned = texts.prepare(root, data.source(), data.clean, workers=data.workers, progress=progress)
     return store.find_tokenizer(root, data.tokenizer, cleaned, progress), cleaned
+
+
+def _root(data: DataConfig) -> Path:
+    """The root of prepared corpora, which can be written."""
+    root = store.default_root(data.store)
+    atomic.check_directory(root, "the place of prepared text (config.data.store, $LM_JAX_CACHE)")
+    return root
 
 
 def _sources(data: DataConfig) -> dict[str, SourceConfig]:

@@ -22,7 +22,9 @@ class Family:
         what our model has not.
       heads: of classes whose head our model has not, by what follows the family in the class's name.
       learned: the same rules as parameters of their module, where those are cut otherwise than tensors in files.
-      settings: ours to theirs, for models that were not imported; None where only imported ones can be exported.
+      settings: ours to theirs, for models that were not imported; None where only imported ones can be exported. The
+        first family of `TABLES` is taken whose `config` reads them back as the same function; `tensors` among them are
+        names that `config` looks for in a checkpoint.
       prefix: what the names of a model with a head have before those of the model without.
       ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
       copies: tensors that some releases leave out because another, named here, is the same.

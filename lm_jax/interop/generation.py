@@ -1,9 +1,13 @@
-"""What a checkpoint says of generation: generation_config.json, or what config.json said before there was one."""
+"""What Hugging Face's `generate` knows of a model beside its weights: special ids, what starts and what ends a text.
+
+Of checkpoints: generation_config.json, or what config.json said before there was one. Of runs of ours: both are
+written, because where they are left out the classes' own defaults hold, which are ids of other tokenizers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +81,50 @@ def _positive(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(int(one) for one in value if one is not None and one >= 0)
     return None if value is None or value < 0 else int(value)
+
+
+def ids(kind: str, roles: Mapping[str, int]) -> dict[str, int]:
+    """The fields of config.json with special ids.
+
+    Args:
+      kind: of the model.
+      roles: ids by role; `bos` is what an empty prompt starts from.
+    """
+    fields = {f"{role}_token_id": token for role, token in roles.items()}
+    # As `decode.generate` does.
+    return {**fields, "decoder_start_token_id": roles["pad"]} if kind == "encoder_decoder" else fields
+
+
+def defaults(
+    kind: str, roles: Mapping[str, int], *, forbidden: Sequence[int], longest: int | None, most: int
+) -> dict[str, Any]:
+    """generation_config.json of a model that writes text.
+
+    Args:
+      kind: of the model.
+      roles: as for `ids`.
+      forbidden: ids that are never written.
+      longest: rows of the table of positions, which prompt and answer share; None where it has no limit.
+      most: tokens that are written where the positions have no limit.
+    """
+    read = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return {
+        "do_sample": False,
+        **{name: token for name, token in ids(kind, roles).items() if name in read},
+        "suppress_tokens": [*map(int, forbidden)],
+        **({"max_new_tokens": most} if longest is None else {"max_length": longest}),
+    }
+
+
+def written(conventions: Any) -> dict[str, Any]:
+    """The fields of config.json and generation_config.json of a run's `ConventionsConfig` that it sets."""
+    ends = conventions.ends
+    fields = {
+        "eos_token_id": None if not ends else ends[0] if len(ends) == 1 else [*ends],
+        "decoder_start_token_id": conventions.start,
+        "bos_token_id": conventions.empty,
+        "forced_bos_token_id": conventions.first,
+        "forced_eos_token_id": conventions.last,
+        "begin_suppress_tokens": [*conventions.suppressed_first] or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -30,7 +30,14 @@ from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, kind
 from lm_jax.models import segments, transformer
-from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig
+from lm_jax.models.config import (
+    AttentionConfig,
+    EmbedConfig,
+    EncoderDecoderConfig,
+    FeedForwardConfig,
+    ModelConfig,
+    StackConfig,
+)
 from lm_jax.models.interface import Inputs
 
 # Heads that our models have not are kept beside the parameters.
@@ -351,13 +358,15 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         if function_of(again) == function_of(config):
             return tree
     raise InputError(
-        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama, "
-        "deberta or xlnet whose settings that decide the function were left alone can be exported"
+        "no Hugging Face family computes what this model computes; supported are models of "
+        f"{', '.join(name for name, family in TABLES.items() if family.settings)} as their papers have them"
     )
 
 
 def function_of(config: Any, width: int = 0) -> Any:
     """A configuration without what does not change its function: dropout, initialisation, kernels, loops."""
+    if isinstance(config, tuple):
+        return tuple(function_of(one, width) for one in config)
     if not dataclasses.is_dataclass(config):
         return config
     width = getattr(getattr(config, "embed", None), "width", width)
@@ -370,6 +379,9 @@ def function_of(config: Any, width: int = 0) -> Any:
         held |= {name: None for name in names if name != config.position}
     if isinstance(config, FeedForwardConfig):
         held["width"] = config.width or 4 * width
+    if isinstance(config, StackConfig):
+        # Which names the kinds of layers have, and what of them stands in the block, is the same function.
+        held |= {"block": None, "kinds": None, "pattern": function_of(config.layers, width)}
     if isinstance(config, EmbedConfig) and config.positions != "learned":
         held["max_length"] = None
     return type(config).__name__, tuple(held.items())

@@ -180,6 +180,12 @@ class StackConfig:
         return replaced(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
 
     @property
+    def layers(self) -> tuple[BlockConfig, ...]:
+        """The blocks in the order in which they are applied."""
+        names = self.pattern or ("block",)
+        return tuple(self.kind(names[at % len(names)]) for at in range(self.depth))
+
+    @property
     def blocks(self) -> tuple[BlockConfig, ...]:
         """Every kind of block that the stack has."""
         return tuple(map(self.kind, dict.fromkeys(self.pattern[: self.depth]))) or (self.block,)

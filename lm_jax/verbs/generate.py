@@ -101,7 +101,9 @@ def _about(exp: Experiment, prompt: np.ndarray, tokens: Any) -> dict[str, Any]:
     if exp.tokenizer.kind == tokenizers.IDS:
         return about
     follows = exp.config.model.kind == "decoder"
-    read = prompting.continuation(exp.tokenizer, prompt, tokens) if follows else exp.tokenizer.decode(tokens)
+    read = (
+        prompting.continuation(exp.tokenizer, about["prompt_ids"], tokens) if follows else exp.tokenizer.decode(tokens)
+    )
     return {**about, "text": read}
 
 

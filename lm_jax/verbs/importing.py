@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -133,11 +132,10 @@ def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.T
 def _roles(checkpoint: Checkpoint) -> dict[str, int]:
     """Special ids that config.json names and the table has."""
     found: dict[str, int] = {}
-    rows = checkpoint.config.embed.vocab or 0
     for role in base.ROLES:
         named = checkpoint.tree.get(f"{role}_token_id")
         for token in named if isinstance(named, list) else [named]:
-            if type(token) is int and 0 <= token < rows:
+            if type(token) is int and 0 <= token < (checkpoint.config.embed.vocab or 0):
                 found.setdefault(role, token)
     return found
 
@@ -155,11 +153,13 @@ def _conventions(
     """
     family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
     prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
-    said, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
+    fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
     # Files keep ids of the family's own vocabulary, such as GPT-2's 50256, beside a table of a few rows.
-    there = lambda value: tuple(one for one in value if one < rows) if isinstance(value, tuple) else value
-    fields: dict[str, Any] = {name: there(value) for name, value in said.items()}
-    fields |= {name: None for name, value in fields.items() if isinstance(value, int) and value >= rows}
+    for name, value in fields.items():
+        if isinstance(value, tuple):
+            fields[name] = tuple(one for one in value if one < rows)
+        elif value is not None and value >= rows:
+            fields[name] = None
     fields["ends"] = fields["ends"] or ((tokenizer.eos,) if tokenizer.eos >= 0 else ())
     return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
 

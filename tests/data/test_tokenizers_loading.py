@@ -11,7 +11,7 @@ from lm_jax.core.config import InputError
 from lm_jax.data import store, tokenizers
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.sources import SourceConfig
-from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.data.tokenizers import TokenizerConfig, interchange, sentencepiece
 
 TEXTS = {
     "english": "Hello, world!  It's 3.14, e.g. 'quoted'.",
@@ -166,6 +166,25 @@ def test_a_trained_one_is_a_file_that_the_library_reads(golden, tmp_path):
     elsewhere = tokenizers.load(tmp_path / "tokenizer.json")
     assert elsewhere.sentinels.tolist() == trained.sentinels.tolist()
     assert [elsewhere.pad, elsewhere.eos, elsewhere.mask] == [trained.pad, trained.eos, trained.mask]
+
+
+def test_what_is_written_for_others_gives_the_same_ids(named):
+    import tokenizers as library
+
+    name, tokenizer = named
+    theirs = library.Tokenizer.from_str(interchange.files(tokenizer, "decoder")["tokenizer.json"].decode())
+    for text in (text for case, text in TEXTS.items() if case != "specials"):
+        ids = tokenizer.encode(text).tolist()
+        assert theirs.encode(text).ids == ids, (name, text)
+        assert theirs.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
+
+
+def test_a_model_with_symbols_of_its_user_is_refused(published, tmp_path):
+    proto = sentencepiece.parsed((published / "nfkc" / "spiece.model").read_bytes())
+    proto.pieces[100].type = sentencepiece.USER
+    (tmp_path / "spiece.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match="symbols of its user"):
+        interchange.files(tokenizers.load(tmp_path), "decoder")
 
 
 def t5(folder, published, **config):

@@ -7,7 +7,7 @@ cut as before, so that all other ids stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -20,7 +20,7 @@ OPTION = "more"
 
 
 def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
-    """`tokenizer` with a token for each of `names` that it does not have yet; their ids follow its own, in this order.
+    """`tokenizer` with a token for each of `names`; the ids of those that it has no piece for follow its own, in order.
 
     Raises:
       InputError: a name is empty, stands twice, or is that of a special token.
@@ -33,12 +33,14 @@ def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     if taken := [name for name in names if name in special]:
         raise InputError(f"config.data.tokenizer.add holds {taken[0]!r}, which is a special token of the tokenizer")
     had = tokenizer.options.get(OPTION, [])
-    names = [name for name in names if name not in had]
-    if not names:
+    listed = [*had, *(name for name in names if name not in had)]
+    if listed == had:
         return tokenizer
     backend = tokenizer.backend
     base = backend.base if isinstance(backend, Extended) else backend
-    first = tokenizer.vocab_size - len(had)
+    known = {piece: index for index, piece in reversed([*enumerate(pieces)]) if piece}
+    names = [name for name in listed if name not in known]
+    ids = {name: known[name] if name in known else tokenizer.vocab_size + names.index(name) for name in listed}
     roles = {role: getattr(tokenizer, role) for role in ROLES if getattr(tokenizer, role) is not None}
     grow = lambda table, values: np.concatenate([table, np.array(values, table.dtype)])
     vocabulary = Vocabulary(
@@ -52,23 +54,24 @@ def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     return Tokenizer(
         tokenizer.kind,
         tokenizer.content,
-        {**tokenizer.options, OPTION: [*had, *names]},
+        {**tokenizer.options, OPTION: listed},
         file=tokenizer.file,
         roles=roles,
         sentinels=tokenizer.sentinels.tolist(),
         vocabulary=vocabulary,
-        backend=Extended(base, [*had, *names], first, " " if tokenizer.kind == "wordpiece" else ""),
+        backend=Extended(base, ids, " " if tokenizer.kind == "wordpiece" else ""),
     )
 
 
 class Extended:
     """A backend, and tokens that are looked for in a text before it."""
 
-    def __init__(self, base: Backend, names: Sequence[str], first: int, between: str):
-        """`first` is the id of the first name; `between` is what stands around names when ids become text."""
-        self.base, self._names, self._first, self._between = base, list(names), first, between
-        self._ids = {name: first + index for index, name in enumerate(names)}
-        longest = sorted(names, key=len, reverse=True)
+    def __init__(self, base: Backend, ids: Mapping[str, int], between: str):
+        """`ids` are those of the added names; `between` is what stands around names when ids become text."""
+        self.base, self.ids, self._between = base, dict(ids), between
+        self._names = {token: name for name, token in ids.items()}
+        self._added = np.array(sorted(self._names), np.int64)
+        longest = sorted(ids, key=len, reverse=True)
         self._find = re.compile("(" + "|".join(map(re.escape, longest)) + ")")
         self.lossless = base.lossless and not between
 
@@ -82,10 +85,10 @@ class Extended:
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
         """See `Backend`."""
-        added = np.flatnonzero(ids >= self._first)
+        added = np.flatnonzero(np.isin(ids, self._added))
         parts, at = [], 0
         for index in added.tolist():
-            parts += [self.base.decode(ids[at:index]), self._names[int(ids[index]) - self._first]]
+            parts += [self.base.decode(ids[at:index]), self._names[int(ids[index])]]
             at = index + 1
         parts.append(self.base.decode(ids[at:]))
         return self._between.join(filter(None, parts)) if len(parts) > 1 else parts[0]
@@ -103,7 +106,7 @@ class Extended:
             first = len(tokens)
             for place, part in enumerate(piece):
                 if place % 2:
-                    tokens.append(np.array([self._ids[part]], np.int32))
+                    tokens.append(np.array([self.ids[part]], np.int32))
                     starts.append(np.array([at], np.int64))
                 else:
                     cut = slice(int(stops[number] - made.counts[number]), int(stops[number]))

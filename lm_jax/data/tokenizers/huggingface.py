@@ -7,7 +7,8 @@ same format here, so that there is one way to run and to save them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,16 @@ from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, begin_words
 FILE = "tokenizer.json"
 PREFIX = "##"  # WordPiece: this piece goes on with a word.
 LONGEST_WORD = 100  # WordPiece: a longer word is unknown as a whole.
+# The decoder of a tokenizer that spells in bytes and puts nothing around its pieces.
+SPELLED = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 # Long texts are cut: what the library notes of every token takes a hundred times the text.
 _PART = 100_000
-_ATTACHED, _OPENING = ".,!?;:)]}%'’”…，。！？；：、」』）》", "([{'‘“「『（《"
+_ATTACHED, _OPENING = (re.escape(marks) for marks in (".,!?;:)]}%'’”…，。！？；：、」』）》", "([{'‘“「『（《"))
+# Scripts that are written without spaces.
+_WIDE = "\u2e80-\u9fff\uff00-\uffef\U00020000-\U0010ffff"
+# Spaces between pieces of words that a text does not have.
+JOINTS = f" (?=[{_ATTACHED}])|(?<=[{_OPENING}]) |(?<=[{_WIDE}]) (?=[{_WIDE}])"
 
 
 def wordpiece(
@@ -30,7 +38,7 @@ def wordpiece(
 ) -> dict:
     """BERT's tokenizer over a vocabulary, as tokenizer.json has it."""
     return {
-        **_frame(),
+        **frame(),
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
@@ -54,24 +62,30 @@ def byte_bpe(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], *, prefi
     """GPT-2's tokenizer over a vocabulary and merges, as tokenizer.json has it."""
     level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": True}
     return {
-        **_frame(),
+        **frame(),
         "pre_tokenizer": level,
         "decoder": level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": dict(vocab),
-            "merges": [[*pair] for pair in merges],
-        },
+        "model": bpe(vocab, merges),
     }
 
 
-def _frame() -> dict[str, Any]:
+def bpe(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """Byte-pair encoding without anything around it."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "vocab": dict(vocab),
+        "merges": [[*pair] for pair in merges],
+    }
+
+
+def frame() -> dict[str, Any]:
+    """A tokenizer.json without steps and special tokens."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -110,9 +124,9 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
     special = np.zeros(len(names), bool)
     special[[*(entry["id"] for entry in tree.get("added_tokens") or () if entry["special"])]] = True
     special[[*options["added"].values()]] = True
-    level, words = _step(tree, "ByteLevel"), _is_wordpiece(tree)
+    level, words, spelled = _step(tree, "ByteLevel"), _is_wordpiece(tree), bool(tree["model"].get("byte_fallback"))
     outside = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
-    texts = _texts(names, special.tolist(), outside if level else None, words)
+    texts = _texts(names, special.tolist(), outside if level else None, words, spelled)
     begins = None
     if words:
         begins = np.array([not name.startswith(PREFIX) for name in names])
@@ -127,7 +141,7 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         unknown=options["roles"].get("unk"),
         words=words,
         cut=words or (level is not None and not level["add_prefix_space"]),
-        lossless=level is not None and not level["add_prefix_space"] and tree.get("normalizer") is None,
+        lossless=_is_lossless(tree),
     )
     return Tokenizer(
         kind,
@@ -178,7 +192,21 @@ def _step(tree: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
     return next((one for one in steps if one.get("type") == kind), None)
 
 
-def _texts(names: Sequence[str], special: Sequence[bool], outside: set[str] | None, words: bool) -> list[bytes]:
+def _is_lossless(tree: Mapping[str, Any]) -> bool:
+    """Whether pieces are bytes, or are exactly their text and all else is spelled in bytes."""
+    step, level = tree.get("pre_tokenizer") or {}, _step(tree, "ByteLevel")
+    if tree.get("normalizer") is not None:
+        return False
+    if level is not None:
+        return not level["add_prefix_space"]
+    steps = step.get("pretokenizers", [step] if step else [])
+    cuts = all(one.get("type") == "Split" and one.get("behavior") == "Isolated" for one in steps)
+    return cuts and bool(tree["model"].get("byte_fallback")) and tree.get("decoder") == SPELLED
+
+
+def _texts(
+    names: Sequence[str], special: Sequence[bool], outside: set[str] | None, words: bool, spelled: bool
+) -> list[bytes]:
     """What pieces stand for; of WordPiece without the space before it.
 
     Args:
@@ -186,13 +214,16 @@ def _texts(names: Sequence[str], special: Sequence[bool], outside: set[str] | No
       special: which of them stand for no text.
       outside: those that are not written in GPT-2's alphabet for bytes; None where none is.
       words: whether it is WordPiece.
+      spelled: whether <0x00> to <0xFF> stand for bytes.
     """
     texts = []
     for name, hidden in zip(names, special, strict=True):
         if hidden:
             texts.append(b"")
-        elif outside is not None and name not in outside and _BYTES.keys() >= set(name):
-            texts.append(bytes([_BYTES[character] for character in name]))
+        elif outside is not None and name not in outside and BYTES.keys() >= set(name):
+            texts.append(bytes([BYTES[character] for character in name]))
+        elif spelled and _BYTE.fullmatch(name):
+            texts.append(bytes([int(name[3:5], 16)]))
         else:
             texts.append((name.removeprefix(PREFIX) if words else name.replace("▁", " ")).encode())
     return texts
@@ -205,7 +236,7 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTES = _byte_alphabet()
+BYTES = _byte_alphabet()
 
 
 class Pipeline:
@@ -264,19 +295,6 @@ def _in_bytes(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray,
 
 def _sentence(pieces: Sequence[str]) -> str:
     """WordPiece's pieces as text: words joined by spaces, but not within Chinese or before a full stop."""
-    text = ""
-    for piece in pieces:
-        if piece.startswith(PREFIX) and len(piece) > len(PREFIX):
-            text += piece.removeprefix(PREFIX)
-        elif not text or not piece or piece[0] in _ATTACHED or text[-1] in _OPENING:
-            text += piece
-        elif _wide(text[-1]) and _wide(piece[0]):
-            text += piece
-        else:
-            text += " " + piece
-    return text
-
-
-def _wide(character: str) -> bool:
-    """Whether a character is of a script that is written without spaces."""
-    return "\u2e80" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef" or character >= "\U00020000"
+    goes_on = lambda piece: piece.startswith(PREFIX) and len(piece) > len(PREFIX)
+    text = "".join(piece.removeprefix(PREFIX) if goes_on(piece) else f" {piece}" for piece in pieces)
+    return re.sub(JOINTS, "", text.removeprefix(" "))

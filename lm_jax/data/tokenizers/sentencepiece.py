@@ -28,9 +28,10 @@ from lm_jax.data.tokenizers.simple import sentinel_names
 FILE = "spiece.model"
 _BYTES = len(SPECIALS)  # The first of our 256 byte pieces: <0x00>.
 # Types of pieces in sentencepiece_model.proto.
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+NORMAL, _UNKNOWN, _CONTROL, USER, _UNUSED, _BYTE = range(1, 7)
+NAMED = (_UNKNOWN, _CONTROL)  # Those that are special tokens.
+MARK = "▁"  # Sentencepiece writes spaces so.
 _CALL = 1_000
-_MARK = "▁"  # Sentencepiece writes spaces so.
 
 
 def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
@@ -39,7 +40,7 @@ def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
 
     model = sentencepiece.SentencePieceProcessor(model_proto=content)
     pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
-    texts = [piece.replace(_MARK, " ").encode() for piece in pieces]
+    texts = [piece.replace(MARK, " ").encode() for piece in pieces]
     texts[: _BYTES + 256] = [b""] * _BYTES + [bytes([byte]) for byte in range(256)]
     texts += [b""] * sentinels
     names = [*pieces, *sentinel_names(sentinels)]
@@ -116,7 +117,7 @@ def _texts(names: Sequence[str], kinds: Sequence[int]) -> list[bytes]:
         if kind == _BYTE:
             texts.append(bytes([int(name[3:5], 16)]))
         else:
-            texts.append(name.replace(_MARK, " ").encode() if kind in (_NORMAL, _USER) else b"")
+            texts.append(name.replace(MARK, " ").encode() if kind in (NORMAL, USER) else b"")
     return texts
 
 
@@ -129,7 +130,7 @@ def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] 
     for start in range(0, len(chunks), _CALL):
         arrays += model.encode(chunks[start : start + _CALL], return_type="numpy", num_threads=1)
     for index in marks:
-        arrays[index] = np.array([_BYTES + byte for byte in _MARK.encode()], np.int32)
+        arrays[index] = np.array([_BYTES + byte for byte in MARK.encode()], np.int32)
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
     return Encoded(np.concatenate(arrays), np.add.reduceat(lengths, firsts))
 
@@ -149,11 +150,11 @@ class Own:
         marks: list[int] = []
         for text in texts:
             firsts.append(len(chunks))
-            if len(text) <= PART and _MARK not in text:
+            if len(text) <= PART and MARK not in text:
                 chunks.append(text)
                 continue
             # The mark in a text is spelled in bytes, or it would return as a space.
-            for number, stretch in enumerate(text.split(_MARK)):
+            for number, stretch in enumerate(text.split(MARK)):
                 if number:
                     marks.append(len(chunks))
                     chunks.append("")
@@ -191,7 +192,7 @@ class Foreign:
     def _cutter(self, proto: Any) -> Callable[[str], list[str]]:
         """How long texts are cut so that the parts' pieces are those of the text."""
         normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
-        crosses = any(_MARK in piece.piece.lstrip(_MARK) for piece in proto.pieces)
+        crosses = any(MARK in piece.piece.lstrip(MARK) for piece in proto.pieces)
         loses = normaliser.remove_extra_whitespaces and not normaliser.add_dummy_prefix
         if crosses or loses or trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces:
             return lambda text: [text]

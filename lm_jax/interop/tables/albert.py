@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ENCODED
 from lm_jax.interop.rules import Rules, absent, attention, dense, feedforward, norm
@@ -56,11 +58,29 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    share, paired = config.stack.share, config.pair_classes == 2
+    if not config.readout.transform or not config.embed.types or not share.groups:
+        raise InputError("ALBERT has token types, shared layers and the head of masked language modelling")
+    return {
+        **bert.skeleton(config),
+        "model_type": "albert",
+        "architectures": ["AlbertForPreTraining" if paired else "AlbertForMaskedLM"],
+        "tensors": ("sop_classifier.classifier.weight",) if paired else (),
+        "embedding_size": config.embed.factor,
+        "num_hidden_layers": config.stack.depth // share.layers,
+        "num_hidden_groups": share.groups,
+        "inner_group_num": share.layers,
+    }
+
+
 IGNORED = (r"albert\.embeddings\.position_ids", r"albert\.pooler\.\w+", r"predictions\.decoder\.\w+")
 FAMILY = Family(
     config=config,
     weights=weights,
     heads=ENCODED,
+    settings=settings,
     prefix="albert.",
     ignored=IGNORED,
     copies={"predictions.decoder.bias": "predictions.bias"},

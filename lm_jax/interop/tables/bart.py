@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
+from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, ENDED, ROWS, Head
 from lm_jax.interop.rules import Rules, attention, constant, feedforward, norm, row, same
@@ -109,15 +111,49 @@ def _sinusoids(length: int, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)[:, : width // 2]], 1).astype(np.float32)
 
 
+def settings(config: models.EncoderDecoderConfig, *, name: str, architecture: str) -> dict[str, Any]:
+    """Our settings to theirs; `name` is their `model_type`."""
+    if config.kind != "encoder_decoder" or not config.share_embed or not config.readout.tied:
+        raise InputError(f"{architecture} is exported with one token table for both sides and the readout")
+    block, activation = config.encoder.block, config.encoder.block.feedforward.activation
+    sides = {
+        key: value
+        for side, stack in (("encoder", config.encoder), ("decoder", config.decoder))
+        for key, value in (
+            (f"{side}_layers", stack.depth),
+            (f"{side}_attention_heads", stack.block.attention.heads),
+            (f"{side}_ffn_dim", stack.block.feedforward.width or 4 * config.embed.width),
+        )
+    }
+    return {
+        "model_type": name,
+        "architectures": [architecture],
+        "tensors": ("final_logits_bias",) if config.readout.bias else (),
+        "vocab_size": config.embed.vocab,
+        "d_model": config.embed.width,
+        **sides,
+        "activation_function": {"gelu_tanh": "gelu_new"}.get(activation, activation),
+        "max_position_embeddings": config.embed.max_length,
+        "scale_embedding": config.embed.scale,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        "attention_dropout": block.attention.dropout,
+        "activation_dropout": block.feedforward.dropout,
+        "dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 _IGNORED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight")
 
 
-def _family(*classes: str, learned: bool = False, placement: str = "post") -> Family:
+def _family(kind: str, *classes: str, learned: bool = False, placement: str = "post") -> Family:
     read = functools.partial(config, classes=classes, learned=learned, placement=placement)
     ignored = _IGNORED if learned else (*_IGNORED, r"model\.(encoder|decoder)\.embed_positions\.weight")
     return Family(
         config=read,
         weights=weights,
+        settings=functools.partial(settings, name=kind, architecture=classes[0]),
         heads={ROWS: ENDED, ANSWERS: Head(out="qa_outputs")} if learned else {},
         prefix="model.",
         ignored=ignored,
@@ -125,6 +161,6 @@ def _family(*classes: str, learned: bool = False, placement: str = "post") -> Fa
     )
 
 
-FAMILY = _family("BartForConditionalGeneration", "BartModel", learned=True)
-MARIAN = _family("MarianMTModel", "MarianModel")
-PEGASUS = _family("PegasusForConditionalGeneration", "PegasusModel", placement="pre")
+FAMILY = _family("bart", "BartForConditionalGeneration", "BartModel", learned=True)
+MARIAN = _family("marian", "MarianMTModel", "MarianModel")
+PEGASUS = _family("pegasus", "PegasusForConditionalGeneration", "PegasusModel", placement="pre")

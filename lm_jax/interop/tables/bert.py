@@ -110,16 +110,24 @@ def layers(config: models.TransformerConfig, theirs: str) -> Rules:
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
-    block = config.stack.block
-    names = {"gelu_tanh": "gelu_new"}
-    if config.kind != "encoder" or not config.readout.transform:
-        raise InputError("BERT is an encoder with the head of masked language modelling")
-    activation = block.feedforward.activation
+    if not config.readout.transform or not config.embed.types:
+        raise InputError("BERT has token types and the head of masked language modelling")
     paired = config.pair_classes == 2
     return {
+        **skeleton(config),
         "model_type": "bert",
         "architectures": ["BertForPreTraining" if paired else "BertForMaskedLM"],
         "tensors": ("cls.seq_relationship.weight",) if paired else (),
+    }
+
+
+def skeleton(config: models.TransformerConfig) -> dict[str, Any]:
+    """The settings that BERT's kin share, ours to theirs."""
+    if config.kind != "encoder":
+        raise InputError("BERT and its kin are encoders")
+    block, names = config.stack.block, {"gelu_tanh": "gelu_new"}
+    activation = block.feedforward.activation
+    return {
         "vocab_size": config.embed.vocab,
         "hidden_size": config.embed.width,
         "num_hidden_layers": config.stack.depth,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ENCODED, ROWS, Head
 from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same
@@ -61,12 +64,36 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, embed = config.stack.block, config.embed
+    if config.kind != "encoder" or not config.readout.transform:
+        raise InputError("DistilBERT is an encoder with the head of masked language modelling")
+    activation = block.feedforward.activation
+    return {
+        "model_type": "distilbert",
+        "architectures": ["DistilBertForMaskedLM"],
+        "vocab_size": embed.vocab,
+        "dim": embed.width,
+        "n_layers": config.stack.depth,
+        "n_heads": block.attention.heads,
+        "hidden_dim": block.feedforward.width or 4 * embed.width,
+        "activation": {"gelu_tanh": "gelu_new"}.get(activation, activation),
+        "max_position_embeddings": embed.max_length,
+        "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": block.attention.dropout,
+        "dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
 ROW = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
 FAMILY = Family(
     config=config,
     weights=weights,
     heads={**ENCODED, ROWS: ROW},
+    settings=settings,
     prefix="distilbert.",
     ignored=IGNORED,
     still_padding=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
 from lm_jax.interop.rules import Rules, dense, fused, gate_and_in, norm, out, same
@@ -94,6 +95,46 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, readout, layers = config.stack.block, config.readout, config.stack.layers
+    if config.kind != "encoder" or not readout.transform:
+        raise InputError("ModernBERT is an encoder with the head of masked language modelling")
+    local = [layer.attention for layer in layers if layer.attention.window is not None]
+    # Earlier releases know a period only, which must then be that of the layers.
+    fits = lambda period: all((layer.attention.window is None) == (at % period == 0) for at, layer in enumerate(layers))
+    period = next(filter(fits, range(1, len(layers) + 1)), None)
+    if period is None:
+        raise InputError("ModernBERT's layers see everything at every n-th layer, from the first on")
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    return {
+        "model_type": "modernbert",
+        "architectures": ["ModernBertForMaskedLM"],
+        "vocab_size": config.embed.vocab,
+        "hidden_size": config.embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": block.attention.heads,
+        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
+        "hidden_activation": names[block.feedforward.activation],
+        "max_position_embeddings": config.embed.max_length,
+        "norm_eps": config.norm.epsilon,
+        "norm_bias": config.norm.bias,
+        "attention_bias": block.attention.bias,
+        "mlp_bias": block.feedforward.bias,
+        "global_attn_every_n_layers": period,
+        "global_rope_theta": layers[0].attention.rotary.theta,
+        **({"local_attention": 2 * local[0].window, "local_rope_theta": local[0].rotary.theta} if local else {}),
+        "classifier_activation": names[readout.transform],
+        "classifier_bias": readout.transform_bias,
+        "decoder_bias": readout.bias,
+        "tie_word_embeddings": readout.tied,
+        "attention_dropout": block.attention.dropout,
+        "embedding_dropout": config.embed.dropout,
+        "mlp_dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 def _classifier(tree: Mapping[str, Any], pick: str = "all") -> Head:
     """A classifier behind the layer that the readout has."""
     return Head(
@@ -116,6 +157,7 @@ FAMILY = Family(
     config=config,
     weights=weights,
     heads={TOKENS: _classifier, ANSWERS: _classifier, ROWS: _row},
+    settings=settings,
     prefix="model.",
     ignored=(r"decoder\.weight",),
     still_padding=True,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
+from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ENCODED
 from lm_jax.interop.rules import Rules, dense, norm
@@ -42,15 +44,30 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs; the padding token's id is that of the row before position 0."""
+    embed = config.embed
+    if not config.readout.transform or not embed.offset or not embed.types:
+        raise InputError("RoBERTa has token types, a row before position 0 and the head of masked language modelling")
+    return {
+        **bert.skeleton(config),
+        "model_type": "roberta",
+        "architectures": ["RobertaForMaskedLM"],
+        "max_position_embeddings": embed.max_length + embed.offset,
+        "pad_token_id": embed.offset - 1,
+    }
+
+
 IGNORED = (r"roberta\.embeddings\.position_ids", r"roberta\.pooler\.dense\.\w+", r"lm_head\.decoder\.\w+")
 
 
-def _family(name: str) -> Family:
+def _family(name: str, settings: Any = None) -> Family:
     read = functools.partial(config, name=name)
     return Family(
         config=read,
         weights=weights,
         heads=ENCODED,
+        settings=settings,
         prefix="roberta.",
         ignored=IGNORED,
         copies={"lm_head.decoder.bias": "lm_head.bias"},
@@ -59,5 +76,5 @@ def _family(name: str) -> Family:
     )
 
 
-FAMILY = _family("Roberta")
+FAMILY = _family("Roberta", settings)
 XLM = _family("XLMRoberta")

@@ -103,18 +103,18 @@ def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
     return rules + common.norms(ours, theirs, norms, block)
 
 
-def settings(config: models.EncoderDecoderConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any]:
+    """Our settings to theirs; `name` begins the names of their classes."""
     if config.kind != "encoder_decoder":
-        raise InputError("T5 is an encoder-decoder")
+        raise InputError(f"{name} is an encoder-decoder")
     block, buckets = config.encoder.block, config.encoder.block.attention.buckets
     activation = {"gelu_tanh": "gelu_new"}.get(block.feedforward.activation, block.feedforward.activation)
     gated = block.feedforward.gated
-    name = "gated-gelu" if gated and activation == "gelu_new" else f"gated-{activation}" if gated else activation
+    projection = "gated-gelu" if gated and activation == "gelu_new" else f"gated-{activation}" if gated else activation
     tied = config.readout.tied
     return {
-        "model_type": "t5",
-        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": name.lower(),
+        "architectures": [f"{name}ForConditionalGeneration"],
         "tensors": () if tied else ("lm_head.weight",),
         "vocab_size": config.embed.vocab,
         "d_model": config.embed.width,
@@ -125,7 +125,7 @@ def settings(config: models.EncoderDecoderConfig) -> dict[str, Any]:
         "num_heads": block.attention.heads,
         "relative_attention_num_buckets": buckets.buckets,
         "relative_attention_max_distance": buckets.max_distance,
-        "feed_forward_proj": name,
+        "feed_forward_proj": projection,
         "layer_norm_epsilon": config.norm.epsilon,
         "dropout_rate": block.dropout,
         "is_encoder_decoder": True,
@@ -150,18 +150,18 @@ _HEADS: heads.Heads = {
 }
 
 
-def _family(name: str, *, shared: bool = True, scales: bool = True, exported: bool = False) -> Family:
+def _family(name: str, *, shared: bool = True, scales: bool = True) -> Family:
     classes = (f"{name}ForConditionalGeneration", f"{name}WithLMHeadModel", f"{name}Model", f"{name}EncoderModel")
     return Family(
         config=functools.partial(config, shared=shared, scales=scales, classes=classes),
         weights=weights,
         heads=_HEADS,
-        settings=settings if exported else None,
+        settings=functools.partial(settings, name=name),
         ignored=_IGNORED,
     )
 
 
-FAMILY = _family("T5", exported=True)
+FAMILY = _family("T5")
 # Its code never scales, whatever its settings say.
 MT5 = _family("MT5", scales=False)
 UMT5 = _family("UMT5", shared=False)

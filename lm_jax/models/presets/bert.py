@@ -49,7 +49,7 @@ ELECTRA = {
 # The same, multiplied by its line "generator size" (1/4, 1/3, 1/4); tables of tokens are the discriminator's. The
 # released small one is not a quarter but as large as its discriminator.
 GENERATOR = {
-    "tiny": dict(depth=2, width=32, heads=1, factor=32, length=128),
+    "tiny": dict(depth=2, width=16, heads=1, factor=32, length=128),
     "small": dict(depth=12, width=64, heads=1, factor=128, length=512),
     "base": dict(depth=12, width=256, heads=4, factor=768, length=512),
     "large": dict(depth=24, width=256, heads=4, factor=1024, length=512),

@@ -1,0 +1,70 @@
+"""Added tokens are found wherever a text has them, and change nothing about the others."""
+
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.data import tokenizers
+from lm_jax.data.tokenizers import TokenizerConfig
+from tests.commands import GOLDEN
+
+NAMES = ("<|user|>", "harbour", "<|user|><|end|>")
+TEXT = "the harbour<|user|> of <|user|><|end|>é harbour"
+KINDS = ("unigram", "bpe", "wordpiece", "byte_bpe", "bytes", "characters")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request):
+    config = TokenizerConfig(kind=request.param, vocab_at_most=400)
+    text = (GOLDEN / "text.txt").read_text()
+    base = tokenizers.train(config, [text], len(text))
+    return base, tokenizers.extend(base, NAMES)
+
+
+def test_names_are_one_token_each_and_what_lies_between_is_cut_as_before(pair):
+    base, more = pair
+    ids = dict(zip(NAMES, (more.encode(name).tolist() for name in NAMES), strict=True))
+    assert all(len(one) == 1 for one in ids.values())
+    # Where there was a piece of that name before, it is the token.
+    assert more.vocab_size - base.vocab_size == sum(name not in base.pieces for name in NAMES)
+    user, harbour, both = (ids[name] for name in NAMES)
+    between = [base.encode(part).tolist() for part in ("the ", " of ", "é ")]
+    expected = [*between[0], *harbour, *user, *between[1], *both, *between[2], *harbour]
+    assert more.encode(TEXT).tolist() == expected
+    np.testing.assert_array_equal(more.encode("no name in it"), base.encode("no name in it"))
+
+
+def test_batches_and_places_agree_with_texts_alone(pair):
+    _, more = pair
+    texts = [TEXT, "", "plain", "harbour"]
+    for one, text in zip(more.encode_batch(texts), texts, strict=True):
+        np.testing.assert_array_equal(one, more.encode(text))
+    located = more.located(texts)
+    np.testing.assert_array_equal(located.tokens, np.concatenate([more.encode(text) for text in texts]))
+    data = "\n".join(texts).encode()
+    for token, start in zip(located.tokens, located.starts, strict=True):
+        if more.piece(int(token)) in NAMES:
+            assert data[start:].startswith(more.piece(int(token)).encode())
+
+
+def test_text_comes_back(pair):
+    _, more = pair
+    if more.lossless:
+        assert more.decode(more.encode(TEXT)) == TEXT
+    assert more.decode(more.encode("harbour")) == "harbour"
+
+
+def test_a_saved_one_is_read_again_and_is_another_tokenizer(pair, tmp_path):
+    base, more = pair
+    more.save(tmp_path)
+    again = tokenizers.load(tmp_path)
+    assert again.fingerprint == more.fingerprint != base.fingerprint
+    np.testing.assert_array_equal(again.encode(TEXT), more.encode(TEXT))
+    assert tokenizers.extend(again, NAMES).fingerprint == more.fingerprint
+    assert tokenizers.extend(again, ("zzq",)).vocab_size == more.vocab_size + 1
+
+
+@pytest.mark.parametrize("names", [("",), ("a", "a"), ("[MASK]",), (" ",)])
+def test_names_that_cannot_be_added_are_refused(names):
+    with pytest.raises(InputError, match="config.data.tokenizer.add"):
+        tokenizers.extend(tokenizers.load(GOLDEN / "tokenizer"), names)

@@ -1,0 +1,32 @@
+"""Positions that count from the padding token's row on."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lm_jax.interop import huggingface, positions
+from lm_jax.models import transformer
+from lm_jax.models.interface import Inputs
+
+
+@pytest.mark.parametrize("pad", (0, 1, 5))
+def test_roberta_computes_the_same_with_any_padding_token(pad, tmp_path):
+    config, inputs = tiny.config("roberta"), Inputs(tokens=jnp.arange(7, 19)[None])
+    model, params = tiny.build(config, inputs)
+    tree = {**huggingface.tree_for(config), "pad_token_id": pad}
+    tree, moved, again = positions.aligned(tree, config, params)
+    assert (moved.embed.offset, tree["max_position_embeddings"]) == (pad + 1, config.embed.max_length + pad + 1)
+    huggingface.save(tmp_path, tree, moved, again)
+    module, loaded = huggingface.load(tmp_path)
+    assert huggingface.function_of(module.config) == huggingface.function_of(moved)
+    expected = model.apply({"params": params}, inputs, logits=True).logits
+    for one, parameters in ((transformer.build(moved), again), (module, loaded)):
+        found = one.apply({"params": parameters}, inputs, logits=True).logits
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_positions_of_other_families_stay_where_they_are():
+    config = tiny.config("bart")
+    tree = {**huggingface.tree_for(config), "pad_token_id": 0}
+    assert positions.aligned(tree, config, {}) == (tree, config, {})

@@ -1,0 +1,59 @@
+"""Runs whose parameters were drawn and never trained: everything that a reading verb asks for, in a second."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import tiny
+from ml_collections import ConfigDict
+
+from lm_jax import experiment
+from lm_jax.core.trees import map_named
+from lm_jax.data.config import DataConfig
+from lm_jax.experiment import Experiment, ExperimentConfig
+from lm_jax.models.interface import Inputs
+from lm_jax.models.presets import PRESETS
+from lm_jax.objectives import ObjectiveConfig
+from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.verbs import workdir as workdirs
+
+OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span"}
+
+
+def draw(workdir, preset, tokenizer, *, ends=None, **over):
+    """Writes a run of the `tiny` size of a preset.
+
+    Args:
+      workdir: where to.
+      preset: its name.
+      tokenizer: decides the vocabulary.
+      ends: an id that the readout gives in place of the end of a text, and the end in its place; not where it is tied.
+      **over: settings of the model, `stack__depth` for `stack.depth`.
+
+    Returns:
+      The experiment.
+    """
+    tree = PRESETS[preset].build("tiny")
+    with tree.ignore_type():
+        tree.update_from_flattened_dict({key.replace("__", "."): value for key, value in over.items()})
+    config = ExperimentConfig(
+        model=None, objective=ObjectiveConfig(name=OBJECTIVES[tree.kind]), data=DataConfig(length=32)
+    )
+    recipe = ConfigDict({**dataclasses.asdict(config), "model": tree})
+    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
+    _, params = tiny.build(exp.model.module.config, Inputs(tokens=tokens, source=source))
+    if ends is not None:
+        order = np.arange(tokenizer.vocab_size)
+        order[[ends, tokenizer.eos]] = tokenizer.eos, ends
+        params = {**params, "head": map_named(lambda _, leaf: leaf[..., order], params["head"])}
+    about = {
+        "config": experiment.as_json(exp.config),
+        "data_fingerprint": "",
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+    }
+    with Checkpointer(workdir / "checkpoints") as checkpointer:
+        checkpointer.save(0, {"params": {"model": params}}, about)
+    workdirs.write(exp, workdir)
+    return exp
