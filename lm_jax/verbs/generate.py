@@ -95,7 +95,7 @@ def lines(file: Path) -> list[str]:
     return found[:-1] if not found[-1] else found
 
 
-def _about(exp: Experiment, prompt: Prompt, tokens: Any) -> dict[str, Any]:
+def _about(exp: Experiment, prompt: np.ndarray, tokens: Any) -> dict[str, Any]:
     """The answer to a prompt of ids: ids, and their text where the run knows any."""
     about = {"prompt_ids": [int(one) for one in prompt], "tokens": [int(one) for one in tokens]}
     if exp.tokenizer.kind == tokenizers.IDS:
