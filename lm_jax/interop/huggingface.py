@@ -30,7 +30,15 @@ from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, kind
 from lm_jax.models import segments, transformer
-from lm_jax.models.config import AttentionConfig, EmbedConfig, EncoderDecoderConfig, FeedForwardConfig, ModelConfig
+from lm_jax.models.config import (
+    AttentionConfig,
+    EmbedConfig,
+    EncoderDecoderConfig,
+    FeedForwardConfig,
+    ModelConfig,
+    StackConfig,
+    TransformerConfig,
+)
 from lm_jax.models.interface import Inputs
 
 # Heads that our models have not are kept beside the parameters.
@@ -337,6 +345,9 @@ def _tensor(rule: Rule, config: Any, shapes: Any, params: Any, extra: Any, index
 def tree_for(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a model that was not imported.
 
+    Of several families that compute the same function it is the first in `TABLES`: a model that is LLaMA and Mistral
+    without a window is LLaMA.
+
     Raises:
       InputError: no family of theirs computes the same function.
     """
@@ -346,13 +357,14 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         try:
             tree = family.settings(config)
             again = family.config(Settings(tree, tree.pop("tensors", ()), name, family.heads))
-        except (InputError, AttributeError, KeyError, TypeError):
+        except (InputError, ArithmeticError, AttributeError, KeyError, TypeError):
             continue
         if function_of(again) == function_of(config):
             return tree
+    known = ", ".join(name for name, family in TABLES.items() if family.settings is not None)
     raise InputError(
-        "no Hugging Face family computes what this model computes; a model from the presets gpt2, bert, t5, llama, "
-        "deberta or xlnet whose settings that decide the function were left alone can be exported"
+        "no Hugging Face family computes what this model computes (PaLM, Gopher, Chinchilla and GPT-3 have no class in "
+        f"transformers); a model can be exported as {known}, where its settings are ones that this family has"
     )
 
 
@@ -364,8 +376,20 @@ def function_of(config: Any, width: int = 0) -> Any:
     free = ("dropout", "init", "scan", "remat", "kernel", "dtype")
     names = [field.name for field in dataclasses.fields(config) if field.name not in free]
     held = {name: function_of(getattr(config, name), width) for name in names}
+    if isinstance(config, TransformerConfig | EncoderDecoderConfig):
+        # muP scales scores and logits.
+        held["init"] = config.init.base_width if config.init.name == "mup" else None
+    if isinstance(config, StackConfig):
+        # Layer by layer: one stack has many patterns.
+        kinds = {name: function_of(config.kind(name), width) for name in ("block", *config.pattern)}
+        names = config.pattern or ("block",)
+        blocks = tuple(kinds[names[layer % len(names)]] for layer in range(config.depth))
+        held |= {"block": blocks, "kinds": None, "pattern": None}
     if isinstance(config, AttentionConfig):
-        held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
+        head = config.head_width(width)
+        held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": head, "block": None}
+        if config.position != "disentangled":
+            held["scale"] = head**-0.5 if config.scale is None else config.scale
         names = ("rotary", "buckets", "alibi", "transformer_xl", "disentangled")
         held |= {name: None for name in names if name != config.position}
     if isinstance(config, FeedForwardConfig):
