@@ -37,6 +37,7 @@ from lm_jax.models.config import (
     FeedForwardConfig,
     ModelConfig,
     StackConfig,
+    TransformerConfig,
 )
 from lm_jax.models.interface import Inputs
 
@@ -344,6 +345,9 @@ def _tensor(rule: Rule, config: Any, shapes: Any, params: Any, extra: Any, index
 def tree_for(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a model that was not imported.
 
+    Of several families that compute the same function it is the first in `TABLES`: a model that is LLaMA and Mistral
+    without a window is LLaMA.
+
     Raises:
       InputError: no family of theirs computes the same function.
     """
@@ -353,13 +357,14 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
         try:
             tree = family.settings(config)
             again = family.config(Settings(tree, tree.pop("tensors", ()), name, family.heads))
-        except (InputError, AttributeError, KeyError, TypeError):
+        except (InputError, ArithmeticError, AttributeError, KeyError, TypeError):
             continue
         if function_of(again) == function_of(config):
             return tree
+    known = ", ".join(name for name, family in TABLES.items() if family.settings is not None)
     raise InputError(
-        "no Hugging Face family computes what this model computes; supported are models of "
-        f"{', '.join(name for name, family in TABLES.items() if family.settings)} as their papers have them"
+        "no Hugging Face family computes what this model computes (PaLM, Gopher, Chinchilla and GPT-3 have no class in "
+        f"transformers); a model can be exported as {known}, where its settings are ones that this family has"
     )
 
 
@@ -373,8 +378,14 @@ def function_of(config: Any, width: int = 0) -> Any:
     free = ("dropout", "init", "scan", "remat", "kernel", "dtype")
     names = [field.name for field in dataclasses.fields(config) if field.name not in free]
     held = {name: function_of(getattr(config, name), width) for name in names}
+    if isinstance(config, TransformerConfig | EncoderDecoderConfig):
+        # muP scales scores and logits.
+        held["init"] = config.init.base_width if config.init.name == "mup" else None
     if isinstance(config, AttentionConfig):
-        held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": config.head_width(width), "block": None}
+        head = config.head_width(width)
+        held |= {"kv_heads": config.kv_heads or config.heads, "head_dim": head, "block": None}
+        if config.position != "disentangled":
+            held["scale"] = head**-0.5 if config.scale is None else config.scale
         names = ("rotary", "buckets", "alibi", "transformer_xl", "disentangled")
         held |= {name: None for name in names if name != config.position}
     if isinstance(config, FeedForwardConfig):

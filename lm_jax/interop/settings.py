@@ -30,6 +30,8 @@ ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
 }
+# Their names of our activations: the first of those above.
+THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 # Training, generation, bookkeeping, and relics that no release reads: none of these changes logits.
 HARMLESS = re.compile(

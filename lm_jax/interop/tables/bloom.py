@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, norm, same
@@ -50,10 +52,30 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block = config.stack.block
+    return {
+        "model_type": "bloom",
+        "architectures": ["BloomForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "hidden_size": config.embed.width,
+        "n_layer": config.stack.depth,
+        "n_head": block.attention.heads,
+        "layer_norm_epsilon": config.norm.epsilon,
+        "apply_residual_connection_post_layernorm": block.norm_placement == "stream",
+        "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": block.attention.dropout,
+        "hidden_dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 FAMILY = Family(
     config=config,
     weights=weights,
     heads=CLASSIFIED,
+    settings=settings,
     prefix="transformer.",
     ignored=(r"lm_head\.weight",),
     counted="attended",

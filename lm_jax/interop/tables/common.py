@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_jax.core.config import Tree
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same, turned
-from lm_jax.models.config import BlockConfig, ReadoutConfig, StackConfig
+from lm_jax.models.config import BlockConfig, EmbedConfig, ReadoutConfig, RotaryConfig, StackConfig
 
 
 def tree(settings: Any) -> Tree:
@@ -27,6 +27,36 @@ def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Seque
     # The shortest pattern that gives these names.
     period = next(size for size in range(1, depth + 1) if all(names[at] == names[at % size] for at in range(depth)))
     return StackConfig(depth=depth, block=block, kinds=Tree(used), pattern=tuple(names[:period]))
+
+
+def layers(stack: StackConfig) -> list[BlockConfig]:
+    """The block of every layer."""
+    names = stack.pattern or ("block",)
+    return [stack.kind(names[layer % len(names)]) for layer in range(stack.depth)]
+
+
+def windows(stack: StackConfig) -> tuple[int | None, list[bool]]:
+    """The window of the layers that have one, and which layers these are; where windows differ, one of them."""
+    found = [block.attention.window for block in layers(stack)]
+    return max((window for window in found if window), default=None), [window is not None for window in found]
+
+
+def rotary(config: RotaryConfig) -> dict[str, Any]:
+    """Our rotary settings as transformers 4 spelled them, which later releases read too."""
+    scaling = config.scaling
+    if scaling.name == "none":
+        return {"rope_theta": config.theta}
+    stretched: dict[str, Any] = {"rope_type": scaling.name, "factor": scaling.factor}
+    if scaling.name == "llama3":
+        length = scaling.length
+        stretched |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+        stretched |= {"original_max_position_embeddings": length}
+    return {"rope_theta": config.theta, "rope_scaling": stretched}
+
+
+def room(config: EmbedConfig) -> int:
+    """Rows of a table of positions that their class computes: our positions have no limit, and answers go on."""
+    return max(config.max_length, 2048)
 
 
 def norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) -> Rules:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, norm, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -85,10 +87,44 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, attention = config.stack.block, config.stack.block.attention
+    groups = attention.kv_heads or attention.heads
+    # The earlier layers have one key and value head or as many as queries, and a norm for both halves.
+    new = groups not in (1, attention.heads) or block.norm_placement == "parallel_two"
+    alibi = attention.position == "alibi"
+    return {
+        "model_type": "falcon",
+        "architectures": ["FalconForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "max_position_embeddings": config.embed.max_length,
+        "hidden_size": config.embed.width,
+        "ffn_hidden_size": block.feedforward.width or 4 * config.embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": attention.heads,
+        "num_kv_heads": groups,
+        "multi_query": groups == 1,
+        "new_decoder_architecture": new,
+        "parallel_attn": block.norm_placement != "pre",
+        "num_ln_in_parallel_attn": 2 if block.norm_placement == "parallel_two" else 1,
+        "alibi": alibi,
+        **({} if alibi else common.rotary(attention.rotary)),
+        "activation": THEIRS[block.feedforward.activation],
+        "bias": attention.bias,
+        "layer_norm_epsilon": config.norm.epsilon,
+        "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": attention.dropout,
+        "hidden_dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 FAMILY = Family(
     config=config,
     weights=weights,
     heads=CLASSIFIED,
+    settings=settings,
     prefix="transformer.",
     ignored=(r"lm_head\.weight",),
     counted="attended",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import llama
+from lm_jax.interop.tables import common, llama
 from lm_jax.models import config as models
 
 
@@ -75,4 +75,56 @@ def _assembled(hf: Settings, attention: models.AttentionConfig, **options: Any) 
     return llama.assembled(hf, attention, norm=norm, scale=True, tied=True, **options)
 
 
-GEMMA, GEMMA2, GEMMA3 = map(llama.family, (gemma, gemma2, gemma3))
+def settings1(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to Gemma's, whose activation transformers 5 reads by the name that LLaMA's has."""
+    tree = _written(config, "gemma", "GemmaForCausalLM")
+    return {**tree, "hidden_act": tree["hidden_activation"]}
+
+
+def settings2(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to Gemma 2's."""
+    return {
+        **_written(config, "gemma2", "Gemma2ForCausalLM"),
+        **_layered(config),
+        "attn_logit_softcapping": config.stack.block.attention.softcap,
+    }
+
+
+def settings3(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to Gemma 3's, whose angles in windowed layers are never stretched."""
+    blocks = common.layers(config.stack)
+    near, far = (
+        [block.attention.rotary for block in blocks if (block.attention.window is not None) == local]
+        for local in (True, False)
+    )
+    return {
+        **_written(config, "gemma3_text", "Gemma3ForCausalLM"),
+        **_layered(config),
+        **common.rotary(far[0] if far else near[0]),
+        "rope_local_base_freq": (near[0] if near else far[0]).theta,
+    }
+
+
+def _written(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
+    tree = llama.written(config, kind, name)
+    # Gemma's class takes "gelu" for the approximation.
+    names, ours = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu_python"}, config.stack.block
+    activation = names.get(ours.feedforward.activation, tree.pop("hidden_act"))
+    return {**tree, "hidden_activation": activation, "attention_bias": ours.attention.bias}
+
+
+def _layered(config: models.TransformerConfig) -> dict[str, Any]:
+    scale, (window, local) = config.stack.block.attention.scale, common.windows(config.stack)
+    if scale is None:
+        scale = config.stack.block.attention.head_width(config.embed.width) ** -0.5
+    return {
+        "query_pre_attn_scalar": round(scale**-2),
+        "sliding_window": window or 4096,  # Their default, where no layer has one.
+        "layer_types": ["sliding_attention" if one else "full_attention" for one in local],
+        "final_logit_softcapping": config.readout.softcap,
+    }
+
+
+GEMMA = llama.family(gemma, settings1)
+GEMMA2 = llama.family(gemma2, settings2)
+GEMMA3 = llama.family(gemma3, settings3)

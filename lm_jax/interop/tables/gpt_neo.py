@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -62,5 +64,32 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block = config.stack.block
+    window, local = common.windows(config.stack)
+    return {
+        "model_type": "gpt_neo",
+        "architectures": ["GPTNeoForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "max_position_embeddings": config.embed.max_length,
+        "hidden_size": config.embed.width,
+        "intermediate_size": block.feedforward.width,
+        "num_layers": config.stack.depth,
+        "num_heads": block.attention.heads,
+        "attention_types": [[["local" if one else "global" for one in local], 1]],
+        "window_size": window or 256,  # Their default, where no layer has one.
+        "activation_function": THEIRS[block.feedforward.activation],
+        "layer_norm_epsilon": config.norm.epsilon,
+        "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": block.attention.dropout,
+        "embed_dropout": config.embed.dropout,
+        "resid_dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)", r"lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(
+    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
+)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, norm, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -60,11 +62,39 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block = config.stack.block
+    rotary = common.rotary(block.attention.rotary)
+    return {
+        "model_type": "gpt_neox",
+        "architectures": ["GPTNeoXForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "max_position_embeddings": config.embed.max_length,
+        "hidden_size": config.embed.width,
+        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": block.attention.heads,
+        "hidden_act": THEIRS[block.feedforward.activation],
+        "layer_norm_eps": config.norm.epsilon,
+        "attention_bias": block.attention.bias,
+        "use_parallel_residual": block.norm_placement == "parallel_two",
+        "rotary_pct": block.attention.rotary.fraction,
+        "rotary_emb_base": rotary.pop("rope_theta"),
+        **rotary,
+        "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": block.attention.dropout,
+        "hidden_dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 _BUFFERS = (r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r"embed_out\.weight")
 FAMILY = Family(
     config=config,
     weights=weights,
     heads=CLASSIFIED,
+    settings=settings,
     prefix="gpt_neox.",
     ignored=_BUFFERS,
     renamed={"lm_head.weight": "embed_out.weight"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -61,5 +63,30 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, width = config.stack.block, config.embed.width
+    return {
+        "model_type": "gptj",
+        "architectures": ["GPTJForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "n_positions": common.room(config.embed),
+        "n_embd": width,
+        "n_layer": config.stack.depth,
+        "n_head": block.attention.heads,
+        "n_inner": block.feedforward.width,
+        "rotary_dim": round(block.attention.rotary.fraction * block.attention.head_width(width)),
+        "activation_function": THEIRS[block.feedforward.activation],
+        "layer_norm_epsilon": config.norm.epsilon,
+        "tie_word_embeddings": config.readout.tied,
+        "attn_pdrop": block.attention.dropout,
+        "embd_pdrop": config.embed.dropout,
+        "resid_pdrop": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)",)
-FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(
+    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
+)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, SCORED, Head, Heads
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -110,14 +109,22 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs, of models whose rotary angles are not stretched."""
+    """Our settings to theirs."""
+    block = config.stack.block
+    return {
+        **written(config, "llama", "LlamaForCausalLM"),
+        "attention_bias": block.attention.bias,
+        "mlp_bias": block.feedforward.bias,
+    }
+
+
+def written(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
+    """What the settings of all these families say: `kind` is their `model_type`, `name` the class."""
     block = config.stack.block
     attention = block.attention
-    if config.kind != "decoder":
-        raise InputError("LLaMA is a decoder")
     return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+        "model_type": kind,
+        "architectures": [name],
         "vocab_size": config.embed.vocab,
         "max_position_embeddings": config.embed.max_length,
         "hidden_size": config.embed.width,
@@ -125,13 +132,12 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "num_hidden_layers": config.stack.depth,
         "num_attention_heads": attention.heads,
         "num_key_value_heads": attention.kv_heads or attention.heads,
-        "head_dim": attention.head_dim,
-        "hidden_act": block.feedforward.activation,
+        "head_dim": attention.head_width(config.embed.width),
+        "hidden_act": THEIRS[block.feedforward.activation],
         "rms_norm_eps": config.norm.epsilon,
-        "attention_bias": attention.bias,
-        "mlp_bias": block.feedforward.bias,
-        "rope_theta": attention.rotary.theta,
+        **common.rotary(attention.rotary),
         "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": attention.dropout,
         "torch_dtype": "float32",
     }
 
@@ -141,7 +147,9 @@ HEADS: Heads = {**SCORED, ANSWERS: Head(out="qa_outputs", prefix="transformer.")
 
 
 def family(
-    config: Callable[[Settings], models.TransformerConfig], heads: Heads = SCORED, settings: Any = None
+    config: Callable[[Settings], models.TransformerConfig],
+    settings: Callable[[Any], dict[str, Any]],
+    heads: Heads = SCORED,
 ) -> Family:
     """A family with LLaMA's tensors."""
     return Family(
@@ -155,4 +163,4 @@ def family(
     )
 
 
-FAMILY = family(config, HEADS, settings)
+FAMILY = family(config, settings, HEADS)

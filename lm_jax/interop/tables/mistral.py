@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama
 from lm_jax.models import config as models
@@ -20,4 +22,12 @@ def attention(hf: Settings, *, window: int | None, theta: float) -> models.Atten
     return models.AttentionConfig(bias=False, out_bias=False, window=window, rotary=hf.rotary(theta), **llama.sizes(hf))
 
 
-FAMILY = llama.family(config)
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    return {
+        **llama.written(config, "mistral", "MistralForCausalLM"),
+        "sliding_window": config.stack.block.attention.window,
+    }
+
+
+FAMILY = llama.family(config, settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lm_jax.interop.heads import SCORED
 from lm_jax.interop.rules import Rule, Rules, attention, norm, same, turned
 from lm_jax.interop.rules import joined as concatenated
 from lm_jax.interop.settings import Settings
@@ -92,4 +91,15 @@ def _apart(array: Any) -> tuple[Any, Any]:
     return _swapped(array[:, :half])[0], _swapped(array[:, half:])[0]
 
 
-FAMILY = dataclasses.replace(llama.family(config, SCORED), weights=weights, learned=learned)
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block = config.stack.block
+    return {
+        **llama.written(config, "mixtral", "MixtralForCausalLM"),
+        "sliding_window": block.attention.window,
+        "num_local_experts": block.feedforward.experts.count,
+        "num_experts_per_tok": block.feedforward.experts.top,
+    }
+
+
+FAMILY = dataclasses.replace(llama.family(config, settings), weights=weights, learned=learned)

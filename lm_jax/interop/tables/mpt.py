@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
@@ -66,4 +68,32 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
-FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=(r"lm_head\.weight",))
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    attention = config.stack.block.attention
+    return {
+        "model_type": "mpt",
+        "architectures": ["MptForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "max_seq_len": common.room(config.embed),
+        "d_model": config.embed.width,
+        "n_layers": config.stack.depth,
+        "n_heads": attention.heads,
+        "no_bias": True,
+        "layer_norm_epsilon": config.norm.epsilon,
+        "attn_config": {"alibi": True, "clip_qkv": attention.clip, "softmax_scale": attention.scale},
+        "tie_word_embeddings": config.readout.tied,
+        "emb_pdrop": config.embed.dropout,
+        "resid_pdrop": config.stack.block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
+FAMILY = Family(
+    config=config,
+    weights=weights,
+    heads=CLASSIFIED,
+    settings=settings,
+    prefix="transformer.",
+    ignored=(r"lm_head\.weight",),
+)

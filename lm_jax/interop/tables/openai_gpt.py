@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lm_jax.core.config import lookup
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, same
@@ -44,5 +47,29 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules + gpt2.layers(config)
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs; the class has these activations only."""
+    activations = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
+    block = config.stack.block
+    return {
+        "model_type": "openai-gpt",
+        "architectures": ["OpenAIGPTLMHeadModel"],
+        "vocab_size": config.embed.vocab,
+        "n_positions": config.embed.max_length,
+        "n_embd": config.embed.width,
+        "n_layer": config.stack.depth,
+        "n_head": block.attention.heads,
+        "afn": lookup(activations, block.feedforward.activation, "an activation of GPT"),
+        "layer_norm_epsilon": config.norm.epsilon,
+        "tie_word_embeddings": config.readout.tied,
+        "attn_pdrop": block.attention.dropout,
+        "embd_pdrop": config.embed.dropout,
+        "resid_pdrop": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")
-FAMILY = Family(config=config, weights=weights, heads=CLASSIFIED, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = Family(
+    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
+)

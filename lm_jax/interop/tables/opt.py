@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED
 from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -65,11 +67,37 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     return rules
 
 
+def settings(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to theirs."""
+    block, before = config.stack.block, config.stack.block.norm_placement == "pre"
+    return {
+        "model_type": "opt",
+        "architectures": ["OPTForCausalLM"],
+        "vocab_size": config.embed.vocab,
+        "max_position_embeddings": config.embed.max_length,
+        "hidden_size": config.embed.width,
+        "word_embed_proj_dim": config.embed.factor or config.embed.width,
+        "ffn_dim": block.feedforward.width or 4 * config.embed.width,
+        "num_hidden_layers": config.stack.depth,
+        "num_attention_heads": block.attention.heads,
+        "activation_function": THEIRS[block.feedforward.activation],
+        "enable_bias": block.attention.bias,
+        "do_layer_norm_before": before,
+        "_remove_final_layer_norm": before and not config.final_norm,
+        "layer_norm_elementwise_affine": config.norm.scale,
+        "tie_word_embeddings": config.readout.tied,
+        "attention_dropout": block.attention.dropout,
+        "dropout": block.dropout,
+        "torch_dtype": "float32",
+    }
+
+
 # Checkpoints of the model alone begin with `decoder.`.
 FAMILY = Family(
     config=config,
     weights=weights,
     heads=CLASSIFIED,
+    settings=settings,
     prefix="model.",
     ignored=(r"(model\.)?lm_head\.weight",),
     counted="attended",

@@ -5,8 +5,10 @@ Qwen2 has biases where LLaMA has none, in queries, keys and values; Qwen3 normal
 
 from __future__ import annotations
 
+from typing import Any
+
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import llama
+from lm_jax.interop.tables import common, llama
 from lm_jax.models import config as models
 
 
@@ -39,4 +41,21 @@ def _windowed(hf: Settings, attention: models.AttentionConfig) -> models.Transfo
     return llama.assembled(hf, attention, kinds={"local": {"attention": {"window": window}}}, pattern=names)
 
 
-QWEN2, QWEN3 = (llama.family(config, llama.HEADS) for config in (qwen2, qwen3))
+def settings2(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to Qwen2's."""
+    return {**llama.written(config, "qwen2", "Qwen2ForCausalLM"), **_windows(config)}
+
+
+def settings3(config: models.TransformerConfig) -> dict[str, Any]:
+    """Our settings to Qwen3's."""
+    biased = config.stack.block.attention.bias
+    return {**llama.written(config, "qwen3", "Qwen3ForCausalLM"), "attention_bias": biased, **_windows(config)}
+
+
+def _windows(config: models.TransformerConfig) -> dict[str, Any]:
+    window, local = common.windows(config.stack)
+    types = ["sliding_attention" if one else "full_attention" for one in local]
+    return {"use_sliding_window": window is not None, "sliding_window": window, "layer_types": types}
+
+
+QWEN2, QWEN3 = llama.family(qwen2, settings2, llama.HEADS), llama.family(qwen3, settings3, llama.HEADS)

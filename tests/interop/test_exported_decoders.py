@@ -1,0 +1,171 @@
+"""Decoders of our presets as config.json of their families: read again they are the same function."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from lm_jax import interop
+from lm_jax.core.config import InputError, Tree, from_config_dict
+from lm_jax.core.trees import named_leaves
+from lm_jax.interop import huggingface
+from lm_jax.interop.settings import Settings
+from lm_jax.models.config import KINDS
+from lm_jax.models.presets import PRESETS
+
+# By preset: model_type and the class.
+DECODERS = {
+    "gpt": ("openai-gpt", "OpenAIGPTLMHeadModel"),
+    "gpt_neo": ("gpt_neo", "GPTNeoForCausalLM"),
+    "gptj": ("gptj", "GPTJForCausalLM"),
+    "gpt_neox": ("gpt_neox", "GPTNeoXForCausalLM"),
+    "pythia": ("gpt_neox", "GPTNeoXForCausalLM"),
+    "opt": ("opt", "OPTForCausalLM"),
+    "bloom": ("bloom", "BloomForCausalLM"),
+    "falcon": ("falcon", "FalconForCausalLM"),
+    "mpt": ("mpt", "MptForCausalLM"),
+    "mistral": ("mistral", "MistralForCausalLM"),
+    "mixtral": ("mixtral", "MixtralForCausalLM"),
+    "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    "gemma": ("gemma", "GemmaForCausalLM"),
+    "gemma2": ("gemma2", "Gemma2ForCausalLM"),
+    "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
+}
+FIRST = {
+    "gpt2": "gpt2",
+    "bert": "bert",
+    "t5": "t5",
+    "t5_v1_0": "t5",
+    "llama": "llama",
+    "deberta": "deberta-v2",
+    "xlnet": "xlnet",
+}
+WINDOW = {"stack.kinds": Tree(local=Tree(attention=Tree(window=8))), "stack.pattern": ("block", "local")}
+ATTENTION, FEEDFORWARD = "stack.block.attention", "stack.block.feedforward"
+# Other models of these families: preset, settings, model_type, and fields that say so.
+OTHERS = {
+    "mistral without a window": ("mistral", {f"{ATTENTION}.window": None}, "llama", {"rope_theta": 10000.0}),
+    "all layers of qwen2 local": (
+        *("qwen2", {f"{ATTENTION}.window": 8}, "qwen2"),
+        {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"] * 2},
+    ),
+    "some layers of qwen3 local": (
+        *("qwen3", WINDOW, "qwen3"),
+        {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
+    "gpt_neo without local layers": (
+        *("gpt_neo", {"stack.pattern": ()}, "gpt_neo"),
+        {"attention_types": [[["global", "global"], 1]]},
+    ),
+    "gemma3 of another pattern": (
+        *("gemma3", {"stack.pattern": ("block", "local"), "stack.depth": 3}, "gemma3_text"),
+        {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    ),
+    "gemma3 whose scores have the usual scale": (
+        *("gemma3", {f"{ATTENTION}.scale": None}, "gemma3_text"),
+        {"query_pre_attn_scalar": 32},
+    ),
+    "gemma whose gelu is exact": (
+        *("gemma", {f"{FEEDFORWARD}.activation": "gelu"}, "gemma"),
+        {"hidden_act": "gelu_python"},
+    ),
+    "falcon with some keys and two norms": (
+        *("falcon", {f"{ATTENTION}.kv_heads": 2, "stack.block.norm_placement": "parallel_two"}, "falcon"),
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 2},
+    ),
+    "falcon of the first releases": (
+        *("falcon", {f"{ATTENTION}.kv_heads": None, "stack.block.norm_placement": "pre"}, "falcon"),
+        {"new_decoder_architecture": False, "multi_query": False, "parallel_attn": False},
+    ),
+    "pythia in a row": (
+        *("pythia", {"stack.block.norm_placement": "pre"}, "gpt_neox"),
+        {"use_parallel_residual": False},
+    ),
+    "opt with narrow tables": (
+        *("opt", {"embed.factor": 32, "embed.factor_first": True, "final_norm": False}, "opt"),
+        {"word_embed_proj_dim": 32, "_remove_final_layer_norm": True},
+    ),
+    "bloom whose stream is normalised": (
+        *("bloom", {"stack.block.norm_placement": "stream"}, "bloom"),
+        {"apply_residual_connection_post_layernorm": True},
+    ),
+    "mpt that cuts": (
+        *("mpt", {f"{ATTENTION}.clip": 6.0, f"{ATTENTION}.scale": 0.5}, "mpt"),
+        {"attn_config": {"alibi": True, "clip_qkv": 6.0, "softmax_scale": 0.5}},
+    ),
+}
+REFUSED = {
+    "PaLM": ("palm", {}),
+    "Gopher": ("gopher", {}),
+    "Chinchilla": ("chinchilla", {}),
+    "GPT-3": ("gpt3", {}),
+    "an activation that the class has not": ("gpt", {f"{FEEDFORWARD}.activation": "quick_gelu"}),
+    "two windows": (
+        "gpt_neo",
+        {"stack.kinds": Tree({name: Tree(attention=Tree(window=size)) for name, size in (("block_8", 8), ("far", 16))}),
+         "stack.pattern": ("block_8", "far")},
+    ),
+    "a stretched window": ("gemma3", {"stack.kinds.local.attention.rotary.scaling": Tree(name="linear", factor=2.0)}),
+    "keys between one and all in a row": (
+        "falcon", {f"{ATTENTION}.kv_heads": 2, "stack.block.norm_placement": "pre"},
+    ),
+    "a scale of no whole number": ("gemma2", {f"{ATTENTION}.scale": 0.3}),
+    "no scale at all": ("gemma2", {f"{ATTENTION}.scale": 0.0}),
+    "scores and logits of muP": ("llama", {"init.name": "mup"}),
+    "a wave that ends in a half feature": ("gptj", {f"{ATTENTION}.rotary.fraction": 0.26}),
+}  # fmt: skip
+
+
+def again(tree):
+    """The configuration that a config.json of ours is read as."""
+    family = huggingface.family_of(tree)
+    settings = Settings(tree, (), heads=family.heads)
+    config = family.config(settings)
+    assert settings.finish(huggingface.fields.of(tree["model_type"])) == ()
+    return config
+
+
+@pytest.mark.parametrize("preset", DECODERS)
+def test_every_size_of_a_preset_is_its_family_and_reads_back_as_the_same_function(preset):
+    for size in PRESETS[preset].sizes:
+        tree = PRESETS[preset].build(size)
+        tree.embed.vocab = tiny.VOCABULARY.size
+        config = from_config_dict(KINDS[tree.kind], tree)
+        theirs = huggingface.tree_for(config)
+        assert (theirs["model_type"], *theirs["architectures"]) == DECODERS[preset]
+        assert huggingface.function_of(again(theirs)) == huggingface.function_of(config)
+
+
+@pytest.mark.parametrize(("preset", "kind"), FIRST.items())
+def test_presets_that_could_always_be_exported_keep_their_family(preset, kind):
+    assert huggingface.tree_for(tiny.config(preset))["model_type"] == kind
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_of_a_family_say_what_is_theirs(name):
+    preset, over, kind, fields = OTHERS[name]
+    config = tiny.config(preset, over=over)
+    theirs = huggingface.tree_for(config)
+    assert {"model_type": kind, **fields}.items() <= theirs.items()
+    assert huggingface.function_of(again(theirs)) == huggingface.function_of(config)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_no_family_computes_is_refused_in_one_line(name):
+    preset, over = REFUSED[name]
+    with pytest.raises(InputError, match="no Hugging Face family computes what this model computes") as error:
+        huggingface.tree_for(tiny.config(preset, over=over))
+    assert "\n" not in str(error.value)
+
+
+# Layers of two kinds, fused matrices, experts; of every family its table's test and transformers read exports.
+@pytest.mark.parametrize("preset", ["gpt_neo", "falcon", "mixtral"])
+def test_what_is_written_loads_with_the_same_parameters(preset, tmp_path):
+    config, generator = tiny.config(preset), np.random.default_rng(0)
+    shapes = huggingface.describe(config)[1]
+    params = jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(np.float32), shapes)
+    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    loaded = interop.load(tmp_path)[1]
+    for (path, one), (_, other) in zip(named_leaves(params), named_leaves(loaded), strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=path)
