@@ -68,7 +68,8 @@ def test_what_is_no_id_is_one_line(wordless, capsys, words, said):
 def test_a_run_without_a_tokenizer_is_exported_without_one(wordless, tmp_path):
     output = tmp_path / "exported"
     assert lm_jax("export", f"--workdir={wordless}", f"--output={output}") == 0
-    assert sorted(file.name for file in output.iterdir()) == ["config.json", "model.safetensors"]
+    written = {file.name for file in output.iterdir()}
+    assert written == {"config.json", "generation_config.json", "model.safetensors"}
     tree = json.loads((output / "config.json").read_text())
     assert (tree["model_type"], tree["architectures"], tree["eos_token_id"]) == ("gpt2", ["GPT2LMHeadModel"], 5)
     assert tree["condition_on_chain"] is True
