@@ -35,6 +35,8 @@ class Family:
       smoothing: the field of config.json with the label smoothing that is a part of the loss.
       starts: the field of config.json with the token that a decoder's text starts with; without one, the decoder's own
         start or padding.
+      tokenizer: the class that transformers' AutoTokenizer takes for the family whatever tokenizer_config.json says; ""
+        where it does as it is told.
       counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
         padding).
     """
@@ -54,4 +56,5 @@ class Family:
     blind_padding: bool = False
     smoothing: str = ""
     starts: str = ""
+    tokenizer: str = ""
     counted: str = "all"

@@ -73,7 +73,8 @@ def run(request: Request) -> int:
         agrees = found["difference"] <= TOLERANCE
         came = _knows(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
         alone = not (partial / TOKENIZER[0]).is_file()
-        notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, came=came, alone=alone)
+        forced = "" if came else huggingface.family_of(tree).tokenizer
+        notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, came=came, alone=alone, forced=forced)
         if agrees:
             os.replace(partial, output)
     finally:
@@ -95,7 +96,7 @@ def run(request: Request) -> int:
     return 0 if agrees else 1
 
 
-def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool, alone: bool) -> list[str]:
+def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool, alone: bool, forced: str = "") -> list[str]:
     """What to know of the tokenizer that was written.
 
     Args:
@@ -103,12 +104,18 @@ def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool, alone: bool) 
       differ: the texts of `TEXTS` for which it gives other ids.
       came: whether its files are those that the run was imported with.
       alone: whether there is no tokenizer.json.
+      forced: the class that AutoTokenizer takes in place of the one that was written.
     """
     notes = [f"other ids for {differ[0][:40]!r}"] if differ else []
     if not came and alone:
         notes.append(
             f"{tokenizer.file} was written alone, as no tokenizer.json expresses this {tokenizer.kind!r}: others "
             "may read it otherwise"
+        )
+    if forced:
+        notes.append(
+            f"AutoTokenizer of transformers 5 takes {forced} for such a model, which cuts texts in its own way: read "
+            "the tokenizer with PreTrainedTokenizerFast"
         )
     caveat = "" if came or alone else interchange.caveat(tokenizer)
     return [*notes, *([caveat] if caveat else [])]

@@ -5,6 +5,7 @@ Qwen2 has biases where LLaMA has none, in queries, keys and values; Qwen3 normal
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from lm_jax.interop.settings import Settings
@@ -58,4 +59,6 @@ def _windows(config: models.TransformerConfig) -> dict[str, Any]:
     return {"use_sliding_window": window is not None, "sliding_window": window, "layer_types": types}
 
 
-QWEN2, QWEN3 = llama.family(qwen2, settings2, llama.HEADS), llama.family(qwen3, settings3, llama.HEADS)
+# Since transformers 5 (MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS).
+QWEN2 = dataclasses.replace(llama.family(qwen2, settings2, llama.HEADS), tokenizer="Qwen2Tokenizer")
+QWEN3 = llama.family(qwen3, settings3, llama.HEADS)

@@ -1,0 +1,104 @@
+"""transformers, where it is installed, reads runs of every decoder's preset: our logits, our ids, our text.
+
+`pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
+"""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import workdirs
+from commands import lm_jax
+
+from lm_jax.data import tokenizers
+from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.models.interface import Inputs
+from lm_jax.verbs import exporting
+
+pytestmark = pytest.mark.parity_live
+# Each with the tokenizer that its release uses or comes closest to.
+FAMILIES = {
+    "gpt": "bpe",
+    "gpt_neo": "byte_bpe",
+    "gptj": "byte_bpe",
+    "gpt_neox": "byte_bpe",
+    "pythia": "byte_bpe",
+    "opt": "byte_bpe",
+    "bloom": "byte_bpe",
+    "falcon": "byte_bpe",
+    "mpt": "byte_bpe",
+    "mistral": "bpe",
+    "mixtral": "bpe",
+    "qwen2": "byte_bpe",
+    "qwen3": "byte_bpe",
+    "gemma": "unigram",
+    "gemma2": "unigram",
+    "gemma3": "unigram",
+}
+PROMPTS = ("The old weaver", "", "  two  spaces\n▁ and 织工 é")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transformers():
+    pytest.importorskip("torch", reason="needs torch, which is not installed")
+    return pytest.importorskip("transformers", reason="needs transformers, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def trained(repository):
+    """A tokenizer of each kind, by its name."""
+    text = (repository / "tests" / "golden" / "text.txt").read_text()
+    kinds = sorted(set(FAMILIES.values()))
+    return {kind: tokenizers.train(TokenizerConfig(kind=kind, vocab=600, sentinels=4), [text]) for kind in kinds}
+
+
+@pytest.mark.parametrize(("preset", "kind"), FAMILIES.items())
+def test_transformers_computes_and_writes_what_a_run_of_ours_does(
+    preset, kind, trained, transformers, tmp_path, capsys
+):
+    ours, output = trained[kind], tmp_path / "exported"
+    exp = workdirs.draw(tmp_path / "run", preset, ours)
+    assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={output}") == 0
+    # AutoTokenizer gives a qwen2 the tokenizer of the released models, and export says so.
+    forced = preset == "qwen2"
+    assert ("read the tokenizer with PreTrainedTokenizerFast" in capsys.readouterr().out) == forced
+    loader = transformers.PreTrainedTokenizerFast if forced else transformers.AutoTokenizer
+    theirs = loader.from_pretrained(output)
+    network, loaded = transformers.AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)
+    assert not any(loaded.values()), loaded
+
+    expected = [ids.tolist() for ids in ours.encode_batch(exporting.TEXTS)]
+    assert theirs([*exporting.TEXTS], split_special_tokens=True, verbose=False)["input_ids"] == expected
+    ids = ours.encode(exporting.TEXT)[None, :60]
+    # Ours are float32: gemma3's, up to 53 here, are within 9e-5 of the same in float64.
+    np.testing.assert_allclose(_their_logits(network, ids), _our_logits(exp, ids), rtol=0, atol=1e-4)
+
+    for prompt in PROMPTS:
+        # One at a time: prompts of one call share the room that the longest leaves in a table of positions.
+        capsys.readouterr()
+        words = (f"--workdir={tmp_path / 'run'}", f"--prompt={prompt}", "--temperature=0", "--json")
+        assert lm_jax("generate", *words) == 0
+        (answer,) = json.loads(capsys.readouterr().out)["answers"]
+        given = theirs(prompt, return_tensors="pt") if prompt else {}
+        start = given["input_ids"].shape[1] if prompt else 1
+        tokens = network.generate(**given)[0].tolist()[start:]
+        assert (ours.decode(tokens), tokens[-1] == ours.eos) == (answer["text"], answer["finished"])
+
+
+def _our_logits(exp, ids):
+    inputs = Inputs(tokens=jnp.asarray(ids))
+    module, params = tiny.build(exp.model.module.config, inputs)
+    return module.apply({"params": params}, inputs, logits=True).logits
+
+
+def _their_logits(network, ids):
+    import torch
+
+    # Their faster products of experts are not there in float64.
+    network.set_experts_implementation("eager")
+    with torch.no_grad():
+        logits = network.eval().double()(torch.tensor(np.asarray(ids, np.int64))).logits.numpy()
+    network.float()
+    return logits
