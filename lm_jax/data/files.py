@@ -53,6 +53,7 @@ class _Filled(io.RawIOBase):
         return size
 
     def _block(self) -> bytes:
+        """The next piece of the content, empty at its end; each format has its own."""
         raise NotImplementedError
 
 

@@ -24,9 +24,19 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} holds no {CONFIG}; give " + (" or ".join(inside) or "the directory of a Hugging Face checkpoint")
         )
+    return parsed(file)
+
+
+def parsed(file: Path) -> dict[str, Any]:
+    """The object of a JSON file beside a checkpoint.
+
+    Raises:
+      InputError: it is a pointer to the file, or no JSON object.
+    """
+    pointers.refuse(file)
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is no JSON ({error}); download it again") from error
     if not isinstance(tree, dict):
         raise InputError(f"{file} is a {type(tree).__name__}; expected an object; download it again")

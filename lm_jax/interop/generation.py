@@ -6,12 +6,11 @@ written, because where they are left out the classes' own defaults hold, which a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.core.config import InputError
+from lm_jax.interop import document
 
 FILE = "generation_config.json"
 # Settings of decoding that we have not, and the values under which they do nothing.
@@ -61,15 +60,7 @@ def read(source: Path, tree: Mapping[str, Any], starts: str = "") -> tuple[dict[
 
 def _said(source: Path) -> dict[str, Any] | None:
     path = source / FILE
-    if not path.is_file():
-        return None
-    try:
-        tree = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} is damaged: expected a JSON object, found {type(tree).__name__}")
-    return tree
+    return document.parsed(path) if path.is_file() else None
 
 
 def _one(value: Any) -> Any:

@@ -17,5 +17,6 @@ def test_a_pointer_is_called_one_with_what_to_do(tmp_path):
 
 def test_files_and_absent_files_are_no_pointers(tmp_path):
     (tmp_path / "vocab.txt").write_text("version\nhttps\n")
-    pointers.refuse(tmp_path / "vocab.txt")
-    pointers.refuse(tmp_path / "absent")
+    assert pointers.refuse(tmp_path / "vocab.txt") is None
+    assert pointers.refuse(tmp_path / "absent") is None
+    assert (tmp_path / "vocab.txt").read_text() == "version\nhttps\n"

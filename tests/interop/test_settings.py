@@ -214,3 +214,20 @@ def test_an_xlnet_classifier_says_how_it_sums_up():
         read(classifier)
     with pytest.raises(InputError, match="XLNetForMultipleChoice"):
         read({**XLNET, "architectures": ["XLNetForMultipleChoice"]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"hidden_act": "gelu", "hidden_activation": None}, "gelu_tanh"),
+        ({"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}, "gelu_tanh"),
+        ({"hidden_act": "gelu_pytorch_tanh"}, "gelu_tanh"),
+        ({}, "gelu_tanh"),
+        ({"hidden_act": "silu"}, "silu"),
+    ],
+)
+def test_gelu_of_the_first_gemmas_is_its_tanh_approximation(fields, expected):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tree = {"model_type": "gemma", "vocab_size": 32, "head_dim": 8, "num_key_value_heads": 1, **sizes, **fields}
+    config = TABLES["gemma"].config(Settings(tree))
+    assert config.stack.block.feedforward.activation == expected

@@ -17,7 +17,9 @@ def gemma(hf: Settings) -> models.TransformerConfig:
     """Gemma's settings to ours."""
     hf.architecture("GemmaForCausalLM", "GemmaModel")
     hf.expect("use_bidirectional_attention", None, False)
-    return _assembled(hf, _attention(hf), names=("hidden_activation", "hidden_act"))
+    # The released files say "gelu" and mean its tanh approximation, which is what every release of the reference takes.
+    named = hf.get("hidden_act", default="gelu") != "gelu"
+    return _assembled(hf, _attention(hf), names=("hidden_activation", *(["hidden_act"] if named else [])))
 
 
 def gemma2(hf: Settings) -> models.TransformerConfig:
