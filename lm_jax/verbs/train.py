@@ -259,7 +259,7 @@ def _first_state(
     Only once the state is there are the files of the run written, or what has changed about it.
     """
     if checkpointer.steps():
-        state = _restored(exp, workdir, checkpointer)
+        state = _restored(exp, checkpointer)
         report.say(f"resuming from step {int(state.step)}")
         for line in changed:
             report.say(f"  since changed: {line}")
@@ -273,9 +273,10 @@ def _first_state(
     return state
 
 
-def _restored(exp: Experiment, workdir: Path, checkpointer: Checkpointer) -> TrainState:
+def _restored(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
     """The newest intact state of the run; the clipping of gradients may have been switched on or off since."""
-    before = experiment.parse(experiment.saved(workdir) or experiment.as_json(exp.config)).optimizer
+    # Of the checkpoint, not of the directory: a run may be killed between noting a change and its next checkpoint.
+    before = experiment.parse(checkpointer.extra()["config"]).optimizer
     clip = (before.clip, exp.config.optimizer.clip)
     clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
     earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))

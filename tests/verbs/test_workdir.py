@@ -135,6 +135,17 @@ def test_rates_schedule_and_clipping_may_change_and_the_history_tells_it(run, tr
     assert lm_jax("inspect", str(run)) == 0
 
 
+def test_a_run_that_is_killed_after_a_change_was_noted_still_resumes(run, train, capsys):
+    changes = ("--config.optimizer.clip=0", "--config.optimizer.learning_rate=0.001")
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    config["optimizer"].update(clip=0.0, learning_rate=0.001)
+    path.write_text(json.dumps(config))
+    words = (*changes, "--config.optimizer.schedule.name=linear", f"--config.train.steps={STEPS + 2}")
+    assert train(run, *words) == 0
+    assert f"resuming from step {STEPS}" in capsys.readouterr().out
+
+
 def test_without_a_validation_part_a_run_is_trained_and_saved(train, inputs, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert train(workdir, "--config.data.validation=0", "--config.evaluate.every=2") == 0
