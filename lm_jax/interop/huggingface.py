@@ -368,6 +368,7 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def function_of(config: Any, width: int = 0) -> Any:
     """A configuration without what does not change its function: dropout, initialisation, kernels, loops."""
     if isinstance(config, tuple):

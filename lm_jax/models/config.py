@@ -183,7 +183,8 @@ class StackConfig:
     def layers(self) -> tuple[BlockConfig, ...]:
         """The blocks in the order in which they are applied."""
         names = self.pattern or ("block",)
-        return tuple(self.kind(names[at % len(names)]) for at in range(self.depth))
+        blocks = {name: self.kind(name) for name in names}
+        return tuple(blocks[names[at % len(names)]] for at in range(self.depth))
 
     @property
     def blocks(self) -> tuple[BlockConfig, ...]:
