@@ -28,7 +28,7 @@ from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.mixture import Mixture
 from lm_jax.data.sources import SourceConfig
-from lm_jax.evaluate.runner import EvaluateConfig
+from lm_jax.evaluate.base import EvaluateConfig
 from lm_jax.models import mup
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.models.model import Model, build_model, draw

@@ -17,7 +17,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.data import files as contents
-from lm_jax.data import folders, formats, prepared, records, stdlib
+from lm_jax.data import folders, formats, records, stdlib, tfds
 from lm_jax.data.clean import report as reports
 from lm_jax.data.formats import Format
 from lm_jax.data.records import MAX_DOCUMENT_BYTES, Wanted
@@ -96,7 +96,7 @@ def notes(config: SourceConfig) -> list[str]:
 
 
 def _is_files(config: SourceConfig) -> bool:
-    return config.path != "stdlib" and not config.path.startswith(prepared.PREFIX)
+    return config.path != "stdlib" and not config.path.startswith(tfds.PREFIX)
 
 
 def _named(config: SourceConfig) -> list[tuple[str, str]]:
@@ -117,8 +117,8 @@ def _check_fields(path: Path, form: Format, config: SourceConfig) -> None:
 def _listed(config: SourceConfig) -> tuple[list[Path], int]:
     if config.path == "stdlib":
         return lookup(stdlib.PARTS, config.part, "config.data.part").files(), 0
-    if config.path.startswith(prepared.PREFIX):
-        return prepared.files(config.path, config.split, config.datasets), 0
+    if config.path.startswith(tfds.PREFIX):
+        return tfds.files(config.path, config.split, config.datasets), 0
     whole = os.path.expanduser(config.path)
     patterns = [whole] if os.path.exists(whole) else [part.strip() for part in whole.split(",") if part.strip()]
     found: dict[Path, None] = {}
@@ -163,9 +163,9 @@ def documents(config: SourceConfig, report: reports.Report | None = None) -> Ite
     if config.path == "stdlib":
         yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
         return
-    if config.path.startswith(prepared.PREFIX):
+    if config.path.startswith(tfds.PREFIX):
         wanted = Wanted(path=Path(config.path), field=config.field, group=config.group, skipped=bad)
-        yield from records.joined(prepared.texts(wanted, config.split, config.datasets), wanted)
+        yield from records.joined(tfds.texts(wanted, config.split, config.datasets), wanted)
         return
     cut = lookup(DOCUMENTS, config.document, "config.data.document")
     for path in files(config):
@@ -218,7 +218,7 @@ def _reading(config: SourceConfig, path: Path, size: int) -> list[Any]:
     suffix = "".join(path.suffixes[-1:])
     if config.path == "stdlib":
         return [config.part, False, suffix, size]
-    if config.path.startswith(prepared.PREFIX):
+    if config.path.startswith(tfds.PREFIX):
         return [config.document, False, suffix, size, "tfds", config.field, config.split, config.group]
     form = formats.identify(path, config.format)
     lines, reading = form.name == "JSON lines", config.field if form.has_fields else config.document

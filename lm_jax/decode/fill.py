@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.decode import rows as rectangles
+from lm_jax.decode import rectangles
 from lm_jax.decode.weights import bound
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lm_jax.core.config import InputError
-from lm_jax.decode import rows
+from lm_jax.decode import rectangles
 from lm_jax.decode.sampling import SamplingConfig, draw, permitted, row_keys
 from lm_jax.decode.weights import bound, unstacked
 from lm_jax.models.config import EncoderDecoderConfig
@@ -150,13 +150,13 @@ def generate(
     if not 0 <= seed < 2**32:
         raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
     vocab = config.embed.vocab or 0
-    sources = rows.checked(prompts, vocab, "prompt")
+    sources = rectangles.checked(prompts, vocab, "prompt")
     vocab = getattr(config, "decoder_vocab", None) or vocab
     if not sources:
         return []
     ends = [-1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
     limits = _limits(vocab, forbidden, forbidden_first, pad=pad, ends=ends, first=first, last=last)
-    count = rows.divisible(len(sources), layout)
+    count = rectangles.divisible(len(sources), layout)
     inputs = _inputs(module, sources, count, max_tokens, pad, bos, pad if start is None else start)
     forced = bool(forbidden_first) or first is not None or last is not None
     plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens, forced=forced)
@@ -187,8 +187,8 @@ def _limits(
 ) -> Limits:
     """What may be written, as arrays."""
     return Limits(
-        allowed=jnp.asarray(rows.allowed(forbidden, vocab)),
-        allowed_first=jnp.asarray(rows.allowed([*forbidden, *forbidden_first], vocab)),
+        allowed=jnp.asarray(rectangles.allowed(forbidden, vocab)),
+        allowed_first=jnp.asarray(rectangles.allowed([*forbidden, *forbidden_first], vocab)),
         pad=jnp.int32(pad),
         ends=jnp.asarray(ends, jnp.int32),
         first=jnp.int32(-1 if first is None else first),
@@ -206,7 +206,7 @@ def _inputs(
     start: int,
 ) -> Inputs:
     """What is read before the first token is written, as numpy arrays."""
-    limit = rows.longest(module.config.embed)
+    limit = rectangles.longest(module.config.embed)
     if isinstance(module.config, EncoderDecoderConfig):
         most = max(map(len, sources))
         if limit is not None and max(most, max_tokens) > limit:
@@ -214,7 +214,7 @@ def _inputs(
                 f"a source of {most} tokens and --max_tokens {max_tokens}, but config.model.embed.max_length is "
                 f"{limit}; use at most that of each"
             )
-        tokens, segments = rows.right_padded(sources, count, rows.bucket(most, limit), pad)
+        tokens, segments = rectangles.right_padded(sources, count, rectangles.bucket(most, limit), pad)
         source = Inputs(tokens=tokens, segments=segments)
         first = np.full((count, 1), start, np.int32)
         return Inputs(tokens=first, positions=np.zeros_like(first), segments=np.ones_like(first), source=source)
@@ -226,7 +226,7 @@ def _inputs(
             f"a prompt of {most} tokens and --max_tokens {max_tokens} make {most + max_tokens}, but "
             f"config.model.embed.max_length is {limit}; {advice}shorten the prompt"
         )
-    tokens, positions, segments = rows.left_padded(sources, count, rows.bucket(most), pad)
+    tokens, positions, segments = rectangles.left_padded(sources, count, rectangles.bucket(most), pad)
     return Inputs(tokens=tokens, positions=positions, segments=segments)
 
 
@@ -306,7 +306,7 @@ def _advance(
         lengths=progress.lengths + ~finished,
         finished=finished | (chosen[:, None] == limits.ends[None]).any(-1),
     )
-    return output.cache, rows.whole(progress, plan.layout)
+    return output.cache, rectangles.whole(progress, plan.layout)
 
 
 def _chosen(
@@ -339,7 +339,7 @@ def _results(progress: Progress, count: int) -> list[Generated]:
     tokens, scores = np.asarray(progress.tokens), np.asarray(progress.log_probabilities)
     lengths, finished = np.asarray(progress.lengths), np.asarray(progress.finished)
     if not np.isfinite(scores[:count]).all():
-        raise InputError(rows.NOT_FINITE)
+        raise InputError(rectangles.NOT_FINITE)
     return [
         Generated(
             tokens=tokens[row, : lengths[row]].copy(),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from lm_jax.interop.rules import Rules, dense, norm
 from lm_jax.models.config import NormConfig
-from lm_jax.models.feedforward import ACTIVATIONS
+from lm_jax.models.feedforward.dense import ACTIVATIONS
 
 # Labels that do not count.
 IGNORED = -100

@@ -29,7 +29,7 @@ from lm_jax.interop.rules import Rule, Rules
 from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, kind
-from lm_jax.models import segments, transformer
+from lm_jax.models import transformer
 from lm_jax.models.config import (
     AttentionConfig,
     EmbedConfig,
@@ -40,6 +40,7 @@ from lm_jax.models.config import (
     TransformerConfig,
 )
 from lm_jax.models.interface import Inputs
+from lm_jax.models.stack import segments
 
 # Heads that our models have not are kept beside the parameters.
 EXTRA = "extra/"

@@ -17,14 +17,16 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.interop import heads, naming, streams, tables
+from lm_jax.interop import heads, naming, tables, xlnet
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
-from lm_jax.models import cpu, experts, segments
-from lm_jax.models.block import Block, Context
+from lm_jax.models import cpu
+from lm_jax.models.attention.masks import Visibility
 from lm_jax.models.config import StackConfig, TransformerConfig
+from lm_jax.models.feedforward import experts
 from lm_jax.models.interface import Inputs
-from lm_jax.models.masks import Visibility
-from lm_jax.models.stack import grouped, one_a_layer, placed
+from lm_jax.models.stack import segments
+from lm_jax.models.stack.block import Block, Context
+from lm_jax.models.stack.layers import grouped, one_a_layer, placed
 
 NEW_TOKENS = 20
 # Arguments of the reference's `forward` that change what it computes, and that are not understood.
@@ -110,7 +112,7 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     """Hidden states and attention probabilities of every layer."""
     config, module = checkpoint.config, checkpoint.module.bind({"params": params})
     if _streamed(checkpoint):
-        return streams.trace(checkpoint, params, given)
+        return xlnet.trace(checkpoint, params, given)
     inputs, found = _inputs(checkpoint, given), {}
     read = functools.partial(_embedded, checkpoint, module)
     if isinstance(config, TransformerConfig):

@@ -7,15 +7,15 @@ import dataclasses
 from lm_jax.core.config import InputError, Tree, lookup, replaced, setting
 
 # Presets read all settings from here.
-from lm_jax.models.attention_config import AlibiConfig as AlibiConfig
-from lm_jax.models.attention_config import AttentionConfig as AttentionConfig
-from lm_jax.models.attention_config import BucketConfig as BucketConfig
-from lm_jax.models.attention_config import DisentangledConfig as DisentangledConfig
-from lm_jax.models.attention_config import RotaryConfig as RotaryConfig
-from lm_jax.models.attention_config import ScalingConfig as ScalingConfig
-from lm_jax.models.attention_config import TransformerXLConfig as TransformerXLConfig
-from lm_jax.models.feedforward_config import ExpertsConfig as ExpertsConfig
-from lm_jax.models.feedforward_config import FeedForwardConfig as FeedForwardConfig
+from lm_jax.models.attention.config import AlibiConfig as AlibiConfig
+from lm_jax.models.attention.config import AttentionConfig as AttentionConfig
+from lm_jax.models.attention.config import BucketConfig as BucketConfig
+from lm_jax.models.attention.config import DisentangledConfig as DisentangledConfig
+from lm_jax.models.attention.config import RotaryConfig as RotaryConfig
+from lm_jax.models.attention.config import ScalingConfig as ScalingConfig
+from lm_jax.models.attention.config import TransformerXLConfig as TransformerXLConfig
+from lm_jax.models.feedforward.config import ExpertsConfig as ExpertsConfig
+from lm_jax.models.feedforward.config import FeedForwardConfig as FeedForwardConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 

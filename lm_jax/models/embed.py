@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import cpu, initializers, positions
+from lm_jax.models import cpu, initializers
+from lm_jax.models.attention import positions
 from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from lm_jax.core.trees import named_leaves
-from lm_jax.models import segments
 from lm_jax.models.config import AttentionConfig, EncoderDecoderConfig, ModelConfig, StackConfig
+from lm_jax.models.stack import segments
 
 
 def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, source: int = 0) -> float:

@@ -16,7 +16,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import cpu, initializers
 from lm_jax.models.config import InitConfig, NormConfig, ReadoutConfig
 from lm_jax.models.embed import TokenTable
-from lm_jax.models.feedforward import ACTIVATIONS
+from lm_jax.models.feedforward.dense import ACTIVATIONS
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain

@@ -15,16 +15,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
-from lm_jax.models import recurrence, two_stream
-from lm_jax.models.block import Context
+from lm_jax.models.attention import recurrence, two_stream
+from lm_jax.models.attention.masks import Visibility
+from lm_jax.models.attention.two_stream import QueryStream
 from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
 from lm_jax.models.heads import PairHead, Readout
 from lm_jax.models.interface import Cache, Inputs, Output, Past
-from lm_jax.models.masks import Visibility
 from lm_jax.models.norms import Norm
-from lm_jax.models.stack import Stack, empty_cache, empty_past
-from lm_jax.models.two_stream import QueryStream
+from lm_jax.models.stack.block import Context
+from lm_jax.models.stack.layers import Stack, empty_cache, empty_past
 
 # What `readout` reads of a model's parameters.
 READOUT = ("token", "decoder_token", "head")

@@ -9,16 +9,16 @@ from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.rows import PLANS
 from lm_jax.data.tokenizers import KINDS as TOKENIZERS
 from lm_jax.flags import Request
-from lm_jax.models import masks
-from lm_jax.models.attention_config import POSITIONS
-from lm_jax.models.block import PLACEMENTS
-from lm_jax.models.feedforward import ACTIVATIONS
+from lm_jax.models.attention import masks
+from lm_jax.models.attention.config import POSITIONS
+from lm_jax.models.attention.kernels import KERNELS
+from lm_jax.models.attention.positions import SINUSOIDS
+from lm_jax.models.attention.rotary import SCALINGS
+from lm_jax.models.feedforward.dense import ACTIVATIONS
 from lm_jax.models.initializers import SCHEMES
-from lm_jax.models.kernels import KERNELS
-from lm_jax.models.positions import SINUSOIDS
 from lm_jax.models.presets import PRESETS
 from lm_jax.models.presets.counts import PARAMETERS
-from lm_jax.models.rotary import SCALINGS
+from lm_jax.models.stack.block import PLACEMENTS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.train.optimizers import OPTIMIZERS
 from lm_jax.train.schedules import SCHEDULES

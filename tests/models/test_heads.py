@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import erf
 
-from lm_jax.models.feedforward import gelu
+from lm_jax.models.feedforward.dense import gelu
 from lm_jax.models.heads import hits, largest
 
 

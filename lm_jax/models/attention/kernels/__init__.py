@@ -1,0 +1,21 @@
+"""Ways to compute softmax attention. Each takes the mask as a predicate and gives the same result.
+
+Adding one: a file with a function of this signature, and a line in `KERNELS`.
+"""
+
+from __future__ import annotations
+
+from lm_jax.core.config import lookup
+from lm_jax.models.attention.kernels.blockwise import blockwise
+from lm_jax.models.attention.kernels.dense import dense
+from lm_jax.models.attention.masks import Visibility
+
+KERNELS = {"dense": dense, "blockwise": blockwise}
+
+
+def choose(name: str, visibility: Visibility, queries: int, keys: int, block: int):
+    """The kernel of a name; `auto` is blockwise where blocks can be skipped."""
+    if name == "auto":
+        skips = visibility.counted and visibility.mask.reach(0, block, keys) != (0, keys)
+        name = "blockwise" if skips and queries > block else "dense"
+    return lookup(KERNELS, name, "attention.kernel")

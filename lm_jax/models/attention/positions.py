@@ -1,0 +1,96 @@
+"""Where a token stands: sinusoids, T5's and DeBERTa's buckets, ALiBi's slopes. Rotary angles are elsewhere."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lm_jax.models.attention.config import BucketConfig
+
+
+def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
+    """Sines then cosines of geometrically spaced frequencies.
+
+    Reference: Vaswani et al. 2017, section 3.5, as in the authors' tensor2tensor code. The paper's formula interleaves
+    sines and cosines, and its slowest wave is a little shorter: weights of the one do not fit the other.
+    """
+    half = width // 2
+    rates = jnp.exp(jnp.arange(half) * -(jnp.log(10000.0) / max(half - 1, 1)))
+    angles = positions[..., None].astype(jnp.float32) * rates[None, None, :]
+    table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+    return jnp.pad(table, ((0, 0), (0, 0), (0, width - 2 * half)))
+
+
+def sinusoidal_halves(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
+    """Sines then cosines of the paper's own frequencies 10000 ** (-2 i / width), as Marian and Pegasus have them."""
+    sines, cosines = (width + 1) // 2, width // 2
+    rates = 10000.0 ** (-2 * np.arange(sines) / width)
+    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(rates, jnp.float32)[None, None, :]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)[..., :cosines]], -1)
+
+
+def sinusoidal_interleaved(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
+    """A sine and a cosine of each frequency, one beside the other (Vaswani et al. 2017, section 3.5, as printed)."""
+    halves, sines = sinusoidal_halves(positions, width), (width + 1) // 2
+    order = np.argsort(np.r_[2 * np.arange(sines), 2 * np.arange(width // 2) + 1])
+    return halves[..., order]
+
+
+SINUSOIDS = {
+    "sinusoidal": sinusoidal,
+    "sinusoidal_interleaved": sinusoidal_interleaved,
+    "sinusoidal_halves": sinusoidal_halves,
+}
+
+
+def slopes(heads: int, exponent: float = 8.0) -> np.ndarray:
+    """How much each head's score falls per position of distance.
+
+    Geometric from 2 ** (-exponent / heads) to 2 ** -exponent where `heads` is a power of two; otherwise those of the
+    next lower power, then every other one of the next higher, as in the released code.
+
+    Reference: Press et al. 2022 (arXiv:2108.12409), section 3.
+    """
+    power = 1 << (heads.bit_length() - 1)
+    geometric = lambda count: 2.0 ** (-exponent / count * np.arange(1, count + 1))
+    return np.concatenate([geometric(power), geometric(2 * power)[::2]])[:heads].astype(np.float32)
+
+
+def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: bool) -> Int[Array, "*shape"]:
+    """The bucket of a relative position (key minus query): exact when near, logarithmic when far.
+
+    Args:
+      relative: key position minus query position.
+      config: how many buckets, and from which distance on all share the last.
+      two_sided: half of the buckets for keys after the query (encoders); otherwise those count as distance 0.
+
+    Reference: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
+    """
+    buckets = config.buckets // 2 if two_sided else config.buckets
+    offset = jnp.where(relative > 0, buckets, 0) if two_sided else jnp.zeros_like(relative)
+    distance = jnp.abs(relative) if two_sided else jnp.maximum(-relative, 0)
+    exact = buckets // 2
+    far = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / jnp.log(config.max_distance / exact)
+    far = exact + (far * (buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+
+
+def log_bucket(relative: Int[Array, "*shape"], buckets: int, max_distance: int) -> Int[Array, "*shape"]:
+    """The bucket of a relative position, with its sign: itself when near, logarithmic up to `max_distance`.
+
+    Args:
+      relative: of either sign.
+      buckets: of both signs together.
+      max_distance: the first distance beyond the last bucket; it and all that are greater share one more.
+
+    Reference: the released code of DeBERTa-v2, whose models have 256 buckets up to 512.
+    """
+    exact, distances = buckets // 2, np.arange(1, max_distance + 1)
+    # Logarithms rounded to float32, as the released code has them: at powers, an exact one falls in another bucket.
+    logarithm = lambda ratio: np.log(np.asarray(ratio, np.float32).astype(np.float64)).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = logarithm(distances / exact) / logarithm((max_distance - 1) / exact)
+        far = np.ceil(share * np.float32(exact - 1)) + exact
+        table = np.r_[0, np.where(distances <= exact, distances, far)].astype(np.int32)
+    return jnp.sign(relative) * jnp.asarray(table)[jnp.minimum(jnp.abs(relative), max_distance)]

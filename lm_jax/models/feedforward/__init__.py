@@ -1,0 +1,1 @@
+"""The position-wise half of a layer: dense, or a mixture of experts."""

@@ -1,0 +1,166 @@
+"""Disentangled attention against a loop over every pair of tokens, and the laws of every position."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lm_jax.core.config import InputError
+from lm_jax.models import transformer
+from lm_jax.models.attention.disentangled import rows, scores
+from lm_jax.models.attention.masks import Visibility
+from lm_jax.models.config import AttentionConfig, DisentangledConfig
+from lm_jax.models.interface import Inputs
+
+LENGTH = 13
+SMALL = DisentangledConfig(buckets=8, max_distance=10)
+EXACT = DisentangledConfig(buckets=0, max_distance=5)
+KINDS = {"buckets": SMALL, "every distance its own": EXACT}
+
+
+def bucket_of(distance, config):
+    """The row of a relative position, in double precision."""
+    size, exact = abs(distance), config.buckets // 2
+    if config.buckets and size > exact:
+        share = np.log(size / exact) / np.log((config.max_distance - 1) / exact)
+        size = int(np.ceil(share * (exact - 1) - 1e-9)) + exact
+    return int(np.clip(np.sign(distance) * size + config.span, 0, 2 * config.span - 1))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Queries and keys of 2 rows, 3 heads and a width of 4, and keys and queries of places."""
+    rng = np.random.default_rng(0)
+    content = lambda: rng.standard_normal((2, 3, LENGTH, 4)).astype(np.float32)
+    places = lambda: rng.standard_normal((16, 3, 4)).astype(np.float32)
+    return content(), content(), places(), places()
+
+
+def loop(drawn, config, places, keys, queries):
+    """The sum of both terms, pair by pair."""
+    q, k, place_keys, place_queries = drawn
+    total = np.zeros((2, 3, LENGTH, LENGTH))
+    for i in range(LENGTH):
+        for j in range(LENGTH):
+            at = bucket_of(int(places[i] - places[j]), config)
+            if keys:
+                total[:, :, i, j] += np.einsum("bhd,hd->bh", q[:, :, i], place_keys[at])
+            if queries:
+                total[:, :, i, j] += np.einsum("bhd,hd->bh", k[:, :, j], place_queries[at])
+    return total
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(("keys", "queries"), [(True, True), (True, False), (False, True)])
+def test_scores_are_those_of_a_loop_over_pairs(drawn, config, keys, queries):
+    table = lambda index, wanted: jnp.asarray(drawn[index][: 2 * config.span]) if wanted else None
+    tables = table(2, keys), table(3, queries)
+    content = [jnp.asarray(array) for array in drawn[:2]]
+    counted = scores(*content, *tables, Visibility(), config)
+    expected = loop(drawn, config, np.arange(LENGTH), keys, queries)
+    np.testing.assert_allclose(counted, expected, atol=1e-5)
+    # Places that do not count 0, 1, 2, ... take another way.
+    places = np.random.default_rng(1).permutation(LENGTH) + 7
+    given = Visibility(query_positions=jnp.asarray(places)[None], key_positions=jnp.asarray(places)[None])
+    np.testing.assert_allclose(
+        scores(*content, *tables, given, config), loop(drawn, config, places, keys, queries), atol=1e-5
+    )
+
+
+def test_a_single_token_has_a_score():
+    one = jnp.ones((1, 1, 1, 2))
+    tables = jnp.arange(32.0).reshape(16, 1, 2)
+    # The rows of position 0, whose numbers are 16 and 17, from either side.
+    assert float(scores(one, one, tables, tables, Visibility(), SMALL)[0, 0, 0, 0]) == 2 * (16 + 17)
+
+
+def test_rows_are_debertas_buckets(tables):
+    relative = tables["t5_bucket/relative_position"]
+    for buckets, longest in ((8, 32), (256, 512)):
+        config = DisentangledConfig(buckets=buckets, max_distance=longest)
+        expected = np.clip(tables[f"deberta_bucket/nb{buckets}_max{longest}"] + buckets, 0, 2 * buckets - 1)
+        np.testing.assert_array_equal(rows(jnp.asarray(relative), config), expected)
+
+
+def test_buckets_agree_with_the_formula_for_all_sizes():
+    for buckets, longest in ((4, 8), (16, 64), (32, 512), (256, 512), (100, 1000)):
+        config = DisentangledConfig(buckets=buckets, max_distance=longest)
+        relative = np.arange(-longest - 5, longest + 6)
+        expected = [bucket_of(int(one), config) for one in relative]
+        np.testing.assert_array_equal(rows(jnp.asarray(relative), config), expected, err_msg=f"{buckets} {longest}")
+
+
+INPUTS = Inputs(tokens=jnp.arange(1, 41).reshape(2, 20))
+OWN = {"stack.block.attention.disentangled.share": False}
+
+
+@pytest.fixture(scope="module", params=[{}, OWN], ids=["shared projections", "own projections"])
+def small(request):
+    """Settings of a tiny DeBERTa, its parameters and its hidden states."""
+    over = {"stack.block.attention.disentangled.buckets": 8, "stack.scan": "never", **request.param}
+    model, params = tiny.build(tiny.config("deberta", over=over), INPUTS)
+    return over, params, np.asarray(hidden(over, params))
+
+
+def hidden(over, params, inputs=INPUTS):
+    model = transformer.build(tiny.config("deberta", over=over))
+    return jax.jit(lambda params: model.apply({"params": params}, inputs).hidden)(params)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"stack.scan": "always"}, {"stack.block.attention.kernel": "blockwise", "stack.block.attention.block": 8}],
+    ids=["scanned", "blockwise"],
+)
+def test_loops_and_kernels_give_the_same(small, other):
+    over, params, before = small
+    np.testing.assert_allclose(hidden({**over, **other}, params), before, atol=1e-5)
+
+
+def test_a_packed_text_is_read_as_it_is_alone(small):
+    over, params, before = small
+    places = jnp.concatenate([jnp.arange(20), jnp.arange(20)])[None]
+    packed = Inputs(tokens=INPUTS.tokens.reshape(1, 40), positions=places, segments=jnp.arange(40)[None] // 20 + 1)
+    np.testing.assert_allclose(hidden(over, params, packed)[0].reshape(2, 20, -1), before, atol=1e-5)
+
+
+def test_order_matters_though_nothing_is_added_to_the_tokens(small):
+    over, params, before = small
+    backwards = hidden(over, params, Inputs(tokens=INPUTS.tokens[:, ::-1]))[:, ::-1]
+    assert np.abs(backwards - before).max() > 0.1
+
+
+def test_a_decoder_of_this_kind_reads_with_a_cache_as_without():
+    over = {
+        "stack.block.attention.position": "disentangled",
+        "stack.block.attention.disentangled.buckets": 8,
+        "stack.block.attention.disentangled.max_distance": 16,
+    }
+    model, params = tiny.build(tiny.config("gpt2", over=over), INPUTS)
+    whole = model.apply({"params": params}, INPUTS).hidden
+    cache, seen = model.empty_cache(2, 20), []
+    read = jax.jit(lambda cache, tokens: model.apply({"params": params}, Inputs(tokens=tokens), cache=cache))
+    for at in range(0, 20, 5):
+        output = read(cache, INPUTS.tokens[:, at : at + 5])
+        cache, seen = output.cache, [*seen, output.hidden]
+    np.testing.assert_allclose(jnp.concatenate(seen, 1), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda: DisentangledConfig(buckets=7), "7 buckets .* expected an even number"),
+        (lambda: AttentionConfig(heads=4, kv_heads=2, position="disentangled"), "kv_heads is 2 for 4 heads"),
+    ],
+    ids=["odd", "shared keys"],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        settings()
+
+
+def test_an_input_beyond_what_too_close_buckets_tell_is_refused():
+    q, places = jnp.ones((1, 1, 9, 2)), jnp.ones((16, 1, 2))
+    with pytest.raises(InputError, match="max_distance is 4, but 8 buckets tell apart 4"):
+        scores(q, q, places, places, Visibility(), DisentangledConfig(buckets=8, max_distance=4))

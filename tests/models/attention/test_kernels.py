@@ -1,0 +1,179 @@
+"""All kernels compute the same attention."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.models.attention import kernels, masks
+from lm_jax.models.attention.kernels.blockwise import blockwise
+from lm_jax.models.attention.kernels.dense import dense
+from lm_jax.models.attention.masks import Visibility, causal, full
+from lm_jax.models.config import AttentionConfig
+
+
+def drawn(length, *, keys=None, heads=4, groups=4, bias=False, segments=False):
+    """Queries, keys, values, a bias and segments."""
+    rng = np.random.default_rng(length)
+    normal = lambda *shape: jnp.float32(rng.standard_normal(shape))
+    keys = keys or length
+    marks = jnp.asarray(np.sort(rng.integers(1, 3, (2, length)), axis=1)) if segments else None
+    return {
+        "q": normal(2, heads, length, 8),
+        "k": normal(2, groups, keys, 8),
+        "v": normal(2, groups, keys, 8),
+        "bias": normal(1, heads, length, keys) if bias else None,
+        "segments": marks,
+    }
+
+
+def attended(kernel, mask, arrays, block=4, **options):
+    marks = arrays["segments"]
+    visibility = Visibility(mask=mask, query_segments=marks, key_segments=marks)
+    attend = jax.jit(functools.partial(kernel, block=block, **options))
+    return attend(arrays["q"], arrays["k"], arrays["v"], visibility, bias=arrays["bias"])
+
+
+def values_and_gradients(kernel, mask, arrays, **options):
+    def total(arrays):
+        mixed = attended(kernel, mask, arrays, **options)
+        return (mixed * jnp.cos(jnp.arange(mixed.size).reshape(mixed.shape))).sum(), mixed
+
+    arrays = {name: array for name, array in arrays.items() if array is not None or name in ("bias", "segments")}
+    (_, mixed), slopes = jax.jit(jax.value_and_grad(total, has_aux=True, allow_int=True))(arrays)
+    return mixed, {name: slope for name, slope in slopes.items() if slope is not None and name != "segments"}
+
+
+@pytest.mark.parametrize(
+    ("mask", "options"),
+    [
+        (causal, {"length": 8}),
+        (causal, {"length": 13, "bias": True, "heads": 6, "groups": 2}),
+        (causal, {"length": 3, "groups": 1}),
+        (causal, {"length": 11, "segments": True}),
+        (full, {"length": 9, "keys": 5, "bias": True}),
+    ],
+    ids=["even blocks", "ragged, bias, grouped", "less than a block", "segments", "cross"],
+)
+def test_blockwise_attention_is_dense_attention(mask, options):
+    arrays = drawn(**options)
+    expected, slopes = values_and_gradients(dense, mask, arrays)
+    found, found_slopes = values_and_gradients(blockwise, mask, arrays)
+    # float32 sums of a dozen numbers in another order.
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for name in slopes:
+        np.testing.assert_allclose(found_slopes[name], slopes[name], atol=5e-6, err_msg=name)
+
+
+NEAR = masks.of(AttentionConfig(window=3))
+EVERYTHING = {
+    "window": (NEAR, {}),
+    "both sides": (masks.of(AttentionConfig(mask="full", window=2)), {}),
+    "strided": (masks.of(AttentionConfig(window=2, stride=3)), {}),
+    "two masks with no key in common": (masks.of(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
+    "slopes": (causal, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625]), "softcap": 3.0}),
+    "slopes on both sides of a window": (NEAR, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625])}),
+}
+
+
+@pytest.mark.parametrize(("mask", "options"), EVERYTHING.values(), ids=EVERYTHING)
+def test_skipped_blocks_change_nothing_whatever_the_mask(mask, options):
+    arrays = drawn(14, groups=1, segments=True)
+    # Where positions are given, nothing is skipped.
+    places = jnp.arange(14)[None]
+    marks = arrays["segments"]
+    given = Visibility(
+        mask=mask, query_positions=places, key_positions=places, query_segments=marks, key_segments=marks
+    )
+    expected = dense(arrays["q"], arrays["k"], arrays["v"], given, **options)
+    np.testing.assert_allclose(attended(blockwise, mask, arrays, **options), expected, atol=2e-6)
+    unskipped = blockwise(arrays["q"], arrays["k"], arrays["v"], given, block=4, **options)
+    np.testing.assert_allclose(unskipped, expected, atol=2e-6)
+
+
+def test_windows_cost_what_is_in_them():
+    shapes = [jax.ShapeDtypeStruct((1, 2, 512, 16), jnp.float32)] * 3
+    products = {}
+    for name, mask in {"full": full, "causal": causal, "window": masks.of(AttentionConfig(window=32))}.items():
+        text = str(jax.make_jaxpr(lambda *qkv, mask=mask: blockwise(*qkv, Visibility(mask=mask), block=32))(*shapes))
+        # Every block is one product of queries and keys: [batch groups 32 keys].
+        keys = [int(size) for size in re.findall(r"f32\[1,2,32,(\d+)\] = dot_general", text) if int(size) != 16]
+        assert len(keys) == 16
+        products[name] = sum(keys)
+    assert products == {"full": 16 * 512, "causal": 32 * 16 * 17 // 2, "window": 32 + 15 * 63}
+
+
+@pytest.mark.parametrize("options", [{"slopes": jnp.float32([0.5, 2.0]), "softcap": 1.5}, {}], ids=["bent", "plain"])
+def test_scores_are_capped_then_penalised_by_distance(options):
+    arrays = drawn(6, heads=2, groups=2)
+    q, k, v = (np.float64(arrays[name]) for name in "qkv")
+    scores, places = q @ k.swapaxes(-1, -2), np.arange(6)
+    if options:
+        distance = abs(places[:, None] - places[None])
+        scores = 1.5 * np.tanh(scores / 1.5) - np.array([0.5, 2.0])[None, :, None, None] * distance
+    weights = np.exp(scores)
+    found = dense(arrays["q"], arrays["k"], arrays["v"], Visibility(mask=full), **options)
+    np.testing.assert_allclose(found, weights / weights.sum(-1, keepdims=True) @ v, atol=2e-6)
+
+
+def test_dense_attention_is_its_formula():
+    arrays = drawn(7, heads=4, groups=2, bias=True)
+    q, k, v, bias = (np.float64(arrays[name]) for name in ("q", "k", "v", "bias"))
+    k, v = (np.repeat(x, 2, axis=1) for x in (k, v))
+    scores = np.where(np.tri(7, dtype=bool), q @ k.swapaxes(-1, -2) + bias, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = weights / weights.sum(-1, keepdims=True) @ v
+    np.testing.assert_allclose(attended(dense, causal, arrays), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("kernel", [dense, blockwise])
+def test_huge_scores_stay_finite(kernel):
+    arrays = drawn(6)
+    arrays["q"] = arrays["q"] * 1e4
+    assert np.isfinite(attended(kernel, causal, arrays)).all()
+
+
+@pytest.mark.parametrize("kernel", [dense, blockwise])
+def test_a_query_that_sees_nothing_stays_finite_with_its_gradient(kernel):
+    arrays = drawn(6)
+    arrays["segments"] = jnp.array([[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    mixed, slopes = values_and_gradients(kernel, causal, arrays)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((mixed, slopes)))
+
+
+def test_bfloat16_attention_is_close_to_float32():
+    arrays = drawn(16)
+    exact = attended(dense, causal, arrays)
+    rough = attended(dense, causal, jax.tree.map(jnp.bfloat16, arrays))
+    assert rough.dtype == jnp.bfloat16
+    # Rounded inputs and weights: a few units of 2^-8 on values of size 1.
+    np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.05)
+
+
+def test_dropped_probabilities_keep_the_expectation():
+    rows, arrays = 2000, drawn(6)
+    expected = attended(dense, causal, arrays)[:1]
+    q, k, v = (jnp.repeat(arrays[name][:1], rows, axis=0) for name in "qkv")
+    draws = jax.jit(functools.partial(dense, dropout=0.3))(q, k, v, Visibility(mask=causal), key=jax.random.key(0))
+    # Standard error of 2,000 draws of size 1: 0.022; 5 of them.
+    np.testing.assert_allclose(draws.mean(0, keepdims=True), expected, atol=0.11)
+    assert draws.std(0).max() > 0.1
+
+
+def test_auto_takes_blocks_where_some_can_be_skipped():
+    counted = Visibility(mask=causal)
+    placed = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
+    choose = functools.partial(kernels.choose, "auto", block=16)
+    assert choose(counted, queries=64, keys=64) is blockwise
+    assert choose(counted, queries=16, keys=16) is dense
+    assert choose(placed, queries=64, keys=64) is dense
+    assert choose(Visibility(mask=full), queries=64, keys=64) is dense
+
+
+def test_an_unknown_kernel_lists_the_known_ones():
+    with pytest.raises(InputError, match="attention.kernel is 'dens', which is none of dense, blockwise"):
+        kernels.choose("dens", Visibility(mask=full), 4, 4, 4)

@@ -1,0 +1,124 @@
+"""Masks are predicates with an algebra, and never say that an allowed key is out of reach."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.models.attention import masks
+from lm_jax.models.attention.masks import Places, Visibility, around, causal, full, prefix, recent, strided
+from lm_jax.models.config import AttentionConfig
+
+
+def table(mask, queries, keys, prefix=None):
+    """A mask written out."""
+    if mask.allow is None:
+        return np.ones((queries, keys), bool)
+    query, key = np.arange(queries)[:, None], np.arange(keys)[None]
+    inside = (lambda position: None) if prefix is None else (lambda position: position < prefix)
+    return np.broadcast_to(mask.allow(Places(query, inside(query)), Places(key, inside(key))), (queries, keys))
+
+
+FAMILIES = {
+    "full": full,
+    "causal": causal,
+    "prefix": prefix,
+    "around": around(2),
+    "causal & recent": causal & recent(3),
+    "causal | around": causal | around(1),
+    "full & causal": full & causal,
+    "full | causal": full | causal,
+    "causal & (recent | strided)": causal & (recent(2) | strided(3)),
+    "prefix & recent": prefix & recent(2),
+}
+
+
+def test_causal_is_the_lower_triangle():
+    np.testing.assert_array_equal(table(causal, 5, 5), np.tri(5, dtype=bool))
+
+
+@pytest.mark.parametrize("left", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("right", [full, causal, around(1)], ids=["full", "causal", "around"])
+def test_and_and_or_are_those_of_the_tables(left, right):
+    np.testing.assert_array_equal(table(left & right, 7, 7), table(left, 7, 7) & table(right, 7, 7))
+    np.testing.assert_array_equal(table(left | right, 7, 7), table(left, 7, 7) | table(right, 7, 7))
+
+
+@pytest.mark.parametrize("mask", FAMILIES.values(), ids=FAMILIES)
+def test_reach_never_excludes_an_allowed_key(mask):
+    for queries, keys in ((9, 9), (9, 6), (6, 9)):
+        allowed = table(mask, queries, keys, prefix=4)
+        for start in range(queries):
+            for stop in range(start + 1, queries + 1):
+                first, last = mask.reach(start, stop, keys)
+                seen = np.flatnonzero(allowed[start:stop].any(0))
+                assert not len(seen) or (first <= seen[0] and seen[-1] < last), (start, stop, keys)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"mask": "causal", "window": 3}, lambda i, j: i - 3 < j <= i),
+        ({"mask": "full", "window": 3}, lambda i, j: abs(i - j) <= 3),
+        ({"mask": "causal", "stride": 4}, lambda i, j: j <= i and (i - j) % 4 == 0),
+        ({"mask": "causal", "window": 2, "stride": 4}, lambda i, j: j <= i and (j > i - 2 or (i - j) % 4 == 0)),
+        ({"mask": "full", "window": 1, "stride": 4}, lambda i, j: abs(i - j) <= 1 or (i - j) % 4 == 0),
+        ({"mask": "prefix"}, lambda i, j: j <= i or j < 4),
+        ({"mask": "prefix", "window": 3}, lambda i, j: (j <= i or j < 4) and j > i - 3),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_settings_are_the_masks_that_they_describe(settings, allowed):
+    mask = masks.of(AttentionConfig(**settings))
+    expected = [[allowed(i, j) for j in range(11)] for i in range(11)]
+    np.testing.assert_array_equal(table(mask, 11, 11, prefix=4), expected)
+
+
+def test_without_a_prefix_its_mask_is_causal():
+    np.testing.assert_array_equal(table(prefix, 6, 6), np.tri(6, dtype=bool))
+
+
+def test_prefixes_differ_from_row_to_row():
+    visibility = Visibility(mask=prefix, prefix=jnp.array([0, 3]))
+    allowed = visibility.allowed(slice(0, 5), slice(0, 5))
+    np.testing.assert_array_equal(allowed[0], table(causal, 5, 5))
+    np.testing.assert_array_equal(allowed[1], table(prefix, 5, 5, prefix=3))
+
+
+def test_a_window_reaches_its_own_keys_only():
+    near = masks.of(AttentionConfig(window=4))
+    assert near.reach(16, 24, 64) == (13, 24)
+    assert masks.of(AttentionConfig(mask="full", window=4)).reach(16, 24, 64) == (12, 28)
+
+
+def test_causal_attention_skips_the_keys_after_a_block():
+    assert causal.reach(8, 12, 64) == (0, 12)
+
+
+def test_segments_must_agree_and_zero_is_seen_by_nobody():
+    segments = jnp.array([[1, 1, 2, 0]])
+    visibility = Visibility(mask=full, query_segments=segments, key_segments=segments)
+    expected = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
+    np.testing.assert_array_equal(visibility.allowed(slice(0, 4), slice(0, 4))[0], expected)
+
+
+def test_without_query_segments_only_padding_is_hidden():
+    visibility = Visibility(mask=full, key_segments=jnp.array([[1, 2, 0]]))
+    np.testing.assert_array_equal(visibility.allowed(slice(0, 2), slice(0, 3))[0], [[True, True, False]])
+
+
+def test_given_positions_decide_and_not_places_in_the_row():
+    places = jnp.array([[5, 6, 7]])
+    cached = jnp.array([[4, 5, 6, 7, 9]])
+    visibility = Visibility(mask=causal, query_positions=places, key_positions=cached)
+    np.testing.assert_array_equal(
+        visibility.allowed(slice(0, 3), slice(0, 5))[0], [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
+    )
+    assert not visibility.counted
+
+
+def test_an_unknown_mask_lists_the_known_ones():
+    with pytest.raises(
+        InputError, match=r"attention\.mask is 'causul', which is none of .*causal.*did you mean causal"
+    ):
+        masks.mask("causul")

@@ -1,0 +1,71 @@
+"""Experts: every token takes its own, and nothing else."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.core.config import InputError
+from lm_jax.models.config import ExpertsConfig, FeedForwardConfig, InitConfig
+from lm_jax.models.feedforward.experts import Experts, balance
+
+CONFIG = FeedForwardConfig(width=12, activation="silu", gated=True, bias=False, experts=ExpertsConfig(count=5, top=2))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    module = Experts(CONFIG, InitConfig(name="fan_in"), jnp.dtype("float32"), 1.0)
+    x = jnp.float32(np.random.default_rng(0).standard_normal((2, 7, 8)))
+    boxed = module.init(jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda box: box.value, boxed, is_leaf=lambda leaf: hasattr(leaf, "names"))
+    return module, params, x
+
+
+def by_hand(params, x, top):
+    """Token by token and expert by expert."""
+    kernels = {name: np.asarray(params[name]["kernel"], np.float64) for name in params}
+    rows = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    found = np.zeros_like(rows)
+    for at, row in enumerate(rows):
+        scores = np.exp(row @ kernels["router"])
+        chosen = np.argsort(-scores)[:top]
+        for expert in chosen:
+            gate, hidden = row @ kernels["experts_gate"][expert], row @ kernels["experts_in"][expert]
+            made = (gate / (1 + np.exp(-gate)) * hidden) @ kernels["experts_out"][expert]
+            found[at] += scores[expert] / scores[chosen].sum() * made
+    return found.reshape(x.shape)
+
+
+def test_every_token_is_the_weighted_sum_of_its_experts(drawn):
+    module, params, x = drawn
+    found = jax.jit(lambda params: module.apply({"params": params}, x))(params)
+    np.testing.assert_allclose(found, by_hand(params, x, 2), atol=1e-5)
+
+
+def test_an_expert_that_no_token_takes_has_no_gradient(drawn):
+    module, params, x = drawn
+    # The router's column of expert 3 is what no row likes.
+    router = params["router"]["kernel"].at[:, 3].set(-100 * jnp.sign(x[0, 0]))
+    changed = {**params, "router": {"kernel": router}}
+    slopes = jax.jit(jax.grad(lambda params: (module.apply({"params": params}, x[:1, :1]) ** 2).sum()))(changed)
+    used = np.abs(slopes["experts_out"]["kernel"]).sum((1, 2)) > 0
+    assert used.sum() == 2 and not used[3]
+
+
+def test_an_even_use_of_experts_is_balanced():
+    even = jnp.tile(8 * jnp.eye(4), (3, 1))
+    assert balance(even, 1) == pytest.approx(1.0)
+    one = jnp.tile(jnp.array([[9.0, 0, 0, 0]]), (6, 1))
+    assert balance(one, 1) > 3.9
+    # What does not count does not unbalance.
+    mixed, counts = jnp.concatenate([even, one]), jnp.array([1.0] * 12 + [0.0] * 6)
+    assert balance(mixed, 1, counts) == pytest.approx(1.0)
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="top is 6; expected 1 to 5"):
+        ExpertsConfig(count=5, top=6)
+    with pytest.raises(InputError, match="feedforward.bias"):
+        dataclasses.replace(CONFIG, bias=True)

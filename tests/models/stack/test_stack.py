@@ -1,0 +1,249 @@
+"""A stack gives the same numbers however its layers are looped over, and whatever is computed again."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+import tiny
+
+from lm_jax import experiment, flags
+from lm_jax.core.config import InputError
+from lm_jax.decode.weights import unstacked
+from lm_jax.models import transformer
+from lm_jax.models.config import StackConfig
+from lm_jax.models.interface import Inputs
+from lm_jax.models.presets.gpt import gpt2
+from lm_jax.models.stack import layers as stack
+from lm_jax.models.stack import segments
+
+TOKENS = jnp.arange(1, 13).reshape(2, 6)
+INPUTS = {
+    "t5": Inputs(tokens=TOKENS, source=Inputs(tokens=TOKENS[:, :4] + 20, segments=jnp.array([[1] * 4, [1, 1, 1, 0]]))),
+    "bert": Inputs(tokens=TOKENS),
+}
+OPTIONS = {"t5": {"version": "1.0"}, "bert": {}}
+
+
+def trained(preset, params=None, **settings):
+    """Hidden states, and gradients of all parameters, with dropout acting."""
+    inputs = INPUTS[preset]
+    config = tiny.config(preset, over=tiny.everywhere(preset, **settings), **OPTIONS[preset])
+    model = transformer.build(config)
+    if params is None:
+        _, params = tiny.build(config, inputs)
+
+    # Draws of this kind compile in a tenth of the time.
+    key = jax.random.key(0, impl="unsafe_rbg")
+
+    def total(params):
+        hidden = model.apply({"params": params}, inputs, train=True, rngs={"dropout": key}).hidden
+        return (hidden * jnp.cos(jnp.arange(hidden.size).reshape(hidden.shape))).sum(), hidden
+
+    slopes, hidden = jax.jit(jax.grad(total, has_aux=True))(params)
+    return params, hidden, slopes
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """What unrolled stacks give, by preset."""
+    return {preset: trained(preset, scan="never", remat="none") for preset in INPUTS}
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [
+        ("bert", {"scan": "always", "remat": "full"}),
+        ("t5", {"scan": "always", "remat": "dots"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
+)
+def test_loops_and_recomputation_change_neither_values_nor_gradients(reference, preset, settings):
+    params, hidden, slopes = reference[preset]
+    _, found, found_slopes = trained(preset, params, **settings)
+    # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
+    np.testing.assert_allclose(found, hidden, atol=1e-5)
+    for (path, slope), other in zip(
+        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(found_slopes), strict=True
+    ):
+        size = float(jnp.abs(slope).max())
+        np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
+
+
+def test_every_parameter_has_a_gradient(reference):
+    for _, _, slopes in reference.values():
+        silent = [
+            jax.tree_util.keystr(path)
+            for path, slope in jax.tree_util.tree_leaves_with_path(slopes)
+            if not jnp.abs(slope).max() > 0
+        ]
+        # Hidden states read no head; a bias of all keys shifts all scores of a query alike.
+        assert {path for path in silent if "head" not in path and "pair" not in path} <= {
+            "['stack']['layers']['attention']['key']['bias']"
+        }
+
+
+SMALL = {"embed.width": 16, "stack.block.attention.heads": 2, "stack.block.feedforward.width": 32}
+NEAR = {"attention": {"window": 3}}
+# Depths at which patterns end in the middle of a turn.
+PATTERNS = {
+    "windows": {
+        "stack.depth": 5,
+        "stack.kinds": {"near": NEAR},
+        "stack.pattern": ("near", "block"),
+        "stack.block.dropout": 0.1,
+    },
+    "parameters apart": {
+        "stack.depth": 5,
+        "stack.kinds": {"first": {"attention_norm": False}, "wide": {"feedforward": {"width": 96}} | NEAR},
+        "stack.pattern": ("first", "wide", "block", "wide", "block"),
+    },
+    "shared": {"stack.depth": 3, "stack.share.groups": 2},
+    "shared in pairs": {
+        "stack.depth": 4,
+        "stack.kinds": {"near": NEAR},
+        "stack.pattern": ("near", "block"),
+        "stack.share.groups": 1,
+        "stack.share.layers": 2,
+    },
+    "a bias in each": {
+        "stack.depth": 2,
+        "stack.block.attention.position": "buckets",
+        "stack.block.attention.buckets.shared": False,
+    },
+    "a bias for all": {
+        "stack.depth": 3,
+        "stack.block.attention.position": "buckets",
+        "stack.kinds": {"near": NEAR},
+        "stack.pattern": ("near", "block"),
+    },
+}
+
+
+def patterned(name, **settings):
+    """A decoder of narrow layers with a pattern."""
+    return tiny.config("gpt2", over=SMALL | PATTERNS[name] | {f"stack.{key}": value for key, value in settings.items()})
+
+
+@pytest.mark.parametrize("name", ["windows", "parameters apart", "shared in pairs"])
+def test_a_pattern_in_loops_is_the_same_layers_written_out(name):
+    inputs, key = INPUTS["bert"], jax.random.key(0, impl="unsafe_rbg")
+    _, params = tiny.build(patterned(name), inputs)
+
+    def outcome(**settings):
+        model = transformer.build(patterned(name, **settings))
+
+        def total(params):
+            hidden = model.apply({"params": params}, inputs, train=True, rngs={"dropout": key}).hidden
+            return (hidden * jnp.cos(jnp.arange(hidden.size).reshape(hidden.shape))).sum(), hidden
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    slopes, hidden = outcome(scan="never")
+    found_slopes, found = outcome(scan="always", remat="full" if name == "windows" else "none")
+    # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
+    np.testing.assert_allclose(found, hidden, atol=1e-5)
+    for (path, slope), other in zip(
+        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(found_slopes), strict=True
+    ):
+        size = float(jnp.abs(slope).max())
+        np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("name", ["shared", "a bias in each", "a bias for all"])
+def test_loops_over_a_pattern_compute_what_its_layers_do(name):
+    inputs = INPUTS["bert"]
+    _, params = tiny.build(patterned(name), inputs)
+    models = [transformer.build(patterned(name, scan=scan)) for scan in ("always", "never")]
+    hidden = jax.jit(lambda params: [model.apply({"params": params}, inputs).hidden for model in models])(params)
+    np.testing.assert_allclose(*hidden, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["windows", "parameters apart", "shared in pairs"])
+def test_a_pattern_reads_token_by_token_what_it_reads_at_once(name):
+    inputs = INPUTS["bert"]
+    for scan in ("always", "never"):
+        model, params = tiny.build(patterned(name, scan=scan), inputs)
+        apply = functools.partial(model.apply, {"params": unstacked(model, params)})
+
+        @jax.jit
+        def differently(model=model, apply=apply):
+            cache, found = model.empty_cache(2, 8), []
+            for part in (TOKENS[:, :4], TOKENS[:, 4:5], TOKENS[:, 5:]):
+                output = apply(Inputs(tokens=part), cache=cache)
+                cache = output.cache
+                found.append(output.hidden)
+            return jnp.concatenate(found, 1), apply(inputs).hidden
+
+        # float32 sums over the cache's empty slots too, in another order.
+        np.testing.assert_allclose(*differently(), atol=2e-5)
+
+
+def test_layers_of_one_shape_are_stored_together_and_others_under_their_kind():
+    shapes = lambda name: tiny.shapes(transformer.build(patterned(name)), INPUTS["bert"])["stack"]
+    width = lambda tree: tree["layers"]["feedforward"]["in"]["kernel"].shape
+    assert set(shapes("windows")) == {"layers"}
+    assert width(shapes("windows")) == (5, 16, 32)
+    apart = shapes("parameters apart")
+    assert set(apart) == {"layers", "first", "wide"}
+    assert [width(apart), width(apart["first"]), width(apart["wide"])] == [(2, 16, 32), (1, 16, 32), (2, 16, 96)]
+    assert "attention_norm" not in apart["first"]["layers"]
+    assert width(shapes("shared")) == (2, 16, 32)
+    assert shapes("a bias in each")["layers"]["relative"]["table"].shape == (2, 32, 2)
+
+
+def test_shared_layers_are_layers_with_equal_parameters():
+    inputs = INPUTS["bert"]
+    model, params = tiny.build(patterned("shared"), inputs)
+    alone = transformer.build(tiny.config("gpt2", over={**SMALL, "stack.depth": 3}))
+    spread = {**params, "stack": jax.tree.map(lambda leaf: leaf[np.array([0, 0, 1])], params["stack"])}
+    run = lambda model: jax.jit(lambda params: model.apply({"params": params}, inputs).hidden)
+    np.testing.assert_allclose(run(model)(params), run(alone)(spread), atol=1e-5)
+
+
+def test_settings_of_the_block_reach_every_kind():
+    config = patterned("windows", **{"block.attention.heads": 4}).stack
+    assert [block.attention.heads for block in config.blocks] == [4, 4]
+    assert [block.attention.window for block in config.blocks] == [3, None]
+
+
+def test_parameters_of_all_layers_have_a_leading_axis_named_layers():
+    kernel = tiny.boxed(transformer.build(tiny.config("bert")), INPUTS["bert"])["stack"]["layers"]["attention"][
+        "query"
+    ]["kernel"]
+    assert kernel.names == ("layers", "embed", "heads", "kv")
+    assert kernel.value.shape == (2, 64, 2, 32)
+
+
+def test_unstacked_layers_are_the_slices():
+    tree = {"kernel": jnp.arange(6.0).reshape(3, 2)}
+    parts = stack.unstack(tree, 3)
+    np.testing.assert_array_equal(np.stack([part["kernel"] for part in parts]), tree["kernel"])
+
+
+def test_auto_loops_over_deep_stacks():
+    assert stack.scanned(StackConfig(depth=24))
+    assert not stack.scanned(StackConfig(depth=2))
+
+
+@pytest.mark.parametrize(("field", "value"), [("scan", "sometimes"), ("remat", "some"), ("depth", 0)])
+def test_an_unknown_setting_is_refused(field, value):
+    with pytest.raises(InputError, match=rf"stack\.{field} is '?{value}"):
+        config = tiny.config("bert", over={f"stack.{field}": value})
+        tiny.boxed(transformer.build(config), INPUTS["bert"])
+
+
+def test_a_pattern_can_be_overridden_on_the_command_line_and_survives_json():
+    recipe = ml_collections.ConfigDict({"model": gpt2("tiny")})
+    recipe.model.stack.kinds = {"near": NEAR}
+    recipe.model.stack.pattern = ("near", "block")
+    words = ("kinds.near.attention.window=9", "block.attention.heads=4", "pattern=block,near", "depth=3")
+    tree, changed = flags.configure(recipe, [f"--config.model.stack.{word}" for word in words])
+    config = experiment.parse(tree)
+    assert [layer.kind for layer in segments.layers(config.model.stack)] == ["block", "near", "block"]
+    assert [block.attention.window for block in config.model.stack.blocks] == [None, 9]
+    assert [block.attention.heads for block in config.model.stack.blocks] == [4, 4]
+    assert "config.model.stack.kinds.near.attention.window: 3 -> 9" in changed
+    assert experiment.parse(experiment.as_json(config)) == config
