@@ -245,7 +245,7 @@ def test_a_bad_row_stops_with_its_place_and_the_setting_that_skips_it(tmp_path, 
 
 def test_bad_examples_of_a_dataset_are_skipped_too(monkeypatch):
     examples = [{"text": b"a"}, {"text": None}, {"text": 5}, {"text": b"b"}]
-    monkeypatch.setattr(prepared, "records", lambda *arguments: iter(examples))
+    monkeypatch.setattr(tfds, "records", lambda *arguments: iter(examples))
     report = reports.empty()
 
     assert list(sources.documents(SourceConfig(path="tfds:x", bad_rows="skip"), report)) == [b"a", b"b"]
