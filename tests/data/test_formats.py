@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lm_jax.core.config import InputError
-from lm_jax.data import sources
+from lm_jax.data import sources, tfds
 from lm_jax.data.clean import report as reports
 from lm_jax.data.config import DataConfig
 from lm_jax.data.sources import SourceConfig
