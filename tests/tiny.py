@@ -1,6 +1,7 @@
 """Tiny models and batches that the tests of several rooms share."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +13,12 @@ from lm_jax.core.config import from_config_dict
 from lm_jax.core.trees import map_named
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
+from lm_jax.models.model import of_module
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.roles import Models
 from lm_jax.objectives.span import Span, SpanConfig
 
 VOCABULARY = Vocabulary(
@@ -95,18 +98,15 @@ class Setting:
     params: Any
     batch: Any
 
-    @property
-    def apply(self):
-        """Apply functions by role."""
-        return {"model": lambda params, *args, **options: self.model.apply({"params": params}, *args, **options)}
+    @functools.cached_property
+    def models(self):
+        """The models by role."""
+        return Models(self.objective.roles, {"model": of_module(self.model)})
 
     @property
     def axes(self):
         """Logical axes of the parameters."""
-        boxes = boxed(self.model, self.objective.inputs(self.batch))
-        return {
-            "model": jax.tree.map(lambda box: box.names, boxes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-        }
+        return self.models.axes
 
 
 LENGTHS = (2, 9, 5, 9, 3, 9, 9, 4)

@@ -22,6 +22,9 @@ from lm_jax.data.rows import Row, Rows
 Batch = dict[str, np.ndarray]
 Features = Callable[[Row, np.random.Generator], Mapping[str, Any]]
 
+# What every batch holds beside its features: a random key for each row.
+KEYS = "row_keys"
+
 # More steps than a run can take; Grain wants a length.
 _ENDLESS = 1 << 48
 

@@ -23,7 +23,7 @@ class LanguageModelling:
 
     Attributes:
       objective: what is measured.
-      step: (params, batch) -> sums, jitted.
+      step: (weights of a state, batch) -> sums, jitted.
       batches: each gives one pass over this host's rows; by source where there are several, else one named "".
       layout: where batches go.
       rows: rows of a global batch.
@@ -56,7 +56,7 @@ class LanguageModelling:
                 yield name, value
         first = self.objective.terms[0]
         yield "perplexity", math.exp(min(means(total)[first], 700.0))
-        if bytes_seen and "decoder" in self.objective.kinds:
+        if bytes_seen:
             yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _over_hosts(bytes_seen)
         for name, loss in losses.items():
             if name:
@@ -68,8 +68,9 @@ class LanguageModelling:
         bytes_seen = 0.0
         pending: Sums | None = None
         for batch in batches:
-            if "targets" in batch:
-                bytes_seen += float((self.byte_lengths[batch["targets"]] * batch["weights"]).sum())
+            if self.objective.text is not None:
+                ids, weights = (batch[name] for name in self.objective.text)
+                bytes_seen += float((self.byte_lengths[ids] * weights).sum())
             sums = self.step(params, self.layout.put(batch, self.rows))
             # One batch late, so that the host makes the next one while the device computes this one.
             total = total if pending is None else add(total, jax.device_get(pending))

@@ -80,9 +80,11 @@ class Output:
       cache: the cache, or the past, with this call's tokens in it, when one was given.
       memory: the encoder's last hidden states, of an encoder-decoder.
       logits: over the vocabulary, when asked for.
+      balance: what unevenly used experts add to a training loss; the number 0 where none are to be balanced.
     """
 
     hidden: Float[Array, "batch length embed"] | Any
     cache: Cache | Past | None = None
     memory: Float[Array, "batch source embed"] | None | Any = None
     logits: Float[Array, "batch length vocab"] | None | Any = None
+    balance: Float[Array, ""] | float | Any = 0.0

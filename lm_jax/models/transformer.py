@@ -28,6 +28,8 @@ from lm_jax.models.stack.layers import Stack, empty_cache, empty_past
 
 # What `readout` reads of a model's parameters.
 READOUT = ("token", "decoder_token", "head")
+# Where the parameters of layers are.
+STACKS = ("stack", "encoder", "decoder")
 
 
 def build(config: ModelConfig) -> Transformer | EncoderDecoder:

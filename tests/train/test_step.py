@@ -28,7 +28,7 @@ setting = functools.cache(tiny.setting)
 def stepped(name, gradients=plain):
     """The state and the metrics after one step on one device."""
     case = setting(name)
-    step = jax.jit(make_train_step(case.objective, case.apply, DESCENT, gradients=gradients))
+    step = jax.jit(make_train_step(case.objective, case.models, DESCENT, gradients=gradients))
     return step(state.create(case.params, DESCENT, loss_scaled=False), case.batch)
 
 
@@ -69,7 +69,7 @@ def placed(layout, case, optimizer):
 def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain):
     case = setting(name)
     layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)))
-    step = layout.jit(make_train_step(case.objective, case.apply, optimizer, gradients=gradients))
+    step = layout.jit(make_train_step(case.objective, case.models, optimizer, gradients=gradients))
     batch = layout.put({name: np.asarray(value) for name, value in case.batch.items()}, rows=8)
     return step(placed(layout, case, optimizer), batch)
 
@@ -98,7 +98,7 @@ def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
 
 def test_a_scaled_loss_gives_the_same_gradients():
     case = setting("causal")
-    step = jax.jit(make_train_step(case.objective, case.apply, DESCENT))
+    step = jax.jit(make_train_step(case.objective, case.models, DESCENT))
     found = step(state.create(case.params, DESCENT, loss_scaled=True), case.batch)
     # A power of two changes no digit.
     expected, sums = reference("causal")
@@ -112,7 +112,7 @@ def half():
     """A float16 step, and the state before it."""
     case = tiny.setting("causal", dtype="float16")
     optimizer = optimizers.build(OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10)
-    step = jax.jit(make_train_step(case.objective, case.apply, optimizer))
+    step = jax.jit(make_train_step(case.objective, case.models, optimizer))
     return lambda before: step(before, case.batch), state.create(case.params, optimizer, loss_scaled=True)
 
 
@@ -145,19 +145,22 @@ def test_without_overflow_float16_trains_and_the_scale_grows(half):
 
 def test_evaluation_sums_what_training_sums():
     case = setting("masked")
-    sums = jax.jit(make_eval_step(case.objective, case.apply))(case.params, case.batch)
+    sums = jax.jit(make_eval_step(case.objective, case.models))(state.Weights(case.params), case.batch)
     expected = {name: value for name, value in means(reference("masked")[1]).items() if name != "gradient_norm"}
     assert means(sums) == pytest.approx(expected, rel=1e-5)
 
 
 def test_rows_without_weight_change_nothing():
     case = setting("causal")
-    evaluate = jax.jit(make_eval_step(case.objective, case.apply))
+    evaluate = jax.jit(make_eval_step(case.objective, case.models))
     empty = jax.tree.map(jnp.zeros_like, case.batch)
     padded = jax.tree.map(lambda leaf, zeros: jnp.concatenate([leaf[:5], zeros[:3]]), case.batch, empty)
     unweighted = case.batch | {"weights": case.batch["weights"].at[5:].set(0)}
-    found, expected = evaluate(case.params, padded)["loss"], evaluate(case.params, unweighted)["loss"]
+    found, expected = (
+        evaluate(state.Weights(case.params), padded)["loss"],
+        evaluate(state.Weights(case.params), unweighted)["loss"],
+    )
     assert float(found.total) == pytest.approx(float(expected.total), rel=1e-6)
     assert float(found.weight) == float(case.batch["weights"][:5].sum())
-    nothing = evaluate(case.params, empty)["loss"]
+    nothing = evaluate(state.Weights(case.params), empty)["loss"]
     assert (float(nothing.total), float(nothing.weight)) == (0, 0)
