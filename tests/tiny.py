@@ -50,6 +50,11 @@ def build(config, inputs, *, seed=0):
     Matrices have variance 1 / fan-in; no bias is 0 and no scale is 1, so that a forgotten one shows.
     """
     model = transformer.build(config)
+    return model, drawn(shapes(model, inputs), seed=seed)
+
+
+def drawn(shapes, *, seed=0):
+    """Parameters of these shapes, as `build` draws them."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -65,7 +70,7 @@ def build(config, inputs, *, seed=0):
         fan_in = np.prod(leaf.shape[stacked : -1 if path.endswith("out/kernel") else stacked + 1])
         return jnp.asarray(noise * np.float32(fan_in**-0.5))
 
-    return model, map_named(draw, shapes(model, inputs))
+    return map_named(draw, shapes)
 
 
 def boxed(model, inputs):
