@@ -23,11 +23,10 @@ import optax
 from lm_jax import objectives
 from lm_jax.core.config import InputError, from_config_dict, lookup, merge, setting, to_config_dict
 from lm_jax.core.trees import named_leaves
-from lm_jax.data import corpora, pipeline, rows, store, tokenizers
-from lm_jax.data.config import DataConfig
+from lm_jax.data import corpora, pipeline, rows, tokenizers
+from lm_jax.data.config import ENTRIES, DataConfig
 from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.mixture import Mixture
-from lm_jax.data.sources import SourceConfig
 from lm_jax.evaluate.base import EvaluateConfig
 from lm_jax.models import mup
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
@@ -74,10 +73,10 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     kind = _kind(recipe.model)
     blank = kind(decoder=_with_cross()) if kind is EncoderDecoderConfig else kind(kind="decoder")
     config: Any = merge(to_config_dict(ExperimentConfig(model=blank)), recipe)
-    sources = config.data.mixture.sources
-    for name in sources:
-        key = f"config.data.mixture.sources.{name}"
-        sources[name] = merge(to_config_dict(SourceConfig()), sources[name], key)
+    for key, entry in ENTRIES.items():
+        tree = functools.reduce(getattr, key.split(".")[1:], config)
+        for name in tree:
+            tree[name] = merge(to_config_dict(entry()), tree[name], f"{key}.{name}")
     return config
 
 
@@ -115,14 +114,14 @@ class Experiment:
 
     config: ExperimentConfig
     tokenizer: tokenizers.Tokenizer
-    store: store.Store | corpora.Stores | None = None
+    store: corpora.Corpus | None = None
 
     def check(self) -> None:
         """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
         _ = self.layout, self.objective, self.model, self.state_like, self.rows("train"), self.rows("validation")
 
     @property
-    def tokens(self) -> store.Store | corpora.Stores:
+    def tokens(self) -> corpora.Corpus:
         """The tokens of an experiment that was made with them."""
         if self.store is None:
             raise ValueError("this experiment was made without its text; `experiment.prepare` makes one with it")
@@ -275,17 +274,16 @@ class Experiment:
         return {}
 
     def _make_rows(self, split: str) -> rows.Rows:
-        data, objective = self.config.data, self.objective
+        data = self.config.data
         corpora.refuse_beyond(self.tokens, self._rows_of_table)
-        plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
         return corpora.make_rows(
             self.tokens,
-            plan,
-            split,
-            length=objective.row_length(),
+            config=data.rows,
+            split=split,
+            reads=self.objective.reads,
             validation=data.validation,
-            overlap=objective.row_overlap(),
             seed=self.config.seed,
+            lanes=data.batch,
         )
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:

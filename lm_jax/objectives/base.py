@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
+from lm_jax.data.rows import Reads
 from lm_jax.models.heads import hits
 
 Apply = Callable[..., Any]
@@ -93,7 +94,7 @@ class Objective(Protocol):
     Attributes:
       roles: names of the models that it trains.
       kinds: kinds of model that it can train.
-      plan: the row plan that it reads: `packed`, `pairs` or `examples`.
+      reads: what it reads of a row.
       terms: names of the metrics whose means add up to the loss.
     """
 
@@ -102,17 +103,9 @@ class Objective(Protocol):
     @property
     def kinds(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
-    def plan(self) -> str: ...  # noqa: D102
+    def reads(self) -> Reads: ...  # noqa: D102
     @property
     def terms(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    def row_length(self) -> int:
-        """Tokens that a row of text must hold."""
-        ...
-
-    def row_overlap(self) -> int:
-        """Tokens that a row shares with the next."""
-        ...
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch, on the host: masked, corrupted, padded to fixed shapes."""
