@@ -68,7 +68,10 @@ class Case:
         return layout.put(self.batch, ROWS, {name: field.axes for name, field in self.objective.spec.items()})
 
 
-def case(objective, configs, rows, *, models=None, rules=Rules()):
+PLAIN = Rules()
+
+
+def case(objective, configs, rows, *, models=None, rules=PLAIN):
     """The case of an objective whose roles are played by `configs`, on `rows` of text.
 
     Args:

@@ -134,6 +134,18 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
     return cls(**values)
 
 
+def entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[str, Config]:
+    """The dataclasses of a tree whose keys are the user's own names, in alphabetical order.
+
+    Raises:
+      InputError: as of `from_config_dict`; or a name that is more than letters, digits, _ and -.
+    """
+    for name in tree:
+        if not name.replace("_", "a").replace("-", "a").isalnum():
+            raise InputError(f"{key}.{name}: expected a name of letters, digits, _ and -")
+    return {name: from_config_dict(cls, tree[name], f"{key}.{name}") for name in sorted(tree)}
+
+
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _INSIDE = {
     "at least": lambda value, bound: value >= bound,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import setting
+from lm_jax.core.config import InputError, Tree, setting
+from lm_jax.data import columns
 from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.columns import ColumnConfig
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.data.rows import RowsConfig
 from lm_jax.data.sources import SourceConfig
@@ -19,6 +21,8 @@ class DataConfig:
     Attributes:
       path, format, bad_rows, field, group, document, part, split, datasets: see `SourceConfig`.
       mixture: several sources instead of one path.
+      columns: `ColumnConfig`s by names of your own, where a record has several parts: `{"text": {}, "score": {"kind":
+        "number"}}`. Their order does not matter.
       length: tokens of a row, before the objective asks for more.
       batch: rows of the global batch.
       validation: the share of the corpus, at its end, that is never trained on.
@@ -38,6 +42,7 @@ class DataConfig:
     split: str = SourceConfig.split
     datasets: str = setting(SourceConfig.datasets, free=True, local=True)
     mixture: MixtureConfig = MixtureConfig()
+    columns: Tree = Tree()
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     rows: RowsConfig = RowsConfig()
@@ -49,6 +54,10 @@ class DataConfig:
     prefetch: int = setting(4, free=True, at_least=0)
     store: str = setting("", free=True, local=True)
 
+    def __post_init__(self):
+        if columns.named(self.columns) and self.mixture.sources:
+            raise InputError(f"{columns.KEY} and config.data.mixture are both set; leave out one of them")
+
     def source(self) -> SourceConfig:
         """The part of these settings that names the text."""
         names = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "weight"]
@@ -57,8 +66,8 @@ class DataConfig:
     @property
     def name(self) -> str:
         """The text in a few words, for messages."""
-        return ", ".join(sorted(self.mixture.sources)) or self.path
+        return ", ".join(sorted(self.mixture.sources or self.columns)) or self.path
 
 
 # Trees whose entries the user names, and what an entry is: every field of one can be set on the command line.
-ENTRIES = {"config.data.mixture.sources": SourceConfig}
+ENTRIES = {"config.data.mixture.sources": SourceConfig, columns.KEY: ColumnConfig}

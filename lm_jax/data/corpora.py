@@ -1,4 +1,4 @@
-"""What `config.data` names as prepared tokens: one store, or the stores of a mixture under one tokenizer."""
+"""What `config.data` names as prepared tokens: a store, columns, or the stores of a mixture under one tokenizer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic, mixture, order, store, texts, tokenizers
+from lm_jax.data import atomic, columns, mixture, order, several, store, texts, tokenizers
 from lm_jax.data import rows as plans
-from lm_jax.data.clean import report as reports
+from lm_jax.data.columns import Columns
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture, MixtureConfig
 from lm_jax.data.parts import sampled
-from lm_jax.data.rows import Rows, RowsConfig
-from lm_jax.data.sources import SourceConfig
+from lm_jax.data.rows import Request, Rows
+from lm_jax.data.several import Several, naming
 from lm_jax.data.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
-class Stores:
+class Stores(Several):
     """The token stores of a mixture; to those who only ask what there is, a store.
 
     Attributes:
@@ -33,40 +33,6 @@ class Stores:
 
     config: MixtureConfig
     stores: Mapping[str, Store]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sources."""
-        return sum(each.tokens for each in self.stores.values())
-
-    @property
-    def documents(self) -> int:
-        """Documents of all sources."""
-        return sum(each.documents for each in self.stores.values())
-
-    @property
-    def bytes(self) -> int:
-        """UTF-8 bytes of all sources' cleaned text."""
-        return sum(each.bytes for each in self.stores.values())
-
-    @property
-    def report(self) -> reports.Report:
-        """What cleaning did to all of them."""
-        return reports.total(each.report for each in self.stores.values())
-
-    def warnings(self) -> list[str]:
-        """What to say where next to nothing of a source's text is left in its tokens."""
-        return [f"{name}: {line}" for name, each in self.stores.items() for line in each.warnings()]
-
-    @property
-    def directory(self) -> Path:
-        """Where the stores lie."""
-        return next(iter(self.stores.values())).directory.parent
-
-    @property
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer of all of them."""
-        return next(iter(self.stores.values())).tokenizer
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -79,7 +45,7 @@ class Stores:
         """How much of the training rows each source is."""
         sizes = {}
         for name, each in self.stores.items():
-            start, stop = plans.span(each, "train", validation)
+            start, stop = plans.span(each.tokens, "train", validation)
             sizes[name] = stop - start
             if not sizes[name]:
                 raise InputError(f"{mixture.KEY}.sources.{name} has no token to train on; lower config.data.validation")
@@ -94,12 +60,15 @@ class Stores:
         return "\n".join(lines)
 
 
+Corpus = Store | Stores | Columns
+
+
 def prepare(
     data: DataConfig,
     progress: texts.Progress | None = None,
     tokenizer: tokenizers.Tokenizer | None = None,
     prefix: tuple[int, ...] = (),
-) -> Store | Stores:
+) -> Corpus:
     """The tokens of a configuration, cleaned and stored where that has not been done.
 
     Args:
@@ -109,31 +78,22 @@ def prepare(
       prefix: ids that every document begins with.
 
     Raises:
-      InputError: as `store.prepare`; or both a path and a mixture are named.
+      InputError: as `store.prepare` and `columns.join`; or both a path and a mixture are named.
     """
     tokenizers.refuse_ids(data.tokenizer.path)
-    root, sources = _root(data), _sources(data)
-    if not sources:
-        return store.prepare(
-            root,
-            data.source(),
-            data.clean,
-            tokenizer or data.tokenizer,
-            prefix=prefix,
-            workers=data.workers,
-            progress=progress,
-        )
+    root, texts_of = _root(data), _texts(data)
+    options: dict[str, Any] = {"prefix": prefix, "workers": data.workers, "progress": progress}
+    if texts_of is None:
+        return store.prepare(root, data.source(), data.clean, tokenizer or data.tokenizer, **options)
     tokenizer = tokenizer or train_tokenizer(data, progress)[0]
-    stores = {
-        name: _naming(name, store.prepare)(
-            root, source, data.clean, tokenizer, prefix=prefix, workers=data.workers, progress=_told(name, progress)
-        )
-        for name, source in sources.items()
-    }
-    return Stores(data.mixture, stores)
+    stores = texts_of(store.prepare, root, data.clean, tokenizer, **options)
+    if not data.columns:
+        return Stores(data.mixture, stores)
+    named = columns.named(data.columns)
+    return columns.join(root, named, data.source(), data.clean, stores, len(prefix))
 
 
-def refuse_beyond(made: Store | Stores, rows: int) -> None:
+def refuse_beyond(made: Corpus, rows: int) -> None:
     """Refuses text whose unknown pieces are an id that a table of `rows` has no row for.
 
     Raises:
@@ -142,7 +102,7 @@ def refuse_beyond(made: Store | Stores, rows: int) -> None:
     tokenizer = made.tokenizer
     if tokenizer.unk is None or tokenizer.unk < rows:
         return
-    for each in made.stores.values() if isinstance(made, Stores) else (made,):
+    for each in (made,) if isinstance(made, Store) else made.stores.values():
         for start in range(0, each.tokens, store.RECORD_TOKENS):
             if (each.read(start, min(start + store.RECORD_TOKENS, each.tokens)) >= rows).any():
                 raise InputError(
@@ -155,18 +115,15 @@ def train_tokenizer(
     data: DataConfig, progress: texts.Progress | None = None
 ) -> tuple[tokenizers.Tokenizer, texts.Texts | Blend]:
     """The tokenizer that `prepare` uses, and the cleaned text that it is trained on."""
-    root, sources = _root(data), _sources(data)
+    root, texts_of = _root(data), _texts(data)
     cleaned: texts.Texts | Blend
-    if sources:
-        parts = {
-            name: _naming(name, texts.prepare)(
-                root, source, data.clean, workers=data.workers, progress=_told(name, progress)
-            )
-            for name, source in sources.items()
-        }
-        cleaned = Blend(parts, data.mixture.shares({name: part.bytes for name, part in parts.items()}), data.tokenizer)
-    else:
+    if texts_of is None:
         cleaned = texts.prepare(root, data.source(), data.clean, workers=data.workers, progress=progress)
+    else:
+        parts = texts_of(texts.prepare, root, data.clean, workers=data.workers, progress=progress)
+        sizes = {name: part.bytes for name, part in parts.items()}
+        even = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+        cleaned = Blend(parts, even if data.columns else data.mixture.shares(sizes), data.tokenizer)
     return store.find_tokenizer(root, data.tokenizer, cleaned, progress), cleaned
 
 
@@ -177,15 +134,18 @@ def _root(data: DataConfig) -> Path:
     return root
 
 
-def _sources(data: DataConfig) -> dict[str, SourceConfig]:
-    """The sources of a mixture by name; none where `config.data.path` is the text."""
+def _texts(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
+    """`several.each` of the texts of columns or of a mixture; None where `config.data.path` is the text."""
+    if data.columns:
+        texts_of = {name: column for name, column in columns.named(data.columns).items() if column.kind == "text"}
+        return functools.partial(several.each, columns.located(texts_of, data.source()), columns.KEY, aligned=True)
     sources = data.mixture.named()
     if sources and data.path != DataConfig.path:
         raise InputError(
             f"config.data.path is {data.path!r}, but config.data.mixture names sources too ({', '.join(sources)}); "
             "leave out one of them"
         )
-    return sources
+    return functools.partial(several.each, sources, f"{mixture.KEY}.sources") if sources else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,33 +184,24 @@ class Blend:
             yield from sampled(part, rest, part.bytes)
 
 
-def make_rows(found: Store | Stores, config: RowsConfig, split: str, *, seed: int, **settings: Any) -> Rows:
-    """The rows of one part of a store or of each of several; arguments as of `rows.make`."""
-    if isinstance(found, Store):
-        return plans.make(found, config, split, seed=seed, **settings)
+def make_rows(corpus: Corpus, **settings: Any) -> Rows:
+    """The rows of one part of a corpus, in a mixture those of each of its sources; settings as of `rows.Request`."""
+    if not isinstance(corpus, Stores):
+        return plans.make(Request(tokens=corpus, **settings))
+    whole = Request(tokens=next(iter(corpus.stores.values())), **settings)
+    if whole.plan == "streams":
+        raise InputError(
+            "config.data.rows.plan is streams, which follows one text, but config.data.mixture names several sources; "
+            "name the files of all in config.data.path, or take another plan"
+        )
     # From the name: another source beside it, or none, changes nothing about its own order.
-    keys = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in found.stores}
+    keys = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in corpus.stores}
     made = {
-        name: _naming(name, plans.make)(each, config, split, seed=order.key(seed, keys[name]), **settings)
-        for name, each in found.stores.items()
+        name: naming(f"{mixture.KEY}.sources.{name}", plans.make)(
+            dataclasses.replace(whole, tokens=each, seed=order.key(whole.seed, keys[name]))
+        )
+        for name, each in corpus.stores.items()
     }
-    shares = found.shares(settings["validation"]) if split == "train" else {name: 1.0 for name in made}
+    shares = corpus.shares(whole.validation) if whole.split == "train" else {name: 1.0 for name in made}
     count = mixture.counts([shares[name] for name in made])
     return Mixture(tuple(made), tuple(made.values()), tuple(keys[name] for name in made), count)
-
-
-def _naming(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose complaints say which source they are about."""
-
-    def named(*args: Any, **options: Any) -> Any:
-        try:
-            return function(*args, **options)
-        except InputError as error:
-            raise InputError(f"{mixture.KEY}.sources.{name}: {error}") from error
-
-    return named
-
-
-def _told(name: str, progress: texts.Progress | None) -> texts.Progress | None:
-    """Progress that says which source it is about."""
-    return progress and (lambda stage, done, whole: progress(f"{name}: {stage}", done, whole))

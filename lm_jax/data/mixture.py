@@ -13,12 +13,14 @@ import functools
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, Tree, from_config_dict
-from lm_jax.data.rows import Row, Rows
+from lm_jax.core.config import InputError, Tree, entries
+from lm_jax.data.order import key
+from lm_jax.data.rows import Filled, Row, Rows
 from lm_jax.data.sources import SourceConfig
 
 # Slots after which the schedule repeats: shares are multiples of 1 / PERIOD.
@@ -57,12 +59,7 @@ class MixtureConfig:
 
     def named(self) -> dict[str, SourceConfig]:
         """The sources, by name in alphabetical order."""
-        found = {}
-        for name in sorted(self.sources):
-            if not name.replace("_", "a").replace("-", "a").isalnum():
-                raise InputError(f"{KEY}.sources.{name}: expected a name of letters, digits, _ and -")
-            found[name] = from_config_dict(SourceConfig, self.sources[name], f"{KEY}.sources.{name}")
-        return found
+        return entries(SourceConfig, self.sources, f"{KEY}.sources")
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """How much of the mixture each source is: positive, their sum 1.
@@ -124,7 +121,7 @@ def schedule(count: Int[np.ndarray, " sources"]) -> Int[np.ndarray, " period"]:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """The rows of several sources as one: a `Rows` whose slots `pipeline` asks for by `drawn`.
+    """The rows of several sources as one.
 
     Read by number, as in evaluation, the rows of all sources are mixed evenly, each once.
 
@@ -148,6 +145,17 @@ class Mixture:
         number = int(self._evenly[index])
         part = int(np.searchsorted(self._starts, number, "right")) - 1
         return self.parts[part].row(number - int(self._starts[part]), epoch, rng)
+
+    def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+        """The row of each slot: the schedule says which source fills it, and the source which of its rows."""
+        sources, own = self.drawn(slots)
+        result: list[Any] = [None] * len(slots)
+        for source in np.unique(sources).tolist():
+            places = np.flatnonzero(sources == source)
+            filled = self.parts[source].filling(own[places], key(seed, self.keys[source]))
+            for place, each in zip(places.tolist(), filled, strict=True):
+                result[place] = each
+        return result
 
     def drawn(self, slots: Int[np.ndarray, " slots"]) -> tuple[Int[np.ndarray, " slots"], Int[np.ndarray, " slots"]]:
         """The source that fills each slot of the run, and which of that source's own slots it is."""

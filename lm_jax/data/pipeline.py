@@ -1,9 +1,9 @@
 """Batches as a pure function of (seed, step).
 
-Slot g of the run, g = step x batch + place in the batch, is row `permute(g mod rows)` of epoch g div rows, and what is
-random about a row is keyed by (seed, epoch, row). In a mixture the slot says which source, and the source has slots,
-epochs and a key of its own. Nothing else is state: any number of hosts, threads or restarts
-reads the same global batches. Grain builds them ahead of the device.
+Slot g of the run is g = step x batch + place in the batch. The row plan says which row of which epoch fills it, and
+what is random about a row is keyed by (seed, epoch, row), on the device too: a batch holds the keys of its rows.
+Nothing else is state: any number of hosts, threads or restarts reads the same global batches. Grain builds them ahead
+of the device.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError
 from lm_jax.data import order
-from lm_jax.data.mixture import Mixture
 from lm_jax.data.rows import Row, Rows
 
 Batch = dict[str, np.ndarray]
 Features = Callable[[Row, np.random.Generator], Mapping[str, Any]]
 
-# What every batch holds beside its features: a random key for each row.
+# The entry of every batch that keys what the device draws for a row: uint32 [rows, 2], zeros in rows that only fill up.
 KEYS = "row_keys"
 
 # More steps than a run can take; Grain wants a length.
@@ -49,31 +48,12 @@ def batch_at(
       local: the places of the global batch that this host reads; all of them where None.
 
     Returns:
-      The features of each row, stacked: [local, ...].
+      The features of each row, stacked: [local, ...]; and `KEYS`.
     """
     places = np.arange(batch) if local is None else np.asarray(local)
     # From Python integers: a long run's slots are exact whatever the platform's default integer.
     slots = np.array([step * batch + int(place) for place in places], np.int64)
-    return _stack([_row(plan, features, key, epoch, index) for plan, key, epoch, index in _chosen(rows, slots, seed)])
-
-
-def _chosen(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[tuple[Rows, int, int, int]]:
-    """What fills each slot of a run: row plan, seed, epoch and index."""
-    if isinstance(rows, Mixture):
-        sources, own = rows.drawn(slots)
-        result: list[Any] = [None] * len(slots)
-        for source in np.unique(sources).tolist():
-            at = np.flatnonzero(sources == source)
-            filled = _chosen(rows.parts[source], own[at], order.key(seed, rows.keys[source]))
-            for place, chosen in zip(at.tolist(), filled, strict=True):
-                result[place] = chosen
-        return result
-    epochs, positions = np.divmod(slots, len(rows))
-    indices = np.empty_like(positions)
-    for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        indices[chosen] = order.permute(positions[chosen], len(rows), order.key(seed, int(epoch)))
-    return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
+    return _stack([_row(features, *filled) for filled in rows.filling(slots, seed)])
 
 
 def batches(
@@ -139,15 +119,19 @@ def ordered(
     blank: Mapping[str, Any] | None = None
     for number in range(min(count, limit) if limit else count):
         indices = [number * batch + int(place) for place in places]
-        made = [_row(rows, features, seed, 0, index) if index < len(rows) else None for index in indices]
+        made = [_row(features, rows, seed, 0, index) if index < len(rows) else None for index in indices]
         if None in made and blank is None:
-            blank = {name: np.zeros_like(array) for name, array in _row(rows, features, seed, 0, 0).items()}
+            blank = {name: np.zeros_like(array) for name, array in _row(features, rows, seed, 0, 0).items()}
         yield _stack([row if row is not None else blank for row in made])  # type: ignore[misc]
 
 
-def _row(rows: Rows, features: Features, seed: int, epoch: int, index: int) -> Mapping[str, Any]:
+def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> Mapping[str, Any]:
     rng = order.generator(seed, epoch, index)
-    return features(rows.row(index, epoch, rng), rng)
+    made = features(rows.row(index, epoch, rng), rng)
+    if KEYS in made:
+        raise ValueError(f"the objective's features hold {KEYS!r}, which is the name of the rows' keys")
+    key = order.key(seed, epoch, index)
+    return {**made, KEYS: np.array([key >> 32, key & 0xFFFFFFFF], np.uint32)}
 
 
 def _stack(made: Sequence[Mapping[str, Any]]) -> Batch:

@@ -20,6 +20,9 @@ from lm_jax.data import objects
 from lm_jax.data.clean import report as reports
 
 Text = bytes | str
+# A value and that of its group; the value is text unless `Wanted.types` says otherwise.
+Record = tuple[Any, object]
+EMPTY: tuple[Record, ...] = ((None, None),)
 # A document is held in memory several times over while it is cleaned.
 MAX_DOCUMENT_BYTES = 1 << 30
 
@@ -34,20 +37,26 @@ class Wanted:
         number from 0.
       group: the field or column whose value neighbours of one document share; empty where each record is a document.
       skipped: where rows that hold no text are counted; None raises InputError at the first.
+      instead: what stands for such a row: nothing, or `EMPTY` where record i of a file is record i of another.
+      types, expected: of the values that are read, and what a message calls them.
     """
 
     path: Path
     field: str
     group: str = ""
     skipped: reports.Report | None = None
+    instead: tuple[Record, ...] = ()
+    types: tuple[type, ...] = (bytes, str)
+    expected: str = "text"
 
 
-def reject(wanted: Wanted, reason: str, size: int, message: str) -> None:
-    """Count a row of `size` bytes that holds no text, or raise InputError with the message."""
+def reject(wanted: Wanted, reason: str, size: int, message: str) -> tuple[Record, ...]:
+    """Count a row of `size` bytes that holds no text and give what stands for it, or raise InputError."""
     if wanted.skipped is None:
         raise InputError(f"{message}; config.data.bad_rows=skip leaves out such rows and counts them")
     reports.count(wanted.skipped, "read", size)
     reports.count(wanted.skipped, "dropped", size, f"bad row ({reason})")
+    return wanted.instead
 
 
 def json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
@@ -74,7 +83,7 @@ def commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
     return joined(_columns(_commas(stream, wanted), wanted, ","), wanted)
 
 
-def joined(records: Iterator[tuple[Text, object]], wanted: Wanted) -> Iterator[Text]:
+def joined(records: Iterator[Record], wanted: Wanted) -> Iterator[Text]:
     """The texts; those of neighbours of one group joined by line breaks."""
     if not wanted.group:
         yield from (text for text, _ in records)
@@ -101,7 +110,7 @@ def _join(texts: list[Text]) -> Text:
     return newline.join(texts)  # type: ignore[arg-type]
 
 
-def _json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[str, object]]:
+def _json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -114,22 +123,18 @@ def _json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[str
                 f"config.data.path: {wanted.path} line {number} is not JSON ({error}); expected one object a line "
                 "(config.data.format=json reads arrays and objects over several lines, text reads plain text)"
             )
-            reject(wanted, "not JSON", len(line), message)
+            yield from reject(wanted, "not JSON", len(line), message)
             continue
-        found = _record(record, f"line {number}", len(line), wanted)
-        if found is not None:
-            yield found
+        yield from _record(record, f"line {number}", len(line), wanted)
 
 
-def _json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[str, object]]:
+def _json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
     for number, (line, size, record) in enumerate(objects.values(stream, wanted.path), 1):
-        found = _record(record, f"line {line}, record {number}", size, wanted)
-        if found is not None:
-            yield found
+        yield from _record(record, f"line {line}, record {number}", size, wanted)
 
 
-def _record(record: Any, place: str, size: int, wanted: Wanted) -> tuple[str, object] | None:
-    """The text of a JSON value and its group, or None where it was rejected."""
+def _record(record: Any, place: str, size: int, wanted: Wanted) -> tuple[Record, ...]:
+    """The text of a JSON value and its group, or what stands for it where it was rejected."""
     where = f"{wanted.path} {place}"
     if not isinstance(record, dict):
         message = (
@@ -145,9 +150,9 @@ def _record(record: Any, place: str, size: int, wanted: Wanted) -> tuple[str, ob
             )
             return reject(wanted, f"no field {name!r}", size, message)
     text = record[wanted.field]
-    if isinstance(text, str):
-        return text, record[wanted.group] if wanted.group else None
-    message = f"{where}: field {wanted.field!r} is {_kind(text)}; expected text (config.data.field)"
+    if isinstance(text, wanted.types):
+        return ((text, record[wanted.group] if wanted.group else None),)
+    message = f"{where}: field {wanted.field!r} is {_kind(text)}; expected {wanted.expected} (config.data.field)"
     return reject(wanted, f"{wanted.field!r} is {_kind(text)}", size, message)
 
 
@@ -190,14 +195,15 @@ def _commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[int, li
                 # Not one bad row: all that follows has been taken for the inside of the quotes.
                 raise InputError(f"{where} opens a quote that is never closed; close it") from error
             message = f"{where} is not a row of a table ({error}); quotes inside a quoted field are doubled"
-            reject(wanted, "not a row of a table", 0, message)
+            for _ in reject(wanted, "not a row of a table", 0, message):
+                yield number, []
             continue
         if row:
             yield number, [field.encode("utf-8", "surrogateescape") for field in row]
 
 
-def _columns(rows: Iterator[tuple[int, list[bytes]]], wanted: Wanted, delimiter: str) -> Iterator[tuple[bytes, object]]:
-    first = next(rows, None)
+def _columns(rows: Iterator[tuple[int, list[bytes]]], wanted: Wanted, delimiter: str) -> Iterator[Record]:
+    first = next((row for row in rows if row[1]), None)
     if first is None:
         return
     start, header = first
@@ -209,11 +215,14 @@ def _columns(rows: Iterator[tuple[int, list[bytes]]], wanted: Wanted, delimiter:
         if len(row) == len(header):
             yield row[text], None if key is None else row[key]
             continue
+        if not row:
+            yield from wanted.instead
+            continue
         message = (
             f"config.data.path: {wanted.path} line {number} has {_counted(row)}, but line {start} has {len(header)}: "
             f"{_shown(header)}"
         )
-        reject(wanted, f"not {_counted(header)}", sum(map(len, row)) + len(row), message)
+        yield from reject(wanted, f"not {_counted(header)}", sum(map(len, row)) + len(row), message)
 
 
 def _column(header: list[bytes], wanted: Wanted, line: int, name: str, key: str, delimiter: str) -> int:

@@ -1,24 +1,29 @@
-"""Row plans: which tokens a row holds. A plan is a small index over a token store; rows are read when asked for.
+"""Row plans: which tokens a row holds, and which row fills a slot. A plan is an index; rows are read when asked for.
 
-`packed` cuts the line of tokens into windows, `pairs` makes BERT's two segments (Devlin et al. 2019,
-arXiv:1810.04805, A.2), `examples` gives each document a row. Training takes the first part of the corpus,
-validation the rest: the two share no token.
+`packed` cuts the line of tokens into windows, `streams` has every row of a batch go on where that of the batch before
+stopped (Dai et al. 2019, arXiv:1901.02860, section 3.2), `pairs` makes BERT's two segments (Devlin et al. 2019,
+arXiv:1810.04805, A.2), `examples` gives each document a row, `columns` each record. Training takes the first part of
+the corpus, validation the rest: the two share no token.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, lookup, setting
-from lm_jax.data.order import key
+from lm_jax.core.config import InputError, lookup, nearest, setting
+from lm_jax.data import columns, segments
+from lm_jax.data.columns import Columns
+from lm_jax.data.order import key, permute
 from lm_jax.data.store import Store
 
 Row = dict[str, np.ndarray | np.generic]
+# What fills a slot: the plan that a row belongs to, that plan's seed, and the row's epoch and index.
+Filled = tuple[Any, int, int, int]
 SPLITS = ("train", "validation")
 
 
@@ -27,8 +32,8 @@ class RowsConfig:
     """How the corpus is cut into rows.
 
     Attributes:
-      plan: "packed", "pairs" or "examples"; "auto" is what the objective reads.
-      shift: packed training rows start elsewhere in every epoch, so that no token is always a row's first.
+      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto" is what the objective reads.
+      shift: packed and streamed training rows start elsewhere in every epoch, so that no token is always a row's first.
       short: the share of pairs that is shorter than it could be.
       random: the share of pairs whose second segment is from another document.
     """
@@ -37,6 +42,23 @@ class RowsConfig:
     shift: bool = True
     short: float = setting(0.1, at_least=0, at_most=1)
     random: float = setting(0.5, at_least=0, at_most=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What an objective reads of a row.
+
+    Attributes:
+      plan: the row plan, a key of `PLANS`.
+      length: most tokens of a row.
+      overlap: tokens that a packed row shares with the one before; 1 where a row's first token is only context.
+      columns: most tokens of each text column and 0 of every other column; empty for one line of tokens.
+    """
+
+    plan: str
+    length: int
+    overlap: int = 0
+    columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -57,43 +79,77 @@ class Rows(Protocol):
         """
         ...
 
+    def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+        """The row of each slot of a run; slot = step x batch + place in the global batch."""
+        ...
 
-def make(
-    store: Store,
-    config: RowsConfig,
-    split: str,
-    *,
-    length: int,
-    validation: float,
-    overlap: int = 0,
-    seed: int = 0,
-) -> Rows:
-    """The rows of one part of a store.
 
-    Args:
-      store: the tokens.
-      config: the plan.
+def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+    """`Rows.filling` for rows that are read in any order: a keyed permutation of their own in every epoch."""
+    epochs, positions = np.divmod(slots, len(rows))
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        indices[chosen] = permute(positions[chosen], len(rows), key(seed, int(epoch)))
+    return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which rows of a corpus are wanted.
+
+    Attributes:
+      tokens: the corpus.
+      config: the plan; "auto" is that of `reads`.
       split: "train" or "validation".
-      length: most tokens in a row.
-      validation: the share of tokens kept from training, at the end.
-      overlap: tokens that a packed row shares with the one before; 1 where a row's first token is only context.
+      reads: what the objective reads of a row.
+      validation: the share of tokens (of columns: of records) that is kept from training, at the end.
       seed: chooses the shifts.
+      lanes: rows of the global batch; `streams` cuts the part into so many stretches.
+    """
+
+    tokens: Store | Columns
+    config: RowsConfig
+    split: str
+    reads: Reads
+    validation: float
+    seed: int = 0
+    lanes: int = 1
+
+    @property
+    def plan(self) -> str:
+        """The name of the row plan."""
+        return self.reads.plan if self.config.plan == "auto" else self.config.plan
+
+    def line(self) -> tuple[Store, int, int]:
+        """The store, and the tokens start..stop-1 of the part."""
+        if isinstance(self.tokens, Columns):
+            names = ", ".join(self.tokens.config)
+            raise InputError(
+                f"config.data.rows.plan is {self.plan}, which reads one text, but {columns.KEY} are set ({names}); "
+                "leave them out, or train an objective that reads columns"
+            )
+        return self.tokens, *span(self.tokens.tokens, self.split, self.validation)
+
+
+def make(request: Request) -> Rows:
+    """The rows of one part of a corpus.
 
     Raises:
-      InputError: the part has no row to give.
+      InputError: the part has no row to give, or the plan does not read such a corpus.
     """
+    length, overlap = request.reads.length, request.reads.overlap
     if length < 1 or not 0 <= overlap < length:
         raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; ask for more")
-    start, stop = span(store, split, validation)
-    return lookup(PLANS, config.plan, "config.data.rows.plan")(store, config, split, start, stop, length, overlap, seed)
+    return lookup(PLANS, request.plan, "config.data.rows.plan")(request)
 
 
-def span(store: Store, split: str, validation: float) -> tuple[int, int]:
-    """The tokens start..stop-1 of a part of the store."""
+def span(count: int, split: str, validation: float) -> tuple[int, int]:
+    """The part start..stop-1 of a corpus of `count` tokens or records."""
     if not 0 <= validation <= 1:
         raise InputError(f"config.data.validation is {validation}; expected a share from 0 to 1")
-    cut = int(store.tokens * (1 - validation))
-    return {"train": (0, cut), "validation": (cut, store.tokens)}[split]
+    cut = int(count * (1 - validation))
+    return {"train": (0, cut), "validation": (cut, count)}[split]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,18 +174,20 @@ class Packed:
         start = self.start + shift + index * self.stride
         return {"tokens": self.store.read(start, min(start + self.length, self.stop))}
 
+    filling = permuted
 
-def _packed(
-    store: Store, config: RowsConfig, split: str, start: int, stop: int, length: int, overlap: int, seed: int
-) -> Packed:
+
+def _packed(request: Request) -> Packed:
+    store, start, stop = request.line()
+    length, overlap = request.reads.length, request.reads.overlap
     stride, available = length - overlap, stop - start
     shifts = 1
-    if split == "validation":
+    if request.split == "validation":
         # Every token once: the last row is short.
         count = max(0, -(-(available - overlap) // stride))
     else:
         count = (available - length) // stride + 1 if available >= length else 0
-        if config.shift and count:
+        if request.config.shift and count:
             # A row less where the farthest shift would need it, so that every epoch has as many rows.
             count = max(1, (available - length - stride + 1) // stride + 1)
             shifts = min(stride, available - length - (count - 1) * stride + 1)
@@ -138,7 +196,49 @@ def _packed(
                 f"config.data.length: a row takes {length} tokens, but the training part has {available}; shorten "
                 "config.data.length, lower config.data.validation or add text"
             )
-    return Packed(store, start, stop, length, stride, count, shifts, seed)
+    return Packed(store, start, stop, length, stride, count, shifts, request.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """Windows in lanes: the row at place b of a batch goes on where that of the batch before stopped.
+
+    Lane b reads a stretch of neighbouring windows, one a step. Row step x lanes + b is lane b's of that step, so that
+    reading by number, as in evaluation, keeps the lanes too. The last windows of the training part that lanes cannot
+    share evenly are left out, so that an epoch ends for all at once; in validation the first lanes have one more.
+    """
+
+    windows: Packed
+    lanes: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
+        """Tokens of one window, and whether it begins its stretch (`begins`)."""
+        step, lane = divmod(index, self.lanes)
+        even, longer = divmod(self.count, self.lanes)
+        row = self.windows.row(lane * even + min(lane, longer) + step, epoch, rng)
+        return {**row, "begins": np.bool_(step == 0)}
+
+    def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+        """The rows in the order of their numbers, epoch after epoch."""
+        epochs, indices = np.divmod(slots, len(self))
+        return [(self, seed, *each) for each in zip(epochs.tolist(), indices.tolist(), strict=True)]
+
+
+def _streams(request: Request) -> Streams:
+    windows, lanes = _packed(request), request.lanes
+    count = len(windows)
+    if request.split == "train":
+        count -= count % lanes
+        if not count:
+            raise InputError(
+                f"config.data.batch is {lanes}, but the training part has {len(windows)} rows, and in streams every "
+                "row of a batch reads a part of its own; lower config.data.batch or config.data.length, or add text"
+            )
+    return Streams(windows, lanes, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +258,8 @@ class Examples:
         start = int(self.starts[index])
         return {"tokens": self.store.read(start, min(start + self.length, int(self.stops[index])))}
 
+    filling = permuted
+
 
 def _documents(store: Store, split: str, start: int, stop: int) -> slice:
     """The documents that start in start..stop-1."""
@@ -170,11 +272,10 @@ def _documents(store: Store, split: str, start: int, stop: int) -> slice:
     return slice(int(first), int(last))
 
 
-def _examples(
-    store: Store, config: RowsConfig, split: str, start: int, stop: int, length: int, overlap: int, seed: int
-) -> Examples:
-    chosen = _documents(store, split, start, stop)
-    return Examples(store, store.document_starts[chosen], store.document_stops()[chosen], length)
+def _examples(request: Request) -> Examples:
+    store, start, stop = request.line()
+    chosen = _documents(store, request.split, start, stop)
+    return Examples(store, store.document_starts[chosen], store.document_stops()[chosen], request.reads.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +309,10 @@ class Pairs:
         middle = first + 1 if last - first == 1 else int(rng.integers(first + 1, last))
         head = self._read(first, middle)
         tail = self._read(middle, last) if is_next else self._stranger(index, rng, max(1, room - len(head)))
-        head, tail = _truncated(head, tail, room, rng)
+        head, tail = segments.truncated(head, tail, room, rng)
         return {"first": head, "second": tail, "is_next": np.array(is_next, np.int32)}
+
+    filling = permuted
 
     def _read(self, first: int, last: int) -> Int[np.ndarray, " tokens"]:
         return self.store.read(int(self.starts[first]), int(self.stops[last - 1]))
@@ -224,27 +327,9 @@ class Pairs:
         return self._read(begin, last)[:room]
 
 
-def _truncated(
-    first: np.ndarray, second: np.ndarray, room: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two segments of at most `room` tokens together; the longer one loses, at a random end, token by token."""
-    excess = max(0, len(first) + len(second) - room)
-    lengths = [len(first), len(second)]
-    longer, shorter = (0, 1) if lengths[0] > lengths[1] else (1, 0)
-    levelled = min(excess, lengths[longer] - lengths[shorter])
-    losses = [0, 0]
-    losses[longer] = levelled + (excess - levelled) // 2
-    losses[shorter] = (excess - levelled) - (excess - levelled) // 2
-    fronts = [int(rng.binomial(loss, 0.5)) for loss in losses]
-    return (
-        first[fronts[0] : lengths[0] - losses[0] + fronts[0]],
-        second[fronts[1] : lengths[1] - losses[1] + fronts[1]],
-    )
-
-
-def _pairs(
-    store: Store, config: RowsConfig, split: str, start: int, stop: int, length: int, overlap: int, seed: int
-) -> Pairs:
+def _pairs(request: Request) -> Pairs:
+    store, start, stop = request.line()
+    split, length = request.split, request.reads.length
     if length < 2:
         raise InputError(f"config.data.length leaves {length} tokens for a pair; expected at least 2")
     chosen = _documents(store, split, start, stop)
@@ -258,40 +343,52 @@ def _pairs(
             "two; set config.data.document=paragraph, change config.data.validation, add text, or do without pairs: "
             "config.objective.masked.next_sentence=false"
         )
-    starts: list[np.ndarray] = []
-    stops: list[np.ndarray] = []
-    chunks, documents, total = [0], [], 0
-    for number in numbers:
-        begin, end = int(document_starts[number]), int(document_stops[number])
-        segments = _segments(store, begin, end, max(1, length // 2))
-        ends = np.append(segments[1:], end)
-        starts.append(segments)
-        stops.append(ends)
-        position = 0
-        while position < len(segments):
-            # As many sentences as fit: the first whose end lies beyond the room opens the next chunk.
-            position = int(np.searchsorted(ends, segments[position] + length, "right"))
-            chunks.append(total + position)
-            documents.append(number)
-        total += len(segments)
-    none = np.zeros(0, np.int64)
-    return Pairs(
-        store,
-        config,
-        np.concatenate([*starts, none]),
-        np.concatenate([*stops, none]),
-        np.array(chunks, np.int64),
-        np.array(documents, np.int64),
-        length,
-    )
+    found = segments.chunks(store, document_starts[numbers], document_stops[numbers], length)
+    return Pairs(store, request.config, *found[:3], numbers[found[3]], length)
 
 
-def _segments(store: Store, start: int, stop: int, longest: int) -> Int[np.ndarray, " segments"]:
-    """Where the sentences of a document start; longer ones than `longest` are cut, so that two fit a row."""
-    first, last = np.searchsorted(store.sentence_starts, [start, stop])
-    bounds = np.unique(np.concatenate([[start], store.sentence_starts[first:last], [stop]]))
-    pieces = [np.arange(begin, end, longest) for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
-    return np.concatenate(pieces).astype(np.int64)
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Records of columns; `most` is how many tokens of each column are read, of spans those of their text."""
+
+    columns: Columns
+    numbers: Int[np.ndarray, " rows"]
+    most: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
+        """What the columns hold in one record, by their names."""
+        record = int(self.numbers[index])
+        return {name: self.columns.read(name, record, most) for name, most in self.most.items()}
+
+    filling = permuted
 
 
-PLANS: dict[str, Callable[..., Rows]] = {"packed": _packed, "pairs": _pairs, "examples": _examples}
+def _columns(request: Request) -> Records:
+    corpus, wanted = request.tokens, request.reads.columns
+    if not isinstance(corpus, Columns):
+        raise InputError(f"config.data.rows.plan is columns; name those to read ({', '.join(wanted)}) in {columns.KEY}")
+    kinds = {name: column.kind for name, column in corpus.config.items()}
+    for name, most in wanted.items():
+        # Only of a text are tokens read.
+        if name not in kinds or (kinds[name] == "text") != (most > 0):
+            there = ", ".join(f"{each} ({kind})" for each, kind in kinds.items())
+            what = f"a column {name!r}{' of text' * (most > 0)}"
+            raise InputError(f"the objective reads {what}; {columns.KEY} has {there}{nearest(name, kinds)}")
+    start, stop = span(corpus.records, request.split, request.validation)
+    numbers = corpus.rows[slice(*np.searchsorted(corpus.rows, [start, stop]))]
+    if request.split == "train" and not len(numbers):
+        raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
+    most = {name: wanted.get(corpus.config[name].of or name, corpus.tokens) for name in wanted}
+    return Records(corpus, numbers, most)
+
+
+PLANS: dict[str, Callable[[Request], Rows]] = {
+    "packed": _packed,
+    "streams": _streams,
+    "pairs": _pairs,
+    "examples": _examples,
+    "columns": _columns,
+}

@@ -7,6 +7,7 @@ The order of documents is the order of the files named (of a directory: by path)
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import io
 import json
@@ -20,7 +21,7 @@ from lm_jax.data import files as contents
 from lm_jax.data import folders, formats, records, stdlib, tfds
 from lm_jax.data.clean import report as reports
 from lm_jax.data.formats import Format
-from lm_jax.data.records import MAX_DOCUMENT_BYTES, Wanted
+from lm_jax.data.records import EMPTY, MAX_DOCUMENT_BYTES, Wanted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,11 @@ def notes(config: SourceConfig) -> list[str]:
     return lines
 
 
+def has_fields(config: SourceConfig) -> bool:
+    """Whether the records of a source have fields, as those of all but plain text do."""
+    return not _is_files(config) or any(formats.identify(path, config.format).has_fields for path in files(config))
+
+
 def _is_files(config: SourceConfig) -> bool:
     return config.path != "stdlib" and not config.path.startswith(tfds.PREFIX)
 
@@ -149,32 +155,37 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
     return list(found), passed_over
 
 
-def documents(config: SourceConfig, report: reports.Report | None = None) -> Iterator[bytes | str]:
-    """Every raw document of a source, streamed.
+def documents(
+    config: SourceConfig, report: reports.Report | None = None, *, aligned: bool = False, **accepted: Any
+) -> Iterator[Any]:
+    """Every raw document of a source, streamed: bytes or text.
 
     Args:
       config: which text.
       report: rows that `bad_rows` leaves out are counted here, as read and dropped.
+      aligned: document i has to stay document i: rows that are left out are None, and empty lines are documents.
+      accepted: `types` and `expected` of `Wanted`, where other values than text are read.
 
     Raises:
       InputError: a missing or damaged file, a line that is not JSON, a field that is not there.
     """
     bad = lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")(reports.empty() if report is None else report)
+    instead, cuts = (EMPTY, ALIGNED) if aligned else ((), DOCUMENTS)
+    wanted = functools.partial(Wanted, field=config.field, group=config.group, skipped=bad, instead=instead, **accepted)
     if config.path == "stdlib":
         yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
         return
     if config.path.startswith(tfds.PREFIX):
-        wanted = Wanted(path=Path(config.path), field=config.field, group=config.group, skipped=bad)
-        yield from records.joined(tfds.texts(wanted, config.split, config.datasets), wanted)
+        named = wanted(path=Path(config.path))
+        yield from records.joined(tfds.texts(named, config.split, config.datasets), named)
         return
-    cut = lookup(DOCUMENTS, config.document, "config.data.document")
+    cut = lookup(cuts, config.document, "config.data.document")
     for path in files(config):
         form = formats.identify(path, config.format)
         _check_fields(path, form, config)
         with contents.opened(path) as content:
             if form.has_fields:
-                wanted = Wanted(path=path, field=config.field, group=config.group, skipped=bad)
-                yield from formats.READERS[form.name](content.stream, wanted)
+                yield from formats.READERS[form.name](content.stream, wanted(path=path))
             else:
                 yield from cut(content.stream, path)
 
@@ -266,11 +277,14 @@ def _whole(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
     yield b"".join(pieces)
 
 
-def _each_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
+def _every_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
     for line in lines:
-        # Empty lines separate nothing here; they are not documents.
-        if line := line.rstrip(b"\r\n"):
-            yield line
+        yield line.rstrip(b"\r\n")
+
+
+def _each_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
+    # Empty lines separate nothing here; they are not documents.
+    return filter(None, _every_line(lines, path))
 
 
 def _paragraphs(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
@@ -290,3 +304,4 @@ DOCUMENTS: dict[str, Callable[[io.BufferedReader, Path], Iterator[bytes]]] = {
     "line": _each_line,
     "paragraph": _paragraphs,
 }
+ALIGNED = {**DOCUMENTS, "line": _every_line}

@@ -51,6 +51,7 @@ def prepare(
     prefix: tuple[int, ...] = (),
     workers: int = 1,
     progress: Progress | None = None,
+    aligned: bool = False,
 ) -> Store:
     """The token store of a source: found under `root`, finished where it was interrupted, or made.
 
@@ -62,12 +63,13 @@ def prepare(
       prefix: ids that every document begins with, before its own.
       workers: processes; 0 for one a core. Their number does not show in the result.
       progress: called with a stage, what is done and the whole (0 where unknown).
+      aligned: as of `texts.prepare`.
 
     Raises:
       InputError: the source cannot be read, nothing is left of it, or the vocabulary does not fit it.
     """
     root = Path(root)
-    cleaned = texts.prepare(root, source, clean, workers=workers, progress=progress)
+    cleaned = texts.prepare(root, source, clean, workers=workers, progress=progress, aligned=aligned)
     say = progress or (lambda stage, done, whole: None)
     if isinstance(tokenizer, tokenizers.TokenizerConfig):
         tokenizer = find_tokenizer(root, tokenizer, cleaned, say)

@@ -26,6 +26,7 @@ VERSION = 2
 UNIT_BYTES = (2 << 20, 64 << 20)
 
 Progress = Callable[[str, int, int], None]
+Document = bytes | str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,7 @@ def prepare(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    aligned: bool = False,
 ) -> Texts:
     """The cleaned text of a source: found under `root`, finished, or made.
 
@@ -76,13 +78,15 @@ def prepare(
       clean: how it is cleaned.
       workers: processes; 0 for one a core.
       progress: called with a stage, what is done and the whole (0 where unknown).
+      aligned: an empty document stands for each one that is dropped, and none is dropped as a duplicate.
 
     Raises:
       InputError: the source cannot be read, or nothing is left of it.
     """
     chain.check(clean)
     sources.check(source)
-    contents = sources.fingerprint(source)
+    clean = dataclasses.replace(clean, deduplicate=clean.deduplicate and not aligned)
+    contents = sources.fingerprint(source) + " aligned" * aligned
     directory = Path(root) / "texts" / _fingerprint(contents, clean, VERSION)
     directory.mkdir(parents=True, exist_ok=True)
     say = progress or (lambda stage, done, whole: None)
@@ -93,7 +97,7 @@ def prepare(
                 say(f"skipping {count} files of {source.path} that are hidden or no text", 0, 0)
             for note in sources.notes(source):
                 say(f"reading {note}", 0, 0)
-            _make(directory, contents, source, clean, workers, say)
+            _make(directory, contents, source, clean, workers, say, aligned)
     return open_texts(directory)
 
 
@@ -115,22 +119,23 @@ def _make(
     clean: chain.CleanConfig,
     count: int,
     progress: Progress,
+    aligned: bool,
 ) -> None:
     units, skipped = 0, reports.empty()
 
-    def jobs() -> Iterator[tuple[int, list[bytes | str]]]:
+    def jobs() -> Iterator[tuple[int, list[Document]]]:
         nonlocal units
-        for index, documents in enumerate(_units(source, skipped)):
+        for index, documents in enumerate(_units(source, skipped, aligned)):
             units = index + 1
             if not _path(directory, index, "json").exists():
                 yield index, documents
 
-    for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean), jobs(), count), 1):
+    for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean, aligned), jobs(), count), 1):
         progress("cleaning", done, 0)
     notes = [json.loads(_path(directory, index, "json").read_bytes()) for index in range(units)]
     # Every document was read again here, those of units from before an interruption too: all bad rows are counted.
     report = reports.total([*(note["report"] for note in notes), skipped])
-    _deduplicate(directory, units, clean.deduplicate, report)
+    documents = _deduplicate(directory, units, clean.deduplicate, report)
     if not report["kept"]["documents"]:
         reasons = ", ".join(f"{entry['documents']} {reason}" for reason, entry in report["dropped"].items())
         raise InputError(
@@ -141,22 +146,22 @@ def _make(
     manifest = {
         "fingerprint": _fingerprint(contents, clean, VERSION if "controls" in report["changed"] else 1),
         "units": units,
-        "documents": report["kept"]["documents"],
+        "documents": documents,
         "bytes": report["kept"]["bytes"],
         "report": report,
     }
     atomic.write_json(directory / "texts.json", manifest)
 
 
-def _units(source: sources.SourceConfig, skipped: reports.Report) -> Iterator[list[bytes | str]]:
+def _units(source: sources.SourceConfig, skipped: reports.Report, aligned: bool) -> Iterator[list[Document]]:
     """Raw documents in units of a size that follows from the source's: many enough to share, few enough as files."""
     low, high = UNIT_BYTES
     size = min(max(sources.size_bytes(source) // 256, low), high)
-    unit: list[bytes | str] = []
+    unit: list[Document] = []
     held = 0
-    for document in sources.documents(source, skipped):
+    for document in sources.documents(source, skipped, aligned=aligned):
         unit.append(document)
-        held += len(document)
+        held += len(document or b"")
         if held >= size:
             yield unit
             unit, held = [], 0
@@ -164,15 +169,16 @@ def _units(source: sources.SourceConfig, skipped: reports.Report) -> Iterator[li
         yield unit
 
 
-def clean_unit(directory: str, config: chain.CleanConfig, job: tuple[int, list[bytes | str]]) -> int:
+def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tuple[int, list[Document]]) -> int:
     """Clean one unit and write it; the worker's part."""
     import xxhash
     import zstandard
 
     index, documents = job
     report = reports.empty()
-    cleaned = (chain.clean(document, config, report) for document in documents)
-    texts = [text.encode() for text in cleaned if text is not None]
+    # A row that was rejected is None, and is counted already.
+    cleaned = (document if document is None else chain.clean(document, config, report) for document in documents)
+    texts = [(text or "").encode() for text in cleaned if aligned or text is not None]
     facts = np.array([(len(text), *_halves(xxhash.xxh3_128_intdigest(text))) for text in texts], np.uint64)
     compressed = zstandard.ZstdCompressor(level=3).compress(b"".join(texts))
     atomic.write_bytes(_path(Path(directory), index, "zst"), compressed)
@@ -185,8 +191,8 @@ def _halves(number: int) -> tuple[int, int]:
     return number >> 64, number & ((1 << 64) - 1)
 
 
-def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Report) -> None:
-    """Decide which documents stay: the first of each hash in the order of the source."""
+def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Report) -> int:
+    """Decide which documents stay, the first of each hash in the order of the source, and count them."""
     facts = [np.load(_path(directory, index, "npy")) for index in range(units)]
     hashes = np.concatenate([unit[:, 1:] for unit in facts] or [np.zeros((0, 2), np.uint64)])
     keep = np.ones(len(hashes), bool)
@@ -205,6 +211,7 @@ def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Repo
     for index, unit in enumerate(facts):
         atomic.write_array(_path(directory, index, "keep.npy"), keep[start : start + len(unit)])
         start += len(unit)
+    return int(keep.sum())
 
 
 def _read(directory: Path, index: int) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError, nearest
-from lm_jax.data.records import Wanted, reject
+from lm_jax.data.records import Record, Wanted, reject
 
 PREFIX = "tfds:"
 _MARK = "dataset_info.json"
@@ -83,7 +83,7 @@ def records(name: str, split: str, datasets: str = "") -> Iterator[dict[str, Any
         yield from source.__getitems__(np.arange(start, min(start + _BLOCK, len(source))).tolist())
 
 
-def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[tuple[bytes | str, object]]:
+def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[Record]:
     """The text of every example and the value of its group, where one is named; `wanted.path` names the dataset.
 
     Raises:
@@ -98,12 +98,15 @@ def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[tuple[byte
                     f"{name} has no feature {feature!r}; it has {', '.join(map(repr, example))}: set config.data.{key}"
                 )
         text = example[wanted.field]
-        if isinstance(text, (bytes, str)):
+        if isinstance(text, wanted.types):
             yield text, example[wanted.group] if wanted.group else None
             continue
         kind = "null" if text is None else f"a {type(text).__name__}"
-        message = f"{name}: feature {wanted.field!r} of example {number} is {kind}; expected text (config.data.field)"
-        reject(wanted, f"{wanted.field!r} is {kind}", 0, message)
+        message = (
+            f"{name}: feature {wanted.field!r} of example {number} is {kind}; expected {wanted.expected} "
+            "(config.data.field)"
+        )
+        yield from reject(wanted, f"{wanted.field!r} is {kind}", 0, message)
 
 
 def _builder(place: Path, split: str) -> Any:

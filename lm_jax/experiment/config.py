@@ -7,6 +7,7 @@ overridden; `parse` makes frozen dataclasses of the result.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -16,9 +17,8 @@ from typing import Any
 import ml_collections
 
 from lm_jax.core.config import InputError, Tree, from_config_dict, lookup, merge, setting, to_config_dict
-from lm_jax.data.config import DataConfig
+from lm_jax.data.config import ENTRIES, DataConfig
 from lm_jax.data.conventions import ConventionsConfig
-from lm_jax.data.sources import SourceConfig
 from lm_jax.evaluate.base import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.objectives import ObjectiveConfig
@@ -65,10 +65,10 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     for role in config.models:
         key = f"config.models.{role}"
         config.models[role] = merge(to_config_dict(_blank(config.models[role], key)), config.models[role], key)
-    sources = config.data.mixture.sources
-    for name in sources:
-        key = f"config.data.mixture.sources.{name}"
-        sources[name] = merge(to_config_dict(SourceConfig()), sources[name], key)
+    for key, entry in ENTRIES.items():
+        tree = functools.reduce(getattr, key.split(".")[1:], config)
+        for name in tree:
+            tree[name] = merge(to_config_dict(entry()), tree[name], f"{key}.{name}")
     return config
 
 

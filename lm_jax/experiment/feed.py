@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import cast
 
-from lm_jax.data import corpora, pipeline, rows, store
+from lm_jax.data import corpora, pipeline, rows
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture
 from lm_jax.objectives.base import Objective
@@ -27,7 +27,7 @@ class Feed:
     """
 
     config: DataConfig
-    tokens: store.Store | corpora.Stores
+    tokens: corpora.Corpus
     objective: Objective
     layout: Layout
     seed: int
@@ -43,16 +43,15 @@ class Feed:
         return self._rows[split]
 
     def _make_rows(self, split: str) -> rows.Rows:
-        data, objective = self.config, self.objective
-        plan = dataclasses.replace(data.rows, plan=objective.plan) if data.rows.plan == "auto" else data.rows
+        data = self.config
         return corpora.make_rows(
             self.tokens,
-            plan,
-            split,
-            length=objective.row_length(),
+            config=data.rows,
+            split=split,
+            reads=self.objective.reads,
             validation=data.validation,
-            overlap=objective.row_overlap(),
             seed=self.seed,
+            lanes=data.batch,
         )
 
     def batches(self, start: int) -> Iterator[pipeline.Batch]:

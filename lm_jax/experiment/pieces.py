@@ -16,7 +16,7 @@ import optax
 from lm_jax import objectives
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import named_leaves
-from lm_jax.data import corpora, store, tokenizers
+from lm_jax.data import corpora, tokenizers
 from lm_jax.data.pipeline import KEYS
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
@@ -45,7 +45,7 @@ class Experiment:
 
     config: ExperimentConfig
     tokenizer: tokenizers.Tokenizer
-    store: store.Store | corpora.Stores | None = None
+    store: corpora.Corpus | None = None
 
     def check(self) -> None:
         """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
@@ -53,7 +53,7 @@ class Experiment:
         self.feed.rows("validation")
 
     @property
-    def tokens(self) -> store.Store | corpora.Stores:
+    def tokens(self) -> corpora.Corpus:
         """The tokens of an experiment that was made with them."""
         if self.store is None:
             raise ValueError("this experiment was made without its text; `experiment.prepare` makes one with it")

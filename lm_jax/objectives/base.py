@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
+from lm_jax.data.rows import Reads
 from lm_jax.models.heads import hits
 from lm_jax.models.model import Bound
 from lm_jax.objectives.roles import Role
@@ -141,7 +142,7 @@ class Objective(Protocol):
 
     Attributes:
       roles: its models by name.
-      reads: what a row of text must hold.
+      reads: what it reads of a row.
       terms: names of the metrics whose means add up to the loss.
       text: the features with the ids and the weights of tokens that together are the whole text, for bits per byte;
         None where the objective does not predict every token once.
@@ -153,23 +154,13 @@ class Objective(Protocol):
     """
 
     roles: Mapping[str, Role]
+    reads: Reads
     terms: tuple[str, ...]
     spec: Mapping[str, Field]
     work: tuple[Work, ...]
     text: tuple[str, str] | None = None
     coupled: bool = False
     carry: Carry = Carry()
-
-    @property
-    def plan(self) -> str: ...  # noqa: D102
-
-    def row_length(self) -> int:
-        """Tokens that a row of text must hold."""
-        ...
-
-    def row_overlap(self) -> int:
-        """Tokens that a row shares with the next."""
-        ...
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch, on the host: masked, corrupted, padded to fixed shapes."""

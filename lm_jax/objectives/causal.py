@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
@@ -42,7 +43,6 @@ class Causal(Objective):
     length: int
 
     roles = {"model": Role(kinds=("decoder",))}
-    plan = "packed"
     terms = ("loss",)
     text = ("targets", "weights")
 
@@ -57,13 +57,10 @@ class Causal(Objective):
         """Every token is read and scored."""
         return (Work(role="model", length=self.length, scored=self.length),)
 
-    def row_length(self) -> int:
-        """One token more than is read: the last target."""
-        return self.length + 1
-
-    def row_overlap(self) -> int:
-        """A row's last target is the next row's first token, so that every token is predicted once."""
-        return 1
+    @property
+    def reads(self) -> Reads:
+        """One token more than the model reads: the last target is the next row's first token."""
+        return Reads(plan="packed", length=self.length + 1, overlap=1)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Tokens, targets and weights, each of `length`."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
+from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
@@ -71,9 +72,10 @@ class Masked(Objective):
         self._specials()
 
     @property
-    def plan(self) -> str:
-        """Sentence pairs, or packed text."""
-        return "pairs" if self.config.next_sentence else "packed"
+    def reads(self) -> Reads:
+        """Sentence pairs or packed text, without the special tokens of a row."""
+        pairs = self.config.next_sentence
+        return Reads(plan="pairs" if pairs else "packed", length=self.length - (3 if pairs else 2))
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -102,14 +104,6 @@ class Masked(Objective):
     def work(self) -> tuple[Work, ...]:
         """The row is read, and the masked positions are scored."""
         return (Work(role="model", length=self.length, scored=self.predictions),)
-
-    def row_length(self) -> int:
-        """The tokens of a row less the special ones."""
-        return self.length - (3 if self.config.next_sentence else 2)
-
-    def row_overlap(self) -> int:
-        """Rows share nothing."""
-        return 0
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Corrupted tokens, and which of them were what.

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
+from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
@@ -53,7 +54,6 @@ class Span(Objective):
     length: int
 
     roles = {"model": Role(kinds=("encoder_decoder",))}
-    plan = "packed"
     terms = ("loss",)
 
     def __post_init__(self):
@@ -63,7 +63,7 @@ class Span(Objective):
                 f"config.data.length is {self.length}; a corrupted row needs {least}: token, sentinel, and what comes "
                 "around them"
             )
-        spans = self._spans(self.row_length())[1]
+        spans = self._spans(self.reads.length)[1]
         if spans > len(self.vocabulary.sentinels):
             raise InputError(
                 f"rows of {self.length} tokens need {spans} sentinels, the tokenizer has "
@@ -83,7 +83,8 @@ class Span(Objective):
         size = self.target_length()
         return (Work(role="model", length=size, scored=size, source=self.length),)
 
-    def row_length(self) -> int:
+    @property
+    def reads(self) -> Reads:
         """The longest text whose corrupted source fits into `length` tokens."""
         tokens = self.length
         # Short rows and short spans have sources longer than their text.
@@ -91,15 +92,11 @@ class Span(Objective):
             tokens -= 1
         while self._source_length(tokens + 1) <= self.length:
             tokens += 1
-        return tokens
-
-    def row_overlap(self) -> int:
-        """Rows share nothing."""
-        return 0
+        return Reads(plan="packed", length=tokens)
 
     def target_length(self) -> int:
         """Tokens of a full row's target: removed ones, sentinels, EOS."""
-        noise, spans = self._spans(self.row_length())
+        noise, spans = self._spans(self.reads.length)
         return noise + spans + 1
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:

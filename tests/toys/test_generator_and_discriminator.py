@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from lm_jax import experiment
 from lm_jax.data import tokenizers
+from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.models.presets.bert import bert
@@ -36,7 +37,6 @@ class Replaced(Objective):
         "generator": Role(kinds=("encoder",), shares=dict.fromkeys(SHARED, "discriminator")),
         "discriminator": Role(kinds=("encoder",), product=True),
     }
-    plan = "packed"
     terms = ("generator_loss", "discriminator_loss")
 
     @property
@@ -55,11 +55,9 @@ class Replaced(Objective):
             Work(role="discriminator", length=self.length, scored=0),
         )
 
-    def row_length(self):
-        return self.length
-
-    def row_overlap(self):
-        return 0
+    @property
+    def reads(self):
+        return Reads(plan="packed", length=self.length)
 
     def features(self, row, rng):
         tokens = row["tokens"]
