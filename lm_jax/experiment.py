@@ -22,7 +22,6 @@ import optax
 
 from lm_jax import objectives
 from lm_jax.core.config import InputError, from_config_dict, lookup, merge, setting, to_config_dict
-from lm_jax.core.trees import named_leaves
 from lm_jax.data import corpora, pipeline, rows, store, tokenizers
 from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
@@ -38,7 +37,8 @@ from lm_jax.objectives.base import Apply, Objective, Vocabulary
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
-from lm_jax.train import averaging, gradients, optimizers, state, step
+from lm_jax.parallel.rules import Rules
+from lm_jax.train import averaging, gradients, optimizers, placing, state, step
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
 
@@ -58,6 +58,7 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = setting(MeshConfig(), free=True)
+    rules: Rules = setting(Rules(), free=True)
     evaluate: EvaluateConfig = setting(EvaluateConfig(), free=True)
     checkpoint: CheckpointConfig = setting(CheckpointConfig(), free=True)
     log: LogConfig = setting(LogConfig(), free=True)
@@ -165,15 +166,15 @@ class Experiment:
     @functools.cached_property
     def layout(self) -> Layout:
         """The mesh of all devices, checked against the batch."""
-        layout = Layout(mesh.make(self.config.mesh))
+        layout = Layout(mesh.make(self.config.mesh), self.config.rules)
         batch, parts = self.config.data.batch, self.config.train.accumulate
         divisor = layout.batch_divisor() * parts
         if batch < 1 or batch % divisor:
             low = batch // divisor * divisor
             use = f"{low} or {low + divisor}" if low > 0 else f"{divisor}"
             raise InputError(
-                f"config.data.batch {batch} is not divisible by {layout.batch_divisor()} (mesh axes data x fsdp) x "
-                f"{parts} (config.train.accumulate); use {use}"
+                f"config.data.batch {batch} is not divisible by {layout.batch_divisor()} (mesh axes "
+                f"{' x '.join(layout.rules.batch)}) x {parts} (config.train.accumulate); use {use}"
             )
         return layout
 
@@ -199,7 +200,13 @@ class Experiment:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
         config = self.config
-        return optimizers.build(config.optimizer, config.train.steps, mup.multipliers(config.model))
+        factors = mup.multipliers(config.model, self._axes)
+        return optimizers.build(config.optimizer, config.train.steps, self._axes, factors)
+
+    @property
+    def _axes(self) -> dict[str, Any]:
+        """Logical axes of the parameters by role."""
+        return {"model": self.model.axes}
 
     @property
     def average(self) -> averaging.Average | None:
@@ -225,22 +232,10 @@ class Experiment:
     def state_like(self) -> state.TrainState:
         """Shapes and shardings of the train state."""
         shapes = jax.eval_shape(self.init)
-        layout = self.layout
-        params = {"model": layout.shardings(self.model.axes, self.model.shapes)}
-        known = {
-            path: (leaf.shape, sharding)
-            for (path, leaf), sharding in zip(named_leaves(shapes.params), jax.tree.leaves(params), strict=True)
-        }
-
-        def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            # An optimizer's leaf lives where the parameter lives whose path it ends with and whose shape it has.
-            same = [
-                sharding for name, (shape, sharding) in known.items() if path.endswith(name) and shape == leaf.shape
-            ]
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=same[0] if same else layout.replicated)
-
-        leaves = [place(path, leaf) for path, leaf in named_leaves(shapes)]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        shardings = self.layout.shardings(placing.state_axes(shapes, self._axes), shapes)
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, shardings
+        )
 
     def fresh_state(self) -> state.TrainState:
         """The state before the first step, drawn where it will live."""

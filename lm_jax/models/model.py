@@ -36,9 +36,15 @@ class Model:
 def build_model(config: ModelConfig, vocab: int) -> Model:
     """The model of a configuration with `vocab` tokens; no memory is taken."""
     module = transformer.build(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
+    shapes, axes = describe(module)
+    return Model(module=module, shapes=shapes, axes=axes)
+
+
+def describe(module: Any) -> tuple[Any, Any]:
+    """Shapes and logical axes of a module's parameters, by tracing how they are drawn."""
     boxed = jax.eval_shape(lambda: draw(module, 0))
     axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-    return Model(module=module, shapes=nn.unbox(boxed), axes=axes)
+    return nn.unbox(boxed), axes
 
 
 def draw(module: Any, seed: int) -> Any:

@@ -107,7 +107,7 @@ def _go_on(
     """Trains from the newest state, or from the first one, of a directory that is this process's own."""
     # Compiled while the state is drawn or read.
     sample, step = next(exp.ordered("train", 1)), exp.train_step()
-    compiling = compilation.ahead(step, exp.state_like, _global(exp, sample))
+    compiling = compilation.ahead(step, exp.state_like, exp.layout.batch_like(sample, exp.config.data.batch))
     if jax.process_count() > 1:
         compiling.result()
     state = _first_state(exp, workdir, checkpointer, inherited, changed)
@@ -120,17 +120,6 @@ def _go_on(
     # After compiling, which would take the processor from a measured peak.
     meter = _meter(exp, sample)
     train(exp, step, state, batches, workdir, checkpointer, meter)
-
-
-def _global(exp: Experiment, sample: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a batch of all hosts looks like, from this host's part of one."""
-    sharding, batch = exp.layout.batch_sharding(), exp.config.data.batch
-    return {
-        name: jax.ShapeDtypeStruct(
-            (batch, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype), sharding=sharding
-        )
-        for name, array in sample.items()
-    }
 
 
 def train(
@@ -217,6 +206,7 @@ def _meter(exp: Experiment, batch: dict[str, np.ndarray]) -> throughput.Meter:
     flops = training_flops(
         exp.model.module.config,
         exp.model.shapes,
+        exp.model.axes,
         length=batch["tokens"].shape[1],
         read=batch["weights"].shape[1],
         source=batch["source"].shape[1] if "source" in batch else 0,
