@@ -23,6 +23,7 @@ from lm_jax.evaluate.base import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.rules import Rules
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
 
@@ -48,6 +49,7 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = setting(MeshConfig(), free=True)
+    rules: Rules = setting(Rules(), free=True)
     evaluate: EvaluateConfig = setting(EvaluateConfig(), free=True)
     checkpoint: CheckpointConfig = setting(CheckpointConfig(), free=True)
     log: LogConfig = setting(LogConfig(), free=True)

@@ -15,9 +15,7 @@ import optax
 
 from lm_jax import objectives
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import named_leaves
-from lm_jax.data import corpora, tokenizers
-from lm_jax.data.pipeline import KEYS
+from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
@@ -30,7 +28,7 @@ from lm_jax.objectives.base import Field, Objective, Vocabulary
 from lm_jax.objectives.roles import Models, key
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
-from lm_jax.train import averaging, gradients, optimizers, state, step
+from lm_jax.train import averaging, gradients, optimizers, placing, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +100,15 @@ class Experiment:
     @functools.cached_property
     def layout(self) -> Layout:
         """The mesh of all devices, checked against the batch."""
-        layout = Layout(mesh.make(self.config.mesh))
+        layout = Layout(mesh.make(self.config.mesh), self.config.rules)
         batch, parts = self.config.data.batch, self.config.train.accumulate
         divisor = layout.batch_divisor() * parts
         if batch < 1 or batch % divisor:
             low = batch // divisor * divisor
             use = f"{low} or {low + divisor}" if low > 0 else f"{divisor}"
             raise InputError(
-                f"config.data.batch {batch} is not divisible by {layout.batch_divisor()} (mesh axes data x fsdp) x "
-                f"{parts} (config.train.accumulate); use {use}"
+                f"config.data.batch {batch} is not divisible by {layout.batch_divisor()} (mesh axes "
+                f"{' x '.join(layout.rules.batch)}) x {parts} (config.train.accumulate); use {use}"
             )
         return layout
 
@@ -151,8 +149,13 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
-        config = self.config
-        return optimizers.build(config.optimizer, config.train.steps, mup.multipliers(config.model))
+        config, models = self.config, self.models
+        factors = {
+            f"{role}/{path}": factor
+            for role, model in models.models.items()
+            for path, factor in mup.multipliers(model.module.config, model.axes).items()
+        }
+        return optimizers.build(config.optimizer, config.train.steps, models.axes, factors)
 
     @property
     def average(self) -> averaging.Average | None:
@@ -182,32 +185,28 @@ class Experiment:
     def state_like(self) -> state.TrainState:
         """Shapes and shardings of the train state."""
         shapes = jax.eval_shape(self.init)
-        layout = self.layout
-        params = layout.shardings(self.models.split(self.models.axes)[0], shapes.params)
-        known = {
-            path: (leaf.shape, sharding)
-            for (path, leaf), sharding in zip(named_leaves(shapes.params), jax.tree.leaves(params), strict=True)
-        }
-
-        def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            # An optimizer's leaf lives where the parameter lives whose path it ends with and whose shape it has.
-            same = [
-                sharding for name, (shape, sharding) in known.items() if path.endswith(name) and shape == leaf.shape
-            ]
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=same[0] if same else layout.replicated)
-
-        leaves = [place(path, leaf) for path, leaf in named_leaves(shapes)]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        axes = placing.state_axes(shapes, self.models.axes, self.objective.carry)
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            self.layout.shardings(axes, shapes),
+        )
 
     @property
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of a global batch, by what the objective says of it."""
-        sharding, batch = self.layout.batch_sharding(), self.config.data.batch
-        fields = {**self.objective.spec, KEYS: Field(shape=(2,), dtype="uint32")}
+        fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
         return {
-            name: jax.ShapeDtypeStruct((batch, *field.shape), field.dtype, sharding=sharding)
+            name: jax.ShapeDtypeStruct(
+                (self.config.data.batch, *field.shape), field.dtype, sharding=self.layout.batch_sharding(field.axes)
+            )
             for name, field in fields.items()
         }
+
+    def put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
+        """This host's part of a batch as the global batch, placed as the objective's spec says."""
+        axes = {name: field.axes for name, field in self.objective.spec.items()}
+        return self.layout.put(batch, self.config.data.batch, axes)
 
     def fresh_state(self) -> state.TrainState:
         """The state before the first step, drawn where it will live."""
@@ -240,8 +239,7 @@ class Experiment:
             batches={
                 name: functools.partial(self.feed.ordered, "validation", limit, name) for name in self.feed.sources
             },
-            layout=self.layout,
-            rows=self.config.data.batch,
+            put=self.put,
             byte_lengths=self.byte_lengths,
         )
 
@@ -251,7 +249,12 @@ class Experiment:
         for work in self.objective.work:
             model = self.models.models[work.role]
             row = training_flops(
-                model.module.config, model.shapes, length=work.length, read=work.scored, source=work.source
+                model.module.config,
+                model.shapes,
+                model.axes,
+                length=work.length,
+                read=work.scored,
+                source=work.source,
             )
             # The backward pass, which frozen models have not, is two products for each of the forward pass.
             total += row if self.models.roles[work.role].trained else row / 3

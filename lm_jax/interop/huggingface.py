@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +38,7 @@ from lm_jax.models.config import (
     StackConfig,
     TransformerConfig,
 )
-from lm_jax.models.interface import Inputs
+from lm_jax.models.model import of_module
 from lm_jax.models.stack import segments
 
 # Heads that our models have not are kept beside the parameters.
@@ -192,11 +191,8 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
 def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
     module = transformer.build(config)
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if config.kind == "encoder_decoder" else None)
-    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, method="everything")["params"])
-    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-    return module, nn.unbox(boxed), axes
+    model = of_module(module)
+    return module, model.shapes, model.axes
 
 
 def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ def train(
     meter: throughput.Meter,
 ) -> TrainState:
     """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
-    config, layout, batch = exp.config, exp.layout, exp.config.data.batch
-    start, tokens = int(state.step), batch * config.data.length
+    config, start = exp.config, int(state.step)
+    tokens = config.data.batch * config.data.length
     evaluator, losses = exp.validation(), dict[int, float]()
     extra = {
         "config": experiment.as_json(config),
@@ -80,7 +80,7 @@ def train(
 
         trainer = Trainer(
             step=profiler.wrap(step),
-            put=lambda rows: layout.put(rows, batch),
+            put=exp.put,
             terms=exp.objective.terms,
             steps=config.train.steps,
             log_every=config.log.every,

@@ -31,7 +31,7 @@ class RelativeBias(nn.Module):
         """The bias of every query and key of `length` tokens, in a model of `width`."""
         heads, buckets = self.config.heads, self.config.buckets
         draw = initializers.kernel(self.init_config, width, heads)
-        table = initializers.parameter(self, "table", draw, (None, "heads"), (buckets.buckets, heads))
+        table = initializers.parameter(self, "table", draw, ("buckets", "heads"), (buckets.buckets, heads))
         query, key = visibility.query_positions, visibility.key_positions
         query = jnp.arange(length)[None] if query is None else query
         key = jnp.arange(length)[None] if key is None else key

@@ -22,7 +22,7 @@ class Bank(nn.Module):
     """A matrix for each expert."""
 
     shape: tuple[int, int, int]
-    axes: tuple[str | None, str, str]
+    axes: tuple[str, str, str]
     kernel_init: initializers.Initializer
     dtype: jnp.dtype
 
@@ -53,7 +53,7 @@ class Experts(nn.Module):
         count, top, mlp = config.experts.count, config.experts.top, config.width or 4 * embed
         activation = lookup(ACTIVATIONS, config.activation, "feedforward.activation")
         draw = initializers.kernel(self.init_config, embed, count)
-        route = Projection((embed,), (count,), ("embed", None), draw, False, jnp.dtype(jnp.float32), name="router")
+        route = Projection((embed,), (count,), ("embed", "router"), draw, False, jnp.dtype(jnp.float32), name="router")
         tokens = x.reshape(-1, embed)
         # float32: near ties decide where a token goes.
         scores = route(tokens.astype(jnp.float32))
@@ -66,7 +66,7 @@ class Experts(nn.Module):
 
         def bank(name: str, fan_in: int, fan_out: int, gain: float = 1.0) -> Bank:
             draw = initializers.kernel(self.init_config, fan_in, fan_out, gain)
-            axes = (None, "embed", "mlp") if name != "out" else (None, "mlp", "embed")
+            axes = ("experts", "embed", "mlp") if name != "out" else ("experts", "mlp", "embed")
             return Bank((count, fan_in, fan_out), axes, draw, self.dtype, name=f"experts_{name}")
 
         hidden = bank("in", embed, mlp)(rows, sizes)

@@ -93,7 +93,7 @@ class Block(nn.Module):
             if width > 1:
                 near = context.visibility.near(width - 1, y.shape[1], context.index)
                 recent = None if cache is None else cache["feedforward"]["recent"]
-                mixed, recent = Convolution(width, None, name="feedforward_convolution")(y[:, None], recent, near)
+                mixed, recent = Convolution(width, "single", name="feedforward_convolution")(y[:, None], recent, near)
                 y, kept["feedforward"] = mixed[:, 0], {"recent": recent}
             layer = Experts if config.feedforward.experts.count else FeedForward
             return layer(config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward")(
@@ -129,11 +129,11 @@ class Block(nn.Module):
         placement, drop = self.config.norm_placement, nn.Dropout(self.config.dropout, deterministic=not train)
         norm = self._norm(name)
         if placement == "post":
-            return constrain(norm(x + drop(branch(x))), "batch", "length", None)
+            return constrain(norm(x + drop(branch(x))), "batch", "stream", None)
         y = norm(x)
         x, y = y if placement == "stream" else x, branch(y)
         y = self._norm(f"{name}_after")(y) if placement == "sandwich" else y
-        return constrain(x + drop(y), "batch", "length", None)
+        return constrain(x + drop(y), "batch", "stream", None)
 
     def _parallel(self, x: jax.Array, attention: Callable, feedforward: Callable, train: bool) -> jax.Array:
         """`x` with both branches added at once (Wang and Komatsuzaki 2021; PaLM, arXiv:2204.02311, section 2)."""
@@ -146,7 +146,7 @@ class Block(nn.Module):
         y = z = self._norm("attention_norm")(x)
         if self.config.norm_placement == "parallel_two":
             z = self._norm("feedforward_norm")(x)
-        return constrain(x + drop(attention(y)) + drop(feedforward(z)), "batch", "length", None)
+        return constrain(x + drop(attention(y)) + drop(feedforward(z)), "batch", "stream", None)
 
     def _norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
         if name == "attention_norm" and not self.config.attention_norm:
