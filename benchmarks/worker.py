@@ -23,6 +23,7 @@ from benchmarks import protocol
 from lm_jax.core.config import from_config_dict
 from lm_jax.flags import override
 from lm_jax.models.config import KINDS
+from lm_jax.models.model import describe
 from lm_jax.models.transformer import build
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.train import optimizers, state, step
@@ -47,7 +48,7 @@ class Training:
         params = jax.jit(lambda key: self.module.init(key, objective.inputs(batch), method="everything")["params"])(
             jax.random.key(0)
         )
-        transform = optimizers.build(optimizer, steps)
+        transform = optimizers.build(optimizer, steps, {"model": describe(self.module)[1]})
         self.state = state.create({"model": nn.unbox(params)}, transform, loss_scaled=model.dtype == "float16")
         apply = {"model": self.apply}
         start = time.perf_counter()
