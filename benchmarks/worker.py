@@ -46,7 +46,7 @@ class Training:
         self.objective = objective
         batch = jax.tree.map(jnp.asarray, batch)
         models = Models(objective.roles, {role: of_module(self.module) for role in objective.roles})
-        transform = optimizers.build(optimizer, steps)
+        transform = optimizers.build(optimizer, steps, models.axes)
         self.state = state.create(jax.jit(models.draw)(0), transform, loss_scaled=model.dtype == "float16")
         start = time.perf_counter()
         jitted = jax.jit(step.make_train_step(objective, models, transform), donate_argnums=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ class Experiment:
             for name, field in fields.items()
         }
 
-    def put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This host's part of a batch as the global batch, placed as the objective's spec says."""
         axes = {name: field.axes for name, field in self.objective.spec.items()}
         return self.layout.put(batch, self.config.data.batch, axes)

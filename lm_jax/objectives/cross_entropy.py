@@ -14,9 +14,9 @@ from lm_jax.core.sums import Sum
 from lm_jax.models.heads import hits
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import Batch
-from lm_jax.parallel.layout import devices
+from lm_jax.parallel.layout import over_rows
 
-# One device makes logits in at most so many parts of at least so many tokens: each part adds to the table's gradient.
+# A device makes logits in at most so many parts of at least so many tokens: each adds to the table's gradient.
 MOST_PARTS, LEAST_TOKENS = 8, 512
 
 Logits = Callable[[Any, jax.Array], jax.Array]
@@ -51,17 +51,18 @@ def token_loss(
 ) -> tuple[Sum, Sum]:
     """The weighted sums of -log P(label) in nats, and of how often the label is the most probable token.
 
-    On one device the logits are made a few tokens at a time, and the gradient with them: each part's becomes a part of
-    the gradient of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Several devices
-    divide the logits already.
+    The logits are made a few tokens at a time, and the gradient with them: each part's becomes a part of the gradient
+    of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Every device does so with its own rows, so that
+    the gradient of the readout is summed over devices once.
     """
     readout, logits = model.writer, lambda writer, hidden: model.readout(hidden, writer)
-    tokens = (hidden, labels, weights)
-    parts = 1
-    if devices() == 1:
+
+    def own(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
         parts = min(MOST_PARTS, -(-labels.size // LEAST_TOKENS))
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
-    loss, right = cast(Sums, _sums(logits, readout, *(_parted(x, parts) for x in tokens)))
+        return cast(Sums, _sums(logits, readout, *(_parted(x, parts) for x in tokens)))
+
+    loss, right = over_rows(own, readout, hidden, labels, weights)
     weight = weights.sum()
     return Sum(total=loss, weight=weight), Sum(total=right, weight=weight)
 

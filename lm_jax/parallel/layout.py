@@ -78,10 +78,6 @@ class Layout:
         """The sharding of an array with these logical axes."""
         return NamedSharding(self.mesh, self.spec(axes))
 
-    def parts(self, axis: str) -> int:
-        """In how many parts a logical axis is divided."""
-        return self._size(getattr(self.rules, axis))
-
     @property
     def replicated(self) -> NamedSharding:
         """A full copy on every device."""
@@ -139,7 +135,7 @@ class Layout:
 
     def batch_divisor(self) -> int:
         """What the number of rows of a batch must be divisible by."""
-        return self.parts("batch")
+        return self._size(self.rules.batch)
 
     def local_rows(self, batch: int) -> np.ndarray:
         """Rows of a global batch that the devices of this process hold, in order."""
@@ -167,10 +163,32 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in names)
 
 
-def parts(axis: str) -> int:
-    """In how many parts the layout in force divides a logical axis; 1 outside a layout."""
+def over_rows(function: Callable[..., Any], whole: Any, *rows: jax.Array) -> Any:
+    """The sum over devices of `function(whole, *rows)`, which sees the rows of one device.
+
+    Inside, other axes than rows are divided as before. What `function` keeps in a loop is kept by each device for
+    itself, and summed after it. Where the layout in force divides no rows, or there is none, this is a plain call.
+
+    Args:
+      function: gives sums over rows.
+      whole: what it gets besides rows.
+      rows: arrays [batch, ...].
+    """
     layout = _current.get()
-    return 1 if layout is None else layout.parts(axis)
+    if layout is None or layout.batch_divisor() == 1:
+        return function(whole, *rows)
+    over = layout.rules.batch
+    rest = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
+
+    def own(*args: Any) -> Any:
+        with Layout(layout.mesh, Rules(**rest)).entered():
+            return jax.lax.psum(function(*args), over)
+
+    specs = (PartitionSpec(), *[PartitionSpec(over)] * len(rows))
+    mapped = jax.shard_map(
+        own, mesh=layout.mesh, in_specs=specs, out_specs=PartitionSpec(), axis_names={*over}, check_vma=False
+    )
+    return mapped(whole, *rows)
 
 
 def platform() -> str:

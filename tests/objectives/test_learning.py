@@ -17,7 +17,7 @@ def test_every_objective_overfits_one_batch(name):
     config = OptimizerConfig(
         learning_rate=1e-2, schedule=ScheduleConfig(name="constant"), adamw=AdamWConfig(weight_decay=0.0)
     )
-    optimizer = optimizers.build(config, 100)
+    optimizer = optimizers.build(config, 100, case.axes)
     step = jax.jit(make_train_step(case.objective, case.models, optimizer), donate_argnums=0)
     now = state.create(case.params, optimizer, loss_scaled=False)
     for _ in range(80):

@@ -11,17 +11,22 @@ import tiny
 
 from lm_jax.core.sums import means
 from lm_jax.core.trees import named_leaves
+from lm_jax.objectives import cross_entropy
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.rules import Rules
 from lm_jax.train import optimizers, state
 from lm_jax.train.gradients import accumulate, plain
 from lm_jax.train.optimizers import OptimizerConfig, ScheduleConfig
+from lm_jax.train.placing import state_axes
 from lm_jax.train.step import make_eval_step, make_train_step
 
 OBJECTIVES = ("causal", "masked", "span")
 # Parameters after one step of this are parameters minus gradients: nothing hides a small difference.
 DESCENT = optax.sgd(1.0)
+RULES = Rules()
+SEQUENCE = Rules(stream=("tensor",))
 setting = functools.cache(tiny.setting)
 
 
@@ -51,36 +56,38 @@ def test_accumulating_four_parts_is_one_step(name):
 
 
 def placed(layout, case, optimizer):
-    """The state of a case where a layout wants it; an optimizer's leaf lives with the parameter it belongs to."""
-    shardings = {"model": layout.shardings(case.axes["model"], case.params["model"])}
+    """The state of a case where a layout wants it."""
     made = state.create(case.params, optimizer, loss_scaled=False)
-    known = {
-        path: (leaf.shape, where)
-        for (path, leaf), where in zip(named_leaves(case.params), jax.tree.leaves(shardings), strict=True)
-    }
-
-    def place(path, leaf):
-        same = [where for name, (shape, where) in known.items() if path.endswith(name) and shape == leaf.shape]
-        return jax.device_put(leaf, same[0] if same else layout.replicated)
-
-    return jax.tree.unflatten(jax.tree.structure(made), [place(path, leaf) for path, leaf in named_leaves(made)])
+    return jax.device_put(made, layout.shardings(state_axes(made, case.axes), made))
 
 
-def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain):
+def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rules=RULES):
     case = setting(name)
-    layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)))
+    layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)), rules)
     step = layout.jit(make_train_step(case.objective, case.models, optimizer, gradients=gradients))
     batch = layout.put({name: np.asarray(value) for name, value in case.batch.items()}, rows=8)
     return step(placed(layout, case, optimizer), batch)
 
 
-@pytest.mark.parametrize(("name", "axes"), [("causal", (8, 1, 1)), ("masked", (2, 2, 2)), ("span", (1, 4, 2))])
-def test_eight_devices_compute_what_one_does(name, axes):
-    assert_same(on_devices(name, *axes), reference(name))
+@pytest.mark.parametrize(
+    ("name", "axes", "rules"),
+    [
+        ("causal", (8, 1, 1), Rules()),
+        ("masked", (2, 2, 2), Rules()),
+        ("span", (1, 4, 2), Rules()),
+        ("causal", (2, 2, 2), SEQUENCE),
+        ("masked", (2, 2, 2), SEQUENCE),
+        ("span", (2, 2, 2), SEQUENCE),
+    ],
+)
+def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
+    # Each device makes its logits in parts.
+    monkeypatch.setattr(cross_entropy, "LEAST_TOKENS", 4)
+    assert_same(on_devices(name, *axes, rules=rules), reference(name))
 
 
 def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
-    optimizer = optimizers.build(OptimizerConfig(), 10)
+    optimizer = optimizers.build(OptimizerConfig(), 10, setting("causal").axes)
     # Fully sharded, in parts: the gradients of a part must not fall back to whole copies either.
     new, sums = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
     leaves = dict(named_leaves(new))
@@ -111,7 +118,9 @@ def test_a_scaled_loss_gives_the_same_gradients():
 def half():
     """A float16 step, and the state before it."""
     case = tiny.setting("causal", dtype="float16")
-    optimizer = optimizers.build(OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10)
+    optimizer = optimizers.build(
+        OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10, case.axes
+    )
     step = jax.jit(make_train_step(case.objective, case.models, optimizer))
     return lambda before: step(before, case.batch), state.create(case.params, optimizer, loss_scaled=True)
 

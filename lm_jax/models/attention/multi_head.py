@@ -144,7 +144,7 @@ class Attention(nn.Module):
             if not wanted:
                 return None
             own = f"place_{name}"
-            into = project[name] if settings.share else self._projection(places.shape[-1], own, *q.shape[1::2])
+            into = project[name] if settings.share else self._projection(places.shape[-1], own, q.shape[1], q.shape[3])
             return into(places.astype(self.dtype))
 
         keys = projected("key", settings.content_to_position)
