@@ -23,7 +23,7 @@ from benchmarks.worker import vocabulary
 from lm_jax.data import pipeline, rows, store, texts
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.parts import parts
-from lm_jax.data.rows import RowsConfig
+from lm_jax.data.rows import Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
 from lm_jax.objectives.base import Objective, Vocabulary
@@ -51,14 +51,7 @@ def objectives(length: int) -> dict[str, Objective]:
 
 def batches(made: store.Store, objective: Objective, length: int, batch: int, seconds: float) -> dict[str, Any]:
     """How fast the batches of a run are made."""
-    plan = rows.make(
-        made,
-        RowsConfig(plan=objective.plan),
-        "train",
-        length=objective.row_length(),
-        overlap=objective.row_overlap(),
-        validation=0.1,
-    )
+    plan = rows.make(Request(tokens=made, config=RowsConfig(), split="train", reads=objective.reads, validation=0.1))
 
     def work(step: int) -> int:
         pipeline.batch_at(plan, objective.features, step, seed=0, batch=batch)

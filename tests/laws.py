@@ -27,6 +27,7 @@ from lm_jax.train.step import make_train_step
 
 ROWS = 8
 # Momentum, so that there is optimizer state to place and to restore; its first step is a step of plain descent.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 DESCENT = optax.sgd(0.2, momentum=0.9)
 
 
@@ -61,8 +62,11 @@ class Case:
         axes = placing.state_axes(what, self.models.axes, self.objective.carry)
         return jax.device_put(what, layout.shardings(axes, what))
 
-    def step(self, layout, gradients=plain):
-        return layout.jit(make_train_step(self.objective, self.models, DESCENT, gradients=gradients))
+    def compiled(self, layout, gradients=plain):
+        """The step, the state before the first one and the batch; compiled without optimisation, for a few calls."""
+        step = layout.jit(make_train_step(self.objective, self.models, DESCENT, gradients=gradients))
+        arguments = self.placed(layout, self.first), self.put(layout)
+        return step.lower(*arguments).compile(QUICK), *arguments
 
     def put(self, layout):
         return layout.put(self.batch, ROWS, {name: field.axes for name, field in self.objective.spec.items()})
@@ -95,18 +99,18 @@ def case(objective, configs, rows, *, models=None, rules=PLAIN):
 def check(one, tmp_path, *, steps=25, fall=0.8):
     """Every law, with as few compiled programs as they take; returns the states after each of `steps` steps."""
     alone = one.layout(data=1, fsdp=1, tensor=1)
-    step, batch = one.step(alone), one.put(alone)
-    states, losses = [one.placed(alone, one.first)], []
+    step, state, batch = one.compiled(alone)
+    states, losses = [state], []
     for _ in range(steps):
         now, sums = step(states[-1], batch)
         states.append(now)
         losses.append((sum(means(sums)[term] for term in one.objective.terms), sums))
     assert losses[-1][0] < fall * losses[0][0], f"the loss does not fall: {[loss for loss, _ in losses]}"
     first = (states[1], losses[0][1])
-    if not one.objective.coupled:
-        same(one.step(alone, accumulate(4))(states[0], batch), first)
     many = one.layout(data=2, fsdp=2, tensor=2)
-    same(one.step(many)(one.placed(many, one.first), one.put(many)), first)
+    # In two parts on eight devices: two laws for one compiled program.
+    parted, *arguments = one.compiled(many, plain if one.objective.coupled else accumulate(2))
+    same(parted(*arguments), first)
     resumed(one, step, batch, states, tmp_path)
     return states
 

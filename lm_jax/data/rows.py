@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, lookup, nearest, setting
+from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.data import columns, segments
 from lm_jax.data.columns import Columns
 from lm_jax.data.order import key, permute
@@ -370,13 +370,7 @@ def _columns(request: Request) -> Records:
     corpus, wanted = request.tokens, request.reads.columns
     if not isinstance(corpus, Columns):
         raise InputError(f"config.data.rows.plan is columns; name those to read ({', '.join(wanted)}) in {columns.KEY}")
-    kinds = {name: column.kind for name, column in corpus.config.items()}
-    for name, most in wanted.items():
-        # Only of a text are tokens read.
-        if name not in kinds or (kinds[name] == "text") != (most > 0):
-            there = ", ".join(f"{each} ({kind})" for each, kind in kinds.items())
-            what = f"a column {name!r}{' of text' * (most > 0)}"
-            raise InputError(f"the objective reads {what}; {columns.KEY} has {there}{nearest(name, kinds)}")
+    corpus.check(wanted)
     start, stop = span(corpus.records, request.split, request.validation)
     numbers = corpus.rows[slice(*np.searchsorted(corpus.rows, [start, stop]))]
     if request.split == "train" and not len(numbers):

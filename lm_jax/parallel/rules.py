@@ -28,7 +28,7 @@ class Rules:
       taps, blocks: earlier tokens, and groups of features, that a convolution mixes.
       vocab, position, types, places, buckets: rows of tables.
       classes: answers of a classifier.
-      layers, norm: layers of a stack; vectors of norms.
+      layers, norm, rank: layers of a stack; vectors of norms; the inner axis of a low-rank product.
     """
 
     batch: MeshAxes = ("data", "fsdp")
@@ -55,6 +55,7 @@ class Rules:
     classes: MeshAxes = ()
     layers: MeshAxes = ()
     norm: MeshAxes = ()
+    rank: MeshAxes = ()
 
 
 # Activations that models and objectives constrain.

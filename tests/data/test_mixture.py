@@ -11,7 +11,7 @@ from lm_jax.core.config import InputError, Tree
 from lm_jax.data import corpora, mixture, order, pipeline
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture, MixtureConfig
-from lm_jax.data.rows import RowsConfig
+from lm_jax.data.rows import Reads, RowsConfig
 from lm_jax.data.tokenizers import TokenizerConfig
 from tests.commands import lm_jax
 from tests.data.test_pipeline import Numbers, assert_equal
@@ -35,6 +35,11 @@ def numbered(*sizes, count=None, names="abcdefgh"):
     parts = tuple(Offset(size, 1000 * at) for at, size in enumerate(sizes))
     counted = mixture.counts([size / sum(sizes) for size in sizes], 64) if count is None else np.array(count)
     return Mixture(tuple(names[: len(parts)]), parts, tuple(range(11, 11 + len(parts))), counted)
+
+
+def make_rows(stores, plan="packed", length=17):
+    reads = Reads(plan=plan, length=length, overlap=1)
+    return corpora.make_rows(stores, config=RowsConfig(), split="train", reads=reads, validation=0.1)
 
 
 def config(**sources):
@@ -129,6 +134,8 @@ def test_another_source_changes_nothing_about_the_order_of_the_first():
     own = both["number"] < 1000
     assert np.array_equal(both["number"][own], first["number"])
     assert np.array_equal(both["noise"][own], first["noise"])
+    assert np.array_equal(both["row_keys"][own], first["row_keys"])
+    assert len(np.unique(both["row_keys"], axis=0)) == 120
 
 
 def test_evaluation_reads_every_row_once_and_evenly_mixed():
@@ -197,7 +204,7 @@ def prepared(languages, tmp_path_factory):
 @pytest.mark.parametrize("plan", ["packed", "examples"])
 def test_a_mixture_of_languages_is_read_in_its_shares(prepared, plan):
     data, stores = prepared
-    made = corpora.make_rows(stores, RowsConfig(plan=plan), "train", length=17, validation=0.1, overlap=1, seed=0)
+    made = make_rows(stores, plan)
     shares = stores.shares(0.1)
 
     slots = np.arange(5000)
@@ -236,7 +243,9 @@ def test_the_fingerprint_of_a_mixture_follows_its_shares(prepared):
 def test_a_source_that_is_missing_or_too_small_is_named(prepared, tmp_path):
     data, stores = prepared
     with pytest.raises(InputError, match="mixture.sources.zu: config.data.length: a row takes 2500"):
-        corpora.make_rows(stores, RowsConfig(plan="packed"), "train", length=2500, validation=0.1, overlap=1, seed=0)
+        make_rows(stores, length=2500)
+    with pytest.raises(InputError, match="plan is streams, which follows one text, but config.data.mixture names"):
+        make_rows(stores, "streams")
     broken = MixtureConfig(sources=Tree({**data.mixture.sources, "fr": Tree(path=str(tmp_path / "fr.txt"))}))
     with pytest.raises(InputError, match="mixture.sources.fr: config.data.path: there is no file"):
         corpora.prepare(DataConfig(**{**vars(data), "mixture": broken}))
@@ -285,7 +294,5 @@ def test_a_mixture_trains_from_the_command_line_and_is_not_changed_on_resume(gol
 
 
 def test_keys_of_sources_do_not_meet(prepared):
-    made = corpora.make_rows(
-        prepared[1], RowsConfig(plan="packed"), "train", length=17, validation=0.1, overlap=1, seed=0
-    )
+    made = make_rows(prepared[1])
     assert len({order.key(0, key) for key in made.keys}) == 4

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lm_jax.core.config import InputError, from_config_dict, to_config_dict
-from lm_jax.data import pipeline, rows
+from lm_jax.data import order, pipeline, rows
 from lm_jax.data.config import DataConfig
-from lm_jax.data.rows import RowsConfig
+from lm_jax.data.rows import Reads, Request, RowsConfig
 
 
 class Numbers:
@@ -20,6 +20,8 @@ class Numbers:
 
     def row(self, index, epoch, rng):
         return {"number": np.int32(index), "epoch": np.int64(epoch)}
+
+    filling = rows.permuted
 
 
 def features(row, rng):
@@ -140,7 +142,8 @@ def test_an_error_in_features_reaches_the_reader():
 
 
 def test_real_rows_are_the_same_on_any_number_of_threads(golden_store):
-    made = rows.make(golden_store, RowsConfig(plan="packed"), "train", length=33, overlap=1, validation=0.1)
+    reads = Reads(plan="packed", length=33, overlap=1)
+    made = rows.make(Request(tokens=golden_store, config=RowsConfig(), split="train", reads=reads, validation=0.1))
 
     one, four = (
         [
@@ -153,6 +156,19 @@ def test_real_rows_are_the_same_on_any_number_of_threads(golden_store):
     )
 
     assert np.array_equal(one, four)
+
+
+def test_a_batch_holds_the_keys_of_its_rows():
+    batch = pipeline.batch_at(Numbers(5), features, 3, seed=2, batch=4)
+
+    for place in range(4):
+        key = order.key(2, int(batch["epoch"][place]), int(batch["number"][place]))
+        assert batch[pipeline.KEYS][place].tolist() == [key >> 32, key % 2**32]
+    assert batch[pipeline.KEYS].dtype == np.uint32
+    last = list(pipeline.ordered(Numbers(5), features, batch=4))[-1]
+    assert last[pipeline.KEYS].any(axis=1).tolist() == [True, False, False, False]
+    with pytest.raises(ValueError, match="features hold 'row_keys'"):
+        pipeline.batch_at(Numbers(5), lambda row, rng: {pipeline.KEYS: row["number"]}, 0, seed=0, batch=1)
 
 
 def test_settings_survive_the_edge():

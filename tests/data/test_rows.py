@@ -6,12 +6,17 @@ import pytest
 from lm_jax.core.config import InputError
 from lm_jax.data import order, pipeline, rows, store
 from lm_jax.data.clean.chain import CleanConfig
-from lm_jax.data.rows import RowsConfig
+from lm_jax.data.rows import Reads, Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
 
 PACKED = RowsConfig(plan="packed")
 STILL = RowsConfig(plan="packed", shift=False)
+
+
+def make(corpus, config, split, *, length, validation, overlap=0, columns=None, **settings):
+    reads = Reads(plan="packed", length=length, overlap=overlap, columns=columns or {})
+    return rows.make(Request(tokens=corpus, config=config, split=split, reads=reads, validation=validation, **settings))
 
 
 def generator():
@@ -30,7 +35,7 @@ def bytes_store(path, documents):
 
 @pytest.mark.parametrize("overlap", [0, 1, 7])
 def test_packed_rows_cover_the_training_part_once(golden_store, overlap):
-    made = rows.make(golden_store, STILL, "train", length=32, validation=0.1, overlap=overlap)
+    made = make(golden_store, STILL, "train", length=32, validation=0.1, overlap=overlap)
     cut = int(golden_store.tokens * 0.9)
 
     tokens = all_tokens(made)
@@ -44,7 +49,7 @@ def test_packed_rows_cover_the_training_part_once(golden_store, overlap):
 
 @pytest.mark.parametrize("overlap", [0, 1, 7])
 def test_validation_keeps_its_last_short_row(golden_store, overlap):
-    made = rows.make(golden_store, PACKED, "validation", length=32, validation=0.1, overlap=overlap)
+    made = make(golden_store, PACKED, "validation", length=32, validation=0.1, overlap=overlap)
     cut = int(golden_store.tokens * 0.9)
 
     tokens = all_tokens(made)
@@ -56,8 +61,8 @@ def test_validation_keeps_its_last_short_row(golden_store, overlap):
 
 
 def test_shifted_rows_stay_inside_and_move_with_the_epoch(golden_store):
-    made = rows.make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
-    start, stop = rows.span(golden_store, "train", 0.1)
+    made = make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
+    start, stop = rows.span(golden_store.tokens, "train", 0.1)
     whole = golden_store.read(start, stop)
     offsets = []
 
@@ -70,25 +75,25 @@ def test_shifted_rows_stay_inside_and_move_with_the_epoch(golden_store):
 
     assert len(set(offsets)) > 15
     assert max(offsets) < 32
-    again = rows.make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
+    again = make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
     assert np.array_equal(again.row(5, 7, generator())["tokens"], made.row(5, 7, generator())["tokens"])
 
 
 @pytest.mark.parametrize("length", [19_342, 19_300, 10_000, 9_000])
 def test_few_long_rows_are_shifted_no_further_than_they_fit(golden_store, length):
-    made = rows.make(golden_store, PACKED, "train", length=length, validation=0.1)
+    made = make(golden_store, PACKED, "train", length=length, validation=0.1)
 
     assert len(made) >= 1
     for epoch in range(20):
         assert all(len(row) == length for row in all_tokens(made, epoch))
 
 
-@pytest.mark.parametrize("plan", rows.PLANS)
+@pytest.mark.parametrize("plan", sorted(rows.PLANS.keys() - {"columns"}))
 def test_training_and_validation_share_no_token(golden_store, plan):
     config = RowsConfig(plan=plan)
     parts = {}
     for split in rows.SPLITS:
-        made = rows.make(golden_store, config, split, length=64, validation=0.2)
+        made = make(golden_store, config, split, length=64, validation=0.2)
         spans = set()
         read, golden_store.read = golden_store.read, lambda start, stop, spans=spans: _noted(spans, start, stop)
         try:
@@ -108,17 +113,17 @@ def _noted(spans, start, stop):
 
 
 def test_examples_are_documents_cut_at_the_length(golden_store):
-    made = rows.make(golden_store, RowsConfig(plan="examples"), "train", length=100, validation=0.1)
+    made = make(golden_store, RowsConfig(plan="examples"), "train", length=100, validation=0.1)
     documents = list(golden_store.documents_between(0, len(made)))
 
     for row, document in zip(all_tokens(made), documents, strict=True):
         assert np.array_equal(row, document[:100])
-    validation = rows.make(golden_store, RowsConfig(plan="examples"), "validation", length=100, validation=0.1)
+    validation = make(golden_store, RowsConfig(plan="examples"), "validation", length=100, validation=0.1)
     assert len(made) + len(validation) == golden_store.documents
 
 
 def test_pairs_fill_their_length_with_neighbours_or_strangers(golden_store, golden_tokenizer):
-    made = rows.make(golden_store, RowsConfig(plan="pairs"), "train", length=96, validation=0.1)
+    made = make(golden_store, RowsConfig(plan="pairs"), "train", length=96, validation=0.1)
     whole = golden_tokenizer.decode(golden_store.read(0, golden_store.tokens))
     following = lengths = 0
     drawn = [
@@ -146,7 +151,7 @@ def test_strangers_come_from_another_document(tmp_path):
     prepared = bytes_store(
         tmp_path, ["aaaa aaa. Aaaa aaaa. Aaa." * 3, "bbb bb. Bb bbb. Bbb." * 3, "ccc cc. Ccc. Cc." * 3]
     )
-    made = rows.make(prepared, RowsConfig(plan="pairs", random=1.0), "train", length=40, validation=0.0)
+    made = make(prepared, RowsConfig(plan="pairs", random=1.0), "train", length=40, validation=0.0)
 
     for index in range(len(made)):
         row = made.row(index, 0, order.generator(0, 0, index))
@@ -158,18 +163,60 @@ def test_strangers_come_from_another_document(tmp_path):
 
 def test_pairs_of_one_long_sentence_are_cut(tmp_path):
     prepared = bytes_store(tmp_path, ["a" * 500, "b" * 500])
-    made = rows.make(prepared, RowsConfig(plan="pairs", random=0.0, short=0.0), "train", length=50, validation=0.0)
+    made = make(prepared, RowsConfig(plan="pairs", random=0.0, short=0.0), "train", length=50, validation=0.0)
 
     sizes = [len(row["first"]) + len(row["second"]) for row in (made.row(i, 0, generator()) for i in range(len(made)))]
 
     assert sizes == [50] * 20
 
 
+@pytest.mark.parametrize("shift", [True, False])
+def test_lanes_of_streams_go_on_where_they_stood_and_read_every_window_once_an_epoch(golden_store, shift):
+    config = RowsConfig(plan="streams", shift=shift)
+    made = make(golden_store, config, "train", length=33, overlap=1, validation=0.1, seed=3, lanes=5)
+    steps = len(made) // 5
+    drawn = [pipeline.batch_at(made, lambda row, rng: row, step, seed=3, batch=5) for step in range(2 * steps)]
+
+    for epoch in range(2):
+        batches = drawn[epoch * steps : (epoch + 1) * steps]
+        assert [batch["begins"].all() for batch in batches] == [True, *[False] * (steps - 1)]
+        assert not any(batch["begins"].any() for batch in batches[1:])
+        # Lane after lane, each batch after batch, is the text; a row's first token is the last of the one before.
+        lanes = np.concatenate([[batch["tokens"][lane] for batch in batches] for lane in range(5)])
+        joined = np.concatenate([lanes[0], *lanes[1:, 1:]])
+        whole = golden_store.read(0, int(golden_store.tokens * 0.9))
+        offset = next(at for at in range(33) if np.array_equal(whole[at : at + len(joined)], joined))
+        assert len(whole) - len(joined) - offset < 6 * 32
+    assert len(np.unique(np.concatenate([batch["row_keys"] for batch in drawn]), axis=0)) == 10 * steps
+    # Pure in (seed, step): what a resumed run or another host reads.
+    half = pipeline.batch_at(made, lambda row, rng: row, 7, seed=3, batch=5, local=np.array([1, 4]))
+    assert all(np.array_equal(half[name], drawn[7][name][[1, 4]]) for name in half)
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 7, 100])
+def test_an_ordered_pass_over_streams_reads_every_token_once_and_keeps_the_lanes(golden_store, lanes):
+    made = make(golden_store, RowsConfig(plan="streams"), "validation", length=32, validation=0.1, lanes=lanes)
+    cut = int(golden_store.tokens * 0.9)
+
+    passed = list(pipeline.ordered(made, lambda row, rng: {**row, "tokens": _filled(row["tokens"])}, batch=lanes))
+
+    read = [tokens[tokens >= 0] for lane in range(lanes) for tokens in (batch["tokens"][lane] for batch in passed)]
+    filled = [keys.any() for lane in range(lanes) for keys in (batch["row_keys"][lane] for batch in passed)]
+    joined = np.concatenate([tokens for tokens, whole in zip(read, filled, strict=True) if whole])
+    assert np.array_equal(joined, golden_store.read(cut, golden_store.tokens))
+    assert passed[0]["begins"][: len(made)].all() and not any(batch["begins"].any() for batch in passed[1:])
+
+
+def _filled(tokens):
+    return np.concatenate([tokens, np.full(32 - len(tokens), -1, np.int32)])
+
+
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
+        (RowsConfig(plan="streams"), {"lanes": 700}, "config.data.batch is 700, but the training part has 60. rows"),
         (STILL, {"length": 30_000}, "config.data.length: a row takes 30000 tokens, but the training part has"),
-        (RowsConfig(plan="streams"), {}, "config.data.rows.plan is 'streams'.*packed"),
+        (RowsConfig(plan="stream"), {}, "config.data.rows.plan is 'stream'.*packed.*did you mean streams"),
         (STILL, {"validation": 1.5}, "config.data.validation is 1.5"),
         (STILL, {"length": 4, "overlap": 4}, "config.data.length"),
         (RowsConfig(plan="pairs"), {"validation": 0.999}, "config.data.rows.plan is pairs, but the train part has 1"),
@@ -178,14 +225,14 @@ def test_pairs_of_one_long_sentence_are_cut(tmp_path):
 )
 def test_plans_that_cannot_work_are_refused(golden_store, config, settings, message):
     with pytest.raises(InputError, match=message) as caught:
-        rows.make(golden_store, config, "train", **{"length": 32, "validation": 0.1, **settings})
+        make(golden_store, config, "train", **{"length": 32, "validation": 0.1, **settings})
 
     assert "\n" not in str(caught.value)
 
 
 def test_the_first_batches_are_those_of_every_earlier_version(golden, golden_store):
     expected = json.loads((golden / "order.json").read_text())
-    made = rows.make(golden_store, PACKED, "train", length=33, overlap=1, validation=0.1)
+    made = make(golden_store, PACKED, "train", length=33, overlap=1, validation=0.1)
 
     assert golden_store.tokenizer.fingerprint == expected["tokenizer"]
     assert (golden_store.tokens, golden_store.documents, len(made)) == (

@@ -13,14 +13,14 @@ def features(count):
 
 
 def test_every_token_but_the_first_is_predicted_from_those_before_it():
-    row = features(CAUSAL.row_length())
+    row = features(CAUSAL.reads.length)
     np.testing.assert_array_equal(row["tokens"], np.arange(10, 18))
     np.testing.assert_array_equal(row["targets"], np.arange(11, 19))
     assert row["weights"].sum() == 8
 
 
 def test_rows_overlap_by_the_last_target():
-    assert CAUSAL.row_length() - CAUSAL.row_overlap() == CAUSAL.length
+    assert CAUSAL.reads.length - CAUSAL.reads.overlap == CAUSAL.length
 
 
 def test_padding_has_no_weight():

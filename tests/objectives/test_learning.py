@@ -31,5 +31,5 @@ def test_objectives_are_built_by_name():
     for name, cls in OBJECTIVES.items():
         made = build(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
         assert isinstance(made, cls)
-        assert made.row_length() > made.row_overlap() >= 0
+        assert made.reads.length > made.reads.overlap >= 0
         assert list(made.roles) == ["model"]

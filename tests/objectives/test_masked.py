@@ -114,11 +114,11 @@ def test_a_text_without_ordinary_tokens_predicts_nothing():
 
 
 def test_packed_text_fills_the_row_and_has_no_pairs():
-    made = PACKED.features({"tokens": text(np.random.default_rng(0), PACKED.row_length())}, np.random.default_rng(0))
+    made = PACKED.features({"tokens": text(np.random.default_rng(0), PACKED.reads.length)}, np.random.default_rng(0))
     assert made["segments"].all() and "is_next" not in made
     assert made["tokens"][0] == VOCABULARY.cls and made["tokens"][-1] == VOCABULARY.sep
-    assert (PACKED.plan, PACKED.terms) == ("packed", ("masked_lm_loss",))
-    assert (PAIRS.plan, PAIRS.terms) == ("pairs", ("masked_lm_loss", "next_sentence_loss"))
+    assert (PACKED.reads.plan, PACKED.terms) == ("packed", ("masked_lm_loss",))
+    assert (PAIRS.reads.plan, PAIRS.terms) == ("pairs", ("masked_lm_loss", "next_sentence_loss"))
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.0}, {"mask": 0.9, "random": 0.2}, {"random": -0.1}])

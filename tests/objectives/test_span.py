@@ -34,13 +34,13 @@ def reassembled(made):
 def test_source_and_target_reassemble_the_text(config, length):
     span = Span(config, VOCABULARY, length)
     for seed in range(10):
-        tokens, made = corrupted(span, span.row_length(), seed)
+        tokens, made = corrupted(span, span.reads.length, seed)
         np.testing.assert_array_equal(reassembled(made), tokens)
 
 
 def test_short_rows_reassemble_too():
     span = Span(SpanConfig(), VOCABULARY, 64)
-    for count in range(1, span.row_length()):
+    for count in range(1, span.reads.length):
         tokens, made = corrupted(span, count)
         np.testing.assert_array_equal(reassembled(made), tokens)
         assert not made["source"][made["segments"] == 0].any()
@@ -49,7 +49,7 @@ def test_short_rows_reassemble_too():
 
 def test_512_tokens_of_source_need_568_of_text_and_114_of_target():
     span = Span(SpanConfig(), VOCABULARY, 512)
-    assert (span.row_length(), span.target_length()) == (568, 114)
+    assert (span.reads.length, span.target_length()) == (568, 114)
     _, made = corrupted(span, 568)
     assert made["segments"].all() and made["weights"].all()
 
@@ -64,7 +64,7 @@ def test_fifteen_percent_are_removed_in_spans_of_three():
 
 def test_sentinels_stand_in_order_on_both_sides():
     span = Span(SpanConfig(), VOCABULARY, 128)
-    _, made = corrupted(span, span.row_length())
+    _, made = corrupted(span, span.reads.length)
     for side in (made["source"], made["targets"]):
         sentinels = side[side >= 1000]
         np.testing.assert_array_equal(sentinels, 1000 + np.arange(len(sentinels)))
@@ -73,7 +73,7 @@ def test_sentinels_stand_in_order_on_both_sides():
 def test_texts_begin_with_a_kept_token():
     span = Span(SpanConfig(), VOCABULARY, 32)
     for seed in range(30):
-        tokens, made = corrupted(span, span.row_length(), seed)
+        tokens, made = corrupted(span, span.reads.length, seed)
         assert made["source"][0] == tokens[0]
 
 
@@ -93,7 +93,7 @@ def test_corruption_is_a_function_of_the_generator():
 
 def test_every_place_is_removed_equally_often():
     span = Span(SpanConfig(rate=0.5, mean_span=2.0), VOCABULARY, 32)
-    count, removed = span.row_length(), 0
+    count, removed = span.reads.length, 0
     for seed in range(2000):
         made = span.features({"tokens": np.arange(7, 7 + count)}, np.random.default_rng(seed))
         removed = removed + ~np.isin(np.arange(7, 7 + count), made["source"])
@@ -124,7 +124,7 @@ def test_settings_that_make_no_sense_are_refused(settings):
 @pytest.mark.parametrize("length", [4, 16, 18, 24])
 def test_short_rows_are_masked_in_every_place(length):
     objective = Span(SpanConfig(), VOCABULARY, length)
-    tokens = np.arange(7, 7 + objective.row_length(), dtype=np.int32)
+    tokens = np.arange(7, 7 + objective.reads.length, dtype=np.int32)
     maskings = set()
     for seed in range(200):
         row = objective.features({"tokens": tokens}, np.random.default_rng(seed))
@@ -136,6 +136,6 @@ def test_short_rows_are_masked_in_every_place(length):
 
 def test_spans_of_one_token_between_single_tokens_begin_at_either():
     objective = Span(SpanConfig(rate=0.5, mean_span=1.0), VOCABULARY, 13)
-    tokens = np.arange(7, 7 + objective.row_length(), dtype=np.int32)
+    tokens = np.arange(7, 7 + objective.reads.length, dtype=np.int32)
     rows = [objective.features({"tokens": tokens}, np.random.default_rng(seed)) for seed in range(20)]
     assert len({tuple(row["source"]) for row in rows}) == 2

@@ -94,7 +94,7 @@ class Replaced(Objective):
 
 
 ROWS = [{"tokens": laws.text(count, seed)} for seed, count in enumerate((12, 5, 9, 12, 2, 12, 7, 12))]
-NARROW = {"stack.depth": 1, "stack.block.attention.heads": 1, "stack.block.feedforward.width": 16}
+NARROW = {"stack.depth": 1, "stack.block.feedforward.width": 16}
 
 
 def replaced():

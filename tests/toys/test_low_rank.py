@@ -33,8 +33,8 @@ def low_rank(config):
 
     def born(key):
         draw = lambda shape, axes: nn.LogicallyPartitioned(jax.random.normal(key, shape), axes)
-        down, up = draw((depth, embed, RANK), ("layers", "embed", None)), jnp.zeros((depth, RANK, heads, kv))
-        factors = {"down": down, "up": nn.LogicallyPartitioned(up, ("layers", None, "heads", "kv"))}
+        down, up = draw((depth, embed, RANK), ("layers", "embed", "rank")), jnp.zeros((depth, RANK, heads, kv))
+        factors = {"down": down, "up": nn.LogicallyPartitioned(up, ("layers", "rank", "heads", "kv"))}
         return merged(model.born(key), {"stack": {"layers": {"attention": {"query": factors}}}})
 
     return dataclasses.replace(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import laws
@@ -21,6 +22,7 @@ from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.train.checkpoint import Checkpointer
 from tests.commands import one_device
 
+ROOT = Path(__file__).resolve().parents[2]
 DECAY = 0.9
 NUMBER = Field(dtype="float32")
 
@@ -58,22 +60,23 @@ def test_it_keeps_the_laws_and_its_means(tmp_path):
 
 def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path):
     script = [sys.executable, __file__, str(tmp_path)]
-    process = subprocess.Popen([*script, "100000"], env=one_device())
+    env = {**one_device(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = subprocess.Popen([*script, "100000"], env=env)
     deadline = time.monotonic() + 120
     while len(Checkpointer(tmp_path).steps()) < 2:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run([*script, "3"], env=one_device(), check=True)
+    subprocess.run([*script, "3"], env=env, check=True)
 
 
 def train(directory, more):
     """Saves every step; `more` steps after the newest checkpoint, what it has is compared with a run in one go."""
     case = steadied()
     alone = case.layout(data=1, fsdp=1, tensor=1)
-    step, batch = case.step(alone), case.put(alone)
-    start = now = case.placed(alone, case.first)
+    step, start, batch = case.compiled(alone)
+    now = start
     with Checkpointer(directory) as checkpointer:
         resumes = checkpointer.latest() is not None
         if resumes:

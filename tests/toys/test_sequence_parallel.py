@@ -17,6 +17,6 @@ def test_it_keeps_the_laws_and_divides_activations(tmp_path):
     case = laws.case(objective, {"model": config}, rows, rules=Rules(stream=("tensor",)))
     laws.check(case, tmp_path)
     many = case.layout(data=2, fsdp=2, tensor=2)
-    compiled = case.step(many).lower(case.placed(many, case.first), case.put(many)).compile().as_text()
+    compiled = case.compiled(many)[0].as_text()
     # Two rows of eight on each of data x fsdp, four tokens of eight on each of tensor.
     assert f"f32[2,4,{config.embed.width}]" in compiled

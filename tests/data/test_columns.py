@@ -1,0 +1,262 @@
+"""Columns: records of several parts stay aligned, whatever is empty, bad or filtered in one of them."""
+
+import csv
+import gzip
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from lm_jax import experiment, flags
+from lm_jax.core.config import InputError, Tree
+from lm_jax.data import corpora, pipeline
+from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.config import DataConfig
+from lm_jax.data.mixture import MixtureConfig
+from lm_jax.data.rows import Reads, RowsConfig
+from lm_jax.data.tokenizers import TokenizerConfig
+
+BYTES = TokenizerConfig(kind="bytes")
+SCORED = {"text": {}, "score": {"kind": "number"}, "label": {"kind": "label"}}
+NAMED = {"text": {}, "entities": {"kind": "spans"}}
+
+
+def prepare(root, columns, path="stdlib", tokenizer=BYTES, **settings):
+    tree = Tree({name: Tree(column) for name, column in columns.items()})
+    data = DataConfig(path=str(path), columns=tree, tokenizer=tokenizer, store=str(root), workers=1, **settings)
+    return corpora.prepare(data)
+
+
+def make_rows(corpus, split="train", validation=0.0, plan="auto", **columns):
+    reads = Reads(plan="columns", length=64, columns=columns)
+    return corpora.make_rows(corpus, config=RowsConfig(plan=plan), split=split, reads=reads, validation=validation)
+
+
+def everything(corpus, rows):
+    """Every row with texts as text and labels as names."""
+    for index in range(len(rows)):
+        row = rows.row(index, 0, np.random.default_rng(0))
+        shown = {}
+        for name, value in row.items():
+            kind = corpus.config[name].kind
+            decode = {"text": corpus.tokenizer.decode, "label": lambda at, name=name: corpus.names[name][at]}
+            shown[name] = decode.get(kind, lambda value: value.tolist())(value)
+        yield shown
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table whose quoted cells hold line breaks, with an empty cell, bad scores, equal rows and Chinese text."""
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ("text", "score", "label"),
+                ('two\nlines, "quoted"', "1.5", "10"),
+                ("", "2", "9"),
+                ("中文句子。第二句。", "nan", "9"),
+                ("no label", "3", ""),
+                ("twice", "3", "9"),
+                ("twice", "3", "9"),
+                ("no score", "abc", "10"),
+                ("多字节。", "-4", "10"),
+            ]
+        )
+    return tmp_path / "table.csv"
+
+
+def test_a_record_is_a_row_where_none_of_its_columns_is_empty(table, tmp_path):
+    made = prepare(tmp_path, SCORED, table, bad_rows="skip")
+
+    # Names that are integers are ordered by size, and equal records stay.
+    assert made.names == {"label": ["9", "10"], "score": []}
+    assert list(everything(made, make_rows(made, text=64, score=0, label=0))) == [
+        {"text": 'two\nlines, "quoted"', "score": 1.5, "label": "10"},
+        {"text": "twice", "score": 3.0, "label": "9"},
+        {"text": "twice", "score": 3.0, "label": "9"},
+        {"text": "多字节。", "score": -4.0, "label": "10"},
+    ]
+    assert made.records == made.documents == 8
+    assert made.report["read"]["documents"] == 24
+    assert {reason: entry["documents"] for reason, entry in made.report["dropped"].items()} == {
+        "empty": 2,
+        "bad row (in column score)": 2,
+    }
+    row = make_rows(made, text=3, score=0, label=0).row(0, 0, np.random.default_rng(0))
+    assert (row["text"].dtype, len(row["text"]), row["score"].dtype, row["label"].dtype) == ("int32", 3, "f4", "i4")
+    # Records are held out, not rows.
+    assert [len(make_rows(made, split, 0.5, text=9)) for split in ("train", "validation")] == [1, 3]
+
+
+def test_what_filters_drop_is_an_empty_entry_and_columns_are_found_again(table, tmp_path):
+    short = {"clean": CleanConfig(min_characters=6), "bad_rows": "skip"}
+    made = prepare(tmp_path, SCORED, table, **short)
+
+    assert [row["label"] for row in everything(made, make_rows(made, text=64, label=0))] == ["10"]
+    assert made.report["dropped"]["short"]["documents"] == 3
+    stages = []
+    again = corpora.prepare(
+        DataConfig(
+            path=str(table),
+            columns=Tree({name: Tree(column) for name, column in SCORED.items()}),
+            tokenizer=BYTES,
+            store=str(tmp_path),
+            **short,
+        ),
+        progress=lambda *stage: stages.append(stage),
+    )
+    assert (stages, again.fingerprint) == ([], made.fingerprint)
+    assert prepare(tmp_path, SCORED, table, bad_rows="skip").fingerprint != made.fingerprint
+
+
+@pytest.mark.parametrize("document", ["line", "paragraph"])
+def test_parallel_files_keep_their_empty_lines(tmp_path, document):
+    between = "\n" if document == "line" else "\n\n"
+    for name, lines in (("de", ["eins", "", "drei", "vier"]), ("en", ["one", "two", "three", "four"])):
+        lines = lines if document == "line" else list(filter(None, lines))[:3]
+        (tmp_path / f"t.{name}").write_text(between.join(lines) + "\n")
+    columns = {name: {"path": str(tmp_path / f"t.{name}"), "document": document} for name in ("de", "en")}
+
+    made = prepare(tmp_path, columns)
+
+    pairs = [tuple(row.values()) for row in everything(made, make_rows(made, de=9, en=9))]
+    aligned = [("eins", "one"), ("drei", "three"), ("vier", "four")]
+    assert pairs == (aligned if document == "line" else [("eins", "one"), ("drei", "two"), ("vier", "three")])
+
+
+def test_translations_share_a_tokenizer(shared_data, tmp_path):
+    for name in ("de", "en"):
+        with gzip.open(shared_data / "multi30k" / f"train.{name}.gz", "rt") as lines:
+            (tmp_path / f"{name}.txt").write_text("".join(itertools.islice(lines, 300)))
+    columns = {name: {"path": str(tmp_path / f"{name}.txt")} for name in ("de", "en")}
+    made = prepare(tmp_path, columns, tokenizer=TokenizerConfig(vocab=600))
+
+    rows = make_rows(made, validation=0.1, de=128, en=128)
+    batch = pipeline.batch_at(rows, lambda row, rng: {name: row[name][:4] for name in row}, 0, seed=0, batch=4)
+
+    assert (len(rows), made.records, set(made.stores)) == (270, 300, {"de", "en"})
+    assert {name: array.shape for name, array in batch.items()} == {"de": (4, 4), "en": (4, 4), "row_keys": (4, 2)}
+    first = next(everything(made, rows))
+    assert first["de"].startswith("Zwei junge") and first["en"].startswith("Two young")
+    # One store for both: the German half alone is neither's tokenizer.
+    assert made.stores["de"].tokenizer.fingerprint == made.stores["en"].tokenizer.fingerprint
+
+
+SENTENCES = [
+    {"text": "  Angela Merkel met 王毅 in Berlin\n", "entities": [[2, 15, "PER"], [20, 22, "PER"], [26, 32, "LOC"]]},
+    {"text": "nobody", "entities": []},
+    {"text": "\n\nBob left", "entities": [{"start": 2, "end": 5, "label": "PER"}]},
+    {"text": "x Bob", "entities": '[[2, 5, "PER"]]'},
+]
+
+
+def json_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["bytes", "golden"])
+def test_spans_are_those_of_the_tokens_of_the_cleaned_text(tmp_path, golden, kind):
+    tokenizer = BYTES if kind == "bytes" else TokenizerConfig(path=str(golden / "tokenizer"))
+    made = prepare(tmp_path, NAMED, json_lines(tmp_path / "s.jsonl", SENTENCES), tokenizer)
+    rows = make_rows(made, text=64, entities=0)
+
+    found = []
+    for index in range(len(rows)):
+        row = rows.row(index, 0, np.random.default_rng(0))
+        spans = [
+            (made.tokenizer.decode(row["text"][a:b]).strip(), made.names["entities"][at])
+            for a, b, at in row["entities"]
+        ]
+        found.append(spans)
+
+    assert found == [
+        [("Angela Merkel", "PER"), ("王毅", "PER"), ("Berlin", "LOC")],
+        [],
+        [("Bob", "PER")],
+        [("Bob", "PER")],
+    ]
+    # Those beyond the tokens that are read are left out.
+    end = rows.row(0, 0, np.random.default_rng(0))["entities"][0, 1]
+    assert len(make_rows(made, text=int(end), entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 1
+    assert len(make_rows(made, entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "records", "message"),
+    [
+        (
+            SCORED,
+            [{"text": "a", "score": 1, "label": None}],
+            "columns.label: .*line 1: field 'label' is null; expected text",
+        ),
+        (
+            SCORED,
+            [{"text": "a", "score": float("nan"), "label": True}],
+            "columns.score: record 1 of .* is nan; expected a fin",
+        ),
+        (
+            SCORED,
+            [{"text": "a", "score": True, "label": 1}],
+            "columns.score: record 1 of .* is True; expected a finite number",
+        ),
+        (SCORED, [{"text": "", "score": 1, "label": 1}], "nothing is left"),
+        (NAMED, [{"text": "abc", "entities": [[1, 9, "X"]]}], "record 1 .*; the text has the characters 0 to 3"),
+        (NAMED, [{"text": "abc", "entities": [[2, 1, "X"]]}], "expected a list of .start, end, name., start < end"),
+        (NAMED, [{"text": "abc", "entities": "[[2"}], "expected a list of"),
+        (NAMED, [{"text": "a\r\nb c", "entities": [[0, 1, "X"]]}], "cleaning changes the text inside"),
+        ({"text": {}, "more": {"kind": "nmber"}}, [], "columns.more.kind is 'nmber'.*did you mean number"),
+        ({"label": {"kind": "label"}}, [], "names no text"),
+        ({**NAMED, "other": {}}, [], "columns.entities.of is ''; expected 'other' or 'text'"),
+        ({"text": {"of": "text"}}, [], "columns.text.of is 'text'; expected ''"),
+        ({"text": {"knd": "text"}}, [], "unknown key config.data.columns.text.knd; did you mean kind"),
+        ({"te.xt": {}}, [], "expected a name of letters"),
+        ({"text": {"field": "body"}}, [{"text": "a"}], "columns.text: .*no field 'body'"),
+    ],
+)
+def test_columns_that_cannot_work_are_one_line(tmp_path, columns, records, message):
+    with pytest.raises(InputError, match=message) as caught:
+        prepare(tmp_path, columns, json_lines(tmp_path / "r.jsonl", records))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_different_numbers_of_records_or_of_no_path_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "b.txt").write_text("1\n")
+    columns = {"a": {"path": str(tmp_path / "a.txt")}, "b": {"path": str(tmp_path / "b.txt"), "kind": "number"}}
+
+    with pytest.raises(InputError, match="differ in their records, which should be the same in all: a 2, b 1"):
+        prepare(tmp_path, columns)
+    with pytest.raises(InputError, match="columns.c lies nowhere; set config.data.columns.c.path"):
+        prepare(tmp_path, {**columns, "c": {}})
+    with pytest.raises(InputError, match="columns and config.data.mixture are both set"):
+        DataConfig(columns=Tree(a=Tree()), mixture=MixtureConfig(sources=Tree(b=Tree(path="b"))))
+
+
+def test_what_an_objective_reads_has_to_be_there(table, tmp_path, golden_store):
+    made = prepare(tmp_path, SCORED, table, bad_rows="skip")
+
+    with pytest.raises(
+        InputError, match="a column 'txt' of text; config.data.columns has label .label., .*did you mean"
+    ):
+        make_rows(made, txt=9)
+    with pytest.raises(InputError, match="a column 'score' of text"):
+        make_rows(made, score=9)
+    with pytest.raises(InputError, match="plan is packed, which reads one text, but config.data.columns are set"):
+        make_rows(made, plan="packed")
+    with pytest.raises(InputError, match=r"plan is columns; name those to read \(a, b\) in config.data.columns"):
+        make_rows(golden_store, a=1, b=0)
+    with pytest.raises(InputError, match="leaves no record to train on"):
+        make_rows(made, validation=1.0, text=9)
+
+
+def test_columns_are_named_on_the_command_line(tmp_path):
+    words = ["path=a.jsonl", "columns.text.field=body", "columns.score.kind=number"]
+    recipe = flags.load_recipe("gpt:tiny")
+
+    config = experiment.parse(flags.configure(recipe, [f"--config.data.{word}" for word in words])[0])
+
+    assert config.data.columns["text"]["field"] == "body"
+    assert config.data.name == "score, text"
+    assert experiment.parse(experiment.as_json(config)) == config
