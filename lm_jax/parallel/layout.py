@@ -101,6 +101,7 @@ class Layout:
                 if size % parts:
                     low = size - size % parts
                     use = f"{low} or {low + parts}" if low else f"{parts}"
+                    part = part if isinstance(part, str) else " x ".join(part or ())
                     raise InputError(
                         f"parameter {path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
                         f"axis {part}; use {use}, or a smaller config.mesh.{part}"
@@ -152,24 +153,20 @@ class Layout:
           rows: of the global batch.
           axes: the logical axes of one row of a feature; those of a feature that is left out are not divided.
         """
-        place = lambda name: self.batch_sharding(axes.get(name, ()))
-        return {
-            name: jax.make_array_from_process_local_data(place(name), value, (rows, *value.shape[1:]))
-            for name, value in batch.items()
-        }
+        make = jax.make_array_from_process_local_data
+        like = self.batch_like(batch, rows, axes)
+        return {name: make(leaf.sharding, batch[name], leaf.shape) for name, leaf in like.items()}
 
     def batch_like(
         self, batch: Mapping[str, np.ndarray], rows: int, axes: Mapping[str, Axes] = NO_AXES
     ) -> dict[str, jax.ShapeDtypeStruct]:
         """What `put` would make of a batch, without its numbers."""
-        return {
-            name: jax.ShapeDtypeStruct(
-                (rows, *value.shape[1:]),
-                jax.dtypes.canonicalize_dtype(value.dtype),
-                sharding=self.batch_sharding(axes.get(name, ())),
-            )
-            for name, value in batch.items()
-        }
+
+        def like(name: str, value: np.ndarray) -> jax.ShapeDtypeStruct:
+            shape, dtype = (rows, *value.shape[1:]), jax.dtypes.canonicalize_dtype(value.dtype)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=self.batch_sharding(axes.get(name, ())))
+
+        return {name: like(name, value) for name, value in batch.items()}
 
     def _size(self, part: str | tuple[str, ...] | None) -> int:
         names = (part,) if isinstance(part, str) else part or ()
