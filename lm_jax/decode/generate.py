@@ -90,14 +90,9 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a compiled program of generation depends on, besides shapes.
+    """What a compiled program of generation depends on, besides shapes; `forced` is whether borders of texts matter.
 
-    Attributes:
-      module: the model.
-      layout: the mesh, or None.
-      sampling: how tokens are chosen.
-      room: places for new tokens; a few sizes serve all numbers of tokens.
-      forced: whether borders of texts matter.
+    `room` is places for new tokens: few sizes serve all numbers of them.
     """
 
     module: Transformer | EncoderDecoder

@@ -39,7 +39,7 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     return params
 
 
-def _cast(module: Transformer | EncoderDecoder, params: Any) -> Any:
+def _cast(module: Any, params: Any) -> Any:
     """`params` with what the model multiplies in its own dtype; norms, biases and integers stay as they are."""
     dtype = jnp.dtype(module.config.dtype)
     if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)):

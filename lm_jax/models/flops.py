@@ -25,15 +25,15 @@ def training_flops(config: ModelConfig, shapes: Any, axes: Any, *, length: int, 
       source: tokens of the encoder.
     """
     width, table = config.embed.width, math.prod(shapes["token"]["embedding"].shape)
-    weights = lambda part, stack=None, **which: _weights(shapes.get(part, {}), axes.get(part, {}), stack, **which)
+    weights = lambda part, *which: _weights(shapes.get(part, {}), axes.get(part, {}), *which)
     # Logits are made with the token table, or with a matrix of its shape.
-    total = 6.0 * read * (table + weights("head", without="vocab"))
+    total = 6.0 * read * (table + weights("head"))
     if isinstance(config, EncoderDecoderConfig):
         encoder, decoder = _uses(config.encoder), _uses(config.decoder)
         read_by = encoder * weights("encoder", config.encoder) + weights("encoder_embed")
-        written_by = decoder * weights("decoder", config.decoder, without="memory") + weights("decoder_embed")
+        written_by = decoder * weights("decoder", config.decoder) + weights("decoder_embed")
         # Keys and values of cross-attention are made of the encoder's tokens.
-        memory = decoder * weights("decoder", config.decoder, within="memory")
+        memory = decoder * weights("decoder", config.decoder, True)
         total += 6.0 * source * (read_by + memory) + 6.0 * length * written_by
         blocks = segments.kinds(config.decoder)
         reads = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
@@ -43,17 +43,10 @@ def training_flops(config: ModelConfig, shapes: Any, axes: Any, *, length: int, 
     return total + 6.0 * length * matrices + _own_pairs(config.stack, width, length)
 
 
-def _weights(
-    shapes: Any, axes: Any, stack: StackConfig | None = None, within: str | None = None, without: str | None = None
-) -> float:
-    """Weights of the matrices that a token meets: of experts only those that it takes.
+def _weights(shapes: Any, axes: Any, stack: StackConfig | None = None, memory: bool = False) -> float:
+    """Weights of the matrices that a token meets, or with `memory` one of the encoder's tokens; no readouts.
 
-    Args:
-      shapes: parameters.
-      axes: their logical axes.
-      stack: the stack that they are of.
-      within: an axis that the matrices must have; None is any.
-      without: an axis that they must not have.
+    Of experts only those count that a token takes.
     """
     experts = None if stack is None else stack.block.feedforward.experts
     share = experts.top / experts.count if experts and experts.count else 1.0
@@ -61,7 +54,7 @@ def _weights(
     return sum(
         leaf.size * (share if "experts" in names[path] else 1.0)
         for path, leaf in named_leaves(shapes)
-        if is_matrix(names[path]) and without not in names[path] and (within is None or within in names[path])
+        if is_matrix(names[path]) and "vocab" not in names[path] and ("memory" in names[path]) == memory
     )
 
 

@@ -14,21 +14,14 @@ class Rules:
     The defaults serve data, fully sharded and tensor parallelism at once: an axis of size 1 divides nothing.
 
     Attributes:
-      batch: rows of a batch.
-      length: tokens of a row, of a batch and inside attention and feed-forward layers.
-      stream: tokens of the residual stream between layers; ("tensor",) is sequence parallelism (Korthikanti et al.
-        2022, arXiv:2205.05198).
-      embed, memory: the stream of the model's own tokens and of its encoder's, as what a matrix reads or writes.
-      embed_out: outputs as wide as the stream, of a matrix that reads the stream.
-      factor: rows of a factorised token table.
-      heads, groups, single: heads of queries, of keys and values, and a head that all queries share.
-      kv: features of a head.
-      mlp: hidden features of a feed-forward layer.
-      experts, router: matrices of experts; the router's output.
-      taps, blocks: earlier tokens, and groups of features, that a convolution mixes.
+      length, stream: tokens of a batch and inside layers; of the residual stream between layers, where ("tensor",) is
+        sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198).
+      embed, memory: features of the residual stream; of the encoder's, which cross-attention reads.
+      embed_out, factor: outputs of a matrix that reads the stream; features of a factorised token table.
+      heads, groups, single: heads of queries; of keys and values; the one that all queries share.
+      taps, blocks: neighbouring tokens, and groups of features, that a convolution mixes.
       vocab, position, types, places, buckets: rows of tables.
-      classes: answers of a classifier.
-      layers, norm, rank: layers of a stack; vectors of norms; the inner axis of a low-rank product.
+      rank: the inner axis of a low-rank product.
     """
 
     batch: MeshAxes = ("data", "fsdp")

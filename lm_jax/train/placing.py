@@ -13,10 +13,7 @@ from lm_jax.objectives.base import Carry
 
 NOTHING = Carry()
 # Counts, scales and settings, which belong to no parameter: every device has them.
-REPLICATED = (
-    *("step", "updates", "count", "good", "scale", "step_count"),
-    *("b1", "weight_sum", "max_lr", "ns_coeffs"),
-)
+REPLICATED = ("step", "updates", "count", "step_count", "good", "scale", "b1", "weight_sum", "max_lr", "ns_coeffs")
 # Adafactor's second moments. One number stands where a matrix has rows and columns instead, and the other way round;
 # `v_row` is the mean over the longest axis of a matrix, `v_col` that over the next.
 FACTORED = {"v": None, "v_row": -1, "v_col": -2}
@@ -58,15 +55,13 @@ def _moment(
     field: str, shape: tuple[int, ...], axes: Axes, param_shape: tuple[int, ...], path: str
 ) -> tuple[str | None, ...]:
     """The axes of a parameter's moment: the parameter's own, its matrix's, or those of the matrix's rows or columns."""
-    lead = sides(axes)[0]
-    if field in FACTORED and shape == (*param_shape[: len(lead)], 1):
-        return (*lead, None)
-    matrix, names = joined_shape(axes, param_shape), joined(axes)
-    if FACTORED.get(field) is not None:
-        longest = np.argsort(matrix[len(lead) :])
-        gone = len(lead) + int(longest[FACTORED[field]])
+    lead = len(sides(axes)[0])
+    if field in FACTORED and shape == (*param_shape[:lead], 1):
+        return (*axes[:lead], None)
+    matrix, names, rank = joined_shape(axes, param_shape), joined(axes), FACTORED.get(field)
+    if rank is not None:
+        gone = lead + int(np.argsort(matrix[lead:])[rank])
         matrix, names = (*matrix[:gone], *matrix[gone + 1 :]), (*names[:gone], *names[gone + 1 :])
-    for known_shape, known in ((param_shape, axes), (matrix, names)):
-        if shape == known_shape and len(known) == len(shape):
-            return known
+    if shape in (param_shape, matrix):
+        return axes if shape == param_shape else names
     raise ValueError(f"{path} has the shape {shape}, which is neither its parameter's {param_shape} nor {matrix}")

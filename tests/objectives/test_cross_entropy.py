@@ -12,6 +12,9 @@ from lm_jax.models.transformer import build
 from lm_jax.objectives import cross_entropy as module
 from lm_jax.objectives.base import accuracy, per_weight, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+from lm_jax.parallel import mesh
+from lm_jax.parallel.layout import Layout
+from lm_jax.parallel.mesh import MeshConfig
 
 
 def plain(logits, labels):
@@ -96,6 +99,26 @@ def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeyp
     total, found = jax.value_and_grad(lambda params: (found := parted(params, hidden))[0].total)(params)
     np.testing.assert_allclose(total, parted(params, hidden)[0].total, rtol=1e-6)
     assert not np.asarray(found["stack"]).any()
+
+
+def test_devices_make_the_logits_of_their_rows_in_parts_and_hold_less(monkeypatch):
+    layout = Layout(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))
+    spaces = lambda *shape, dtype=jnp.float32, axes=("batch",): jax.ShapeDtypeStruct(
+        shape, dtype, sharding=layout.sharding((*axes, *[None] * (len(shape) - len(axes))))
+    )
+    params = {
+        "token": {"table": spaces(8192, 16, axes=("vocab", "embed"))},
+        "head": {"bias": spaces(8192, axes=("vocab",))},
+    }
+    tokens = spaces(8, 1024, 16), spaces(8, 1024, dtype=jnp.int32), spaces(8, 1024)
+    sizes = {}
+    for most in (1, 8):
+        monkeypatch.setattr(module, "MOST_PARTS", most)
+        loss = lambda params, *tokens: token_loss(readout(jnp.float32), {"model": params}, *tokens)[0].total
+        program = layout.jit(jax.grad(loss)).lower(params, *tokens).compile()
+        sizes[most] = program.memory_analysis().temp_size_in_bytes
+    # 2048 tokens x 4096 ids of each device, or an eighth of them at a time.
+    assert sizes[8] < sizes[1] / 2
 
 
 def test_nothing_divided_by_no_weight_is_nothing():

@@ -25,8 +25,7 @@ from lm_jax.train.step import make_eval_step, make_train_step
 OBJECTIVES = ("causal", "masked", "span")
 # Parameters after one step of this are parameters minus gradients: nothing hides a small difference.
 DESCENT = optax.sgd(1.0)
-RULES = Rules()
-SEQUENCE = Rules(stream=("tensor",))
+PLAIN, SEQUENCE = Rules(), Rules(stream=("tensor",))
 setting = functools.cache(tiny.setting)
 
 
@@ -61,20 +60,21 @@ def placed(layout, case, optimizer):
     return jax.device_put(made, layout.shardings(state_axes(made, case.axes), made))
 
 
-def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rules=RULES):
+def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rules=PLAIN):
     case = setting(name)
     layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)), rules)
     step = layout.jit(make_train_step(case.objective, case.models, optimizer, gradients=gradients))
     batch = layout.put({name: np.asarray(value) for name, value in case.batch.items()}, rows=8)
-    return step(placed(layout, case, optimizer), batch)
+    now = placed(layout, case, optimizer)
+    program = step.lower(now, batch).compile()
+    return program(now, batch), program
 
 
 @pytest.mark.parametrize(
     ("name", "axes", "rules"),
     [
-        ("causal", (8, 1, 1), Rules()),
-        ("masked", (2, 2, 2), Rules()),
-        ("span", (1, 4, 2), Rules()),
+        ("causal", (8, 1, 1), PLAIN),
+        ("span", (1, 4, 2), PLAIN),
         ("causal", (2, 2, 2), SEQUENCE),
         ("masked", (2, 2, 2), SEQUENCE),
         ("span", (2, 2, 2), SEQUENCE),
@@ -83,13 +83,18 @@ def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rul
 def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
     # Each device makes its logits in parts.
     monkeypatch.setattr(cross_entropy, "LEAST_TOKENS", 4)
-    assert_same(on_devices(name, *axes, rules=rules), reference(name))
+    found, program = on_devices(name, *axes, rules=rules)
+    assert_same(found, reference(name))
+    rows, length = setting(name).batch["source" if name == "span" else "tokens"].shape
+    rows, length = rows // (axes[0] * axes[1]), length // (axes[2] if rules == SEQUENCE else 1)
+    # The residual stream of one device.
+    assert f"f32[{rows},{length},64]{{2,1,0}} add" in program.as_text()
 
 
 def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
     optimizer = optimizers.build(OptimizerConfig(), 10, setting("causal").axes)
     # Fully sharded, in parts: the gradients of a part must not fall back to whole copies either.
-    new, sums = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
+    (new, sums), _ = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
     leaves = dict(named_leaves(new))
     whole = {"in/kernel": (1, 64, 256), "attention/query/kernel": (1, 64, 2, 32), "token/embedding": (64, 64)}
     part = {"in/kernel": (1, 16, 128), "attention/query/kernel": (1, 16, 1, 32), "token/embedding": (32, 16)}

@@ -159,7 +159,7 @@ class Attention(nn.Module):
         return initializers.score_scale(self.init_config, width) * terms**-0.5
 
     def _projection(
-        self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, read: str = "embed"
+        self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, *, read: str = "embed"
     ) -> Projection:
         draw = initializers.kernel(self.init_config, embed, heads * width, gain)
         # One head of keys is on every device: there is nothing to divide.
