@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from lm_jax.core.trees import map_named
 from lm_jax.models import cpu
 from lm_jax.models.embed import TURNED
-from lm_jax.models.stack.layers import grouped, one_a_layer, scanned
+from lm_jax.models.stack.layers import grouped
+from lm_jax.models.stack.loops import one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 
 # What the model multiplies in its own dtype. Norms and position biases stay float32.
