@@ -14,7 +14,8 @@ from lm_jax.models import cpu
 from lm_jax.models.axes import by_path, is_product
 from lm_jax.models.embed import TURNED
 from lm_jax.models.model import of_module
-from lm_jax.models.stack.layers import grouped, one_a_layer, scanned
+from lm_jax.models.stack.layers import grouped
+from lm_jax.models.stack.loops import one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 
 

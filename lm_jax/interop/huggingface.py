@@ -367,13 +367,13 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def function_of(config: Any, width: int = 0) -> Any:
-    """A configuration without what does not change its function: dropout, initialisation, kernels, loops."""
+    """A configuration without what does not change its function: dropout, initialisation, kernels, loops, losses."""
     if isinstance(config, tuple):
         return tuple(function_of(one, width) for one in config)
     if not dataclasses.is_dataclass(config):
         return config
     width = getattr(getattr(config, "embed", None), "width", width)
-    free = ("dropout", "init", "scan", "remat", "kernel", "dtype")
+    free = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance")
     names = [field.name for field in dataclasses.fields(config) if field.name not in free]
     held = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):

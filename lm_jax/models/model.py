@@ -44,7 +44,7 @@ class Bound:
         """
         if dropout is not None:
             options |= {"train": True, "rngs": {"dropout": dropout}}
-        return self._apply(self.params, inputs, **options)
+        return self._apply(self.params, inputs, transform=self.transform, **options)
 
     @property
     def writer(self) -> Any:
