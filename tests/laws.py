@@ -26,9 +26,7 @@ from lm_jax.train.gradients import accumulate, plain
 from lm_jax.train.step import make_train_step
 
 ROWS = 8
-# Momentum, so that there is optimizer state to place and to restore; its first step is a step of plain descent.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-DESCENT = optax.sgd(0.2, momentum=0.9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +38,26 @@ class Case:
       models: its models by role.
       batch: numpy features of 8 rows of uneven lengths.
       rules: of the layout over several devices.
+      rate: the learning rate.
     """
 
     objective: Any
     models: Models
     batch: Any
     rules: Rules = Rules()
+    rate: float = 0.2
+
+    @functools.cached_property
+    def optimizer(self):
+        """Has a state to place and to restore; its first step is one of plain descent."""
+        return optax.sgd(self.rate, momentum=0.9)
 
     @functools.cached_property
     def first(self):
         """The state before the first step; kept on the host, because steps take over a state's memory."""
         params, frozen = self.models.split(tiny.drawn(self.models.shapes))
         carry = state.empty(self.objective.carry, ROWS)
-        return jax.device_get(state.create(params, DESCENT, loss_scaled=False, frozen=frozen, carry=carry))
+        return jax.device_get(state.create(params, self.optimizer, loss_scaled=False, frozen=frozen, carry=carry))
 
     def layout(self, **axes):
         return Layout(mesh.make(MeshConfig(**axes), jax.devices()[: int(np.prod(list(axes.values())))]), self.rules)
@@ -64,7 +69,7 @@ class Case:
 
     def compiled(self, layout, gradients=plain):
         """The step, the state before the first one and the batch; compiled without optimisation, for a few calls."""
-        step = layout.jit(make_train_step(self.objective, self.models, DESCENT, gradients=gradients))
+        step = layout.jit(make_train_step(self.objective, self.models, self.optimizer, gradients=gradients))
         arguments = self.placed(layout, self.first), self.put(layout)
         return step.lower(*arguments).compile(QUICK), *arguments
 
@@ -72,10 +77,7 @@ class Case:
         return layout.put(self.batch, ROWS, {name: field.axes for name, field in self.objective.spec.items()})
 
 
-PLAIN = Rules()
-
-
-def case(objective, configs, rows, *, models=None, rules=PLAIN):
+def case(objective, configs, rows, *, models=None, **options):
     """The case of an objective whose roles are played by `configs`, on `rows` of text.
 
     Args:
@@ -83,7 +85,7 @@ def case(objective, configs, rows, *, models=None, rules=PLAIN):
       configs: model settings by role.
       rows: eight rows as the row plan gives them.
       models: models by role, in place of those of `configs`.
-      rules: of the layout over several devices.
+      **options: as of `Case`.
     """
     made = [objective.features(row, np.random.default_rng(number)) for number, row in enumerate(rows)]
     batch = {name: np.stack([row[name] for row in made]) for name in made[0]}
@@ -93,7 +95,7 @@ def case(objective, configs, rows, *, models=None, rules=PLAIN):
     models = models or {role: build_model(config, config.embed.vocab) for role, config in configs.items()}
     found = Models(objective.roles, models)
     found.check("toy")
-    return Case(objective, found, batch, rules)
+    return Case(objective, found, batch, **options)
 
 
 def check(one, tmp_path, *, steps=25, fall=0.8):
