@@ -14,7 +14,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -300,9 +300,10 @@ def _documents(
     for unit in range(cleaned.units):
         documents = cleaned.unit(unit)
         encoded, offset = tokenizer.located(documents), 0
+        begins = cast(np.ndarray, encoded.starts)
         stops = np.cumsum(encoded.counts)
         for text, start, stop in zip(documents, stops - encoded.counts, stops, strict=True):
-            yield steps.decode(next(raw) or "", clean.encoding)[0], text, encoded.starts[start:stop] - offset
+            yield steps.decode(next(raw) or "", clean.encoding)[0], text, begins[start:stop] - offset
             offset += len(text.encode()) + 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -68,7 +69,7 @@ class Span:
                 f"{len(self.vocabulary.sentinels)}; set config.data.tokenizer.sentinels={spans} or more"
             )
 
-    @property
+    @functools.cached_property
     def reads(self) -> Reads:
         """The longest text whose corrupted source fits into `length` tokens."""
         tokens = self.length
