@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import numbers
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -139,15 +138,9 @@ class Columns(Several):
                 raise InputError(f"the objective reads {what}; {KEY} has {there}{nearest(name, kinds)}")
 
     def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
-        """What a column holds in a record.
+        """What a column holds in a record, one of `rows`: int32 tokens, a number, an id or int32 [spans, 3].
 
-        Args:
-          name: the column.
-          record: one of `rows`.
-          most: tokens to read of a text, without the ids around it; spans that do not lie within so many are left out.
-
-        Returns:
-          int32 tokens, a float32 number, the int32 id of a label, or int32 [spans, 3].
+        Of a text the first `most` tokens are read, without the ids around it, and the spans within so many.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:
@@ -165,15 +158,7 @@ def join(
     stores: Mapping[str, Store],
     before: int,
 ) -> Columns:
-    """The columns of a configuration; what is no text is read and stored where that has not been done.
-
-    Args:
-      root: the directory of all prepared corpora.
-      config: the columns by name.
-      base: the source of those without a path of their own.
-      clean: how the texts were cleaned.
-      stores: of the text columns, aligned.
-      before: how many ids every stored document begins with.
+    """The columns of a configuration and of the `stores` of its texts; the others are read where that was not done.
 
     Raises:
       InputError: columns of different numbers of records, a bad entry, or no whole record.
@@ -300,14 +285,16 @@ def _documents(
     for unit in range(cleaned.units):
         documents = cleaned.unit(unit)
         encoded, offset = tokenizer.located(documents), 0
+        begins = cast(np.ndarray, encoded.starts)
         stops = np.cumsum(encoded.counts)
         for text, start, stop in zip(documents, stops - encoded.counts, stops, strict=True):
-            yield steps.decode(next(raw) or "", clean.encoding)[0], text, encoded.starts[start:stop] - offset
+            yield steps.decode(next(raw) or "", clean.encoding)[0], text, begins[start:stop] - offset
             offset += len(text.encode()) + 1
 
 
 def _number(value: Any) -> list[tuple[float]]:
-    if isinstance(value, bool) or not math.isfinite(float(value)):
+    # What float32 cannot hold, and NaN, which is equal to nothing.
+    if isinstance(value, bool) or not abs(float(value)) <= np.finfo(np.float32).max:
         raise ValueError
     return [(float(value),)]
 

@@ -7,7 +7,7 @@ Rogaway 2002), so that it needs no memory and never changes with a library's rel
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Int, Integer, UInt32, UInt64
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -28,6 +28,14 @@ def key(*numbers: int) -> int:
     for number in numbers:
         state = mix(state ^ mix(number & _MASK))
     return state
+
+
+def keys(*numbers: Integer[np.ndarray, " #keys"]) -> UInt32[np.ndarray, "keys 2"]:
+    """`key` of many integers at once, as its high and its low word."""
+    state = np.zeros(1, np.uint64)
+    for number in numbers:
+        state = _mixed(state ^ _mixed(number.astype(np.uint64)))
+    return np.stack([state >> np.uint64(32), state & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
 
 
 def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> Int[np.ndarray, " *shape"]:
@@ -66,6 +74,11 @@ def _encrypt(values: UInt64[np.ndarray, " n"], count: int, key: int) -> UInt64[n
         low ^= _scramble(high, mix(key + 2 * number)) & low_mask
         high ^= _scramble(low, mix(key + 2 * number + 1)) & high_mask
     return (high << low_bits) | low
+
+
+def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """`mix` of an array."""
+    return _scramble(values + np.uint64(_GOLDEN), 0)
 
 
 def _scramble(values: UInt64[np.ndarray, " n"], key: int) -> UInt64[np.ndarray, " n"]:

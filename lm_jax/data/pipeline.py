@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from lm_jax.core.config import InputError
 from lm_jax.data import order
@@ -53,7 +53,9 @@ def batch_at(
     places = np.arange(batch) if local is None else np.asarray(local)
     # From Python integers: a long run's slots are exact whatever the platform's default integer.
     slots = np.array([step * batch + int(place) for place in places], np.int64)
-    return _stack([_row(features, *filled) for filled in rows.filling(slots, seed)])
+    filled = rows.filling(slots, seed)
+    keys = order.keys(*(np.array(numbers, np.uint64) for numbers in zip(*(each[1:] for each in filled), strict=True)))
+    return _keyed([_row(features, *each) for each in filled], keys)
 
 
 def batches(
@@ -122,16 +124,20 @@ def ordered(
         made = [_row(features, rows, seed, 0, index) if index < len(rows) else None for index in indices]
         if None in made and blank is None:
             blank = {name: np.zeros_like(array) for name, array in _row(features, rows, seed, 0, 0).items()}
-        yield _stack([row if row is not None else blank for row in made])  # type: ignore[misc]
+        keys = order.keys(np.array([seed]), np.array([0]), np.array(indices))
+        keys[[row is None for row in made]] = 0
+        yield _keyed([row if row is not None else blank for row in made], keys)  # type: ignore[misc]
 
 
 def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> Mapping[str, Any]:
     rng = order.generator(seed, epoch, index)
-    made = features(rows.row(index, epoch, rng), rng)
-    if KEYS in made:
+    return features(rows.row(index, epoch, rng), rng)
+
+
+def _keyed(made: Sequence[Mapping[str, Any]], keys: UInt32[np.ndarray, "rows 2"]) -> Batch:
+    if KEYS in made[0]:
         raise ValueError(f"the objective's features hold {KEYS!r}, which is the name of the rows' keys")
-    key = order.key(seed, epoch, index)
-    return {**made, KEYS: np.array([key >> 32, key & 0xFFFFFFFF], np.uint32)}
+    return {**_stack(made), KEYS: keys}
 
 
 def _stack(made: Sequence[Mapping[str, Any]]) -> Batch:

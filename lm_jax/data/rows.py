@@ -368,8 +368,11 @@ class Records:
 
 def _columns(request: Request) -> Records:
     corpus, wanted = request.tokens, request.reads.columns
-    if not isinstance(corpus, Columns):
-        raise InputError(f"config.data.rows.plan is columns; name those to read ({', '.join(wanted)}) in {columns.KEY}")
+    if not isinstance(corpus, Columns) or not wanted:
+        names = ", ".join(wanted) or "none"
+        raise InputError(
+            f"config.data.rows.plan is columns, and the objective reads {names}; name some in {columns.KEY}"
+        )
     corpus.check(wanted)
     start, stop = span(corpus.records, request.split, request.validation)
     numbers = corpus.rows[slice(*np.searchsorted(corpus.rows, [start, stop]))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -83,7 +84,7 @@ class Span(Objective):
         size = self.target_length()
         return (Work(role="model", length=size, scored=size, source=self.length),)
 
-    @property
+    @functools.cached_property
     def reads(self) -> Reads:
         """The longest text whose corrupted source fits into `length` tokens."""
         tokens = self.length

@@ -24,7 +24,7 @@ def run(request: Request) -> int:
     exp = open_run(request)
     data, words = exp.config.data, request.overrides
     tokenizer = dataclasses.replace(data.tokenizer, path=str(Path(need_workdir(request)) / "tokenizer"))
-    other = any(word.startswith("--config.data.path") for word in words)
+    other = any(word.startswith(("--config.data.path", "--config.data.columns.")) for word in words)
     chosen = any(word.startswith("--config.data.validation") for word in words)
     data = dataclasses.replace(data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation)
     if other:

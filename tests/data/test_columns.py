@@ -245,8 +245,10 @@ def test_what_an_objective_reads_has_to_be_there(table, tmp_path, golden_store):
         make_rows(made, score=9)
     with pytest.raises(InputError, match="plan is packed, which reads one text, but config.data.columns are set"):
         make_rows(made, plan="packed")
-    with pytest.raises(InputError, match=r"plan is columns; name those to read \(a, b\) in config.data.columns"):
+    with pytest.raises(InputError, match="plan is columns, and the objective reads a, b; name some in"):
         make_rows(golden_store, a=1, b=0)
+    with pytest.raises(InputError, match="and the objective reads none"):
+        make_rows(made)
     with pytest.raises(InputError, match="leaves no record to train on"):
         make_rows(made, validation=1.0, text=9)
 

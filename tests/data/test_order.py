@@ -70,3 +70,10 @@ def test_rows_have_generators_of_their_own():
     }
 
     assert len(draws) == 200
+
+
+def test_keys_of_many_are_those_of_each():
+    seeds, rows = np.array([0, 7, 2**64 - 1], np.uint64), np.array([5, 0, 2**40])
+
+    for made, seed, row in zip(order.keys(seeds, np.array([3]), rows), seeds.tolist(), rows.tolist(), strict=True):
+        assert made.tolist() == list(divmod(order.key(seed, 3, row), 2**32))
