@@ -1,7 +1,4 @@
-"""What a Hugging Face checkpoint computes, under the names that the reference implementation gives it.
-
-The model is run layer by layer, so that every hidden state and every attention probability can be shown.
-"""
+"""What a Hugging Face checkpoint computes, under the names that the reference implementation gives it."""
 
 from __future__ import annotations
 
@@ -20,13 +17,9 @@ from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.interop import heads, naming, tables, xlnet
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
 from lm_jax.models import cpu
-from lm_jax.models.attention.masks import Visibility
-from lm_jax.models.config import StackConfig, TransformerConfig
+from lm_jax.models.config import TransformerConfig
 from lm_jax.models.feedforward import experts
-from lm_jax.models.interface import Inputs
-from lm_jax.models.stack import segments
-from lm_jax.models.stack.block import Block, Context
-from lm_jax.models.stack.layers import grouped, one_a_layer, placed
+from lm_jax.models.interface import Inputs, Shown
 
 NEW_TOKENS = 20
 # Arguments of the reference's `forward` that change what it computes, and that are not understood.
@@ -110,46 +103,34 @@ def _once(function: Callable[..., Any], *args: Any) -> Any:
 
 def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     """Hidden states and attention probabilities of every layer."""
-    config, module = checkpoint.config, checkpoint.module.bind({"params": params})
-    if _streamed(checkpoint):
+    config = checkpoint.config
+    if isinstance(config, TransformerConfig) and config.two_stream:
         return xlnet.trace(checkpoint, params, given)
-    inputs, found = _inputs(checkpoint, given), {}
-    read = functools.partial(_embedded, checkpoint, module)
+    show = ("hidden", "attention", "router")
+    output = checkpoint.module.apply({"params": params}, _inputs(checkpoint, params, given), show=show)
     if isinstance(config, TransformerConfig):
-        visibility = _visibility(checkpoint, inputs)
-        real = _real(checkpoint, inputs.tokens, inputs.segments)
-        # Padding stands before the first.
-        places = inputs.positions if real is None else jnp.where(real, jnp.asarray(inputs.positions), -1)
-        x = module.embed(read(inputs.tokens), places, inputs.types, False, inputs.segments)
-        x = _layers(checkpoint, config.stack, params["stack"], x, Context(visibility=visibility), found, "")
-        found["last"] = module.final_norm(x) if config.final_norm else x
-        return found
-    source = inputs.source
-    if source is None:
-        raise InputError("an encoder-decoder needs input_ids for its encoder, and decoder_input_ids; give both")
-    visibility = _visibility(checkpoint, source)
-    x = module.encoder_embed(read(source.tokens), source.positions, source.types)
-    x = _layers(checkpoint, config.encoder, params["encoder"], x, Context(visibility=visibility), found, "encoder_")
-    memory = found["encoder_last"] = module.encoder_norm(x) if config.final_norm else x
-    seen, crossed = _visibility(checkpoint, inputs), Visibility(key_segments=source.segments)
-    context = Context(visibility=seen, cross_visibility=crossed, memory=memory)
-    x = module.decoder_embed(read(inputs.tokens, module.written), inputs.positions, inputs.types)
-    x = _layers(checkpoint, config.decoder, params["decoder"], x, context, found, "decoder_")
-    found["last"] = module.decoder_norm(x) if config.final_norm else x
-    return found
+        inner = config.stack.share.layers if config.stack.share.groups else 1
+        return {"last": output.hidden, **_layers(output.shown, "", inner)}
+    sides = {"decoder_": output.shown, "encoder_": output.shown.encoder}
+    found = {"last": output.hidden, "encoder_last": output.memory}
+    return found | {key: array for side, shown in sides.items() for key, array in _layers(shown, side).items()}
 
 
-def _streamed(checkpoint: Checkpoint) -> bool:
-    return isinstance(checkpoint.config, TransformerConfig) and checkpoint.config.two_stream
+def _layers(shown: Shown, side: str, inner: int = 1) -> Arrays:
+    """What the layers of a stack compute, where a layer of theirs is `inner` of ours (ALBERT)."""
+    found = {f"{side}hidden_states/{index}": x for index, x in enumerate(shown.hidden[::inner])}
+    if inner > 1:
+        found |= {f"inner_hidden_states/{index}": x for index, x in enumerate(shown.hidden[1:])}
+    named = {f"{side}attentions": shown.attention, "cross_attentions": shown.cross, "router_logits": shown.router}
+    return found | {f"{name}/{index}": x for name, layers in named.items() for index, x in enumerate(layers)}
 
 
-def _embedded(checkpoint: Checkpoint, module: Any, tokens: Any, table: Any = None) -> Any:
-    """The rows of tokens, through which the padding token's may not be trained."""
-    x = (table or module.token)(tokens)
+def _embedded(checkpoint: Checkpoint, table: Any, tokens: Any) -> Any:
+    """The rows of tokens in a table, through which the padding token's may not be trained; None for the model's own."""
     pad = checkpoint.tree.get("pad_token_id")
     if not checkpoint.family.still_padding or pad is None:
-        return x
-    padding = tokens == int(pad)
+        return None
+    x, padding = table(tokens), tokens == int(pad)
     return jnp.where(padding[..., None], jax.lax.stop_gradient(x), x)
 
 
@@ -157,47 +138,28 @@ def _balance(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
     """How unevenly experts are used, by tokens that are not padding."""
     logits = [value for name, value in found.items() if name.startswith("router_logits/")]
     mask = given.get("attention_mask", jnp.ones_like(given["input_ids"])).reshape(-1).astype(jnp.float32)
-    top = cast(TransformerConfig, checkpoint.config).stack.block.feedforward.experts.top
-    return experts.balance(jnp.concatenate(logits), top, jnp.tile(mask, len(logits)))
+    return experts.balance(jnp.stack(logits), cast(TransformerConfig, checkpoint.config).stack.experts.top, mask)
 
 
-def _layers(
-    checkpoint: Checkpoint, stack: StackConfig, params: Any, x: Any, context: Context, found: Arrays, name: str
-) -> Any:
-    """The layers of a stack, one after the other, and what each computed in `found`."""
-    init = checkpoint.config.init
-    context = placed(stack, init, context, x, params)
-    mine = one_a_layer(stack, grouped(stack, params))
-    found[f"{name}hidden_states/0"] = x
-    for index, (layer, own) in enumerate(zip(segments.layers(stack), mine, strict=True)):
-        block = Block(stack.kind(layer.kind), init, x.dtype, 1.0)
-        (x, _), kept = block.apply({"params": own}, x, context, mutable=["probabilities", "router"])
-        found[f"{name}hidden_states/{index + 1}"] = x
-        weighed = kept["probabilities"]
-        found[f"{name}attentions/{index}"] = weighed["attention"]["weights"][0]
-        if "router" in kept:
-            found[f"router_logits/{index}"] = kept["router"]["feedforward"]["logits"][0]
-        if "cross" in weighed:
-            found[f"cross_attentions/{index}"] = weighed["cross"]["weights"][0]
-    return x
-
-
-def _inputs(checkpoint: Checkpoint, given: Arrays) -> Inputs:
+def _inputs(checkpoint: Checkpoint, params: Any, given: Arrays) -> Inputs:
     """The reference's arguments as ours."""
-    mask = given.get("attention_mask")
-    tokens = given["input_ids"]
+    module, tokens, mask = checkpoint.module.bind({"params": params}), given["input_ids"], given.get("attention_mask")
+    # As in the reference, padding sees all that is not padding: the loss of question answering reads its logits.
+    masked = "segments" if checkpoint.family.blind_padding else "visible"
     read = Inputs(
         tokens=tokens,
-        segments=mask,
         types=given.get("token_type_ids") if checkpoint.config.embed.types else None,
         positions=_positions(checkpoint, tokens, mask),
+        embedded=_embedded(checkpoint, module.token, tokens),
+        **{masked: mask},
     )
     if checkpoint.config.kind != "encoder_decoder":
         return read
     own = given.get("decoder_input_ids")
     if own is None:
         own = _shifted(checkpoint, tokens if checkpoint.head is not None else given.get("labels", tokens))
-    return Inputs(tokens=own, segments=given.get("decoder_attention_mask"), source=read)
+    rows = _embedded(checkpoint, module.written, own)
+    return Inputs(tokens=own, embedded=rows, source=read, **{masked: given.get("decoder_attention_mask")})
 
 
 def _shifted(checkpoint: Checkpoint, tokens: Any) -> Any:
@@ -210,26 +172,16 @@ def _shifted(checkpoint: Checkpoint, tokens: Any) -> Any:
 
 
 def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
-    """Where families count only some of the tokens, the place of each."""
-    real = _real(checkpoint, tokens, mask)
-    return None if real is None else (jnp.cumsum(real, -1) - 1).astype(jnp.int32)
+    """Where families count only some of the tokens, the place of each; the others stand before the first.
 
-
-def _real(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
-    """The tokens that positions count; None for all, as always where angles depend on distances alone."""
-    counted = checkpoint.family.counted
-    if counted == "real":
-        return tokens != int(checkpoint.tree.get("pad_token_id") or 0)
-    config = checkpoint.config
+    None where all are counted, as always where angles depend on distances alone.
+    """
+    counted, config = checkpoint.family.counted, checkpoint.config
     rotates = isinstance(config, TransformerConfig) and config.stack.block.attention.position == "rotary"
-    return None if counted == "all" or rotates else mask
-
-
-def _visibility(checkpoint: Checkpoint, inputs: Inputs) -> Visibility:
-    # As in the reference, padding sees all that is not padding: the loss of question answering reads its logits.
-    asking = inputs.segments if checkpoint.family.blind_padding else None
-    places = inputs.positions
-    return Visibility(query_positions=places, key_positions=places, query_segments=asking, key_segments=inputs.segments)
+    real = None if counted == "all" or rotates else mask
+    if counted == "real":
+        real = tokens != int(checkpoint.tree.get("pad_token_id") or 0)
+    return None if real is None else jnp.where(real, jnp.cumsum(real, -1) - 1, -1).astype(jnp.int32)
 
 
 def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, last: Any) -> Arrays:

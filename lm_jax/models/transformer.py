@@ -242,7 +242,8 @@ def _balance(stack: StackConfig, shown: Shown | None, inputs: Inputs, train: boo
         return 0.0
     counted = jnp.ones(inputs.tokens.shape, bool) if inputs.real is None else inputs.real > 0
     counted = counted if inputs.targets is None else jnp.concatenate([counted, inputs.targets >= 0], 1)
-    return stack.experts.balance * balance(jnp.stack(shown.router), stack.experts.top, counted.reshape(-1))
+    weights = counted.reshape(-1).astype(jnp.float32)
+    return stack.experts.balance * balance(jnp.stack(shown.router), stack.experts.top, weights)
 
 
 def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
