@@ -289,7 +289,7 @@ def _value(tree: Any, name: str, text: str, key: str) -> Any:
         if kind is bool:
             return words[text.lower()]
         if kind is tuple:
-            return tuple(ast.literal_eval(text) if text[:1] in "([" else map(_item, filter(None, text.split(","))))
+            return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(_item, filter(None, text.split(","))))
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{key} is {text!r}; expected {kind.__name__}") from error

@@ -52,7 +52,7 @@ BAD = {
     ),
     "a rule of no mesh axis": (
         ["train", "--config=gpt:tiny", "--config.rules.stream=tensr", "--workdir=W", "GOLDEN"],
-        "'tensr' is none of the mesh axes data, fsdp, tensor; did you mean tensor",
+        "config.rules.stream is ('tensr',), and 'tensr' is none of the mesh axes data, fsdp, tensor; did you mean",
     ),
     "two rules on one mesh axis": (
         ["train", "--config=gpt:tiny", "--config.rules.mlp=fsdp", "--workdir=W", "GOLDEN"],

@@ -99,10 +99,8 @@ class Attention(nn.Module):
         else:
             seen = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]
             seen = seen if past is None else jnp.concatenate([past, seen], 1)
-            read = "memory" if cross else "embed"
-            project |= {
-                name: self._projection(seen.shape[-1], name, groups, width, read=read) for name in ("key", "value")
-            }
+            made = lambda name: self._projection(seen.shape[-1], name, groups, width, cross=cross)
+            project |= {name: made(name) for name in ("key", "value")}
             k, v = (self._heads(project[name], seen, recent) for name in ("key", "value"))
             k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
@@ -163,12 +161,13 @@ class Attention(nn.Module):
         return initializers.score_scale(self.init_config, width) * terms**-0.5
 
     def _projection(
-        self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, *, read: str = "embed"
+        self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, *, cross: bool = False
     ) -> Projection:
         draw = initializers.kernel(self.init_config, embed, heads * width, gain)
         # One head of keys is on every device: there is nothing to divide.
         split = "heads" if name.endswith("query") else "groups" if heads > 1 else "single"
-        return Projection((embed,), (heads, width), (read, split, "kv"), draw, self.config.bias, self.dtype, name=name)
+        axes = ("memory" if cross else "embed", split, "kv")
+        return Projection((embed,), (heads, width), axes, draw, self.config.bias, self.dtype, name=name)
 
     def _heads(self, project: Projection, x: jax.Array, recent: _Recent | None = None) -> jax.Array:
         """One of query, key and value, as [batch heads length kv]."""
