@@ -49,7 +49,7 @@ def main() -> None:
         for _ in range(100 * units):
             training.train(batch(train))
         done += 100 * units
-        sums = [training.evaluate(training.state.params, batch(held_out))["loss"] for _ in range(100)]
+        sums = [training.evaluate(training.state.weights, batch(held_out))["loss"] for _ in range(100)]
         return {"iters": done, "val": round(float(np.mean([one.mean() for one in sums])), 4)}
 
     serve(go, tokens=100 * ROWS * LENGTH, compile_s=training.compile_s)

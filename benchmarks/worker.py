@@ -14,7 +14,6 @@ from lm_jax.core import host
 
 host.keep_freed_memory()
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +22,10 @@ from benchmarks import protocol
 from lm_jax.core.config import from_config_dict
 from lm_jax.flags import override
 from lm_jax.models.config import KINDS
+from lm_jax.models.model import of_module
 from lm_jax.models.transformer import build
 from lm_jax.objectives.base import Objective, Vocabulary
+from lm_jax.objectives.roles import Models
 from lm_jax.train import optimizers, state, step
 
 
@@ -44,22 +45,15 @@ class Training:
         self.module = build(from_config_dict(KINDS[model.kind], model, "config.model"))
         self.objective = objective
         batch = jax.tree.map(jnp.asarray, batch)
-        params = jax.jit(lambda key: self.module.init(key, objective.inputs(batch), method="everything")["params"])(
-            jax.random.key(0)
-        )
-        transform = optimizers.build(optimizer, steps)
-        self.state = state.create({"model": nn.unbox(params)}, transform, loss_scaled=model.dtype == "float16")
-        apply = {"model": self.apply}
+        models = Models(objective.roles, {role: of_module(self.module) for role in objective.roles})
+        transform = optimizers.build(optimizer, steps, models.axes)
+        self.state = state.create(jax.jit(models.draw)(0), transform, loss_scaled=model.dtype == "float16")
         start = time.perf_counter()
-        jitted = jax.jit(step.make_train_step(objective, apply, transform), donate_argnums=0)
+        jitted = jax.jit(step.make_train_step(objective, models, transform), donate_argnums=0)
         self.step = jitted.lower(self.state, batch).compile()
         self.compile_s = round(time.perf_counter() - start, 2)
         self.temp_mb = round(self.step.memory_analysis().temp_size_in_bytes / 1e6)
-        self.evaluate = jax.jit(step.make_eval_step(objective, apply))
-
-    def apply(self, params: Any, *args: Any, **options: Any) -> Any:
-        """`module.apply` on a plain tree."""
-        return self.module.apply({"params": params}, *args, **options)
+        self.evaluate = jax.jit(step.make_eval_step(objective, models))
 
     def train(self, batch: Any) -> Any:
         """One step; returns its sums, which the device may still be computing."""

@@ -50,6 +50,14 @@ BAD = {
         ["train", "--config=gpt:tiny", "--config.mesh.data=3", "--workdir=W", "GOLDEN"],
         "does not fill 8 devices",
     ),
+    "a rule of no mesh axis": (
+        ["train", "--config=gpt:tiny", "--config.rules.stream=tensr", "--workdir=W", "GOLDEN"],
+        "'tensr' is none of the mesh axes data, fsdp, tensor; did you mean tensor",
+    ),
+    "two rules on one mesh axis": (
+        ["train", "--config=gpt:tiny", "--config.rules.mlp=fsdp", "--workdir=W", "GOLDEN"],
+        "config.rules.mlp is ('fsdp',), but config.rules.batch",
+    ),
     "vocabulary larger than the corpus allows": (
         ["train", "--config=gpt:tiny", "--config.data.tokenizer.vocab=30000", "--workdir=W", "TEXT"],
         "config.data.tokenizer.vocab",

@@ -13,7 +13,7 @@ import pytest
 from lm_jax import experiment
 from lm_jax.data import pipeline
 from lm_jax.flags import Request
-from lm_jax.verbs.runs import restore_params
+from lm_jax.verbs.runs import restore
 from tests.baselines import Bigram, assert_below_unigram, unigram_loss
 from tests.commands import lm_jax
 from tests.commands import run as train
@@ -55,18 +55,20 @@ def test_every_kind_falls_below_the_bigram_baseline_at_the_positions_it_predicts
 def compare_with_bigram(run, most_rows=2000):
     """Mean losses of the model, the bigram and the unigram over the same held-out tokens, and how many those are."""
     exp = experiment.prepare(experiment.load(run).config)
-    _, params = restore_params(Request(verb="evaluate", workdir=str(run)), exp)
+    _, weights = restore(Request(verb="evaluate", workdir=str(run)), exp)
     vocab = exp.tokenizer.vocab_size
     cut = int(exp.store.tokens * (1 - exp.config.data.validation))
     train = exp.store.read(0, cut)
     baseline = Bigram(train, vocab)
-    nll = exp.layout.jit(lambda params, batch: exp.objective.nll(exp.apply, params, batch))
-    rows, batch = exp.rows("validation"), exp.config.data.batch
+    nll = exp.layout.jit(
+        lambda weights, batch: exp.objective.nll(exp.models.bind(weights.params, weights.frozen), batch)
+    )
+    rows, batch = exp.feed.rows("validation"), exp.config.data.batch
     losses, lefts, rights = [], [], []
     for number in range(min(len(rows), most_rows) // batch):
         made = [_with_neighbours(exp, rows, number * batch + place) for place in range(batch)]
         stacked = pipeline._stack([features for features, *_ in made])
-        values = np.asarray(nll(params, exp.layout.put(stacked, batch)))
+        values = np.asarray(nll(weights, exp.layout.put(stacked, batch)))
         for value, (_, left, right, counts) in zip(values, made, strict=True):
             losses.append(value[: len(counts)][counts])
             lefts.append(left[counts])

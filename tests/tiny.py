@@ -1,6 +1,7 @@
 """Tiny models and batches that the tests of several rooms share."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +13,12 @@ from lm_jax.core.config import from_config_dict
 from lm_jax.core.trees import map_named
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
+from lm_jax.models.model import of_module
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.roles import Models
 from lm_jax.objectives.span import Span, SpanConfig
 
 VOCABULARY = Vocabulary(
@@ -47,6 +50,11 @@ def build(config, inputs, *, seed=0):
     Matrices have variance 1 / fan-in; no bias is 0 and no scale is 1, so that a forgotten one shows.
     """
     model = transformer.build(config)
+    return model, drawn(shapes(model, inputs), seed=seed)
+
+
+def drawn(shapes, *, seed=0):
+    """Parameters of these shapes, as `build` draws them."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -62,7 +70,7 @@ def build(config, inputs, *, seed=0):
         fan_in = np.prod(leaf.shape[stacked : -1 if path.endswith("out/kernel") else stacked + 1])
         return jnp.asarray(noise * np.float32(fan_in**-0.5))
 
-    return model, map_named(draw, shapes(model, inputs))
+    return map_named(draw, shapes)
 
 
 def boxed(model, inputs):
@@ -95,18 +103,15 @@ class Setting:
     params: Any
     batch: Any
 
-    @property
-    def apply(self):
-        """Apply functions by role."""
-        return {"model": lambda params, *args, **options: self.model.apply({"params": params}, *args, **options)}
+    @functools.cached_property
+    def models(self):
+        """The models by role."""
+        return Models(self.objective.roles, {"model": of_module(self.model)})
 
     @property
     def axes(self):
         """Logical axes of the parameters."""
-        boxes = boxed(self.model, self.objective.inputs(self.batch))
-        return {
-            "model": jax.tree.map(lambda box: box.names, boxes, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-        }
+        return self.models.axes
 
 
 LENGTHS = (2, 9, 5, 9, 3, 9, 9, 4)

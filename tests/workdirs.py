@@ -43,7 +43,7 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
     exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
-    _, params = tiny.build(exp.model.module.config, Inputs(tokens=tokens, source=source))
+    _, params = tiny.build(exp.product.module.config, Inputs(tokens=tokens, source=source))
     if ends is not None:
         order = np.arange(tokenizer.vocab_size)
         order[[ends, tokenizer.eos]] = tokenizer.eos, ends
@@ -54,6 +54,6 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
         "tokenizer_fingerprint": tokenizer.fingerprint,
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
-        checkpointer.save(0, {"params": {"model": params}}, about)
+        checkpointer.save(0, {"params": {exp.models.product: params}}, about)
     workdirs.write(exp, workdir)
     return exp

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 
 def path_name(path: Sequence[Any]) -> str:
@@ -14,9 +15,9 @@ def path_name(path: Sequence[Any]) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
     """Every leaf of a tree with its path, in the order of `jax.tree.leaves`."""
-    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)]
 
 
 def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -37,3 +38,30 @@ def count(tree: Any) -> int:
 def size_bytes(tree: Any) -> int:
     """The bytes that the arrays or shapes of a tree take."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """The leaves of nested dictionaries by path; anything else than a dictionary is a leaf."""
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dictionaries whose leaves have these paths."""
+    return traverse_util.unflatten_dict(dict(leaves), sep="/")
+
+
+def partition(tree: Any, keep: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves of nested dictionaries whose path is to be kept, and the others."""
+    leaves = flat(tree)
+    kept = {path: leaf for path, leaf in leaves.items() if keep(path)}
+    return nested(kept), nested({path: leaf for path, leaf in leaves.items() if path not in kept})
+
+
+def merged(*trees: Any) -> dict[str, Any]:
+    """Nested dictionaries with different leaves as one."""
+    return nested({path: leaf for tree in trees for path, leaf in flat(tree).items()})
+
+
+def below(path: str, parents: Iterable[str]) -> bool:
+    """Whether a path is one of `parents`, or lies below one."""
+    return any(path == parent or path.startswith(f"{parent}/") for parent in parents)

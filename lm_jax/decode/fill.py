@@ -16,14 +16,14 @@ from lm_jax.decode import rectangles
 from lm_jax.decode.weights import bound
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
-from lm_jax.models.transformer import Transformer
+from lm_jax.models.transformer import EncoderDecoder, Transformer
 from lm_jax.parallel.layout import Layout
 
 Candidates = list[tuple[int, float]]
 
 
 def fill(
-    module: Transformer,
+    module: Transformer | EncoderDecoder,
     params: Any,
     rows: Sequence[Any],
     *,

@@ -76,6 +76,7 @@ class Limits:
       pad: what stands after the end of a text.
       ends: ids that end it; -1 is none.
       first: the first id of every text, and `last` that of its last place; -1 leaves them to the model.
+      most: tokens of the longest text that may be written, at most the plan's `room`.
     """
 
     allowed: Bool[Array, " vocab"]
@@ -84,11 +85,15 @@ class Limits:
     ends: Int[Array, " ends"]
     first: Int[Array, ""]
     last: Int[Array, ""]
+    most: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a compiled program of generation depends on, besides shapes; `forced` is whether borders of texts matter."""
+    """What a compiled program of generation depends on, besides shapes; `forced` is whether borders of texts matter.
+
+    `room` is places for new tokens: few sizes serve all numbers of them.
+    """
 
     module: Transformer | EncoderDecoder
     layout: Layout | None
@@ -155,11 +160,12 @@ def generate(
     if not sources:
         return []
     ends = [-1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
-    limits = _limits(vocab, forbidden, forbidden_first, pad=pad, ends=ends, first=first, last=last)
+    limits = _limits(vocab, forbidden, forbidden_first, pad=pad, ends=ends, first=first, last=last, most=max_tokens)
     count = rectangles.divisible(len(sources), layout)
     inputs = _inputs(module, sources, count, max_tokens, pad, bos, pad if start is None else start)
     forced = bool(forbidden_first) or first is not None or last is not None
-    plan = Plan(module=module, layout=layout, sampling=sampling, room=max_tokens, forced=forced)
+    room = rectangles.bucket(max_tokens, rectangles.longest(config.embed))
+    plan = Plan(module=module, layout=layout, sampling=sampling, room=room, forced=forced)
     read, write = _programs(plan)
     params = unstacked(module, params)
     live = np.arange(count) < len(sources)
@@ -184,6 +190,7 @@ def _limits(
     ends: Sequence[int],
     first: int | None,
     last: int | None,
+    most: int,
 ) -> Limits:
     """What may be written, as arrays."""
     return Limits(
@@ -193,6 +200,7 @@ def _limits(
         ends=jnp.asarray(ends, jnp.int32),
         first=jnp.int32(-1 if first is None else first),
         last=jnp.int32(-1 if last is None else last),
+        most=jnp.int32(most),
     )
 
 
@@ -317,7 +325,7 @@ def _chosen(
         return draw(permitted(logits, limits.allowed), keys, step, plan.sampling)
     allowed = jnp.where(step == 0, limits.allowed_first, limits.allowed)
     chosen = draw(permitted(logits, allowed), keys, step, plan.sampling)
-    border = jnp.where(step == 0, limits.first, jnp.where(step == plan.room - 1, limits.last, -1))
+    border = jnp.where(step == 0, limits.first, jnp.where(step == limits.most - 1, limits.last, -1))
     return jnp.where(border >= 0, border, chosen)
 
 

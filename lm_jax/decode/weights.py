@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from lm_jax.core.trees import map_named
 from lm_jax.models import cpu
+from lm_jax.models.axes import by_path, is_product
 from lm_jax.models.embed import TURNED
-from lm_jax.models.stack.layers import grouped, one_a_layer, scanned
+from lm_jax.models.model import of_module
+from lm_jax.models.stack.layers import grouped
+from lm_jax.models.stack.loops import one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
-
-# What the model multiplies in its own dtype. Norms and position biases stay float32.
-_PRODUCTS = ("kernel", "embedding")
 
 
 def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
@@ -25,8 +25,8 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     Otherwise each token would slice every layer out of the stacked arrays, and cast it. On a CPU a tied token table is
     there a second time, as the matrix that logits are made with. What has been taken apart already comes back as it is.
     """
-    config, dtype = module.config, jnp.dtype(module.config.dtype)
-    params = dict(params)
+    config = module.config
+    params = dict(_cast(module, params))
     for name in ("stack", "encoder", "decoder"):
         taken = name in params and isinstance(params[name].get("layers"), tuple)
         if name in params and not taken and not scanned(getattr(config, name)):
@@ -34,14 +34,26 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
             groups = grouped(getattr(config, name), stack)
             rest = {part: tree for part, tree in stack.items() if part != "layers" and part not in groups}
             params[name] = {**rest, "layers": _unstack(getattr(config, name), groups)}
-    cast = lambda path, leaf: (
-        leaf.astype(dtype) if path.rsplit("/", 1)[-1] in _PRODUCTS and leaf.dtype != dtype else leaf
-    )
-    params = map_named(cast, params)
     table = "decoder_token" if "decoder_token" in params else "token"
     if config.readout.tied and TURNED not in params[table] and cpu.here():
         params[table] = {**params[table], TURNED: params[table]["embedding"].T}
     return params
+
+
+def _cast(module: Any, params: Any) -> Any:
+    """`params` with what the model multiplies in its own dtype; norms, biases and integers stay as they are."""
+    dtype = jnp.dtype(module.config.dtype)
+    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)):
+        return params
+    products = _products(module)
+    of_float = lambda leaf: leaf.dtype != dtype and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return map_named(lambda path, leaf: leaf.astype(dtype) if path in products and of_float(leaf) else leaf, params)
+
+
+@functools.lru_cache(maxsize=32)
+def _products(module: Transformer | EncoderDecoder) -> frozenset[str]:
+    """The paths of a module's matrices and token tables."""
+    return frozenset(path for path, names in by_path(of_module(module).axes).items() if is_product(names))
 
 
 def bound(module: Transformer | EncoderDecoder, params: Any) -> Callable[..., Any]:

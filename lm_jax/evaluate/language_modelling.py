@@ -12,7 +12,6 @@ import numpy as np
 
 from lm_jax.core.sums import Sums, add, means
 from lm_jax.objectives.base import Objective
-from lm_jax.parallel.layout import Layout
 
 NATS_PER_BIT = math.log(2.0)
 
@@ -23,18 +22,16 @@ class LanguageModelling:
 
     Attributes:
       objective: what is measured.
-      step: (params, batch) -> sums, jitted.
+      step: (weights of a state, batch) -> sums, jitted.
       batches: each gives one pass over this host's rows; by source where there are several, else one named "".
-      layout: where batches go.
-      rows: rows of a global batch.
+      put: from this host's rows to a global batch on its devices.
       byte_lengths: UTF-8 bytes of each token of the vocabulary; for bits per byte.
     """
 
     objective: Objective
     step: Callable[[Any, Any], Sums]
     batches: Mapping[str, Callable[[], Iterator[dict[str, np.ndarray]]]]
-    layout: Layout
-    rows: int
+    put: Callable[[Mapping[str, np.ndarray]], Any]
     byte_lengths: np.ndarray
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
@@ -56,7 +53,7 @@ class LanguageModelling:
                 yield name, value
         first = self.objective.terms[0]
         yield "perplexity", math.exp(min(means(total)[first], 700.0))
-        if bytes_seen and "decoder" in self.objective.kinds:
+        if bytes_seen:
             yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _over_hosts(bytes_seen)
         for name, loss in losses.items():
             if name:
@@ -68,9 +65,10 @@ class LanguageModelling:
         bytes_seen = 0.0
         pending: Sums | None = None
         for batch in batches:
-            if "targets" in batch:
-                bytes_seen += float((self.byte_lengths[batch["targets"]] * batch["weights"]).sum())
-            sums = self.step(params, self.layout.put(batch, self.rows))
+            if self.objective.text is not None:
+                ids, weights = (batch[name] for name in self.objective.text)
+                bytes_seen += float((self.byte_lengths[ids] * weights).sum())
+            sums = self.step(params, self.put(batch))
             # One batch late, so that the host makes the next one while the device computes this one.
             total = total if pending is None else add(total, jax.device_get(pending))
             pending = sums

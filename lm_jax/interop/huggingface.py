@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +38,7 @@ from lm_jax.models.config import (
     StackConfig,
     TransformerConfig,
 )
-from lm_jax.models.interface import Inputs
+from lm_jax.models.model import of_module
 from lm_jax.models.stack import segments
 
 # Heads that our models have not are kept beside the parameters.
@@ -192,11 +191,8 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
 def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
     module = transformer.build(config)
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if config.kind == "encoder_decoder" else None)
-    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, method="everything")["params"])
-    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-    return module, nn.unbox(boxed), axes
+    model = of_module(module)
+    return module, model.shapes, model.axes
 
 
 def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:
@@ -371,13 +367,13 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def function_of(config: Any, width: int = 0) -> Any:
-    """A configuration without what does not change its function: dropout, initialisation, kernels, loops."""
+    """A configuration without what does not change its function: dropout, initialisation, kernels, loops, losses."""
     if isinstance(config, tuple):
         return tuple(function_of(one, width) for one in config)
     if not dataclasses.is_dataclass(config):
         return config
     width = getattr(getattr(config, "embed", None), "width", width)
-    free = ("dropout", "init", "scan", "remat", "kernel", "dtype")
+    free = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance")
     names = [field.name for field in dataclasses.fields(config) if field.name not in free]
     held = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):

@@ -174,10 +174,22 @@ class StackConfig:
                 f"stack.share.layers is {layers}, but stack.pattern has {period} blocks: parameters would be shared by "
                 f"different kinds; use stack.share.layers={period}"
             )
+        routed = {block.feedforward.experts for block in self.blocks if block.feedforward.experts.count}
+        if len(routed) != 1 and any(block.feedforward.experts.balance for block in self.blocks):
+            raise InputError(
+                f"feedforward.experts.balance is set, but the stack's layers have {len(routed)} kinds of experts; "
+                "expected one: set it to 0, or count, top and balance alike in all kinds that have experts"
+            )
 
     def kind(self, name: str) -> BlockConfig:
         """The block of a kind: `block` with what the kind has different."""
         return replaced(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
+
+    @property
+    def experts(self) -> ExpertsConfig:
+        """The experts of the layers that have some, which are alike where they are balanced."""
+        settings = [block.feedforward.experts for block in self.blocks]
+        return next((experts for experts in settings if experts.count), settings[0])
 
     @property
     def layers(self) -> tuple[BlockConfig, ...]:

@@ -103,12 +103,12 @@ class Embed(nn.Module):
             x = jnp.where(segments[..., None] > 0, x, 0)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         x = x if config.norm_last or config.factor_first else self._widened(x)
-        return constrain(x, "batch", "length", None)
+        return constrain(x, "batch", "stream", None)
 
     def _widened(self, x: jax.Array) -> jax.Array:
         """Rows of the tables' width as rows of the model's."""
         config, narrow = self.config, x.shape[2]
         if config.factor is None:
             return x
-        axes, draw = ("embed_out", "embed"), initializers.kernel(self.init_config, narrow, config.width)
+        axes, draw = ("factor", "embed"), initializers.kernel(self.init_config, narrow, config.width)
         return Projection((narrow,), (config.width,), axes, draw, config.factor_bias, self.dtype, name="project")(x)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from lm_jax.core.trees import named_leaves
+from lm_jax.models.axes import by_path, is_matrix
 from lm_jax.models.config import AttentionConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.models.stack import segments
 
 
-def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, source: int = 0) -> float:
+def training_flops(config: ModelConfig, shapes: Any, axes: Any, *, length: int, read: int, source: int = 0) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per pair of tokens and unit.
 
     A weight counts as often as it is used (shared layers), a pair where a window leaves it in reach.
@@ -19,36 +19,43 @@ def training_flops(config: ModelConfig, shapes: Any, *, length: int, read: int, 
     Args:
       config: the model.
       shapes: its parameters.
+      axes: their logical axes.
       length: tokens of the row; of an encoder-decoder, those of the decoder.
       read: positions whose logits are computed.
       source: tokens of the encoder.
     """
-    table = next(leaf for path, leaf in named_leaves(shapes) if path == "token/embedding")
-    total = 6.0 * read * (math.prod(table.shape) + _kernels(shapes, "head/(transform|factor)"))
-    width = config.embed.width
+    width, table = config.embed.width, math.prod(shapes["token"]["embedding"].shape)
+    weights = lambda part, *which: _weights(shapes.get(part, {}), axes.get(part, {}), *which)
+    # Logits are made with the token table, or with a matrix of its shape.
+    total = 6.0 * read * (table + weights("head"))
     if isinstance(config, EncoderDecoderConfig):
         encoder, decoder = _uses(config.encoder), _uses(config.decoder)
-        cross = decoder * _kernels(shapes, "decoder/.*cross/(key|value)")
-        read_by = encoder * _kernels(shapes, "encoder/", config.encoder) + _kernels(shapes, "encoder_embed/")
-        written_by = decoder * _kernels(shapes, "decoder/", config.decoder) + _kernels(shapes, "decoder_embed/")
+        read_by = encoder * weights("encoder", config.encoder) + weights("encoder_embed")
+        written_by = decoder * weights("decoder", config.decoder) + weights("decoder_embed")
         # Keys and values of cross-attention are made of the encoder's tokens.
-        total += 6.0 * source * (read_by + cross) + 6.0 * length * (written_by - cross)
+        memory = decoder * weights("decoder", config.decoder, True)
+        total += 6.0 * source * (read_by + memory) + 6.0 * length * written_by
         blocks = segments.kinds(config.decoder)
         reads = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
         total += sum(_pairs(attention, width, length, source) for attention in reads if attention is not None)
         return total + _own_pairs(config.encoder, width, source) + _own_pairs(config.decoder, width, length)
-    kernels = _uses(config.stack) * _kernels(shapes, "stack/", config.stack) + _kernels(shapes, "embed/")
-    return total + 6.0 * length * kernels + _own_pairs(config.stack, width, length)
+    matrices = _uses(config.stack) * weights("stack", config.stack) + weights("embed")
+    return total + 6.0 * length * matrices + _own_pairs(config.stack, width, length)
 
 
-def _kernels(shapes: Any, pattern: str, stack: StackConfig | None = None) -> float:
-    """Weights of the kernels under a path that a token meets: of experts only those that it takes."""
+def _weights(shapes: Any, axes: Any, stack: StackConfig | None = None, memory: bool = False) -> float:
+    """Weights of the matrices that a token meets, or with `memory` one of the encoder's tokens; no readouts.
+
+    Of experts only those count that a token takes.
+    """
     experts = None if stack is None else stack.block.feedforward.experts
     share = experts.top / experts.count if experts and experts.count else 1.0
-    kernels = [
-        (path, leaf) for path, leaf in named_leaves(shapes) if path.endswith("kernel") and re.match(pattern, path)
-    ]
-    return sum(leaf.size * (share if "/experts_" in path else 1.0) for path, leaf in kernels)
+    names = by_path(axes)
+    return sum(
+        leaf.size * (share if "experts" in names[path] else 1.0)
+        for path, leaf in named_leaves(shapes)
+        if is_matrix(names[path]) and "vocab" not in names[path] and ("memory" in names[path]) == memory
+    )
 
 
 def _uses(stack: StackConfig) -> float:

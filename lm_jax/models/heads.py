@@ -37,13 +37,15 @@ class Readout(nn.Module):
         width = hidden.shape[-1]
         # A factorised table has rows of its own width.
         narrow = table.width
-        axes, draw = ("embed", "embed_out"), initializers.kernel(self.init_config, width, narrow)
+        draw = initializers.kernel(self.init_config, width, narrow)
         if self.config.transform:
             bias = self.config.transform_bias
+            axes = ("embed", "embed_out")
             dense = Projection((width,), (narrow,), axes, draw, bias, self.dtype, name="transform")
             hidden = lookup(ACTIVATIONS, self.config.transform, "readout.transform")(dense(hidden))
             hidden = Norm(self.norm, name="norm")(hidden)
         elif narrow != width:
+            axes = ("embed", "factor")
             hidden = Projection((width,), (narrow,), axes, draw, False, self.dtype, name="factor")(hidden)
         scale = initializers.answer_scale(self.init_config, width) * (width**-0.5 if self.config.scale else 1.0)
         if scale != 1.0:

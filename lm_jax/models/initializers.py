@@ -53,7 +53,7 @@ SCHEMES = {
 
 
 def parameter(
-    module: nn.Module, name: str, draw: Initializer, axes: tuple[str | None, ...], shape: tuple[int, ...]
+    module: nn.Module, name: str, draw: Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> jax.Array:
     """A float32 parameter of a module, born with the logical names of its axes."""
     return cast(jax.Array, module.param(name, nn.with_logical_partitioning(draw, axes), shape, jnp.float32))

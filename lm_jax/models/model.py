@@ -1,8 +1,10 @@
-"""A model as an experiment holds it: the module, and the shapes and logical axes of its parameters."""
+"""A model as experiments and objectives hold it: without parameters, and bound to them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,39 +13,113 @@ import jax.numpy as jnp
 
 from lm_jax.models import transformer
 from lm_jax.models.config import ModelConfig
-from lm_jax.models.interface import Inputs
+from lm_jax.models.interface import Inputs, Output
+from lm_jax.models.transformer import READOUT, STACKS, EncoderDecoder, Transformer
+
+# From a tree of parameters, those of one layer or those outside all stacks, to the tree that the model computes with.
+Transform = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A model with its parameters: what an objective calls.
+
+    Attributes:
+      module: the Linen module.
+      params: its parameters; those outside the stacks have been transformed.
+      transform: what becomes of one layer's parameters inside the loop over layers.
+    """
+
+    module: Transformer | EncoderDecoder
+    params: Any
+    transform: Transform | None = None
+
+    def __call__(self, inputs: Inputs, *, dropout: jax.Array | None = None, **options: Any) -> Output:
+        """What the model computes of a batch.
+
+        Args:
+          inputs: the batch.
+          dropout: the key to draw dropout with; None is no dropout, as in evaluation.
+          **options: `cache`, `show` and `logits`, as of `Transformer`.
+        """
+        if dropout is not None:
+            options |= {"train": True, "rngs": {"dropout": dropout}}
+        return self._apply(self.params, inputs, transform=self.transform, **options)
+
+    @property
+    def writer(self) -> Any:
+        """The parameters that `readout` reads."""
+        return {name: self.params[name] for name in READOUT if name in self.params}
+
+    def readout(self, hidden: jax.Array, writer: Any = None) -> jax.Array:
+        """Logits over the vocabulary of (gathered) hidden states [..., embed]; `writer` in place of its own."""
+        return self._apply(self.params if writer is None else writer, hidden, method="readout")
+
+    def head(self, name: str, hidden: jax.Array) -> jax.Array:
+        """Logits [..., classes] of a head, such as `pair`, of (gathered) hidden states [..., embed]."""
+        return self._apply(self.params, hidden, method=f"{name}_logits")
+
+    def _apply(self, params: Any, *args: Any, **options: Any) -> Any:
+        return self.module.apply({"params": params}, *args, **options)
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A module with its shapes and axes.
+    """A module and how its parameters are born; no memory is taken.
 
     Attributes:
       module: the Linen module.
-      shapes: its parameters as shapes.
-      axes: logical axis names of every parameter.
+      born: from a random key to parameters, each boxed with the names of its axes. It may add some to the module's own,
+        for `transform` to use.
+      transform: what becomes of parameters before the module computes with them.
+      trained: which parameters are trained, by path; None is all of them.
     """
 
-    module: Any
-    shapes: Any
-    axes: Any
+    module: Transformer | EncoderDecoder
+    born: Callable[[jax.Array], Any]
+    transform: Transform | None = None
+    trained: Callable[[str], bool] | None = None
 
-    def apply(self, params: Any, *args: Any, **options: Any) -> Any:
-        """`module.apply` on a plain tree of parameters."""
-        return self.module.apply({"params": params}, *args, **options)
+    @functools.cached_property
+    def boxed(self) -> Any:
+        """The shapes of the parameters, boxed."""
+        return jax.eval_shape(self.born, jax.random.key(0))
+
+    @property
+    def shapes(self) -> Any:
+        """The parameters as shapes."""
+        return nn.unbox(self.boxed)
+
+    @property
+    def axes(self) -> Any:
+        """The logical axis names of every parameter."""
+        return jax.tree.map(lambda box: box.names, self.boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+
+    def draw(self, key: jax.Array) -> Any:
+        """Freshly drawn parameters, as a plain tree."""
+        return nn.unbox(self.born(key))
+
+    def bind(self, params: Any) -> Bound:
+        """The model with a plain tree of parameters."""
+        if self.transform is not None:
+            outside = {name: tree for name, tree in params.items() if name not in STACKS}
+            params = {**params, **self.transform(outside)}
+        return Bound(self.module, params, self.transform)
 
 
 def build_model(config: ModelConfig, vocab: int) -> Model:
-    """The model of a configuration with `vocab` tokens; no memory is taken."""
-    module = transformer.build(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
-    boxed = jax.eval_shape(lambda: draw(module, 0))
-    axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
-    return Model(module=module, shapes=nn.unbox(boxed), axes=axes)
+    """The model of a configuration with `vocab` tokens."""
+    return of_module(
+        transformer.build(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
+    )
 
 
-def draw(module: Any, seed: int) -> Any:
-    """Freshly drawn parameters, each boxed with the names of its axes."""
+def of_module(module: Transformer | EncoderDecoder) -> Model:
+    """The model of a module, all of it trained as it is."""
+    return Model(module, functools.partial(_born, module))
+
+
+def _born(module: Transformer | EncoderDecoder, key: jax.Array) -> Any:
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if module.config.kind == "encoder_decoder" else None
-    inputs = Inputs(tokens=tokens, source=source)
-    return module.init(jax.random.key(seed), inputs, method="everything")["params"]
+    return module.init(key, Inputs(tokens=tokens, source=source), method="everything")["params"]

@@ -7,14 +7,21 @@ hidden matrices, base_width / width, which the optimizer takes from here. Tune a
 
 from __future__ import annotations
 
+from typing import Any
+
+from lm_jax.models.axes import by_path, is_hidden
 from lm_jax.models.config import ModelConfig
 
-# Matrices whose both sides grow with the model. Tables, biases, norms and readouts keep the learning rate.
-HIDDEN = (r"layers/.*kernel$", r"(^|/)(head/transform|pair/pooler)/kernel$")
 
+def multipliers(config: ModelConfig, axes: Any) -> dict[str, float]:
+    """Factors on the learning rate of hidden matrices by path; none unless `init.name` is mup.
 
-def multipliers(config: ModelConfig) -> dict[str, float]:
-    """Factors on the learning rate by pattern of the parameter's path; none unless `init.name` is mup."""
+    Args:
+      config: the model.
+      axes: a tuple of logical axes for every parameter that the optimizer gets.
+    """
     if config.init.name != "mup":
         return {}
-    return dict.fromkeys(HIDDEN, config.init.base_width / config.embed.width)
+    factor = config.init.base_width / config.embed.width
+    # Tables, biases, norms and readouts keep the learning rate.
+    return {path: factor for path, names in by_path(axes).items() if is_hidden(names)}

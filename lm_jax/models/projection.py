@@ -25,7 +25,7 @@ class Projection(nn.Module):
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axes: tuple[str | None, ...]
+    axes: tuple[str, ...]
     kernel_init: Initializer
     bias: bool
     dtype: jnp.dtype

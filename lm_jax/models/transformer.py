@@ -18,16 +18,19 @@ from lm_jax.core.config import InputError
 from lm_jax.models.attention import recurrence, two_stream
 from lm_jax.models.attention.masks import Visibility
 from lm_jax.models.attention.two_stream import QueryStream
-from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, TransformerConfig
+from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, StackConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
+from lm_jax.models.feedforward.experts import balance
 from lm_jax.models.heads import PairHead, Readout
-from lm_jax.models.interface import Cache, Inputs, Output, Past
+from lm_jax.models.interface import Cache, Inputs, Output, Past, Shown, Transform
 from lm_jax.models.norms import Norm
 from lm_jax.models.stack.block import Context
 from lm_jax.models.stack.layers import Stack, empty_cache, empty_past
 
 # What `readout` reads of a model's parameters.
 READOUT = ("token", "decoder_token", "head")
+# Where the parameters of layers are.
+STACKS = ("stack", "encoder", "decoder")
 
 
 def build(config: ModelConfig) -> Transformer | EncoderDecoder:
@@ -54,7 +57,14 @@ class Transformer(nn.Module):
             self.query_stream = QueryStream(config.embed, config.init, dtype)
 
     def __call__(
-        self, inputs: Inputs, *, cache: Cache | Past | None = None, train: bool = False, logits: bool = False
+        self,
+        inputs: Inputs,
+        *,
+        cache: Cache | Past | None = None,
+        train: bool = False,
+        logits: bool = False,
+        show: tuple[str, ...] = (),
+        transform: Transform | None = None,
     ) -> Output:
         """Hidden states of a batch.
 
@@ -63,21 +73,24 @@ class Transformer(nn.Module):
           cache: tokens read before, as a cache or as a past; this call's are added to it.
           train: whether dropout acts (with an rng named `dropout`).
           logits: also compute logits of every position.
+          show: what of the layers is also returned: `hidden`, `attention`, `router`.
+          transform: makes of one layer's parameters those that its block gets; parameters outside the stack are as
+            they are.
         """
         config = self.config
         if isinstance(cache, Past):
             config.check_relative("a Past")
         cache, visibility = _see(inputs, cache, typed=config.typed)
-        x = self.embed(
-            self.token(inputs.tokens), visibility.query_positions, inputs.types, train, visibility.query_segments
-        )
+        x = _embedded(self.embed, self.token, inputs, visibility, train)
         if inputs.targets is not None:
             if not config.two_stream:
                 raise InputError("inputs.targets are for a query stream; set config.model.two_stream=True")
             visibility = two_stream.placed(visibility, inputs.targets, inputs.tokens.shape[1])
             x = self.query_stream(x, inputs.targets, train)
         context = Context(visibility=visibility, index=cache.index if isinstance(cache, Cache) else None)
-        x, layers = self.stack(x, context, None if cache is None else cache.layers, train)
+        layers, asked = None if cache is None else cache.layers, _asked(config.stack, show, train)
+        x, layers, shown = self.stack(x, context, layers, train, transform=transform, show=asked)
+        uneven = _balance(config.stack, shown, inputs, train)
         x = x if inputs.targets is None else x[:, inputs.tokens.shape[1] :]
         x = self.final_norm(x) if config.final_norm else x
         if isinstance(cache, Past):
@@ -85,7 +98,8 @@ class Transformer(nn.Module):
             after = Past(layers=held)
         else:
             after = _advance(cache, layers, inputs)
-        return Output(hidden=x, cache=after, logits=self.readout(x) if logits else None)
+        shown, written = shown if show else None, self.readout(x) if logits else None
+        return Output(hidden=x, cache=after, logits=written, shown=shown, balance=uneven)
 
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
         """Logits over the vocabulary of (gathered) hidden states."""
@@ -145,36 +159,48 @@ class EncoderDecoder(nn.Module):
         """The table of what the decoder reads and writes."""
         return self.token if self.config.share_embed else self.decoder_token
 
-    def encode(self, source: Inputs, train: bool = False) -> Float[Array, "batch source embed"]:
-        """The encoder's last hidden states."""
+    def encode(
+        self, source: Inputs, train: bool = False, show: tuple[str, ...] = (), transform: Transform | None = None
+    ) -> tuple[Float[Array, "batch source embed"], Shown | None]:
+        """The encoder's last hidden states, and what its layers show."""
         _, visibility = _see(source, None)
-        x = self.encoder_embed(self.token(source.tokens), source.positions, source.types, train, source.segments)
-        x, _ = self.encoder(x, Context(visibility=visibility), None, train)
-        return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train)
+        x = _embedded(self.encoder_embed, self.token, source, visibility, train)
+        x, _, shown = self.encoder(x, Context(visibility=visibility), None, train, transform=transform, show=show)
+        return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train), shown
 
     def __call__(
-        self, inputs: Inputs, *, cache: Cache | None = None, train: bool = False, logits: bool = False
+        self,
+        inputs: Inputs,
+        *,
+        cache: Cache | None = None,
+        train: bool = False,
+        logits: bool = False,
+        show: tuple[str, ...] = (),
+        transform: Transform | None = None,
     ) -> Output:
         """Hidden states of the decoder; arguments as of `Transformer`."""
         if inputs.source is None and cache is None:
             raise InputError("an encoder-decoder needs inputs.source, the tokens that its encoder reads")
-        memory, segments = None, cache.memory_segments if cache is not None else None
+        config, memory, encoded, uneven = self.config, None, None, 0.0
+        segments = cache.memory_segments if cache is not None else None
         if inputs.source is not None:
-            memory, segments = self.encode(inputs.source, train), inputs.source.segments
+            memory, encoded = self.encode(inputs.source, train, _asked(config.encoder, show, train), transform)
+            uneven, segments = _balance(config.encoder, encoded, inputs.source, train), inputs.source.real
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
         cache, visibility = _see(inputs, cache)
-        x = self.decoder_embed(
-            self.written(inputs.tokens), visibility.query_positions, inputs.types, train, visibility.query_segments
-        )
+        x = _embedded(self.decoder_embed, self.written, inputs, visibility, train)
         context = Context(
             visibility=visibility,
             cross_visibility=Visibility(key_segments=segments),
             memory=memory,
             index=None if cache is None else cache.index,
         )
-        x, layers = self.decoder(x, context, None if cache is None else cache.layers, train)
-        x = self.drop(self.decoder_norm(x) if self.config.final_norm else x, deterministic=not train)
-        output = Output(hidden=x, cache=_advance(cache, layers, inputs), memory=memory)
+        layers, asked = None if cache is None else cache.layers, _asked(config.decoder, show, train)
+        x, layers, shown = self.decoder(x, context, layers, train, transform=transform, show=asked)
+        uneven = uneven + _balance(config.decoder, shown, inputs, train)
+        x = self.drop(self.decoder_norm(x) if config.final_norm else x, deterministic=not train)
+        shown = shown.replace(encoder=encoded) if show else None  # type: ignore[union-attr]
+        output = Output(hidden=x, cache=_advance(cache, layers, inputs), memory=memory, shown=shown, balance=uneven)
         return output.replace(logits=self.readout(x)) if logits else output  # type: ignore[attr-defined]
 
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
@@ -196,6 +222,29 @@ def _decoder_embed(config: EncoderDecoderConfig) -> EmbedConfig:
     return dataclasses.replace(config.embed, vocab=config.decoder_vocab or config.embed.vocab)
 
 
+def _embedded(
+    embed: Embed, table: TokenTable, inputs: Inputs, visibility: Visibility, train: bool
+) -> Float[Array, "batch length embed"]:
+    """The residual stream before the first layer."""
+    rows = table(inputs.tokens) if inputs.embedded is None else inputs.embedded
+    places = visibility.query_positions if inputs.visible is None else inputs.positions
+    return embed(rows, places, inputs.types, train, inputs.real)
+
+
+def _asked(stack: StackConfig, show: tuple[str, ...], train: bool) -> tuple[str, ...]:
+    """What a stack is asked to show: router logits too where training balances its experts."""
+    return tuple(dict.fromkeys((*show, "router"))) if train and stack.experts.balance else show
+
+
+def _balance(stack: StackConfig, shown: Shown | None, inputs: Inputs, train: bool) -> Float[Array, ""] | float:
+    """The loss of an uneven use of a stack's experts by tokens and targets that are there, times its coefficient."""
+    if not train or not stack.experts.balance or shown is None:
+        return 0.0
+    counted = jnp.ones(inputs.tokens.shape, bool) if inputs.real is None else inputs.real > 0
+    counted = counted if inputs.targets is None else jnp.concatenate([counted, inputs.targets >= 0], 1)
+    return stack.experts.balance * balance(jnp.stack(shown.router), stack.experts.top, counted.reshape(-1))
+
+
 def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
     """The cache with this call's positions and segments written, and where queries and keys stand.
 
@@ -205,13 +254,15 @@ def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibili
       typed: whether attention tells token types apart.
     """
     if not isinstance(cache, Cache):
-        places, segments, types = inputs.positions, inputs.segments, inputs.types if typed else None
+        places, types = inputs.positions, inputs.types if typed else None
+        if inputs.visible is not None and places is not None:
+            places = jax.lax.cummax(jnp.asarray(places), axis=1)
         visibility = Visibility(
             prefix=inputs.prefix,
             query_positions=places,
             key_positions=places,
-            query_segments=segments,
-            key_segments=segments,
+            query_segments=inputs.segments if inputs.visible is None else None,
+            key_segments=inputs.real,
             query_types=types,
             key_types=types,
             own=0 if inputs.unseen is None else inputs.tokens.shape[1],
@@ -220,10 +271,11 @@ def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibili
         if cache is not None:
             visibility = recurrence.placed(visibility, inputs.tokens.shape[1], cache.length)
         return cache, visibility
-    if inputs.unseen is not None or inputs.targets is not None or (typed and inputs.types is not None):
+    whole = (inputs.unseen, inputs.visible, inputs.targets, inputs.types if typed else None)
+    if any(field is not None for field in whole):
         raise InputError(
-            "inputs.unseen, inputs.targets and relative token types need all of their tokens in one call; a cache has "
-            "room for keys and values only: leave out one or the other"
+            "inputs.unseen, inputs.visible, inputs.targets and relative token types need all of their tokens in one "
+            "call; a cache has room for keys and values only: leave out one or the other"
         )
     batch, length = inputs.tokens.shape
     places = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions

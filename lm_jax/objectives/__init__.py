@@ -27,6 +27,6 @@ class ObjectiveConfig:
 
 
 def build(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
-    """The objective of a configuration, for rows of `length` tokens."""
+    """The objective of a configuration, for rows of `length` tokens; one without settings gets None."""
     cls = lookup(OBJECTIVES, config.name, "config.objective.name")
-    return cls(getattr(config, config.name), vocabulary, length)
+    return cls(getattr(config, config.name, None), vocabulary, length)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
+from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import hits
+from lm_jax.models.model import Bound
+from lm_jax.objectives.roles import Role
 
-Apply = Callable[..., Any]
-Params = Any
 Batch = Mapping[str, jax.Array]
 
 
@@ -75,6 +76,51 @@ class Vocabulary:
         return tuple(getattr(self, name) for name in names)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Field:
+    """One array of a row, or one that is kept between steps.
+
+    Attributes:
+      shape: of a row's array, without the axis of rows; of what all rows share, the whole.
+      dtype: its numpy dtype.
+      axes: logical names of the axes of `shape`, which the layout may divide; empty where it divides none.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: str = "int32"
+    axes: tuple[str | None, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one model does for a row.
+
+    Attributes:
+      role: the model.
+      length: tokens that it reads; of an encoder-decoder, its decoder.
+      scored: positions of which it computes logits over the vocabulary.
+      source: tokens that its encoder reads.
+    """
+
+    role: str
+    length: int
+    scored: int
+    source: int = 0
+
+
+@flax.struct.dataclass
+class Carry:
+    """Arrays that an objective keeps from one step to the next; in an objective's declaration a `Field` for each.
+
+    Attributes:
+      rows: of each row of the batch, [batch, ...].
+      shared: of all rows.
+    """
+
+    rows: Mapping[str, Any] = flax.struct.field(default_factory=dict)
+    shared: Mapping[str, Any] = flax.struct.field(default_factory=dict)
+
+
 @flax.struct.dataclass
 class Loss:
     """What one batch, or one part of it, contributes.
@@ -82,37 +128,42 @@ class Loss:
     Attributes:
       total: what is differentiated: sums divided by the weights of the *whole* batch, so that parts add up.
       metrics: sums and weights.
+      carry: for the next step: what is kept of these rows, and these rows' shares of what all share, which add up as
+        totals do.
     """
 
     total: Float[Array, ""] | Any
     metrics: Sums
+    carry: Carry = Carry()
 
 
 class Objective(Protocol):
-    """A pretraining objective.
+    """A pretraining objective. A class that names it as its base has the defaults below.
 
     Attributes:
-      roles: names of the models that it trains.
-      kinds: kinds of model that it can train.
+      roles: its models by name.
       reads: what it reads of a row.
       terms: names of the metrics whose means add up to the loss.
+      text: the features with the ids and the weights of tokens that together are the whole text, for bits per byte;
+        None where the objective does not predict every token once.
+      coupled: whether the loss of a row depends on the other rows of its batch, so that no part of a batch can be
+        computed alone.
+      carry: what it keeps between steps; zeros before the first one.
+      spec: the arrays that `features` makes of a row.
+      work: what each model does for a row.
     """
 
-    @property
-    def roles(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def kinds(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def reads(self) -> Reads: ...  # noqa: D102
-    @property
-    def terms(self) -> tuple[str, ...]: ...  # noqa: D102
+    roles: Mapping[str, Role]
+    reads: Reads
+    terms: tuple[str, ...]
+    spec: Mapping[str, Field]
+    work: tuple[Work, ...]
+    text: tuple[str, str] | None = None
+    coupled: bool = False
+    carry: Carry = Carry()
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch, on the host: masked, corrupted, padded to fixed shapes."""
-        ...
-
-    def inputs(self, batch: Batch) -> Any:
-        """What the model reads of a batch."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -121,15 +172,21 @@ class Objective(Protocol):
 
     def loss(
         self,
-        apply: Mapping[str, Apply],
-        params: Mapping[str, Params],
+        models: Mapping[str, Bound],
         batch: Batch,
-        key: jax.Array,
+        key: jax.Array | None,
         weights: Mapping[str, Float[Array, ""]],
-        *,
-        train: bool,
+        carry: Carry,
     ) -> Loss:
-        """The loss of (a part of) a batch whose whole has `weights`."""
+        """The loss of (a part of) a batch.
+
+        Args:
+          models: by role.
+          batch: its features, and `row_keys` for what is drawn on the device.
+          key: draws dropout; None in evaluation.
+          weights: of the whole batch.
+          carry: what the last step kept of these rows and of all.
+        """
         ...
 
 
@@ -150,9 +207,9 @@ def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array
     return total / jnp.maximum(weight, 1e-9)
 
 
-def dropout(key: jax.Array, train: bool) -> dict[str, Any]:
-    """The keyword arguments that make a model's dropout act in training and rest in evaluation."""
-    return {"train": True, "rngs": {"dropout": key}} if train else {"train": False}
+def row_keys(batch: Batch) -> Key[Array, " rows"]:
+    """A random key for each row, the same in whatever part of a batch and on whatever device the row is."""
+    return jax.random.wrap_key_data(batch[KEYS], impl="threefry2x32")
 
 
 def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:

@@ -12,18 +12,21 @@ from jaxtyping import Array, Float
 
 from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
-    Apply,
     Batch,
+    Carry,
+    Field,
     Loss,
-    Params,
+    Objective,
     Vocabulary,
+    Work,
     counted,
-    dropout,
     padded,
     per_weight,
 )
 from lm_jax.objectives.cross_entropy import target_nll, token_loss
+from lm_jax.objectives.roles import Role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,16 +35,27 @@ class CausalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Causal:
+class Causal(Objective):
     """Rows of length + 1 tokens: the first `length` are read, the last `length` predicted."""
 
     config: CausalConfig
     vocabulary: Vocabulary
     length: int
 
-    roles = ("model",)
-    kinds = ("decoder",)
+    roles = {"model": Role(kinds=("decoder",))}
     terms = ("loss",)
+    text = ("targets", "weights")
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """As `features` says."""
+        row = Field(shape=(self.length,), axes=("length",))
+        return {"tokens": row, "targets": row, "weights": dataclasses.replace(row, dtype="float32")}
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """Every token is read and scored."""
+        return (Work(role="model", length=self.length, scored=self.length),)
 
     @property
     def reads(self) -> Reads:
@@ -66,23 +80,20 @@ class Causal:
         """The number of targets."""
         return {"tokens": batch["weights"].sum()}
 
-    def nll(
-        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
-    ) -> Float[Array, "batch length"]:
+    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch length"]:
         """-log P(target | the tokens before it), in nats."""
-        return target_nll(apply, params, self.inputs(batch), batch, **options)
+        return target_nll(models["model"], self.inputs(batch), batch)
 
     def loss(
         self,
-        apply: Mapping[str, Apply],
-        params: Mapping[str, Params],
+        models: Mapping[str, Bound],
         batch: Batch,
-        key: jax.Array,
+        key: jax.Array | None,
         weights: Mapping[str, Float[Array, ""]],
-        *,
-        train: bool,
+        carry: Carry,
     ) -> Loss:
         """The mean negative log-likelihood of the targets."""
-        hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
-        loss, _ = token_loss(apply, params, hidden, batch["targets"], batch["weights"])
-        return Loss(total=per_weight(loss.total, weights["tokens"]), metrics={"loss": loss})
+        model = models["model"]
+        output = model(self.inputs(batch), dropout=key)
+        loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
+        return Loss(total=per_weight(loss.total, weights["tokens"]) + output.balance, metrics={"loss": loss})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -12,14 +12,14 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.sums import Sum
 from lm_jax.models.heads import hits
-from lm_jax.models.transformer import READOUT
-from lm_jax.objectives.base import Apply, Batch, Params
-from lm_jax.parallel.layout import devices
+from lm_jax.models.model import Bound
+from lm_jax.objectives.base import Batch
+from lm_jax.parallel.layout import over_rows
 
-# One device makes logits in at most so many parts of at least so many tokens: each part adds to the table's gradient.
+# A device makes logits in at most so many parts of at least so many tokens: each adds to the table's gradient.
 MOST_PARTS, LEAST_TOKENS = 8, 512
 
-Logits = Callable[[Params, jax.Array], jax.Array]
+Logits = Callable[[Any, jax.Array], jax.Array]
 Sums = tuple[jax.Array, jax.Array]
 
 
@@ -38,36 +38,31 @@ def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
     return (jnp.log(total) + highest - right)[..., 0], powers, total
 
 
-def target_nll(
-    apply: Mapping[str, Apply], params: Mapping[str, Params], inputs: Any, batch: Batch, **options: Any
-) -> Float[Array, "batch length"]:
+def target_nll(model: Bound, inputs: Any, batch: Batch) -> Float[Array, "batch length"]:
     """-log P(target | what the model reads), in nats, at every position of `batch["targets"]`."""
-    hidden = apply["model"](params["model"], inputs, **options).hidden
-    logits = apply["model"](params["model"], hidden, method="readout")
-    return cross_entropy(logits, batch["targets"])
+    return cross_entropy(model.readout(model(inputs).hidden), batch["targets"])
 
 
 def token_loss(
-    apply: Mapping[str, Apply],
-    params: Mapping[str, Params],
+    model: Bound,
     hidden: Float[Array, "batch length embed"],
     labels: Int[Array, "batch length"],
     weights: Float[Array, "batch length"],
 ) -> tuple[Sum, Sum]:
     """The weighted sums of -log P(label) in nats, and of how often the label is the most probable token.
 
-    On one device the logits are made a few tokens at a time, and the gradient with them: each part's becomes a part of
-    the gradient of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Several devices
-    divide the logits already.
+    The logits are made a few tokens at a time, and the gradient with them: each part's becomes a part of the gradient
+    of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Every device does so with its own rows, so that
+    the gradient of the readout is summed over devices once.
     """
-    readout = {name: params["model"][name] for name in READOUT if name in params["model"]}
-    logits = lambda readout, hidden: apply["model"](readout, hidden, method="readout")
-    tokens = (hidden, labels, weights)
-    parts = 1
-    if devices() == 1:
+    readout, logits = model.writer, lambda writer, hidden: model.readout(hidden, writer)
+
+    def own(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
         parts = min(MOST_PARTS, -(-labels.size // LEAST_TOKENS))
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
-    loss, right = cast(Sums, _sums(logits, readout, *(_parted(x, parts) for x in tokens)))
+        return cast(Sums, _sums(logits, readout, *(_parted(x, parts) for x in tokens)))
+
+    loss, right = over_rows(own, readout, hidden, labels, weights)
     weight = weights.sum()
     return Sum(total=loss, weight=weight), Sum(total=right, weight=weight)
 
@@ -82,7 +77,7 @@ def _parted(x: jax.Array, parts: int) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(
     logits: Logits,
-    readout: Params,
+    readout: Any,
     hidden: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
@@ -98,7 +93,7 @@ def _sums(
     return jax.lax.scan(one, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
 
 
-def _sums_forward(logits: Logits, readout: Params, *tokens: jax.Array):
+def _sums_forward(logits: Logits, readout: Any, *tokens: jax.Array):
     def one(sums: Any, part: tuple[jax.Array, ...]):
         hidden, labels, weights = part
         made, pull = jax.vjp(logits, readout, hidden)
@@ -115,7 +110,7 @@ def _sums_forward(logits: Logits, readout: Params, *tokens: jax.Array):
     return found, (of_readout, of_hidden)
 
 
-def _sums_backward(logits: Logits, slopes: tuple[Params, jax.Array], gradient: tuple[jax.Array, jax.Array]):
+def _sums_backward(logits: Logits, slopes: tuple[Any, jax.Array], gradient: tuple[jax.Array, jax.Array]):
     of_readout, of_hidden = jax.tree.map(lambda x: (x * gradient[0]).astype(x.dtype), slopes)
     return of_readout, of_hidden, None, None
 

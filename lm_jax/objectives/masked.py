@@ -15,20 +15,23 @@ from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
-    Apply,
     Batch,
+    Carry,
+    Field,
     Loss,
-    Params,
+    Objective,
     Vocabulary,
+    Work,
     accuracy,
     counted,
-    dropout,
     padded,
     per_weight,
     weighted,
 )
 from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+from lm_jax.objectives.roles import Role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,15 +59,14 @@ class MaskedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked:
+class Masked(Objective):
     """Rows [CLS] A [SEP] B [SEP], or [CLS] text [SEP] without next sentence."""
 
     config: MaskedConfig
     vocabulary: Vocabulary
     length: int
 
-    roles = ("model",)
-    kinds = ("encoder",)
+    roles = {"model": Role(kinds=("encoder",))}
 
     def __post_init__(self):
         self._specials()
@@ -84,6 +86,24 @@ class Masked:
     def predictions(self) -> int:
         """Positions predicted per full row."""
         return max(1, math.ceil(self.length * self.config.rate))
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """As `features` says."""
+        row = Field(shape=(self.length,), axes=("length",))
+        predicted = Field(shape=(self.predictions,))
+        spec = {name: row for name in ("tokens", "types", "segments")}
+        spec |= {
+            "positions": predicted,
+            "labels": predicted,
+            "weights": dataclasses.replace(predicted, dtype="float32"),
+        }
+        return spec | ({"is_next": Field(), "pairs": Field(dtype="float32")} if self.config.next_sentence else {})
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """The row is read, and the masked positions are scored."""
+        return (Work(role="model", length=self.length, scored=self.predictions),)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Corrupted tokens, and which of them were what.
@@ -132,32 +152,29 @@ class Masked:
         weights = {"tokens": batch["weights"].sum()}
         return {**weights, "pairs": batch["pairs"].sum()} if self.config.next_sentence else weights
 
-    def nll(
-        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
-    ) -> Float[Array, "batch count"]:
+    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch count"]:
         """-log P(label | corrupted row), in nats, at the predicted positions."""
-        hidden = apply["model"](params["model"], self.inputs(batch), **options).hidden
-        logits = apply["model"](params["model"], gather(hidden, batch["positions"]), method="readout")
-        return cross_entropy(logits, batch["labels"])
+        model = models["model"]
+        hidden = model(self.inputs(batch)).hidden
+        return cross_entropy(model.readout(gather(hidden, batch["positions"])), batch["labels"])
 
     def loss(
         self,
-        apply: Mapping[str, Apply],
-        params: Mapping[str, Params],
+        models: Mapping[str, Bound],
         batch: Batch,
-        key: jax.Array,
+        key: jax.Array | None,
         weights: Mapping[str, Float[Array, ""]],
-        *,
-        train: bool,
+        carry: Carry,
     ) -> Loss:
         """Mean loss of the masked tokens plus mean loss of the pairs."""
-        hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
-        masked = gather(hidden, batch["positions"])
-        tokens, right = token_loss(apply, params, masked, batch["labels"], batch["weights"])
+        model = models["model"]
+        output = model(self.inputs(batch), dropout=key)
+        masked = gather(output.hidden, batch["positions"])
+        tokens, right = token_loss(model, masked, batch["labels"], batch["weights"])
         metrics = {"masked_lm_loss": tokens, "masked_accuracy": right}
-        total = per_weight(tokens.total, weights["tokens"])
+        total = per_weight(tokens.total, weights["tokens"]) + output.balance
         if self.config.next_sentence:
-            logits = apply["model"](params["model"], hidden[:, 0], method="pair_logits")
+            logits = model.head("pair", output.hidden[:, 0])
             pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
             metrics |= {
                 "next_sentence_loss": pairs,

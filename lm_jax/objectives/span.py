@@ -15,18 +15,21 @@ from jaxtyping import Array, Float
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
-    Apply,
     Batch,
+    Carry,
+    Field,
     Loss,
-    Params,
+    Objective,
     Vocabulary,
+    Work,
     counted,
-    dropout,
     padded,
     per_weight,
 )
 from lm_jax.objectives.cross_entropy import target_nll, token_loss
+from lm_jax.objectives.roles import Role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,15 +47,14 @@ class SpanConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class Span(Objective):
     """Source: the text with a sentinel for each removed span. Target: each sentinel with its span, then EOS."""
 
     config: SpanConfig
     vocabulary: Vocabulary
     length: int
 
-    roles = ("model",)
-    kinds = ("encoder_decoder",)
+    roles = {"model": Role(kinds=("encoder_decoder",))}
     terms = ("loss",)
 
     def __post_init__(self):
@@ -68,6 +70,19 @@ class Span:
                 f"rows of {self.length} tokens need {spans} sentinels, the tokenizer has "
                 f"{len(self.vocabulary.sentinels)}; set config.data.tokenizer.sentinels={spans} or more"
             )
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """As `features` says."""
+        source, target = (Field(shape=(size,), axes=("length",)) for size in (self.length, self.target_length()))
+        spec = {"source": source, "segments": source, "tokens": target, "targets": target}
+        return {**spec, "weights": dataclasses.replace(target, dtype="float32")}
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """The encoder reads the source, the decoder the target, all of which is scored."""
+        size = self.target_length()
+        return (Work(role="model", length=size, scored=size, source=self.length),)
 
     @functools.cached_property
     def reads(self) -> Reads:
@@ -121,26 +136,23 @@ class Span:
         """The number of target tokens."""
         return {"tokens": batch["weights"].sum()}
 
-    def nll(
-        self, apply: Mapping[str, Apply], params: Mapping[str, Params], batch: Batch, **options
-    ) -> Float[Array, "batch length"]:
+    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch length"]:
         """-log P(target | source, targets before it), in nats."""
-        return target_nll(apply, params, self.inputs(batch), batch, **options)
+        return target_nll(models["model"], self.inputs(batch), batch)
 
     def loss(
         self,
-        apply: Mapping[str, Apply],
-        params: Mapping[str, Params],
+        models: Mapping[str, Bound],
         batch: Batch,
-        key: jax.Array,
+        key: jax.Array | None,
         weights: Mapping[str, Float[Array, ""]],
-        *,
-        train: bool,
+        carry: Carry,
     ) -> Loss:
         """The mean negative log-likelihood of the targets."""
-        hidden = apply["model"](params["model"], self.inputs(batch), **dropout(key, train)).hidden
-        loss, _ = token_loss(apply, params, hidden, batch["targets"], batch["weights"])
-        return Loss(total=per_weight(loss.total, weights["tokens"]), metrics={"loss": loss})
+        model = models["model"]
+        output = model(self.inputs(batch), dropout=key)
+        loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
+        return Loss(total=per_weight(loss.total, weights["tokens"]) + output.balance, metrics={"loss": loss})
 
     def _spans(self, tokens: int) -> tuple[int, int]:
         """How many of `tokens` are removed, and in how many spans."""

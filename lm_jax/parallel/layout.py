@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,8 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_jax.core.config import InputError, nearest
 from lm_jax.core.trees import map_named
-from lm_jax.parallel.rules import Rules
+from lm_jax.parallel.rules import ACTIVATIONS, Rules
 
+Axes = tuple[str | None, ...]
+NO_AXES: Mapping[str, Axes] = types.MappingProxyType({})
 _current: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
 
 
@@ -30,33 +33,48 @@ class Layout:
 
     Attributes:
       mesh: the devices.
-      rules: logical axis to mesh axis.
+      rules: logical axis to mesh axes.
+
+    Raises:
+      InputError: a rule with an unknown mesh axis, or two on one mesh axis that divide one activation.
     """
 
     mesh: Mesh
     rules: Rules = Rules()
 
-    def spec(self, axes: tuple[str | None, ...]) -> PartitionSpec:
+    def __post_init__(self):
+        for axis, names in vars(self.rules).items():
+            for name in set(names) - set(self.mesh.axis_names):
+                raise InputError(
+                    f"config.rules.{axis} is {names}, and {name!r} is none of the mesh axes "
+                    f"{', '.join(self.mesh.axis_names)}{nearest(name, self.mesh.axis_names)}"
+                )
+        for axes in ACTIVATIONS:
+            self.spec(axes)
+
+    def spec(self, axes: Axes) -> PartitionSpec:
         """The partition of an array with these logical axes.
 
         Raises:
-          KeyError: an axis that the rules do not know, or two that go to the same mesh axis.
+          KeyError: an axis that the rules do not know.
+          InputError: two axes that go to the same mesh axis.
         """
-        known = {field.name: getattr(self.rules, field.name) for field in dataclasses.fields(self.rules)}
-        used: set[str] = set()
-        parts = []
+        known, used, parts = vars(self.rules), dict[str, str](), []
         for axis in axes:
             if axis is not None and axis not in known:
                 raise KeyError(f"unknown logical axis {axis!r}{nearest(axis, known)}; known: {', '.join(known)}")
-            part = known[axis] if axis is not None else None
-            names = () if part is None else (part,) if isinstance(part, str) else part
-            if used & set(names):
-                raise KeyError(f"axes {axes} map two dimensions to mesh axis {used & set(names)}")
-            used |= set(names)
-            parts.append(part)
+            names = known[axis] if axis is not None else ()
+            for name in names:
+                if name in used:
+                    raise InputError(
+                        f"config.rules.{axis} is {names}, but config.rules.{used[name]} divides another axis of the "
+                        f"same array {axes} over {name!r} already; give one of them other mesh axes, or ()"
+                    )
+                used[name] = str(axis)
+            parts.append(names[0] if len(names) == 1 else names or None)
         return PartitionSpec(*parts)
 
-    def sharding(self, axes: tuple[str | None, ...]) -> NamedSharding:
+    def sharding(self, axes: Axes) -> NamedSharding:
         """The sharding of an array with these logical axes."""
         return NamedSharding(self.mesh, self.spec(axes))
 
@@ -76,20 +94,21 @@ class Layout:
           InputError: a dimension that its mesh axis does not divide.
         """
 
-        def one(path: str, names: tuple[str | None, ...], shape: Any) -> NamedSharding:
+        def one(path: str, names: Axes, shape: Any) -> NamedSharding:
             sharding = self.sharding(names)
             for size, part, name in zip(shape.shape, sharding.spec, names, strict=True):
                 parts = self._size(part)
                 if size % parts:
                     low = size - size % parts
                     use = f"{low} or {low + parts}" if low else f"{parts}"
+                    part = part if isinstance(part, str) else " x ".join(part or ())
                     raise InputError(
                         f"parameter {path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
                         f"axis {part}; use {use}, or a smaller config.mesh.{part}"
                     )
             return sharding
 
-        leaves = iter(jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple)))
+        leaves = iter(jax.tree.structure(shapes).flatten_up_to(axes))
         return map_named(lambda path, shape: one(path, next(leaves), shape), shapes)
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -111,9 +130,9 @@ class Layout:
         finally:
             _current.reset(token)
 
-    def batch_sharding(self) -> NamedSharding:
-        """The sharding of a batch: rows divided, everything else whole."""
-        return NamedSharding(self.mesh, PartitionSpec(self.rules.batch))
+    def batch_sharding(self, axes: Axes = ()) -> NamedSharding:
+        """The sharding of a batch whose rows have these logical axes; those that are not named are whole."""
+        return self.sharding(("batch", *axes))
 
     def batch_divisor(self) -> int:
         """What the number of rows of a batch must be divisible by."""
@@ -124,23 +143,53 @@ class Layout:
         where = self.batch_sharding().addressable_devices_indices_map((batch,))
         return np.unique(np.concatenate([np.arange(batch)[index[0]] for index in where.values() if index is not None]))
 
-    def put(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """This process's rows of a batch as global arrays of `rows` rows."""
-        sharding = self.batch_sharding()
+    def put(
+        self, batch: Mapping[str, np.ndarray], rows: int, axes: Mapping[str, Axes] = NO_AXES
+    ) -> dict[str, jax.Array]:
+        """This process's rows of a batch as global arrays.
+
+        Args:
+          batch: features by name, [rows of this process, ...].
+          rows: of the global batch.
+          axes: the logical axes of one row of a feature; those of a feature that is left out are not divided.
+        """
+        place = lambda name: self.batch_sharding(axes.get(name, ()))
         return {
-            name: jax.make_array_from_process_local_data(sharding, value, (rows, *value.shape[1:]))
+            name: jax.make_array_from_process_local_data(place(name), value, (rows, *value.shape[1:]))
             for name, value in batch.items()
         }
 
-    def _size(self, part: Any) -> int:
-        names = () if part is None else (part,) if isinstance(part, str) else part
+    def _size(self, part: str | tuple[str, ...] | None) -> int:
+        names = (part,) if isinstance(part, str) else part or ()
         return math.prod(self.mesh.shape[name] for name in names)
 
 
-def devices() -> int:
-    """How many devices the layout in force divides arrays over; 1 outside a layout."""
+def over_rows(function: Callable[..., Any], whole: Any, *rows: jax.Array) -> Any:
+    """The sum over devices of `function(whole, *rows)`, which sees the rows of one device.
+
+    Inside, other axes than rows are divided as before. What `function` keeps in a loop is kept by each device for
+    itself, and summed after it. Where the layout in force divides no rows, or there is none, this is a plain call.
+
+    Args:
+      function: gives sums over rows.
+      whole: what it gets besides rows.
+      rows: arrays [batch, ...].
+    """
     layout = _current.get()
-    return 1 if layout is None else layout.mesh.size
+    if layout is None or layout.batch_divisor() == 1:
+        return function(whole, *rows)
+    over = layout.rules.batch
+    rest = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
+
+    def own(*args: Any) -> Any:
+        with Layout(layout.mesh, Rules(**rest)).entered():
+            return jax.lax.psum(function(*args), over)
+
+    specs = (PartitionSpec(), *[PartitionSpec(over)] * len(rows))
+    mapped = jax.shard_map(
+        own, mesh=layout.mesh, in_specs=specs, out_specs=PartitionSpec(), axis_names={*over}, check_vma=False
+    )
+    return mapped(whole, *rows)
 
 
 def platform() -> str:

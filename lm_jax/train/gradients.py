@@ -9,27 +9,30 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.sums import Sums
-from lm_jax.objectives.base import Batch, Loss
+from lm_jax.objectives.base import Batch, Carry, Loss
 
-LossFn = Callable[[Any, Batch, jax.Array], Loss]
+LossFn = Callable[[Any, Batch, jax.Array, Carry], Loss]
 
 
 class GradientFn(Protocol):
-    """Gradients and metrics of a batch."""
+    """Gradients and metrics of a batch, and what is kept of it."""
 
-    def __call__(self, loss: LossFn, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
-        """`loss(params, part of the batch, key)` must give totals that add up over parts."""
+    def __call__(
+        self, loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry
+    ) -> tuple[Any, Sums, Carry]:
+        """`loss(params, part of the batch, key, carry of its rows)` must give totals that add up over parts."""
         ...
 
 
-def plain(loss: LossFn, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
+def plain(loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
     """The whole batch at once."""
 
-    def total(params: Any) -> tuple[jax.Array, Sums]:
-        result = loss(params, batch, key)
-        return result.total, result.metrics
+    def total(params: Any) -> tuple[jax.Array, tuple[Sums, Carry]]:
+        result = loss(params, batch, key, carry)
+        return result.total, (result.metrics, result.carry)
 
-    return jax.grad(total, has_aux=True)(params)
+    slopes, (sums, after) = jax.grad(total, has_aux=True)(params)
+    return slopes, sums, after
 
 
 def accumulate(parts: int) -> GradientFn:
@@ -40,18 +43,24 @@ def accumulate(parts: int) -> GradientFn:
     if parts == 1:
         return plain
 
-    def gradients(loss: LossFn, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
-        # Every parts-th row: consecutive rows live on one device, and each device must keep its share of every part.
-        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-        keys = jax.random.split(key, parts)
+    # Every parts-th row: consecutive rows live on one device, and each device must keep its share of every part.
+    cut = lambda tree: jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+    joined = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
-        def one(total: Any, part: tuple[Any, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, plain(loss, params, *part)), None
+    def gradients(loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
+        def one(part: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
+            batch, rows, key = part
+            slopes, sums, after = plain(loss, params, batch, key, Carry(rows=rows, shared=carry.shared))
+            return (slopes, sums, after.shared), after.rows
 
-        empty = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(lambda: plain(loss, params, jax.tree.map(lambda x: x[0], split), keys[0])),
-        )
-        return jax.lax.scan(one, empty, (split, keys))[0]
+        def add(total: Any, part: Any) -> tuple[Any, Any]:
+            sums, rows = one(part)
+            return jax.tree.map(jnp.add, total, sums), rows
+
+        split = cut(batch), cut(carry.rows), jax.random.split(key, parts)
+        shapes, _ = jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (slopes, sums, shared), rows = jax.lax.scan(add, empty, split)
+        return slopes, sums, Carry(rows=joined(rows), shared=shared)
 
     return gradients

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.core.config import InputError, lookup, setting
-from lm_jax.core.trees import map_named, matches, path_name
+from lm_jax.core.trees import map_named, matches, named_leaves
+from lm_jax.models.axes import Axes, by_path, is_matrix, joined_shape, sides
 from lm_jax.train import schedules
 from lm_jax.train.schedules import ScheduleConfig
 
@@ -129,12 +131,12 @@ class OptimizerConfig:
 Step = Callable[[float, optax.GradientTransformation], optax.GradientTransformation]
 
 
-def _adamw(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+def _adamw(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     adam = config.adamw
     return step(adam.weight_decay, optax.scale_by_adam(adam.b1, adam.b2, adam.epsilon))
 
 
-def _adafactor(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+def _adafactor(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     factor = config.adafactor
     inner = [
         optax.scale_by_factored_rms(decay_rate=factor.decay_rate),
@@ -142,39 +144,37 @@ def _adafactor(config: OptimizerConfig, step: Step) -> optax.GradientTransformat
     ]
     if factor.scale_by_parameter:
         inner.append(optax.scale_by_param_block_rms())
-    return step(factor.weight_decay, matrices(optax.chain(*inner)))
+    return step(factor.weight_decay, matrices(optax.chain(*inner), axes))
 
 
-def _lion(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+def _lion(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     return step(config.lion.weight_decay, optax.scale_by_lion(config.lion.b1, config.lion.b2))
 
 
-def _sgd(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+def _sgd(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     sgd = config.sgd
     return step(sgd.weight_decay, optax.trace(sgd.momentum, sgd.nesterov) if sgd.momentum else optax.identity())
 
 
-def _muon(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+def _muon(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     from optax import contrib
 
     muon = config.muon
-    axes = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
+    plain = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
     # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
     even: Any = lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)
     orthogonal = optax.chain(
-        contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=axes),
+        contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=plain),
         optax.stateless_with_tree_map(even),
     )
     adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
-    # Kernels of layers only: tables and readouts are looked up by row, which orthogonal updates do not suit.
-    kind = lambda path, leaf: (
-        "matrix" if path.endswith("kernel") and "layers/" in path and "experts" not in path else "rest"
-    )
-    labels = lambda params: map_named(kind, params)
-    return step(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal), "rest": adam}, labels))
+    # Matrices of layers only: tables and readouts are looked up by row, which orthogonal updates do not suit.
+    inside = lambda names: is_matrix(names) and "layers" in names and "experts" not in names
+    labels = lambda params: map_named(lambda path, leaf: "matrix" if inside(axes[path]) else "rest", params)
+    return step(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal, axes), "rest": adam}, labels))
 
 
-def _schedule_free(config: OptimizerConfig, step: Step) -> optax.GradientTransformation:
+def _schedule_free(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     from optax import contrib
 
     free = config.schedule_free
@@ -201,14 +201,15 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build(
-    config: OptimizerConfig, steps: int, factors: Mapping[str, float] | None = None
+    config: OptimizerConfig, steps: int, axes: Any, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
     """Clipping, the optimizer and its schedule as one transformation.
 
     Args:
       config: what to build.
       steps: updates of the run.
-      factors: what the model asks for beside `config.multipliers`: path pattern -> factor on the learning rate.
+      axes: a tuple of logical axes for every parameter.
+      factors: what the model asks for beside `config.multipliers`: path -> factor on the learning rate.
     """
     rate = schedule(config, steps)
     # In steps: schedule_free knows no end, and so no share of the way there.
@@ -218,12 +219,12 @@ def build(
         raise InputError(
             f"config.optimizer.schedule.name is {config.schedule.name!r}; the optimizer schedule_free wants 'constant'"
         )
-    multipliers = [(one.pattern, one.factor) for one in config.multipliers] + list((factors or {}).items())
 
     def scaled(path: str, update: jax.Array) -> jax.Array:
         factor = 1.0
-        for pattern, value in multipliers:
-            factor *= value if matches([pattern], path) else 1.0
+        for one in config.multipliers:
+            factor *= one.factor if matches([one.pattern], path) else 1.0
+        factor *= (factors or {}).get(path, 1.0)
         return update * factor if factor != 1 else update
 
     def step(weight_decay: float, direction: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -235,7 +236,7 @@ def build(
             optax.scale_by_learning_rate(rate),
         )
 
-    transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, step)
+    transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, step, by_path(axes))
     return optax.chain(clipping(config.clip), transform) if config.clip else transform
 
 
@@ -257,48 +258,40 @@ def clipping(largest: float) -> optax.GradientTransformation:
     return optax.stateless(scaled)
 
 
-def matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def matrices(inner: optax.GradientTransformation, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     """`inner` on one layer's matrices at a time, for optimizers that look at more than single numbers.
 
-    Parameters of a stack are stored with a leading `layers` axis, projections with their heads apart. `inner` sees
-    what a model written out layer by layer would hold: one matrix [in, out] per projection and layer.
+    Parameters of a stack are stored with a leading `layers` axis, those of experts with an `experts` axis after it, and
+    projections with their heads apart. `inner` sees what a model written out layer by layer would hold: one matrix
+    [in, out] per projection, layer and expert.
+
+    Args:
+      inner: the optimizer.
+      axes: logical axes of every parameter by its path.
     """
 
-    def split(tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        single, stacked = {}, {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            name = path_name(path)
-            (stacked if "layers/" in name else single)[name] = _as_matrix(name, leaf)
-        return single, stacked
+    def split(tree: Any) -> dict[tuple[int, ...], dict[str, Any]]:
+        """Matrices by the sizes of their leading axes; those without any come first."""
+        groups: dict[tuple[int, ...], dict[str, Any]] = {(): {}}
+        for path, leaf in named_leaves(tree):
+            lead = leaf.shape[: len(sides(axes[path])[0])]
+            groups.setdefault(lead, {})[path] = leaf.reshape(joined_shape(axes[path], leaf.shape))
+        return groups
+
+    def over(function: Callable[..., Any], lead: tuple[int, ...]) -> Callable[..., Any]:
+        return functools.reduce(lambda inside, _: jax.vmap(inside), lead, function)
 
     def init(params: Any) -> Any:
-        single, stacked = split(params)
-        return inner.init(single) if single else (), jax.vmap(inner.init)(stacked) if stacked else ()
+        return tuple(over(inner.init, lead)(group) if group else () for lead, group in split(params).items())
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        single: Any
-        stacked: Any
-        (single, stacked), (single_params, stacked_params) = split(updates), split(params)
-        single_state, stacked_state = state
-        if single:
-            single, single_state = inner.update(single, single_state, single_params)
-        if stacked:
-            stacked, stacked_state = jax.vmap(inner.update)(stacked, stacked_state, stacked_params)
-        done = {**single, **stacked}
-        updates = map_named(lambda path, leaf: done[path].reshape(leaf.shape), updates)
-        return updates, (single_state, stacked_state)
+        done, states = dict[str, Any](), []
+        groups = zip(split(updates).items(), split(params).values(), state, strict=True)
+        for (lead, group), group_params, group_state in groups:
+            if group:
+                group, group_state = over(inner.update, lead)(group, group_state, group_params)
+            done.update(group)
+            states.append(group_state)
+        return map_named(lambda path, leaf: done[path].reshape(leaf.shape), updates), tuple(states)
 
     return optax.GradientTransformation(init, update)
-
-
-def _as_matrix(path: str, leaf: jax.Array) -> jax.Array:
-    """A projection's kernel with its heads joined to one axis; anything else as it is."""
-    lead = 1 if "layers/" in path else 0
-    if not path.endswith("kernel") or leaf.ndim - lead < 3:
-        return leaf
-    joined = 2 if path.endswith("out/kernel") else 1
-    rows = leaf.shape[lead : lead + joined]
-    size = 1
-    for length in rows:
-        size *= length
-    return leaf.reshape(*leaf.shape[:lead], size, -1)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from lm_jax.objectives.base import Carry
+
 
 @flax.struct.dataclass
 class LossScale:
@@ -38,6 +40,8 @@ class TrainState:
       opt_state: the optimizer's.
       loss_scale: for float16 only.
       averaged: averages of `params` along the run, where the recipe asks for them.
+      frozen: trees of the parameters that are not trained: they have no gradient and no place in `opt_state`.
+      carry: what the objective keeps between steps.
     """
 
     step: Int[Array, ""] | Any
@@ -46,15 +50,32 @@ class TrainState:
     opt_state: Any
     loss_scale: LossScale | None | Any = None
     averaged: Any = None
+    frozen: Any = flax.struct.field(default_factory=dict)
+    carry: Carry = Carry()
 
     @property
-    def weights(self) -> Any:
-        """The parameters to evaluate: the averaged ones where there are any."""
-        return self.params if self.averaged is None else self.averaged
+    def weights(self) -> Weights:
+        """What is evaluated: the averaged parameters where there are any."""
+        return Weights(self.params if self.averaged is None else self.averaged, self.frozen, self.carry.shared)
+
+
+@flax.struct.dataclass
+class Weights:
+    """What computes losses and answers: parameters by role, trained and frozen, and the state's `carry.shared`."""
+
+    params: Any
+    frozen: Any = flax.struct.field(default_factory=dict)
+    shared: Any = flax.struct.field(default_factory=dict)
 
 
 def create(
-    params: Any, optimizer: optax.GradientTransformation, *, loss_scaled: bool, averaged: bool = False
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss_scaled: bool,
+    averaged: bool = False,
+    frozen: Any = None,
+    carry: Carry = Carry(),  # noqa: B008 - it is frozen
 ) -> TrainState:
     """The state before the first step."""
     # A buffer each: donating one buffer twice is an error.
@@ -67,7 +88,17 @@ def create(
         opt_state=optimizer.init(params),
         loss_scale=scale,
         averaged=jax.tree.map(jnp.copy, params) if averaged else None,
+        frozen=frozen or {},
+        carry=carry,
     )
+
+
+def empty(carry: Carry, rows: int) -> Carry:
+    """What an objective has kept before the first step: zeros for each declared field."""
+    zeros = lambda fields, *lead: {
+        name: jnp.zeros((*lead, *field.shape), field.dtype) for name, field in fields.items()
+    }
+    return Carry(rows=zeros(carry.rows, rows), shared=zeros(carry.shared))
 
 
 def adjust(scale: LossScale, finite: Array, *, patience: int = 2000) -> LossScale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.core.sums import Sum, Sums
-from lm_jax.objectives.base import Apply, Batch, Loss, Objective
+from lm_jax.objectives.base import Batch, Carry, Loss, Objective
+from lm_jax.objectives.roles import Models
 from lm_jax.train import state as states
 from lm_jax.train.averaging import Average
 from lm_jax.train.gradients import GradientFn, plain
-from lm_jax.train.state import LossScale, TrainState
+from lm_jax.train.state import LossScale, TrainState, Weights
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 
 def make_train_step(
     objective: Objective,
-    apply: Mapping[str, Apply],
+    models: Models,
     optimizer: optax.GradientTransformation,
     *,
     gradients: GradientFn = plain,
@@ -32,7 +33,7 @@ def make_train_step(
 
     Args:
       objective: gives the loss.
-      apply: the models' apply functions by role.
+      models: the models of its roles.
       optimizer: from gradients to updates.
       gradients: how the gradients of a batch are made.
       average: how `state.averaged` follows the parameters.
@@ -44,11 +45,11 @@ def make_train_step(
         weights = objective.weights(batch)
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-        def loss(params: Any, part: Batch, key: jax.Array) -> Loss:
-            result = objective.loss(apply, params, part, key, weights, train=True)
+        def loss(params: Any, part: Batch, key: jax.Array, carry: Carry) -> Loss:
+            result = objective.loss(models.bind(params, state.frozen), part, key, weights, carry)
             return result.replace(total=result.total * scale)  # type: ignore[attr-defined]
 
-        slopes, sums = gradients(loss, state.params, batch, key)
+        slopes, sums, carry = gradients(loss, state.params, batch, key, state.carry)
         if state.loss_scale is not None:
             slopes = jax.tree.map(lambda slope: slope / scale, slopes)
         norm = optax.tree.norm(slopes)
@@ -58,6 +59,7 @@ def make_train_step(
             updates=state.updates + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
+            carry=carry,
         )
         if average is not None:
             new = new.replace(averaged=average(state.averaged, new.params, opt_state, state.updates))
@@ -68,12 +70,14 @@ def make_train_step(
     return step
 
 
-def make_eval_step(objective: Objective, apply: Mapping[str, Apply]) -> Callable[[Any, Batch], Sums]:
-    """A function (params by role, batch) -> sums, without dropout."""
+def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, Batch], Sums]:
+    """A function (weights of a state, batch) -> sums, without dropout; rows begin with nothing kept of earlier ones."""
 
-    def step(params: Any, batch: Batch) -> Sums:
-        weights = objective.weights(batch)
-        return objective.loss(apply, params, batch, jax.random.key(0), weights, train=False).metrics
+    def step(weights: Weights, batch: Batch) -> Sums:
+        rows = len(next(iter(batch.values())))
+        carry = Carry(rows=states.empty(objective.carry, rows).rows, shared=weights.shared)
+        bound = models.bind(weights.params, weights.frozen)
+        return objective.loss(bound, batch, None, objective.weights(batch), carry).metrics
 
     return step
 

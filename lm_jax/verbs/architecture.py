@@ -80,7 +80,7 @@ def _flops(config: Any, model: Model) -> dict[str, Any]:
     """Operations per token of rows as long as the model reads, `LENGTH` at most; a token of either side is one."""
     length = min(config.embed.max_length, LENGTH)
     source = length if config.kind == "encoder_decoder" else 0
-    row = training_flops(config, model.shapes, length=length, read=length, source=source)
+    row = training_flops(config, model.shapes, model.axes, length=length, read=length, source=source)
     # The backward pass has two products for each of the forward pass.
     training = row / (length + source)
     return {"length": length, "forward": training / 3, "training": training}

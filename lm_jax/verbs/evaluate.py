@@ -14,8 +14,7 @@ from lm_jax.data import atomic
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import open_run, restore_params
-from lm_jax.verbs.train import validation
+from lm_jax.verbs.runs import open_run, restore
 
 
 def run(request: Request) -> int:
@@ -32,14 +31,14 @@ def run(request: Request) -> int:
         data = dataclasses.replace(data, mixture=MixtureConfig())
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
-    rows = exp.rows("validation")
+    rows = exp.feed.rows("validation")
     if not len(rows):
         raise InputError(
             f"there is nothing to evaluate on: config.data.validation is {data.validation:g}, which leaves no row of "
             f"{data.name}; give --config.data.path=OTHER, or a larger --config.data.validation"
         )
-    step, params = restore_params(request, exp)
-    values = dict(validation(exp).run(params))
+    step, weights = restore(request, exp)
+    values = dict(exp.validation().run(weights))
     result = {"step": step, "path": data.name, "rows": len(rows), **values}
     if request.json:
         report.document(result)

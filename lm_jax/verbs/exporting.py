@@ -28,7 +28,7 @@ from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
 from lm_jax.verbs.generate import MOST_TOKENS
 from lm_jax.verbs.importing import ABOUT, TOKENIZER
-from lm_jax.verbs.runs import open_run, restore_params
+from lm_jax.verbs.runs import open_run, restore_product
 from lm_jax.verbs.workdir import ORIGIN
 
 # Both sides are computed by the same program in float32: they differ by what was lost on the way.
@@ -58,10 +58,10 @@ def run(request: Request) -> int:
         raise InputError(f"--output {output} is there already; give a new directory")
     atomic.check_directory(output, "--output")
     exp = open_run(request)
-    step, params = restore_params(request, exp)
+    step, params = restore_product(request, exp)
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
     try:
-        tree = write(exp, params["model"], Path(str(request.workdir)), partial)
+        tree = write(exp, params, Path(str(request.workdir)), partial)
         tokenizer = None if exp.tokenizer.kind == tokenizers.IDS else _read(partial)
         differ = [] if tokenizer is None else differing(exp.tokenizer, tokenizer)
         if TEXT in differ:
@@ -69,7 +69,7 @@ def run(request: Request) -> int:
                 f"the tokenizer that was written gives other ids than the run's own {exp.tokenizer.kind!r} for "
                 f"{len(differ)} of {len(TEXTS)} texts; {output} was not made"
             )
-        found = compare(exp, params["model"], partial, tokenizer)
+        found = compare(exp, params, partial, tokenizer)
         agrees = found["difference"] <= TOLERANCE
         came = _knows(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
         alone = not (partial / TOKENIZER[0]).is_file()
@@ -139,7 +139,7 @@ def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
 
 def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> dict[str, Any]:
     """config.json, safetensors, the tokenizer's files and generation_config.json."""
-    config, origin = exp.model.module.config, workdir / ORIGIN
+    config, origin = exp.product.module.config, workdir / ORIGIN
     tree, extra = _origin(origin, config)
     known = _knows(origin, exp.tokenizer)
     if not (tree and known):
@@ -172,7 +172,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _write_tokenizer(exp: Experiment, output: Path, *, came: bool) -> None:
     """The tokenizer as others read it; `came` as ours, beside an imported checkpoint, also as it came."""
-    tokenizer, config = exp.tokenizer, exp.model.module.config
+    tokenizer, config = exp.tokenizer, exp.product.module.config
     try:
         written = interchange.files(
             tokenizer, config.kind, types=_typed(config), longest=_longest(exp), around=_around(exp)
@@ -197,9 +197,9 @@ def _around(exp: Experiment) -> tuple[Sequence[int], Sequence[int]] | None:
 
 
 def _generation(exp: Experiment) -> dict[str, Any]:
-    tokenizer, config, conventions = exp.tokenizer, exp.model.module.config, exp.config.conventions
+    tokenizer, config, conventions = exp.tokenizer, exp.product.module.config, exp.config.conventions
     writes = config.kind == "encoder_decoder"
-    forbidden = prompting.unwritable(tokenizer, config.embed.vocab, sentinels=writes)
+    forbidden = prompting.unwritable(tokenizer, config.embed.vocab or 0, sentinels=writes)
     defaults = generation.defaults(
         config.kind,
         interchange.roles(tokenizer, config.kind),
@@ -216,7 +216,7 @@ def _typed(config: ModelConfig) -> bool:
 
 
 def _longest(exp: Experiment) -> int | None:
-    embed = exp.model.module.config.embed
+    embed = exp.product.module.config.embed
     # Sinusoids are a table with them.
     return None if embed.positions == "none" else embed.max_length
 
@@ -245,10 +245,11 @@ def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | N
       `compared` (logits, or hidden states where the class writes no tokens), their largest `difference`, `kl` and
       `overlap` of the likeliest tokens, both None for hidden states.
     """
-    embed = exp.model.module.config.embed
+    embed = exp.product.module.config.embed
+    vocab = embed.vocab or 0
     room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
-    ids = [] if tokenizer is None else [one for one in tokenizer.encode(TEXT).tolist() if one < embed.vocab]
-    tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % embed.vocab, np.int32)[None, :room])
+    ids = [] if tokenizer is None else [one for one in tokenizer.encode(TEXT).tolist() if one < vocab]
+    tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % vocab, np.int32)[None, :room])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
@@ -259,7 +260,7 @@ def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | N
         apply = lambda module, params: answer(module.apply({"params": params}, inputs, logits=writes))
         ours, theirs = (
             np.asarray(jax.jit(apply, static_argnums=0)(one, tree), np.float64)
-            for one, tree in ((exp.model.module, jax.device_get(params)), (module, again))
+            for one, tree in ((exp.product.module, jax.device_get(params)), (module, again))
         )
     difference = float(np.abs(ours - theirs).max())
     if not writes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import named_leaves
+from lm_jax.core.trees import flat, merged, nested
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
 from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.train.state import Weights
 from lm_jax.verbs.runs import restore_weights
 
 # New rows of a table lie around the mean of the others, so near that no logit stands out, and are not all the same.
@@ -47,37 +49,57 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
 def parameters(exp: Experiment, fork: Path) -> Any:
     """The parameters of a forked run, by role, with a row in every table of tokens for each id of `exp`'s tokenizer.
 
-    Rows that the forked run does not have are drawn around the mean of its rows (Hewitt 2021, "Initializing new word
-    embeddings for pretrained language models"); where the tokenizer is another, all are drawn as in a new run.
+    Its product becomes the product; a role that it does not have is drawn as in a new run. Rows that it does not have
+    are drawn around the mean of its rows (Hewitt 2021, "Initializing new word embeddings for pretrained language
+    models"); where the tokenizer is another, all are drawn as in a new run.
 
     Raises:
       InputError: the forked run has no checkpoint, or its parameters are of another shape.
     """
     checkpointer = Checkpointer(fork / "checkpoints")
     saved = _described(checkpointer)
-    like = exp.state_like.params
-    axes = {"model": exp.model.axes}
-    names = jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple))
-    rows = [axis.index("vocab") if "vocab" in axis else None for axis in names]
-    wanted = []
-    for (path, leaf), row in zip(named_leaves(like), rows, strict=True):
-        shape = saved.get(path)
+    state_like = exp.state_like
+    like, axes = flat(merged(state_like.params, state_like.frozen)), flat(exp.models.axes)
+    theirs = _roles(exp, saved, fork)
+    paths = {
+        path: f"{theirs[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in theirs
+    }
+    rows = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
+    wanted = {}
+    for path, name in paths.items():
+        leaf, row, shape = like[path], rows[path], saved.get(name)
         if row is not None and shape is not None and len(shape) == leaf.ndim:
             there = (*leaf.shape[:row], shape[row], *leaf.shape[row + 1 :])
             if there != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(there, leaf.dtype, sharding=exp.layout.replicated)
-        wanted.append(leaf)
-    tree = jax.tree.structure(like)
-    restored = restore_weights(checkpointer, jax.tree.unflatten(tree, wanted))
+        wanted[name] = leaf
+    restored = flat(restore_weights(checkpointer, Weights(nested(wanted))).params)
     anew = exp.config.data.tokenizer.anew
-    fresh = exp.fresh_state().params if anew else like
-    grown = [
-        new if anew and row is not None else _grown(old, target, row, exp.config.seed, number)
-        for number, (old, target, new, row) in enumerate(
-            zip(jax.tree.leaves(restored), jax.tree.leaves(like), jax.tree.leaves(fresh), rows, strict=True)
-        )
-    ]
-    return jax.tree.unflatten(tree, grown)
+    fresh = {}
+    if anew or len(paths) < len(like):
+        drawn = exp.fresh_state()
+        fresh = flat(merged(drawn.params, drawn.frozen))
+    grown = {
+        path: fresh[path]
+        if path not in paths or (anew and rows[path] is not None)
+        else _grown(restored[paths[path]], like[path], rows[path], exp.config.seed, number)
+        for number, path in enumerate(like)
+    }
+    return nested(grown)
+
+
+def _roles(exp: Experiment, saved: Mapping[str, Any], fork: Path) -> dict[str, str]:
+    """The forked run's role for each of ours that it has a model for."""
+    there = {path.partition("/")[0] for path in saved}
+    found = {role: role for role in exp.models.roles if role in there}
+    if exp.models.product not in found and there:
+        if len(there) > 1:
+            raise InputError(
+                f"--fork={fork} has models for {', '.join(sorted(there))}, none of them the {exp.models.product} of "
+                f"config.objective.name {exp.config.objective.name!r}; fork a run of the same objective"
+            )
+        found[exp.models.product] = there.pop()
+    return found or {exp.models.product: exp.models.product}
 
 
 def _described(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import open_run, restore_params
+from lm_jax.verbs.runs import open_run, restore_product
 
 SHOWN_FILLERS = 5
 MOST_TOKENS = 128  # Unless --max_tokens asks for more.
@@ -35,9 +35,9 @@ def run(request: Request) -> int:
         atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
     prompts = _prompts(request, exp)
-    step, params = restore_params(request, exp)
+    step, params = restore_product(request, exp)
     answer = {"encoder": _fill, "decoder": _continue, "encoder_decoder": _restore}[exp.config.model.kind]
-    answers = answer(request, exp, params["model"], prompts)
+    answers = answer(request, exp, params, prompts)
     if request.json:
         report.document({"step": step, "answers": answers})
     if request.output:
@@ -130,14 +130,14 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prom
     read = lambda prompt: exp.config.conventions.text(prompting.decoder_prompt(tokenizer, prompt))
     rows = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     settings = _settings(request, exp, max(map(len, rows)))
-    vocab = exp.model.module.config.embed.vocab
+    vocab = exp.product.module.config.embed.vocab or 0
     if not (all(map(len, rows)) or 0 <= settings["bos"] < vocab):
         raise InputError(
             f"an empty prompt starts from id {settings['bos']}, and the model's table has the ids 0..{vocab - 1}; give "
             "--prompt='...'"
         )
     made = generate(
-        exp.model.module,
+        exp.product.module,
         params,
         rows,
         forbidden=_forbidden(exp),
@@ -166,7 +166,7 @@ def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Promp
     read = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
     sources = [read(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     forbidden = _forbidden(exp, sentinels=True)
-    made = generate(exp.model.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
+    made = generate(exp.product.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
     answers = []
     for prompt, source, one in zip(prompts, sources, made, strict=True):
         if not isinstance(prompt, str):
@@ -199,10 +199,10 @@ def _fill(request: Request, exp: Experiment, params: Any, prompts: list[Prompt])
         )
     if unmasked := [row for row in rows if mask not in row]:
         raise InputError(f"--prompt_ids {','.join(map(str, unmasked[0]))} has no mask, which is id {mask}")
-    forbidden = prompting.unwritable(tokenizer, exp.model.module.config.embed.vocab)
+    forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab or 0)
     top = request.top_k or SHOWN_FILLERS
     made = fill(
-        exp.model.module,
+        exp.product.module,
         params,
         rows,
         mask=mask,
@@ -236,7 +236,7 @@ def _forbidden(exp: Experiment, *, sentinels: bool = False) -> tuple[int, ...]:
     conventions = exp.config.conventions
     if conventions.foreign:
         return conventions.suppressed
-    vocab = exp.model.module.config.embed.vocab
+    vocab = exp.product.module.config.embed.vocab or 0
     return (*prompting.unwritable(exp.tokenizer, vocab, sentinels=sentinels), *conventions.suppressed)
 
 

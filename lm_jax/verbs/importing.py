@@ -74,7 +74,7 @@ def run(request: Request) -> int:
     conventions, unused = _conventions(source, where, checkpoint, tokenizer)
     exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
     # What is wrong shows before the first file is written.
-    _ = exp.model
+    _ = exp.product
     params = checkpoint.params(exp.layout)
     _write(exp, checkpoint, source, where, workdir, params)
     if request.json:
@@ -208,5 +208,5 @@ def _write(
         "tokenizer_fingerprint": exp.tokenizer.fingerprint,
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
-        checkpointer.save(0, {"params": {"model": params}}, about)
+        checkpointer.save(0, {"params": {exp.models.product: params}}, about)
     workdirs.write(exp, workdir)

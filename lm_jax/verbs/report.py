@@ -108,9 +108,16 @@ def parameters(model: Any, layout: Layout) -> str:
     return "\n".join([*lines, f"{total:,} parameters, {size / 1e6:,.1f} MB in float32"]) + "\n"
 
 
+def described(exp: Any) -> Any:
+    """What has the shapes and axes of an experiment's parameters: by role where there are several."""
+    return exp.models if len(exp.models.roles) > 1 else exp.product
+
+
 def setup(exp: Any, workdir: Path) -> str:
     """What a run is made of, in a few lines."""
     config, store, mesh = exp.config, exp.store, exp.layout.mesh
+    models = described(exp)
+    total, size = count(models.shapes), size_bytes(models.shapes)
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     rows = config.data.batch // exp.layout.batch_divisor()
@@ -122,14 +129,13 @@ def setup(exp: Any, workdir: Path) -> str:
         f"{scheduled:,} steps with a warmup of {warmup:,}",
         f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
         f"mesh       {axes}: {rows} rows of a batch and {_held(exp):.1f} MB of parameters a device",
-        f"parameters {count(exp.model.shapes):,}, {size_bytes(exp.model.shapes) / 1e6:,.1f} MB in float32; each in "
-        "model_info.txt",
-        *(f"  {name:<24}{size:>16,}{size / count(exp.model.shapes):>8.1%}" for name, size in _groups(exp.model.shapes)),
+        f"parameters {total:,}, {size / 1e6:,.1f} MB in float32; each in model_info.txt",
+        *(f"  {name:<24}{part:>16,}{part / total:>8.1%}" for name, part in _groups(models.shapes)),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} documents, "
         f"{store.bytes / store.tokens:.2f} bytes a token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
         *(f"  {line}" for line in reports.summary(store.report)),
-        f"rows       {len(exp.rows('train')):,} to train on, {_held_out(exp)}",
+        f"rows       {len(exp.feed.rows('train')):,} to train on, {_held_out(exp)}",
         f"workdir    {workdir}",
     ]
     return "\n".join(lines)
@@ -143,15 +149,18 @@ def _vocabulary(exp: Any) -> str:
 
 
 def _held_out(exp: Any) -> str:
-    count, share = len(exp.rows("validation")), exp.config.data.validation
+    count, share = len(exp.feed.rows("validation")), exp.config.data.validation
     none = f"none to validate on (config.data.validation is {share:g}): there will be no evaluation"
     return f"{count:,} to validate on" if count else none
 
 
 def _held(exp: Any) -> float:
     """Megabytes of parameters that one device holds."""
-    shardings = jax.tree.leaves(exp.layout.shardings(exp.model.axes, exp.model.shapes))
-    leaves = jax.tree.leaves(exp.model.shapes)
+    models = described(exp)
+    shardings, leaves = (
+        jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes)),
+        jax.tree.leaves(models.shapes),
+    )
     shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in zip(leaves, shardings, strict=True))
     return sum(4 * math.prod(shape) for shape in shards) / 1e6
 

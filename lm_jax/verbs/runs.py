@@ -11,6 +11,7 @@ from lm_jax.core.config import InputError
 from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.train.state import Weights
 from lm_jax.verbs import workdir as workdirs
 
 
@@ -27,8 +28,8 @@ def open_run(request: Request) -> Experiment:
     return dataclasses.replace(exp, config=experiment.parse(changed))
 
 
-def restore_params(request: Request, exp: Experiment) -> tuple[int | None, Any]:
-    """The step of `--checkpoint` (or the best one, or the newest intact one) and its parameters by role."""
+def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
+    """The step of `--checkpoint` (or the best one, or the newest intact one) and its weights."""
     folder = Path(need_workdir(request)) / "checkpoints"
     checkpointer = Checkpointer(folder)
     if not checkpointer.steps():
@@ -36,16 +37,23 @@ def restore_params(request: Request, exp: Experiment) -> tuple[int | None, Any]:
     chosen = {None: _preferred, LATEST: Checkpointer.latest}.get(request.checkpoint)
     step = chosen(checkpointer) if chosen else request.checkpoint
     workdirs.check_tokenizer(exp, folder.parent, step, checkpointer.extra(step))
-    return step, restore_weights(checkpointer, exp.state_like.params, step)
+    return step, restore_weights(checkpointer, exp.state_like.weights, step)
 
 
-def restore_weights(checkpointer: Checkpointer, params_like: Any, step: int | None = None) -> Any:
-    """The parameters of a checkpoint to evaluate or to start from: the averaged ones where it has them."""
+def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Any]:
+    """The same step, and the parameters of the product."""
+    step, weights = restore(request, exp)
+    return step, exp.product_params(weights)
+
+
+def restore_weights(checkpointer: Checkpointer, like: Weights, step: int | None = None) -> Weights:
+    """The weights of a checkpoint to evaluate or to start from: the averaged parameters where it has them."""
     step = checkpointer.latest() if step is None else step
     averaged = step is not None and any(path.startswith("averaged/") for path in checkpointer.describe(step))
     name = "averaged" if averaged else "params"
-    restored, _ = checkpointer.restore({name: params_like}, step, where=f"{name}/.*")
-    return restored[name]
+    wanted = {name: like.params, "frozen": like.frozen, "carry": {"shared": like.shared}}
+    restored, _ = checkpointer.restore(wanted, step, where=f"({name}|frozen|carry/shared)/.*")
+    return Weights(restored[name], restored["frozen"], restored["carry"]["shared"])
 
 
 def _preferred(checkpointer: Checkpointer) -> int | None:

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import tokenizers
-from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_config, need_workdir
-from lm_jax.models.flops import training_flops
-from lm_jax.train import compilation, curves, metrics, optimizers, throughput, writers
+from lm_jax.train import compilation, curves, metrics, writers
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.train.logging import Logger
-from lm_jax.train.loop import Trainer
-from lm_jax.train.profile import Profiler
-from lm_jax.train.state import TrainState
-from lm_jax.train.step import Step
-from lm_jax.train.watchdog import Watchdog
-from lm_jax.verbs import forking, report
+from lm_jax.verbs import beginning, forking, report, training
 from lm_jax.verbs import workdir as workdirs
 
 
@@ -106,179 +94,16 @@ def _go_on(
 ) -> None:
     """Trains from the newest state, or from the first one, of a directory that is this process's own."""
     # Compiled while the state is drawn or read.
-    sample, step = next(exp.ordered("train", 1)), exp.train_step()
-    compiling = compilation.ahead(step, exp.state_like, _global(exp, sample))
+    step = exp.train_step()
+    compiling = compilation.ahead(step, exp.state_like, exp.batch_like)
     if jax.process_count() > 1:
         compiling.result()
-    state = _first_state(exp, workdir, checkpointer, inherited, changed)
+    state = beginning.state(exp, workdir, checkpointer, inherited, changed)
     if inherited is not None:
         report.say(f"parameters from {fork}")
         workdirs.inherit(Path(str(fork)), workdir)
-    batches = exp.batches(int(state.step))
+    batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
     report.say(f"step       {compiling.result()}")
     # After compiling, which would take the processor from a measured peak.
-    meter = _meter(exp, sample)
-    train(exp, step, state, batches, workdir, checkpointer, meter)
-
-
-def _global(exp: Experiment, sample: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a batch of all hosts looks like, from this host's part of one."""
-    sharding, batch = exp.layout.batch_sharding(), exp.config.data.batch
-    return {
-        name: jax.ShapeDtypeStruct(
-            (batch, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype), sharding=sharding
-        )
-        for name, array in sample.items()
-    }
-
-
-def train(
-    exp: Experiment,
-    step: Step,
-    state: TrainState,
-    batches: Iterator[dict[str, np.ndarray]],
-    workdir: Path,
-    checkpointer: Checkpointer,
-    meter: throughput.Meter,
-) -> TrainState:
-    """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
-    config, layout, batch = exp.config, exp.layout, exp.config.data.batch
-    start, tokens = int(state.step), batch * config.data.length
-    evaluator, losses = validation(exp), dict[int, float]()
-    extra = {
-        "config": experiment.as_json(config),
-        "data_fingerprint": exp.store.fingerprint if exp.store else "",
-        "tokenizer_fingerprint": exp.tokenizer.fingerprint,
-    }
-    with (
-        Logger(
-            workdir,
-            total=config.train.steps,
-            start=start,
-            every=config.log.every,
-            names=config.log.writers,
-            config=extra["config"],
-            active=jax.process_index() == 0,
-        ) as logger,
-        Watchdog(config.train.timeout_s) as watchdog,
-    ):
-        profiler = Profiler(
-            workdir, start=start, steps=config.log.profile, say=logger.say, active=jax.process_index() == 0
-        )
-
-        def tick(step: int) -> None:
-            watchdog.beat(step)
-            logger.tick(step)
-
-        def log(step: int, updates: int, values: dict[str, float]) -> None:
-            rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
-            values = {**values, **rate, "tokens": step * tokens, **meter.read(step, step * tokens)}
-            logger.write(step, {f"train/{name}": value for name, value in values.items()})
-            profiler.poll()
-
-        def evaluate(step: int, params: Any) -> None:
-            with meter.paused(), watchdog.paused():
-                values = dict(evaluator.run(params))
-            losses[step] = values["loss"]
-            logger.write(step, {f"val/{name}": value for name, value in values.items()})
-
-        def save(step: int, state: TrainState) -> None:
-            with meter.paused():
-                checkpointer.save(step, state, extra)
-            best = checkpointer.best_mark()
-            if step in losses and (not best or losses[step] < best["value"]):
-                checkpointer.mark_best(step, losses[step])
-
-        trainer = Trainer(
-            step=profiler.wrap(step),
-            put=lambda rows: layout.put(rows, batch),
-            terms=exp.objective.terms,
-            steps=config.train.steps,
-            log_every=config.log.every,
-            evaluate_every=config.evaluate.every,
-            save_every=config.checkpoint.every,
-            tick=tick,
-            report=log,
-            evaluate=evaluate if len(exp.rows("validation")) else None,
-            save=save,
-        )
-        # The step is compiled and the first batch made: what comes is training.
-        meter.start(start, start * tokens)
-        try:
-            return trainer.fit(state, batches)
-        finally:
-            profiler.close()
-
-
-def _meter(exp: Experiment, batch: dict[str, np.ndarray]) -> throughput.Meter:
-    """Rates against what the devices can do."""
-    config = exp.config
-    flops = training_flops(
-        exp.model.module.config,
-        exp.model.shapes,
-        length=batch["tokens"].shape[1],
-        read=batch["weights"].shape[1],
-        source=batch["source"].shape[1] if "source" in batch else 0,
-    )
-    peak = throughput.peak(jax.devices()[0])
-    report.say(
-        f"compute    {flops / config.data.length:.3g} FLOPs a token; "
-        f"peak {peak.flops:.3g} FLOP/s a device ({peak.source})"
-    )
-    return throughput.Meter(
-        throughput.MeterConfig(
-            steps=config.train.steps,
-            devices=jax.device_count(),
-            flops_per_token=flops / config.data.length,
-            peak_flops=peak.flops,
-        )
-    )
-
-
-def validation(exp: Experiment) -> LanguageModelling:
-    """The evaluator of an experiment's validation part."""
-    return LanguageModelling(
-        objective=exp.objective,
-        step=exp.eval_step(),
-        batches={
-            name: functools.partial(exp.ordered, "validation", exp.config.evaluate.batches, name)
-            for name in exp.sources or ("",)
-        },
-        layout=exp.layout,
-        rows=exp.config.data.batch,
-        byte_lengths=exp.byte_lengths,
-    )
-
-
-def _first_state(
-    exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Any, changed: Sequence[str]
-) -> TrainState:
-    """The newest intact state of the run, the inherited parameters, or freshly drawn ones.
-
-    Only once the state is there are the files of the run written, or what has changed about it.
-    """
-    if checkpointer.steps():
-        state = _restored(exp, checkpointer)
-        report.say(f"resuming from step {int(state.step)}")
-        for line in changed:
-            report.say(f"  since changed: {line}")
-        workdirs.note_changes(exp, workdir, int(state.step), changed)
-        return state
-    state = exp.fresh_state()
-    if inherited is not None:
-        averaged = None if state.averaged is None else jax.tree.map(jnp.copy, inherited)
-        state = state.replace(params=inherited, averaged=averaged)  # type: ignore[attr-defined]
-    workdirs.write(exp, workdir)
-    return state
-
-
-def _restored(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
-    """The newest intact state of the run; the clipping of gradients may have been switched on or off since."""
-    # Of the checkpoint, not of the directory: a run may be killed between noting a change and its next checkpoint.
-    before = experiment.parse(checkpointer.extra()["config"]).optimizer
-    clip = (before.clip, exp.config.optimizer.clip)
-    clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
-    earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))
-    state, _ = checkpointer.restore(earlier.state_like)
-    return state.replace(opt_state=optimizers.reclipped(state.opt_state, *clip))
+    training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))

@@ -146,7 +146,7 @@ def write(exp: Experiment, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     exp.tokenizer.save(workdir / "tokenizer")
     atomic.write_json(workdir / "environment.json", environment())
-    atomic.write_bytes(workdir / "model_info.txt", report.parameters(exp.model, exp.layout).encode())
+    atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.described(exp), exp.layout).encode())
     atomic.write_json(workdir / experiment.SAVED, dataclasses.asdict(exp.config))
 
 

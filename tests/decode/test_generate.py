@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from lm_jax.core.config import InputError
+from lm_jax.decode import generate as generation
+from lm_jax.decode import weights
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import GREEDY, SamplingConfig
 from lm_jax.decode.weights import unstacked
@@ -144,6 +146,38 @@ def test_layers_taken_apart_before_write_the_same(recipe):
     assert all(left is right for left, right in again)
     results = generate(module, apart, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
     assert tokens(results) == tokens(write(recipe))
+
+
+def test_another_number_of_tokens_compiles_nothing_again(monkeypatch):
+    traced = []
+    advance = generation._advance
+    monkeypatch.setattr(generation, "_advance", lambda *args: (traced.append(1), advance(*args))[1])
+    sampling = SamplingConfig(temperature=0.9)
+    whole = write(max_tokens=12, sampling=sampling, last=9)
+    compiled = len(traced)
+    parts = []
+    shorter = write(max_tokens=7, sampling=sampling, last=9, on_tokens=lambda row, new: parts.append((row, new)))
+    assert compiled >= 2 and len(traced) == compiled
+    for row, (longer, result) in enumerate(zip(whole, shorter, strict=True)):
+        # All but the last place, where the id is forced.
+        assert [*longer.tokens[:6], 9] == result.tokens.tolist()
+        assert [len(longer.tokens), longer.tokens[-1]] == [12, 9]
+        np.testing.assert_array_equal(result.log_probabilities[:6], longer.log_probabilities[:6])
+        assert np.concatenate([new for shown, new in parts if shown == row]).tolist() == result.tokens.tolist()
+
+
+def test_integers_are_never_cast_and_what_has_its_dtype_is_not_looked_at(monkeypatch):
+    module, params, _ = model("gpt2", "never", "bfloat16")
+    layers = params["stack"]["layers"]
+    quantised = {**layers, "feedforward": {"in": {"kernel": jnp.zeros((2, 64, 256), jnp.int8)}}}
+    cast = unstacked(module, {**params, "stack": {"layers": quantised}})
+    assert cast["stack"]["layers"][0]["feedforward"]["in"]["kernel"].dtype == jnp.int8
+    assert cast["stack"]["layers"][0]["attention"]["query"]["kernel"].dtype == jnp.bfloat16
+    assert cast["token"]["embedding"].dtype == jnp.bfloat16
+    assert cast["stack"]["layers"][0]["attention_norm"]["scale"].dtype == jnp.float32
+    monkeypatch.setattr(weights, "describe", None)
+    module, params, _ = model("gpt2", "never", "float32")
+    unstacked(module, params)
 
 
 def test_matrices_cast_once_give_the_logits_of_matrices_cast_in_the_model():

@@ -28,8 +28,7 @@ def _evaluator(rows, **sources):
         objective=Causal(CausalConfig(), VOCABULARY, 2),
         step=layout.jit(step),
         batches={name: functools.partial(iter, made) for name, made in (sources or {"": rows}).items()},
-        layout=layout,
-        rows=2,
+        put=functools.partial(layout.put, rows=2),
         byte_lengths=np.array([0, 1, 2]),
     )
 

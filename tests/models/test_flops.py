@@ -1,12 +1,11 @@
 """Operations are counted as often as weights are used and only for keys that a window leaves in reach."""
 
-import jax.numpy as jnp
 import pytest
 import tiny
 
 from lm_jax.models import transformer
 from lm_jax.models.flops import training_flops
-from lm_jax.models.interface import Inputs
+from lm_jax.models.model import describe
 
 # Width 64 and 2 heads of 32: weights of a layer, operations of a pair of tokens, the readout's weights.
 ATTENTION, FEEDFORWARD, PAIR, READOUT, LENGTH = 4 * 64 * 64, 8 * 64 * 64, 12 * 64, 64 * 64, 100
@@ -14,8 +13,8 @@ ATTENTION, FEEDFORWARD, PAIR, READOUT, LENGTH = 4 * 64 * 64, 8 * 64 * 64, 12 * 6
 
 def flops(preset="gpt2", length=LENGTH, **over):
     config = tiny.config(preset, over={f"stack.{key.replace('__', '.')}": value for key, value in over.items()})
-    shapes = tiny.shapes(transformer.build(config), Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
-    return training_flops(config, shapes, length=length, read=length)
+    shapes, axes = describe(transformer.build(config))
+    return training_flops(config, shapes, axes, length=length, read=length)
 
 
 def total(layers, *, weights=ATTENTION + FEEDFORWARD, keys):

@@ -6,6 +6,7 @@ standard parametrisation the same learning rate moves the wider model far more.
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -15,9 +16,10 @@ import optax
 import pytest
 import tiny
 
-from lm_jax.core.trees import matches, named_leaves
 from lm_jax.models import mup, transformer
+from lm_jax.models.axes import by_path
 from lm_jax.models.interface import Inputs
+from lm_jax.models.model import describe
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.train import optimizers, schedules
 
@@ -38,7 +40,7 @@ def movement(name, width):
     model = transformer.build(config)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 17)))
     inputs, targets = Inputs(tokens=tokens[:, :-1]), tokens[:, 1:]
-    shapes, rng = tiny.shapes(model, inputs), np.random.default_rng(1)
+    (shapes, axes), rng = describe(model), np.random.default_rng(1)
 
     def draw(path, leaf):
         # As `initializers` does, but compiled in no time.
@@ -55,7 +57,7 @@ def movement(name, width):
     settings = optimizers.OptimizerConfig(
         learning_rate=1e-2, clip=0.0, schedule=schedules.ScheduleConfig(name="constant", warmup=0)
     )
-    adam = optimizers.build(settings, STEPS, mup.multipliers(config))
+    adam = optimizers.build(settings, STEPS, axes, mup.multipliers(config, axes))
 
     def loss(params):
         return cross_entropy(model.apply({"params": params}, inputs, logits=True).logits, targets).mean()
@@ -101,13 +103,24 @@ def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(p
 
 def test_hidden_matrices_alone_have_their_learning_rates_multiplied():
     config = decoder("mup", 512)
-    shapes = tiny.shapes(transformer.build(config), Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
-    factors = mup.multipliers(config)
-    paths = [path for path, _ in named_leaves({"model": shapes})]
+    axes = describe(transformer.build(config))[1]
+    factors = mup.multipliers(config, axes)
     assert set(factors.values()) == {1 / 8}
     # The readout of this model is its token table.
-    assert [path for path in paths if matches(list(factors), path)] == [path for path in paths if "kernel" in path]
-    assert mup.multipliers(decoder("normal", 512)) == {}
+    assert set(factors) == {path for path in by_path(axes) if "kernel" in path}
+    assert mup.multipliers(decoder("normal", 512), axes) == {}
+
+
+@pytest.mark.parametrize("preset", ["albert", "bert", "mixtral", "t5"])
+def test_hidden_matrices_are_those_of_layers_and_transforms_whatever_they_are_called(preset):
+    config = tiny.config(preset, over={"init.name": "mup"})
+    axes = describe(transformer.build(config))[1]
+    expected = {
+        path for path in by_path(axes) if re.search(r"layers/.*kernel$|(head/transform|pair/pooler)/kernel$", path)
+    }
+    assert set(mup.multipliers(config, axes)) == expected
+    renamed = {"else": {path.replace("kernel", "w"): names for path, names in by_path(axes).items()}}
+    assert set(mup.multipliers(config, renamed)) == {f"else/{path.replace('kernel', 'w')}" for path in expected}
 
 
 def test_mup_draws_hidden_matrices_by_fan_in_and_readouts_by_none():

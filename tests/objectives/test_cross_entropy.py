@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from lm_jax.core.sums import Sum
+from lm_jax.models.config import EmbedConfig, ReadoutConfig, TransformerConfig
+from lm_jax.models.model import Bound
+from lm_jax.models.transformer import build
 from lm_jax.objectives import cross_entropy as module
 from lm_jax.objectives.base import accuracy, per_weight, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+from lm_jax.parallel import mesh
+from lm_jax.parallel.layout import Layout
+from lm_jax.parallel.mesh import MeshConfig
 
 
 def plain(logits, labels):
@@ -56,17 +62,6 @@ def test_weights_of_zero_take_part_in_nothing():
     assert accuracy(logits, logits.argmax(-1).astype(jnp.int32), weights).mean() == 1.0
 
 
-def readout(dtype):
-    """A readout with a bias, in place of a model's."""
-
-    def apply(params, hidden, method):
-        assert method == "readout"
-        logits = hidden.astype(dtype) @ params["token"]["table"].astype(dtype).T
-        return logits + params["head"]["bias"].astype(dtype).reshape((1,) * (logits.ndim - 1) + (-1,))
-
-    return {"model": apply}
-
-
 # Eight parts, three with a last one that is not full, one.
 @pytest.mark.parametrize("least", [3, 13, 512])
 @pytest.mark.parametrize("dtype, near", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
@@ -74,17 +69,18 @@ def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeyp
     monkeypatch.setattr(module, "LEAST_TOKENS", least)
     rng = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    params = {"model": {"token": {"table": draw(50, 8)}, "head": {"bias": draw(50)}, "stack": draw(3)}}
+    embed, readout = EmbedConfig(vocab=50, width=8), ReadoutConfig(bias=True)
+    transformer = build(TransformerConfig(embed=embed, readout=readout, dtype=jnp.dtype(dtype).name))
+    params = {"token": {"embedding": draw(50, 8)}, "head": {"bias": draw(50)}, "stack": draw(3)}
     hidden, labels = draw(3, 11, 8).astype(dtype), jnp.asarray(rng.integers(0, 50, (3, 11)), jnp.int32)
     weights = jnp.asarray(rng.random((3, 11)) * (rng.random((3, 11)) < 0.7), jnp.float32)
-    apply = readout(dtype)
 
     def whole(params, hidden):
-        logits = apply["model"](params["model"], hidden, method="readout")
+        logits = Bound(transformer, params).readout(hidden)
         return weighted(cross_entropy(logits, labels), weights), accuracy(logits, labels, weights)
 
     def parted(params, hidden):
-        return token_loss(apply, params, hidden, labels, weights)
+        return token_loss(Bound(transformer, params), hidden, labels, weights)
 
     # A large cotangent, as loss scaling gives.
     slopes = [
@@ -102,7 +98,27 @@ def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeyp
     # The gradient's own pass gives the same sums.
     total, found = jax.value_and_grad(lambda params: (found := parted(params, hidden))[0].total)(params)
     np.testing.assert_allclose(total, parted(params, hidden)[0].total, rtol=1e-6)
-    assert not np.asarray(found["model"]["stack"]).any()
+    assert not np.asarray(found["stack"]).any()
+
+
+def test_devices_make_the_logits_of_their_rows_in_parts_and_hold_less(monkeypatch):
+    layout = Layout(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))
+    spaces = lambda *shape, dtype=jnp.float32, axes=("batch",): jax.ShapeDtypeStruct(
+        shape, dtype, sharding=layout.sharding((*axes, *[None] * (len(shape) - len(axes))))
+    )
+    params = {
+        "token": {"table": spaces(8192, 16, axes=("vocab", "embed"))},
+        "head": {"bias": spaces(8192, axes=("vocab",))},
+    }
+    tokens = spaces(8, 1024, 16), spaces(8, 1024, dtype=jnp.int32), spaces(8, 1024)
+    sizes = {}
+    for most in (1, 8):
+        monkeypatch.setattr(module, "MOST_PARTS", most)
+        loss = lambda params, *tokens: token_loss(readout(jnp.float32), {"model": params}, *tokens)[0].total
+        program = layout.jit(jax.grad(loss)).lower(params, *tokens).compile()
+        sizes[most] = program.memory_analysis().temp_size_in_bytes
+    # 2048 tokens x 4096 ids of each device, or an eighth of them at a time.
+    assert sizes[8] < sizes[1] / 2
 
 
 def test_nothing_divided_by_no_weight_is_nothing():

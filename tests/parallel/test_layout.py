@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from lm_jax.core.config import InputError
 from lm_jax.parallel import mesh
-from lm_jax.parallel.layout import Layout, constrain
+from lm_jax.parallel.layout import Layout, constrain, over_rows
 from lm_jax.parallel.mesh import MeshConfig
 from lm_jax.parallel.rules import Rules
 
@@ -28,9 +28,9 @@ def test_an_unknown_axis_raises_with_the_nearest():
 
 
 def test_two_dimensions_on_one_mesh_axis_raise():
-    with pytest.raises(KeyError, match="map two dimensions to mesh axis.*tensor"):
+    with pytest.raises(InputError, match=r"config\.rules\.mlp is \('tensor',\), but config\.rules\.heads .*'tensor'"):
         layout().spec(("heads", "mlp"))
-    with pytest.raises(KeyError, match="map two dimensions to mesh axis.*fsdp"):
+    with pytest.raises(InputError, match=r"config\.rules\.embed .*config\.rules\.batch .*'fsdp'"):
         layout().spec(("batch", "embed"))
 
 
@@ -54,7 +54,7 @@ def test_a_layout_never_reuses_what_was_traced_under_another():
     by_rows, by_columns = layout(8, 1, 1), layout(1, 1, 8)
     shapes = [by.jit(double)(x).addressable_shards[0].data.shape for by in (by_rows, by_columns, by_rows)]
     assert shapes == [(1, 8), (8, 1), (1, 8)]
-    whole = layout(8, 1, 1, Rules(batch=None)).jit(double)(x)
+    whole = layout(8, 1, 1, Rules(batch=())).jit(double)(x)
     assert whole.addressable_shards[0].data.shape == (8, 8)
 
 
@@ -92,6 +92,40 @@ def test_a_batch_is_divided_over_data_and_fsdp():
     for name, values in batch.items():
         np.testing.assert_array_equal(put[name], values)
     assert layout().batch_divisor() == 4
+
+
+def test_a_batch_is_divided_by_the_axes_of_its_features():
+    by_length = layout(rules=Rules(length=("tensor",), heads=(), groups=(), mlp=()))
+    batch = {"tokens": np.arange(24, dtype=np.int64).reshape(8, 3)[:, :2], "pairs": np.arange(8.0)}
+    axes = {"tokens": ("length",)}
+    put = by_length.put(batch, 8, axes)
+    for name, shape in (("tokens", (2, 1)), ("pairs", (2,))):
+        assert {shard.data.shape for shard in put[name].addressable_shards} == {shape}
+        assert put[name].sharding == by_length.batch_sharding(axes.get(name, ()))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (Rules(stream=("tensr",)), r"config\.rules\.stream .*'tensr' is none of .*did you mean tensor"),
+        (Rules(stream=("data",)), r"config\.rules\.stream .*config\.rules\.batch .*'data'"),
+        (Rules(length=("tensor",)), r"config\.rules\.heads .*config\.rules\.length .*'tensor'"),
+        (Rules(mlp=("tensor", "tensor")), r"config\.rules\.mlp .*config\.rules\.mlp .*'tensor'"),
+    ],
+)
+def test_rules_that_cannot_hold_are_refused_with_their_key(rules, message):
+    with pytest.raises(InputError, match=message):
+        layout(rules=rules)
+
+
+def test_sums_over_rows_are_those_of_one_device():
+    rows, scale = jnp.arange(32.0).reshape(8, 4), jnp.float32(3)
+    total = lambda scale, rows: over_rows(lambda scale, rows: (scale * rows**2).sum(), scale, rows)
+    both = jax.value_and_grad(total, argnums=(0, 1))
+    for found, expected in zip(
+        *map(jax.tree.leaves, (layout().jit(both)(scale, rows), both(scale, rows))), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_one_process_reads_all_rows_in_order():

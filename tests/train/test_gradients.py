@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm_jax.core.sums import Sum
-from lm_jax.objectives.base import Loss
+from lm_jax.objectives.base import Carry, Loss
 from lm_jax.train.gradients import accumulate, plain
 
 BATCH = {
@@ -20,7 +20,7 @@ def loss_of(batch):
     """A weighted mean over the whole of `batch`, as objectives compute it for a part."""
     whole = batch["weights"].sum()
 
-    def loss(params, part, key):
+    def loss(params, part, key, carry):
         values = jnp.tanh(part["x"] @ params["w"])
         total = (values * part["weights"]).sum()
         return Loss(total=total / whole, metrics={"loss": Sum(total=total, weight=part["weights"].sum())})
@@ -31,8 +31,8 @@ def loss_of(batch):
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
 def test_parts_of_uneven_weight_give_the_gradients_of_the_whole(parts):
     key = jax.random.key(0)
-    expected, sums = plain(loss_of(BATCH), PARAMS, BATCH, key)
-    found, found_sums = jax.jit(lambda: accumulate(parts)(loss_of(BATCH), PARAMS, BATCH, key))()
+    expected, sums, _ = plain(loss_of(BATCH), PARAMS, BATCH, key, Carry())
+    found, found_sums, _ = jax.jit(lambda: accumulate(parts)(loss_of(BATCH), PARAMS, BATCH, key, Carry()))()
     # float32 sums of eight numbers in another order.
     np.testing.assert_allclose(found["w"], expected["w"], atol=1e-6)
     np.testing.assert_allclose(found_sums["loss"].total, sums["loss"].total, atol=1e-6)
@@ -41,8 +41,8 @@ def test_parts_of_uneven_weight_give_the_gradients_of_the_whole(parts):
 
 def test_a_mean_of_means_would_be_wrong():
     halves = [{name: leaf[half::2] for name, leaf in BATCH.items()} for half in range(2)]
-    naive = sum(plain(loss_of(half), PARAMS, half, jax.random.key(0))[0]["w"] for half in halves) / 2
-    exact = plain(loss_of(BATCH), PARAMS, BATCH, jax.random.key(0))[0]["w"]
+    naive = sum(plain(loss_of(half), PARAMS, half, jax.random.key(0), Carry())[0]["w"] for half in halves) / 2
+    exact = plain(loss_of(BATCH), PARAMS, BATCH, jax.random.key(0), Carry())[0]["w"]
     assert np.abs(naive - exact).max() > 1e-2
 
 
@@ -51,11 +51,11 @@ def test_one_part_is_the_plain_function():
 
 
 def test_every_part_has_a_key_of_its_own():
-    def loss(params, part, key):
+    def loss(params, part, key, carry):
         drawn = jax.random.normal(key)
         return Loss(total=params["w"].sum() * drawn, metrics={"square": Sum(total=drawn**2, weight=1.0 + 0 * drawn)})
 
-    found, sums = accumulate(4)(loss, PARAMS, BATCH, jax.random.key(0))
+    found, sums, _ = accumulate(4)(loss, PARAMS, BATCH, jax.random.key(0), Carry())
     # Equal draws d would give 4 d and 4 d ** 2.
     assert abs(found["w"][0] ** 2 / 4 - sums["square"].total) > 1e-3
 
@@ -64,11 +64,11 @@ def test_every_device_keeps_its_share_of_every_part():
     rows = {"row": jnp.arange(8.0)}
     seen = []
 
-    def loss(params, part, key):
+    def loss(params, part, key, carry):
         jax.debug.callback(lambda part: seen.append(tuple(np.asarray(part).astype(int))), part["row"], ordered=True)
         return Loss(total=params["w"].sum(), metrics={})
 
-    accumulate(2)(loss, PARAMS, rows, jax.random.key(0))
+    accumulate(2)(loss, PARAMS, rows, jax.random.key(0), Carry())
     jax.effects_barrier()
     # Devices hold consecutive rows: 0-1, 2-3, 4-5, 6-7 of four devices.
     assert seen == [(0, 2, 4, 6), (1, 3, 5, 7)]

@@ -11,24 +11,28 @@ import tiny
 
 from lm_jax.core.sums import means
 from lm_jax.core.trees import named_leaves
+from lm_jax.objectives import cross_entropy
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.rules import Rules
 from lm_jax.train import optimizers, state
 from lm_jax.train.gradients import accumulate, plain
 from lm_jax.train.optimizers import OptimizerConfig, ScheduleConfig
+from lm_jax.train.placing import state_axes
 from lm_jax.train.step import make_eval_step, make_train_step
 
 OBJECTIVES = ("causal", "masked", "span")
 # Parameters after one step of this are parameters minus gradients: nothing hides a small difference.
 DESCENT = optax.sgd(1.0)
+PLAIN, SEQUENCE = Rules(), Rules(stream=("tensor",))
 setting = functools.cache(tiny.setting)
 
 
 def stepped(name, gradients=plain):
     """The state and the metrics after one step on one device."""
     case = setting(name)
-    step = jax.jit(make_train_step(case.objective, case.apply, DESCENT, gradients=gradients))
+    step = jax.jit(make_train_step(case.objective, case.models, DESCENT, gradients=gradients))
     return step(state.create(case.params, DESCENT, loss_scaled=False), case.batch)
 
 
@@ -51,38 +55,46 @@ def test_accumulating_four_parts_is_one_step(name):
 
 
 def placed(layout, case, optimizer):
-    """The state of a case where a layout wants it; an optimizer's leaf lives with the parameter it belongs to."""
-    shardings = {"model": layout.shardings(case.axes["model"], case.params["model"])}
+    """The state of a case where a layout wants it."""
     made = state.create(case.params, optimizer, loss_scaled=False)
-    known = {
-        path: (leaf.shape, where)
-        for (path, leaf), where in zip(named_leaves(case.params), jax.tree.leaves(shardings), strict=True)
-    }
-
-    def place(path, leaf):
-        same = [where for name, (shape, where) in known.items() if path.endswith(name) and shape == leaf.shape]
-        return jax.device_put(leaf, same[0] if same else layout.replicated)
-
-    return jax.tree.unflatten(jax.tree.structure(made), [place(path, leaf) for path, leaf in named_leaves(made)])
+    return jax.device_put(made, layout.shardings(state_axes(made, case.axes), made))
 
 
-def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain):
+def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rules=PLAIN):
     case = setting(name)
-    layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)))
-    step = layout.jit(make_train_step(case.objective, case.apply, optimizer, gradients=gradients))
+    layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)), rules)
+    step = layout.jit(make_train_step(case.objective, case.models, optimizer, gradients=gradients))
     batch = layout.put({name: np.asarray(value) for name, value in case.batch.items()}, rows=8)
-    return step(placed(layout, case, optimizer), batch)
+    now = placed(layout, case, optimizer)
+    program = step.lower(now, batch).compile()
+    return program(now, batch), program
 
 
-@pytest.mark.parametrize(("name", "axes"), [("causal", (8, 1, 1)), ("masked", (2, 2, 2)), ("span", (1, 4, 2))])
-def test_eight_devices_compute_what_one_does(name, axes):
-    assert_same(on_devices(name, *axes), reference(name))
+@pytest.mark.parametrize(
+    ("name", "axes", "rules"),
+    [
+        ("causal", (8, 1, 1), PLAIN),
+        ("span", (1, 4, 2), PLAIN),
+        ("causal", (2, 2, 2), SEQUENCE),
+        ("masked", (2, 2, 2), SEQUENCE),
+        ("span", (2, 2, 2), SEQUENCE),
+    ],
+)
+def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
+    # Each device makes its logits in parts.
+    monkeypatch.setattr(cross_entropy, "LEAST_TOKENS", 4)
+    found, program = on_devices(name, *axes, rules=rules)
+    assert_same(found, reference(name))
+    rows, length = setting(name).batch["source" if name == "span" else "tokens"].shape
+    rows, length = rows // (axes[0] * axes[1]), length // (axes[2] if rules == SEQUENCE else 1)
+    # The residual stream of one device.
+    assert f"f32[{rows},{length},64]{{2,1,0}} add" in program.as_text()
 
 
 def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
-    optimizer = optimizers.build(OptimizerConfig(), 10)
+    optimizer = optimizers.build(OptimizerConfig(), 10, setting("causal").axes)
     # Fully sharded, in parts: the gradients of a part must not fall back to whole copies either.
-    new, sums = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
+    (new, sums), _ = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
     leaves = dict(named_leaves(new))
     whole = {"in/kernel": (1, 64, 256), "attention/query/kernel": (1, 64, 2, 32), "token/embedding": (64, 64)}
     part = {"in/kernel": (1, 16, 128), "attention/query/kernel": (1, 16, 1, 32), "token/embedding": (32, 16)}
@@ -98,7 +110,7 @@ def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
 
 def test_a_scaled_loss_gives_the_same_gradients():
     case = setting("causal")
-    step = jax.jit(make_train_step(case.objective, case.apply, DESCENT))
+    step = jax.jit(make_train_step(case.objective, case.models, DESCENT))
     found = step(state.create(case.params, DESCENT, loss_scaled=True), case.batch)
     # A power of two changes no digit.
     expected, sums = reference("causal")
@@ -111,8 +123,10 @@ def test_a_scaled_loss_gives_the_same_gradients():
 def half():
     """A float16 step, and the state before it."""
     case = tiny.setting("causal", dtype="float16")
-    optimizer = optimizers.build(OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10)
-    step = jax.jit(make_train_step(case.objective, case.apply, optimizer))
+    optimizer = optimizers.build(
+        OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10, case.axes
+    )
+    step = jax.jit(make_train_step(case.objective, case.models, optimizer))
     return lambda before: step(before, case.batch), state.create(case.params, optimizer, loss_scaled=True)
 
 
@@ -145,19 +159,22 @@ def test_without_overflow_float16_trains_and_the_scale_grows(half):
 
 def test_evaluation_sums_what_training_sums():
     case = setting("masked")
-    sums = jax.jit(make_eval_step(case.objective, case.apply))(case.params, case.batch)
+    sums = jax.jit(make_eval_step(case.objective, case.models))(state.Weights(case.params), case.batch)
     expected = {name: value for name, value in means(reference("masked")[1]).items() if name != "gradient_norm"}
     assert means(sums) == pytest.approx(expected, rel=1e-5)
 
 
 def test_rows_without_weight_change_nothing():
     case = setting("causal")
-    evaluate = jax.jit(make_eval_step(case.objective, case.apply))
+    evaluate = jax.jit(make_eval_step(case.objective, case.models))
     empty = jax.tree.map(jnp.zeros_like, case.batch)
     padded = jax.tree.map(lambda leaf, zeros: jnp.concatenate([leaf[:5], zeros[:3]]), case.batch, empty)
     unweighted = case.batch | {"weights": case.batch["weights"].at[5:].set(0)}
-    found, expected = evaluate(case.params, padded)["loss"], evaluate(case.params, unweighted)["loss"]
+    found, expected = (
+        evaluate(state.Weights(case.params), padded)["loss"],
+        evaluate(state.Weights(case.params), unweighted)["loss"],
+    )
     assert float(found.total) == pytest.approx(float(expected.total), rel=1e-6)
     assert float(found.weight) == float(case.batch["weights"][:5].sum())
-    nothing = evaluate(case.params, empty)["loss"]
+    nothing = evaluate(state.Weights(case.params), empty)["loss"]
     assert (float(nothing.total), float(nothing.weight)) == (0, 0)

@@ -89,7 +89,7 @@ def test_transformers_computes_and_writes_what_a_run_of_ours_does(
 
 def _our_logits(exp, ids):
     inputs = Inputs(tokens=jnp.asarray(ids))
-    module, params = tiny.build(exp.model.module.config, inputs)
+    module, params = tiny.build(exp.product.module.config, inputs)
     return module.apply({"params": params}, inputs, logits=True).logits
 
 

@@ -81,7 +81,7 @@ def test_transformers_loads_every_tensor_and_computes_our_logits(preset, exporte
     with torch.no_grad():
         answer = network.eval()(**given, **extra)
     theirs = answer["last_hidden_state" if bare else "prediction_logits" if preset == "albert" else "logits"]
-    params = runs.restore_weights(Checkpointer(workdir / "checkpoints"), exp.state_like.params)["model"]
+    params = runs.restore_weights(Checkpointer(workdir / "checkpoints"), exp.state_like.weights).params["model"]
     for row, mask, found in zip(given["input_ids"], given["attention_mask"], theirs, strict=True):
         # Rows of a batch are as long as the longest; ours are alone.
         count = int(mask.sum())
@@ -118,5 +118,5 @@ def _apply(exp, params, tokens, *, hidden):
     """Our logits, or hidden states, of one row."""
     source = Inputs(tokens=tokens) if exp.config.model.kind == "encoder_decoder" else None
     with jax.default_matmul_precision("highest"):
-        output = exp.model.module.apply({"params": params}, Inputs(tokens=tokens, source=source), logits=not hidden)
+        output = exp.product.module.apply({"params": params}, Inputs(tokens=tokens, source=source), logits=not hidden)
     return np.asarray(output.hidden if hidden else output.logits)[0]

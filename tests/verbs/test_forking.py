@@ -58,9 +58,16 @@ def test_another_tokenizer_is_refused_unless_tables_are_drawn_anew(parent, tmp_p
     assert forking.tokenizer(TokenizerConfig(path=str(tmp_path), anew=True), parent) is None
 
 
+def kept(parent):
+    """The parameters of a run."""
+    return restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.weights).params
+
+
 def test_added_tokens_get_rows_around_the_mean_of_the_others(parent):
     exp = child(parent, add=("<|user|>", "harbour"))
-    old = tables(restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.params))
+    old = tables(
+        restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.weights).params
+    )
     new = tables(forking.parameters(exp, parent))
     assert new.shape[0] == old.shape[0] + 2 == exp.tokenizer.vocab_size
     np.testing.assert_array_equal(new[: len(old)], old)
@@ -71,13 +78,13 @@ def test_added_tokens_get_rows_around_the_mean_of_the_others(parent):
 
 def test_without_added_tokens_every_parameter_stays(parent):
     exp = child(parent)
-    old = restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.params)
+    old = kept(parent)
     jax.tree.map(np.testing.assert_array_equal, forking.parameters(exp, parent), old)
 
 
 def test_anew_draws_the_tables_and_keeps_the_rest(parent):
     exp = child(parent, anew=True)
-    old = restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.params)
+    old = kept(parent)
     new = forking.parameters(exp, parent)
     assert not np.array_equal(tables(new), tables(old))
     np.testing.assert_array_equal(

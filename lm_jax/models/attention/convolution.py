@@ -19,11 +19,11 @@ class Convolution(nn.Module):
 
     Attributes:
       width: tokens that are mixed, the latest included.
-      heads_axis: logical name of the axis of heads; None where it is not divided.
+      heads_axis: logical name of the axis of heads.
     """
 
     width: int
-    heads_axis: str | None
+    heads_axis: str
 
     @nn.compact
     def __call__(
@@ -42,7 +42,7 @@ class Convolution(nn.Module):
         batch, heads, length, kv = x.shape
         before = self.width - 1
         draw = lambda key, shape, dtype: jnp.zeros(shape, dtype).at[0].set(1)
-        kernel = parameter(self, "kernel", draw, (None, self.heads_axis, "kv"), (self.width, heads, kv))
+        kernel = parameter(self, "kernel", draw, ("taps", self.heads_axis, "kv"), (self.width, heads, kv))
         taps = kernel.astype(x.dtype)[:, None, :, None, :]
         recent = jnp.zeros((batch, heads, before, kv), x.dtype) if recent is None else recent.astype(x.dtype)
         wide = jnp.concatenate([recent, x], axis=2)

@@ -32,7 +32,7 @@ class PlaceTable(nn.Module):
     def __call__(self, width: int) -> Float[Array, "places embed"]:
         """The table of a model of `width`."""
         draw, shape = initializers.table(self.init_config), (2 * self.config.span, width)
-        table = initializers.parameter(self, "table", draw, (None, "embed"), shape)
+        table = initializers.parameter(self, "table", draw, ("places", "embed"), shape)
         return Norm(self.norm, name="norm")(table) if self.config.norm else table
 
 

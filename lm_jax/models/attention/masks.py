@@ -142,7 +142,7 @@ class Visibility:
       mask: the predicate.
       prefix: tokens at positions below this belong to a row's prefix; None is no prefix.
       query_positions, key_positions: None where they count 0, 1, 2, ...
-      query_segments: None where queries see every key that is not padding (cross-attention).
+      query_segments: None where queries, padding too, see every key that is not padding.
       key_segments: None where no key is padding; 0 marks padding.
       query_types, key_types: token types, where scores tell them apart.
       first: the slot among the keys of the first query's own token.
@@ -192,7 +192,8 @@ class Visibility:
             if self.key_positions is not None and self.query_positions is not None:
                 same = same & (self.key_positions[:, earlier] == self.query_positions - back)
             if self.key_segments is not None:
-                same = same & (self.key_segments[:, earlier] == self.query_segments)
+                key = self.key_segments[:, earlier]
+                same = same & (key > 0 if self.query_segments is None else key == self.query_segments)
             parts.append(same)
         return jnp.stack(parts, -1)
 

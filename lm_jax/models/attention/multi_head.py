@@ -82,6 +82,10 @@ class Attention(nn.Module):
             recent = _Recent(config.convolution, x.shape[1], visibility, cache, index)
         project = {"query": self._projection(embed, "query", config.heads, width, query_gain)}
         q = self._heads(project["query"], x, recent)
+        showing = self.is_mutable_collection("attention") and not self.is_initializing()
+        if showing and visibility.targets is not None:
+            # What rows without a target would attend to, asking with zeros; their values are silenced below.
+            q = two_stream.silenced(q, visibility.targets)
         scale = self._scale(width, 1 if places is None else config.disentangled.terms)
         mask = masks.full if cross else masks.of(config, 0 if past is None else past.shape[1])
         visibility = visibility.replace(mask=mask)  # type: ignore[attr-defined]
@@ -95,7 +99,10 @@ class Attention(nn.Module):
         else:
             seen = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]
             seen = seen if past is None else jnp.concatenate([past, seen], 1)
-            project |= {name: self._projection(seen.shape[-1], name, groups, width) for name in ("key", "value")}
+            read = "memory" if cross else "embed"
+            project |= {
+                name: self._projection(seen.shape[-1], name, groups, width, read=read) for name in ("key", "value")
+            }
             k, v = (self._heads(project[name], seen, recent) for name in ("key", "value"))
             k = rotary(k, asked, config.rotary) if turned else k
             if cache is not None:
@@ -118,18 +125,18 @@ class Attention(nn.Module):
         choices: dict[str, Any] = {"softcap": config.softcap, "dropout": config.dropout, "block": config.block}
         mix = lambda values: kernel(q, k, values, visibility, bias=bias, slopes=slopes, key=drop, **choices)
         mixed = mix(v)
-        if self.is_mutable_collection("probabilities") and not self.is_initializing():
+        if showing:
             self._show(mix, v)
         mixed = mixed if visibility.targets is None else two_stream.silenced(mixed, visibility.targets)
         return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
 
     def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
-        """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="probabilities")`."""
+        """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="attention")`."""
         keys, width = values.shape[2:]
         # A few columns at a time, because kernels take values as wide as keys.
         columns = [jnp.eye(keys, width, -start, dtype=values.dtype) for start in range(0, keys, width)]
         weights = [mix(jnp.broadcast_to(part[None, None], values.shape)) for part in columns]
-        self.sow("probabilities", "weights", jnp.concatenate(weights, -1)[..., :keys])
+        self.sow("attention", "weights", jnp.concatenate(weights, -1)[..., :keys])
 
     def _places(
         self, places: Array, project: dict[str, Projection], q: Array, k: Array, scale: float, visibility: Visibility
@@ -141,7 +148,7 @@ class Attention(nn.Module):
             if not wanted:
                 return None
             own = f"place_{name}"
-            into = project[name] if settings.share else self._projection(places.shape[-1], own, *q.shape[1::2])
+            into = project[name] if settings.share else self._projection(places.shape[-1], own, q.shape[1], q.shape[3])
             return into(places.astype(self.dtype))
 
         keys = projected("key", settings.content_to_position)
@@ -155,13 +162,13 @@ class Attention(nn.Module):
             return self.config.scale
         return initializers.score_scale(self.init_config, width) * terms**-0.5
 
-    def _projection(self, embed: int, name: str, heads: int, width: int, gain: float = 1.0) -> Projection:
+    def _projection(
+        self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, *, read: str = "embed"
+    ) -> Projection:
         draw = initializers.kernel(self.init_config, embed, heads * width, gain)
         # One head of keys is on every device: there is nothing to divide.
-        split = "heads" if name.endswith("query") else "groups" if heads > 1 else None
-        return Projection(
-            (embed,), (heads, width), ("embed", split, "kv"), draw, self.config.bias, self.dtype, name=name
-        )
+        split = "heads" if name.endswith("query") else "groups" if heads > 1 else "single"
+        return Projection((embed,), (heads, width), (read, split, "kv"), draw, self.config.bias, self.dtype, name=name)
 
     def _heads(self, project: Projection, x: jax.Array, recent: _Recent | None = None) -> jax.Array:
         """One of query, key and value, as [batch heads length kv]."""

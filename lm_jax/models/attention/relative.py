@@ -16,6 +16,7 @@ from lm_jax.models import initializers
 from lm_jax.models.attention import positions
 from lm_jax.models.attention.config import AttentionConfig
 from lm_jax.models.attention.masks import Visibility
+from lm_jax.models.attention.two_stream import at_token
 from lm_jax.models.config import InitConfig
 from lm_jax.models.projection import Projection
 
@@ -31,7 +32,7 @@ class RelativeBias(nn.Module):
         """The bias of every query and key of `length` tokens, in a model of `width`."""
         heads, buckets = self.config.heads, self.config.buckets
         draw = initializers.kernel(self.init_config, width, heads)
-        table = initializers.parameter(self, "table", draw, (None, "heads"), (buckets.buckets, heads))
+        table = initializers.parameter(self, "table", draw, ("buckets", "heads"), (buckets.buckets, heads))
         query, key = visibility.query_positions, visibility.key_positions
         query = jnp.arange(length)[None] if query is None else query
         key = jnp.arange(length)[None] if key is None else key
@@ -115,7 +116,7 @@ def aligned(
         query before it one further on.
       length: queries, one a token.
       keys: columns that remain.
-      targets: the tokens that the other queries, after those, stand at.
+      targets: those of the other queries, after those.
     """
     batch, heads, _, distances = scores.shape
     own = scores[:, :, :length].reshape(batch, heads, length * distances)
@@ -125,5 +126,5 @@ def aligned(
     if targets is None:
         return own
     cut = lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, keys, axis=-1)
-    rows = jax.vmap(jax.vmap(cut, in_axes=(1, 0), out_axes=1))(scores[:, :, length:], length - 1 - targets)
+    rows = jax.vmap(jax.vmap(cut, in_axes=(1, 0), out_axes=1))(scores[:, :, length:], length - 1 - at_token(targets))
     return jnp.concatenate([own, rows], 2)

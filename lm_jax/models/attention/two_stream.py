@@ -53,13 +53,18 @@ def _both(rows: Any, targets: Int[Array, "batch targets"]) -> Any:
     """What tokens have, then what the tokens have that targets ask for."""
     if rows is None:
         return None
-    at = jnp.maximum(targets, 0).reshape(*targets.shape, *(1,) * (rows.ndim - 2))
+    at = at_token(targets).reshape(*targets.shape, *(1,) * (rows.ndim - 2))
     return jnp.concatenate([rows, jnp.take_along_axis(rows, at, axis=1)], 1)
+
+
+def at_token(targets: Int[Array, "batch targets"]) -> Int[Array, "batch targets"]:
+    """The token at which each target stands, those of -1 - i at token i."""
+    return jnp.maximum(targets, ~targets)
 
 
 def silenced(
     mixed: Float[Array, "batch heads rows kv"], targets: Int[Array, "batch targets"]
 ) -> Float[Array, "batch heads rows kv"]:
-    """Attended values, with zeros where a row asks for no target."""
+    """Queries or attended values, with zeros where a row asks for no target."""
     asks = jnp.pad(targets >= 0, ((0, 0), (mixed.shape[2] - targets.shape[1], 0)), constant_values=True)
     return jnp.where(asks[:, None, :, None], mixed, jnp.zeros((), mixed.dtype))

@@ -11,15 +11,16 @@ from lm_jax.core.config import InputError, setting
 class ExpertsConfig:
     """Feed-forward layers side by side, of which every token takes `top` (Jiang et al. 2024, arXiv:2401.04088).
 
-    No loss of ours balances them yet (`experts.balance` measures it): train them on from weights that are balanced.
-
     Attributes:
       count: how many there are; 0 is one layer for all tokens.
       top: how many of them a token takes, weighted by the router's probabilities.
+      balance: coefficient of the loss of an uneven use (Fedus et al. 2022, arXiv:2101.03961, eq. 4; Mixtral's
+        `router_aux_loss_coef`); 0 is no such loss.
     """
 
     count: int = setting(0, at_least=0)
     top: int = 2
+    balance: float = setting(0.0, at_least=0)
 
     def __post_init__(self):
         if self.count and not 0 < self.top <= self.count:

@@ -22,7 +22,7 @@ class Bank(nn.Module):
     """A matrix for each expert."""
 
     shape: tuple[int, int, int]
-    axes: tuple[str | None, str, str]
+    axes: tuple[str, str, str]
     kernel_init: initializers.Initializer
     dtype: jnp.dtype
 
@@ -53,7 +53,7 @@ class Experts(nn.Module):
         count, top, mlp = config.experts.count, config.experts.top, config.width or 4 * embed
         activation = lookup(ACTIVATIONS, config.activation, "feedforward.activation")
         draw = initializers.kernel(self.init_config, embed, count)
-        route = Projection((embed,), (count,), ("embed", None), draw, False, jnp.dtype(jnp.float32), name="router")
+        route = Projection((embed,), (count,), ("embed", "router"), draw, False, jnp.dtype(jnp.float32), name="router")
         tokens = x.reshape(-1, embed)
         # float32: near ties decide where a token goes.
         scores = route(tokens.astype(jnp.float32))
@@ -66,7 +66,7 @@ class Experts(nn.Module):
 
         def bank(name: str, fan_in: int, fan_out: int, gain: float = 1.0) -> Bank:
             draw = initializers.kernel(self.init_config, fan_in, fan_out, gain)
-            axes = (None, "embed", "mlp") if name != "out" else (None, "mlp", "embed")
+            axes = ("experts", "embed", "mlp") if name != "out" else ("experts", "mlp", "embed")
             return Bank((count, fan_in, fan_out), axes, draw, self.dtype, name=f"experts_{name}")
 
         hidden = bank("in", embed, mlp)(rows, sizes)
@@ -80,12 +80,12 @@ class Experts(nn.Module):
 
 
 def balance(
-    logits: Float[Array, "tokens experts"], top: int, weights: Float[Array, " tokens"] | None = None
+    logits: Float[Array, "*layers tokens experts"], top: int, weights: Float[Array, " tokens"] | None = None
 ) -> Float[Array, ""]:
     """How unevenly experts are used: 1 where all get the same share of tokens and of probability (times `top`).
 
     Args:
-      logits: the router's, of all layers together.
+      logits: the router's, of one layer or of several.
       top: experts of a token.
       weights: 0 where a token does not count; None counts all.
 
@@ -93,7 +93,7 @@ def balance(
     """
     count = logits.shape[-1]
     chance = jax.nn.softmax(logits)
-    chosen = jax.nn.one_hot(jax.lax.top_k(chance, top)[1], count).sum(1)
-    weights = jnp.ones(logits.shape[0]) if weights is None else weights
-    total, column = weights.sum(), weights[:, None]
-    return count * ((chosen * column).sum(0) / total * ((chance * column).sum(0) / total)).sum()
+    chosen = jax.nn.one_hot(jax.lax.top_k(chance, top)[1], count).sum(-2)
+    weights = jnp.broadcast_to(1.0 if weights is None else weights, logits.shape[:-1])[..., None]
+    share = lambda x: (x * weights).reshape(-1, count).sum(0) / jnp.maximum(weights.sum(), 1)
+    return count * (share(chosen) * share(chance)).sum()

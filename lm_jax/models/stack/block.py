@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, lookup
 from lm_jax.models.attention.convolution import Convolution
 from lm_jax.models.attention.masks import Visibility
 from lm_jax.models.attention.multi_head import Attention
@@ -45,9 +46,6 @@ class Context:
     index: Int[Array, ""] | None | Any = None
 
 
-PLACEMENTS = ("pre", "post", "sandwich", "stream", "parallel", "parallel_two")
-
-
 class Block(nn.Module):
     """One layer of a stack of `depth`."""
 
@@ -62,9 +60,6 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "batch length embed"], Any]:
         """The residual stream after this layer, and the layer's cache."""
         config, read = self.config, x
-        if config.norm_placement not in PLACEMENTS:
-            known = ", ".join(PLACEMENTS)
-            raise InputError(f"block.norm_placement is {config.norm_placement!r}; expected one of {known}")
         kept: dict[str, Any] = {}
 
         def attention(y: jax.Array) -> jax.Array:
@@ -93,25 +88,23 @@ class Block(nn.Module):
             if width > 1:
                 near = context.visibility.near(width - 1, y.shape[1], context.index)
                 recent = None if cache is None else cache["feedforward"]["recent"]
-                mixed, recent = Convolution(width, None, name="feedforward_convolution")(y[:, None], recent, near)
+                mixed, recent = Convolution(width, "single", name="feedforward_convolution")(y[:, None], recent, near)
                 y, kept["feedforward"] = mixed[:, 0], {"recent": recent}
             layer = Experts if config.feedforward.experts.count else FeedForward
             return layer(config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward")(
                 y, train
             )
 
-        if config.norm_placement in ("parallel", "parallel_two"):
-            x = self._parallel(x, attention, feedforward, train)
-        else:
-            x = self._branch(x, attention, "attention_norm", train)
-            if config.cross is not None:
-                x = self._branch(x, cross, "cross_norm", train)
-            x = self._branch(x, feedforward, "feedforward_norm", train)
+        branches = {"attention": attention, "cross": cross, "feedforward": feedforward}
+        if config.cross is None:
+            del branches["cross"]
+        x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train)
         if config.neighbours.width:
             beside = Neighbours(
                 config.neighbours, config.norm, self.init_config, self.dtype, config.dropout, name="neighbours"
             )
             x = beside(read, x, context.visibility.key_segments, train)
+        self.sow("hidden", "stream", x)
         return x, None if cache is None else kept
 
     def _attention(self, config: AttentionConfig, name: str) -> Attention:
@@ -124,31 +117,60 @@ class Block(nn.Module):
             return context.bias if attention.position == "buckets" else None
         return RelativeBias(attention, self.init_config, name="relative")(context.visibility, *x.shape[1:])
 
-    def _branch(self, x: jax.Array, branch: Callable[[jax.Array], jax.Array], name: str, train: bool) -> jax.Array:
-        """`x` with a branch added, normalised inside the branch (pre), after the sum (post), or otherwise."""
-        placement, drop = self.config.norm_placement, nn.Dropout(self.config.dropout, deterministic=not train)
-        norm = self._norm(name)
-        if placement == "post":
-            return constrain(norm(x + drop(branch(x))), "batch", "length", None)
-        y = norm(x)
-        x, y = y if placement == "stream" else x, branch(y)
-        y = self._norm(f"{name}_after")(y) if placement == "sandwich" else y
-        return constrain(x + drop(y), "batch", "length", None)
-
-    def _parallel(self, x: jax.Array, attention: Callable, feedforward: Callable, train: bool) -> jax.Array:
-        """`x` with both branches added at once (Wang and Komatsuzaki 2021; PaLM, arXiv:2204.02311, section 2)."""
-        if self.config.cross is not None:
-            raise InputError(
-                f"block.norm_placement is {self.config.norm_placement!r}, which has no place for block.cross; use pre, "
-                "post or sandwich"
-            )
-        drop = nn.Dropout(self.config.dropout, deterministic=not train)
-        y = z = self._norm("attention_norm")(x)
-        if self.config.norm_placement == "parallel_two":
-            z = self._norm("feedforward_norm")(x)
-        return constrain(x + drop(attention(y)) + drop(feedforward(z)), "batch", "length", None)
-
-    def _norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
+    def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        """The norm of a name; the identity where attention has none."""
         if name == "attention_norm" and not self.config.attention_norm:
             return lambda x: x
         return Norm(self.config.norm, name=name)
+
+    def drop(self, train: bool) -> nn.Dropout:
+        """Dropout of a branch before it joins the residual stream."""
+        return nn.Dropout(self.config.dropout, deterministic=not train)
+
+
+# A layer's branches by name, in order.
+Branches = dict[str, Callable[[jax.Array], jax.Array]]
+
+
+def _stream(x: jax.Array, branch: Callable, norm: Callable, drop: Callable) -> jax.Array:
+    y = norm("")(x)
+    return y + drop(branch(y))
+
+
+# The residual stream after one branch; `norm("")` is the branch's norm, `norm("_after")` its second one.
+JOINS: dict[str, Callable[..., jax.Array]] = {
+    "pre": lambda x, branch, norm, drop: x + drop(branch(norm("")(x))),
+    "post": lambda x, branch, norm, drop: norm("")(x + drop(branch(x))),
+    "sandwich": lambda x, branch, norm, drop: x + drop(norm("_after")(branch(norm("")(x)))),
+    "stream": _stream,
+}
+# What attention and the feed-forward layer read where both are added at once (Wang and Komatsuzaki 2021; PaLM,
+# arXiv:2204.02311, section 2).
+READS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
+    "parallel": lambda norm, x: (norm("attention_norm")(x),) * 2,
+    "parallel_two": lambda norm, x: (norm("attention_norm")(x), norm("feedforward_norm")(x)),
+}
+
+
+def _in_turn(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
+    for part, branch in branches.items():
+        drop, norm = block.drop(train), lambda suffix, part=part: block.norm(f"{part}_norm{suffix}")
+        x = constrain(JOINS[name](x, branch, norm, drop), "batch", "stream", None)
+    return x
+
+
+def _at_once(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
+    if "cross" in branches:
+        raise InputError(
+            f"block.norm_placement is {name!r}, which has no place for block.cross; use pre, post or sandwich"
+        )
+    drop, (y, z) = block.drop(train), READS[name](block.norm, x)
+    x = x + drop(branches["attention"](y)) + drop(branches["feedforward"](z))
+    return constrain(x, "batch", "stream", None)
+
+
+# Where the norms stand: the residual stream after a layer's branches.
+PLACEMENTS: dict[str, Callable[..., jax.Array]] = {
+    **{name: functools.partial(_in_turn, name) for name in JOINS},
+    **{name: functools.partial(_at_once, name) for name in READS},
+}

@@ -39,7 +39,7 @@ class Neighbours(nn.Module):
         if embed % groups:
             raise InputError(f"block.neighbours.groups is {groups}, which does not divide embed.width {embed}")
         draw = initializers.kernel(self.init_config, width * embed // groups, embed)
-        shape, axes = (width, groups, embed // groups, embed // groups), (None, None, "embed", "embed_out")
+        shape, axes = (width, groups, embed // groups, embed // groups), ("taps", "blocks", "embed", "embed_out")
         kernel = initializers.parameter(self, "kernel", draw, axes, shape).astype(self.dtype)
         bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("norm",), (embed,))
         mixed = bias.astype(self.dtype)[None, None]

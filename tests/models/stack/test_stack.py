@@ -16,8 +16,7 @@ from lm_jax.models import transformer
 from lm_jax.models.config import StackConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.models.presets.gpt import gpt2
-from lm_jax.models.stack import layers as stack
-from lm_jax.models.stack import segments
+from lm_jax.models.stack import loops, segments
 
 TOKENS = jnp.arange(1, 13).reshape(2, 6)
 INPUTS = {
@@ -219,13 +218,13 @@ def test_parameters_of_all_layers_have_a_leading_axis_named_layers():
 
 def test_unstacked_layers_are_the_slices():
     tree = {"kernel": jnp.arange(6.0).reshape(3, 2)}
-    parts = stack.unstack(tree, 3)
+    parts = loops.unstack(tree, 3)
     np.testing.assert_array_equal(np.stack([part["kernel"] for part in parts]), tree["kernel"])
 
 
 def test_auto_loops_over_deep_stacks():
-    assert stack.scanned(StackConfig(depth=24))
-    assert not stack.scanned(StackConfig(depth=2))
+    assert loops.scanned(StackConfig(depth=24))
+    assert not loops.scanned(StackConfig(depth=2))
 
 
 @pytest.mark.parametrize(("field", "value"), [("scan", "sometimes"), ("remat", "some"), ("depth", 0)])

@@ -1,0 +1,124 @@
+"""The configuration of a run: from a recipe to frozen dataclasses, and back from a work directory.
+
+A recipe says what its paper says. `complete` adds every other field with its default, so that all of them can be
+overridden; `parse` makes frozen dataclasses of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from lm_jax.core.config import InputError, Tree, from_config_dict, lookup, merge, setting, to_config_dict
+from lm_jax.data.config import ENTRIES, DataConfig
+from lm_jax.data.conventions import ConventionsConfig
+from lm_jax.evaluate.base import EvaluateConfig
+from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
+from lm_jax.objectives import ObjectiveConfig
+from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.rules import Rules
+from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
+from lm_jax.train.optimizers import OptimizerConfig
+
+# The configuration in a work directory, and the key under which it keeps the changes that were made to it.
+SAVED, HISTORY = "config.json", "history"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that decides a run. Models are read by their `kind`.
+
+    Attributes:
+      model: the model that is evaluated, generated from and exported.
+      models: the models of an objective's other roles, by role.
+    """
+
+    model: Any
+    models: Tree = Tree()
+    seed: int = setting(0, at_least=0, below=2**32)
+    objective: ObjectiveConfig = ObjectiveConfig()
+    conventions: ConventionsConfig = ConventionsConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = setting(MeshConfig(), free=True)
+    rules: Rules = setting(Rules(), free=True)
+    evaluate: EvaluateConfig = setting(EvaluateConfig(), free=True)
+    checkpoint: CheckpointConfig = setting(CheckpointConfig(), free=True)
+    log: LogConfig = setting(LogConfig(), free=True)
+
+
+def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A recipe with every field that it leaves out at its default.
+
+    Raises:
+      InputError: the recipe has a key that the library does not know, or no model.
+    """
+    if "model" not in recipe:
+        raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
+    config: Any = merge(to_config_dict(ExperimentConfig(model=_blank(recipe.model))), recipe)
+    for role in config.models:
+        key = f"config.models.{role}"
+        config.models[role] = merge(to_config_dict(_blank(config.models[role], key)), config.models[role], key)
+    for key, entry in ENTRIES.items():
+        tree = functools.reduce(getattr, key.split(".")[1:], config)
+        for name in tree:
+            tree[name] = merge(to_config_dict(entry()), tree[name], f"{key}.{name}")
+    return config
+
+
+def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
+    """A complete configuration, or one read back from JSON, as frozen dataclasses."""
+    typed = from_config_dict(ExperimentConfig, config)
+    models = {role: _model(tree, f"config.models.{role}") for role, tree in typed.models.items()}
+    return dataclasses.replace(typed, model=_model(typed.model), models=Tree(models))
+
+
+def as_json(config: ExperimentConfig) -> dict[str, Any]:
+    """A configuration as JSON writes it: tuples are lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The configuration that a work directory holds, or None where it holds no run.
+
+    Raises:
+      InputError: its file cannot be read.
+    """
+    path = Path(workdir) / SAVED
+    try:
+        config = json.loads(path.read_text())
+        config.pop(HISTORY, None)
+        return config
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged or not readable ({error}); restore it, or use another --workdir"
+        ) from error
+
+
+def _kind(model: Any, key: str = "config.model") -> Any:
+    """The dataclass that a tree of model settings fills in."""
+    if not hasattr(model, "get"):
+        raise InputError(f"{key} is {model!r}; expected a tree, such as presets.gpt.gpt2('small')")
+    return lookup(KINDS, model.get("kind", "decoder"), f"{key}.kind")
+
+
+def _blank(model: Any, key: str = "config.model") -> ModelConfig:
+    """A model of the same kind whose every field can be overridden."""
+    kind = _kind(model, key)
+    if kind is EncoderDecoderConfig:
+        return kind(decoder=StackConfig(block=BlockConfig(cross=AttentionConfig(mask="full"))))
+    return kind(kind="decoder")
+
+
+def _model(tree: Any, key: str = "config.model") -> ModelConfig:
+    return from_config_dict(_kind(tree, key), tree, key)

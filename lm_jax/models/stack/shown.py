@@ -1,0 +1,41 @@
+"""What a stack shows of its layers where a call asks for it: `apply(..., show=("hidden", "attention", "router"))`.
+
+Layers sow into collections named as in `SHOWN`. A collection that was not asked for is neither stored nor traced.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from lm_jax.core.config import lookup
+from lm_jax.models.interface import Shown
+
+# Fields of `Shown` by what is asked for, with the module below the block and the name that it sows under.
+SHOWN = {
+    "hidden": {"hidden": ("stream",)},
+    "attention": {"attention": ("attention", "weights"), "cross": ("cross", "weights")},
+    "router": {"router": ("feedforward", "logits")},
+}
+
+
+def of_layer(show: tuple[str, ...], sown: Mapping[str, Any]) -> Shown:
+    """What one layer shows, from the collections that it sowed."""
+    below = lambda tree, part: tree.get(part, {})
+    fields = {}
+    for name in show:
+        for field, path in lookup(SHOWN, name, "show").items():
+            # What is sown is a tuple of one; a layer without such a module shows nothing.
+            fields[field] = tuple(functools.reduce(below, path, sown.get(name, {})))
+    return Shown(**fields)
+
+
+def of_stack(show: tuple[str, ...], x: jax.Array, layers: Sequence[Shown]) -> Shown | None:
+    """What all layers show, after the residual stream `x` before the first; None where nothing was asked for."""
+    if not show:
+        return None
+    joined = {field: sum((getattr(layer, field) for layer in layers), ()) for name in show for field in SHOWN[name]}
+    return Shown(**joined | ({"hidden": (x, *joined["hidden"])} if "hidden" in joined else {}))

@@ -1,0 +1,141 @@
+"""The models of an objective by role: which kinds play it, what is trained, what is shared, and which is the product.
+
+Parameters are trees by role. What a role shares belongs to another one and is not in its own tree: it is drawn, stored,
+updated and counted once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from lm_jax.core.config import InputError, Tree
+from lm_jax.core.trees import below, flat, merged, nested, partition
+from lm_jax.models.model import Bound, Model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Role:
+    """What an objective wants of one of its models.
+
+    Attributes:
+      kinds: kinds of model that can play it.
+      trained: whether its parameters are; otherwise they have neither gradient nor optimizer state.
+      product: whether it is the model that is evaluated, generated from and exported; of one role it is.
+      shares: parameters that belong to another role: a path, of one or of all below it, to that role.
+    """
+
+    kinds: tuple[str, ...]
+    trained: bool = True
+    product: bool = False
+    shares: Mapping[str, str] = Tree()
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The models of an objective.
+
+    Attributes:
+      roles: what the objective wants.
+      models: what plays each role.
+    """
+
+    roles: Mapping[str, Role]
+    models: Mapping[str, Model]
+
+    def check(self, objective: str) -> None:
+        """Refuses models that cannot play their roles.
+
+        Args:
+          objective: its name, for messages.
+
+        Raises:
+          InputError: a kind that the role does not take, or shared parameters of different shapes.
+        """
+        shapes = {
+            role: {path: leaf.shape for path, leaf in flat(model.shapes).items()} for role, model in self.models.items()
+        }
+        for role, wanted in self.roles.items():
+            kind = self.models[role].module.config.kind
+            if kind not in wanted.kinds:
+                raise InputError(
+                    f"config.objective.name {objective!r} trains {' or '.join(wanted.kinds)} models, but "
+                    f"{self.key(role)}.kind is {kind!r}"
+                )
+            for path, owner in wanted.shares.items():
+                mine, theirs = (_below(path, shapes[one]) for one in (role, owner))
+                if mine != theirs:
+                    raise InputError(
+                        f"{self.key(role)} shares {path} with {self.key(owner)}, but its shapes are {mine} and those "
+                        f"are {theirs}; give both the same widths"
+                    )
+
+    @property
+    def product(self) -> str:
+        """The role that is evaluated, generated from and exported."""
+        return product(self.roles)
+
+    def key(self, role: str) -> str:
+        """Where the configuration has the model of a role."""
+        return key(self.roles, role)
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Any]:
+        """Shapes of the parameters by role, shared ones with their owner only."""
+        return {role: self._own(role, model.shapes) for role, model in self.models.items()}
+
+    @functools.cached_property
+    def axes(self) -> dict[str, Any]:
+        """Logical axes of the same parameters."""
+        return {role: self._own(role, model.axes) for role, model in self.models.items()}
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Freshly drawn parameters by role; the product's depend on the seed alone (traced: call it under jit)."""
+        first, drawn = jax.random.key(seed), {}
+        for number, (role, model) in enumerate(self.models.items(), 1):
+            one = first if role == self.product else jax.random.fold_in(first, number)
+            drawn[role] = self._own(role, model.draw(one))
+        return drawn
+
+    def split(self, tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is trained of a tree by role, and what is frozen."""
+        return partition(tree, self._trained)
+
+    def bind(self, params: Any, frozen: Any = None) -> dict[str, Bound]:
+        """Every model with its parameters, those that it shares among them."""
+        return {role: self.models[role].bind(self.parameters(role, params, frozen)) for role in self.models}
+
+    def parameters(self, role: str, params: Any, frozen: Any = None) -> Any:
+        """All parameters of one role as a plain tree."""
+        trees = merged(params, frozen) if frozen else params
+        shares = self.roles[role].shares
+        if not shares:
+            return trees[role]
+        return merged(trees[role], *(nested(_below(path, flat(trees[owner]))) for path, owner in shares.items()))
+
+    def _own(self, role: str, tree: Any) -> dict[str, Any]:
+        return partition(tree, lambda path: not below(path, self.roles[role].shares))[0]
+
+    def _trained(self, path: str) -> bool:
+        role, _, rest = path.partition("/")
+        trained = self.models[role].trained
+        return self.roles[role].trained and (trained is None or trained(rest))
+
+
+def product(roles: Mapping[str, Role]) -> str:
+    """The role that is the product."""
+    (found,) = [role for role, wanted in roles.items() if wanted.product or len(roles) == 1]
+    return found
+
+
+def key(roles: Mapping[str, Role], role: str) -> str:
+    """Where the configuration has the model of a role."""
+    return "config.model" if role == product(roles) else f"config.models.{role}"
+
+
+def _below(path: str, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: leaf for name, leaf in leaves.items() if below(name, [path])}

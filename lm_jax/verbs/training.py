@@ -1,0 +1,112 @@
+"""The wiring of a run: the loop with its log, its evaluations, its checkpoints and its watchdog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lm_jax import experiment
+from lm_jax.experiment import Experiment
+from lm_jax.train import throughput
+from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.train.logging import Logger
+from lm_jax.train.loop import Trainer
+from lm_jax.train.profile import Profiler
+from lm_jax.train.state import TrainState, Weights
+from lm_jax.train.step import Step
+from lm_jax.train.watchdog import Watchdog
+from lm_jax.verbs import report
+
+
+def train(
+    exp: Experiment,
+    step: Step,
+    state: TrainState,
+    batches: Iterator[dict[str, np.ndarray]],
+    workdir: Path,
+    checkpointer: Checkpointer,
+    meter: throughput.Meter,
+) -> TrainState:
+    """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
+    config, start = exp.config, int(state.step)
+    tokens = config.data.batch * config.data.length
+    evaluator, losses = exp.validation(), dict[int, float]()
+    extra = {
+        "config": experiment.as_json(config),
+        "data_fingerprint": exp.store.fingerprint if exp.store else "",
+        "tokenizer_fingerprint": exp.tokenizer.fingerprint,
+    }
+    with (
+        Logger(
+            workdir,
+            total=config.train.steps,
+            start=start,
+            every=config.log.every,
+            names=config.log.writers,
+            config=extra["config"],
+            active=jax.process_index() == 0,
+        ) as logger,
+        Watchdog(config.train.timeout_s) as watchdog,
+    ):
+        profiler = Profiler(
+            workdir, start=start, steps=config.log.profile, say=logger.say, active=jax.process_index() == 0
+        )
+
+        def tick(step: int) -> None:
+            watchdog.beat(step)
+            logger.tick(step)
+
+        def log(step: int, updates: int, values: dict[str, float]) -> None:
+            rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
+            values = {**values, **rate, "tokens": step * tokens, **meter.read(step, step * tokens)}
+            logger.write(step, {f"train/{name}": value for name, value in values.items()})
+            profiler.poll()
+
+        def evaluate(step: int, weights: Weights) -> None:
+            with meter.paused(), watchdog.paused():
+                values = dict(evaluator.run(weights))
+            losses[step] = values["loss"]
+            logger.write(step, {f"val/{name}": value for name, value in values.items()})
+
+        def save(step: int, state: TrainState) -> None:
+            with meter.paused():
+                checkpointer.save(step, state, extra)
+            best = checkpointer.best_mark()
+            if step in losses and (not best or losses[step] < best["value"]):
+                checkpointer.mark_best(step, losses[step])
+
+        trainer = Trainer(
+            step=profiler.wrap(step),
+            put=exp.put,
+            terms=exp.objective.terms,
+            steps=config.train.steps,
+            log_every=config.log.every,
+            evaluate_every=config.evaluate.every,
+            save_every=config.checkpoint.every,
+            tick=tick,
+            report=log,
+            evaluate=evaluate if len(exp.feed.rows("validation")) else None,
+            save=save,
+        )
+        # The step is compiled and the first batch made: what comes is training.
+        meter.start(start, start * tokens)
+        try:
+            return trainer.fit(state, batches)
+        finally:
+            profiler.close()
+
+
+def meter(exp: Experiment) -> throughput.Meter:
+    """Rates against what the devices can do."""
+    config = exp.config
+    flops = exp.flops() / config.data.length
+    peak = throughput.peak(jax.devices()[0])
+    report.say(f"compute    {flops:.3g} FLOPs a token; peak {peak.flops:.3g} FLOP/s a device ({peak.source})")
+    return throughput.Meter(
+        throughput.MeterConfig(
+            steps=config.train.steps, devices=jax.device_count(), flops_per_token=flops, peak_flops=peak.flops
+        )
+    )

@@ -1,0 +1,142 @@
+"""A toy of an objective with two models: a generator fills masks, a discriminator says which tokens are not the text's.
+
+Both read one table of tokens. The generator's fillers are drawn on the device, from each row's own key.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import laws
+import numpy as np
+import tiny
+from ml_collections import ConfigDict
+
+from lm_jax import experiment
+from lm_jax.data import tokenizers
+from lm_jax.data.rows import Reads
+from lm_jax.models.heads import gather
+from lm_jax.models.interface import Inputs
+from lm_jax.models.presets.bert import bert
+from lm_jax.objectives import OBJECTIVES
+from lm_jax.objectives.base import Field, Loss, Objective, Work, padded, per_weight, row_keys, weighted
+from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+from lm_jax.objectives.roles import Role
+
+LENGTH, MASKED = 12, 3
+SHARED = ("token", "embed/position")
+
+
+@dataclasses.dataclass(frozen=True)
+class Replaced(Objective):
+    config: object
+    vocabulary: object
+    length: int
+
+    roles = {
+        "generator": Role(kinds=("encoder",), shares=dict.fromkeys(SHARED, "discriminator")),
+        "discriminator": Role(kinds=("encoder",), product=True),
+    }
+    terms = ("generator_loss", "discriminator_loss")
+
+    @property
+    def spec(self):
+        row, masked = Field(shape=(self.length,), axes=("length",)), Field(shape=(MASKED,))
+        weights = {
+            "weights": Field(shape=(MASKED,), dtype="float32"),
+            "real": Field(shape=(self.length,), dtype="float32"),
+        }
+        return {"tokens": row, "segments": row, "positions": masked, **weights}
+
+    @property
+    def work(self):
+        return (
+            Work(role="generator", length=self.length, scored=MASKED),
+            Work(role="discriminator", length=self.length, scored=0),
+        )
+
+    @property
+    def reads(self):
+        return Reads(plan="packed", length=self.length)
+
+    def features(self, row, rng):
+        tokens = row["tokens"]
+        chosen = np.sort(rng.permutation(len(tokens))[:MASKED])
+        real = padded(np.ones(len(tokens), np.int32), self.length)
+        return {
+            "tokens": padded(tokens, self.length, self.vocabulary.pad),
+            "segments": real,
+            "real": real.astype(np.float32),
+            "positions": padded(chosen, MASKED),
+            "weights": (np.arange(MASKED) < len(chosen)).astype(np.float32),
+        }
+
+    def weights(self, batch):
+        return {"masked": batch["weights"].sum(), "read": batch["real"].sum()}
+
+    def loss(self, models, batch, key, weights, carry):
+        tokens, at = batch["tokens"], batch["positions"]
+        rows, labels = jnp.arange(len(tokens))[:, None], jnp.take_along_axis(tokens, at, 1)
+        # A place that counts for nothing keeps its token.
+        put = lambda new: tokens.at[rows, at].set(jnp.where(batch["weights"] > 0, new, labels))
+        generator, discriminator = models["generator"], models["discriminator"]
+        masked = put(jnp.full_like(labels, self.vocabulary.mask))
+        hidden = gather(generator(Inputs(tokens=masked, segments=batch["segments"]), dropout=key).hidden, at)
+        filled, _ = token_loss(generator, hidden, labels, batch["weights"])
+        logits = jax.lax.stop_gradient(generator.readout(hidden))
+        drawn = jax.vmap(lambda one, logits: jax.random.categorical(one, logits))(row_keys(batch), logits)
+        corrupted = put(drawn.astype(tokens.dtype))
+        states = discriminator(Inputs(tokens=corrupted, segments=batch["segments"]), dropout=key).hidden
+        detected = discriminator.head("pair", states.reshape(-1, states.shape[-1])).reshape(*tokens.shape, 2)
+        found = weighted(cross_entropy(detected, (corrupted != tokens).astype(jnp.int32)), batch["real"])
+        total = per_weight(filled.total, weights["masked"]) + per_weight(found.total, weights["read"])
+        return Loss(total=total, metrics={"generator_loss": filled, "discriminator_loss": found})
+
+
+ROWS = [{"tokens": laws.text(count, seed)} for seed, count in enumerate((12, 5, 9, 12, 2, 12, 7, 12))]
+NARROW = {"stack.depth": 1, "stack.block.feedforward.width": 16}
+
+
+def replaced():
+    objective = Replaced(None, tiny.VOCABULARY, LENGTH)
+    still = {**tiny.STILL, "embed.max_length": LENGTH, "embed.types": 0}
+    small, large = (tiny.config("bert", over={**still, **over}) for over in (NARROW, {}))
+    return laws.case(objective, {"generator": small, "discriminator": large}, ROWS)
+
+
+def test_it_keeps_the_laws_with_one_table_for_both_and_fillers_by_row(tmp_path):
+    case = replaced()
+    states = laws.check(case, tmp_path)
+    assert not {"token", "position"} & {*states[-1].params["generator"], *states[-1].params["generator"]["embed"]}
+    before, after = laws.whole(case, states[0]), laws.whole(case, states[-1])
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert {"discriminator/token/embedding", "generator/stack/layers/attention/query/kernel"} <= changed
+
+
+def test_the_discriminators_loss_teaches_the_generator_only_what_they_share():
+    case = replaced()
+    batch = {name: jnp.asarray(value) for name, value in case.batch.items()}
+
+    def loss(params):
+        weights = {**case.objective.weights(batch), "masked": jnp.float32(1e30)}
+        return case.objective.loss(case.models.bind(params), batch, None, weights, None).total
+
+    slopes = jax.jit(jax.grad(loss))(case.first.params)
+    assert all(np.abs(leaf).max() < 1e-20 for leaf in jax.tree.leaves(slopes["generator"]))
+    assert np.abs(slopes["discriminator"]["token"]["embedding"]).max() > 1e-6
+
+
+def test_a_recipe_gives_each_role_a_preset_of_its_own(monkeypatch, repository):
+    monkeypatch.setitem(OBJECTIVES, "replaced", Replaced)
+    recipe = ConfigDict(
+        {"model": bert("tiny"), "models": {"generator": bert("tiny")}, "objective": {"name": "replaced"}}
+    )
+    recipe.models.generator.stack.depth = 1
+    tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
+    exp = experiment.Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
+    depths = {role: model.module.config.stack.depth for role, model in exp.models.models.items()}
+    assert depths == {"generator": 1, "discriminator": bert("tiny").stack.depth}
+    assert exp.product is exp.models.models["discriminator"]
+    assert exp.flops() > 0
+    placed = jax.tree.leaves(exp.state_like)
+    assert all(leaf.sharding is not None for leaf in placed)

@@ -1,0 +1,54 @@
+"""A toy of adaptation: a low-rank product is added to every query kernel inside the loop; all else is frozen."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import laws
+import numpy as np
+import pytest
+import tiny
+
+from lm_jax.core.trees import merged
+from lm_jax.models.model import build_model
+from lm_jax.objectives.causal import Causal, CausalConfig
+
+RANK = 2
+
+
+def adapted(tree):
+    """One layer's parameters with the product in the query kernel."""
+    query = tree.get("attention", {}).get("query", {})
+    if "down" not in query:
+        return tree
+    kernel = query["kernel"] + jnp.tensordot(query["down"], query["up"], 1)
+    return {**tree, "attention": {**tree["attention"], "query": {**query, "kernel": kernel}}}
+
+
+def low_rank(config):
+    """The model with the two factors beside every query kernel, which alone are trained."""
+    model = build_model(config, config.embed.vocab)
+    depth, embed, heads, kv = model.shapes["stack"]["layers"]["attention"]["query"]["kernel"].shape
+
+    def born(key):
+        draw = lambda shape, axes: nn.LogicallyPartitioned(jax.random.normal(key, shape), axes)
+        down, up = draw((depth, embed, RANK), ("layers", "embed", "rank")), jnp.zeros((depth, RANK, heads, kv))
+        factors = {"down": down, "up": nn.LogicallyPartitioned(up, ("layers", "rank", "heads", "kv"))}
+        return merged(model.born(key), {"stack": {"layers": {"attention": {"query": factors}}}})
+
+    return dataclasses.replace(
+        model, born=born, transform=adapted, trained=lambda path: path.endswith(("/down", "/up"))
+    )
+
+
+@pytest.mark.parametrize("scan", ["never", "always"])
+def test_it_keeps_the_laws_and_every_other_parameter_its_bits(scan, tmp_path):
+    rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
+    config = tiny.config("gpt2", over={"stack.depth": 2, "stack.scan": scan, "embed.max_length": 8})
+    objective = Causal(CausalConfig(), tiny.VOCABULARY, 8)
+    case = laws.case(objective, {}, rows, models={"model": low_rank(config)})
+    states = laws.check(case, tmp_path, fall=0.99)
+    first, last = states[0], states[-1]
+    assert len(jax.tree.leaves(first.params)) == 2
+    jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)

@@ -1,0 +1,97 @@
+"""A toy of what is kept between steps: the running mean of the loss, and of each row of the batch how much it has seen.
+
+As a script it trains in a directory until it is killed, or goes on there and compares itself with a run that was not.
+"""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import laws
+import numpy as np
+import tiny
+
+from lm_jax.core.trees import named_leaves
+from lm_jax.objectives.base import Carry, Field, Loss, per_weight, weighted
+from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.cross_entropy import cross_entropy
+from lm_jax.train.checkpoint import Checkpointer
+from tests.commands import one_device
+
+ROOT = Path(__file__).resolve().parents[2]
+DECAY = 0.9
+NUMBER = Field(dtype="float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Steadied(Causal):
+    """The loss weighs more where it has been high."""
+
+    carry = Carry(rows={"seen": NUMBER}, shared={"mean": NUMBER})
+
+    def loss(self, models, batch, key, weights, carry):
+        logits = models["model"](self.inputs(batch), dropout=key, logits=True).logits
+        found = weighted(cross_entropy(logits, batch["targets"]), batch["weights"])
+        before, whole = carry.shared["mean"], weights["tokens"]
+        # These rows' share of decay * before + (1 - decay) * (mean of the batch).
+        share = (DECAY * before * found.weight + (1 - DECAY) * jax.lax.stop_gradient(found.total)) / whole
+        kept = Carry(rows={"seen": carry.rows["seen"] + batch["weights"].sum(-1)}, shared={"mean": share})
+        total = per_weight(found.total, whole) * (1 + before / 10)
+        return Loss(total=total, metrics={"loss": found}, carry=kept)
+
+
+def steadied():
+    rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
+    config = tiny.config("gpt2", over={"stack.depth": 1, "embed.max_length": 8})
+    return laws.case(Steadied(CausalConfig(), tiny.VOCABULARY, 8), {"model": config}, rows)
+
+
+def test_it_keeps_the_laws_and_its_means(tmp_path):
+    case = steadied()
+    states = laws.check(case, tmp_path)
+    means = [float(now.carry.shared["mean"]) for now in states]
+    assert means[0] == 0 < means[1] < means[5]
+    np.testing.assert_array_equal(states[3].carry.rows["seen"], 3 * case.batch["weights"].sum(-1))
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path):
+    script = [sys.executable, __file__, str(tmp_path)]
+    env = {**one_device(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = subprocess.Popen([*script, "100000"], env=env)
+    deadline = time.monotonic() + 120
+    while len(Checkpointer(tmp_path).steps()) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*script, "3"], env=env, check=True)
+
+
+def train(directory, more):
+    """Saves every step; `more` steps after the newest checkpoint, what it has is compared with a run in one go."""
+    case = steadied()
+    alone = case.layout(data=1, fsdp=1, tensor=1)
+    step, start, batch = case.compiled(alone)
+    now = start
+    with Checkpointer(directory) as checkpointer:
+        resumes = checkpointer.latest() is not None
+        if resumes:
+            now, _ = checkpointer.restore(jax.tree.map(lambda leaf: leaf, start))
+        first = int(now.step)
+        for number in range(first + 1, first + more + 1):
+            now, _ = step(now, batch)
+            checkpointer.save(number, now, {})
+    assert resumes and first > 0
+    whole = start
+    for _ in range(first + more):
+        whole, _ = step(whole, batch)
+    for (path, ours), theirs in zip(named_leaves(now), jax.tree.leaves(whole), strict=True):
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes(), path
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], int(sys.argv[2]))

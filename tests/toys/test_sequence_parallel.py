@@ -1,0 +1,22 @@
+"""A toy of a parallelism: activations between layers are divided over `tensor` along their length, by a rule alone.
+
+Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2.
+"""
+
+import laws
+import tiny
+
+from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.parallel.rules import Rules
+
+
+def test_it_keeps_the_laws_and_divides_activations(tmp_path):
+    rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
+    config = tiny.config("gpt2", over={"stack.depth": 1, "embed.max_length": 8})
+    objective = Causal(CausalConfig(), tiny.VOCABULARY, 8)
+    case = laws.case(objective, {"model": config}, rows, rules=Rules(stream=("tensor",)))
+    laws.check(case, tmp_path)
+    many = case.layout(data=2, fsdp=2, tensor=2)
+    compiled = case.compiled(many)[0].as_text()
+    # Two rows of eight on each of data x fsdp, four tokens of eight on each of tensor.
+    assert f"f32[2,4,{config.embed.width}]" in compiled

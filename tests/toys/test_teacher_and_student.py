@@ -1,0 +1,46 @@
+"""A toy of distillation: a student learns what a teacher that is not trained thinks of the next token."""
+
+import dataclasses
+
+import jax
+import laws
+import numpy as np
+import tiny
+
+from lm_jax.objectives.base import Loss, per_weight, weighted
+from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.roles import Role
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled(Causal):
+    roles = {
+        "student": Role(kinds=("decoder",), product=True),
+        "teacher": Role(kinds=("decoder",), trained=False),
+    }
+
+    @property
+    def work(self):
+        (one,) = super().work
+        return tuple(dataclasses.replace(one, role=role) for role in self.roles)
+
+    def loss(self, models, batch, key, weights, carry):
+        inputs = self.inputs(batch)
+        student = models["student"](inputs, dropout=key, logits=True).logits
+        teacher = models["teacher"](inputs, logits=True).logits
+        logs = jax.nn.log_softmax(teacher)
+        apart = (jax.nn.softmax(teacher) * (logs - jax.nn.log_softmax(student))).sum(-1)
+        found = weighted(apart, batch["weights"])
+        return Loss(total=per_weight(found.total, weights["tokens"]), metrics={"loss": found})
+
+
+def test_it_keeps_the_laws_and_the_teacher_its_bits(tmp_path):
+    rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
+    small, large = (tiny.config("gpt2", over={"stack.depth": depth, "embed.max_length": 8}) for depth in (1, 2))
+    case = laws.case(Distilled(CausalConfig(), tiny.VOCABULARY, 8), {"student": small, "teacher": large}, rows)
+    states = laws.check(case, tmp_path)
+    first, last = states[0], states[-1]
+    assert set(first.params) == {"student"} and set(first.frozen) == {"teacher"}
+    jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(first.opt_state))
+    assert kept == sum(leaf.size for leaf in jax.tree.leaves(first.params)), "optimizer state of the student alone"
