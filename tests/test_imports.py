@@ -90,6 +90,13 @@ def test_interop_imports_models_and_core_only():
             assert rooms <= {"interop", "models", "core"}, f"{path.relative_to(ROOT)} imports {sorted(rooms)}"
 
 
+def test_only_models_build_blocks():
+    for path in sources():
+        if room_of(name_of(path)) != "models" and "stack.block" in path.read_text(encoding="utf-8"):
+            names = {name.removeprefix("lm_jax.models.stack.block.") for name in imports(path)}
+            assert "Block" not in names, f"{path.relative_to(ROOT)} builds a Block; ask the model, with `show`"
+
+
 def test_data_runs_no_device_code():
     for path in (PACKAGE / "data").rglob("*.py"):
         roots = {name.split(".")[0] for name in imports(path)}

@@ -83,6 +83,12 @@ def shapes(model, inputs):
     return nn.meta.unbox(boxed(model, inputs))
 
 
+def once(function, *args):
+    """What a function returns, compiled without optimisation, because it runs once."""
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function).lower(*args).compile(quick)(*args)
+
+
 def stacked(rows):
     """Rows of features as one batch."""
     return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}

@@ -95,6 +95,19 @@ def test_an_encoder_sees_everything_but_padding_and_other_texts(preset, kernel):
     np.testing.assert_array_equal(among(preset, kernel, 1)[real], (SEGMENTS[:, None] == SEGMENTS)[real])
 
 
+def test_visible_padding_sees_what_is_seen_and_changes_none_of_it():
+    tokens, mask = rows(6, 1), jnp.array([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    model, params = tiny.build(tiny.config("bert", over={"stack.depth": 1}), Inputs(tokens=tokens))
+    places = jnp.where(mask > 0, jnp.arange(6)[None], 9)
+    cases = [Inputs(tokens=tokens, segments=mask), Inputs(tokens=tokens, visible=mask, positions=places)]
+    run = lambda params: [model.apply({"params": params}, case, show=("attention",)) for case in cases]
+    apart, visible = tiny.once(run, params)
+    real = np.asarray(mask) > 0
+    np.testing.assert_allclose(np.asarray(visible.hidden)[real], np.asarray(apart.hidden)[real], atol=1e-5)
+    (weights,) = visible.shown.attention
+    np.testing.assert_array_equal(np.asarray(weights)[1] > 0, np.broadcast_to(real[1], weights.shape[1:]))
+
+
 @pytest.mark.parametrize(("preset", "kernel"), DECODERS + ENCODERS)
 def test_rows_of_a_batch_do_not_see_each_other(preset, kernel):
     seen, tokens = influence(preset, kernel), np.asarray(inputs_of(preset).tokens)

@@ -72,8 +72,7 @@ class Attention(nn.Module):
           cross: attention over `memory`.
           train: whether dropout acts.
         """
-        config = self.config
-        embed = x.shape[-1]
+        config, embed = self.config, x.shape[-1]
         width, groups = config.head_width(embed), config.kv_heads or config.heads
         # T5's scores are not scaled: its query kernel is drawn smaller instead.
         query_gain = width**-0.5 if config.scale == 1.0 and self.init_config.name == "fan_in" else 1.0
@@ -83,9 +82,8 @@ class Attention(nn.Module):
         project = {"query": self._projection(embed, "query", config.heads, width, query_gain)}
         q = self._heads(project["query"], x, recent)
         showing = self.is_mutable_collection("attention") and not self.is_initializing()
-        if showing and visibility.targets is not None:
-            # What rows without a target would attend to, asking with zeros; their values are silenced below.
-            q = two_stream.silenced(q, visibility.targets)
+        # What rows without a target would attend to is shown for queries of zeros; their values are silenced below.
+        q = two_stream.silenced(q, visibility.targets) if showing and visibility.targets is not None else q
         scale = self._scale(width, 1 if places is None else config.disentangled.terms)
         mask = masks.full if cross else masks.of(config, 0 if past is None else past.shape[1])
         visibility = visibility.replace(mask=mask)  # type: ignore[attr-defined]

@@ -75,6 +75,8 @@ def test_a_target_does_not_know_the_others_and_a_missing_one_changes_none():
     found = jax.jit(lambda targets: model.apply({"params": params}, TWO.replace(targets=targets)).hidden)
     together, absent = found(TARGETS), found(TARGETS.at[:, 1].set(-1))
     np.testing.assert_allclose(absent[:, ::2], together[:, ::2], atol=1e-6)
+    # Wherever it stands, a row that asks for nothing is the same.
+    np.testing.assert_allclose(found(TARGETS.at[:, 1].set(~TARGETS[:, 1])), absent, atol=1e-6)
     np.testing.assert_allclose(found(TARGETS[:, 1:2]), together[:, 1:2], atol=1e-5)
 
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from lm_jax.core.config import InputError
 from lm_jax.models.config import ExpertsConfig, FeedForwardConfig, InitConfig
 from lm_jax.models.feedforward.experts import Experts, balance
+from lm_jax.models.interface import Inputs
 
 CONFIG = FeedForwardConfig(width=12, activation="silu", gated=True, bias=False, experts=ExpertsConfig(count=5, top=2))
 
@@ -69,3 +71,29 @@ def test_settings_that_cannot_be_are_refused():
         ExpertsConfig(count=5, top=6)
     with pytest.raises(InputError, match="feedforward.bias"):
         dataclasses.replace(CONFIG, bias=True)
+
+
+def test_training_balances_the_experts_of_all_layers_by_tokens_that_are_no_padding():
+    segments = jnp.array([[1] * 5, [1, 1, 1, 0, 0]])
+    inputs = Inputs(tokens=jnp.arange(10).reshape(2, 5), segments=segments)
+    over = {"embed.width": 16, "stack.block.feedforward.width": 16, "stack.scan": "always"}
+    over |= {"stack.block.feedforward.experts.balance": 0.5}
+    model, params = tiny.build(tiny.config("mixtral", over=over), inputs)
+    apply = lambda train: model.apply({"params": params}, inputs, train=train, show=("router",))
+    found, router = tiny.once(lambda: (lambda output: (output.balance, output.shown.router))(apply(True)))
+    logits = jnp.concatenate(router)
+    expected = balance(logits, 2, jnp.tile(segments.reshape(-1), model.config.stack.depth).astype(jnp.float32))
+    assert found == pytest.approx(0.5 * float(expected), abs=1e-6)
+    assert expected > 1
+    # Elsewhere it is the plain number, which costs nothing.
+    elsewhere = []
+    jax.eval_shape(lambda: elsewhere.append(apply(False).balance))
+    assert elsewhere == [0.0]
+
+
+def test_a_balance_of_experts_that_are_not_alike_is_refused():
+    with pytest.raises(InputError, match="have 0 kinds of experts"):
+        tiny.config("gpt2", over={"stack.block.feedforward.experts.balance": 0.1})
+    other = {"stack.kinds": {"few": {"feedforward": {"experts": {"count": 3}}}}, "stack.pattern": ("few", "block")}
+    with pytest.raises(InputError, match="have 2 kinds of experts"):
+        tiny.config("mixtral", over=other | {"stack.block.feedforward.experts.balance": 0.1})

@@ -1,0 +1,32 @@
+"""What the reference's names mean where its layers are not ours."""
+
+import jax
+import jax.numpy as jnp
+import tiny
+
+from lm_jax.interop import huggingface, outputs
+from lm_jax.interop.tables import albert
+from lm_jax.models.interface import Shown
+
+
+def test_a_layer_of_albert_shows_its_own_state_and_those_of_its_inner_layers():
+    config = tiny.config("albert", over={"stack.depth": 4, "stack.share.groups": 1, "stack.share.layers": 2})
+    module, shapes, axes = huggingface.describe(config)
+    given, none = {"input_ids": jnp.arange(8).reshape(2, 4)}, {"head": None, "tree": {}, "rules": []}
+    checkpoint = huggingface.Checkpoint(
+        family=albert.FAMILY,
+        architecture="AlbertModel",
+        config=config,
+        module=module,
+        shapes=shapes,
+        axes=axes,
+        entries={},
+        spelled={},
+        **none,
+    )
+    named = set(jax.eval_shape(lambda params: outputs.trace(checkpoint, params, given), shapes))
+    found = outputs._layers(Shown(hidden=tuple("eabcd"), attention=tuple("wxyz")), "", 2)
+    assert named == {"last", *found}
+    assert [found[f"hidden_states/{index}"] for index in range(3)] == ["e", "b", "d"]
+    assert [found[f"inner_hidden_states/{index}"] for index in range(4)] == ["a", "b", "c", "d"]
+    assert [found[f"attentions/{index}"] for index in range(4)] == ["w", "x", "y", "z"]
