@@ -19,7 +19,7 @@ import ml_collections
 from lm_jax.core.config import InputError, Tree, from_config_dict, lookup, merge, setting, to_config_dict
 from lm_jax.data.config import ENTRIES, DataConfig
 from lm_jax.data.conventions import ConventionsConfig
-from lm_jax.evaluate.base import EvaluateConfig
+from lm_jax.evaluate.config import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.parallel.mesh import MeshConfig

@@ -122,6 +122,23 @@ class Carry:
 
 
 @flax.struct.dataclass
+class Part:
+    """A batch, or a part of one.
+
+    Attributes:
+      batch: features, and `row_keys` for what is drawn on the device.
+      weights: of the whole batch.
+      key: draws dropout; None in evaluation.
+      carry: what the last step kept of these rows and of all.
+    """
+
+    batch: Batch
+    weights: Mapping[str, Float[Array, ""]]
+    key: jax.Array | None = None
+    carry: Carry = Carry()
+
+
+@flax.struct.dataclass
 class Loss:
     """What one batch, or one part of it, contributes.
 
@@ -170,23 +187,8 @@ class Objective(Protocol):
         """How much of each term of the loss a batch holds; every term is divided by its weight."""
         ...
 
-    def loss(
-        self,
-        models: Mapping[str, Bound],
-        batch: Batch,
-        key: jax.Array | None,
-        weights: Mapping[str, Float[Array, ""]],
-        carry: Carry,
-    ) -> Loss:
-        """The loss of (a part of) a batch.
-
-        Args:
-          models: by role.
-          batch: its features, and `row_keys` for what is drawn on the device.
-          key: draws dropout; None in evaluation.
-          weights: of the whole batch.
-          carry: what the last step kept of these rows and of all.
-        """
+    def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
+        """The loss of a batch, or of a part of one, of models by role."""
         ...
 
 

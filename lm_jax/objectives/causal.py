@@ -6,27 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
 
 from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
-from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
     Batch,
-    Carry,
     Field,
-    Loss,
-    Objective,
     Vocabulary,
     Work,
     counted,
     padded,
-    per_weight,
 )
-from lm_jax.objectives.cross_entropy import target_nll, token_loss
 from lm_jax.objectives.roles import Role
+from lm_jax.objectives.written import Written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +28,7 @@ class CausalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Causal(Objective):
+class Causal(Written):
     """Rows of length + 1 tokens: the first `length` are read, the last `length` predicted."""
 
     config: CausalConfig
@@ -43,7 +36,6 @@ class Causal(Objective):
     length: int
 
     roles = {"model": Role(kinds=("decoder",))}
-    terms = ("loss",)
     text = ("targets", "weights")
 
     @property
@@ -75,25 +67,3 @@ class Causal(Objective):
     def inputs(self, batch: Batch) -> Inputs:
         """The tokens: padding stands at the end, where no token with a weight can see it."""
         return Inputs(tokens=batch["tokens"])
-
-    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """The number of targets."""
-        return {"tokens": batch["weights"].sum()}
-
-    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch length"]:
-        """-log P(target | the tokens before it), in nats."""
-        return target_nll(models["model"], self.inputs(batch), batch)
-
-    def loss(
-        self,
-        models: Mapping[str, Bound],
-        batch: Batch,
-        key: jax.Array | None,
-        weights: Mapping[str, Float[Array, ""]],
-        carry: Carry,
-    ) -> Loss:
-        """The mean negative log-likelihood of the targets."""
-        model = models["model"]
-        output = model(self.inputs(batch), dropout=key)
-        loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
-        return Loss(total=per_weight(loss.total, weights["tokens"]) + output.balance, metrics={"loss": loss})

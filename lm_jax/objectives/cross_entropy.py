@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from lm_jax.core.sums import Sum
 from lm_jax.models.heads import hits
 from lm_jax.models.model import Bound
-from lm_jax.objectives.base import Batch
 from lm_jax.parallel.layout import over_rows
 
 # A device makes logits in at most so many parts of at least so many tokens: each adds to the table's gradient.
@@ -36,11 +35,6 @@ def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
     total = powers.sum(-1, keepdims=True)
     right = jnp.take_along_axis(wide, labels[..., None], -1)
     return (jnp.log(total) + highest - right)[..., 0], powers, total
-
-
-def target_nll(model: Bound, inputs: Any, batch: Batch) -> Float[Array, "batch length"]:
-    """-log P(target | what the model reads), in nats, at every position of `batch["targets"]`."""
-    return cross_entropy(model.readout(model(inputs).hidden), batch["targets"])
 
 
 def token_loss(

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -18,10 +17,10 @@ from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
     Batch,
-    Carry,
     Field,
     Loss,
     Objective,
+    Part,
     Vocabulary,
     Work,
     accuracy,
@@ -158,21 +157,14 @@ class Masked(Objective):
         hidden = model(self.inputs(batch)).hidden
         return cross_entropy(model.readout(gather(hidden, batch["positions"])), batch["labels"])
 
-    def loss(
-        self,
-        models: Mapping[str, Bound],
-        batch: Batch,
-        key: jax.Array | None,
-        weights: Mapping[str, Float[Array, ""]],
-        carry: Carry,
-    ) -> Loss:
+    def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """Mean loss of the masked tokens plus mean loss of the pairs."""
-        model = models["model"]
-        output = model(self.inputs(batch), dropout=key)
+        model, batch = models["model"], part.batch
+        output = model(self.inputs(batch), dropout=part.key)
         masked = gather(output.hidden, batch["positions"])
         tokens, right = token_loss(model, masked, batch["labels"], batch["weights"])
         metrics = {"masked_lm_loss": tokens, "masked_accuracy": right}
-        total = per_weight(tokens.total, weights["tokens"]) + output.balance
+        total = per_weight(tokens.total, part.weights["tokens"]) + output.balance
         if self.config.next_sentence:
             logits = model.head("pair", output.hidden[:, 0])
             pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
@@ -180,7 +172,7 @@ class Masked(Objective):
                 "next_sentence_loss": pairs,
                 "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"]),
             }
-            total = total + per_weight(pairs.total, weights["pairs"])
+            total = total + per_weight(pairs.total, part.weights["pairs"])
         return Loss(total=total, metrics=metrics)
 
     def _specials(self) -> tuple[int, ...]:

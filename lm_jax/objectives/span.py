@@ -8,28 +8,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
-from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
     Batch,
-    Carry,
     Field,
-    Loss,
-    Objective,
     Vocabulary,
     Work,
     counted,
     padded,
-    per_weight,
 )
-from lm_jax.objectives.cross_entropy import target_nll, token_loss
 from lm_jax.objectives.roles import Role
+from lm_jax.objectives.written import Written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +40,7 @@ class SpanConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Span(Objective):
+class Span(Written):
     """Source: the text with a sentinel for each removed span. Target: each sentinel with its span, then EOS."""
 
     config: SpanConfig
@@ -55,7 +48,6 @@ class Span(Objective):
     length: int
 
     roles = {"model": Role(kinds=("encoder_decoder",))}
-    terms = ("loss",)
 
     def __post_init__(self):
         least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
@@ -131,28 +123,6 @@ class Span(Objective):
         """The source for the encoder, the shifted target for the decoder."""
         source = Inputs(tokens=batch["source"], segments=batch["segments"])
         return Inputs(tokens=batch["tokens"], source=source)
-
-    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """The number of target tokens."""
-        return {"tokens": batch["weights"].sum()}
-
-    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch length"]:
-        """-log P(target | source, targets before it), in nats."""
-        return target_nll(models["model"], self.inputs(batch), batch)
-
-    def loss(
-        self,
-        models: Mapping[str, Bound],
-        batch: Batch,
-        key: jax.Array | None,
-        weights: Mapping[str, Float[Array, ""]],
-        carry: Carry,
-    ) -> Loss:
-        """The mean negative log-likelihood of the targets."""
-        model = models["model"]
-        output = model(self.inputs(batch), dropout=key)
-        loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
-        return Loss(total=per_weight(loss.total, weights["tokens"]) + output.balance, metrics={"loss": loss})
 
     def _spans(self, tokens: int) -> tuple[int, int]:
         """How many of `tokens` are removed, and in how many spans."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.core.sums import Sum, Sums
-from lm_jax.objectives.base import Batch, Carry, Loss, Objective
+from lm_jax.objectives.base import Batch, Carry, Loss, Objective, Part
 from lm_jax.objectives.roles import Models
 from lm_jax.train import state as states
 from lm_jax.train.averaging import Average
@@ -46,7 +46,8 @@ def make_train_step(
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
         def loss(params: Any, part: Batch, key: jax.Array, carry: Carry) -> Loss:
-            result = objective.loss(models.bind(params, state.frozen), part, key, weights, carry)
+            bound = models.bind(params, state.frozen)
+            result = objective.loss(bound, Part(batch=part, weights=weights, key=key, carry=carry))
             return result.replace(total=result.total * scale)  # type: ignore[attr-defined]
 
         slopes, sums, carry = gradients(loss, state.params, batch, key, state.carry)
@@ -77,7 +78,7 @@ def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, B
         rows = len(next(iter(batch.values())))
         carry = Carry(rows=states.empty(objective.carry, rows).rows, shared=weights.shared)
         bound = models.bind(weights.params, weights.frozen)
-        return objective.loss(bound, batch, None, objective.weights(batch), carry).metrics
+        return objective.loss(bound, Part(batch=batch, weights=objective.weights(batch), carry=carry)).metrics
 
     return step
 

@@ -19,7 +19,7 @@ from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.models.presets.bert import bert
 from lm_jax.objectives import OBJECTIVES
-from lm_jax.objectives.base import Field, Loss, Objective, Work, padded, per_weight, row_keys, weighted
+from lm_jax.objectives.base import Field, Loss, Objective, Part, Work, padded, per_weight, row_keys, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
 from lm_jax.objectives.roles import Role
 
@@ -74,7 +74,8 @@ class Replaced(Objective):
     def weights(self, batch):
         return {"masked": batch["weights"].sum(), "read": batch["real"].sum()}
 
-    def loss(self, models, batch, key, weights, carry):
+    def loss(self, models, part):
+        batch, key, weights = part.batch, part.key, part.weights
         tokens, at = batch["tokens"], batch["positions"]
         rows, labels = jnp.arange(len(tokens))[:, None], jnp.take_along_axis(tokens, at, 1)
         # A place that counts for nothing keeps its token.
@@ -119,7 +120,7 @@ def test_the_discriminators_loss_teaches_the_generator_only_what_they_share():
 
     def loss(params):
         weights = {**case.objective.weights(batch), "masked": jnp.float32(1e30)}
-        return case.objective.loss(case.models.bind(params), batch, None, weights, None).total
+        return case.objective.loss(case.models.bind(params), Part(batch=batch, weights=weights)).total
 
     slopes = jax.jit(jax.grad(loss))(case.first.params)
     assert all(np.abs(leaf).max() < 1e-20 for leaf in jax.tree.leaves(slopes["generator"]))

@@ -33,10 +33,11 @@ class Steadied(Causal):
 
     carry = Carry(rows={"seen": NUMBER}, shared={"mean": NUMBER})
 
-    def loss(self, models, batch, key, weights, carry):
-        logits = models["model"](self.inputs(batch), dropout=key, logits=True).logits
+    def loss(self, models, part):
+        batch, carry = part.batch, part.carry
+        logits = models["model"](self.inputs(batch), dropout=part.key, logits=True).logits
         found = weighted(cross_entropy(logits, batch["targets"]), batch["weights"])
-        before, whole = carry.shared["mean"], weights["tokens"]
+        before, whole = carry.shared["mean"], part.weights["tokens"]
         # These rows' share of decay * before + (1 - decay) * (mean of the batch).
         share = (DECAY * before * found.weight + (1 - DECAY) * jax.lax.stop_gradient(found.total)) / whole
         kept = Carry(rows={"seen": carry.rows["seen"] + batch["weights"].sum(-1)}, shared={"mean": share})

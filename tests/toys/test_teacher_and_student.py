@@ -24,14 +24,15 @@ class Distilled(Causal):
         (one,) = super().work
         return tuple(dataclasses.replace(one, role=role) for role in self.roles)
 
-    def loss(self, models, batch, key, weights, carry):
+    def loss(self, models, part):
+        batch = part.batch
         inputs = self.inputs(batch)
-        student = models["student"](inputs, dropout=key, logits=True).logits
+        student = models["student"](inputs, dropout=part.key, logits=True).logits
         teacher = models["teacher"](inputs, logits=True).logits
         logs = jax.nn.log_softmax(teacher)
         apart = (jax.nn.softmax(teacher) * (logs - jax.nn.log_softmax(student))).sum(-1)
         found = weighted(apart, batch["weights"])
-        return Loss(total=per_weight(found.total, weights["tokens"]), metrics={"loss": found})
+        return Loss(total=per_weight(found.total, part.weights["tokens"]), metrics={"loss": found})
 
 
 def test_it_keeps_the_laws_and_the_teacher_its_bits(tmp_path):

@@ -59,13 +59,13 @@ class Entails(Objective):
     def weights(self, batch):
         return {"rows": batch["weights"].sum()}
 
-    def loss(self, models, batch, key, weights, carry):
-        model = models["model"]
+    def loss(self, models, part):
+        model, batch = models["model"], part.batch
         inputs = Inputs(tokens=batch["tokens"], types=batch["types"], segments=batch["segments"])
-        logits = model.head("pair", model(inputs, dropout=key).hidden[:, 0])
+        logits = model.head("pair", model(inputs, dropout=part.key).hidden[:, 0])
         found = weighted(cross_entropy(logits, batch["label"]), batch["weights"])
         metrics = {"loss": found, "accuracy": accuracy(logits, batch["label"], batch["weights"])}
-        return Loss(total=per_weight(found.total, weights["rows"]), metrics=metrics)
+        return Loss(total=per_weight(found.total, part.weights["rows"]), metrics=metrics)
 
 
 def test_it_keeps_the_laws_on_the_rows_of_a_table(tmp_path, repository):

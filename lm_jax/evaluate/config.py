@@ -1,10 +1,8 @@
-"""What an evaluator is, and when evaluators run."""
+"""When a run is evaluated."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Protocol
 
 from lm_jax.core.config import setting
 
@@ -20,11 +18,3 @@ class EvaluateConfig:
 
     every: int = setting(500, at_least=0)
     batches: int = setting(0, at_least=0)
-
-
-class Evaluator(Protocol):
-    """Measures parameters by role."""
-
-    def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        """Names and values of what was measured."""
-        ...

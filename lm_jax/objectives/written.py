@@ -1,0 +1,38 @@
+"""What objectives have in common whose model writes the tokens of `targets`, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Array, Float
+
+from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Bound
+from lm_jax.objectives.base import Batch, Loss, Objective, Part, per_weight
+from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+
+
+class Written(Objective):
+    """The mean negative log-likelihood of `targets`, by `weights` [batch length]."""
+
+    terms = ("loss",)
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """What the model reads of a batch."""
+        ...
+
+    def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
+        """The number of targets."""
+        return {"tokens": batch["weights"].sum()}
+
+    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch length"]:
+        """-log P(target | what the model reads), in nats."""
+        model = models["model"]
+        return cross_entropy(model.readout(model(self.inputs(batch)).hidden), batch["targets"])
+
+    def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
+        """The mean over the whole batch."""
+        model, batch = models["model"], part.batch
+        output = model(self.inputs(batch), dropout=part.key)
+        loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
+        return Loss(total=per_weight(loss.total, part.weights["tokens"]) + output.balance, metrics={"loss": loss})
