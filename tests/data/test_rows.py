@@ -173,7 +173,7 @@ def test_pairs_of_one_long_sentence_are_cut(tmp_path):
 @pytest.mark.parametrize("shift", [True, False])
 def test_lanes_of_streams_go_on_where_they_stood_and_read_every_window_once_an_epoch(golden_store, shift):
     config = RowsConfig(plan="streams", shift=shift)
-    made = make(golden_store, config, "train", length=33, overlap=1, validation=0.1, seed=3, lanes=5)
+    made = make(golden_store, config, "train", length=97, overlap=1, validation=0.1, seed=3, lanes=5)
     steps = len(made) // 5
     drawn = [pipeline.batch_at(made, lambda row, rng: row, step, seed=3, batch=5) for step in range(2 * steps)]
 
@@ -185,8 +185,8 @@ def test_lanes_of_streams_go_on_where_they_stood_and_read_every_window_once_an_e
         lanes = np.concatenate([[batch["tokens"][lane] for batch in batches] for lane in range(5)])
         joined = np.concatenate([lanes[0], *lanes[1:, 1:]])
         whole = golden_store.read(0, int(golden_store.tokens * 0.9))
-        offset = next(at for at in range(33) if np.array_equal(whole[at : at + len(joined)], joined))
-        assert len(whole) - len(joined) - offset < 6 * 32
+        offset = next(at for at in range(97) if np.array_equal(whole[at : at + len(joined)], joined))
+        assert len(whole) - len(joined) - offset < 6 * 96
     assert len(np.unique(np.concatenate([batch["row_keys"] for batch in drawn]), axis=0)) == 10 * steps
     # Pure in (seed, step): what a resumed run or another host reads.
     half = pipeline.batch_at(made, lambda row, rng: row, 7, seed=3, batch=5, local=np.array([1, 4]))
