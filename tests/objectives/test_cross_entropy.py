@@ -106,15 +106,17 @@ def test_devices_make_the_logits_of_their_rows_in_parts_and_hold_less(monkeypatc
     spaces = lambda *shape, dtype=jnp.float32, axes=("batch",): jax.ShapeDtypeStruct(
         shape, dtype, sharding=layout.sharding((*axes, *[None] * (len(shape) - len(axes))))
     )
+    readout = ReadoutConfig(bias=True)
+    transformer = build(TransformerConfig(embed=EmbedConfig(vocab=8192, width=16), readout=readout))
     params = {
-        "token": {"table": spaces(8192, 16, axes=("vocab", "embed"))},
+        "token": {"embedding": spaces(8192, 16, axes=("vocab", "embed"))},
         "head": {"bias": spaces(8192, axes=("vocab",))},
     }
     tokens = spaces(8, 1024, 16), spaces(8, 1024, dtype=jnp.int32), spaces(8, 1024)
     sizes = {}
     for most in (1, 8):
         monkeypatch.setattr(module, "MOST_PARTS", most)
-        loss = lambda params, *tokens: token_loss(readout(jnp.float32), {"model": params}, *tokens)[0].total
+        loss = lambda params, *tokens: token_loss(Bound(transformer, params), *tokens)[0].total
         program = layout.jit(jax.grad(loss)).lower(params, *tokens).compile()
         sizes[most] = program.memory_analysis().temp_size_in_bytes
     # 2048 tokens x 4096 ids of each device, or an eighth of them at a time.

@@ -109,15 +109,10 @@ class Attention(nn.Module):
             k, v = (held.reshape(x.shape[0], *held.shape[-3:]) for held in (k, v))
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
-        slopes = None
-        if not cross and config.position == "transformer_xl":
-            relative = RelativeScores(config, self.init_config, self.dtype, name="relative")
-            q, bias = relative(q, visibility, k.shape[2], embed, scale)
-        q = q * jnp.asarray(scale, q.dtype)
-        if not cross and config.position == "alibi":
-            slopes, bias = self._alibi(visibility, k.shape[2], scale)
-        if places is not None:
-            bias = self._places(places, project, q, k, scale, visibility)
+        if cross:
+            q, slopes = q * jnp.asarray(scale, q.dtype), None
+        else:
+            q, bias, slopes = self._positioned(q, k, visibility, bias, places, project, scale, embed)
         choices: dict[str, Any] = {"softcap": config.softcap, "dropout": config.dropout, "block": config.block}
         mix = lambda values: kernel(q, k, values, visibility, bias=bias, slopes=slopes, key=drop, **choices)
         mixed = mix(v)
@@ -125,6 +120,29 @@ class Attention(nn.Module):
             self._show(mix, v)
         mixed = mixed if visibility.targets is None else two_stream.silenced(mixed, visibility.targets)
         return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
+
+    def _positioned(
+        self,
+        q: Array,
+        k: Array,
+        visibility: Visibility,
+        bias: Array | None,
+        places: Array | None,
+        project: dict[str, Projection],
+        scale: float,
+        embed: int,
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Scaled queries, what positions add to the scores, and ALiBi's slopes."""
+        config, slopes = self.config, None
+        if config.position == "transformer_xl":
+            relative = RelativeScores(config, self.init_config, self.dtype, name="relative")
+            q, bias = relative(q, visibility, k.shape[2], embed, scale)
+        q = q * jnp.asarray(scale, q.dtype)
+        if config.position == "alibi":
+            slopes, bias = self._alibi(visibility, k.shape[2], scale)
+        if places is not None:
+            bias = self._places(places, project, q, k, scale, visibility)
+        return q, bias, slopes
 
     def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
         """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="attention")`."""
