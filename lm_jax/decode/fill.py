@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.decode import rectangles
-from lm_jax.decode.weights import bound
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Bound
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 from lm_jax.parallel.layout import Layout
 
@@ -101,8 +101,8 @@ def _likeliest(
     allowed: Bool[Array, " vocab"],
 ) -> tuple[Int[Array, "batch count top"], Float[Array, "batch count top"]]:
     """The `top` likeliest ids at `masks`, and their probabilities."""
-    apply = bound(module, params)
-    logits = apply(gather(apply(inputs).hidden, masks), method="readout")
+    model = Bound(module, params)
+    logits = model.readout(gather(model(inputs).hidden, masks))
     # float32: bfloat16 probabilities hold two digits.
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     values, ids = jax.lax.top_k(jnp.where(allowed[None, None], probabilities, -1.0), top)

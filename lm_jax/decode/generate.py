@@ -20,9 +20,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from lm_jax.core.config import InputError
 from lm_jax.decode import rectangles
 from lm_jax.decode.sampling import SamplingConfig, draw, permitted, row_keys
-from lm_jax.decode.weights import bound, unstacked
+from lm_jax.decode.weights import unstacked
 from lm_jax.models.config import EncoderDecoderConfig
 from lm_jax.models.interface import Cache, Inputs
+from lm_jax.models.model import Bound
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 from lm_jax.parallel.layout import Layout
 
@@ -252,9 +253,8 @@ def _read(
     """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
     count, length = inputs.tokens.shape
     source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
-    apply = bound(plan.module, params)
     # The last token written is never read.
-    cache = apply(count, length + plan.room - 1, source, method="empty_cache")
+    cache = Bound(plan.module, params).empty_cache(count, length + plan.room - 1, source)
     keys = row_keys(seed, count)
     progress = Progress(
         step=jnp.zeros((), jnp.int32),
@@ -298,9 +298,9 @@ def _advance(
     plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
     """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
-    apply = bound(plan.module, params)
-    output = apply(inputs, cache=cache)
-    logits = apply(output.hidden[:, -1], method="readout")
+    model = Bound(plan.module, params)
+    output = model(inputs, cache=cache)
+    logits = model.readout(output.hidden[:, -1])
     chosen = _chosen(plan, logits, keys, progress.step, limits)
     wide = logits.astype(jnp.float32)
     score = jnp.take_along_axis(wide, chosen[:, None], -1)[:, 0] - jax.nn.logsumexp(wide, axis=-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,11 +53,6 @@ def _cast(module: Any, params: Any) -> Any:
 def _products(module: Transformer | EncoderDecoder) -> frozenset[str]:
     """The paths of a module's matrices and token tables."""
     return frozenset(path for path, names in by_path(of_module(module).axes).items() if is_product(names))
-
-
-def bound(module: Transformer | EncoderDecoder, params: Any) -> Callable[..., Any]:
-    """`module.apply` with its parameters given."""
-    return functools.partial(module.apply, {"params": params})
 
 
 _unstack = jax.jit(one_a_layer, static_argnums=0)

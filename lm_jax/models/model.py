@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lm_jax.models import transformer
 from lm_jax.models.config import ModelConfig
-from lm_jax.models.interface import Inputs, Output
+from lm_jax.models.interface import Cache, Inputs, Output
 from lm_jax.models.transformer import READOUT, STACKS, EncoderDecoder, Transformer
 
 # From a tree of parameters, those of one layer or those outside all stacks, to the tree that the model computes with.
@@ -58,6 +58,10 @@ class Bound:
     def head(self, name: str, hidden: jax.Array) -> jax.Array:
         """Logits [..., classes] of a head, such as `pair`, of (gathered) hidden states [..., embed]."""
         return self._apply(self.params, hidden, method=f"{name}_logits")
+
+    def empty_cache(self, rows: int, slots: int, source: int = 0) -> Cache:
+        """Room for `slots` tokens of `rows` rows that attend to `source` tokens of an encoder."""
+        return self._apply(self.params, rows, slots, source, method="empty_cache")
 
     def _apply(self, params: Any, *args: Any, **options: Any) -> Any:
         return self.module.apply({"params": params}, *args, **options)
