@@ -152,29 +152,27 @@ def test_another_number_of_tokens_compiles_nothing_again(monkeypatch):
     traced = []
     advance = generation._advance
     monkeypatch.setattr(generation, "_advance", lambda *args: (traced.append(1), advance(*args))[1])
-    sampling = SamplingConfig(temperature=0.9)
-    whole = write(max_tokens=12, sampling=sampling, last=9)
+    parts, prompts = [], PROMPTS[:1]
+    (whole,) = write(prompts=prompts, max_tokens=12, last=9)
     compiled = len(traced)
-    parts = []
-    shorter = write(max_tokens=7, sampling=sampling, last=9, on_tokens=lambda row, new: parts.append((row, new)))
+    (shorter,) = write(prompts=prompts, max_tokens=7, last=9, on_tokens=lambda row, new: parts.extend(new))
     assert compiled >= 2 and len(traced) == compiled
-    for row, (longer, result) in enumerate(zip(whole, shorter, strict=True)):
-        # All but the last place, where the id is forced.
-        assert [*longer.tokens[:6], 9] == result.tokens.tolist()
-        assert [len(longer.tokens), longer.tokens[-1]] == [12, 9]
-        np.testing.assert_array_equal(result.log_probabilities[:6], longer.log_probabilities[:6])
-        assert np.concatenate([new for shown, new in parts if shown == row]).tolist() == result.tokens.tolist()
+    # All but the last place, where the id is forced.
+    assert [*whole.tokens[:6], 9] == shorter.tokens.tolist() == parts
+    assert (len(whole.tokens), whole.tokens[-1]) == (12, 9)
+    np.testing.assert_array_equal(shorter.log_probabilities[:6], whole.log_probabilities[:6])
 
 
 def test_integers_are_never_cast_and_what_has_its_dtype_is_not_looked_at(monkeypatch):
-    module, params, _ = model("gpt2", "never", "bfloat16")
-    layers = params["stack"]["layers"]
-    quantised = {**layers, "feedforward": {"in": {"kernel": jnp.zeros((2, 64, 256), jnp.int8)}}}
-    cast = unstacked(module, {**params, "stack": {"layers": quantised}})
-    assert cast["stack"]["layers"][0]["feedforward"]["in"]["kernel"].dtype == jnp.int8
-    assert cast["stack"]["layers"][0]["attention"]["query"]["kernel"].dtype == jnp.bfloat16
-    assert cast["token"]["embedding"].dtype == jnp.bfloat16
-    assert cast["stack"]["layers"][0]["attention_norm"]["scale"].dtype == jnp.float32
+    module, params, _ = model("t5 1.0", "never", "bfloat16")
+    layers = params["encoder"]["layers"]
+    kernel = layers["feedforward"]["in"]["kernel"].astype(jnp.int8)
+    layers = {**layers, "feedforward": {**layers["feedforward"], "in": {"kernel": kernel}}}
+    cast = unstacked(module, {**params, "encoder": {**params["encoder"], "layers": layers}})
+    first = cast["encoder"]["layers"][0]
+    assert first["feedforward"]["in"]["kernel"].dtype == jnp.int8
+    assert first["attention"]["query"]["kernel"].dtype == cast["token"]["embedding"].dtype == jnp.bfloat16
+    assert first["attention_norm"]["scale"].dtype == cast["encoder"]["relative"]["table"].dtype == jnp.float32
     monkeypatch.setattr(weights, "describe", None)
     module, params, _ = model("gpt2", "never", "float32")
     unstacked(module, params)

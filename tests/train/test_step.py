@@ -74,7 +74,6 @@ def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rul
     ("name", "axes", "rules"),
     [
         ("causal", (8, 1, 1), PLAIN),
-        ("span", (1, 4, 2), PLAIN),
         ("causal", (2, 2, 2), SEQUENCE),
         ("masked", (2, 2, 2), SEQUENCE),
         ("span", (2, 2, 2), SEQUENCE),
@@ -85,7 +84,7 @@ def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
     monkeypatch.setattr(cross_entropy, "LEAST_TOKENS", 4)
     found, program = on_devices(name, *axes, rules=rules)
     assert_same(found, reference(name))
-    rows, length = setting(name).batch["source" if name == "span" else "tokens"].shape
+    rows, length = setting(name).batch["tokens"].shape
     rows, length = rows // (axes[0] * axes[1]), length // (axes[2] if rules == SEQUENCE else 1)
     # The residual stream of one device.
     assert f"f32[{rows},{length},64]{{2,1,0}} add" in program.as_text()
