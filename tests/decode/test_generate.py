@@ -173,7 +173,7 @@ def test_integers_are_never_cast_and_what_has_its_dtype_is_not_looked_at(monkeyp
     assert first["feedforward"]["in"]["kernel"].dtype == jnp.int8
     assert first["attention"]["query"]["kernel"].dtype == cast["token"]["embedding"].dtype == jnp.bfloat16
     assert first["attention_norm"]["scale"].dtype == cast["encoder"]["relative"]["table"].dtype == jnp.float32
-    monkeypatch.setattr(weights, "describe", None)
+    monkeypatch.setattr(weights, "of_module", None)
     module, params, _ = model("gpt2", "never", "float32")
     unstacked(module, params)
 
