@@ -31,7 +31,7 @@ def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
     config = dataclasses.replace(config, stack=dataclasses.replace(config.stack, scan="never"))
     module, length, mapping = transformer.build(config), given["input_ids"].shape[1], given.get("target_mapping")
     targets, rows = (None, None) if mapping is None else _targets(mapping)
-    output = module.apply(
+    output: Any = module.apply(
         {"params": params}, _inputs(given, targets), cache=_past(given, module), show=("hidden", "attention")
     )
     pick = lambda x: x if rows is None else jnp.take_along_axis(x, rows[..., None], 1)

@@ -289,7 +289,7 @@ def test_an_unknown_size_lists_the_known_ones():
         ),
         ({"dtype": "float8"}, "dtype is 'float8'; expected one of float32, bfloat16, float16"),
         ({"stack.block.feedforward.activation": "gleu"}, "which is none of .*did you mean gelu"),
-        ({"stack.block.norm_placement": "mid"}, "norm_placement is 'mid'; expected one of pre, post, sandwich"),
+        ({"stack.block.norm_placement": "mid"}, "norm_placement is 'mid', which is none of pre, post, sandwich"),
         ({"stack.block.attention.position": "rotery"}, "position is 'rotery'; expected one of none, rotary, buckets"),
         ({"embed.positions": "cosine"}, "positions is 'cosine'; expected none, learned or sinusoidal"),
         ({"stack.block.attention.window": 0}, "attention.window is 0; expected more than 0, or None"),

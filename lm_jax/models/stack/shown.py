@@ -37,5 +37,6 @@ def of_stack(show: tuple[str, ...], x: jax.Array, layers: Sequence[Shown]) -> Sh
     """What all layers show, after the residual stream `x` before the first; None where nothing was asked for."""
     if not show:
         return None
-    joined = {field: sum((getattr(layer, field) for layer in layers), ()) for name in show for field in SHOWN[name]}
-    return Shown(**joined | ({"hidden": (x, *joined["hidden"])} if "hidden" in joined else {}))
+    fields = [field for name in show for field in SHOWN[name]]
+    shown = Shown(**{field: sum((getattr(layer, field) for layer in layers), ()) for field in fields})
+    return shown.replace(hidden=(x, *shown.hidden)) if "hidden" in fields else shown  # type: ignore[attr-defined]
