@@ -23,6 +23,7 @@ from lm_jax.models import mup
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
 from lm_jax.models.model import Model, build_model
+from lm_jax.models.transformer import STACKS
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Field, Objective, Vocabulary
 from lm_jax.objectives.roles import Models, key
@@ -90,12 +91,16 @@ class Experiment:
         """The objective, which can be trained as the configuration wants it."""
         config = self.config
         objective = objectives.build(config.objective, self.vocabulary, config.data.length)
-        if objective.coupled and config.train.accumulate > 1:
-            raise InputError(
-                f"config.train.accumulate is {config.train.accumulate}, but the loss of config.objective.name "
-                f"{config.objective.name!r} couples the rows of a batch, which cannot be computed in parts; use 1"
-            )
+        self._check_parts(objective.coupled, f"config.objective.name {config.objective.name!r}")
         return objective
+
+    def _check_parts(self, coupled: bool, name: str) -> None:
+        parts = self.config.train.accumulate
+        if coupled and parts > 1:
+            raise InputError(
+                f"config.train.accumulate is {parts}, but {name} couples the rows of a batch, which then cannot be "
+                "computed in parts; use 1"
+            )
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -135,6 +140,9 @@ class Experiment:
                 f"config.data.length {self.config.data.length} is more than {name}.embed.max_length "
                 f"{embed.max_length}; lower the first or raise the second"
             )
+        stacks = [getattr(config, part) for part in STACKS if hasattr(config, part)]
+        balanced = any(stack.experts.balance for stack in stacks)
+        self._check_parts(balanced, f"feedforward.experts.balance of {name}")
         return build_model(config, self._rows_of_table)
 
     @property

@@ -13,11 +13,8 @@ import jax.numpy as jnp
 
 from lm_jax.models import transformer
 from lm_jax.models.config import ModelConfig
-from lm_jax.models.interface import Cache, Inputs, Output
+from lm_jax.models.interface import Cache, Inputs, Output, Transform
 from lm_jax.models.transformer import READOUT, STACKS, EncoderDecoder, Transformer
-
-# From a tree of parameters, those of one layer or those outside all stacks, to the tree that the model computes with.
-Transform = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import hits
+from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.objectives.roles import Role
 
@@ -202,6 +203,14 @@ def accuracy(
 ) -> Sum:
     """How often the largest logit is the label's."""
     return weighted(hits(logits, labels).astype(jnp.float32), weights)
+
+
+def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:
+    """A loss, with what unevenly used experts add to it where the model balances them."""
+    if isinstance(output.balance, float):
+        return Loss(total=total, metrics=metrics)
+    balance = Sum(total=output.balance, weight=jnp.ones(()))
+    return Loss(total=total + output.balance, metrics={**metrics, "balance_loss": balance})
 
 
 def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:

@@ -24,6 +24,7 @@ from lm_jax.objectives.base import (
     Vocabulary,
     Work,
     accuracy,
+    balanced,
     counted,
     padded,
     per_weight,
@@ -164,7 +165,7 @@ class Masked(Objective):
         masked = gather(output.hidden, batch["positions"])
         tokens, right = token_loss(model, masked, batch["labels"], batch["weights"])
         metrics = {"masked_lm_loss": tokens, "masked_accuracy": right}
-        total = per_weight(tokens.total, part.weights["tokens"]) + output.balance
+        total = per_weight(tokens.total, part.weights["tokens"])
         if self.config.next_sentence:
             logits = model.head("pair", output.hidden[:, 0])
             pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
@@ -173,7 +174,7 @@ class Masked(Objective):
                 "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"]),
             }
             total = total + per_weight(pairs.total, part.weights["pairs"])
-        return Loss(total=total, metrics=metrics)
+        return balanced(total, metrics, output)
 
     def _specials(self) -> tuple[int, ...]:
         return self.vocabulary.require("masked", "cls", "sep", "mask")

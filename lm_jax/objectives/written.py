@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
-from lm_jax.objectives.base import Batch, Loss, Objective, Part, per_weight
+from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_weight
 from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
 
 
@@ -35,4 +35,4 @@ class Written(Objective):
         model, batch = models["model"], part.batch
         output = model(self.inputs(batch), dropout=part.key)
         loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
-        return Loss(total=per_weight(loss.total, part.weights["tokens"]) + output.balance, metrics={"loss": loss})
+        return balanced(per_weight(loss.total, part.weights["tokens"]), {"loss": loss}, output)
