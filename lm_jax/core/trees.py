@@ -9,6 +9,9 @@ from typing import Any
 import jax
 from flax import traverse_util
 
+# Nested dictionaries of a model's parameters by name, or of what there is for each: shapes, axes, shardings.
+Params = Mapping[str, Any]
+
 
 def path_name(path: Sequence[Any]) -> str:
     """A jax key path as words joined with slashes."""
@@ -40,24 +43,24 @@ def size_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def flat(tree: Any) -> dict[str, Any]:
+def flat(tree: Params) -> dict[str, Any]:
     """The leaves of nested dictionaries by path; anything else than a dictionary is a leaf."""
     return traverse_util.flatten_dict(tree, sep="/")
 
 
-def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def nested(leaves: Params) -> Params:
     """The nested dictionaries whose leaves have these paths."""
     return traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
-def partition(tree: Any, keep: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+def partition(tree: Params, keep: Callable[[str], bool]) -> tuple[Params, Params]:
     """The leaves of nested dictionaries whose path is to be kept, and the others."""
     leaves = flat(tree)
     kept = {path: leaf for path, leaf in leaves.items() if keep(path)}
     return nested(kept), nested({path: leaf for path, leaf in leaves.items() if path not in kept})
 
 
-def merged(*trees: Any) -> dict[str, Any]:
+def merged(*trees: Params) -> Params:
     """Nested dictionaries with different leaves as one."""
     return nested({path: leaf for tree in trees for path, leaf in flat(tree).items()})
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.decode import rectangles
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
@@ -24,7 +25,7 @@ Candidates = list[tuple[int, float]]
 
 def fill(
     module: Transformer | EncoderDecoder,
-    params: Any,
+    params: Params,
     rows: Sequence[Any],
     *,
     mask: int,
@@ -95,7 +96,7 @@ def _likeliest(
     module: Transformer,
     layout: Layout | None,
     top: int,
-    params: Any,
+    params: Params,
     inputs: Inputs,
     masks: Int[Array, "batch count"],
     allowed: Bool[Array, " vocab"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.decode import rectangles
 from lm_jax.decode.sampling import SamplingConfig, draw, permitted, row_keys
 from lm_jax.decode.weights import unstacked
@@ -105,7 +106,7 @@ class Plan:
 
 def generate(
     module: Transformer | EncoderDecoder,
-    params: Any,
+    params: Params,
     prompts: Sequence[Any],
     *,
     max_tokens: int,
@@ -248,7 +249,7 @@ def _programs(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _read(
-    plan: Plan, params: Any, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array
+    plan: Plan, params: Params, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array
 ) -> tuple[Cache, Progress, Key[Array, " batch"], Int[Array, " batch"]]:
     """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
     count, length = inputs.tokens.shape
@@ -270,7 +271,7 @@ def _read(
 
 def _write(
     plan: Plan,
-    params: Any,
+    params: Params,
     cache: Cache,
     progress: Progress,
     limits: Limits,
@@ -295,7 +296,7 @@ def _write(
 
 
 def _advance(
-    plan: Plan, params: Any, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
+    plan: Plan, params: Params, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
     """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
     model = Bound(plan.module, params)
@@ -314,7 +315,7 @@ def _advance(
         lengths=progress.lengths + ~finished,
         finished=finished | (chosen[:, None] == limits.ends[None]).any(-1),
     )
-    return output.cache, rectangles.whole(progress, plan.layout)
+    return cast(Cache, output.cache), rectangles.whole(progress, plan.layout)
 
 
 def _chosen(

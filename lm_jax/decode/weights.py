@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm_jax.core.trees import map_named
+from lm_jax.core.trees import Params, map_named
 from lm_jax.models import cpu
 from lm_jax.models.axes import by_path, is_product
 from lm_jax.models.embed import TURNED
@@ -18,7 +18,7 @@ from lm_jax.models.stack.loops import one_a_layer, scanned
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 
 
-def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
+def unstacked(module: Transformer | EncoderDecoder, params: Params) -> Any:
     """`params` with the layers of every unrolled stack taken apart once, and matrices in the model's dtype.
 
     Otherwise each token would slice every layer out of the stacked arrays, and cast it. On a CPU a tied token table is
@@ -39,7 +39,7 @@ def unstacked(module: Transformer | EncoderDecoder, params: Any) -> Any:
     return params
 
 
-def _cast(module: Any, params: Any) -> Any:
+def _cast(module: Any, params: Params) -> Any:
     """`params` with what the model multiplies in its own dtype; norms, biases and integers stay as they are."""
     dtype = jnp.dtype(module.config.dtype)
     if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)):

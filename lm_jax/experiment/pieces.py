@@ -15,6 +15,7 @@ import optax
 
 from lm_jax import objectives
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
@@ -150,7 +151,7 @@ class Experiment:
         """The model that is evaluated, generated from and exported."""
         return self.models.models[self.models.product]
 
-    def product_params(self, weights: state.Weights) -> Any:
+    def product_params(self, weights: state.Weights) -> Params:
         """The product's parameters."""
         return self.models.parameters(self.models.product, weights.params, weights.frozen)
 

@@ -9,8 +9,10 @@ import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+from lm_jax.core.trees import Params
+
 # One layer's parameters as the stack holds them, to those that its block gets.
-Transform = Callable[[Any], Any]
+Transform = Callable[[Params], Params]
 
 
 @flax.struct.dataclass

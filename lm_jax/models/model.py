@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.core.trees import Params
 from lm_jax.models import transformer
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Cache, Inputs, Output, Transform
@@ -28,7 +29,7 @@ class Bound:
     """
 
     module: Transformer | EncoderDecoder
-    params: Any
+    params: Params
     transform: Transform | None = None
 
     def __call__(self, inputs: Inputs, *, dropout: jax.Array | None = None, **options: Any) -> Output:
@@ -44,11 +45,11 @@ class Bound:
         return self._apply(self.params, inputs, transform=self.transform, **options)
 
     @property
-    def writer(self) -> Any:
+    def writer(self) -> Params:
         """The parameters that `readout` reads."""
         return {name: self.params[name] for name in READOUT if name in self.params}
 
-    def readout(self, hidden: jax.Array, writer: Any = None) -> jax.Array:
+    def readout(self, hidden: jax.Array, writer: Params | None = None) -> jax.Array:
         """Logits over the vocabulary of (gathered) hidden states [..., embed]; `writer` in place of its own."""
         return self._apply(self.params if writer is None else writer, hidden, method="readout")
 
@@ -60,7 +61,7 @@ class Bound:
         """Room for `slots` tokens of `rows` rows that attend to `source` tokens of an encoder."""
         return self._apply(self.params, rows, slots, source, method="empty_cache")
 
-    def _apply(self, params: Any, *args: Any, **options: Any) -> Any:
+    def _apply(self, params: Params, *args: Any, **options: Any) -> Any:
         return self.module.apply({"params": params}, *args, **options)
 
 
@@ -77,30 +78,30 @@ class Model:
     """
 
     module: Transformer | EncoderDecoder
-    born: Callable[[jax.Array], Any]
+    born: Callable[[jax.Array], Params]
     transform: Transform | None = None
     trained: Callable[[str], bool] | None = None
 
     @functools.cached_property
-    def boxed(self) -> Any:
+    def boxed(self) -> Params:
         """The shapes of the parameters, boxed."""
         return jax.eval_shape(self.born, jax.random.key(0))
 
     @property
-    def shapes(self) -> Any:
+    def shapes(self) -> Params:
         """The parameters as shapes."""
         return nn.unbox(self.boxed)
 
     @property
-    def axes(self) -> Any:
+    def axes(self) -> Params:
         """The logical axis names of every parameter."""
         return jax.tree.map(lambda box: box.names, self.boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
-    def draw(self, key: jax.Array) -> Any:
+    def draw(self, key: jax.Array) -> Params:
         """Freshly drawn parameters, as a plain tree."""
         return nn.unbox(self.born(key))
 
-    def bind(self, params: Any) -> Bound:
+    def bind(self, params: Params) -> Bound:
         """The model with a plain tree of parameters."""
         if self.transform is not None:
             outside = {name: tree for name, tree in params.items() if name not in STACKS}
@@ -120,7 +121,7 @@ def of_module(module: Transformer | EncoderDecoder) -> Model:
     return Model(module, functools.partial(_born, module))
 
 
-def _born(module: Transformer | EncoderDecoder, key: jax.Array) -> Any:
+def _born(module: Transformer | EncoderDecoder, key: jax.Array) -> Params:
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if module.config.kind == "encoder_decoder" else None
     return module.init(key, Inputs(tokens=tokens, source=source), method="everything")["params"]

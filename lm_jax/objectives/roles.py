@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.trees import below, flat, merged, nested, partition
+from lm_jax.core.trees import Params, below, flat, merged, nested, partition
 from lm_jax.models.model import Bound, Model
 
 
@@ -84,16 +83,16 @@ class Models:
         return key(self.roles, role)
 
     @functools.cached_property
-    def shapes(self) -> dict[str, Any]:
+    def shapes(self) -> Params:
         """Shapes of the parameters by role, shared ones with their owner only."""
         return {role: self._own(role, model.shapes) for role, model in self.models.items()}
 
     @functools.cached_property
-    def axes(self) -> dict[str, Any]:
+    def axes(self) -> Params:
         """Logical axes of the same parameters."""
         return {role: self._own(role, model.axes) for role, model in self.models.items()}
 
-    def draw(self, seed: int) -> dict[str, Any]:
+    def draw(self, seed: int) -> Params:
         """Freshly drawn parameters by role; the product's depend on the seed alone (traced: call it under jit)."""
         first, drawn = jax.random.key(seed), {}
         for number, (role, model) in enumerate(self.models.items(), 1):
@@ -101,15 +100,15 @@ class Models:
             drawn[role] = self._own(role, model.draw(one))
         return drawn
 
-    def split(self, tree: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def split(self, tree: Params) -> tuple[Params, Params]:
         """What is trained of a tree by role, and what is frozen."""
         return partition(tree, self._trained)
 
-    def bind(self, params: Any, frozen: Any = None) -> dict[str, Bound]:
+    def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:
         """Every model with its parameters, those that it shares among them."""
         return {role: self.models[role].bind(self.parameters(role, params, frozen)) for role in self.models}
 
-    def parameters(self, role: str, params: Any, frozen: Any = None) -> Any:
+    def parameters(self, role: str, params: Params, frozen: Params | None = None) -> Params:
         """All parameters of one role as a plain tree."""
         trees = merged(params, frozen) if frozen else params
         shares = self.roles[role].shares
@@ -117,7 +116,7 @@ class Models:
             return trees[role]
         return merged(trees[role], *(nested(_below(path, flat(trees[owner]))) for path, owner in shares.items()))
 
-    def _own(self, role: str, tree: Any) -> dict[str, Any]:
+    def _own(self, role: str, tree: Params) -> Params:
         return partition(tree, lambda path: not below(path, self.roles[role].shares))[0]
 
     def _trained(self, path: str) -> bool:
@@ -137,5 +136,5 @@ def key(roles: Mapping[str, Role], role: str) -> str:
     return "config.model" if role == product(roles) else f"config.models.{role}"
 
 
-def _below(path: str, leaves: Mapping[str, Any]) -> dict[str, Any]:
+def _below(path: str, leaves: Params) -> Params:
     return {name: leaf for name, leaf in leaves.items() if below(name, [path])}

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax.core.trees import named_leaves
+from lm_jax.core.trees import Params, named_leaves
 from lm_jax.models.axes import Axes, by_path, joined, joined_shape, sides
 from lm_jax.objectives.base import Carry
 
@@ -19,7 +19,7 @@ REPLICATED = ("step", "updates", "count", "step_count", "good", "scale", "b1", "
 FACTORED = {"v": None, "v_row": -1, "v_col": -2}
 
 
-def state_axes(state: Any, params: Any, carry: Carry = NOTHING) -> Any:
+def state_axes(state: Any, params: Params, carry: Carry = NOTHING) -> Any:
     """A tuple of axes for every leaf of a train state; None is an axis that is not divided.
 
     Args:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lm_jax import experiment
+from lm_jax.core.trees import Params
 from lm_jax.experiment import Experiment
 from lm_jax.train import optimizers
 from lm_jax.train.checkpoint import Checkpointer
@@ -20,7 +20,7 @@ from lm_jax.verbs import workdir as workdirs
 
 
 def state(
-    exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Any, changed: Sequence[str]
+    exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Params | None, changed: Sequence[str]
 ) -> TrainState:
     """The newest intact state of the run, the inherited parameters, or freshly drawn ones.
 

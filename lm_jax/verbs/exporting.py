@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
+from lm_jax.core.trees import Params
 from lm_jax.data import atomic, tokenizers
 from lm_jax.data.tokenizers import Tokenizer, interchange
 from lm_jax.decode import prompting
@@ -137,7 +138,7 @@ def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
     return [text for text, mine, other in pairs if mine.tolist() != other.tolist()]
 
 
-def _huggingface(exp: Experiment, params: Any, workdir: Path, output: Path) -> dict[str, Any]:
+def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -> dict[str, Any]:
     """config.json, safetensors, the tokenizer's files and generation_config.json."""
     config, origin = exp.product.module.config, workdir / ORIGIN
     tree, extra = _origin(origin, config)
@@ -238,7 +239,7 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return tree, {name: entry.read() for name, entry in stored.items()}
 
 
-def compare(exp: Experiment, params: Any, output: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """What a run and what was written of it make of a line of text as `tokenizer` cuts it, or of any ids.
 
     Returns:

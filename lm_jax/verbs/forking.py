@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import flat, merged, nested
+from lm_jax.core.trees import Params, flat, merged, nested
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
 from lm_jax.train.checkpoint import Checkpointer
@@ -46,7 +46,7 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
     return tokenizers.extend(own, config.add)
 
 
-def parameters(exp: Experiment, fork: Path) -> Any:
+def parameters(exp: Experiment, fork: Path) -> Params:
     """The parameters of a forked run, by role, with a row in every table of tokens for each id of `exp`'s tokenizer.
 
     Its product becomes the product; a role that it does not have is drawn as in a new run. Rows that it does not have

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.data import atomic, tokenizers
 from lm_jax.decode import prompting
 from lm_jax.decode.fill import fill
@@ -111,7 +112,7 @@ def _say_ids(about: dict[str, Any]) -> None:
     report.say(" -> ".join(",".join(map(str, about[name])) for name in ("prompt_ids", "tokens")))
 
 
-def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
+def _continue(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Texts written by a decoder; a single one is shown as it comes."""
     tokenizer = exp.tokenizer
     streams = len(prompts) == 1 and isinstance(prompts[0], str) and not request.json
@@ -160,7 +161,7 @@ def _continue(request: Request, exp: Experiment, params: Any, prompts: list[Prom
     return answers
 
 
-def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
+def _restore(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """What an encoder-decoder writes: spans, put back into texts that have sentinels; of others its answer."""
     tokenizer = exp.tokenizer
     read = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
@@ -186,7 +187,7 @@ def _restore(request: Request, exp: Experiment, params: Any, prompts: list[Promp
     return answers
 
 
-def _fill(request: Request, exp: Experiment, params: Any, prompts: list[Prompt]) -> list[dict[str, Any]]:
+def _fill(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Likeliest pieces for every mask, from an encoder."""
     tokenizer = exp.tokenizer
     read = lambda prompt: prompting.masked_prompt(tokenizer, prompt)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from lm_jax import experiment, flags
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
@@ -40,7 +40,7 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
     return step, restore_weights(checkpointer, exp.state_like.weights, step)
 
 
-def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Any]:
+def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
     """The same step, and the parameters of the product."""
     step, weights = restore(request, exp)
     return step, exp.product_params(weights)

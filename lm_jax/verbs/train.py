@@ -7,12 +7,12 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_config, need_workdir
@@ -88,7 +88,7 @@ def _go_on(
     exp: Experiment,
     workdir: Path,
     checkpointer: Checkpointer,
-    inherited: Any,
+    inherited: Params | None,
     fork: str | None,
     changed: Sequence[str],
 ) -> None:

@@ -38,5 +38,6 @@ def of_stack(show: tuple[str, ...], x: jax.Array, layers: Sequence[Shown]) -> Sh
     if not show:
         return None
     fields = [field for name in show for field in SHOWN[name]]
-    shown = Shown(**{field: sum((getattr(layer, field) for layer in layers), ()) for field in fields})
+    joined: dict[str, Any] = {field: sum((getattr(layer, field) for layer in layers), ()) for field in fields}
+    shown = Shown(**joined)
     return shown.replace(hidden=(x, *shown.hidden)) if "hidden" in fields else shown  # type: ignore[attr-defined]
