@@ -252,6 +252,11 @@ class Experiment:
             byte_lengths=self.byte_lengths,
         )
 
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row, as throughput counts them: those that the product reads, its encoder's where it has one."""
+        return next(one.source or one.length for one in self.objective.work if one.role == self.models.product)
+
     def flops(self) -> float:
         """Floating-point operations that a row of training needs, of all models (`models.flops`)."""
         total = 0.0

@@ -43,12 +43,15 @@ def run(request: Request) -> int:
 def _recipe(request: Request) -> int:
     config = need_config(request)
     # Without text there is no tokenizer yet: the size that the recipe asks for.
-    model = build_model(config.model, config.model.embed.vocab or config.data.tokenizer.wanted)
+    rows = config.model.embed.vocab or config.data.tokenizer.wanted
+    models = [build_model(one, rows) for one in (config.model, *config.models.values())]
     if request.json:
-        report.document({"config": dataclasses.asdict(config), "parameters": count(model.shapes)})
+        parameters = sum(count(model.shapes) for model in models)
+        report.document({"config": dataclasses.asdict(config), "parameters": parameters})
         return 0
     report.say(yaml.safe_dump(experiment.as_json(config), sort_keys=False))
-    report.say(report.parameters(model, Layout(mesh.make(config.mesh))).rstrip())
+    for model in models:
+        report.say(report.parameters(model, Layout(mesh.make(config.mesh), config.rules)).rstrip())
     return 0
 
 

@@ -32,7 +32,7 @@ def train(
 ) -> TrainState:
     """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
     config, start = exp.config, int(state.step)
-    tokens = config.data.batch * config.data.length
+    tokens = config.data.batch * exp.row_tokens
     evaluator, losses = exp.validation(), dict[int, float]()
     extra = {
         "config": experiment.as_json(config),
@@ -102,7 +102,7 @@ def train(
 def meter(exp: Experiment) -> throughput.Meter:
     """Rates against what the devices can do."""
     config = exp.config
-    flops = exp.flops() / config.data.length
+    flops = exp.flops() / exp.row_tokens
     peak = throughput.peak(jax.devices()[0])
     report.say(f"compute    {flops:.3g} FLOPs a token; peak {peak.flops:.3g} FLOP/s a device ({peak.source})")
     return throughput.Meter(

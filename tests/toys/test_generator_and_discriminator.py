@@ -12,7 +12,7 @@ import numpy as np
 import tiny
 from ml_collections import ConfigDict
 
-from lm_jax import experiment
+from lm_jax import experiment, flags
 from lm_jax.data import tokenizers
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
@@ -132,9 +132,9 @@ def test_a_recipe_gives_each_role_a_preset_of_its_own(monkeypatch, repository):
     recipe = ConfigDict(
         {"model": bert("tiny"), "models": {"generator": bert("tiny")}, "objective": {"name": "replaced"}}
     )
-    recipe.models.generator.stack.depth = 1
+    config, _ = flags.configure(recipe, ["--config.models.generator.stack.depth=1"])
     tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
-    exp = experiment.Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
+    exp = experiment.Experiment(experiment.parse(config), tokenizer)
     depths = {role: model.module.config.stack.depth for role, model in exp.models.models.items()}
     assert depths == {"generator": 1, "discriminator": bert("tiny").stack.depth}
     assert exp.product is exp.models.models["discriminator"]
