@@ -57,12 +57,6 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def remove_partial(directory: Path) -> None:
-    """Delete what killed writers left behind."""
-    for path in directory.rglob(f"*{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
-
-
 def check_directory(path: Path, flag: str) -> None:
     """Refuses a directory that could not be made or written, before there is anything to write.
 
@@ -105,14 +99,16 @@ def check_file(path: Path, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """One process at a time; the lock dies with its holder, however that ends.
+def unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> Iterator[bool]:
+    """Whether a directory still lacks its `last` file, for one process at a time; what killed writers left is deleted.
 
     Args:
-      path: the lock file.
+      directory: made where it is not there; its lock dies with its holder, however that ends.
+      last: the name of the file that is written last.
       waiting: called once when another process holds the lock.
     """
-    with open(path, "ab") as file:
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "lock", "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -121,4 +117,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         except OSError:
             # Some network file systems have no locks. Writers then repeat each other's work; the renames keep it whole.
             pass
-        yield
+        missing = not (directory / last).exists()
+        for path in directory.rglob(f"*{TEMPORARY}*") if missing else ():
+            path.unlink(missing_ok=True)
+        yield missing

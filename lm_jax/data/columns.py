@@ -169,11 +169,9 @@ def join(
     described = ["columns", VERSION, [[name, each.kind, each.of, contents[name]] for name, each in config.items()]]
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
-    directory.mkdir(parents=True, exist_ok=True)
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}
-    with atomic.locked(directory / "lock", lambda: None):
-        if not (directory / "columns.json").exists():
-            atomic.remove_partial(directory)
+    with atomic.unfinished(directory, "columns.json", lambda: None) as unfinished:
+        if unfinished:
             report = reports.empty()
             readers = {name: _Reader(name, KINDS[config[name].kind], where[name], report) for name in others}
             found = {name: naming(f"{KEY}.{name}", list)(reader.entries()) for name, reader in readers.items()}
@@ -211,9 +209,8 @@ def _store(
         values = [(*item[:-1], ids.get(item[-1], item[-1])) for item in flat]
         atomic.write_array(directory / f"{name}.npy", np.array(values, kind.dtype).reshape(-1, kind.width))
         atomic.write_array(directory / f"{name}.bounds.npy", np.cumsum([0, *(len(entry or ()) for entry in lists)]))
-        for _ in range(int(whole[-1].sum())):
-            reports.count(report, "read", 0)
-            reports.count(report, "kept", 0)
+        for group in ("read", "kept"):
+            report[group]["documents"] += int(whole[-1].sum())
     rows = np.flatnonzero(np.logical_and.reduce(whole))
     if not len(rows):
         raise InputError(f"{KEY}: none of {len(whole[0]):,} records has an entry in every column")
@@ -306,14 +303,11 @@ def _label(value: Any) -> list[tuple[str]]:
 
 
 def _spans(value: Any) -> list[tuple[int, int, str]]:
-    found = []
-    for item in json.loads(value) if isinstance(value, str) else value:
-        parts = (item["start"], item["end"], item.get("name", item.get("label"))) if isinstance(item, dict) else item
-        first, last, name = parts
+    spans = [tuple(span) for span in (json.loads(value) if isinstance(value, str) else value)]
+    for first, last, name in spans:
         if type(first) is not int or type(last) is not int or not 0 <= first < last or not isinstance(name, str):
             raise ValueError
-        found.append((first, last, name))
-    return found
+    return spans
 
 
 class Kind(NamedTuple):

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import gzip
 import io
+import itertools
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,23 +28,24 @@ _MOST_LAYERS = 4
 
 
 class _Filled(io.RawIOBase):
-    """A stream of the blocks that `_block` returns, an empty one at the end."""
+    """A stream of blocks, none of them empty; it closes what they come from."""
 
-    def __init__(self, source: Any):
-        self._source, self._ready = source, b""
+    def __init__(self, blocks: Iterator[bytes], *sources: Any):
+        self._blocks, self._sources, self._ready = blocks, sources, b""
 
     def readable(self) -> bool:
         return True
 
     def close(self) -> None:
-        self._source.close()
+        for source in self._sources:
+            source.close()
         super().close()
 
     def readinto(self, buffer: Any) -> int:
         # Filled as far as the content goes: whoever peeks must see enough of it.
         pieces, size = [], 0
         while size < len(buffer):
-            block = self._ready or self._block()
+            block = self._ready or next(self._blocks, b"")
             if not block:
                 break
             piece, self._ready = block[: len(buffer) - size], block[len(buffer) - size :]
@@ -52,55 +54,36 @@ class _Filled(io.RawIOBase):
         buffer[:size] = b"".join(pieces)
         return size
 
-    def _block(self) -> bytes:
-        """The next piece of the content, empty at its end; each format has its own."""
-        raise NotImplementedError
+
+def _blocks(source: Any) -> Iterator[bytes]:
+    return iter(lambda: source.read(_BLOCK), b"")
 
 
-class _Zstandard(_Filled):
+def _zstandard(source: Any) -> Iterator[bytes]:
     """Zstandard frames, one after another. The library's own reader ends quietly where a frame is cut short."""
+    import zstandard
 
-    def __init__(self, source: Any):
-        import zstandard
-
-        super().__init__(source)
-        self._error = zstandard.ZstdError
-        self._new = zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW).decompressobj
-        self._frame: Any = None
-        self._input = b""
-
-    def _block(self) -> bytes:
-        while True:
-            block = self._input or self._source.read(_BLOCK)
-            self._input = b""
-            if not block:
-                if self._frame is not None:
-                    raise EOFError("the last Zstandard frame is cut short")
-                return b""
-            self._frame = self._frame or self._new()
+    library, frame = zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW), None
+    for block in _blocks(source):
+        while block:
+            frame = frame or library.decompressobj()
             try:
-                output = self._frame.decompress(block)
-            except self._error as error:
+                output = frame.decompress(block)
+            except zstandard.ZstdError as error:
                 raise OSError(str(error)) from error
-            if self._frame.eof:
-                self._input, self._frame = self._frame.unused_data, None
             if output:
-                return output
+                yield output
+            block, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError("the last Zstandard frame is cut short")
 
 
-class _Transcoded(_Filled):
+def _transcoded(source: Any, encoding: str) -> Iterator[bytes]:
     """Text of another encoding as UTF-8; what is damaged becomes U+FFFD."""
-
-    def __init__(self, source: Any, encoding: str):
-        super().__init__(source)
-        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-
-    def _block(self) -> bytes:
-        while True:
-            block = self._source.read(_BLOCK)
-            text = self._decoder.decode(block, final=not block)
-            if text or not block:
-                return text.encode()
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for block in itertools.chain(_blocks(source), [b""]):
+        if text := decoder.decode(block, final=not block):
+            yield text.encode()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +91,7 @@ class Compression:
     """A compression.
 
     Attributes:
-      open: a stream of what a stream holds.
+      open: a file of what a file holds.
       suffixes: of names.
       magics: first bytes, one of them.
     """
@@ -132,7 +115,7 @@ COMPRESSIONS: dict[str, Compression] = {
         magics=tuple(b"BZh%d%b" % (n, mark) for n in range(1, 10) for mark in (b"1AY&SY", b"\x17rE8P\x90")),
     ),
     "Zstandard": Compression(
-        open=_Zstandard,
+        open=lambda stream: _Filled(_zstandard(stream)),
         suffixes=(".zst", ".zstd"),
         # A frame, or one of the sixteen kinds of skippable frame that pzstd writes first.
         magics=(b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))),
@@ -261,7 +244,7 @@ def opened(path: Path) -> Iterator[Content]:
                 )
             encoding = _encoding(start)
             if encoding:
-                stream = _buffered(_Transcoded(stream, encoding))
+                stream = _buffered(_Filled(_transcoded(stream, encoding), stream))
             yield Content(stream=stream, compressions=compressions, encoding=encoding)
     except InputError:
         raise
@@ -283,7 +266,8 @@ def _opened(path: Path) -> tuple[io.BufferedReader, tuple[str, ...]]:
                     f"config.data.path: {path} is compressed more than {_MOST_LAYERS} times; {_DECOMPRESS}"
                 )
             compressions.append(name)
-            stream = _buffered(_Owned(COMPRESSIONS[name].open(stream), stream))
+            content = COMPRESSIONS[name].open(stream)
+            stream = _buffered(_Filled(_blocks(content), content, stream))
     except BaseException:
         stream.close()
         raise
@@ -292,21 +276,6 @@ def _opened(path: Path) -> tuple[io.BufferedReader, tuple[str, ...]]:
 
 def _buffered(raw: Any) -> io.BufferedReader:
     return io.BufferedReader(raw, _BLOCK)
-
-
-class _Owned(_Filled):
-    """A decompressor that closes the file beneath it."""
-
-    def __init__(self, source: Any, beneath: Any):
-        super().__init__(source)
-        self._beneath = beneath
-
-    def close(self) -> None:
-        super().close()
-        self._beneath.close()
-
-    def _block(self) -> bytes:
-        return self._source.read(_BLOCK)
 
 
 def _compression(start: bytes) -> str:

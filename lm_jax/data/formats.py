@@ -11,24 +11,19 @@ from pathlib import Path
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.data import files, objects, records
-from lm_jax.data.records import Text, Wanted
+from lm_jax.data.records import Record, Wanted
 
 KEY = "config.data.format"
 # What is not one of these is plain text.
-READERS: dict[str, Callable[[io.BufferedReader, Wanted], Iterator[Text]]] = {
+READERS: dict[str, Callable[[io.BufferedReader, Wanted], Iterator[Record]]] = {
     "JSON lines": records.json_lines,
     "JSON objects": records.json_values,
     "a JSON array": records.json_values,
     "tsv": records.tabs,
     "csv": records.commas,
 }
-_SUFFIXES = {
-    ".jsonl": "JSON lines",
-    ".ndjson": "JSON lines",
-    ".jsonlines": "JSON lines",
-    ".tsv": "tsv",
-    ".csv": "csv",
-}
+_JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+_SUFFIXES = {**dict.fromkeys(_JSON_LINES, "JSON lines"), ".tsv": "tsv", ".csv": "csv"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,9 @@ class _Text:
                 value, stop = _DECODER.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
                 if self._ended or not _is_cut(error, len(self._text)):
-                    raise self._broken(error) from error
+                    if isinstance(error, json.JSONDecodeError):
+                        self.skip(error.pos - self._at)
+                    raise self.error(getattr(error, "msg", str(error))) from error
             else:
                 # The end of a number shows only in what follows it.
                 whole = isinstance(value, (dict, list, str)) or stop + _LONGEST_TOKEN < len(self._text)
@@ -98,12 +100,6 @@ class _Text:
             f"config.data.path: {self._path} line {self._line} is not JSON ({reason}); expected objects, one after "
             "another or in an array; config.data.format=text reads the file as plain text"
         )
-
-    def _broken(self, error: Exception) -> InputError:
-        if isinstance(error, json.JSONDecodeError):
-            self.skip(error.pos - self._at)
-            return self.error(error.msg)
-        return self.error(str(error))
 
     def _read_on(self) -> None:
         rest = self._text[self._at :]

@@ -6,6 +6,8 @@ Rogaway 2002), so that it needs no memory and never changes with a library's rel
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from jaxtyping import Int, Integer, UInt32, UInt64
 
@@ -22,6 +24,8 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+# Every row of a batch asks for the key of its epoch.
+@functools.lru_cache(maxsize=1 << 10)
 def key(*numbers: int) -> int:
     """A 64-bit key of a few integers, such as (seed, epoch); their order matters."""
     state = 0

@@ -71,15 +71,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of steps start, start + 1, ... without end; see `batch_at`.
 
-    Args:
-      rows: the training rows.
-      features: what an objective makes of a row.
-      seed: of the run.
-      batch: rows of the global batch.
-      start: the first step.
-      local: the places of the global batch that this host reads; all of them where None.
-      threads: threads that build batches; 0 builds them when they are asked for.
-      prefetch: batches that may be ready ahead.
+    So many `threads` build them (0: when they are asked for), and at most `prefetch` are ready ahead.
 
     Raises:
       InputError: there are no rows.
@@ -106,15 +98,8 @@ def ordered(
 ) -> Iterator[Batch]:
     """Every row once, in order, as for evaluation: each time the same, whatever the hosts.
 
-    The last batch is filled with rows that are zero in every array, weights included.
-
-    Args:
-      rows: the rows, such as those of validation.
-      features: what an objective makes of a row.
-      batch: rows of the global batch.
-      local: the places of the global batch that this host reads; all of them where None.
-      seed: of what is random about a row.
-      limit: at most so many batches; 0 for all.
+    The last batch is filled with rows that are zero in every array, weights included. The arguments are
+    those of `batch_at`; `limit` is the most batches, 0 for all.
     """
     count = -(-len(rows) // batch)
     places = np.arange(batch) if local is None else np.asarray(local)

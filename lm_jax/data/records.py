@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +59,6 @@ def reject(wanted: Wanted, reason: str, size: int, message: str) -> tuple[Record
     return wanted.instead
 
 
-def json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
-    """The text of every JSON object, one a line, or of every run of objects whose `group` is equal."""
-    return joined(_json_lines(stream, wanted), wanted)
-
-
-def json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
-    """The same of objects that lie in an array or follow one another."""
-    return joined(_json_values(stream, wanted), wanted)
-
-
-def tabs(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
-    """The text of every row of a tab-separated table, or of every run of rows whose `group` is equal.
-
-    Raises:
-      InputError: a column that is not there, or a row of another width.
-    """
-    return joined(_columns(_tabs(stream), wanted, "\t"), wanted)
-
-
-def commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Text]:
-    """The same of a comma-separated table."""
-    return joined(_columns(_commas(stream, wanted), wanted, ","), wanted)
-
-
 def joined(records: Iterator[Record], wanted: Wanted) -> Iterator[Text]:
     """The texts; those of neighbours of one group joined by line breaks."""
     if not wanted.group:
@@ -110,7 +86,8 @@ def _join(texts: list[Text]) -> Text:
     return newline.join(texts)  # type: ignore[arg-type]
 
 
-def _json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
+def json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
+    """JSON objects, one a line."""
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -128,7 +105,8 @@ def _json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
         yield from _record(record, f"line {number}", len(line), wanted)
 
 
-def _json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
+def json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
+    """JSON objects that lie in an array or follow one another."""
     for number, (line, size, record) in enumerate(objects.values(stream, wanted.path), 1):
         yield from _record(record, f"line {line}, record {number}", size, wanted)
 
@@ -149,11 +127,16 @@ def _record(record: Any, place: str, size: int, wanted: Wanted) -> tuple[Record,
                 "config.data.format=text to read the file as plain text"
             )
             return reject(wanted, f"no field {name!r}", size, message)
-    text = record[wanted.field]
-    if isinstance(text, wanted.types):
-        return ((text, record[wanted.group] if wanted.group else None),)
-    message = f"{where}: field {wanted.field!r} is {_kind(text)}; expected {wanted.expected} (config.data.field)"
-    return reject(wanted, f"{wanted.field!r} is {_kind(text)}", size, message)
+    return checked(record, f"{where}: field {wanted.field!r}", size, wanted)
+
+
+def checked(record: Mapping[str, Any], name: str, size: int, wanted: Wanted) -> tuple[Record, ...]:
+    """The value of a record, which messages call `name`, and its group, or what stands for one of another type."""
+    value = record[wanted.field]
+    if isinstance(value, wanted.types):
+        return ((value, record[wanted.group] if wanted.group else None),)
+    message = f"{name} is {_kind(value)}; expected {wanted.expected} (config.data.field)"
+    return reject(wanted, f"{wanted.field!r} is {_kind(value)}", size, message)
 
 
 def _kind(value: Any) -> str:
@@ -163,6 +146,16 @@ def _kind(value: Any) -> str:
 def _names(record: dict[str, Any]) -> str:
     shown = [repr(name[:24] + "..." * (len(name) > 24)) for name in record]
     return ", ".join(shown[:12]) + ", ..." * (len(shown) > 12) or "none"
+
+
+def tabs(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
+    """Rows of a tab-separated table."""
+    return _columns(_tabs(stream), wanted, "\t")
+
+
+def commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
+    """Rows of a comma-separated table."""
+    return _columns(_commas(stream, wanted), wanted, ",")
 
 
 def _tabs(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes]]]:

@@ -24,7 +24,6 @@ from lm_jax.data.store import Store
 Row = dict[str, np.ndarray | np.generic]
 # What fills a slot: the plan that a row belongs to, that plan's seed, and the row's epoch and index.
 Filled = tuple[Any, int, int, int]
-SPLITS = ("train", "validation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

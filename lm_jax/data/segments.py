@@ -48,14 +48,11 @@ def truncated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Two segments of at most `room` tokens together; the longer one loses, at a random end, token by token."""
     excess = max(0, len(first) + len(second) - room)
-    lengths = [len(first), len(second)]
-    longer, shorter = (0, 1) if lengths[0] > lengths[1] else (1, 0)
-    levelled = min(excess, lengths[longer] - lengths[shorter])
-    losses = [0, 0]
-    losses[longer] = levelled + (excess - levelled) // 2
-    losses[shorter] = (excess - levelled) - (excess - levelled) // 2
+    levelled = min(excess, abs(len(first) - len(second)))
+    most = levelled + (excess - levelled) // 2
+    losses = (most, excess - most) if len(first) > len(second) else (excess - most, most)
     fronts = [int(rng.binomial(loss, 0.5)) for loss in losses]
     return (
-        first[fronts[0] : lengths[0] - losses[0] + fronts[0]],
-        second[fronts[1] : lengths[1] - losses[1] + fronts[1]],
+        first[fronts[0] : len(first) - losses[0] + fronts[0]],
+        second[fronts[1] : len(second) - losses[1] + fronts[1]],
     )

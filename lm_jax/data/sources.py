@@ -185,7 +185,8 @@ def documents(
         _check_fields(path, form, config)
         with contents.opened(path) as content:
             if form.has_fields:
-                yield from formats.READERS[form.name](content.stream, wanted(path=path))
+                named = wanted(path=path)
+                yield from records.joined(formats.READERS[form.name](content.stream, named), named)
             else:
                 yield from cut(content.stream, path)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import os
 import sysconfig
 import tokenize
@@ -77,11 +78,6 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
             yield from _docstrings(child, f"{name}.{child.name}")
 
 
-def _all() -> Iterator[str]:
-    yield from _docs()
-    yield from _code()
-
-
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One way to read the library."""
@@ -93,5 +89,5 @@ class Part:
 PARTS = {
     "docs": Part(files=lambda: modules() + topics(), documents=_docs),
     "code": Part(files=modules, documents=_code),
-    "all": Part(files=lambda: modules() + topics(), documents=_all),
+    "all": Part(files=lambda: modules() + topics(), documents=lambda: itertools.chain(_docs(), _code())),
 }

@@ -15,7 +15,6 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,15 +54,8 @@ def prepare(
 ) -> Store:
     """The token store of a source: found under `root`, finished where it was interrupted, or made.
 
-    Args:
-      root: the directory of all prepared corpora.
-      source: which text.
-      clean: how it is cleaned.
-      tokenizer: one at hand, or the settings of one to load or to train on the cleaned text.
-      prefix: ids that every document begins with, before its own.
-      workers: processes; 0 for one a core. Their number does not show in the result.
-      progress: called with a stage, what is done and the whole (0 where unknown).
-      aligned: as of `texts.prepare`.
+    `tokenizer` is one at hand, or the settings of one to load or to train on the cleaned text; `prefix` are ids that
+    every document begins with, before its own; the rest as of `texts.prepare`. The number of workers does not show.
 
     Raises:
       InputError: the source cannot be read, nothing is left of it, or the vocabulary does not fit it.
@@ -76,10 +68,9 @@ def prepare(
     described = [VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint, *([prefix] if prefix else [])]
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "tokens" / fingerprint
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic.locked(directory / "lock", lambda: say("waiting for another process to tokenise", 0, 0)):
-        if not (directory / "store.json").exists():
-            atomic.remove_partial(directory)
+    waiting = lambda: say("waiting for another process to tokenise", 0, 0)
+    with atomic.unfinished(directory, "store.json", waiting) as unfinished:
+        if unfinished:
             _make(directory, fingerprint, cleaned, tokenizer, prefix, workers, say)
         shutil.rmtree(directory / "parts", ignore_errors=True)
     return Store.open(directory)
@@ -142,12 +133,8 @@ def _make(
     ]
     atomic.write_array(directory / "records.npy", np.concatenate([*records, offsets[-1:]]).astype(np.int64))
     _register(directory, [note["records"] for note in notes])
-    names = [
-        "documents.npy",
-        "sentences.npy",
-        "records.npy",
-        *(_shard(index, len(notes)) for index in range(len(notes))),
-    ]
+    shards = [_shard(index, len(notes)) for index in range(len(notes))]
+    names = ["documents.npy", "sentences.npy", "records.npy", *shards]
     manifest = {
         "fingerprint": fingerprint,
         "tokens": int(offsets[-1]),
@@ -361,12 +348,6 @@ class Store:
             result[position - start : position - start + count] = tokens[offset : offset + count]
             position, record = position + count, record + 1
         return result
-
-    def documents_between(self, first: int, last: int) -> Iterator[Int[np.ndarray, " tokens"]]:
-        """Documents first..last-1, each with its [EOS]."""
-        stops = self.document_stops()
-        for index in range(first, last):
-            yield self.read(int(self.document_starts[index]), int(stops[index]))
 
     @functools.cached_property
     def _records(self) -> Any:

@@ -51,9 +51,12 @@ class Texts:
 
     def unit(self, index: int) -> list[str]:
         """The documents of one unit that were kept."""
+        import zstandard
+
+        data = zstandard.ZstdDecompressor().decompress(_path(self.directory, index, "zst").read_bytes())
         keep = np.load(_path(self.directory, index, "keep.npy"))
-        texts = _read(self.directory, index)
-        return [text for text, kept in zip(texts, keep, strict=True) if kept]
+        stops = np.cumsum(np.load(_path(self.directory, index, "npy"))[:, 0].astype(np.int64)).tolist()
+        return [data[a:b].decode() for a, b, kept in zip([0, *stops[:-1]], stops, keep, strict=False) if kept]
 
     def __iter__(self) -> Iterator[str]:
         """Every document, in the order of the source."""
@@ -88,11 +91,10 @@ def prepare(
     clean = dataclasses.replace(clean, deduplicate=clean.deduplicate and not aligned)
     contents = sources.fingerprint(source) + " aligned" * aligned
     directory = Path(root) / "texts" / _fingerprint(contents, clean, VERSION)
-    directory.mkdir(parents=True, exist_ok=True)
     say = progress or (lambda stage, done, whole: None)
-    with atomic.locked(directory / "lock", lambda: say("waiting for another process to clean", 0, 0)):
-        if not (directory / "texts.json").exists():
-            atomic.remove_partial(directory)
+    waiting = lambda: say("waiting for another process to clean", 0, 0)
+    with atomic.unfinished(directory, "texts.json", waiting) as unfinished:
+        if unfinished:
             if count := sources.skipped(source):
                 say(f"skipping {count} files of {source.path} that are hidden or no text", 0, 0)
             for note in sources.notes(source):
@@ -179,16 +181,12 @@ def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tu
     # A row that was rejected is None, and is counted already.
     cleaned = (document if document is None else chain.clean(document, config, report) for document in documents)
     texts = [(text or "").encode() for text in cleaned if aligned or text is not None]
-    facts = np.array([(len(text), *_halves(xxhash.xxh3_128_intdigest(text))) for text in texts], np.uint64)
+    facts = np.array([(len(text), *divmod(xxhash.xxh3_128_intdigest(text), 1 << 64)) for text in texts], np.uint64)
     compressed = zstandard.ZstdCompressor(level=3).compress(b"".join(texts))
     atomic.write_bytes(_path(Path(directory), index, "zst"), compressed)
     atomic.write_array(_path(Path(directory), index, "npy"), facts.reshape(-1, 3))
     atomic.write_json(_path(Path(directory), index, "json"), {"report": report})
     return index
-
-
-def _halves(number: int) -> tuple[int, int]:
-    return number >> 64, number & ((1 << 64) - 1)
 
 
 def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Report) -> int:
@@ -212,14 +210,6 @@ def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Repo
         atomic.write_array(_path(directory, index, "keep.npy"), keep[start : start + len(unit)])
         start += len(unit)
     return int(keep.sum())
-
-
-def _read(directory: Path, index: int) -> list[str]:
-    import zstandard
-
-    data = zstandard.ZstdDecompressor().decompress(_path(directory, index, "zst").read_bytes())
-    stops = np.cumsum(np.load(_path(directory, index, "npy"))[:, 0].astype(np.int64)).tolist()
-    return [data[start:stop].decode() for start, stop in zip([0, *stops], stops, strict=False)]
 
 
 def _path(directory: Path, index: int, suffix: str) -> Path:

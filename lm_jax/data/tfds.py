@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError, nearest
-from lm_jax.data.records import Record, Wanted, reject
+from lm_jax.data.records import Record, Wanted, checked
 
 PREFIX = "tfds:"
 _MARK = "dataset_info.json"
@@ -20,23 +20,18 @@ _MARK = "dataset_info.json"
 _BLOCK = 1024
 
 
-def root(configured: str = "") -> Path:
-    """Where datasets lie: as configured, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(configured or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
 def folder(name: str, datasets: str = "") -> Path:
     """The folder of one version of a dataset.
 
     Args:
       name: NAME[/CONFIG][:VERSION]; without a version the newest one, without a config the only one.
-      datasets: the root, see `root`.
+      datasets: the root; empty for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
       InputError: it is not prepared, or it has several configs.
     """
     name, _, version = name.removeprefix(PREFIX).partition(":")
-    top = root(datasets)
+    top = Path(datasets or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     place = top / name
     wanted = f"{name}:{version}" if version else name
     if not name or not place.is_dir():
@@ -76,11 +71,9 @@ def files(name: str, split: str, datasets: str = "") -> list[Path]:
 
 def records(name: str, split: str, datasets: str = "") -> Iterator[dict[str, Any]]:
     """The examples of a split, in the order they were written."""
-    import numpy as np
-
     source = _builder(folder(name, datasets), split).as_data_source(split=split)
     for start in range(0, len(source), _BLOCK):
-        yield from source.__getitems__(np.arange(start, min(start + _BLOCK, len(source))).tolist())
+        yield from source.__getitems__([*range(start, min(start + _BLOCK, len(source)))])
 
 
 def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[Record]:
@@ -97,16 +90,7 @@ def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[Record]:
                 raise InputError(
                     f"{name} has no feature {feature!r}; it has {', '.join(map(repr, example))}: set config.data.{key}"
                 )
-        text = example[wanted.field]
-        if isinstance(text, wanted.types):
-            yield text, example[wanted.group] if wanted.group else None
-            continue
-        kind = "null" if text is None else f"a {type(text).__name__}"
-        message = (
-            f"{name}: feature {wanted.field!r} of example {number} is {kind}; expected {wanted.expected} "
-            "(config.data.field)"
-        )
-        yield from reject(wanted, f"{wanted.field!r} is {kind}", 0, message)
+        yield from checked(example, f"{name}: feature {wanted.field!r} of example {number}", 0, wanted)
 
 
 def _builder(place: Path, split: str) -> Any:

@@ -168,7 +168,11 @@ def serve() -> None:
             answer = ("failed", error)
         except Exception as error:
             answer = ("failed", RuntimeError(f"{error!r} in a data worker:\n{traceback.format_exc()}"))
-        if not _sent(answer, results):
+        try:
+            pickle.dump(answer, results)
+            results.flush()
+        except BrokenPipeError:
+            # The parent is gone.
             return
 
 
@@ -176,13 +180,3 @@ def _die_with_parent() -> None:
     """Has Linux kill this process when the thread that started it ends, which waits for each result."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
-def _sent(answer: Any, results: BinaryIO) -> bool:
-    """Whether there was still a parent to take the answer."""
-    try:
-        pickle.dump(answer, results)
-        results.flush()
-    except BrokenPipeError:
-        return False
-    return True

@@ -145,7 +145,7 @@ def test_translations_share_a_tokenizer(shared_data, tmp_path):
 SENTENCES = [
     {"text": "  Angela Merkel met 王毅 in Berlin\n", "entities": [[2, 15, "PER"], [20, 22, "PER"], [26, 32, "LOC"]]},
     {"text": "nobody", "entities": []},
-    {"text": "\n\nBob left", "entities": [{"start": 2, "end": 5, "label": "PER"}]},
+    {"text": "\n\nBob left", "entities": [[2, 5, "PER"]]},
     {"text": "x Bob", "entities": '[[2, 5, "PER"]]'},
 ]
 
@@ -204,6 +204,7 @@ def test_spans_are_those_of_the_tokens_of_the_cleaned_text(tmp_path, golden, kin
         (NAMED, [{"text": "abc", "entities": [[1, 9, "X"]]}], "record 1 .*; the text has the characters 0 to 3"),
         (NAMED, [{"text": "abc", "entities": [[2, 1, "X"]]}], "expected a list of .start, end, name., start < end"),
         (NAMED, [{"text": "abc", "entities": "[[2"}], "expected a list of"),
+        (NAMED, [{"text": "abc", "entities": [{"start": 0, "end": 1, "label": "X"}]}], "expected a list of"),
         (NAMED, [{"text": "a\r\nb c", "entities": [[0, 1, "X"]]}], "cleaning changes the text inside"),
         ({"text": {}, "more": {"kind": "nmber"}}, [], "columns.more.kind is 'nmber'.*did you mean number"),
         ({"label": {"kind": "label"}}, [], "names no text"),

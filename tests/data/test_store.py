@@ -40,7 +40,8 @@ def write(path, documents):
 def test_the_store_holds_every_document_closed_by_eos(golden, golden_store, golden_tokenizer):
     documents = [part.strip("\n") for part in (golden / "text.txt").read_text().split("\n\n")]
 
-    stored = list(golden_store.documents_between(0, golden_store.documents))
+    bounds = zip(golden_store.document_starts.tolist(), golden_store.document_stops().tolist(), strict=True)
+    stored = [golden_store.read(start, stop) for start, stop in bounds]
 
     assert golden_store.documents == len(documents)
     assert [golden_tokenizer.decode(ids) for ids in stored] == documents

@@ -98,7 +98,7 @@ def test_a_saved_tokenizer_is_the_same_when_loaded(tokenizer, tmp_path):
 def test_byte_lengths_add_up_to_the_text(tokenizer):
     for text in TRICKY.values():
         ids = tokenizer.encode(text)
-        assert tokenizer.byte_lengths(ids).sum() == len(text.encode())
+        assert tokenizer.lengths[ids].sum() == len(text.encode())
 
 
 def test_tokens_are_found_in_the_texts_joined_by_line_breaks(tokenizer):

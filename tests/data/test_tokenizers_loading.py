@@ -113,7 +113,7 @@ def test_special_ids_never_come_from_text(named):
 def test_long_texts_are_cut_where_it_does_not_show(named, shared_data):
     name, tokenizer = named
     text = gzip.decompress((shared_data / "tokenizers" / "botchan.txt.gz").read_bytes()).decode()[:120_000]
-    backend = tokenizer._backend
+    backend = tokenizer.backend
 
     ids = tokenizer.encode(text)
     backend._cut, cut = (lambda text: [text]), backend._cut

@@ -3,19 +3,7 @@
 `Tokenizer` names the special ids and holds tables over the vocabulary; a backend for each library finds the pieces.
 """
 
-from lm_jax.data.tokenizers.base import (
-    BOS,
-    CLS,
-    EOS,
-    MASK,
-    PAD,
-    SEP,
-    SPECIALS,
-    UNK,
-    Encoded,
-    Tokenizer,
-    TokenizerConfig,
-)
+from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
 from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
 from lm_jax.data.tokenizers.simple import IDS, NO_TEXT, ids_tokenizer
@@ -23,18 +11,10 @@ from lm_jax.data.tokenizers.template import template
 from lm_jax.data.tokenizers.training import KINDS, train
 
 __all__ = [
-    "BOS",
-    "CLS",
-    "EOS",
     "IDS",
     "KINDS",
-    "MASK",
     "NO_TEXT",
-    "PAD",
-    "SEP",
     "SPECIALS",
-    "UNK",
-    "Encoded",
     "Tokenizer",
     "TokenizerConfig",
     "cased",

@@ -153,12 +153,7 @@ def vocabulary(
 ) -> Vocabulary:
     """What the UTF-8 text of every id tells; b"" is no text.
 
-    Args:
-      pieces: see `Vocabulary`.
-      texts: what each id stands for.
-      special: None where roles and sentinels are all there is.
-      starts_word: None where the texts show it.
-      prefix_space: see `Vocabulary`.
+    Special ids are None where roles and sentinels are all there is, those that begin a word where the texts show it.
     """
     return Vocabulary(
         pieces=pieces,
@@ -186,8 +181,8 @@ class Tokenizer:
       starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the" but not "##the", white space, a
         Chinese character or what begins with one.
       lossless: whether `decode(encode(text)) == text` for any text.
-      fixed_bytes: whether `byte_lengths` are those of the original text.
-      carries_space, prefix_space: see `Vocabulary`.
+      pieces, lengths, carries_space, prefix_space: see `Vocabulary`.
+      backend: finds the pieces.
       fingerprint: equal for tokenizers that give the same ids.
     """
 
@@ -207,8 +202,8 @@ class Tokenizer:
     ):
         """A tokenizer from its parts; `trusted` backends cannot find a special id in text, `endless` ones end none."""
         self.kind, self.content, self.options, self.file = kind, content, dict(options), file
-        self._backend, self._pieces, self._lengths = backend, list(vocabulary.pieces), vocabulary.lengths
-        self.vocab_size = len(self._pieces)
+        self.backend, self.pieces, self.lengths = backend, list(vocabulary.pieces), vocabulary.lengths
+        self.vocab_size = len(self.pieces)
         self.unk, self.bos, self.cls, self.sep, self.mask = (
             roles.get(name) for name in ("unk", "bos", "cls", "sep", "mask")
         )
@@ -223,13 +218,11 @@ class Tokenizer:
         self.sentinels = np.array(sentinels, np.int32)
         self.special = vocabulary.special.copy()
         self.special[np.array([*roles.values(), *sentinels], int)] = True
-        self.special |= np.array([not piece for piece in self._pieces])
+        self.special |= np.array([not piece for piece in self.pieces])
         self.ordinary = _longest_run(~self.special)
         self.starts_word = vocabulary.starts_word | self.special
         self.carries_space, self.prefix_space = vocabulary.carries_space, vocabulary.prefix_space
         self.lossless = backend.lossless
-        # What an alphabet does not know is as short as what it knows, to within a byte or two.
-        self.fixed_bytes = backend.lossless or kind == "characters"
         self.fingerprint = fingerprint(kind, content, options)
         self._hidden = self.special.copy()
         if self.unk is not None:
@@ -252,32 +245,13 @@ class Tokenizer:
         """Text of ids; specials, sentinels and ids beyond the vocabulary are skipped, the unknown one is U+FFFD."""
         ids = np.asarray(ids, np.int64).reshape(-1)
         ids = ids[(ids >= 0) & (ids < self.vocab_size)]
-        return self._backend.decode(ids[~self._hidden[ids]])
-
-    @property
-    def backend(self) -> Backend:
-        """What finds the pieces."""
-        return self._backend
-
-    @property
-    def pieces(self) -> list[str]:
-        """The printable form of every id; empty where it stands for nothing."""
-        return list(self._pieces)
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " vocab"]:
-        """See `Vocabulary.lengths`."""
-        return self._lengths
+        return self.backend.decode(ids[~self._hidden[ids]])
 
     def piece(self, token: int) -> str:
         """One id in printable form."""
         if not 0 <= token < self.vocab_size:
             raise ValueError(f"id {token} is outside the vocabulary 0..{self.vocab_size - 1}")
-        return self._pieces[token] or f"<no piece {token}>"
-
-    def byte_lengths(self, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
-        """UTF-8 bytes of text that each id stands for, 0 for specials; an estimate unless `lossless`."""
-        return self._lengths[ids]
+        return self.pieces[token] or f"<no piece {token}>"
 
     def bytes_of_corpus(self, size_bytes: int, pieces: int) -> Float[np.ndarray, " vocab"]:
         """UTF-8 bytes of a corpus's original text that each id stands for.
@@ -289,8 +263,9 @@ class Tokenizer:
           size_bytes: of the corpus.
           pieces: how many it was cut into, without the [EOS] of its documents.
         """
-        if self.fixed_bytes:
-            return self._lengths.astype(float)
+        # What an alphabet does not know is as short as what it knows, to within a byte or two.
+        if self.lossless or self.kind == "characters":
+            return self.lengths.astype(float)
         return np.where(self._hidden, 0.0, size_bytes / max(1, pieces))
 
     def save(self, directory: Path | str) -> None:
@@ -310,7 +285,7 @@ class Tokenizer:
         atomic.write_json(directory / SETTINGS, settings)
 
     def _made(self, texts: list[str], *, located: bool) -> Encoded:
-        run = self._backend.locate if located else self._backend.encode
+        run = self.backend.locate if located else self.backend.encode
         made = run(texts)
         if self._trusted or not self._hidden[made.tokens].any():
             return made
@@ -329,7 +304,7 @@ class Tokenizer:
         made = run([text])
         if not self._hidden[made.tokens].any():
             return made
-        names = {self._pieces[index].removeprefix("▁") for index in np.flatnonzero(self._hidden)} - {""}
+        names = {self.pieces[index].removeprefix("▁") for index in np.flatnonzero(self._hidden)} - {""}
         found = re.finditer("|".join(map(re.escape, sorted(names, key=len, reverse=True))), text)
         cuts = [0, *(match.start() + 1 for match in found), len(text)]
         tokens, starts, at = [], [], 0

@@ -61,12 +61,7 @@ def wordpiece(
 def byte_bpe(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], *, prefix_space: bool) -> dict:
     """GPT-2's tokenizer over a vocabulary and merges, as tokenizer.json has it."""
     level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": True}
-    return {
-        **frame(),
-        "pre_tokenizer": level,
-        "decoder": level,
-        "model": bpe(vocab, merges),
-    }
+    return {**frame(), "pre_tokenizer": level, "decoder": level, "model": bpe(vocab, merges)}
 
 
 def bpe(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> dict[str, Any]:
@@ -135,7 +130,7 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         begins = np.ones(len(names), bool)
     prefix = _step(tree, "Metaspace") or level or {}
     prefixed = bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never"))
-    backend = Pipeline(
+    backend = _Pipeline(
         library,
         names,
         unknown=options["roles"].get("unk"),
@@ -209,12 +204,8 @@ def _texts(
 ) -> list[bytes]:
     """What pieces stand for; of WordPiece without the space before it.
 
-    Args:
-      names: the pieces.
-      special: which of them stand for no text.
-      outside: those that are not written in GPT-2's alphabet for bytes; None where none is.
-      words: whether it is WordPiece.
-      spelled: whether <0x00> to <0xFF> stand for bytes.
+    `outside` are those that are not written in GPT-2's alphabet for bytes (None where none is); where `spelled`, <0x00>
+    to <0xFF> stand for bytes.
     """
     texts = []
     for name, hidden in zip(names, special, strict=True):
@@ -239,7 +230,7 @@ def _byte_alphabet() -> dict[str, int]:
 BYTES = _byte_alphabet()
 
 
-class Pipeline:
+class _Pipeline:
     """What a tokenizer.json describes, run by the `tokenizers` library."""
 
     def __init__(self, library: Any, names: list[str], *, unknown: int | None, words: bool, cut: bool, lossless: bool):
@@ -248,7 +239,6 @@ class Pipeline:
         self.lossless = lossless
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         ids: list[int] = []
         counts = []
         for text in texts:
@@ -259,7 +249,6 @@ class Pipeline:
         return Encoded(np.array(ids, np.int32), np.array(counts, np.int64))
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         arrays, starts, counts, at = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
         for text in texts:
             counts.append(0)
@@ -276,7 +265,6 @@ class Pipeline:
         return Encoded(np.concatenate(arrays), np.array(counts, np.int64), ordered)
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """See `Backend`."""
         tokens = ids.tolist()
         if self._words:
             return _sentence([UNKNOWN if token == self._unknown else self._names[token] for token in tokens])

@@ -118,8 +118,8 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lea
     """WordPiece by frequency of pairs, as the library has it (Google never published its own)."""
     import tokenizers
 
-    make = huggingface.wordpiece
-    tree = make({SPECIALS[UNK]: 0}, lowercase=config.lowercase, strip_accents=None, chinese=True, unk=SPECIALS[UNK])
+    options = {"lowercase": config.lowercase, "strip_accents": None, "chinese": True, "unk": SPECIALS[UNK]}
+    tree = huggingface.wordpiece({SPECIALS[UNK]: 0}, **options)
     library = tokenizers.Tokenizer.from_str(json.dumps(tree))
     counts, texts = _words(library, lines, aloud)
     alphabet = _alphabet(config, counts)
@@ -141,9 +141,8 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lea
         limit_alphabet=len(alphabet),
         continuing_subword_prefix=huggingface.PREFIX,
     )
-    pieces = model["vocab"]
-    tree = make(pieces, lowercase=config.lowercase, strip_accents=None, chinese=True, unk=SPECIALS[UNK])
-    return _finished(tree, len(pieces), config.sentinels)
+    tree["model"]["vocab"] = model["vocab"]
+    return _finished(tree, len(model["vocab"]), config.sentinels)
 
 
 def _words(library: Any, lines: Sequence[str], aloud: bool) -> tuple[collections.Counter[str], list[str]]:

@@ -45,22 +45,9 @@ _NAMES = {
     "mask": ("[MASK]", "<mask>"),
 }
 # Classes whose ids are not those of their sentencepiece model, or whose vocab files are not run as BERT's or GPT-2's.
-_OTHERS = (
-    *(
-        "XLMRoberta",
-        "MBart",
-        "Camembert",
-        "Pegasus",
-        "PLBart",
-        "XGLM",
-        "Nllb",
-        "M2M100",
-        "Marian",
-        "Barthez",
-        "LayoutXLM",
-    ),
-    *("CLIP", "CTRL", "OpenAIGPT", "BertJapanese", "Bertweet", "Phobert", "BlenderbotSmall", "FSMT", "XLMTokenizer"),
-    *("Esm", "Flaubert", "Speech2Text"),
+_OTHERS = tuple(
+    "XLMRoberta MBart Camembert Pegasus PLBart XGLM Nllb M2M100 Marian Barthez LayoutXLM CLIP CTRL OpenAIGPT "
+    "BertJapanese Bertweet Phobert BlenderbotSmall FSMT XLMTokenizer Esm Flaubert Speech2Text".split()
 )
 _T5_SENTINELS = 100
 
@@ -145,12 +132,10 @@ def _format(path: Path) -> tuple[Callable[[Path, int, bool], Tokenizer], Path]:
     """How a path is read, and its main file."""
     if path.is_dir():
         models = sorted(path.glob("*.model"))
-        if (path / "tokenizer.json").is_file():
-            return _tokenizer_json, path / "tokenizer.json"
-        if (path / "vocab.txt").is_file():
-            return _vocab_txt, path / "vocab.txt"
-        if (path / "vocab.json").is_file():
-            return _vocab_json, path / "vocab.json"
+        forms = {"tokenizer.json": _tokenizer_json, "vocab.txt": _vocab_txt, "vocab.json": _vocab_json}
+        for name, form in forms.items():
+            if (path / name).is_file():
+                return form, path / name
         if len(models) == 1:
             return _model, models[0]
         raise InputError(

@@ -14,16 +14,8 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError
 from lm_jax.data.parts import PART, before_words, parts
-from lm_jax.data.tokenizers.base import (
-    ROLES,
-    SPECIALS,
-    UNKNOWN,
-    Encoded,
-    Tokenizer,
-    by_length,
-    vocabulary,
-)
-from lm_jax.data.tokenizers.simple import sentinel_names
+from lm_jax.data.tokenizers import simple
+from lm_jax.data.tokenizers.base import SPECIALS, UNKNOWN, Encoded, Tokenizer, by_length, vocabulary
 
 FILE = "spiece.model"
 _BYTES = len(SPECIALS)  # The first of our 256 byte pieces: <0x00>.
@@ -42,30 +34,12 @@ def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
     pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
     texts = [piece.replace(MARK, " ").encode() for piece in pieces]
     texts[: _BYTES + 256] = [b""] * _BYTES + [bytes([byte]) for byte in range(256)]
-    texts += [b""] * sentinels
-    names = [*pieces, *sentinel_names(sentinels)]
-    known = vocabulary(names, texts)
-    return Tokenizer(
-        kind,
-        content,
-        {"sentinels": sentinels},
-        file=FILE,
-        roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
-        sentinels=range(len(pieces), len(names)),
-        vocabulary=known,
-        backend=Own(model, known.lengths),
-        trusted=True,
-    )
+    backend = _Own(model, np.array([*map(len, texts)], np.int32))
+    return simple.trained(kind, content, pieces, texts, sentinels, backend, FILE)
 
 
 def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
-    """A model from elsewhere.
-
-    Args:
-      kind: "sentencepiece".
-      content: the serialised model.
-      options: `roles` and `sentinels` as ids, and `added`, ids of tokens that the model itself does not have.
-    """
+    """A serialised model from elsewhere; `options` as of `huggingface.build`."""
     import sentencepiece
 
     proto = parsed(content)
@@ -88,7 +62,7 @@ def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         roles=options["roles"],
         sentinels=options["sentinels"],
         vocabulary=vocabulary(names, texts, special=special, prefix_space=normaliser.add_dummy_prefix),
-        backend=Foreign(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto),
+        backend=_Foreign(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto),
     )
 
 
@@ -135,7 +109,7 @@ def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] 
     return Encoded(np.concatenate(arrays), np.add.reduceat(lengths, firsts))
 
 
-class Own:
+class _Own:
     """A model without normalisation, whose pieces are exactly their text."""
 
     lossless = True
@@ -144,7 +118,6 @@ class Own:
         self._model, self._lengths = model, lengths
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         chunks: list[str] = []
         firsts: list[int] = []
         marks: list[int] = []
@@ -164,16 +137,14 @@ class Own:
         return _run(self._model, chunks, firsts, marks)
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         made = self.encode(texts)
         return by_length(made.tokens, made.counts, self._lengths)
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """See `Backend`."""
         return self._model.decode(ids.tolist()) if ids.size else ""
 
 
-class Foreign:
+class _Foreign:
     """A model with a normalisation of its own."""
 
     def __init__(self, model: Any, proto: Any):
@@ -199,12 +170,10 @@ class Foreign:
         return before_words
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         chunks, firsts, _ = self._chunks(texts)
         return _run(self._model, chunks, firsts)
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         chunks, firsts, places = self._chunks(texts)
         if not chunks:
             return Encoded(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -233,5 +202,4 @@ class Foreign:
         return chunks, firsts, places
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """See `Backend`."""
         return self._model.decode(ids.tolist()) if ids.size else ""

@@ -14,6 +14,7 @@ from lm_jax.data.tokenizers.base import (
     SPECIALS,
     UNK,
     UNKNOWN,
+    Backend,
     Encoded,
     Tokenizer,
     by_length,
@@ -36,16 +37,16 @@ def sentinel_names(count: int) -> list[str]:
 def bytes_tokenizer(sentinels: int) -> Tokenizer:
     """UTF-8 bytes as tokens (Xue et al. 2022, arXiv:2105.13626)."""
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-    return _tokenizer("bytes", b"", pieces, [bytes([byte]) for byte in range(256)], sentinels, Bytes(), unknown=b"")
+    texts = [b""] * len(SPECIALS) + [bytes([byte]) for byte in range(256)]
+    return trained("bytes", b"", [*SPECIALS, *pieces], texts, sentinels, _Bytes())
 
 
 def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
     """The characters of a corpus as tokens; others are unknown. `content` is the alphabet in UTF-8."""
     alphabet = content.decode()
-    texts = [character.encode() for character in alphabet]
-    return _tokenizer(
-        "characters", content, list(alphabet), texts, sentinels, Characters(alphabet), unknown=UNKNOWN.encode()
-    )
+    texts = [b""] * len(SPECIALS) + [character.encode() for character in alphabet]
+    texts[UNK] = UNKNOWN.encode()
+    return trained("characters", content, [*SPECIALS, *alphabet], texts, sentinels, _Characters(alphabet))
 
 
 def ids_tokenizer(options: Mapping[str, Any]) -> Tokenizer:
@@ -63,38 +64,41 @@ def ids_tokenizer(options: Mapping[str, Any]) -> Tokenizer:
         roles=roles,
         sentinels=(),
         vocabulary=vocabulary([str(token) for token in range(rows)], [b""] * rows),
-        backend=Ids(),
+        backend=_Ids(),
         trusted=True,
         endless=True,
     )
 
 
-def _tokenizer(
-    kind, content, pieces: list[str], texts: list[bytes], sentinels: int, backend, unknown: bytes
+def trained(
+    kind: str,
+    content: bytes,
+    pieces: Sequence[str],
+    texts: Sequence[bytes],
+    sentinels: int,
+    backend: Backend,
+    file: str = "alphabet.txt",
 ) -> Tokenizer:
-    special = [b""] * len(SPECIALS)
-    special[UNK] = unknown
-    names = [*SPECIALS, *pieces, *sentinel_names(sentinels)]
+    """A tokenizer that was trained here: `pieces` and their `texts` begin with the specials, sentinels follow."""
     return Tokenizer(
         kind,
         content,
         {"sentinels": sentinels},
-        file="alphabet.txt",
+        file=file,
         roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
-        sentinels=range(len(names) - sentinels, len(names)),
-        vocabulary=vocabulary(names, [*special, *texts, *[b""] * sentinels]),
+        sentinels=range(len(pieces), len(pieces) + sentinels),
+        vocabulary=vocabulary([*pieces, *sentinel_names(sentinels)], [*texts, *[b""] * sentinels]),
         backend=backend,
         trusted=True,
     )
 
 
-class Ids:
+class _Ids:
     """Knows no text."""
 
     lossless = False
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Refuses text: see `Backend`."""
         raise InputError(NO_TEXT)
 
     locate = encode
@@ -104,29 +108,26 @@ class Ids:
         return ",".join(map(str, ids.tolist()))
 
 
-class Bytes:
+class _Bytes:
     """A byte is a token."""
 
     lossless = True
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         arrays = [np.frombuffer(text.encode(), np.uint8) for text in texts]
         tokens = np.concatenate([*arrays, np.zeros(0, np.uint8)]).astype(np.int32) + np.int32(_FIRST)
         return Encoded(tokens, np.array([*map(len, arrays)], np.int64))
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         made = self.encode(texts)
         return by_length(*made[:2], np.ones(_FIRST + 256, np.int32))
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """See `Backend`."""
         known = b"".join(UNKNOWN.encode() if token == UNK else bytes([token - _FIRST]) for token in ids.tolist())
         return known.decode("utf-8", "replace")
 
 
-class Characters:
+class _Characters:
     """A character of the alphabet is a token."""
 
     lossless = False
@@ -137,12 +138,10 @@ class Characters:
         self._ids[self._codes[_FIRST:]] = np.arange(_FIRST, len(self._codes))
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         counts = np.array([*map(len, texts)], np.int64)
         return Encoded(self._ids[np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")], counts)
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        """See `Backend`."""
         made = self.encode(texts)
         # One token a character, known or not: every byte that continues none begins one.
         data = np.frombuffer("\n".join(texts).encode(), np.uint8)
@@ -151,5 +150,4 @@ class Characters:
         return Encoded(made.tokens, made.counts, np.delete(starts, breaks))
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """See `Backend`."""
         return self._codes[ids].tobytes().decode("utf-32-le")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm_jax.data.tokenizers.base import Tokenizer
+from lm_jax.data.tokenizers.huggingface import opened
 from lm_jax.data.tokenizers.loading import is_ours, read_config
 
 Template = tuple[tuple[int, ...], tuple[int, ...]]
@@ -59,12 +60,7 @@ def _ids(tokenizer: Tokenizer, roles: Sequence[str]) -> tuple[int, ...]:
 
 def _around(file: Path) -> Template:
     """What the library adds to a text."""
-    import tokenizers
-
-    library = tokenizers.Tokenizer.from_file(str(file))
-    library.no_truncation()
-    library.no_padding()
-    added = library.encode("a")
+    added = opened(file.read_bytes()).encode("a")
     # 1: the library added it, 0: it is the text's own.
     own = [index for index, special in enumerate(added.special_tokens_mask) if not special]
     if not own:

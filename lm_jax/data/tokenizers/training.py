@@ -98,10 +98,6 @@ def _hearer(config: TokenizerConfig, progress: Progress | None) -> Callable[[byt
     return hear
 
 
-def _train_bytes(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
-    return simple.bytes_tokenizer(config.sentinels)
-
-
 def _train_characters(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
     counts: collections.Counter[str] = collections.Counter()
     for line in lines:
@@ -122,6 +118,6 @@ def _train_characters(config: TokenizerConfig, lines: Iterator[str], progress: P
 
 KINDS: dict[str, Callable[[TokenizerConfig, Iterator[str], Progress | None], Tokenizer]] = {
     **dict.fromkeys(LEARNERS, _train_pieces),
-    "bytes": _train_bytes,
+    "bytes": lambda config, lines, progress: simple.bytes_tokenizer(config.sentinels),
     "characters": _train_characters,
 }
