@@ -1,7 +1,8 @@
-"""What presets share: the tree of a model of one stack, made of a row of its size table and of what its family has."""
+"""What presets share: the tree of a model of one stack or two, made of a row of its size table and its family's own."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -74,21 +75,66 @@ def one_stack(
       dropout: of embeddings, attention and branches, where those say nothing else.
       **model: the same of the whole.
     """
-    sizes = {name: shape[name] for name in ("heads", "kv_heads", "head_dim") if name in shape}
     mask = "full" if model.get("kind") == "encoder" else "causal"
     block = models.BlockConfig(
-        attention=models.AttentionConfig(**{"mask": mask, "dropout": dropout, **sizes, **attention}),
+        attention=_attention(shape, mask, dropout, attention),
         feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward),
         norm=norm,
         norm_placement=placement,
         dropout=dropout,
     )
-    lengths = {"width": shape["width"], "max_length": shape["length"]}
     return to_config_dict(
         models.TransformerConfig(
-            embed=models.EmbedConfig(**{"dropout": dropout, **lengths, **embed}),
+            embed=_embedding(shape, dropout, embed),
             stack=models.StackConfig(depth=shape["depth"], block=block, **stack),
             norm=norm,
             **model,
         )
     )
+
+
+def two_stacks(
+    shape: Shape,
+    *,
+    norm: models.NormConfig,
+    attention: Shape = NOTHING,
+    own: Shape = NOTHING,
+    feedforward: Shape = NOTHING,
+    embed: Shape = NOTHING,
+    placement: str = "pre",
+    dropout: float = 0.0,
+    **model: Any,
+) -> ml_collections.ConfigDict:
+    """An encoder and a decoder of the same shape.
+
+    Arguments are those of `one_stack`; `own` is what attention has only where it is not to the encoder's output.
+    """
+    encoder = models.BlockConfig(
+        attention=_attention(shape, "full", dropout, {**attention, **own}),
+        feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward),
+        norm=norm,
+        norm_placement=placement,
+        dropout=dropout,
+    )
+    causal, cross = dataclasses.replace(encoder.attention, mask="causal"), _attention(shape, "full", dropout, attention)
+    decoder = dataclasses.replace(encoder, attention=causal, cross=cross)
+    return to_config_dict(
+        models.EncoderDecoderConfig(
+            embed=_embedding(shape, dropout, embed),
+            encoder=models.StackConfig(depth=shape["depth"], block=encoder),
+            decoder=models.StackConfig(depth=shape["depth"], block=decoder),
+            norm=norm,
+            final_norm=placement == "pre",
+            **model,
+        )
+    )
+
+
+def _attention(shape: Shape, mask: str, dropout: float, options: Shape) -> models.AttentionConfig:
+    sizes = {name: shape[name] for name in ("heads", "kv_heads", "head_dim") if name in shape}
+    return models.AttentionConfig(**{"mask": mask, "dropout": dropout, **sizes, **options})
+
+
+def _embedding(shape: Shape, dropout: float, options: Shape) -> models.EmbedConfig:
+    length = {"max_length": shape["length"]} if "length" in shape else {}
+    return models.EmbedConfig(**{"dropout": dropout, "width": shape["width"], **length, **options})
