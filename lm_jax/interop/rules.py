@@ -66,7 +66,7 @@ def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
 
 
 def unused(*rules: Rule) -> Rules:
-    """Tensors that their class keeps without use, and may lack."""
+    """Tensors that the class stores and does not use; a checkpoint may lack them."""
     return [dataclasses.replace(rule, trained=False, optional=True) for rule in rules]
 
 
@@ -114,7 +114,7 @@ QKV = ("query", "key", "value")
 def attention(
     ours: str, theirs: str, names: Sequence[str], config: AttentionConfig, *, order: str = "parts", turn: bool = True
 ) -> Rules:
-    """Attention: `names` are query, key, value and output, or one matrix to all three (see `fused`) and the output."""
+    """Attention: `names` are query, key, value and output, or one matrix for the first three (`fused`) and output."""
     *first, last = names
     if len(first) == 1:
         rules = fused(ours, f"{theirs}{first[0]}", config, order, turn=turn)
@@ -150,7 +150,7 @@ def fused(
 
 
 def feedforward(ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True) -> Rules:
-    """Feed-forward layers: `names` are gate where there is one (or one matrix for it and in), in and out."""
+    """Feed-forward layers: `names` are in and out; if gated, gate, in and out, or gate and in as one, and out."""
     if config.gated and len(names) == 2:
         both = gate_and_in(ours, f"{theirs}{names[0]}", bias=config.bias)
         return both + dense(f"{ours}/out", f"{theirs}{names[1]}", bias=config.bias)

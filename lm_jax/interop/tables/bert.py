@@ -79,7 +79,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:
-    """The pooler and what reads it: a classifier of rows, or of `pairs`."""
+    """The pooler and the classifier after it: that of rows, or `pairs`."""
     if config.pair_classes:
         return dense("pair/pooler", pooler) + dense("pair/out", "classifier" if architecture.endswith(ROWS) else pairs)
     return optional(*dense("extra/pooler", pooler)) if bare(architecture) else []
@@ -111,7 +111,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def skeleton(config: models.TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
-    """What config.json of BERT's kin says; arguments are those of `common.written`."""
+    """The fields of config.json that BERT's kin share; arguments are as in `common.written`."""
     if config.kind != "encoder":
         raise InputError("BERT and its kin are encoders")
     rates = dict(dropout="hidden_dropout_prob", attention_dropout="attention_probs_dropout_prob")

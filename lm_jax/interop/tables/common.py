@@ -14,7 +14,7 @@ from lm_jax.interop.rules import Rules, same, turned
 from lm_jax.interop.settings import THEIRS
 from lm_jax.models.config import BlockConfig, EmbedConfig, ReadoutConfig, RotaryConfig, StackConfig, TransformerConfig
 
-# Separate matrices as most of the library's classes call them.
+# Query, key, value and output in most classes.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -76,10 +76,10 @@ def written(
     attention_dropout: str = "attention_dropout",
     embed_dropout: str = "",
 ) -> dict[str, Any]:
-    """config.json of a stack: what all families write down, under the names that a family has for it.
+    """The fields of config.json that most families write for a stack, under the names of one family.
 
-    `kind` is their `model_type` and `architecture` their class; all others are names of fields, of which an empty one
-    leaves its field out.
+    `kind` is their `model_type` and `architecture` their class. The other arguments name fields; an empty name leaves
+    the field out.
     """
     embed, block = config.embed, config.stack.block
     fields = {
@@ -105,15 +105,15 @@ def written(
 def outside(
     config: TransformerConfig, token: str, *, position: str = "", embed: str = "", last: str = "", out: str = "lm_head"
 ) -> Rules:
-    """What stands before and behind a decoder's layers; an empty name is of what a family has not.
+    """Rules of the parameters outside the layers; a name is empty where the family lacks the parameter.
 
     Args:
       config: the model.
       token: name of the token table.
-      position: of the learned positions.
-      embed: of the norm of the embeddings.
-      last: of the norm behind the layers.
-      out: of the matrix to logits, where it is not the token table.
+      position: name of the learned positions.
+      embed: name of the norm of the embeddings.
+      last: name of the norm after the last layer.
+      out: name of the matrix to logits, where it is not the token table.
     """
     found = [same("token/embedding", f"{token}.weight")]
     found += [same("embed/position", f"{position}.weight")] if position else []
@@ -123,7 +123,7 @@ def outside(
 
 
 def layers(stack: StackConfig, theirs: str, *, ours: str = "stack", **names: Any) -> Rules:
-    """Layers whose tensors begin with `theirs` and a number; `names` are those of `layer`."""
+    """Rules of all layers; their tensors begin with `theirs` and the layer's number. `names` are as in `layer`."""
     blocks = enumerate(stack.layers)
     return [rule for at, block in blocks for rule in layer(f"{ours}/{at}", f"{theirs}{at}.", block, **names)]
 
@@ -140,16 +140,16 @@ def layer(
     order: str = "parts",
     turn: bool = True,
 ) -> Rules:
-    """A layer of attention, cross-attention where it has any, and feed-forward.
+    """Rules of one layer: attention, cross-attention if the block has it, feed-forward and norms.
 
     Args:
-      ours: its path.
+      ours: path of the layer.
       theirs: what the names of its tensors begin with.
       block: its settings.
-      attention: the rest of these names, as `rules.attention` takes them.
-      feedforward: the same for `rules.feedforward`, or a function of our path and of `theirs`.
-      norms: the same by our names, where the layer has them.
-      cross: as `attention`.
+      attention: names of its matrices, as in `rules.attention`.
+      feedforward: names as in `rules.feedforward`, or a function of our path and of `theirs`.
+      norms: our names of norms to theirs; those that the block does not have are left out.
+      cross: names of the matrices of cross-attention, as in `rules.attention`.
       order: of queries, keys and values in one matrix (`rules.fused`).
       turn: whether their matrices are [out, in].
     """
@@ -164,7 +164,7 @@ def layer(
 
 
 def layer_norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) -> Rules:
-    """Those norms of a layer that it has: our names to theirs."""
+    """Norms of a layer, our names to theirs; those that the block does not have are left out."""
     lacking = {"attention_norm": not block.attention_norm, "cross_norm": block.cross is None}
     names = {mine: name for mine, name in names.items() if not lacking.get(mine)}
     found = [rules.norm(f"{ours}/{mine}", f"{theirs}{name}", block.norm) for mine, name in names.items()]
@@ -172,7 +172,7 @@ def layer_norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockCo
 
 
 def megatron(stack: StackConfig, theirs: str, attention: str, norms: Mapping[str, str], order: str) -> Rules:
-    """Layers as Megatron's heirs (BLOOM, GPT-NeoX, Falcon) call their parts; arguments are as in `layer`."""
+    """Rules of layers that are named as Megatron's: BLOOM, GPT-NeoX, Falcon. `attention` begins its matrices' names."""
     matrices = under(attention, "query_key_value", "dense")
     feedforward = under("mlp.", "dense_h_to_4h", "dense_4h_to_h")
     return layers(stack, theirs, attention=matrices, feedforward=feedforward, norms=norms, order=order)
@@ -189,15 +189,15 @@ def readout(config: ReadoutConfig, theirs: str) -> Rules:
 
 
 def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -> Rules:
-    """The head of masked language modelling of BERT's kind, where there is one.
+    """Rules of BERT's head of masked language modelling; none where the model does not have it.
 
-    An untied matrix brings a bias of its own, and leaves the other unused.
+    An untied matrix has a bias of its own, and the class then stores the other bias without using it.
 
     Args:
       config: the model.
-      dense: name of the layer before the matrix.
-      norm: of the norm between them.
-      theirs: what holds the bias and, as `decoder`, the matrix.
+      dense: name of the dense layer.
+      norm: name of the norm after it.
+      theirs: name of the module that holds the bias and the matrix `decoder`.
     """
     if not config.readout.transform:
         return []
@@ -209,10 +209,10 @@ def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -
 
 
 def decoder(config: Any, weights: Any, settings: Any, **others: Any) -> Family:
-    """A family of decoders, with the heads that decoders' classes have; `others` are attributes of `Family`."""
+    """A family of decoders with the usual heads; `others` are attributes of `Family`."""
     return Family(config=config, weights=weights, settings=settings, heads=CLASSIFIED, **others)
 
 
 def encoder(config: Any, weights: Any, settings: Any, heads: Heads = ENCODED, **others: Any) -> Family:
-    """The same of encoders."""
+    """A family of encoders, whose padding token gets no gradient; `others` are attributes of `Family`."""
     return Family(config=config, weights=weights, settings=settings, heads=heads, still_padding=True, **others)

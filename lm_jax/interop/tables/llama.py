@@ -90,7 +90,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def tensors(config: models.TransformerConfig, feedforward: Any) -> Rules:
-    """The same with the feed-forward layers as `common.layer` takes them."""
+    """The rules with other feed-forward layers: names or a function, as in `common.layer`."""
     block, names = config.stack.block, NORMS
     if block.norm_placement == "sandwich":
         names = {

@@ -34,8 +34,10 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     rules = [*bert.embedding(config, "roberta.embeddings."), *bert.layers(config, "roberta.encoder.layer.")]
     rules += common.masked_head(config, "lm_head.dense", "lm_head.layer_norm", "lm_head")
     if config.pair_classes:
-        return rules + dense("pair/pooler", "classifier.dense") + dense("pair/out", "classifier.out_proj")
-    return rules + optional(*dense("extra/pooler", "roberta.pooler.dense")) if architecture.endswith("Model") else rules
+        rules += dense("pair/pooler", "classifier.dense") + dense("pair/out", "classifier.out_proj")
+    elif architecture.endswith("Model"):
+        rules += optional(*dense("extra/pooler", "roberta.pooler.dense"))
+    return rules
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:

@@ -56,6 +56,6 @@ def pegasus(size: str = "large") -> ml_collections.ConfigDict:
 
 
 def _assembled(shape: Shape, activation: str, **options: Any) -> ml_collections.ConfigDict:
-    """What the three share; `options` are those of `two_stacks`."""
+    """The skeleton of all three; `options` are those of `two_stacks`."""
     options = {"placement": "post", "dropout": 0.1, **options}
     return two_stacks(shape, norm=models.NormConfig(), feedforward=dict(activation=activation), init=NORMAL, **options)

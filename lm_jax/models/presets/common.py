@@ -76,13 +76,8 @@ def one_stack(
       **model: the same of the whole.
     """
     mask = "full" if model.get("kind") == "encoder" else "causal"
-    block = models.BlockConfig(
-        attention=_attention(shape, mask, dropout, attention),
-        feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward),
-        norm=norm,
-        norm_placement=placement,
-        dropout=dropout,
-    )
+    own = _attention(shape, mask, dropout, attention)
+    block = _block(shape, feedforward, attention=own, norm=norm, norm_placement=placement, dropout=dropout)
     return to_config_dict(
         models.TransformerConfig(
             embed=_embedding(shape, dropout, embed),
@@ -107,16 +102,11 @@ def two_stacks(
 ) -> ml_collections.ConfigDict:
     """An encoder and a decoder of the same shape.
 
-    Arguments are those of `one_stack`; `own` is what attention has only where it is not to the encoder's output.
+    The arguments are those of `one_stack`; `own` are settings of self-attention, which cross-attention does not share.
     """
-    encoder = models.BlockConfig(
-        attention=_attention(shape, "full", dropout, {**attention, **own}),
-        feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward),
-        norm=norm,
-        norm_placement=placement,
-        dropout=dropout,
-    )
-    causal, cross = dataclasses.replace(encoder.attention, mask="causal"), _attention(shape, "full", dropout, attention)
+    full, causal = (_attention(shape, mask, dropout, {**attention, **own}) for mask in ("full", "causal"))
+    encoder = _block(shape, feedforward, attention=full, norm=norm, norm_placement=placement, dropout=dropout)
+    cross = _attention(shape, "full", dropout, attention)
     decoder = dataclasses.replace(encoder, attention=causal, cross=cross)
     return to_config_dict(
         models.EncoderDecoderConfig(
@@ -133,6 +123,10 @@ def two_stacks(
 def _attention(shape: Shape, mask: str, dropout: float, options: Shape) -> models.AttentionConfig:
     sizes = {name: shape[name] for name in ("heads", "kv_heads", "head_dim") if name in shape}
     return models.AttentionConfig(**{"mask": mask, "dropout": dropout, **sizes, **options})
+
+
+def _block(shape: Shape, feedforward: Shape, **others: Any) -> models.BlockConfig:
+    return models.BlockConfig(feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward), **others)
 
 
 def _embedding(shape: Shape, dropout: float, options: Shape) -> models.EmbedConfig:
