@@ -65,6 +65,16 @@ def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
     return Rule((), (theirs,), lambda array: (), lambda: (value(),), trained=False, optional=True)
 
 
+def unused(*rules: Rule) -> Rules:
+    """Tensors that the class stores and does not use; a checkpoint may lack them."""
+    return [dataclasses.replace(rule, trained=False, optional=True) for rule in rules]
+
+
+def optional(*rules: Rule) -> Rules:
+    """Tensors that a checkpoint may lack."""
+    return [dataclasses.replace(rule, optional=True) for rule in rules]
+
+
 def absent(ours: str, *shape: int) -> Rule:
     """A parameter of ours that their class has not and does not need: zeros."""
     return Rule((ours,), (), lambda: (np.zeros(shape, np.float32),), lambda array: (), trained=False)
@@ -98,16 +108,21 @@ def out(ours: str, theirs: str, count: int, *, bias: bool, turn: bool = True) ->
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
 
 
-def attention(ours: str, theirs: str, names: Sequence[str], config: AttentionConfig) -> Rules:
-    """Attention whose query, key, value and output are matrices of their own, in the order of `names`."""
-    rules = []
-    groups = config.kv_heads or config.heads
-    for part, name, count in zip(("query", "key", "value"), names, (config.heads, groups, groups), strict=False):
-        rules += heads(f"{ours}/{part}", f"{theirs}{name}", count, bias=config.bias)
-    return rules + out(f"{ours}/out", f"{theirs}{names[3]}", config.heads, bias=config.out_bias)
-
-
 QKV = ("query", "key", "value")
+
+
+def attention(
+    ours: str, theirs: str, names: Sequence[str], config: AttentionConfig, *, order: str = "parts", turn: bool = True
+) -> Rules:
+    """Attention: `names` are query, key, value and output, or one matrix for the first three (`fused`) and output."""
+    *first, last = names
+    if len(first) == 1:
+        rules = fused(ours, f"{theirs}{first[0]}", config, order, turn=turn)
+    else:
+        rules, groups = [], config.kv_heads or config.heads
+        for part, name, count in zip(QKV, first, (config.heads, groups, groups), strict=True):
+            rules += heads(f"{ours}/{part}", f"{theirs}{name}", count, bias=config.bias)
+    return rules + out(f"{ours}/out", f"{theirs}{last}", config.heads, bias=config.out_bias, turn=turn)
 
 
 def fused(
@@ -135,7 +150,10 @@ def fused(
 
 
 def feedforward(ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True) -> Rules:
-    """Feed-forward layers: `names` are in and out, or gate, in and out."""
+    """Feed-forward layers: `names` are in and out; if gated, gate, in and out, or gate and in as one, and out."""
+    if config.gated and len(names) == 2:
+        both = gate_and_in(ours, f"{theirs}{names[0]}", bias=config.bias)
+        return both + dense(f"{ours}/out", f"{theirs}{names[1]}", bias=config.bias)
     parts = ("gate", "in", "out") if config.gated else ("in", "out")
     rules = []
     for part, name in zip(parts, names, strict=True):

@@ -69,6 +69,14 @@ def test_what_the_family_reads_in_the_settings_is_the_same_function(preset):
     assert tree == huggingface.tree_for(config)
 
 
+@pytest.mark.parametrize("preset", ["gpt2", "roberta", "t5"])
+def test_squared_relu_is_written_by_the_name_that_transformers_has_for_it(preset):
+    over = tiny.everywhere(preset, block__feedforward__activation="squared_relu")
+    tree = huggingface.tree_for(tiny.config(preset, over=over))
+    assert (tree["model_type"], *tree["architectures"]) == CLASSES[preset]
+    assert [value for value in tree.values() if value in ("relu2", "gated-relu2")]
+
+
 def test_mt5_has_settings_of_its_own():
     config = tiny.config("mt5")
     tree = TABLES["mt5"].settings(config)

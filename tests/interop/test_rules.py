@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm_jax.interop import rules
-from lm_jax.models.config import AttentionConfig
+from lm_jax.models.config import AttentionConfig, FeedForwardConfig
 
 HEADS, GROUPS, WIDTH, EMBED = 4, 2, 3, 5
 SHARED = AttentionConfig(heads=HEADS, kv_heads=GROUPS, head_dim=WIDTH)
@@ -48,6 +48,21 @@ def test_changes_are_the_same_on_jax_arrays(name):
         loaded = rule.load(array)
         (saved,) = jax.jit(rule.save)(*map(jnp.asarray, loaded))
         np.testing.assert_array_equal(saved, array)
+
+
+def test_two_names_of_attention_are_a_fused_matrix_and_the_output():
+    named = rules.attention("a", "b.", ("qkv", "o"), OWN, order="heads")
+    spelled = rules.fused("a", "b.qkv", OWN, "heads") + rules.out("a/out", "b.o", HEADS, bias=True)
+    assert [(rule.ours, rule.theirs) for rule in named] == [(rule.ours, rule.theirs) for rule in spelled]
+    array = numbers(12 * WIDTH, EMBED)
+    for one, other in zip(named[0].load(array), spelled[0].load(array), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_two_names_of_a_gated_layer_are_gate_and_in_as_one_and_out():
+    named = rules.feedforward("a", "b.", ("both", "o"), FeedForwardConfig(gated=True))
+    assert [rule.theirs for rule in named] == [("b.both.weight",), ("b.both.bias",), ("b.o.weight",), ("b.o.bias",)]
+    assert named[0].ours == ("a/gate/kernel", "a/in/kernel")
 
 
 def test_gpt2_keeps_all_queries_before_all_keys():

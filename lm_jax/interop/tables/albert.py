@@ -6,9 +6,7 @@ import dataclasses
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ENCODED
-from lm_jax.interop.rules import Rules, absent, attention, dense, feedforward, norm
+from lm_jax.interop.rules import Rules, absent, dense
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
@@ -36,25 +34,18 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         *bert.embedding(config, "albert.embeddings."),
         *dense("embed/project", "albert.encoder.embedding_hidden_mapping_in"),
     ]
-    if config.readout.transform:
-        rules += dense("head/transform", "predictions.dense")
-        rules += norm("head/norm", "predictions.LayerNorm", config.norm)
-        rules += common.masked_readout(config.readout, "predictions", "predictions.decoder")
-    elif config.embed.factor != config.embed.width:
+    rules += common.masked_head(config, "predictions.dense", "predictions.LayerNorm", "predictions")
+    if not config.readout.transform and config.embed.factor != config.embed.width:
         rules += [absent("head/factor/kernel", config.embed.width, config.embed.factor or 0)]
-    if config.pair_classes:
-        rules += dense("pair/pooler", "albert.pooler")
-        rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "sop_classifier.classifier")
-    elif architecture == "AlbertModel":
-        rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "albert.pooler")]
+    rules += bert.pooled(config, architecture, "albert.pooler", "sop_classifier.classifier")
+    names = common.under("attention.", "query", "key", "value", "dense")
     norms = {"attention_norm": "attention.LayerNorm", "feedforward_norm": "full_layer_layer_norm"}
     for owner in range(share.groups * share.layers):
         group, inner = divmod(owner, share.layers)
-        ours, theirs = f"stack/{owner}", f"albert.encoder.albert_layer_groups.{group}.albert_layers.{inner}."
-        names = ("query", "key", "value", "dense")
-        rules += attention(f"{ours}/attention", f"{theirs}attention.", names, block.attention)
-        rules += feedforward(f"{ours}/feedforward", theirs, ("ffn", "ffn_output"), block.feedforward)
-        rules += common.norms(ours, theirs, norms, block)
+        theirs = f"albert.encoder.albert_layer_groups.{group}.albert_layers.{inner}."
+        rules += common.layer(
+            f"stack/{owner}", theirs, block, attention=names, feedforward=("ffn", "ffn_output"), norms=norms
+        )
     return rules
 
 
@@ -64,9 +55,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     if not config.readout.transform or not config.embed.types or not share.groups:
         raise InputError("ALBERT has token types, shared layers and the head of masked language modelling")
     return {
-        **bert.skeleton(config),
-        "model_type": "albert",
-        "architectures": ["AlbertForPreTraining" if paired else "AlbertForMaskedLM"],
+        **bert.skeleton(config, "albert", "AlbertForPreTraining" if paired else "AlbertForMaskedLM"),
         "tensors": ("sop_classifier.classifier.weight",) if paired else (),
         "embedding_size": config.embed.factor,
         "num_hidden_layers": config.stack.depth // share.layers,
@@ -76,14 +65,12 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 IGNORED = (r"albert\.embeddings\.position_ids", r"albert\.pooler\.\w+", r"predictions\.decoder\.\w+")
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=ENCODED,
-    settings=settings,
+FAMILY = common.encoder(
+    config,
+    weights,
+    settings,
     prefix="albert.",
     ignored=IGNORED,
     copies={"predictions.decoder.bias": "predictions.bias"},
     marks={"AlbertForPreTraining": "sop_classifier.classifier.weight"},
-    still_padding=True,
 )

@@ -6,7 +6,6 @@ sinusoids; Pegasus is pre-norm with norms at the end of both stacks.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -15,12 +14,17 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, ENDED, ROWS, Head
-from lm_jax.interop.rules import Rules, attention, constant, feedforward, norm, row, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.rules import Rules, constant, norm, row, same, unused
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
 _NORM = models.NormConfig(epsilon=1e-5)
+_NORMS = {
+    "attention_norm": "self_attn_layer_norm",
+    "feedforward_norm": "final_layer_norm",
+    "cross_norm": "encoder_attn_layer_norm",
+}
 
 
 def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: str) -> models.EncoderDecoderConfig:
@@ -77,7 +81,7 @@ def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
     if not config.share_embed:
         rules = [same("token/embedding", "model.encoder.embed_tokens.weight")]
         rules += [same("decoder_token/embedding", "model.decoder.embed_tokens.weight")]
-        rules += [dataclasses.replace(same("extra/unused", "model.shared.weight"), trained=False, optional=True)]
+        rules += unused(same("extra/unused", "model.shared.weight"))
     rules += common.readout(config.readout, "lm_head.weight")
     rules += [row("head/bias", "final_logits_bias")] if config.readout.bias else []
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
@@ -90,20 +94,16 @@ def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
             table = functools.partial(_sinusoids, config.embed.max_length, config.embed.width)
             rules += [constant(f"{top}embed_positions.weight", table)]
         rules += norm(f"{side}_norm", f"{top}layer_norm", config.norm) if config.final_norm else []
-        for layer in range(stack.depth):
-            rules += _layer(f"{side}/{layer}", f"{top}layers.{layer}.", stack.block)
+        rules += common.layers(
+            stack,
+            f"{top}layers.",
+            ours=side,
+            attention=common.under("self_attn.", *common.PROJECTIONS),
+            cross=common.under("encoder_attn.", *common.PROJECTIONS),
+            feedforward=("fc1", "fc2"),
+            norms=_NORMS,
+        )
     return rules
-
-
-def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
-    norms = {"attention_norm": "self_attn_layer_norm", "feedforward_norm": "final_layer_norm"}
-    rules = attention(f"{ours}/attention", f"{theirs}self_attn.", names, block.attention)
-    if block.cross is not None:
-        rules += attention(f"{ours}/cross", f"{theirs}encoder_attn.", names, block.cross)
-        norms["cross_norm"] = "encoder_attn_layer_norm"
-    rules += feedforward(f"{ours}/feedforward", theirs, ("fc1", "fc2"), block.feedforward)
-    return rules + common.norms(ours, theirs, norms, block)
 
 
 def _sinusoids(length: int, width: int) -> np.ndarray:
@@ -115,7 +115,7 @@ def settings(config: models.EncoderDecoderConfig, *, name: str, architecture: st
     """Our settings to theirs; `name` is their `model_type`."""
     if config.kind != "encoder_decoder" or not config.share_embed or not config.readout.tied:
         raise InputError(f"{architecture} is exported with one token table for both sides and the readout")
-    block, activation = config.encoder.block, config.encoder.block.feedforward.activation
+    block = config.encoder.block
     sides = {
         key: value
         for side, stack in (("encoder", config.encoder), ("decoder", config.decoder))
@@ -132,7 +132,7 @@ def settings(config: models.EncoderDecoderConfig, *, name: str, architecture: st
         "vocab_size": config.embed.vocab,
         "d_model": config.embed.width,
         **sides,
-        "activation_function": {"gelu_tanh": "gelu_new"}.get(activation, activation),
+        "activation_function": THEIRS[block.feedforward.activation],
         "max_position_embeddings": config.embed.max_length,
         "scale_embedding": config.embed.scale,
         "is_encoder_decoder": True,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ENCODED
-from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same
+from lm_jax.interop.heads import ROWS, bare
+from lm_jax.interop.rules import Rules, dense, norm, optional, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -16,6 +14,8 @@ from lm_jax.models import config as models
 CLASSIFIER = "BertForSequenceClassification"
 # Those with the head of masked language modelling.
 MASKED = ("BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel")
+FEEDFORWARD = ("intermediate.dense", "output.dense")
+NORMS = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "output.LayerNorm"}
 
 
 def config(hf: Settings) -> models.TransformerConfig:
@@ -73,16 +73,16 @@ def encoder(
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
     rules = [*embedding(config, "bert.embeddings."), *layers(config, "bert.encoder.layer.")]
-    if config.readout.transform:
-        rules += dense("head/transform", "cls.predictions.transform.dense")
-        rules += norm("head/norm", "cls.predictions.transform.LayerNorm", config.norm)
-        rules += common.masked_readout(config.readout, "cls.predictions", "cls.predictions.decoder")
+    top = "cls.predictions"
+    rules += common.masked_head(config, f"{top}.transform.dense", f"{top}.transform.LayerNorm", top)
+    return rules + pooled(config, architecture, "bert.pooler.dense", "cls.seq_relationship")
+
+
+def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:
+    """The pooler and the classifier after it: that of rows, or `pairs`."""
     if config.pair_classes:
-        rules += dense("pair/pooler", "bert.pooler.dense")
-        rules += dense("pair/out", "classifier" if architecture == CLASSIFIER else "cls.seq_relationship")
-    elif architecture == "BertModel":
-        rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "bert.pooler.dense")]
-    return rules
+        return dense("pair/pooler", pooler) + dense("pair/out", "classifier" if architecture.endswith(ROWS) else pairs)
+    return optional(*dense("extra/pooler", pooler)) if bare(architecture) else []
 
 
 def embedding(config: models.TransformerConfig, theirs: str) -> Rules:
@@ -97,15 +97,8 @@ def embedding(config: models.TransformerConfig, theirs: str) -> Rules:
 
 def layers(config: models.TransformerConfig, theirs: str) -> Rules:
     """Layers named `theirs` and their number."""
-    block, rules = config.stack.block, []
-    names = tuple(f"self.{name}" for name in ("query", "key", "value")) + ("output.dense",)
-    for layer in range(config.stack.depth):
-        ours, prefix = f"stack/{layer}", f"{theirs}{layer}."
-        rules += attention(f"{ours}/attention", f"{prefix}attention.", names, block.attention)
-        rules += feedforward(f"{ours}/feedforward", prefix, ("intermediate.dense", "output.dense"), block.feedforward)
-        after = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "output.LayerNorm"}
-        rules += common.norms(ours, prefix, after, block)
-    return rules
+    names = common.under("attention.", "self.query", "self.key", "self.value", "output.dense")
+    return common.layers(config.stack, theirs, attention=names, feedforward=FEEDFORWARD, norms=NORMS)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -113,46 +106,25 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     if not config.readout.transform or not config.embed.types:
         raise InputError("BERT has token types and the head of masked language modelling")
     paired = config.pair_classes == 2
-    return {
-        **skeleton(config),
-        "model_type": "bert",
-        "architectures": ["BertForPreTraining" if paired else "BertForMaskedLM"],
-        "tensors": ("cls.seq_relationship.weight",) if paired else (),
-    }
+    tree = skeleton(config, "bert", "BertForPreTraining" if paired else "BertForMaskedLM")
+    return {**tree, "tensors": ("cls.seq_relationship.weight",) if paired else ()}
 
 
-def skeleton(config: models.TransformerConfig) -> dict[str, Any]:
-    """The settings that BERT's kin share, ours to theirs."""
+def skeleton(config: models.TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
+    """The fields of config.json that BERT's kin share; arguments are as in `common.written`."""
     if config.kind != "encoder":
         raise InputError("BERT and its kin are encoders")
-    block, names = config.stack.block, {"gelu_tanh": "gelu_new"}
-    activation = block.feedforward.activation
-    return {
-        "vocab_size": config.embed.vocab,
-        "hidden_size": config.embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": block.attention.heads,
-        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
-        "hidden_act": names.get(activation, activation),
-        "max_position_embeddings": config.embed.max_length,
-        "type_vocab_size": config.embed.types,
-        "layer_norm_eps": config.norm.epsilon,
-        "tie_word_embeddings": config.readout.tied,
-        "attention_probs_dropout_prob": block.attention.dropout,
-        "hidden_dropout_prob": block.dropout,
-        "torch_dtype": "float32",
-    }
+    rates = dict(dropout="hidden_dropout_prob", attention_dropout="attention_probs_dropout_prob")
+    return {**common.written(config, kind, architecture, **rates), "type_vocab_size": config.embed.types}
 
 
 IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\.dense\.\w+", r"cls\.predictions\.decoder\.\w+")
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=ENCODED,
-    settings=settings,
+FAMILY = common.encoder(
+    config,
+    weights,
+    settings,
     prefix="bert.",
     ignored=IGNORED,
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
     marks={"BertForPreTraining": "cls.seq_relationship.weight"},
-    still_padding=True,
 )

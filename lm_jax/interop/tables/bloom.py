@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, norm, same
+from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -38,45 +36,21 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
-    rules = [
-        same("token/embedding", "transformer.word_embeddings.weight"),
-        *norm("embed/norm", "transformer.word_embeddings_layernorm", config.norm),
-        *norm("final_norm", "transformer.ln_f", config.norm),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
+    top = "transformer."
+    rules = common.outside(config, f"{top}word_embeddings", embed=f"{top}word_embeddings_layernorm", last=f"{top}ln_f")
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += common.megatron(ours, theirs, "self_attention", block, "heads", norms)
-    return rules
+    return rules + common.megatron(config.stack, f"{top}h.", "self_attention.", norms, "heads")
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
-    block = config.stack.block
+    names = dict(length="", mlp="", depth="n_layer", heads="n_head", activation="", epsilon="layer_norm_epsilon")
     return {
-        "model_type": "bloom",
-        "architectures": ["BloomForCausalLM"],
-        "vocab_size": config.embed.vocab,
-        "hidden_size": config.embed.width,
-        "n_layer": config.stack.depth,
-        "n_head": block.attention.heads,
-        "layer_norm_epsilon": config.norm.epsilon,
-        "apply_residual_connection_post_layernorm": block.norm_placement == "stream",
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": block.attention.dropout,
-        "hidden_dropout": block.dropout,
-        "torch_dtype": "float32",
+        **common.written(config, "bloom", "BloomForCausalLM", **names),
+        "apply_residual_connection_post_layernorm": config.stack.block.norm_placement == "stream",
     }
 
 
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=CLASSIFIED,
-    settings=settings,
-    prefix="transformer.",
-    ignored=(r"lm_head\.weight",),
-    counted="attended",
+FAMILY = common.decoder(
+    config, weights, settings, prefix="transformer.", ignored=(r"lm_head\.weight",), counted="attended"
 )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ENCODED
-from lm_jax.interop.rules import Rule, Rules, absent, attention, dense, feedforward, heads, norm, same, turned
-from lm_jax.interop.settings import ACTIVATIONS, Settings
-from lm_jax.interop.tables import common
+from lm_jax.interop.rules import Rule, Rules, absent, dense, heads, norm, same, turned, unused
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
 
 MASKED = "DebertaV2ForMaskedLM"
@@ -139,7 +136,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += common.readout(readout, "cls.predictions.decoder.weight")
         rules += [same("head/bias", "cls.predictions.bias" if readout.tied else "cls.predictions.decoder.bias")]
         # A head of its own has a bias of its own, and the shared one is left without use.
-        rules += [] if readout.tied else _unused(same("extra/bias", "cls.predictions.bias"))
+        rules += [] if readout.tied else unused(same("extra/bias", "cls.predictions.bias"))
     elif embed.factor:
         rules += [absent("head/factor/kernel", embed.width, embed.factor)]
     if config.pair_classes:
@@ -162,25 +159,19 @@ def _relative(block: models.BlockConfig) -> Rules:
     rules = [same(f"{top}/table", _TABLE)]
     if not used or block.attention.disentangled.norm:
         rules += norm(f"{top}/norm", "deberta.encoder.LayerNorm", block.norm)
-    return rules if used else _unused(*rules)
-
-
-def _unused(*rules: Rule) -> Rules:
-    return [dataclasses.replace(rule, optional=True, trained=False) for rule in rules]
+    return rules if used else unused(*rules)
 
 
 def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
-    names = ("self.query_proj", "self.key_proj", "self.value_proj", "output.dense")
-    rules = attention(f"{ours}/attention", f"{theirs}attention.", names, block.attention)
+    names = common.under("attention.", "self.query_proj", "self.key_proj", "self.value_proj", "output.dense")
+    rules = common.layer(ours, theirs, block, attention=names, feedforward=bert.FEEDFORWARD, norms=bert.NORMS)
     settings = block.attention.disentangled
     own = block.attention.position == "disentangled" and not settings.share
     for name, wanted in (("key", settings.content_to_position), ("query", settings.position_to_content)):
         if own and wanted:
             there = f"{theirs}attention.self.pos_{name}_proj"
             rules += heads(f"{ours}/attention/place_{name}", there, block.attention.heads, bias=True)
-    rules += feedforward(f"{ours}/feedforward", theirs, ("intermediate.dense", "output.dense"), block.feedforward)
-    after = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "output.LayerNorm"}
-    return rules + common.norms(ours, theirs, after, block)
+    return rules
 
 
 def _convolution(groups: int) -> Rule:
@@ -209,18 +200,9 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     attention = block.attention.disentangled
     if config.kind != "encoder" or not readout.transform or block.attention.position != "disentangled":
         raise InputError("DeBERTa is an encoder with disentangled attention and the head of masked language modelling")
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     return {
-        "model_type": "deberta-v2",
-        "architectures": [MASKED],
-        "vocab_size": embed.vocab,
-        "hidden_size": embed.width,
+        **bert.skeleton(config, "deberta-v2", MASKED),
         "embedding_size": embed.factor or embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": block.attention.heads,
-        "intermediate_size": block.feedforward.width or 4 * embed.width,
-        "hidden_act": names[block.feedforward.activation],
-        "max_position_embeddings": embed.max_length,
         "max_relative_positions": attention.max_distance,
         "position_buckets": attention.buckets or -1,
         "position_biased_input": embed.positions == "learned",
@@ -228,12 +210,6 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "norm_rel_ebd": "layer_norm" if attention.norm else "none",
         "relative_attention": True,
         "share_att_key": attention.share,
-        "type_vocab_size": embed.types,
-        "layer_norm_eps": config.norm.epsilon,
-        "tie_word_embeddings": readout.tied,
-        "attention_probs_dropout_prob": block.attention.dropout,
-        "hidden_dropout_prob": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
@@ -243,14 +219,6 @@ IGNORED = (
     r"mask_predictions\..*",
     r"pooler\.dense\.\w+",
 )
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=ENCODED,
-    settings=settings,
-    prefix="deberta.",
-    ignored=IGNORED,
-    spelled=spelled,
-    still_padding=True,
-    blind_padding=True,
+FAMILY = common.encoder(
+    config, weights, settings, prefix="deberta.", ignored=IGNORED, spelled=spelled, blind_padding=True
 )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ENCODED, ROWS, Head
-from lm_jax.interop.rules import Rules, attention, dense, feedforward, norm, same
+from lm_jax.interop.rules import Rules, dense, norm, same
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import common
+from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
 
 
@@ -44,57 +43,28 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block, top = config.stack.block, "distilbert."
-    rules = [
-        same("token/embedding", f"{top}embeddings.word_embeddings.weight"),
-        same("embed/position", f"{top}embeddings.position_embeddings.weight"),
-        *norm("embed/norm", f"{top}embeddings.LayerNorm", config.norm),
-    ]
+    rules = bert.embedding(config, "distilbert.embeddings.")
     if config.readout.transform:
         rules += dense("head/transform", "vocab_transform") + norm("head/norm", "vocab_layer_norm", config.norm)
         rules += [same("head/bias", "vocab_projector.bias")]
         rules += common.readout(config.readout, "vocab_projector.weight")
-    names = ("q_lin", "k_lin", "v_lin", "out_lin")
-    norms = {"attention_norm": "sa_layer_norm", "feedforward_norm": "output_layer_norm"}
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"{top}transformer.layer.{layer}."
-        rules += attention(f"{ours}/attention", f"{theirs}attention.", names, block.attention)
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}ffn.", ("lin1", "lin2"), block.feedforward)
-        rules += common.norms(ours, theirs, norms, block)
-    return rules
+    return rules + common.layers(
+        config.stack,
+        "distilbert.transformer.layer.",
+        attention=common.under("attention.", "q_lin", "k_lin", "v_lin", "out_lin"),
+        feedforward=("ffn.lin1", "ffn.lin2"),
+        norms={"attention_norm": "sa_layer_norm", "feedforward_norm": "output_layer_norm"},
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
-    block, embed = config.stack.block, config.embed
     if config.kind != "encoder" or not config.readout.transform:
         raise InputError("DistilBERT is an encoder with the head of masked language modelling")
-    activation = block.feedforward.activation
-    return {
-        "model_type": "distilbert",
-        "architectures": ["DistilBertForMaskedLM"],
-        "vocab_size": embed.vocab,
-        "dim": embed.width,
-        "n_layers": config.stack.depth,
-        "n_heads": block.attention.heads,
-        "hidden_dim": block.feedforward.width or 4 * embed.width,
-        "activation": {"gelu_tanh": "gelu_new"}.get(activation, activation),
-        "max_position_embeddings": embed.max_length,
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": block.attention.dropout,
-        "dropout": block.dropout,
-        "torch_dtype": "float32",
-    }
+    names = dict(width="dim", mlp="hidden_dim", depth="n_layers", heads="n_heads", activation="activation")
+    return common.written(config, "distilbert", "DistilBertForMaskedLM", epsilon="", dropout="dropout", **names)
 
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
 ROW = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads={**ENCODED, ROWS: ROW},
-    settings=settings,
-    prefix="distilbert.",
-    ignored=IGNORED,
-    still_padding=True,
-)
+FAMILY = common.encoder(config, weights, settings, {**ENCODED, ROWS: ROW}, prefix="distilbert.", ignored=IGNORED)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
 from lm_jax.interop.heads import DETECTS, ENCODED, ROWS, Head
 from lm_jax.interop.rules import Rules, absent, dense, norm, same
 from lm_jax.interop.settings import ACTIVATIONS, Settings
@@ -54,22 +53,11 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs: the generator's with a readout, the discriminator's without."""
     if not config.embed.types:
         raise InputError("ELECTRA has token types")
-    return {
-        **bert.skeleton(config),
-        "model_type": "electra",
-        "architectures": ["ElectraForMaskedLM" if config.readout.transform else "ElectraModel"],
-        "embedding_size": config.embed.factor or config.embed.width,
-    }
+    name = "ElectraForMaskedLM" if config.readout.transform else "ElectraModel"
+    return {**bert.skeleton(config, "electra", name), "embedding_size": config.embed.factor or config.embed.width}
 
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
 ROW = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads={**ENCODED, ROWS: ROW, DETECTS: _detector},
-    settings=settings,
-    prefix="electra.",
-    ignored=IGNORED,
-    still_padding=True,
-)
+HEADS = {**ENCODED, ROWS: ROW, DETECTS: _detector}
+FAMILY = common.encoder(config, weights, settings, HEADS, prefix="electra.", ignored=IGNORED)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, norm, same
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.rules import Rules
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -67,13 +65,8 @@ def _placement(hf: Settings, new: bool) -> str:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
-    attention = block.attention
-    rules = [
-        same("token/embedding", "transformer.word_embeddings.weight"),
-        *norm("final_norm", "transformer.ln_f", config.norm),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
+    block, attention = config.stack.block, config.stack.block.attention
+    rules = common.outside(config, "transformer.word_embeddings", last="transformer.ln_f")
     norms = {
         "parallel": {"attention_norm": "input_layernorm"},
         "parallel_two": {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"},
@@ -81,10 +74,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     }[block.norm_placement]
     # With one key for all heads, groups and parts are the same order.
     order = "heads" if attention.kv_heads == attention.heads else "groups"
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += common.megatron(ours, theirs, "self_attention", block, order, norms)
-    return rules
+    return rules + common.megatron(config.stack, "transformer.h.", "self_attention.", norms, order)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -94,15 +84,9 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     # The earlier layers have one key and value head or as many as queries, and a norm for both halves.
     new = groups not in (1, attention.heads) or block.norm_placement == "parallel_two"
     alibi = attention.position == "alibi"
+    names = dict(mlp="ffn_hidden_size", activation="activation", epsilon="layer_norm_epsilon")
     return {
-        "model_type": "falcon",
-        "architectures": ["FalconForCausalLM"],
-        "vocab_size": config.embed.vocab,
-        "max_position_embeddings": config.embed.max_length,
-        "hidden_size": config.embed.width,
-        "ffn_hidden_size": block.feedforward.width or 4 * config.embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": attention.heads,
+        **common.written(config, "falcon", "FalconForCausalLM", **names),
         "num_kv_heads": groups,
         "multi_query": groups == 1,
         "new_decoder_architecture": new,
@@ -110,22 +94,10 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "num_ln_in_parallel_attn": 2 if block.norm_placement == "parallel_two" else 1,
         "alibi": alibi,
         **({} if alibi else common.rotary(attention.rotary)),
-        "activation": THEIRS[block.feedforward.activation],
         "bias": attention.bias,
-        "layer_norm_epsilon": config.norm.epsilon,
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": attention.dropout,
-        "hidden_dropout": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=CLASSIFIED,
-    settings=settings,
-    prefix="transformer.",
-    ignored=(r"lm_head\.weight",),
-    counted="attended",
+FAMILY = common.decoder(
+    config, weights, settings, prefix="transformer.", ignored=(r"lm_head\.weight",), counted="attended"
 )

@@ -94,7 +94,7 @@ def settings2(config: models.TransformerConfig) -> dict[str, Any]:
 
 def settings3(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to Gemma 3's, whose angles in windowed layers are never stretched."""
-    blocks = common.layers(config.stack)
+    blocks = config.stack.layers
     near, far = (
         [block.attention.rotary for block in blocks if (block.attention.window is not None) == local]
         for local in (True, False)

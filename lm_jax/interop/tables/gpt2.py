@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
+from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
+
+# What GPT, GPT-2 and GPT-J call their fields; a width of null is 4 times the embeddings'.
+FIELDS = {
+    **dict(length="n_positions", width="n_embd", mlp="", depth="n_layer", heads="n_head"),
+    **dict(activation="activation_function", epsilon="layer_norm_epsilon"),
+    **dict(dropout="resid_pdrop", attention_dropout="attn_pdrop", embed_dropout="embd_pdrop"),
+}
 
 
 def config(hf: Settings) -> models.TransformerConfig:
@@ -42,54 +47,30 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    rules = [
-        same("token/embedding", "transformer.wte.weight"),
-        same("embed/position", "transformer.wpe.weight"),
-        *norm("final_norm", "transformer.ln_f", config.norm),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
-    return rules + layers(config)
+    rules = common.outside(config, "transformer.wte", position="transformer.wpe", last="transformer.ln_f")
+    return rules + layers(config.stack)
 
 
-def layers(config: models.TransformerConfig) -> Rules:
+def layers(stack: models.StackConfig) -> Rules:
     """Layers of `Conv1D` matrices, which the first GPT has too."""
-    block, rules = config.stack.block, []
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += fused(f"{ours}/attention", f"{theirs}attn.c_attn", block.attention, "parts", turn=False)
-        rules += out(f"{ours}/attention/out", f"{theirs}attn.c_proj", block.attention.heads, bias=True, turn=False)
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", ("c_fc", "c_proj"), block.feedforward, turn=False)
-        rules += common.norms(ours, theirs, {"attention_norm": "ln_1", "feedforward_norm": "ln_2"}, block)
-    return rules
+    return common.layers(
+        stack,
+        "transformer.h.",
+        attention=("attn.c_attn", "attn.c_proj"),
+        feedforward=("mlp.c_fc", "mlp.c_proj"),
+        norms={"attention_norm": "ln_1", "feedforward_norm": "ln_2"},
+        turn=False,
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
-    block, names = config.stack.block, {"gelu_tanh": "gelu_new"}
     if config.kind != "decoder":
         raise InputError("GPT-2 is a decoder")
-    activation = block.feedforward.activation
-    return {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": config.embed.vocab,
-        "n_positions": config.embed.max_length,
-        "n_embd": config.embed.width,
-        "n_layer": config.stack.depth,
-        "n_head": block.attention.heads,
-        "n_inner": block.feedforward.width,
-        "activation_function": names.get(activation, activation),
-        "layer_norm_epsilon": config.norm.epsilon,
-        "tie_word_embeddings": config.readout.tied,
-        "attn_pdrop": block.attention.dropout,
-        "embd_pdrop": config.embed.dropout,
-        "resid_pdrop": block.dropout,
-        "torch_dtype": "float32",
-    }
+    inner = config.stack.block.feedforward.width
+    return {**common.written(config, "gpt2", "GPT2LMHeadModel", **FIELDS), "n_inner": inner}
 
 
 # Masks that older releases stored.
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight")
-FAMILY = Family(
-    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
-)
+FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.rules import Rules
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -48,48 +46,28 @@ def _types(hf: Settings, depth: int) -> list[str]:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
-    rules = [
-        same("token/embedding", "transformer.wte.weight"),
-        same("embed/position", "transformer.wpe.weight"),
-        *norm("final_norm", "transformer.ln_f", config.norm),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += attention(f"{ours}/attention", f"{theirs}attn.attention.", names, block.attention)
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", ("c_fc", "c_proj"), block.feedforward)
-        rules += common.norms(ours, theirs, {"attention_norm": "ln_1", "feedforward_norm": "ln_2"}, block)
-    return rules
+    rules = common.outside(config, "transformer.wte", position="transformer.wpe", last="transformer.ln_f")
+    return rules + common.layers(
+        config.stack,
+        "transformer.h.",
+        attention=common.under("attn.attention.", *common.PROJECTIONS),
+        feedforward=("mlp.c_fc", "mlp.c_proj"),
+        norms={"attention_norm": "ln_1", "feedforward_norm": "ln_2"},
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
-    block = config.stack.block
     window, local = common.windows(config.stack)
+    names = dict(depth="num_layers", heads="num_heads", activation="activation_function", epsilon="layer_norm_epsilon")
+    rates = dict(dropout="resid_dropout", embed_dropout="embed_dropout")
     return {
-        "model_type": "gpt_neo",
-        "architectures": ["GPTNeoForCausalLM"],
-        "vocab_size": config.embed.vocab,
-        "max_position_embeddings": config.embed.max_length,
-        "hidden_size": config.embed.width,
-        "intermediate_size": block.feedforward.width,
-        "num_layers": config.stack.depth,
-        "num_heads": block.attention.heads,
+        **common.written(config, "gpt_neo", "GPTNeoForCausalLM", **names, **rates),
+        "intermediate_size": config.stack.block.feedforward.width,
         "attention_types": [[["local" if one else "global" for one in local], 1]],
         "window_size": window or 256,  # Their default, where no layer has one.
-        "activation_function": THEIRS[block.feedforward.activation],
-        "layer_norm_epsilon": config.norm.epsilon,
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": block.attention.dropout,
-        "embed_dropout": config.embed.dropout,
-        "resid_dropout": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)", r"lm_head\.weight")
-FAMILY = Family(
-    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
-)
+FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)

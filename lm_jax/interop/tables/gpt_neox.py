@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, norm, same
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.rules import Rules
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -49,17 +47,9 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
-    rules = [
-        same("token/embedding", "gpt_neox.embed_in.weight"),
-        *norm("final_norm", "gpt_neox.final_layer_norm", config.norm),
-    ]
-    rules += common.readout(config.readout, "embed_out.weight")
+    rules = common.outside(config, "gpt_neox.embed_in", last="gpt_neox.final_layer_norm", out="embed_out")
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"gpt_neox.layers.{layer}."
-        rules += common.megatron(ours, theirs, "attention", block, "heads", norms)
-    return rules
+    return rules + common.megatron(config.stack, "gpt_neox.layers.", "attention.", norms, "heads")
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -67,35 +57,15 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     block = config.stack.block
     rotary = common.rotary(block.attention.rotary)
     return {
-        "model_type": "gpt_neox",
-        "architectures": ["GPTNeoXForCausalLM"],
-        "vocab_size": config.embed.vocab,
-        "max_position_embeddings": config.embed.max_length,
-        "hidden_size": config.embed.width,
-        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": block.attention.heads,
-        "hidden_act": THEIRS[block.feedforward.activation],
-        "layer_norm_eps": config.norm.epsilon,
+        **common.written(config, "gpt_neox", "GPTNeoXForCausalLM"),
         "attention_bias": block.attention.bias,
         "use_parallel_residual": block.norm_placement == "parallel_two",
         "rotary_pct": block.attention.rotary.fraction,
         "rotary_emb_base": rotary.pop("rope_theta"),
         **rotary,
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": block.attention.dropout,
-        "hidden_dropout": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
 _BUFFERS = (r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r"embed_out\.weight")
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=CLASSIFIED,
-    settings=settings,
-    prefix="gpt_neox.",
-    ignored=_BUFFERS,
-    renamed={"lm_head.weight": "embed_out.weight"},
-)
+_RENAMED = {"lm_head.weight": "embed_out.weight"}
+FAMILY = common.decoder(config, weights, settings, prefix="gpt_neox.", ignored=_BUFFERS, renamed=_RENAMED)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import THEIRS, Settings
-from lm_jax.interop.tables import common
+from lm_jax.interop.rules import Rules, same
+from lm_jax.interop.settings import Settings
+from lm_jax.interop.tables import common, gpt2
 from lm_jax.models import config as models
 
 
@@ -47,46 +45,27 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
-    rules = [
-        same("token/embedding", "transformer.wte.weight"),
-        *norm("final_norm", "transformer.ln_f", config.norm),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
+    rules = common.outside(config, "transformer.wte", last="transformer.ln_f")
     rules += [same("head/bias", "lm_head.bias")] if config.readout.bias else []
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.h.{layer}."
-        rules += attention(f"{ours}/attention", f"{theirs}attn.", names, block.attention)
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", ("fc_in", "fc_out"), block.feedforward)
-        rules += common.norms(ours, theirs, {"attention_norm": "ln_1"}, block)
-    return rules
+    return rules + common.layers(
+        config.stack,
+        "transformer.h.",
+        attention=common.under("attn.", *common.PROJECTIONS),
+        feedforward=("mlp.fc_in", "mlp.fc_out"),
+        norms={"attention_norm": "ln_1"},
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
     block, width = config.stack.block, config.embed.width
     return {
-        "model_type": "gptj",
-        "architectures": ["GPTJForCausalLM"],
-        "vocab_size": config.embed.vocab,
+        **common.written(config, "gptj", "GPTJForCausalLM", **gpt2.FIELDS),
         "n_positions": common.room(config.embed),
-        "n_embd": width,
-        "n_layer": config.stack.depth,
-        "n_head": block.attention.heads,
         "n_inner": block.feedforward.width,
         "rotary_dim": round(block.attention.rotary.fraction * block.attention.head_width(width)),
-        "activation_function": THEIRS[block.feedforward.activation],
-        "layer_norm_epsilon": config.norm.epsilon,
-        "tie_word_embeddings": config.readout.tied,
-        "attn_pdrop": block.attention.dropout,
-        "embd_pdrop": config.embed.dropout,
-        "resid_pdrop": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)",)
-FAMILY = Family(
-    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
-)
+FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)

@@ -7,12 +7,12 @@ from typing import Any
 
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, SCORED, Head, Heads
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.rules import Rules
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+PROJECTIONS = common.under("self_attn.", "q_proj", "k_proj", "v_proj", "o_proj")
 NORMS = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
 IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq", r"lm_head\.weight")
 
@@ -86,10 +86,12 @@ def assembled(
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which, of LLaMA and its relatives."""
-    block = config.stack.block
-    rules = [same("token/embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", config.norm)]
-    rules += common.readout(config.readout, "lm_head.weight")
-    names = NORMS
+    return tensors(config, common.under("mlp.", "gate_proj", "up_proj", "down_proj"))
+
+
+def tensors(config: models.TransformerConfig, feedforward: Any) -> Rules:
+    """The rules with other feed-forward layers: names or a function, as in `common.layer`."""
+    block, names = config.stack.block, NORMS
     if block.norm_placement == "sandwich":
         names = {
             "attention_norm": "input_layernorm",
@@ -99,13 +101,10 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         }
     if block.attention.qk_norm:
         names = {**names, "attention/query_norm": "self_attn.q_norm", "attention/key_norm": "self_attn.k_norm"}
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"model.layers.{layer}."
-        rules += attention(f"{ours}/attention", f"{theirs}self_attn.", PROJECTIONS, block.attention)
-        gated = ("gate_proj", "up_proj", "down_proj")
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}mlp.", gated, block.feedforward)
-        rules += common.norms(ours, theirs, names, block)
-    return rules
+    rules = common.outside(config, "model.embed_tokens", last="model.norm")
+    return rules + common.layers(
+        config.stack, "model.layers.", attention=PROJECTIONS, feedforward=feedforward, norms=names
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -120,25 +119,12 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 def written(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
     """What the settings of all these families say: `kind` is their `model_type`, `name` the class."""
-    block = config.stack.block
-    attention = block.attention
+    attention = config.stack.block.attention
     return {
-        "model_type": kind,
-        "architectures": [name],
-        "vocab_size": config.embed.vocab,
-        "max_position_embeddings": config.embed.max_length,
-        "hidden_size": config.embed.width,
-        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": attention.heads,
+        **common.written(config, kind, name, epsilon="rms_norm_eps", dropout=""),
         "num_key_value_heads": attention.kv_heads or attention.heads,
         "head_dim": attention.head_width(config.embed.width),
-        "hidden_act": THEIRS[block.feedforward.activation],
-        "rms_norm_eps": config.norm.epsilon,
         **common.rotary(attention.rotary),
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": attention.dropout,
-        "torch_dtype": "float32",
     }
 
 
@@ -152,15 +138,7 @@ def family(
     heads: Heads = SCORED,
 ) -> Family:
     """A family with LLaMA's tensors."""
-    return Family(
-        config=config,
-        weights=weights,
-        heads=heads,
-        settings=settings,
-        prefix="model.",
-        ignored=IGNORED,
-        still_padding=True,
-    )
+    return common.encoder(config, weights, settings, heads, prefix="model.", ignored=IGNORED)
 
 
 FAMILY = family(config, settings, HEADS)

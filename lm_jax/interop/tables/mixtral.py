@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lm_jax.interop.rules import Rule, Rules, attention, norm, same, turned
+from lm_jax.interop.rules import Rule, Rules, turned
 from lm_jax.interop.rules import joined as concatenated
 from lm_jax.interop.settings import Settings
-from lm_jax.interop.tables import common, llama, mistral
+from lm_jax.interop.tables import llama, mistral
 from lm_jax.models import config as models
 
 # Our matrices by their names of one expert's.
@@ -41,7 +41,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
             rules += [Rule((f"{ours}/experts_{mine}/kernel",), names, _stack, _unstack)]
         return rules
 
-    return _layers(config, experts)
+    return llama.tensors(config, experts)
 
 
 def learned(config: models.TransformerConfig, architecture: str) -> Rules:
@@ -55,19 +55,7 @@ def learned(config: models.TransformerConfig, architecture: str) -> Rules:
             Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swapped, _swapped),
         ]
 
-    return _layers(config, experts)
-
-
-def _layers(config: models.TransformerConfig, experts: Any) -> Rules:
-    block = config.stack.block
-    rules = [same("token/embedding", "model.embed_tokens.weight"), *norm("final_norm", "model.norm", config.norm)]
-    rules += common.readout(config.readout, "lm_head.weight")
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"model.layers.{layer}."
-        rules += attention(f"{ours}/attention", f"{theirs}self_attn.", llama.PROJECTIONS, block.attention)
-        rules += experts(f"{ours}/feedforward", theirs)
-        rules += common.norms(ours, theirs, llama.NORMS, block)
-    return rules
+    return llama.tensors(config, experts)
 
 
 def _stack(*arrays: Any) -> tuple[Any]:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
-from lm_jax.interop.rules import Rules, dense, fused, gate_and_in, norm, out, same
-from lm_jax.interop.settings import ACTIVATIONS, Settings
+from lm_jax.interop.rules import Rules, dense, norm, same
+from lm_jax.interop.settings import ACTIVATIONS, THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -72,27 +71,21 @@ def _stack(hf: Settings, block: models.BlockConfig, near: models.RotaryConfig) -
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block, readout = config.stack.block, config.readout
-    rules = [
-        same("token/embedding", "model.embeddings.tok_embeddings.weight"),
-        *norm("embed/norm", "model.embeddings.norm", config.norm),
-        *norm("final_norm", "model.final_norm", config.norm),
-    ]
+    readout, top = config.readout, "model."
+    rules = common.outside(
+        config, f"{top}embeddings.tok_embeddings", embed=f"{top}embeddings.norm", last=f"{top}final_norm", out="decoder"
+    )
     if readout.transform:
         rules += dense("head/transform", "head.dense", bias=readout.transform_bias)
         rules += norm("head/norm", "head.norm", config.norm)
     rules += [same("head/bias", "decoder.bias")] if readout.bias else []
-    rules += common.readout(readout, "decoder.weight")
-    for layer in range(config.stack.depth):
-        ours, theirs, bias = f"stack/{layer}", f"model.layers.{layer}.", block.feedforward.bias
-        rules += fused(f"{ours}/attention", f"{theirs}attn.Wqkv", block.attention, "parts")
-        heads, biased = block.attention.heads, block.attention.out_bias
-        rules += out(f"{ours}/attention/out", f"{theirs}attn.Wo", heads, bias=biased)
-        rules += gate_and_in(f"{ours}/feedforward", f"{theirs}mlp.Wi", bias=bias)
-        rules += dense(f"{ours}/feedforward/out", f"{theirs}mlp.Wo", bias=bias)
-        rules += common.norms(ours, theirs, {"feedforward_norm": "mlp_norm"}, block)
-        rules += norm(f"{ours}/attention_norm", f"{theirs}attn_norm", block.norm) if layer else []
-    return rules
+    return rules + common.layers(
+        config.stack,
+        f"{top}layers.",
+        attention=("attn.Wqkv", "attn.Wo"),
+        feedforward=("mlp.Wi", "mlp.Wo"),
+        norms={"feedforward_norm": "mlp_norm", "attention_norm": "attn_norm"},
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -106,32 +99,18 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     period = next(filter(fits, range(1, len(layers) + 1)), None)
     if period is None:
         raise InputError("ModernBERT's layers see everything at every n-th layer, from the first on")
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    names = dict(activation="hidden_activation", epsilon="norm_eps", dropout="mlp_dropout")
     return {
-        "model_type": "modernbert",
-        "architectures": ["ModernBertForMaskedLM"],
-        "vocab_size": config.embed.vocab,
-        "hidden_size": config.embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": block.attention.heads,
-        "intermediate_size": block.feedforward.width or 4 * config.embed.width,
-        "hidden_activation": names[block.feedforward.activation],
-        "max_position_embeddings": config.embed.max_length,
-        "norm_eps": config.norm.epsilon,
+        **common.written(config, "modernbert", "ModernBertForMaskedLM", embed_dropout="embedding_dropout", **names),
         "norm_bias": config.norm.bias,
         "attention_bias": block.attention.bias,
         "mlp_bias": block.feedforward.bias,
         "global_attn_every_n_layers": period,
         "global_rope_theta": layers[0].attention.rotary.theta,
         **({"local_attention": 2 * (local[0].window or 0), "local_rope_theta": local[0].rotary.theta} if local else {}),
-        "classifier_activation": names[readout.transform],
+        "classifier_activation": THEIRS[readout.transform],
         "classifier_bias": readout.transform_bias,
         "decoder_bias": readout.bias,
-        "tie_word_embeddings": readout.tied,
-        "attention_dropout": block.attention.dropout,
-        "embedding_dropout": config.embed.dropout,
-        "mlp_dropout": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
@@ -153,12 +132,5 @@ def _row(tree: Mapping[str, Any]) -> Head:
     return _classifier(tree, "mean" if tree.get("classifier_pooling", "cls") == "mean" else "first")
 
 
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads={TOKENS: _classifier, ANSWERS: _classifier, ROWS: _row},
-    settings=settings,
-    prefix="model.",
-    ignored=(r"decoder\.weight",),
-    still_padding=True,
-)
+HEADS = {TOKENS: _classifier, ANSWERS: _classifier, ROWS: _row}
+FAMILY = common.encoder(config, weights, settings, HEADS, prefix="model.", ignored=(r"decoder\.weight",))

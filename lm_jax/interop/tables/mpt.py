@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, feedforward, fused, norm, out, same
+from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -53,47 +51,27 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block = config.stack.block
-    rules = [
-        same("token/embedding", "transformer.wte.weight"),
-        *norm("final_norm", "transformer.norm_f", config.norm),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"transformer.blocks.{layer}."
-        rules += fused(f"{ours}/attention", f"{theirs}attn.Wqkv", block.attention, "parts")
-        rules += out(f"{ours}/attention/out", f"{theirs}attn.out_proj", block.attention.heads, bias=False)
-        rules += feedforward(f"{ours}/feedforward", f"{theirs}ffn.", ("up_proj", "down_proj"), block.feedforward)
-        rules += common.norms(ours, theirs, {"attention_norm": "norm_1", "feedforward_norm": "norm_2"}, block)
-    return rules
+    rules = common.outside(config, "transformer.wte", last="transformer.norm_f")
+    return rules + common.layers(
+        config.stack,
+        "transformer.blocks.",
+        attention=("attn.Wqkv", "attn.out_proj"),
+        feedforward=("ffn.up_proj", "ffn.down_proj"),
+        norms={"attention_norm": "norm_1", "feedforward_norm": "norm_2"},
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
     attention = config.stack.block.attention
+    names = dict(length="", width="d_model", mlp="", depth="n_layers", heads="n_heads", activation="")
+    rates = dict(dropout="resid_pdrop", attention_dropout="", embed_dropout="emb_pdrop")
     return {
-        "model_type": "mpt",
-        "architectures": ["MptForCausalLM"],
-        "vocab_size": config.embed.vocab,
+        **common.written(config, "mpt", "MptForCausalLM", epsilon="layer_norm_epsilon", **names, **rates),
         "max_seq_len": common.room(config.embed),
-        "d_model": config.embed.width,
-        "n_layers": config.stack.depth,
-        "n_heads": attention.heads,
         "no_bias": True,
-        "layer_norm_epsilon": config.norm.epsilon,
         "attn_config": {"alibi": True, "clip_qkv": attention.clip, "softmax_scale": attention.scale},
-        "tie_word_embeddings": config.readout.tied,
-        "emb_pdrop": config.embed.dropout,
-        "resid_pdrop": config.stack.block.dropout,
-        "torch_dtype": "float32",
     }
 
 
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=CLASSIFIED,
-    settings=settings,
-    prefix="transformer.",
-    ignored=(r"lm_head\.weight",),
-)
+FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=(r"lm_head\.weight",))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import lookup
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, same
+from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common, gpt2
 from lm_jax.models import config as models
@@ -39,37 +37,17 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    rules = [
-        same("token/embedding", "transformer.tokens_embed.weight"),
-        same("embed/position", "transformer.positions_embed.weight"),
-    ]
-    rules += common.readout(config.readout, "lm_head.weight")
-    return rules + gpt2.layers(config)
+    rules = common.outside(config, "transformer.tokens_embed", position="transformer.positions_embed")
+    return rules + gpt2.layers(config.stack)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs; the class has these activations only."""
     activations = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
-    block = config.stack.block
-    return {
-        "model_type": "openai-gpt",
-        "architectures": ["OpenAIGPTLMHeadModel"],
-        "vocab_size": config.embed.vocab,
-        "n_positions": config.embed.max_length,
-        "n_embd": config.embed.width,
-        "n_layer": config.stack.depth,
-        "n_head": block.attention.heads,
-        "afn": lookup(activations, block.feedforward.activation, "an activation of GPT"),
-        "layer_norm_epsilon": config.norm.epsilon,
-        "tie_word_embeddings": config.readout.tied,
-        "attn_pdrop": block.attention.dropout,
-        "embd_pdrop": config.embed.dropout,
-        "resid_pdrop": block.dropout,
-        "torch_dtype": "float32",
-    }
+    activation = lookup(activations, config.stack.block.feedforward.activation, "an activation of GPT")
+    names = {**gpt2.FIELDS, "activation": ""}
+    return {**common.written(config, "openai-gpt", "OpenAIGPTLMHeadModel", **names), "afn": activation}
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")
-FAMILY = Family(
-    config=config, weights=weights, heads=CLASSIFIED, settings=settings, prefix="transformer.", ignored=_BUFFERS
-)
+FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same, turned
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.rules import Rules, turned
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -47,59 +45,36 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
-    block, top = config.stack.block, "model.decoder."
-    rules = [
-        same("token/embedding", f"{top}embed_tokens.weight"),
-        same("embed/position", f"{top}embed_positions.weight"),
-    ]
-    rules += norm("final_norm", f"{top}final_layer_norm", config.norm) if config.final_norm else []
+    top, last = "model.decoder.", "model.decoder.final_layer_norm"
+    rules = common.outside(config, f"{top}embed_tokens", position=f"{top}embed_positions", last=last)
     if config.embed.factor is not None:
         rules += [turned("embed/project/kernel", f"{top}project_in.weight")]
         rules += [turned("head/factor/kernel", f"{top}project_out.weight")]
-    rules += common.readout(config.readout, "lm_head.weight")
-    names = ("q_proj", "k_proj", "v_proj", "out_proj")
-    norms = {"attention_norm": "self_attn_layer_norm", "feedforward_norm": "final_layer_norm"}
-    for layer in range(config.stack.depth):
-        ours, theirs = f"stack/{layer}", f"{top}layers.{layer}."
-        rules += attention(f"{ours}/attention", f"{theirs}self_attn.", names, block.attention)
-        rules += feedforward(f"{ours}/feedforward", theirs, ("fc1", "fc2"), block.feedforward)
-        rules += common.norms(ours, theirs, norms, block)
-    return rules
+    return rules + common.layers(
+        config.stack,
+        f"{top}layers.",
+        attention=common.under("self_attn.", *common.PROJECTIONS),
+        feedforward=("fc1", "fc2"),
+        norms={"attention_norm": "self_attn_layer_norm", "feedforward_norm": "final_layer_norm"},
+    )
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
     block, before = config.stack.block, config.stack.block.norm_placement == "pre"
+    names = dict(mlp="ffn_dim", activation="activation_function", epsilon="", dropout="dropout")
     return {
-        "model_type": "opt",
-        "architectures": ["OPTForCausalLM"],
-        "vocab_size": config.embed.vocab,
-        "max_position_embeddings": config.embed.max_length,
-        "hidden_size": config.embed.width,
+        **common.written(config, "opt", "OPTForCausalLM", **names),
         "word_embed_proj_dim": config.embed.factor or config.embed.width,
-        "ffn_dim": block.feedforward.width or 4 * config.embed.width,
-        "num_hidden_layers": config.stack.depth,
-        "num_attention_heads": block.attention.heads,
-        "activation_function": THEIRS[block.feedforward.activation],
         "enable_bias": block.attention.bias,
         "do_layer_norm_before": before,
         "_remove_final_layer_norm": before and not config.final_norm,
         "layer_norm_elementwise_affine": config.norm.scale,
-        "tie_word_embeddings": config.readout.tied,
-        "attention_dropout": block.attention.dropout,
-        "dropout": block.dropout,
-        "torch_dtype": "float32",
     }
 
 
 # Checkpoints of the model alone begin with `decoder.`.
-FAMILY = Family(
-    config=config,
-    weights=weights,
-    heads=CLASSIFIED,
-    settings=settings,
-    prefix="model.",
-    ignored=(r"(model\.)?lm_head\.weight",),
-    counted="attended",
-    still_padding=True,
+_TIED = (r"(model\.)?lm_head\.weight",)
+FAMILY = common.decoder(
+    config, weights, settings, prefix="model.", ignored=_TIED, counted="attended", still_padding=True
 )

@@ -8,8 +8,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ENCODED
-from lm_jax.interop.rules import Rules, dense, norm
+from lm_jax.interop.rules import Rules, dense, optional
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
@@ -33,14 +32,11 @@ def config(hf: Settings, *, name: str) -> models.TransformerConfig:
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Which tensor is which."""
     rules = [*bert.embedding(config, "roberta.embeddings."), *bert.layers(config, "roberta.encoder.layer.")]
-    if config.readout.transform:
-        rules += dense("head/transform", "lm_head.dense")
-        rules += norm("head/norm", "lm_head.layer_norm", config.norm)
-        rules += common.masked_readout(config.readout, "lm_head", "lm_head.decoder")
+    rules += common.masked_head(config, "lm_head.dense", "lm_head.layer_norm", "lm_head")
     if config.pair_classes:
         rules += dense("pair/pooler", "classifier.dense") + dense("pair/out", "classifier.out_proj")
     elif architecture.endswith("Model"):
-        rules += [dataclasses.replace(rule, optional=True) for rule in dense("extra/pooler", "roberta.pooler.dense")]
+        rules += optional(*dense("extra/pooler", "roberta.pooler.dense"))
     return rules
 
 
@@ -50,9 +46,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     if not config.readout.transform or not embed.offset or not embed.types:
         raise InputError("RoBERTa has token types, a row before position 0 and the head of masked language modelling")
     return {
-        **bert.skeleton(config),
-        "model_type": "roberta",
-        "architectures": ["RobertaForMaskedLM"],
+        **bert.skeleton(config, "roberta", "RobertaForMaskedLM"),
         "max_position_embeddings": embed.max_length + embed.offset,
         "pad_token_id": embed.offset - 1,
     }
@@ -62,17 +56,14 @@ IGNORED = (r"roberta\.embeddings\.position_ids", r"roberta\.pooler\.dense\.\w+",
 
 
 def _family(name: str, settings: Any = None) -> Family:
-    read = functools.partial(config, name=name)
-    return Family(
-        config=read,
-        weights=weights,
-        heads=ENCODED,
-        settings=settings,
+    return common.encoder(
+        functools.partial(config, name=name),
+        weights,
+        settings,
         prefix="roberta.",
         ignored=IGNORED,
         copies={"lm_head.decoder.bias": "lm_head.bias"},
         counted="real",
-        still_padding=True,
     )
 
 

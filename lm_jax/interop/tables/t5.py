@@ -9,8 +9,8 @@ from typing import Any
 from lm_jax.core.config import InputError
 from lm_jax.interop import heads
 from lm_jax.interop.family import Family
-from lm_jax.interop.rules import Rules, attention, feedforward, norm, same
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.rules import Rules, norm, same
+from lm_jax.interop.settings import THEIRS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -79,28 +79,28 @@ def weights(config: models.ModelConfig, architecture: str) -> Rules:
 
 def _side(ours: str, stack: models.StackConfig) -> Rules:
     """The layers of a stack, which an encoder alone calls otherwise than they do."""
-    side, shared, rules = "encoder" if ours == "stack" else ours, stack.block.attention.buckets.shared, []
+    side, block, rules = "encoder" if ours == "stack" else ours, stack.block, []
+    shared, last = block.attention.buckets.shared, 1 if block.cross is None else 2
+    names, matrices = ("q", "k", "v", "o"), ("wi_0", "wi_1", "wo") if block.feedforward.gated else ("wi", "wo")
     if shared:
         rules += [same(f"{ours}/relative/table", f"{side}.block.0.layer.0.{_TABLE}")]
     for layer in range(stack.depth):
-        rules += _layer(f"{ours}/{layer}", f"{side}.block.{layer}.layer.", stack.block)
-        own = f"{side}.block.{layer}.layer.0.{_TABLE}"
-        rules += [] if shared else [same(f"{ours}/{layer}/relative/table", own)]
+        theirs = f"{side}.block.{layer}.layer."
+        rules += common.layer(
+            f"{ours}/{layer}",
+            theirs,
+            block,
+            attention=common.under("0.SelfAttention.", *names),
+            cross=common.under("1.EncDecAttention.", *names),
+            feedforward=common.under(f"{last}.DenseReluDense.", *matrices),
+            norms={
+                "attention_norm": "0.layer_norm",
+                "cross_norm": "1.layer_norm",
+                "feedforward_norm": f"{last}.layer_norm",
+            },
+        )
+        rules += [] if shared else [same(f"{ours}/{layer}/relative/table", f"{theirs}0.{_TABLE}")]
     return rules
-
-
-def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
-    last, names = "1", ("q", "k", "v", "o")
-    rules = attention(f"{ours}/attention", f"{theirs}0.SelfAttention.", names, block.attention)
-    norms = {"attention_norm": "0.layer_norm"}
-    if block.cross is not None:
-        last = "2"
-        rules += attention(f"{ours}/cross", f"{theirs}1.EncDecAttention.", names, block.cross)
-        norms["cross_norm"] = "1.layer_norm"
-    norms["feedforward_norm"] = f"{last}.layer_norm"
-    matrices = ("wi_0", "wi_1", "wo") if block.feedforward.gated else ("wi", "wo")
-    rules += feedforward(f"{ours}/feedforward", f"{theirs}{last}.DenseReluDense.", matrices, block.feedforward)
-    return rules + common.norms(ours, theirs, norms, block)
 
 
 def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any]:
@@ -108,8 +108,7 @@ def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any
     if config.kind != "encoder_decoder":
         raise InputError(f"{name} is an encoder-decoder")
     block, buckets = config.encoder.block, config.encoder.block.attention.buckets
-    activation = {"gelu_tanh": "gelu_new"}.get(block.feedforward.activation, block.feedforward.activation)
-    gated = block.feedforward.gated
+    activation, gated = THEIRS[block.feedforward.activation], block.feedforward.gated
     projection = "gated-gelu" if gated and activation == "gelu_new" else f"gated-{activation}" if gated else activation
     tied = config.readout.tied
     return {

@@ -71,7 +71,7 @@ def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
         rules += _attention(f"{ours}/cross", f"{theirs}multihead_attn", block.cross)
         names.insert(1, "cross_norm")
     rules += feedforward(f"{ours}/feedforward", theirs, ("linear1", "linear2"), block.feedforward)
-    return rules + common.norms(ours, theirs, {name: f"norm{at + 1}" for at, name in enumerate(names)}, block)
+    return rules + common.layer_norms(ours, theirs, {name: f"norm{at + 1}" for at, name in enumerate(names)}, block)
 
 
 def _attention(ours: str, theirs: str, config: models.AttentionConfig) -> Rules:

@@ -89,7 +89,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += _attention(f"{ours}/attention", f"{theirs}rel_attn.")
         rules += feedforward(f"{ours}/feedforward", f"{theirs}ff.", ("layer_1", "layer_2"), block.feedforward)
         after = {"attention_norm": "rel_attn.layer_norm", "feedforward_norm": "ff.layer_norm"}
-        rules += common.norms(ours, theirs, after, block)
+        rules += common.layer_norms(ours, theirs, after, block)
     if config.readout.bias:
         rules += [same("head/bias", "lm_loss.bias"), *common.readout(config.readout, "lm_loss.weight")]
     return rules
@@ -122,30 +122,19 @@ def _cubed(array: Any) -> tuple[Any]:
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Our settings to theirs."""
-    block, embed = config.stack.block, config.embed
-    attention, names = block.attention, {"gelu_tanh": "gelu_new"}
-    relative, activation = attention.transformer_xl, block.feedforward.activation
+    attention = config.stack.block.attention
+    relative = attention.transformer_xl
+    names = dict(length="", width="d_model", mlp="d_inner", depth="n_layer", heads="n_head", activation="ff_activation")
     return {
-        "model_type": "xlnet",
-        "architectures": [WRITER],
+        **common.written(config, "xlnet", WRITER, dropout="dropout", attention_dropout="", **names),
         "attn_type": "uni" if config.kind == "decoder" else "bi",
         "bi_data": relative.both_ways,
         "clamp_len": relative.clamp or -1,
-        "d_head": attention.head_width(embed.width),
-        "d_inner": block.feedforward.width or 4 * embed.width,
-        "d_model": embed.width,
-        "dropout": block.dropout,
-        "ff_activation": names.get(activation, activation),
-        "layer_norm_eps": config.norm.epsilon,
+        "d_head": attention.head_width(config.embed.width),
         "mem_len": config.memory.length,
-        "n_head": attention.heads,
-        "n_layer": config.stack.depth,
         "reuse_len": config.memory.reuse,
         "same_length": attention.same_length,
-        "tie_word_embeddings": config.readout.tied,
-        "torch_dtype": "float32",
         "untie_r": True,
-        "vocab_size": embed.vocab,
     }
 
 

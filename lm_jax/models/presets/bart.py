@@ -11,9 +11,11 @@ from typing import Any
 
 import ml_collections
 
-from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.core.config import lookup
 from lm_jax.models import config as models
-from lm_jax.models.presets.common import NORMAL, Shape
+from lm_jax.models.presets.common import NORMAL, Shape, two_stacks
+
+SINUSOIDS = dict(positions="sinusoidal_halves", scale=True)
 
 # Layers of each side. Section 2.1: 6 or 12, with the widths of BERT.
 BART = {
@@ -38,59 +40,22 @@ PEGASUS = {
 def bart(size: str = "base") -> ml_collections.ConfigDict:
     """BART of a size."""
     shape = lookup(BART, size, "the size of bart")
-    return _two_stacks(shape, activation="gelu", attention_dropout=0.1, positions="learned", offset=2, norm=True)
+    return _assembled(shape, "gelu", embed=dict(positions="learned", offset=2, norm=True))
 
 
 def marian(size: str = "base") -> ml_collections.ConfigDict:
     """Marian as OPUS-MT trained it; its logits have a bias."""
     shape = lookup(MARIAN, size, "the size of marian")
     readout = models.ReadoutConfig(bias=True)
-    return _two_stacks(shape, activation="silu", readout=readout, positions="sinusoidal_halves", scale=True)
+    return _assembled(shape, "silu", attention=dict(dropout=0.0), embed=SINUSOIDS, readout=readout)
 
 
 def pegasus(size: str = "large") -> ml_collections.ConfigDict:
     """Pegasus of a size."""
-    shape = lookup(PEGASUS, size, "the size of pegasus")
-    return _two_stacks(
-        shape, activation="relu", placement="pre", attention_dropout=0.1, positions="sinusoidal_halves", scale=True
-    )
+    return _assembled(lookup(PEGASUS, size, "the size of pegasus"), "relu", embed=SINUSOIDS, placement="pre")
 
 
-def _two_stacks(
-    shape: Shape,
-    *,
-    activation: str,
-    placement: str = "post",
-    attention_dropout: float = 0.0,
-    readout: models.ReadoutConfig | None = None,
-    **embed: Any,
-) -> ml_collections.ConfigDict:
-    """An encoder and a decoder of the same shape; `embed` is what the embedding has that defaults have not."""
-    norm = models.NormConfig()
-
-    def stack(mask: str) -> models.StackConfig:
-        own, cross = (
-            models.AttentionConfig(heads=shape["heads"], mask=seen, dropout=attention_dropout)
-            for seen in (mask, "full")
-        )
-        block = models.BlockConfig(
-            attention=own,
-            feedforward=models.FeedForwardConfig(activation=activation),
-            norm=norm,
-            norm_placement=placement,
-            cross=cross if mask == "causal" else None,
-            dropout=0.1,
-        )
-        return models.StackConfig(depth=shape["depth"], block=block)
-
-    return to_config_dict(
-        models.EncoderDecoderConfig(
-            embed=models.EmbedConfig(width=shape["width"], max_length=shape["length"], dropout=0.1, **embed),
-            encoder=stack("full"),
-            decoder=stack("causal"),
-            norm=norm,
-            final_norm=placement == "pre",
-            readout=readout or models.ReadoutConfig(),
-            init=NORMAL,
-        )
-    )
+def _assembled(shape: Shape, activation: str, **options: Any) -> ml_collections.ConfigDict:
+    """The skeleton of all three; `options` are those of `two_stacks`."""
+    options = {"placement": "post", "dropout": 0.1, **options}
+    return two_stacks(shape, norm=models.NormConfig(), feedforward=dict(activation=activation), init=NORMAL, **options)

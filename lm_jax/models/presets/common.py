@@ -1,7 +1,8 @@
-"""What presets share: the tree of a model of one stack, made of a row of its size table and of what its family has."""
+"""What presets share: the tree of a model of one stack or two, made of a row of its size table and its family's own."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -74,21 +75,60 @@ def one_stack(
       dropout: of embeddings, attention and branches, where those say nothing else.
       **model: the same of the whole.
     """
-    sizes = {name: shape[name] for name in ("heads", "kv_heads", "head_dim") if name in shape}
     mask = "full" if model.get("kind") == "encoder" else "causal"
-    block = models.BlockConfig(
-        attention=models.AttentionConfig(**{"mask": mask, "dropout": dropout, **sizes, **attention}),
-        feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward),
-        norm=norm,
-        norm_placement=placement,
-        dropout=dropout,
-    )
-    lengths = {"width": shape["width"], "max_length": shape["length"]}
+    own = _attention(shape, mask, dropout, attention)
+    block = _block(shape, feedforward, attention=own, norm=norm, norm_placement=placement, dropout=dropout)
     return to_config_dict(
         models.TransformerConfig(
-            embed=models.EmbedConfig(**{"dropout": dropout, **lengths, **embed}),
+            embed=_embedding(shape, dropout, embed),
             stack=models.StackConfig(depth=shape["depth"], block=block, **stack),
             norm=norm,
             **model,
         )
     )
+
+
+def two_stacks(
+    shape: Shape,
+    *,
+    norm: models.NormConfig,
+    attention: Shape = NOTHING,
+    own: Shape = NOTHING,
+    feedforward: Shape = NOTHING,
+    embed: Shape = NOTHING,
+    placement: str = "pre",
+    dropout: float = 0.0,
+    **model: Any,
+) -> ml_collections.ConfigDict:
+    """An encoder and a decoder of the same shape.
+
+    The arguments are those of `one_stack`; `own` are settings of self-attention, which cross-attention does not share.
+    """
+    full, causal = (_attention(shape, mask, dropout, {**attention, **own}) for mask in ("full", "causal"))
+    encoder = _block(shape, feedforward, attention=full, norm=norm, norm_placement=placement, dropout=dropout)
+    cross = _attention(shape, "full", dropout, attention)
+    decoder = dataclasses.replace(encoder, attention=causal, cross=cross)
+    return to_config_dict(
+        models.EncoderDecoderConfig(
+            embed=_embedding(shape, dropout, embed),
+            encoder=models.StackConfig(depth=shape["depth"], block=encoder),
+            decoder=models.StackConfig(depth=shape["depth"], block=decoder),
+            norm=norm,
+            final_norm=placement == "pre",
+            **model,
+        )
+    )
+
+
+def _attention(shape: Shape, mask: str, dropout: float, options: Shape) -> models.AttentionConfig:
+    sizes = {name: shape[name] for name in ("heads", "kv_heads", "head_dim") if name in shape}
+    return models.AttentionConfig(**{"mask": mask, "dropout": dropout, **sizes, **options})
+
+
+def _block(shape: Shape, feedforward: Shape, **others: Any) -> models.BlockConfig:
+    return models.BlockConfig(feedforward=models.FeedForwardConfig(width=shape.get("mlp"), **feedforward), **others)
+
+
+def _embedding(shape: Shape, dropout: float, options: Shape) -> models.EmbedConfig:
+    length = {"max_length": shape["length"]} if "length" in shape else {}
+    return models.EmbedConfig(**{"dropout": dropout, "width": shape["width"], **length, **options})

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ml_collections
 
-from lm_jax.core.config import lookup, to_config_dict
+from lm_jax.core.config import lookup
 from lm_jax.models import config as models
-from lm_jax.models.presets.common import Shape
+from lm_jax.models.presets.common import Shape, two_stacks
 
 # Layers a side, width, heads, head_dim, feed-forward width. 1.0: section 3.7 and the released configurations.
 V1_0 = {
@@ -42,7 +42,7 @@ UMT5 = {name: dict(SIZES[name]) for name in ("tiny", "small", "base", "xl", "xxl
 def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDict:
     """T5 of a size; `version` 1.0 (ReLU, tied and scaled readout) or 1.1 (gated GELU, readout of its own)."""
     shape = lookup(lookup(VERSIONS, version, "the version of t5"), size, "the size of t5")
-    return _two_stacks(shape, gated=version == "1.1")
+    return _assembled(shape, gated=version == "1.1")
 
 
 def t5_v1_0(size: str = "small") -> ml_collections.ConfigDict:
@@ -52,54 +52,26 @@ def t5_v1_0(size: str = "small") -> ml_collections.ConfigDict:
 
 def mt5(size: str = "small") -> ml_collections.ConfigDict:
     """mT5 of a size."""
-    return _two_stacks(lookup(MT5, size, "the size of mt5"), gated=True)
+    return _assembled(lookup(MT5, size, "the size of mt5"), gated=True)
 
 
 def umt5(size: str = "small") -> ml_collections.ConfigDict:
     """UMT5 of a size."""
-    return _two_stacks(lookup(UMT5, size, "the size of umt5"), gated=True, shared=False)
+    return _assembled(lookup(UMT5, size, "the size of umt5"), gated=True, shared=False)
 
 
-def _two_stacks(shape: Shape, *, gated: bool, shared: bool = True) -> ml_collections.ConfigDict:
+def _assembled(shape: Shape, *, gated: bool, shared: bool = True) -> ml_collections.ConfigDict:
     """T5 v1.0 or v1.1 (`gated`), whose layers share the table of relative positions or have one each."""
     dropout = 0.0 if gated else 0.1  # v1.1 was pre-trained without dropout, as mT5 was.
-
-    def attention(mask: str, position: str) -> models.AttentionConfig:
-        return models.AttentionConfig(
-            heads=shape["heads"],
-            head_dim=shape["head_dim"],
-            mask=mask,
-            position=position,
-            buckets=models.BucketConfig(shared=shared),
-            scale=1.0,
-            bias=False,
-            out_bias=False,
-            dropout=dropout,
-        )
-
-    def stack(mask: str, cross: models.AttentionConfig | None) -> models.StackConfig:
-        block = models.BlockConfig(
-            attention=attention(mask, "buckets"),
-            feedforward=models.FeedForwardConfig(
-                width=shape["mlp"],
-                activation="gelu_tanh" if gated else "relu",
-                gated=gated,
-                bias=False,
-                dropout=dropout,
-            ),
-            norm=models.NormConfig(name="rms", epsilon=1e-6),
-            cross=cross,
-            dropout=dropout,
-        )
-        return models.StackConfig(depth=shape["depth"], block=block)
-
-    return to_config_dict(
-        models.EncoderDecoderConfig(
-            embed=models.EmbedConfig(width=shape["width"], positions="none", dropout=dropout),
-            encoder=stack("full", None),
-            decoder=stack("causal", attention("full", "none")),
-            norm=models.NormConfig(name="rms", epsilon=1e-6),
-            readout=models.ReadoutConfig(tied=not gated, scale=not gated),
-            init=models.InitConfig(name="fan_in", embed_stddev=1.0),
-        )
+    activation = "gelu_tanh" if gated else "relu"
+    return two_stacks(
+        shape,
+        norm=models.NormConfig(name="rms", epsilon=1e-6),
+        attention=dict(buckets=models.BucketConfig(shared=shared), scale=1.0, bias=False, out_bias=False),
+        own=dict(position="buckets"),
+        feedforward=dict(activation=activation, gated=gated, bias=False, dropout=dropout),
+        embed=dict(positions="none"),
+        dropout=dropout,
+        readout=models.ReadoutConfig(tied=not gated, scale=not gated),
+        init=models.InitConfig(name="fan_in", embed_stddev=1.0),
     )
