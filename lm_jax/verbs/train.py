@@ -18,7 +18,7 @@ from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_config, need_workdir
 from lm_jax.train import compilation, curves, metrics, writers
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs import beginning, forking, report, training
+from lm_jax.verbs import forking, report, training
 from lm_jax.verbs import workdir as workdirs
 
 
@@ -98,7 +98,7 @@ def _go_on(
     compiling = compilation.ahead(step, exp.state_like, exp.batch_like)
     if jax.process_count() > 1:
         compiling.result()
-    state = beginning.state(exp, workdir, checkpointer, inherited, changed)
+    state = workdirs.first_state(exp, workdir, checkpointer, inherited, changed)
     if inherited is not None:
         report.say(f"parameters from {fork}")
         workdirs.inherit(Path(str(fork)), workdir)

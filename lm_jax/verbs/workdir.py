@@ -1,4 +1,4 @@
-"""The work directory of a run: who may write it, what it holds, and how its configuration may change.
+"""The work directory of a run: who may write it, what it holds, where it goes on, and how its configuration may change.
 
     config.json         the configuration, and under `history` every change that was made to it, with date and step
     environment.json    versions and devices of the process that started the run
@@ -28,13 +28,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
+import jax.numpy as jnp
 
 from lm_jax import experiment
 from lm_jax.core import config as configs
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.data import atomic
 from lm_jax.experiment import Experiment, ExperimentConfig
-from lm_jax.train.checkpoint import agree
+from lm_jax.train import optimizers
+from lm_jax.train.checkpoint import Checkpointer, agree
+from lm_jax.train.state import TrainState
 from lm_jax.verbs import report
 
 # The folder of a run with what an export needs of the checkpoint that the run came from.
@@ -148,6 +152,40 @@ def write(exp: Experiment, workdir: Path) -> None:
     atomic.write_json(workdir / "environment.json", environment())
     atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.described(exp), exp.layout).encode())
     atomic.write_json(workdir / experiment.SAVED, dataclasses.asdict(exp.config))
+
+
+def first_state(
+    exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Params | None, changed: Sequence[str]
+) -> TrainState:
+    """The newest intact state of the run, the inherited parameters, or freshly drawn ones.
+
+    Only once the state is there are the files of the run written, or what has changed about it.
+    """
+    if checkpointer.steps():
+        restored = _restored(exp, checkpointer)
+        report.say(f"resuming from step {int(restored.step)}")
+        for line in changed:
+            report.say(f"  since changed: {line}")
+        note_changes(exp, workdir, int(restored.step), changed)
+        return restored
+    first = exp.fresh_state()
+    if inherited is not None:
+        params, frozen = exp.models.split(inherited)
+        averaged = None if first.averaged is None else jax.tree.map(jnp.copy, params)
+        first = first.replace(params=params, frozen=frozen, averaged=averaged)  # type: ignore[attr-defined]
+    write(exp, workdir)
+    return first
+
+
+def _restored(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
+    """The newest intact state of the run; the clipping of gradients may have been switched on or off since."""
+    # Of the checkpoint, not of the directory: a run may be killed between noting a change and its next checkpoint.
+    before = experiment.parse(checkpointer.extra()["config"]).optimizer
+    clip = (before.clip, exp.config.optimizer.clip)
+    clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
+    earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))
+    restored, _ = checkpointer.restore(earlier.state_like)
+    return restored.replace(opt_state=optimizers.reclipped(restored.opt_state, *clip))
 
 
 def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]) -> None:
