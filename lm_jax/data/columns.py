@@ -43,6 +43,7 @@ class ColumnConfig:
       path: files of this column alone, with the records of all in the same order; empty for `config.data.path`.
       document: what a record of plain text is: "line" (empty ones too), "paragraph" or "file".
       of: of spans, the text column that they lie in; empty for the only one.
+      names: of labels and spans, the names in the order of their ids; empty for those of the data, in order.
     """
 
     kind: str = "text"
@@ -50,6 +51,7 @@ class ColumnConfig:
     path: str = setting("", local=True)
     document: str = "line"
     of: str = ""
+    names: tuple[str, ...] = ()
 
 
 def named(tree: Tree) -> dict[str, ColumnConfig]:
@@ -204,7 +206,10 @@ def _store(
         whole.append(np.array([entry is not None for entry in lists]))
         kind = KINDS[config[name].kind]
         flat = [item for entry in lists for item in entry or ()]
-        names[name] = _ordered({item[-1] for item in flat if isinstance(item[-1], str)})
+        there = {item[-1] for item in flat if isinstance(item[-1], str)}
+        names[name] = list(config[name].names) or _ordered(there)
+        if unknown := _ordered(there - {*names[name]}):
+            raise InputError(f"{KEY}.{name}.names is {config[name].names}, but the data has {unknown[0]!r} too; add it")
         ids = {each: number for number, each in enumerate(names[name])}
         values = [(*item[:-1], ids.get(item[-1], item[-1])) for item in flat]
         atomic.write_array(directory / f"{name}.npy", np.array(values, kind.dtype).reshape(-1, kind.width))

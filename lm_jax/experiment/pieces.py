@@ -27,7 +27,7 @@ from lm_jax.models.model import Model, build_model
 from lm_jax.models.transformer import STACKS
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Field, Objective, Vocabulary
-from lm_jax.objectives.roles import Models, key
+from lm_jax.objectives.roles import Models, Role, key
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import averaging, gradients, optimizers, placing, state, step
@@ -49,8 +49,9 @@ class Experiment:
 
     def check(self) -> None:
         """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
-        _ = self.layout, self.objective, self.models, self.state_like, self.feed.rows("train")
-        self.feed.rows("validation")
+        _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
+        for split in ("train", "validation"):
+            self.feed.rows(split)
 
     @property
     def tokens(self) -> corpora.Corpus:
@@ -122,19 +123,19 @@ class Experiment:
     def models(self) -> Models:
         """The models of the objective's roles, with shapes and axes but no memory taken."""
         vocabularies.check(self.tokenizer, self._rows_of_table)
-        roles, configs = self.objective.roles, self.config.models
+        roles, configs = objectives.roles(self.config.objective), self.config.models
         others = [role for role in roles if key(roles, role) != "config.model"]
         if set(others) != set(configs):
             raise InputError(
                 f"config.models has {', '.join(configs) or 'no model'}, but beside config.model the objective "
                 f"{self.config.objective.name!r} takes {', '.join(others) or 'none'}; give each a preset"
             )
-        models = {role: self._model(configs.get(role, self.config.model), key(roles, role)) for role in roles}
-        found = Models(roles, models)
+        found = Models(roles, {role: self._model(role, roles[role], key(roles, role)) for role in roles})
         found.check(self.config.objective.name)
         return found
 
-    def _model(self, config: ModelConfig, name: str) -> Model:
+    def _model(self, role: str, wanted: Role, name: str) -> Model:
+        config: ModelConfig = self.config.models.get(role, self.config.model)
         embed = config.embed
         if embed.positions == "learned" and embed.max_length < self.config.data.length:
             raise InputError(
@@ -142,18 +143,22 @@ class Experiment:
                 f"{embed.max_length}; lower the first or raise the second"
             )
         stacks = [getattr(config, part) for part in STACKS if hasattr(config, part)]
-        balanced = any(stack.experts.balance for stack in stacks)
+        balanced = wanted.trained and any(stack.experts.balance for stack in stacks)
         self._check_parts(balanced, f"feedforward.experts.balance of {name}")
-        return build_model(config, self._rows_of_table)
+        own = role in self.config.models and embed.vocab
+        return build_model(config, own or self._rows_of_table)
 
     @property
     def product(self) -> Model:
         """The model that is evaluated, generated from and exported."""
         return self.models.models[self.models.product]
 
-    def product_params(self, weights: state.Weights) -> Params:
-        """The product's parameters."""
-        return self.models.parameters(self.models.product, weights.params, weights.frozen)
+    def params_like(self, *roles: str) -> Params:
+        """Shapes and shardings of all parameters of these roles, and of those that share theirs with them."""
+        models = self.models
+        named = sorted({*roles, *(owner for role in roles for owner in models.roles[role].shares.values())})
+        axes, shapes = ({role: tree[role] for role in named} for tree in (models.axes, models.shapes))
+        return _placed(axes, shapes, self.layout)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -195,22 +200,16 @@ class Experiment:
         """Shapes and shardings of the train state."""
         shapes = jax.eval_shape(self.init)
         axes = placing.state_axes(shapes, self.models.axes, self.objective.carry)
-        return jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            shapes,
-            self.layout.shardings(axes, shapes),
-        )
+        return _placed(axes, shapes, self.layout)
 
     @property
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of a global batch, by what the objective says of it."""
         fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
-        return {
-            name: jax.ShapeDtypeStruct(
-                (self.config.data.batch, *field.shape), field.dtype, sharding=self.layout.batch_sharding(field.axes)
-            )
-            for name, field in fields.items()
-        }
+        rows = self.config.data.batch
+        shapes = {name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype) for name, one in fields.items()}
+        axes = {name: ("batch", *(one.axes or (None,) * len(one.shape))) for name, one in fields.items()}
+        return _placed(axes, shapes, self.layout)
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This host's part of a batch as the global batch, placed as the objective's spec says."""
@@ -223,8 +222,8 @@ class Experiment:
         return self.layout.jit(self.init, out_shardings=shardings)()
 
     def train_step(self) -> step.Step:
-        """The jitted train step; it takes over the state's memory."""
-        config = self.config
+        """The jitted train step; it takes over the state's memory, and leaves every leaf where it was."""
+        config, where = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         function = step.make_train_step(
             self.objective,
             self.models,
@@ -233,7 +232,7 @@ class Experiment:
             average=self.average,
             seed=config.seed,
         )
-        return self.layout.jit(function, donate_argnums=0)
+        return self.layout.jit(function, donate_argnums=0, out_shardings=(where, None))
 
     def eval_step(self) -> Callable[..., Any]:
         """The jitted evaluation step."""
@@ -273,6 +272,12 @@ class Experiment:
             # The backward pass, which frozen models have not, is two products for each of the forward pass.
             total += row if self.models.roles[work.role].trained else row / 3
         return total
+
+
+def _placed(axes: Any, shapes: Any, layout: Layout) -> Any:
+    """Shapes with their shardings."""
+    place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    return jax.tree.map(place, shapes, layout.shardings(axes, shapes))
 
 
 def document_prefix(config: ExperimentConfig) -> tuple[int, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.core.trees import Params
+from lm_jax.core.trees import Params, flat, partition
 from lm_jax.models import transformer
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Cache, Inputs, Output, Transform
@@ -108,6 +108,15 @@ class Model:
             params = {**params, **self.transform(outside)}
         return Bound(self.module, params, self.transform)
 
+    def folded(self, params: Params) -> Params:
+        """The parameters of the module alone, with what the transform makes of them."""
+        if (transform := self.transform) is None:
+            return params
+        every = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _below(every, tree)
+        stacks = {name: _below(every, tree) for name, tree in params.items() if name in STACKS}
+        known = flat(of_module(self.module).shapes)
+        return partition({**self.bind(params).params, **stacks}, lambda path: path in known)[0]
+
 
 def build_model(config: ModelConfig, vocab: int) -> Model:
     """The model of a configuration with `vocab` tokens."""
@@ -119,6 +128,10 @@ def build_model(config: ModelConfig, vocab: int) -> Model:
 def of_module(module: Transformer | EncoderDecoder) -> Model:
     """The model of a module, all of it trained as it is."""
     return Model(module, functools.partial(_born, module))
+
+
+def _below(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    return {name: function(name, part) for name, part in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def _born(module: Transformer | EncoderDecoder, key: jax.Array) -> Params:

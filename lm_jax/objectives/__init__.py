@@ -6,11 +6,13 @@ Adding one: a file with a class like `causal.Causal`, a line in `OBJECTIVES`, an
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from lm_jax.core.config import lookup
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.roles import Role
 from lm_jax.objectives.span import Span, SpanConfig
 
 OBJECTIVES = {"causal": Causal, "masked": Masked, "span": Span}
@@ -24,6 +26,11 @@ class ObjectiveConfig:
     causal: CausalConfig = CausalConfig()
     masked: MaskedConfig = MaskedConfig()
     span: SpanConfig = SpanConfig()
+
+
+def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
+    """The roles of an objective, which its class knows: a model needs no objective to be read."""
+    return lookup(OBJECTIVES, config.name, "config.objective.name").roles
 
 
 def build(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:

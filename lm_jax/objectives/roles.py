@@ -63,24 +63,21 @@ class Models:
             if kind not in wanted.kinds:
                 raise InputError(
                     f"config.objective.name {objective!r} trains {' or '.join(wanted.kinds)} models, but "
-                    f"{self.key(role)}.kind is {kind!r}"
+                    f"{key(self.roles, role)}.kind is {kind!r}"
                 )
             for path, owner in wanted.shares.items():
                 mine, theirs = (_below(path, shapes[one]) for one in (role, owner))
                 if mine != theirs:
+                    ours, other = key(self.roles, role), key(self.roles, owner)
                     raise InputError(
-                        f"{self.key(role)} shares {path} with {self.key(owner)}, but its shapes are {mine} and those "
-                        f"are {theirs}; give both the same widths"
+                        f"{ours} shares {path} with {other}, but its shapes are {mine} and those are {theirs}; give "
+                        "both the same widths"
                     )
 
-    @property
+    @functools.cached_property
     def product(self) -> str:
         """The role that is evaluated, generated from and exported."""
         return product(self.roles)
-
-    def key(self, role: str) -> str:
-        """Where the configuration has the model of a role."""
-        return key(self.roles, role)
 
     @functools.cached_property
     def shapes(self) -> Params:

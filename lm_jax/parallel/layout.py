@@ -103,7 +103,7 @@ class Layout:
                     use = f"{low} or {low + parts}" if low else f"{parts}"
                     part = part if isinstance(part, str) else " x ".join(part or ())
                     raise InputError(
-                        f"parameter {path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
+                        f"{path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
                         f"axis {part}; use {use}, or a smaller config.mesh.{part}"
                     )
             return sharding

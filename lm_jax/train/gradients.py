@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,9 @@ from lm_jax.objectives.base import Batch, Carry, Loss
 LossFn = Callable[[Any, Batch, jax.Array, Carry], Loss]
 
 
-class GradientFn(Protocol):
-    """Gradients and metrics of a batch, and what is kept of it."""
-
-    def __call__(
-        self, loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry
-    ) -> tuple[Any, Sums, Carry]:
-        """`loss(params, part of the batch, key, carry of its rows)` must give totals that add up over parts."""
-        ...
+# (loss, parameters, batch, key, what is kept of its rows) -> gradients, metrics, and what is kept of them. The totals
+# of `loss(params, part of the batch, key, carry)` must add up over parts.
+GradientFn = Callable[[LossFn, Any, Batch, jax.Array, Carry], tuple[Any, Sums, Carry]]
 
 
 def plain(loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:

@@ -6,11 +6,15 @@ With `--config.data.path=OTHER` the whole of that text is held out, tokenised by
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
+from lm_jax.data.columns import named
+from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.verbs import report
@@ -24,7 +28,9 @@ def run(request: Request) -> int:
     exp = open_run(request)
     data, words = exp.config.data, request.overrides
     tokenizer = dataclasses.replace(data.tokenizer, path=str(Path(need_workdir(request)) / "tokenizer"))
-    other = any(word.startswith(("--config.data.path", "--config.data.columns.")) for word in words)
+    other = any(re.match(r"--config\.data\.(columns\.[^.=]+\.)?path=", word) for word in words)
+    if other:
+        _check_columns(data, words)
     chosen = any(word.startswith("--config.data.validation") for word in words)
     data = dataclasses.replace(data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation)
     if other:
@@ -49,3 +55,18 @@ def run(request: Request) -> int:
     if request.output:
         atomic.write_json(Path(request.output), result)
     return 0
+
+
+def _check_columns(data: DataConfig, words: Sequence[str]) -> None:
+    """Refuses another text whose labels would have other ids, and a path that no column reads."""
+    columns = named(data.columns)
+    unnamed = [name for name, one in columns.items() if one.kind in ("label", "spans") and not one.names]
+    if unnamed:
+        key = f"config.data.columns.{unnamed[0]}.names"
+        raise InputError(
+            f"{key} is not set, and another text may have others; give --{key}=... in the order of the run"
+        )
+    if columns and all(one.path for one in columns.values()) and not any(".columns." in word for word in words):
+        raise InputError(
+            "every column has a path of its own: give --config.data.columns.NAME.path, not config.data.path"
+        )

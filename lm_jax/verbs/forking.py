@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax import experiment, objectives
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import Params, flat, merged, nested
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
+from lm_jax.objectives import ObjectiveConfig
+from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.train.state import Weights
-from lm_jax.verbs.runs import restore_weights
+from lm_jax.verbs.runs import restore_params
 
 # New rows of a table lie around the mean of the others, so near that no logit stands out, and are not all the same.
 SPREAD = 0.01
@@ -73,7 +74,7 @@ def parameters(exp: Experiment, fork: Path) -> Params:
             if there != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(there, leaf.dtype, sharding=exp.layout.replicated)
         wanted[name] = leaf
-    restored = flat(restore_weights(checkpointer, Weights(nested(wanted))).params)
+    restored = flat(restore_params(checkpointer, nested(wanted)))
     anew = exp.config.data.tokenizer.anew
     fresh = {}
     if anew or len(paths) < len(like):
@@ -88,27 +89,22 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     return nested(grown)
 
 
-def _roles(exp: Experiment, saved: Mapping[str, Any], fork: Path) -> dict[str, str]:
-    """The forked run's role for each of ours that it has a model for."""
+def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:
+    """The forked run's role for each of ours that it has a model for; its product is ours."""
     there = {path.partition("/")[0] for path in saved}
-    found = {role: role for role in exp.models.roles if role in there}
-    if exp.models.product not in found and there:
-        if len(there) > 1:
-            raise InputError(
-                f"--fork={fork} has models for {', '.join(sorted(there))}, none of them the {exp.models.product} of "
-                f"config.objective.name {exp.config.objective.name!r}; fork a run of the same objective"
-            )
-        found[exp.models.product] = there.pop()
-    return found or {exp.models.product: exp.models.product}
+    before = experiment.saved(fork)
+    name = before["objective"]["name"] if before else exp.config.objective.name
+    theirs = product(objectives.roles(ObjectiveConfig(name=name)))
+    return {**{role: role for role in exp.models.roles if role in there - {theirs}}, exp.models.product: theirs}
 
 
 def _described(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of the newest checkpoint, by path below their name."""
     step = checkpointer.latest()
-    if step is None:
-        return {}
-    leaves = checkpointer.describe(step)
-    return {path.partition("/")[2]: leaf.shape for path, leaf in leaves.items() if path.startswith("params/")}
+    leaves = {} if step is None else checkpointer.describe(step)
+    return {
+        path.partition("/")[2]: leaf.shape for path, leaf in leaves.items() if path.startswith(("params/", "frozen/"))
+    }
 
 
 def _grown(old: Any, target: Any, row: int | None, seed: int, number: int) -> Any:

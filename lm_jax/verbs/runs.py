@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lm_jax import experiment, flags
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import Params
+from lm_jax.core.trees import Params, flat, merged, nested
 from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
@@ -30,6 +30,40 @@ def open_run(request: Request) -> Experiment:
 
 def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
     """The step of `--checkpoint` (or the best one, or the newest intact one) and its weights."""
+    checkpointer, step = _chosen(request, exp)
+    params, frozen = exp.models.split(restore_params(checkpointer, exp.params_like(*exp.models.roles), step))
+    if not exp.objective.carry.shared:
+        return step, Weights(params, frozen)
+    like = {"carry": {"shared": exp.state_like.carry.shared}}
+    return step, Weights(
+        params, frozen, checkpointer.restore(like, step, where="carry/shared/.*")[0]["carry"]["shared"]
+    )
+
+
+def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
+    """The same step, and the parameters of the product as it computes with them."""
+    checkpointer, step = _chosen(request, exp)
+    role = exp.models.product
+    params = restore_params(checkpointer, exp.params_like(role), step)
+    return step, exp.product.folded(exp.models.parameters(role, params))
+
+
+def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:
+    """Parameters by role of a checkpoint, to evaluate or to start from: averaged ones where it has them.
+
+    Raises:
+      InputError: it lacks one of `like`, has it in another shape, or has others of the same roles.
+    """
+    step = checkpointer.latest() if step is None else step
+    there = {} if step is None else checkpointer.describe(step)
+    trained = "averaged" if any(path.startswith("averaged/") for path in there) else "params"
+    part = lambda path: "frozen" if f"frozen/{path}" in there else trained
+    wanted = nested({f"{part(path)}/{path}": leaf for path, leaf in flat(like).items()})
+    restored, _ = checkpointer.restore(wanted, step, where=f"({trained}|frozen)/({'|'.join(like)})/.*")
+    return merged(*restored.values())
+
+
+def _chosen(request: Request, exp: Experiment) -> tuple[Checkpointer, int | None]:
     folder = Path(need_workdir(request)) / "checkpoints"
     checkpointer = Checkpointer(folder)
     if not checkpointer.steps():
@@ -37,23 +71,7 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
     chosen = {None: _preferred, LATEST: Checkpointer.latest}.get(request.checkpoint)
     step = chosen(checkpointer) if chosen else request.checkpoint
     workdirs.check_tokenizer(exp, folder.parent, step, checkpointer.extra(step))
-    return step, restore_weights(checkpointer, exp.state_like.weights, step)
-
-
-def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
-    """The same step, and the parameters of the product."""
-    step, weights = restore(request, exp)
-    return step, exp.product_params(weights)
-
-
-def restore_weights(checkpointer: Checkpointer, like: Weights, step: int | None = None) -> Weights:
-    """The weights of a checkpoint to evaluate or to start from: the averaged parameters where it has them."""
-    step = checkpointer.latest() if step is None else step
-    averaged = step is not None and any(path.startswith("averaged/") for path in checkpointer.describe(step))
-    name = "averaged" if averaged else "params"
-    wanted = {name: like.params, "frozen": like.frozen, "carry": {"shared": like.shared}}
-    restored, _ = checkpointer.restore(wanted, step, where=f"({name}|frozen|carry/shared)/.*")
-    return Weights(restored[name], restored["frozen"], restored["carry"]["shared"])
+    return checkpointer, step
 
 
 def _preferred(checkpointer: Checkpointer) -> int | None:

@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import uuid
@@ -33,7 +34,7 @@ import jax.numpy as jnp
 from lm_jax import experiment
 from lm_jax.core import config as configs
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import Params
+from lm_jax.core.trees import Params, named_leaves
 from lm_jax.data import atomic
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.train import optimizers
@@ -184,8 +185,23 @@ def _restored(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
     clip = (before.clip, exp.config.optimizer.clip)
     clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
     earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))
-    restored, _ = checkpointer.restore(earlier.state_like)
-    return restored.replace(opt_state=optimizers.reclipped(restored.opt_state, *clip))
+    restored = _read(checkpointer, earlier.state_like)
+    opt_state = optimizers.reclipped(restored.opt_state, *clip)
+    return restored.replace(opt_state=opt_state)  # type: ignore[attr-defined]
+
+
+def _read(checkpointer: Checkpointer, like: TrainState) -> TrainState:
+    """The newest state; moments of experts, which an earlier version joined otherwise under Adafactor, begin anew."""
+    step, leaves = checkpointer.latest(), dict(named_leaves(like))
+    there = {} if step is None else checkpointer.describe(step)
+    moved = [path for path in leaves if re.match("opt_state/.*/experts_", path) and path not in there]
+    if not moved:
+        return checkpointer.restore(like)[0]
+    report.warn("the optimizer's moments of experts are those of an earlier version, and begin anew")
+    wanted = {path: leaf for path, leaf in leaves.items() if path not in moved}
+    restored, _ = checkpointer.restore(wanted, step, where="|".join(map(re.escape, wanted)))
+    empty = {path: jnp.zeros(leaves[path].shape, leaves[path].dtype, device=leaves[path].sharding) for path in moved}
+    return jax.tree.unflatten(jax.tree.structure(like), [{**restored, **empty}[path] for path in leaves])
 
 
 def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]) -> None:

@@ -68,9 +68,7 @@ def test_a_layout_is_left_even_after_an_error():
 def test_parameters_that_do_not_divide_are_named():
     axes = {"in": ("embed", "mlp")}
     shapes = {"in": jax.ShapeDtypeStruct((6, 5), jnp.float32)}
-    with pytest.raises(
-        InputError, match=r"parameter in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"
-    ):
+    with pytest.raises(InputError, match=r"in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"):
         layout().shardings(axes, shapes)
 
 

@@ -11,7 +11,8 @@ import pytest
 import tiny
 
 from lm_jax.core.trees import merged
-from lm_jax.models.model import build_model
+from lm_jax.models.interface import Inputs
+from lm_jax.models.model import Bound, build_model, of_module
 from lm_jax.objectives.causal import Causal, CausalConfig
 
 RANK = 2
@@ -52,3 +53,10 @@ def test_it_keeps_the_laws_and_every_other_parameter_its_bits(scan, tmp_path):
     first, last = states[0], states[-1]
     assert len(jax.tree.leaves(first.params)) == 2
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
+    # What others are given has no factors, and the same function.
+    model = case.models.models["model"]
+    params, tokens = laws.merged(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
+    folded = model.folded(params)
+    assert jax.tree.structure(folded) == jax.tree.structure(of_module(model.module).shapes)
+    hidden = Bound(model.module, folded)(tokens).hidden
+    np.testing.assert_allclose(hidden, model.bind(params)(tokens).hidden, atol=1e-5)

@@ -347,7 +347,7 @@ def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
     for push in noise:
         now = step(now, push)
     fast = np.abs(np.asarray(optax.tree.get(now.opt_state, "z")["kernel"]) - 3.0).max()
-    averaged = np.abs(np.asarray(now.weights["kernel"]) - 3.0).max()
+    averaged = np.abs(np.asarray(now.weights.params["kernel"]) - 3.0).max()
     assert averaged < 0.1 and averaged < fast
 
 

@@ -81,7 +81,7 @@ def test_transformers_loads_every_tensor_and_computes_our_logits(preset, exporte
     with torch.no_grad():
         answer = network.eval()(**given, **extra)
     theirs = answer["last_hidden_state" if bare else "prediction_logits" if preset == "albert" else "logits"]
-    params = runs.restore_weights(Checkpointer(workdir / "checkpoints"), exp.state_like.weights).params["model"]
+    params = runs.restore_params(Checkpointer(workdir / "checkpoints"), exp.params_like("model"))["model"]
     for row, mask, found in zip(given["input_ids"], given["attention_mask"], theirs, strict=True):
         # Rows of a batch are as long as the longest; ours are alone.
         count = int(mask.sum())

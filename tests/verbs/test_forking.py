@@ -13,7 +13,7 @@ from lm_jax.data import tokenizers
 from lm_jax.data.tokenizers import TokenizerConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import forking
-from lm_jax.verbs.runs import restore_weights
+from lm_jax.verbs.runs import restore_params
 from tests.commands import GOLDEN, lm_jax
 
 
@@ -60,14 +60,12 @@ def test_another_tokenizer_is_refused_unless_tables_are_drawn_anew(parent, tmp_p
 
 def kept(parent):
     """The parameters of a run."""
-    return restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.weights).params
+    return restore_params(Checkpointer(parent / "checkpoints"), experiment.load(parent).params_like("model"))
 
 
 def test_added_tokens_get_rows_around_the_mean_of_the_others(parent):
     exp = child(parent, add=("<|user|>", "harbour"))
-    old = tables(
-        restore_weights(Checkpointer(parent / "checkpoints"), experiment.load(parent).state_like.weights).params
-    )
+    old = tables(kept(parent))
     new = tables(forking.parameters(exp, parent))
     assert new.shape[0] == old.shape[0] + 2 == exp.tokenizer.vocab_size
     np.testing.assert_array_equal(new[: len(old)], old)

@@ -1,13 +1,22 @@
 """A work directory keeps what a run has, tells what was changed, and belongs to one process at a time."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
+from lm_jax import experiment
+from lm_jax.core.trees import named_leaves
+from lm_jax.data import tokenizers
+from lm_jax.experiment import Experiment
+from lm_jax.models.presets import PRESETS
+from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import workdir as workdirs
 from tests.commands import GOLDEN, lm_jax
 
@@ -188,3 +197,20 @@ def test_a_fork_whose_parameters_do_not_fit_leaves_no_directory(train, finished,
     assert train(workdir, f"--fork={finished}", "--config.model.stack.depth=3") == 2
     assert "use the config that it was trained with" in last_error(capsys)
     assert not workdir.exists()
+
+
+def test_moments_of_experts_that_an_earlier_version_joined_begin_anew(tmp_path, repository, capsys):
+    tree = PRESETS["mixtral"].build("tiny")
+    recipe = ConfigDict({"model": tree, "optimizer": {"name": "adafactor"}})
+    tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
+    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
+    leaves = {path: jnp.ones(leaf.shape, leaf.dtype) for path, leaf in named_leaves(exp.state_like)}
+    # It held them among the other matrices of all layers.
+    earlier = {re.sub(r"(opt_state/.*)/2/(.*experts_)", r"\1/1/\2", path): leaf for path, leaf in leaves.items()}
+    assert earlier.keys() != leaves.keys()
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(0, earlier, {})
+    restored = workdirs._read(Checkpointer(tmp_path), exp.state_like)
+    assert "begin anew" in capsys.readouterr().err
+    for path, leaf in named_leaves(restored):
+        assert (leaf == (0 if path not in earlier else 1)).all(), path
