@@ -152,12 +152,6 @@ class Masked(Objective):
         weights = {"tokens": batch["weights"].sum()}
         return {**weights, "pairs": batch["pairs"].sum()} if self.config.next_sentence else weights
 
-    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch count"]:
-        """-log P(label | corrupted row), in nats, at the predicted positions."""
-        model = models["model"]
-        hidden = model(self.inputs(batch)).hidden
-        return cross_entropy(model.readout(gather(hidden, batch["positions"])), batch["labels"])
-
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """Mean loss of the masked tokens plus mean loss of the pairs."""
         model, batch = models["model"], part.batch

@@ -13,14 +13,7 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import (
-    Batch,
-    Field,
-    Vocabulary,
-    Work,
-    counted,
-    padded,
-)
+from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.written import Written
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_weight
-from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
+from lm_jax.objectives.cross_entropy import token_loss
 
 
 class Written(Objective):
@@ -24,11 +24,6 @@ class Written(Objective):
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The number of targets."""
         return {"tokens": batch["weights"].sum()}
-
-    def nll(self, models: Mapping[str, Bound], batch: Batch) -> Float[Array, "batch length"]:
-        """-log P(target | what the model reads), in nats."""
-        model = models["model"]
-        return cross_entropy(model.readout(model(self.inputs(batch)).hidden), batch["targets"])
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """The mean over the whole batch."""
