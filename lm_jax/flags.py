@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import importlib.metadata
 import importlib.util
-import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,65 +20,20 @@ from lm_jax.core.config import InputError, check_local, nearest
 
 MODEL_VERBS = ("evaluate", "generate", "inspect")
 CHECKPOINT_VERBS = ("import", "export", "verify")
-PRINTING_VERBS = (
-    *("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor"),
-    *CHECKPOINT_VERBS,
-)
+PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor", *CHECKPOINT_VERBS)
+RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "generate", "export")
 LATEST = -1  # `--checkpoint` without a step.
 
-# Name, kind, default, verbs that read it (none: all), what it is. A None default is "not given".
-FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = (
-    (
-        "workdir",
-        "string",
-        None,
-        ("train", *MODEL_VERBS, "import", "export"),
-        "directory of the run: written by train and import, read by the others",
-    ),
-    (
-        "checkpoint",
-        "integer",
-        None,
-        ("evaluate", "generate", "export"),
-        "step to use; without a step the newest intact one; not given: the best, or the newest intact one",
-    ),
-    ("input", "string", None, ("generate",), "file of prompts, one a line"),
-    ("output", "string", None, ("tokenizer", *MODEL_VERBS, "export"), "where to write the result"),
-    ("prompt", "multi_string", [], ("generate",), "a prompt; may be given several times"),
-    ("prompt_ids", "multi_string", [], ("generate",), "a prompt as token ids, 1,2,3; may be given several times"),
-    ("tokenizer", "string", None, ("import",), "tokenizer of the checkpoint: a directory or a file"),
-    (
-        "max_tokens",
-        "integer",
-        None,
-        ("generate",),
-        "most tokens to generate; default: 128, or what the positions leave room for",
-    ),
-    ("temperature", "float", 1.0, ("generate",), "0 is greedy"),
-    ("top_k", "integer", 0, ("generate",), "keep the k most likely tokens; 0 keeps all (masks: how many to show)"),
-    ("top_p", "float", 1.0, ("generate",), "keep the most likely tokens that hold this probability"),
-    ("seed", "integer", None, ("train", "generate"), "seed of sampling [0]; to train, the same as --config.seed"),
-    ("json", "boolean", False, PRINTING_VERBS, "print one JSON document on standard output, and nothing else there"),
-    ("fork", "string", None, ("train",), "start anew in --workdir from the parameters of this run"),
-    ("format", "string", "huggingface", ("export",), "what to write: huggingface"),
-    ("case", "multi_string", [], ("verify",), "directory of a reference case; may be given several times"),
-    ("model", "string", None, ("verify",), "directory of the checkpoint, where it is not the case's own"),
-    (
-        "distributed",
-        "boolean",
-        False,
-        (),
-        "one process of a multi-host run whose environment names the others (TPU pods)",
-    ),
-    ("coordinator", "string", None, (), "host:port of process 0 of a multi-host run"),
-    ("processes", "integer", None, (), "processes of the run"),
-    ("process", "integer", None, (), "number of this process"),
-)
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
 # Fields of a checkpoint's config.json: `--hf.FIELD=VALUE`.
 FIELDS, FIELD_VERBS = "--hf.", ("import",)
 # Verbs that take words which are no flags.
 WORD_VERBS = ("inspect", "completion", "import")
+
+
+def _flag(default: Any, about: str, *verbs: str) -> Any:
+    """A flag: its default (None: not given), what it is, and the verbs that read it (none: all)."""
+    return dataclasses.field(default=default, metadata={"flag": (default, verbs, about)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,27 +57,45 @@ class Request:
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    workdir: str | None = None
-    checkpoint: int | None = None
-    input: str | None = None
-    output: str | None = None
-    prompt: tuple[str, ...] = ()
-    prompt_ids: tuple[str, ...] = ()
-    tokenizer: str | None = None
-    max_tokens: int | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None
-    json: bool = False
-    fork: str | None = None
-    format: str = "huggingface"
-    case: tuple[str, ...] = ()
-    model: str | None = None
-    distributed: bool = False
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
+    workdir: str | None = _flag(
+        None, "directory of the run: written by train and import, read by the others", *RUN_VERBS
+    )
+    checkpoint: int | None = _flag(
+        None,
+        "step to use; without a step the newest intact one; not given: the best, or the newest intact one",
+        *STEP_VERBS,
+    )
+    input: str | None = _flag(None, "file of prompts, one a line", "generate")
+    output: str | None = _flag(None, "where to write the result", "tokenizer", *MODEL_VERBS, "export")
+    prompt: tuple[str, ...] = _flag((), "a prompt; may be given several times", "generate")
+    prompt_ids: tuple[str, ...] = _flag((), "a prompt as token ids, 1,2,3; may be given several times", "generate")
+    tokenizer: str | None = _flag(None, "tokenizer of the checkpoint: a directory or a file", "import")
+    max_tokens: int | None = _flag(
+        None, "most tokens to generate; default: 128, or what the positions leave room for", "generate"
+    )
+    temperature: float = _flag(1.0, "0 is greedy", "generate")
+    top_k: int = _flag(0, "keep the k most likely tokens; 0 keeps all (masks: how many to show)", "generate")
+    top_p: float = _flag(1.0, "keep the most likely tokens that hold this probability", "generate")
+    seed: int | None = _flag(None, "seed of sampling [0]; to train, the same as --config.seed", "train", "generate")
+    json: bool = _flag(False, "print one JSON document on standard output, and nothing else there", *PRINTING_VERBS)
+    fork: str | None = _flag(None, "start anew in --workdir from the parameters of this run", "train")
+    format: str = _flag("huggingface", "what to write: huggingface", "export")
+    case: tuple[str, ...] = _flag((), "directory of a reference case; may be given several times", "verify")
+    model: str | None = _flag(None, "directory of the checkpoint, where it is not the case's own", "verify")
+    distributed: bool = _flag(False, "one process of a multi-host run whose environment names the others (TPU pods)")
+    coordinator: str | None = _flag(None, "host:port of process 0 of a multi-host run")
+    processes: int | None = _flag(None, "processes of the run")
+    process: int | None = _flag(None, "number of this process")
+
+
+# As absl calls what a field holds.
+_KINDS = {"str": "string", "int": "integer", "float": "float", "bool": "boolean", "tuple[str, ...]": "multi_string"}
+# Name, kind, default, verbs that read it (none: all), what it is.
+FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = tuple(
+    (field.name, _KINDS[str(field.type).removesuffix(" | None")], *field.metadata["flag"])
+    for field in dataclasses.fields(Request)
+    if field.metadata
+)
 
 
 def reads(verb: str, verbs: tuple[str, ...]) -> bool:
@@ -139,7 +111,7 @@ def describe(verb: str | None = None) -> str:
             continue
         shown = f"--{name}" if kind == "boolean" else f"--{name}[=...]" if name == "checkpoint" else f"--{name}=..."
         only = f" ({', '.join(verbs)})" if verbs and verb is None and verbs != PRINTING_VERBS else ""
-        value = f" [{default}]" if default not in (None, [], False) else ""
+        value = f" [{default}]" if default not in (None, (), False) else ""
         lines.append(f"  {shown:18} {about}{value}{only}")
     if verb is None or verb in FIELD_VERBS:
         only = "" if verb else f" ({', '.join(FIELD_VERBS)})"
@@ -167,8 +139,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         config, changed = configure(load_recipe(recipe), overrides)
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped ones)")
-    for name in ("prompt", "prompt_ids", "case"):
-        values[name] = tuple(values[name])
+    values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case")}
     return Request(
         verb=verb,
         recipe=recipe,
@@ -247,18 +218,22 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
     """`config` with `--config.key=value` words applied; a value is read as the type that its key has."""
+    from lm_jax.core.config import to_config_dict
+    from lm_jax.data.config import ENTRIES
+
     for word in overrides:
         key, equals, text = word[len("--") :].partition("=")
         if not equals:
             raise InputError(f"{word} has no value; write {word}=VALUE")
         tree, path, names = config, "config", key.split(".")[1:]
         for depth, name in enumerate(names):
-            if name not in tree and depth < len(names) - 1:
-                _name_entry(tree, path, name)
+            last = depth == len(names) - 1
+            # The names of these trees are the user's.
+            if name not in tree and not last and path in ENTRIES:
+                tree[name] = to_config_dict(ENTRIES[path]())
             if name not in tree:
                 near = nearest(name, tree.keys()) or f"; known in {path}: {', '.join(tree.keys())}"
                 raise InputError(f"unknown key {key}{near}")
-            last = depth == len(names) - 1
             if last and hasattr(tree[name], "keys"):
                 raise InputError(f"{word}: {key} is a tree of {', '.join(tree[name].keys())}; set one of these")
             if not last and not hasattr(tree[name], "keys"):
@@ -268,15 +243,6 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
             else:
                 tree, path = tree[name], f"{path}.{name}"
     return config
-
-
-def _name_entry(tree: Any, path: str, name: str) -> None:
-    """Makes the entry of a tree whose names are the user's, where `path` is one."""
-    from lm_jax.core.config import to_config_dict
-    from lm_jax.data.config import ENTRIES
-
-    if path in ENTRIES:
-        tree[name] = to_config_dict(ENTRIES[path]())
 
 
 def _value(tree: Any, name: str, text: str, key: str) -> Any:
@@ -392,8 +358,3 @@ def need_workdir(request: Request) -> str:
     if request.workdir is None:
         raise InputError(f"{request.verb} needs --workdir=DIR")
     return request.workdir
-
-
-def python_version() -> str:
-    """This interpreter's version."""
-    return ".".join(map(str, sys.version_info[:3]))

@@ -7,6 +7,7 @@ place of each that cleaning drops; what the others hold lies together as arrays.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import numbers
@@ -30,6 +31,8 @@ KEY = "config.data.columns"
 # Raised when the same entries would be stored differently.
 VERSION = 1
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
+# Counts a bad entry, by its number, what it is and what is wrong, or refuses it.
+Bad = Callable[[int, Any, str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,16 +178,16 @@ def join(
     with atomic.unfinished(directory, "columns.json", lambda: None) as unfinished:
         if unfinished:
             report = reports.empty()
-            readers = {name: _Reader(name, KINDS[config[name].kind], where[name], report) for name in others}
-            found = {name: naming(f"{KEY}.{name}", list)(reader.entries()) for name, reader in readers.items()}
+            bad = {name: functools.partial(_bad, name, where[name], report) for name in others}
+            parsed = {name: _entries(KINDS[config[name].kind], where[name], report, bad[name]) for name in others}
+            found = {name: naming(f"{KEY}.{name}", list)(each) for name, each in parsed.items()}
             counts = {name: len(found[name]) if name in found else len(bounds[name]) - 1 for name in config}
             if len(set(counts.values())) > 1:
                 shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
                 raise InputError(f"{KEY} differ in their records, which should be the same in all: {shown}")
-            for name in filter(lambda name: config[name].of, others):
-                of = config[name].of
+            for name, of in [(name, config[name].of) for name in others if config[name].of]:
                 documents = _documents(root, where[of], clean, stores[of].tokenizer)
-                found[name] = naming(f"{KEY}.{name}", list)(readers[name].in_tokens(found[name], documents))
+                found[name] = naming(f"{KEY}.{name}", list)(_in_tokens(found[name], documents, bad[name]))
             whole = [np.diff(each) > before + 1 for each in bounds.values()]
             _store(directory, config, found, whole, report)
     values = {name: np.load(directory / f"{name}.npy") for name in others}
@@ -228,55 +231,48 @@ def _ordered(names: set[str]) -> list[str]:
     return sorted(names, key=int if all(map(_INTEGER.fullmatch, names)) else None)
 
 
-class _Reader(NamedTuple):
-    """Reads a column that is no text; an entry is a list of tuples, or None where it is empty or bad."""
+def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad) -> Iterator[Any]:
+    """The entries of a column that is no text: lists of tuples, or None where one is empty or bad."""
+    read = sources.documents(source, report, aligned=True, types=kind.types, expected=kind.expected)
+    for number, value in enumerate(read, 1):
+        text, damage = steps.decode(value, "") if isinstance(value, bytes) else (value, "")
+        text = text.strip() if isinstance(text, str) else text
+        if text == "" and not damage:
+            reports.count(report, "read", 0)
+            reports.count(report, "dropped", 0, "empty")
+            text = None
+        try:
+            # None: empty, or rejected by the reader of the file.
+            yield None if text is None else kind.parse(None if damage else text)
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            yield bad(number, text, f"expected {kind.expected}")
 
-    name: str
-    kind: Kind
-    source: SourceConfig
-    report: reports.Report
 
-    def entries(self) -> Iterator[Any]:
-        """The entries as they are parsed."""
-        kind, report = self.kind, self.report
-        read = sources.documents(self.source, report, aligned=True, types=kind.types, expected=kind.expected)
-        for number, value in enumerate(read, 1):
-            text, damage = steps.decode(value, "") if isinstance(value, bytes) else (value, "")
-            text = text.strip() if isinstance(text, str) else text
-            if text == "" and not damage:
-                reports.count(report, "read", 0)
-                reports.count(report, "dropped", 0, "empty")
-                text = None
-            try:
-                # None: empty, or rejected by the reader of the file.
-                yield None if text is None else kind.parse(None if damage else text)
-            except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
-                yield self.bad(number, text, f"expected {kind.expected}")
+def _bad(column: str, source: SourceConfig, report: reports.Report, number: int, value: Any, problem: str) -> None:
+    """Counts a bad entry, or refuses it."""
+    skipped = sources.BAD_ROWS[source.bad_rows](report)
+    wanted = records.Wanted(path=Path(source.path), field=source.field, skipped=skipped)
+    message = f"record {number} of {source.path} is {value!r:.60}; {problem}"
+    records.reject(wanted, f"in column {column}", 0, message)
 
-    def bad(self, number: int, value: Any, problem: str) -> None:
-        """Counts a bad entry, or refuses it."""
-        skipped = sources.BAD_ROWS[self.source.bad_rows](self.report)
-        wanted = records.Wanted(path=Path(self.source.path), field=self.source.field, skipped=skipped)
-        message = f"record {number} of {self.source.path} is {value!r:.60}; {problem}"
-        records.reject(wanted, f"in column {self.name}", 0, message)
 
-    def in_tokens(self, found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]]) -> Iterator[Any]:
-        """Spans of characters of a raw text as spans of the tokens that hold a part of them."""
-        for number, (spans, (raw, text, starts)) in enumerate(zip(found, documents, strict=True), 1):
-            shift = raw.find(text)
-            if not spans or not len(starts):
-                yield spans
-            elif shift < 0:
-                yield self.bad(number, spans, "cleaning changes the text inside (config.data.clean.steps)")
-            elif min(spans)[0] < shift or max(span[1] for span in spans) > shift + len(text):
-                yield self.bad(number, spans, f"the text has the characters {shift} to {shift + len(text)}")
-            else:
-                borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in spans])
-                # Several tokens may stand for one character: the first of them.
-                held = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
-                first = np.searchsorted(starts, held)
-                last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
-                yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), spans, strict=True)]
+def _in_tokens(found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]], bad: Bad) -> Iterator[Any]:
+    """Spans of characters of a raw text as spans of the tokens that hold a part of them."""
+    for number, (spans, (raw, text, starts)) in enumerate(zip(found, documents, strict=True), 1):
+        shift = raw.find(text)
+        if not spans or not len(starts):
+            yield spans
+        elif shift < 0:
+            yield bad(number, spans, "cleaning changes the text inside (config.data.clean.steps)")
+        elif min(spans)[0] < shift or max(span[1] for span in spans) > shift + len(text):
+            yield bad(number, spans, f"the text has the characters {shift} to {shift + len(text)}")
+        else:
+            borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in spans])
+            # Several tokens may stand for one character: the first of them.
+            held = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
+            first = np.searchsorted(starts, held)
+            last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
+            yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), spans, strict=True)]
 
 
 def _documents(

@@ -53,11 +53,10 @@ class Stores(Several):
 
     def table(self, validation: float) -> str:
         """The sources, one a line: tokens, and what share of the rows they are."""
-        lines = [
+        return "\n".join(
             f"  {name:<20}{self.stores[name].tokens:>16,} tokens {share:>9.3%} of the rows"
             for name, share in self.shares(validation).items()
-        ]
-        return "\n".join(lines)
+        )
 
 
 Corpus = Store | Stores | Columns

@@ -102,11 +102,7 @@ class Compression:
 
 
 COMPRESSIONS: dict[str, Compression] = {
-    "gzip": Compression(
-        open=lambda stream: gzip.GzipFile(fileobj=stream, mode="rb"),
-        suffixes=(".gz", ".gzip", ".bgz"),
-        magics=(b"\x1f\x8b\x08",),
-    ),
+    "gzip": Compression(open=gzip.open, suffixes=(".gz", ".gzip", ".bgz"), magics=(b"\x1f\x8b\x08",)),
     "xz": Compression(open=lzma.LZMAFile, suffixes=(".xz", ".lzma"), magics=(b"\xfd7zXZ\0",)),
     "bzip2": Compression(
         open=bz2.BZ2File,

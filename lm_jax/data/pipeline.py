@@ -29,13 +29,7 @@ _ENDLESS = 1 << 48
 
 
 def batch_at(
-    rows: Rows,
-    features: Features,
-    step: int,
-    *,
-    seed: int,
-    batch: int,
-    local: Int[np.ndarray, " local"] | None = None,
+    rows: Rows, features: Features, step: int, *, seed: int, batch: int, local: Int[np.ndarray, " local"] | None = None
 ) -> Batch:
     """One batch of a run.
 
@@ -122,8 +116,4 @@ def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> M
 def _keyed(made: Sequence[Mapping[str, Any]], keys: UInt32[np.ndarray, "rows 2"]) -> Batch:
     if KEYS in made[0]:
         raise ValueError(f"the objective's features hold {KEYS!r}, which is the name of the rows' keys")
-    return {**_stack(made), KEYS: keys}
-
-
-def _stack(made: Sequence[Mapping[str, Any]]) -> Batch:
-    return {name: np.stack([row[name] for row in made]) for name in made[0]}
+    return {**{name: np.stack([row[name] for row in made]) for name in made[0]}, KEYS: keys}

@@ -62,7 +62,9 @@ def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> I
     gap = text[after]
     spaced = (gap == _SPACE) | (gap == _NEWLINE)
     tight = np.flatnonzero(~spaced)
-    direct = after[tight[_unspaced(text, stops[tight], after[tight])]]
+    # ASCII stops between Chinese characters need no space.
+    chinese = (text[stops[tight] - 1] >= 0x80) & (text[stops[tight]] < 0x80) & _IDEOGRAPH[text[after[tight]]]
+    direct = after[tight[chinese]]
     stops, ellipsis, after = stops[spaced], ellipsis[spaced], after[spaced]
     for _ in range(3):
         after = after + ((text[after] == _SPACE) & _BLANK[text[after + 1]])
@@ -117,13 +119,6 @@ def _joins(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool
     # Of the characters E2 80 xx only the curly apostrophe does, of C2 xx none.
     mark = (before == 0xC2) | ((before == 0x80) & (text[at - 2] == 0xE2) & (byte != 0x99))
     return np.where(byte == ord("'"), _WORD[before], (byte >= 0xC0) | ~mark)
-
-
-def _unspaced(
-    text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"], after: Int[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
-    """ASCII stops between Chinese characters, which need no space."""
-    return (text[stops - 1] >= 0x80) & (text[stops] < 0x80) & _IDEOGRAPH[text[after]]
 
 
 def _chinese(text: UInt8[np.ndarray, " bytes"], lead: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:

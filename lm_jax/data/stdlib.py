@@ -50,11 +50,6 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(_source(path))
 
 
-def _code() -> Iterator[str]:
-    for path in modules():
-        yield _source(path)
-
-
 def _docs() -> Iterator[str]:
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in modules():
@@ -88,6 +83,8 @@ class Part:
 
 PARTS = {
     "docs": Part(files=lambda: modules() + topics(), documents=_docs),
-    "code": Part(files=modules, documents=_code),
-    "all": Part(files=lambda: modules() + topics(), documents=lambda: itertools.chain(_docs(), _code())),
+    "code": Part(files=modules, documents=lambda: map(_source, modules())),
+    "all": Part(
+        files=lambda: modules() + topics(), documents=lambda: itertools.chain(_docs(), map(_source, modules()))
+    ),
 }

@@ -77,10 +77,7 @@ def prepare(
 
 
 def find_tokenizer(
-    root: Path,
-    config: tokenizers.TokenizerConfig,
-    cleaned: texts.Texts | Any,
-    progress: Progress | None = None,
+    root: Path, config: tokenizers.TokenizerConfig, cleaned: texts.Texts | Any, progress: Progress | None = None
 ) -> tokenizers.Tokenizer:
     """The tokenizer of a config: loaded from its path, or trained once for each text.
 
@@ -246,12 +243,9 @@ def _register(directory: Path, records: list[int]) -> None:
         data_dir=directory,  # type: ignore[arg-type]
     )
     split = tfds.core.SplitInfo(name="train", shard_lengths=records, num_bytes=0, filename_template=template)
+    features = tfds.features.FeaturesDict({"tokens": tfds.features.Tensor(shape=(), dtype=np.object_)})
     tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=tfds.features.FeaturesDict({"tokens": tfds.features.Tensor(shape=(), dtype=np.object_)}),
-        split_infos=[split],
-        filename_template=template,
-        check_data=False,
+        data_dir=directory, features=features, split_infos=[split], filename_template=template, check_data=False
     )
 
 

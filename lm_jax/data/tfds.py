@@ -43,11 +43,9 @@ def folder(name: str, datasets: str = "") -> Path:
     if not versions:
         configs = sorted(path.name for path in place.iterdir() if path.is_dir() and _versions(path))
         if len(configs) != 1:
-            found = (
-                f"the configs {', '.join(configs)}: name one, as {PREFIX}{name}/{configs[0]}"
-                if configs
-                else (f"no prepared version; prepare it where TensorFlow is: {_command(wanted, top)}")
-            )
+            found = f"no prepared version; prepare it where TensorFlow is: {_command(wanted, top)}"
+            if configs:
+                found = f"the configs {', '.join(configs)}: name one, as {PREFIX}{name}/{configs[0]}"
             raise InputError(f"config.data.path: {place} has {found}")
         versions = _versions(place / configs[0])
     if version and version not in versions:

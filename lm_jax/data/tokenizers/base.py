@@ -274,13 +274,7 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         if self.content:
             atomic.write_bytes(directory / self.file, self.content)
-        settings = {
-            "kind": self.kind,
-            "file": self.file,
-            "options": self.options,
-            "vocab_size": self.vocab_size,
-            "fingerprint": self.fingerprint,
-        }
+        settings = {name: getattr(self, name) for name in ("kind", "file", "options", "vocab_size", "fingerprint")}
         # Last: a directory with this file is complete.
         atomic.write_json(directory / SETTINGS, settings)
 

@@ -37,24 +37,14 @@ def wordpiece(
     vocab: Mapping[str, int], *, lowercase: bool, strip_accents: bool | None, chinese: bool, unk: str
 ) -> dict:
     """BERT's tokenizer over a vocabulary, as tokenizer.json has it."""
+    accents = {"strip_accents": strip_accents, "lowercase": lowercase}
+    model = {"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": PREFIX}
     return {
         **frame(),
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": chinese,
-            "strip_accents": strip_accents,
-            "lowercase": lowercase,
-        },
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": chinese, **accents},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": PREFIX, "cleanup": True},
-        "model": {
-            "type": "WordPiece",
-            "unk_token": unk,
-            "continuing_subword_prefix": PREFIX,
-            "max_input_chars_per_word": LONGEST_WORD,
-            "vocab": dict(vocab),
-        },
+        "model": {**model, "max_input_chars_per_word": LONGEST_WORD, "vocab": dict(vocab)},
     }
 
 
@@ -66,29 +56,14 @@ def byte_bpe(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], *, prefi
 
 def bpe(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> dict[str, Any]:
     """Byte-pair encoding without anything around it."""
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "vocab": dict(vocab),
-        "merges": [[*pair] for pair in merges],
-    }
+    unset = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
+    model = {"type": "BPE", **unset, "fuse_unk": False, "byte_fallback": False}
+    return {**model, "vocab": dict(vocab), "merges": [[*pair] for pair in merges]}
 
 
 def frame() -> dict[str, Any]:
     """A tokenizer.json without steps and special tokens."""
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "post_processor": None,
-    }
+    return dict(version="1.0", truncation=None, padding=None, added_tokens=[], normalizer=None, post_processor=None)
 
 
 def added(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -130,23 +105,12 @@ def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
         begins = np.ones(len(names), bool)
     prefix = _step(tree, "Metaspace") or level or {}
     prefixed = bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never"))
-    backend = _Pipeline(
-        library,
-        names,
-        unknown=options["roles"].get("unk"),
-        words=words,
-        cut=words or (level is not None and not level["add_prefix_space"]),
-        lossless=_is_lossless(tree),
-    )
+    roles, sentinels = options["roles"], options["sentinels"]
+    cut = words or (level is not None and not level["add_prefix_space"])
+    backend = _Pipeline(library, names, unknown=roles.get("unk"), words=words, cut=cut, lossless=_is_lossless(tree))
+    known = vocabulary(names, texts, special=special, starts_word=begins, prefix_space=prefixed)
     return Tokenizer(
-        kind,
-        content,
-        options,
-        file=FILE,
-        roles=options["roles"],
-        sentinels=options["sentinels"],
-        vocabulary=vocabulary(names, texts, special=special, starts_word=begins, prefix_space=prefixed),
-        backend=backend,
+        kind, content, options, file=FILE, roles=roles, sentinels=sentinels, vocabulary=known, backend=backend
     )
 
 

@@ -7,6 +7,7 @@ error says how far it is; `estimates` reads that.
 from __future__ import annotations
 
 import collections
+import io
 import json
 import re
 import sys
@@ -67,11 +68,10 @@ def _limited(pieces: list[str]) -> list[str]:
 
 
 def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, aloud: bool) -> bytes:
-    import io
-
     import sentencepiece as library
 
-    model = io.BytesIO()
+    model, ids = io.BytesIO(), {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
+    pieces: dict[str, Any] = {f"{role}_piece": SPECIALS[token] for role, token in ids.items()}
     library.SentencePieceTrainer.train(
         sentence_iterator=_read(lines, aloud),
         model_writer=model,
@@ -85,14 +85,8 @@ def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, aloud: 
         allow_whitespace_only_pieces=True,
         byte_fallback=True,
         max_sentence_length=4 * _LINE,
-        pad_id=PAD,
-        unk_id=UNK,
-        bos_id=BOS,
-        eos_id=EOS,
-        pad_piece=SPECIALS[PAD],
-        unk_piece=SPECIALS[UNK],
-        bos_piece=SPECIALS[BOS],
-        eos_piece=SPECIALS[EOS],
+        **{f"{role}_id": token for role, token in ids.items()},
+        **pieces,
         # Control symbols are never found in text, unlike user-defined ones.
         control_symbols=list(SPECIALS[CLS:]),
         unk_surface=UNKNOWN,
@@ -134,8 +128,7 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lea
         config,
         _read(texts, aloud),
         aloud,
-        normalizer=library.normalizer,
-        pre_tokenizer=library.pre_tokenizer,
+        library,
         special_tokens=[*SPECIALS, *alphabet, *inner],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
@@ -187,7 +180,7 @@ def byte_bpe(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lear
         # With their line breaks, which texts have.
         (f"{part}\n" for part in _read([part for line in lines for part in parts(line, _LINE)], aloud)),
         aloud,
-        pre_tokenizer=library.pre_tokenizer,
+        library,
         special_tokens=list(SPECIALS),
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
     )
@@ -195,22 +188,17 @@ def byte_bpe(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lear
     return _finished(tree, len(model["vocab"]), config.sentinels)
 
 
-def _merged(
-    config: TokenizerConfig,
-    texts: Iterator[str],
-    aloud: bool,
-    *,
-    pre_tokenizer: Any,
-    normalizer: Any = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Vocabulary and merges of the pairs that are most frequent; WordPiece's trainer does the same in silence."""
+def _merged(config: TokenizerConfig, texts: Iterator[str], aloud: bool, steps: Any, **options: Any) -> dict[str, Any]:
+    """Vocabulary and merges of the pairs that are most frequent; WordPiece's trainer does the same in silence.
+
+    `steps` is a tokenizer whose normalizer, if any, and pre-tokenizer come first.
+    """
     import tokenizers
 
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
-    library.pre_tokenizer = pre_tokenizer
-    if normalizer is not None:
-        library.normalizer = normalizer
+    library.pre_tokenizer = steps.pre_tokenizer
+    if steps.normalizer is not None:
+        library.normalizer = steps.normalizer
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=config.wanted - config.sentinels,
         min_frequency=_SEEN,

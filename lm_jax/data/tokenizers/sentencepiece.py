@@ -50,19 +50,14 @@ def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
     for name, index in options["added"].items():
         names[index] = name
     texts = _texts(names, kinds.tolist())
-    normaliser = proto.normalizer_spec
     special = np.isin(kinds, (_UNKNOWN, _CONTROL, _UNUSED))
     # As everywhere here; sentencepiece's own is " ⁇ ", which a text may say.
     proto.trainer_spec.unk_surface = UNKNOWN
+    backend = _Foreign(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto)
+    known = vocabulary(names, texts, special=special, prefix_space=proto.normalizer_spec.add_dummy_prefix)
+    roles, sentinels = options["roles"], options["sentinels"]
     return Tokenizer(
-        kind,
-        content,
-        options,
-        file=FILE,
-        roles=options["roles"],
-        sentinels=options["sentinels"],
-        vocabulary=vocabulary(names, texts, special=special, prefix_space=normaliser.add_dummy_prefix),
-        backend=_Foreign(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto),
+        kind, content, options, file=FILE, roles=roles, sentinels=sentinels, vocabulary=known, backend=backend
     )
 
 
