@@ -162,7 +162,15 @@ def generate(
     if not sources:
         return []
     ends = [-1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
-    limits = _limits(vocab, forbidden, forbidden_first, pad=pad, ends=ends, first=first, last=last, most=max_tokens)
+    limits = Limits(
+        allowed=jnp.asarray(rectangles.allowed(forbidden, vocab)),
+        allowed_first=jnp.asarray(rectangles.allowed([*forbidden, *forbidden_first], vocab)),
+        pad=jnp.int32(pad),
+        ends=jnp.asarray(ends, jnp.int32),
+        first=jnp.int32(-1 if first is None else first),
+        last=jnp.int32(-1 if last is None else last),
+        most=jnp.int32(max_tokens),
+    )
     count = rectangles.divisible(len(sources), layout)
     inputs = _inputs(module, sources, count, max_tokens, pad, bos, pad if start is None else start)
     forced = bool(forbidden_first) or first is not None or last is not None
@@ -181,29 +189,6 @@ def generate(
         if np.asarray(progress.finished).all():
             break
     return _results(progress, len(sources))
-
-
-def _limits(
-    vocab: int,
-    forbidden: Sequence[int],
-    forbidden_first: Sequence[int],
-    *,
-    pad: int,
-    ends: Sequence[int],
-    first: int | None,
-    last: int | None,
-    most: int,
-) -> Limits:
-    """What may be written, as arrays."""
-    return Limits(
-        allowed=jnp.asarray(rectangles.allowed(forbidden, vocab)),
-        allowed_first=jnp.asarray(rectangles.allowed([*forbidden, *forbidden_first], vocab)),
-        pad=jnp.int32(pad),
-        ends=jnp.asarray(ends, jnp.int32),
-        first=jnp.int32(-1 if first is None else first),
-        last=jnp.int32(-1 if last is None else last),
-        most=jnp.int32(most),
-    )
 
 
 def _inputs(

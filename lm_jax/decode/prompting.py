@@ -123,10 +123,7 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, token
 
 
 def readable(
-    tokenizer: Tokenizer,
-    prompt: Sequence[int] | np.ndarray,
-    tokens: Sequence[int] | np.ndarray,
-    shown: str = "",
+    tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray, shown: str = ""
 ) -> str:
     """What to print of a text that is still being written, after `shown`.
 

@@ -88,10 +88,7 @@ def row_keys(seed: int | Integer[Array, ""], rows: int) -> Key[Array, " batch"]:
 
 
 def draw(
-    logits: Float[Array, "batch vocab"],
-    keys: Key[Array, " batch"],
-    step: int | Int[Array, ""],
-    config: SamplingConfig,
+    logits: Float[Array, "batch vocab"], keys: Key[Array, " batch"], step: int | Int[Array, ""], config: SamplingConfig
 ) -> Int[Array, " batch"]:
     """The next token of each row.
 

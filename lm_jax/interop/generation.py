@@ -35,7 +35,8 @@ def read(source: Path, tree: Mapping[str, Any], starts: str = "") -> tuple[dict[
       tree: its config.json.
       starts: the family's own name of the id that a decoder starts from.
     """
-    said = _said(source) or tree
+    file = source / FILE
+    said = (document.parsed(file) if file.is_file() else None) or tree
     get = lambda *names: next((said[name] for name in names if said.get(name) is not None), None)
     ends = get("eos_token_id")
     bad = get("bad_words_ids") or []
@@ -56,11 +57,6 @@ def read(source: Path, tree: Mapping[str, Any], starts: str = "") -> tuple[dict[
     }
     # -1 is how old files say none.
     return {name: _positive(value) for name, value in fields.items()}, unused
-
-
-def _said(source: Path) -> dict[str, Any] | None:
-    path = source / FILE
-    return document.parsed(path) if path.is_file() else None
 
 
 def _one(value: Any) -> Any:

@@ -20,12 +20,8 @@ from lm_jax.models.feedforward.dense import ACTIVATIONS
 # Labels that do not count.
 IGNORED = -100
 # What follows the family in a class's name.
-ANSWERS, TOKENS, ROWS, DETECTS = (
-    "ForQuestionAnswering",
-    "ForTokenClassification",
-    "ForSequenceClassification",
-    "ForPreTraining",
-)
+ANSWERS, TOKENS = "ForQuestionAnswering", "ForTokenClassification"
+ROWS, DETECTS = "ForSequenceClassification", "ForPreTraining"
 
 # Classes whose logits are of the next token; XLNet's are of the tokens that it was asked for.
 SHIFTED = re.compile(r"CausalLM$|(?<!XLNet)LMHeadModel$")

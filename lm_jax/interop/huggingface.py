@@ -104,8 +104,9 @@ class Checkpoint:
         return {path: jnp.asarray(self._read(rule, index)) for rule in rules for index, path in enumerate(rule.ours)}
 
     def _leaf(self, parts: list[tuple[Rule, int]], shape: Any) -> np.ndarray:
-        if not _stacked(parts[0]):
-            return self._read(*parts[0])
+        rule, index = parts[0]
+        if not _LAYER.fullmatch(rule.ours[index]):
+            return self._read(rule, index)
         leaf = np.empty(shape.shape, np.float32)
         for row, part in enumerate(parts):
             leaf[row] = self._read(*part)
@@ -114,11 +115,6 @@ class Checkpoint:
     def _read(self, rule: Rule, index: int) -> np.ndarray:
         # A copy: jax may take over the memory of an array, and this one must not be a file's.
         return np.array(rule.load(*(self.entries[name].read() for name in rule.theirs))[index], np.float32, order="C")
-
-
-def _stacked(part: tuple[Rule, int]) -> bool:
-    rule, index = part
-    return _LAYER.fullmatch(rule.ours[index]) is not None
 
 
 def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> Checkpoint:
@@ -190,9 +186,8 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
 
 def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
     """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
-    module = transformer.build(config)
-    model = of_module(module)
-    return module, model.shapes, model.axes
+    model = of_module(transformer.build(config))
+    return model.module, model.shapes, model.axes
 
 
 def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Family, shapes: dict[str, Any]) -> None:
@@ -205,7 +200,7 @@ def _check(path: Path, rules: Rules, entries: Mapping[str, Entry], family: Famil
     ]
     problems = [f"{_few(missing)} missing"] if missing else []
     problems += [f"{_few(extra)} unexpected"] if extra else []
-    problems += [f"{_few(shaped)}"] if shaped else []
+    problems += [_few(shaped)] if shaped else []
     if problems:
         raise InputError(
             f"the tensors of {path} are not those that its {document.CONFIG} describes: {'; '.join(problems)}; the "

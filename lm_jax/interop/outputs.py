@@ -191,11 +191,8 @@ def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, la
     if getattr(checkpoint.config, "pair_classes", 0):
         shown["pair"] = module.pair_logits(last[:, 0])
         # The pooler alone is the first half of the pair head.
-        pooler = params["pair"]["pooler"]
-        activation = getattr(checkpoint.config, "pair_activation", "tanh")
-        shown["pooled"] = heads.pooled(
-            {f"extra/pooler/{part}": array for part, array in pooler.items()}, last, activation
-        )
+        pooler = {f"extra/pooler/{part}": array for part, array in params["pair"]["pooler"].items()}
+        shown["pooled"] = heads.pooled(pooler, last, getattr(checkpoint.config, "pair_activation", "tanh"))
     if "extra/pooler/kernel" in extra:
         shown["pooled"] = heads.pooled(extra, last)
     if checkpoint.head is not None:

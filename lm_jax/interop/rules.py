@@ -175,36 +175,14 @@ def joined(parts: Sequence[Any], axis: int) -> Any:
     return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis)
 
 
-def _same(array: Any) -> tuple[Any]:
-    return (array,)
-
-
-def _turn(array: Any) -> tuple[Any]:
-    return (array.T,)
-
-
-def _first_row(array: Any) -> tuple[Any]:
-    return (array[0],)
-
-
-def _as_row(array: Any) -> tuple[Any]:
-    return (array.reshape(1, -1),)
-
-
-def _heads_in(count: int, array: Any) -> tuple[Any]:
-    return (array.T.reshape(array.shape[1], count, -1),)
-
-
-def _heads_in_back(array: Any) -> tuple[Any]:
-    return (array.reshape(array.shape[0], -1).T,)
-
-
-def _split_heads(count: int, array: Any) -> tuple[Any]:
-    return (array.reshape(count, -1),)
-
-
-def _join_heads(array: Any) -> tuple[Any]:
-    return (array.reshape(-1),)
+_same: Change = lambda array: (array,)
+_turn: Change = lambda array: (array.T,)
+_first_row: Change = lambda array: (array[0],)
+_as_row: Change = lambda array: (array.reshape(1, -1),)
+_heads_in: Change = lambda count, array: (array.T.reshape(array.shape[1], count, -1),)
+_heads_in_back: Change = lambda array: (array.reshape(array.shape[0], -1).T,)
+_split_heads: Change = lambda count, array: (array.reshape(count, -1),)
+_join_heads: Change = lambda array: (array.reshape(-1),)
 
 
 def _heads_out(count: int, turn: bool, array: Any) -> tuple[Any]:

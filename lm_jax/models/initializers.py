@@ -13,10 +13,8 @@ from lm_jax.core.config import lookup
 from lm_jax.models.config import InitConfig
 
 Initializer = Callable[..., jax.Array]
-
-
-def _normal(stddev: float, fan_in: int, fan_out: int) -> Initializer:
-    return jax.nn.initializers.normal(stddev)
+# (standard deviation, fan in, fan out) -> initializer
+Scheme = Callable[[float, int, int], Initializer]
 
 
 def _truncated_normal(stddev: float, fan_in: int, fan_out: int) -> Initializer:
@@ -33,17 +31,14 @@ def _xavier_uniform(stddev: float, fan_in: int, fan_out: int) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
-def _fan_in(stddev: float, fan_in: int, fan_out: int) -> Initializer:
-    return jax.nn.initializers.normal(fan_in**-0.5)
-
-
 def _small(stddev: float, fan_in: int, fan_out: int) -> Initializer:
     """SmallInit (Nguyen and Salazar 2019, arXiv:1910.05895, section 2.2): as Xavier draws a matrix of d x 4 d."""
     return jax.nn.initializers.normal((2 / (5 * min(fan_in, fan_out))) ** 0.5)
 
 
-SCHEMES = {
-    "normal": _normal,
+_fan_in: Scheme = lambda stddev, fan_in, fan_out: jax.nn.initializers.normal(fan_in**-0.5)
+SCHEMES: dict[str, Scheme] = {
+    "normal": lambda stddev, fan_in, fan_out: jax.nn.initializers.normal(stddev),
     "truncated_normal": _truncated_normal,
     "xavier_uniform": _xavier_uniform,
     "fan_in": _fan_in,

@@ -94,8 +94,7 @@ class Transformer(nn.Module):
         x = x if inputs.targets is None else x[:, inputs.tokens.shape[1] :]
         x = self.final_norm(x) if config.final_norm else x
         if isinstance(cache, Past):
-            held = jax.tree.map(functools.partial(recurrence.kept, config.memory), cache.layers, layers)
-            after = Past(layers=held)
+            after = Past(jax.tree.map(functools.partial(recurrence.kept, config.memory), cache.layers, layers))
         else:
             after = _advance(cache, layers, inputs)
         shown, written = shown if show else None, self.readout(x) if logits else None
@@ -122,9 +121,7 @@ class Transformer(nn.Module):
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
         """Room for `slots` tokens of `batch` rows."""
-        config = self.config
-        layers = empty_cache(config.stack, batch, slots, 0, config.embed.width, jnp.dtype(config.dtype))
-        return _cache(layers, batch, slots)
+        return _cache(self.config, self.config.stack, batch, slots, 0)
 
     def empty_past(self, batch: int, length: int = 0) -> Past:
         """What stands before the first tokens of a text: `length` states of zeros."""
@@ -149,8 +146,7 @@ class EncoderDecoder(nn.Module):
         if config.final_norm:
             self.encoder_norm = Norm(config.norm)
             self.decoder_norm = Norm(config.norm)
-        vocab = _decoder_embed(config).vocab or 0
-        self.head = Readout(config.readout, config.norm, config.init, dtype, vocab)
+        self.head = Readout(config.readout, config.norm, config.init, dtype, _decoder_embed(config).vocab or 0)
         # T5 drops also what leaves a stack (Raffel et al. 2020, section 3.1.2), at the rate of its embeddings.
         self.drop = nn.Dropout(config.embed.dropout)
 
@@ -213,9 +209,7 @@ class EncoderDecoder(nn.Module):
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
         """Room for `slots` tokens of `batch` rows that attend to `source` tokens of the encoder."""
-        config = self.config
-        layers = empty_cache(config.decoder, batch, slots, source, config.embed.width, jnp.dtype(config.dtype))
-        return _cache(layers, batch, slots)
+        return _cache(self.config, self.config.decoder, batch, slots, source)
 
 
 def _decoder_embed(config: EncoderDecoderConfig) -> EmbedConfig:
@@ -247,13 +241,7 @@ def _balance(stack: StackConfig, shown: Shown | None, inputs: Inputs, train: boo
 
 
 def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
-    """The cache with this call's positions and segments written, and where queries and keys stand.
-
-    Args:
-      inputs: the call's.
-      cache: a cache, a past or none.
-      typed: whether attention tells token types apart.
-    """
+    """The cache (or past) with this call's positions and segments written, and where queries and keys stand."""
     if not isinstance(cache, Cache):
         places, types = inputs.positions, inputs.types if typed else None
         if inputs.visible is not None and places is not None:
@@ -301,6 +289,7 @@ def _advance(cache: Cache | None, layers: object, inputs: Inputs) -> Cache | Non
     return cache.replace(index=cache.index + inputs.tokens.shape[1], layers=layers)  # type: ignore[attr-defined]
 
 
-def _cache(layers: object, batch: int, slots: int) -> Cache:
+def _cache(config: ModelConfig, stack: StackConfig, batch: int, slots: int, source: int) -> Cache:
+    layers = empty_cache(stack, batch, slots, source, config.embed.width, jnp.dtype(config.dtype))
     empty = jnp.zeros((batch, slots), jnp.int32)
     return Cache(index=jnp.zeros((), jnp.int32), positions=empty, segments=empty, layers=layers)

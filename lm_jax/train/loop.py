@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import signal
 import threading
@@ -141,9 +142,8 @@ class Trainer:
                 pending = sums
                 self.tick(step)
                 last = step == self.steps or stopped.is_set()
-                logs, evaluates, saves = (
-                    last or _due(step, n) for n in (self.log_every, self.evaluate_every, self.save_every)
-                )
+                intervals = self.log_every, self.evaluate_every, self.save_every
+                logs, evaluates, saves = (last or (every > 0 and step % every == 0) for every in intervals)
                 if logs or evaluates or saves:
                     window.append(self._checked(step, pending))
                     pending = None
@@ -170,18 +170,11 @@ class Trainer:
         return sums
 
     def _report(self, step: int, updates: int, window: list[Sums]) -> None:
-        total: Sums = {}
-        for sums in window:
-            total = add(total, sums)
-        values = means(total)
+        values = means(functools.reduce(add, window, {}))
         self.report(step, updates, {"loss": self._loss(values), **{k: v for k, v in values.items() if k != "loss"}})
 
     def _loss(self, values: dict[str, float]) -> float:
         return sum(values[term] for term in self.terms)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 class _stop_signals:  # noqa: N801

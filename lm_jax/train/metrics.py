@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError
+from lm_jax.data import atomic
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +63,7 @@ def cut(path: str | os.PathLike, step: int) -> int:
     kept = [line for line, entry in _entries(path) if entry["step"] <= step]
     with open(path, "rb") as file:
         before = sum(1 for _ in file)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic.write_bytes(path, b"".join(kept))
     return before - len(kept)
 
 

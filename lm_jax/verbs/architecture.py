@@ -91,10 +91,7 @@ def _cache_bytes(config: Any, model: Model) -> dict[str, int] | None:
     if config.kind == "encoder":
         return None
     module = model.module.clone(config=dataclasses.replace(model.module.config, dtype="bfloat16"))
-
-    def held(slots: int, source: int) -> int:
-        return size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
-
+    held = lambda slots, source: size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
     one = held(1, 1)
     written = {"token": held(2, 1) - one}
     return {**written, "source_token": held(1, 2) - one} if config.kind == "encoder_decoder" else written

@@ -64,17 +64,12 @@ def run(request: Request) -> int:
 
 def _presets() -> dict[str, Any]:
     """Every preset's paper and sizes; parameters are those with the released vocabulary, None for sizes of our own."""
-    counts = {name: PARAMETERS.get(name, {}) for name in PRESETS}
-    return {
-        name: {
-            "paper": preset.paper,
-            "sizes": {
-                size: {"parameters": counts[name].get(size), "vocabulary": preset.vocabulary(size)}
-                for size in preset.sizes
-            },
-        }
-        for name, preset in PRESETS.items()
-    }
+    presets = {}
+    for name, preset in PRESETS.items():
+        counts = PARAMETERS.get(name, {})
+        sizes = {size: {"parameters": counts.get(size), "vocabulary": preset.vocabulary(size)} for size in preset.sizes}
+        presets[name] = {"paper": preset.paper, "sizes": sizes}
+    return presets
 
 
 def _size(name: str, parameters: int | None) -> str:

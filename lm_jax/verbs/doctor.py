@@ -39,9 +39,8 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
       devices: what jax sees, `platform:id kind` each.
       cache: where lm_jax keeps corpora and compiled programs.
     """
-    gpu = machines.nvidia(machine)
-    packages = machines.requirements(machine)
-    plugins = machines.plugins(machine)
+    gpu, tpu = machines.nvidia(machine), machines.has_tpu(machine)
+    packages, plugins = machines.requirements(machine), machines.plugins(machine)
     return {
         "python": platform.python_version(),
         "interpreter": sys.executable,
@@ -52,11 +51,11 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
         "plugins": {need.name: dataclasses.asdict(need) for need in plugins},
         "devices": list(devices),
         "nvidia": dataclasses.asdict(gpu) if gpu else None,
-        "tpu": machines.has_tpu(machine),
+        "tpu": tpu,
         "recipes": str(recipe_folder()),
         "cache": str(cache),
         "problems": [
-            *_package_problems(packages, plugins, machines.has_tpu(machine)),
+            *_package_problems(packages, plugins, tpu),
             *_device_problems(machine, devices),
             *_storage_problems(machine, cache),
         ],
@@ -65,11 +64,10 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
 
 def describe(facts: dict[str, Any]) -> str:
     """The facts for a reader."""
-    memory = facts["memory"]
     lines = [
         f"python     {facts['python']} ({facts['interpreter']})",
         f"platform   {facts['platform']}, {facts['cores']} cores, "
-        + ", ".join(f"{size / 2**30:.1f} GiB {name}" for name, size in memory.items()),
+        + ", ".join(f"{size / 2**30:.1f} GiB {name}" for name, size in facts["memory"].items()),
     ]
     for need in [*facts["versions"].values(), *facts["plugins"].values()]:
         status = "ok" if need["supported"] else "MISSING" if need["version"] is None else "NOT SUPPORTED"
@@ -149,8 +147,7 @@ def _storage_problems(machine: Machine, cache: Path) -> list[str]:
     problems = []
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
-            pass
+        tempfile.TemporaryFile(dir=cache).close()
         free = shutil.disk_usage(cache).free
         if free < 1 << 30:
             problems.append(
@@ -158,8 +155,7 @@ def _storage_problems(machine: Machine, cache: Path) -> list[str]:
             )
     except OSError as error:
         problems.append(f"{cache} cannot be written ({error.strerror}): set LM_JAX_CACHE to a directory that can")
-    memory = machines.memory(machine)
-    least = min(memory.values(), default=LITTLE_MEMORY)
+    least = min(machines.memory(machine).values(), default=LITTLE_MEMORY)
     if least < LITTLE_MEMORY:
         problems.append(f"{least / 2**30:.1f} GiB of memory are left: end what else runs, or take a larger machine")
     return problems

@@ -24,7 +24,7 @@ from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
 from lm_jax.interop import generation, huggingface, positions, safetensors
 from lm_jax.interop.settings import Settings
-from lm_jax.models.config import ModelConfig, TransformerConfig
+from lm_jax.models.config import TransformerConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
 from lm_jax.verbs.generate import MOST_TOKENS
@@ -174,10 +174,10 @@ def _has_tokenizer(folder: Path) -> bool:
 def _write_tokenizer(exp: Experiment, output: Path, *, came: bool) -> None:
     """The tokenizer as others read it; `came` as ours, beside an imported checkpoint, also as it came."""
     tokenizer, config = exp.tokenizer, exp.product.module.config
+    # Whether the model tells the two texts of a pair apart.
+    types = config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
     try:
-        written = interchange.files(
-            tokenizer, config.kind, types=_typed(config), longest=_longest(exp), around=_around(exp)
-        )
+        written = interchange.files(tokenizer, config.kind, types=types, longest=_longest(exp), around=_around(exp))
     except InputError:
         # `_notes` says so.
         written = {}
@@ -209,11 +209,6 @@ def _generation(exp: Experiment) -> dict[str, Any]:
         most=MOST_TOKENS,
     )
     return {**defaults, **generation.written(conventions)}
-
-
-def _typed(config: ModelConfig) -> bool:
-    """Whether a model tells the two texts of a pair apart."""
-    return config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
 
 
 def _longest(exp: Experiment) -> int | None:

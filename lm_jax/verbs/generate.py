@@ -101,11 +101,9 @@ def _about(exp: Experiment, prompt: np.ndarray, tokens: Any) -> dict[str, Any]:
     about = {"prompt_ids": [int(one) for one in prompt], "tokens": [int(one) for one in tokens]}
     if exp.tokenizer.kind == tokenizers.IDS:
         return about
-    follows = exp.config.model.kind == "decoder"
-    read = (
-        prompting.continuation(exp.tokenizer, about["prompt_ids"], tokens) if follows else exp.tokenizer.decode(tokens)
-    )
-    return {**about, "text": read}
+    if exp.config.model.kind == "decoder":
+        return {**about, "text": prompting.continuation(exp.tokenizer, about["prompt_ids"], tokens)}
+    return {**about, "text": exp.tokenizer.decode(tokens)}
 
 
 def _say_ids(about: dict[str, Any]) -> None:
@@ -138,12 +136,7 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
             "--prompt='...'"
         )
     made = generate(
-        exp.product.module,
-        params,
-        rows,
-        forbidden=_forbidden(exp),
-        on_tokens=show if streams else None,
-        **settings,
+        exp.product.module, params, rows, forbidden=_forbidden(exp), on_tokens=show if streams else None, **settings
     )
     if streams:
         print()
@@ -203,14 +196,7 @@ def _fill(request: Request, exp: Experiment, params: Params, prompts: list[Promp
     forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab or 0)
     top = request.top_k or SHOWN_FILLERS
     made = fill(
-        exp.product.module,
-        params,
-        rows,
-        mask=mask,
-        pad=exp.padding,
-        top=top,
-        forbidden=forbidden,
-        layout=exp.layout,
+        exp.product.module, params, rows, mask=mask, pad=exp.padding, top=top, forbidden=forbidden, layout=exp.layout
     )
     answers = []
     for prompt, row, masks in zip(prompts, rows, made, strict=True):

@@ -121,12 +121,10 @@ def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.T
             f"the tokenizer of {where} has {tokenizer.vocab_size:,} ids, and the model's table {rows:,} rows; name the "
             f"model's own with --tokenizer=PATH, or do without with {without}"
         )
-    notes = [
-        "text keeps its case, for vocab.txt has upper case (do_lower_case in a tokenizer_config.json says otherwise)"
-    ]
+    kept = "text keeps its case, for vocab.txt has upper case (do_lower_case in a tokenizer_config.json says otherwise)"
     beyond = [f"{tokenizer.piece(token)} ({token})" for token in range(rows, tokenizer.vocab_size)]
     missing = f"the model's table has no row for {', '.join(beyond[:5])}: text that needs one is refused"
-    return tokenizer, (*(notes if cased else ()), *((missing,) if beyond else ()))
+    return tokenizer, (*((kept,) if cased else ()), *((missing,) if beyond else ()))
 
 
 def _roles(checkpoint: Checkpoint) -> dict[str, int]:
@@ -143,14 +141,7 @@ def _roles(checkpoint: Checkpoint) -> dict[str, int]:
 def _conventions(
     source: Path, where: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
 ) -> tuple[ConventionsConfig, list[str]]:
-    """What the model expects around its text, and which of its settings are not used.
-
-    Args:
-      source: the checkpoint's directory.
-      where: the tokenizer's; None where ids come as they are.
-      checkpoint: the checkpoint.
-      tokenizer: its tokenizer.
-    """
+    """What the model expects around its text (`where` None: bare ids), and which of its settings are not used."""
     family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
     prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
     fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)

@@ -22,10 +22,9 @@ GOOGLE = "0x1ae0"  # PCI vendor
 def run(command: Sequence[str]) -> str:
     """What a command prints; nothing when it fails or takes long."""
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
-    return ended.stdout
 
 
 def installed(package: str) -> str | None:
@@ -121,9 +120,8 @@ def cuda(gpu: Nvidia) -> tuple[str, str]:
 
 def has_tpu(machine: Machine) -> bool:
     """Whether this is a TPU VM: by its devices or by the environment of a TPU VM or of a Kubernetes TPU node."""
-    if any(machine.environ.get(name) for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE")):
-        return True
-    if list((machine.root / "dev").glob("accel[0-9]*")):
+    named = any(machine.environ.get(name) for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE"))
+    if named or list((machine.root / "dev").glob("accel[0-9]*")):
         return True
     # vfio alone may be any device that is handed through.
     vendors = (machine.root / "sys/bus/pci/devices").glob("*/vendor")

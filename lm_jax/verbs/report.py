@@ -157,11 +157,9 @@ def _held_out(exp: Any) -> str:
 def _held(exp: Any) -> float:
     """Megabytes of parameters that one device holds."""
     models = described(exp)
-    shardings, leaves = (
-        jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes)),
-        jax.tree.leaves(models.shapes),
-    )
-    shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in zip(leaves, shardings, strict=True))
+    shardings = jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes))
+    leaves = zip(jax.tree.leaves(models.shapes), shardings, strict=True)
+    shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in leaves)
     return sum(4 * math.prod(shape) for shape in shards) / 1e6
 
 

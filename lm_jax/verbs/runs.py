@@ -35,9 +35,8 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
     if not exp.objective.carry.shared:
         return step, Weights(params, frozen)
     like = {"carry": {"shared": exp.state_like.carry.shared}}
-    return step, Weights(
-        params, frozen, checkpointer.restore(like, step, where="carry/shared/.*")[0]["carry"]["shared"]
-    )
+    restored, _ = checkpointer.restore(like, step, where="carry/shared/.*")
+    return step, Weights(params, frozen, restored["carry"]["shared"])
 
 
 def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:

@@ -72,15 +72,8 @@ def segments(config: StackConfig) -> tuple[Segment, ...]:
     while start < len(stack):
         period, repeat = _longest(stack, start, config.share.layers if shared else 0)
         turn = stack[start : start + period]
-        found.append(
-            Segment(
-                start=start,
-                repeat=repeat,
-                kinds=tuple(layer.kind for layer in turn),
-                owners=tuple(layer.owner for layer in turn),
-                shared=shared,
-            )
-        )
+        kinds, owners = tuple(layer.kind for layer in turn), tuple(layer.owner for layer in turn)
+        found.append(Segment(start=start, repeat=repeat, kinds=kinds, owners=owners, shared=shared))
         start += period * repeat
     return tuple(found)
 

@@ -38,20 +38,9 @@ def blockwise(
         first, last = visibility.mask.reach(start, stop, keys) if visibility.counted else (0, keys)
         # Masks that have no key in common reach none: one key stays, which nobody may see.
         first = min(first, keys - 1)
-        part = slice(first, max(last, first + 1))
-        mixed.append(
-            attend(
-                q[:, :, start:stop],
-                k[:, :, part],
-                v[:, :, part],
-                visibility,
-                slice(start, stop),
-                part,
-                None if bias is None else bias[:, :, start:stop, part],
-                slopes,
-                softcap,
-                dropout,
-                None if key is None else jax.random.fold_in(key, start),
-            )
-        )
+        asked, part = slice(start, stop), slice(first, max(last, first + 1))
+        query, seen, values = q[:, :, asked], k[:, :, part], v[:, :, part]
+        added = None if bias is None else bias[:, :, asked, part]
+        drop = None if key is None else jax.random.fold_in(key, start)
+        mixed.append(attend(query, seen, values, visibility, asked, part, added, slopes, softcap, dropout, drop))
     return jnp.concatenate(mixed, axis=2)
