@@ -140,7 +140,7 @@ def _start(stderr: int | None) -> subprocess.Popen[bytes]:
     # The caller may have found the package through a path that the environment does not name.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
-        [sys.executable, "-c", "from lm_jax.data.workers import serve; serve()"],
+        [sys.executable, "-c", f"from lm_jax.data.workers import serve; serve({os.getpid()})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -148,11 +148,11 @@ def _start(stderr: int | None) -> subprocess.Popen[bytes]:
     )
 
 
-def serve() -> None:
-    """The worker's side: jobs from standard input, results to standard output, until the input ends."""
+def serve(parent: int) -> None:
+    """The worker's side: jobs of process `parent` from standard input, results to standard output, to the end."""
     # Ctrl-C reaches the whole terminal; the parent decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    _die_with_parent(parent)
     jobs, results = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # What a library prints must not end up between the results.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -176,7 +176,10 @@ def serve() -> None:
             return
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Has Linux kill this process when the thread that started it ends, which waits for each result."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended while this process was still starting, before the system was told.
+        sys.exit()

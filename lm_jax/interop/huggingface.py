@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.core.trees import named_leaves
+from lm_jax.core.trees import Params, named_leaves
 from lm_jax.interop import document, fields, guess, heads, naming, safetensors
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import Head
@@ -70,8 +70,8 @@ class Checkpoint:
     tree: dict[str, Any]
     config: ModelConfig
     module: Any
-    shapes: Any
-    axes: Any
+    shapes: Params
+    axes: Params
     rules: Rules
     entries: Mapping[str, Entry]
     spelled: Mapping[str, str]
@@ -184,7 +184,7 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
     return checkpoint.module, checkpoint.params(layout)
 
 
-def describe(config: ModelConfig) -> tuple[Any, Any, Any]:
+def describe(config: ModelConfig) -> tuple[Any, Params, Params]:
     """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
     model = of_module(transformer.build(config))
     return model.module, model.shapes, model.axes
@@ -219,7 +219,7 @@ def stacks(config: ModelConfig) -> dict[str, Any]:
     return {"stack": config.stack}
 
 
-def places(config: ModelConfig, shapes: Any) -> dict[str, tuple[str, int]]:
+def places(config: ModelConfig, shapes: Params) -> dict[str, tuple[str, int]]:
     """`stack/3` to the path that holds layer 3's parameters and their row there, for every set of parameters."""
     found = {}
     for name, stack in stacks(config).items():
@@ -239,7 +239,7 @@ def _place(where: Mapping[str, tuple[str, int]], path: str) -> tuple[str, int | 
     return f"{prefix}/{found[3]}", rank
 
 
-def sources(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, list[tuple[Rule, int]]]:
+def sources(rules: Rules, config: ModelConfig, shapes: Params) -> dict[str, list[tuple[Rule, int]]]:
     """For every leaf of ours the rules that fill its rows, and which of a rule's results each takes."""
     where = places(config, shapes)
     found: dict[str, dict[int, tuple[Rule, int]]] = {}
@@ -254,7 +254,7 @@ def sources(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, list[tu
     return filled
 
 
-def expected(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, tuple[int, ...]]:
+def expected(rules: Rules, config: ModelConfig, shapes: Params) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of theirs, from those of our parameters."""
     where, leaves = places(config, shapes), dict(named_leaves(shapes))
 
@@ -278,7 +278,7 @@ def expected(rules: Rules, config: ModelConfig, shapes: Any) -> dict[str, tuple[
 
 
 def to_theirs(
-    rules: Rules, config: ModelConfig, shapes: Any, params: Any, extra: Mapping[str, Any] | None = None
+    rules: Rules, config: ModelConfig, shapes: Params, params: Params, extra: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[Rule, str, Any]]:
     """A tree like our parameters (they themselves, or their gradients) by their names, one tensor at a time."""
     where, leaves = places(config, shapes), dict(named_leaves(params))
@@ -298,7 +298,11 @@ def _near(array: Any) -> Any:
 
 
 def save(
-    directory: Path, tree: Mapping[str, Any], config: ModelConfig, params: Any, extra: Mapping[str, Any] | None = None
+    directory: Path,
+    tree: Mapping[str, Any],
+    config: ModelConfig,
+    params: Params,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json and safetensors: what `load` reads, and what Hugging Face's own classes read.
 
@@ -330,7 +334,7 @@ def save(
     safetensors.replace(directory / document.CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def _tensor(rule: Rule, config: Any, shapes: Any, params: Any, extra: Any, index: int) -> np.ndarray:
+def _tensor(rule: Rule, config: Any, shapes: Params, params: Params, extra: Any, index: int) -> np.ndarray:
     return [array for _, _, array in to_theirs([rule], config, shapes, params, extra)][index]
 
 

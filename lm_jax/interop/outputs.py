@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.interop import heads, naming, tables, xlnet
@@ -65,10 +66,10 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def forward(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays) -> Arrays:
+def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, given: Arrays) -> Arrays:
     """Outputs of a forward pass, and with labels the loss and its gradients."""
 
-    def compute(params: Any, extra: Arrays) -> tuple[Any, Arrays]:
+    def compute(params: Params, extra: Arrays) -> tuple[Any, Arrays]:
         found = trace(checkpoint, params, given)
         written = {"logits": checkpoint.module.bind({"params": params}).readout(found["last"])}
         if checkpoint.config.embed.factor_first and "factor" in params.get("head", {}):
@@ -101,7 +102,7 @@ def _once(function: Callable[..., Any], *args: Any) -> Any:
     return jax.jit(function).lower(*args).compile(options)(*args)
 
 
-def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
+def trace(checkpoint: Checkpoint, params: Params, given: Arrays) -> Arrays:
     """Hidden states and attention probabilities of every layer."""
     config = checkpoint.config
     if isinstance(config, TransformerConfig) and config.two_stream:
@@ -141,7 +142,7 @@ def _balance(checkpoint: Checkpoint, found: Arrays, given: Arrays) -> Any:
     return experts.balance(jnp.stack(logits), cast(TransformerConfig, checkpoint.config).stack.experts.top, mask)
 
 
-def _inputs(checkpoint: Checkpoint, params: Any, given: Arrays) -> Inputs:
+def _inputs(checkpoint: Checkpoint, params: Params, given: Arrays) -> Inputs:
     """The reference's arguments as ours."""
     module, tokens, mask = checkpoint.module.bind({"params": params}), given["input_ids"], given.get("attention_mask")
     # As in the reference, padding sees all that is not padding: the loss of question answering reads its logits.
@@ -184,7 +185,7 @@ def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
     return None if real is None else jnp.where(real, jnp.cumsum(real, -1) - 1, -1).astype(jnp.int32)
 
 
-def _heads(checkpoint: Checkpoint, params: Any, extra: Arrays, given: Arrays, last: Any) -> Arrays:
+def _heads(checkpoint: Checkpoint, params: Params, extra: Arrays, given: Arrays, last: Any) -> Arrays:
     """Logits of the heads that the checkpoint's class has, but for its readout."""
     module, name = checkpoint.module.bind({"params": params}), checkpoint.architecture
     shown: Arrays = {}
@@ -271,7 +272,7 @@ def _gradients(checkpoint: Checkpoint, slopes: Any, extra: Arrays) -> Arrays:
     return {**found, "grad_global_norm": np.float32(squares**0.5)}
 
 
-def continued(checkpoint: Checkpoint, params: Any, inputs: Mapping[str, Any]) -> Arrays:
+def continued(checkpoint: Checkpoint, params: Params, inputs: Mapping[str, Any]) -> Arrays:
     """Greedy continuations, as the reference's `generate` returns them: prompts with their padding, then new tokens."""
     tree, ids = checkpoint.tree, np.asarray(inputs["gen_input_ids"])
     mask = np.asarray(inputs.get("gen_attention_mask", np.ones_like(ids)))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.interop.huggingface import Checkpoint
 from lm_jax.models import transformer
 from lm_jax.models.config import TransformerConfig
@@ -17,7 +18,7 @@ from lm_jax.models.interface import Inputs, Past
 Arrays = dict[str, Any]
 
 
-def trace(checkpoint: Checkpoint, params: Any, given: Arrays) -> Arrays:
+def trace(checkpoint: Checkpoint, params: Params, given: Arrays) -> Arrays:
     """Hidden states, attention probabilities and memories of every layer, of both streams where there are targets.
 
     Args:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from lm_jax.core.trees import named_leaves
+from lm_jax.core.trees import Params, named_leaves
 
 Axes = tuple[str, ...]
 
@@ -19,7 +18,7 @@ TABLES = ("vocab", "position", "types", "places", "buckets")
 FIXED = ("vocab", "classes", "factor")
 
 
-def by_path(axes: Any) -> dict[str, Axes]:
+def by_path(axes: Params) -> dict[str, Axes]:
     """The axes of every parameter of a tree by its path."""
     return dict(named_leaves(axes, is_leaf=lambda node: isinstance(node, tuple)))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from lm_jax.core.trees import named_leaves
+from lm_jax.core.trees import Params, named_leaves
 from lm_jax.models.axes import by_path, is_matrix
 from lm_jax.models.config import AttentionConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.models.stack import segments
 
 
-def training_flops(config: ModelConfig, shapes: Any, axes: Any, *, length: int, read: int, source: int = 0) -> float:
+def training_flops(
+    config: ModelConfig, shapes: Params, axes: Params, *, length: int, read: int, source: int = 0
+) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per pair of tokens and unit.
 
     A weight counts as often as it is used (shared layers), a pair where a window leaves it in reach.
@@ -43,7 +44,7 @@ def training_flops(config: ModelConfig, shapes: Any, axes: Any, *, length: int, 
     return total + 6.0 * length * matrices + _own_pairs(config.stack, width, length)
 
 
-def _weights(shapes: Any, axes: Any, stack: StackConfig | None = None, memory: bool = False) -> float:
+def _weights(shapes: Params, axes: Params, stack: StackConfig | None = None, memory: bool = False) -> float:
     """Weights of the matrices that a token meets, or with `memory` one of the encoder's tokens; no readouts.
 
     Of experts only those count that a token takes.

@@ -7,13 +7,12 @@ hidden matrices, base_width / width, which the optimizer takes from here. Tune a
 
 from __future__ import annotations
 
-from typing import Any
-
+from lm_jax.core.trees import Params
 from lm_jax.models.axes import by_path, is_hidden
 from lm_jax.models.config import ModelConfig
 
 
-def multipliers(config: ModelConfig, axes: Any) -> dict[str, float]:
+def multipliers(config: ModelConfig, axes: Params) -> dict[str, float]:
     """Factors on the learning rate of hidden matrices by path; none unless `init.name` is mup.
 
     Args:

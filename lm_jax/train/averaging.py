@@ -11,10 +11,11 @@ import optax
 from jaxtyping import Array, Int
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
 from lm_jax.train.optimizers import OptimizerConfig
 
 # (average so far, new parameters, new optimizer state, updates made) -> new average
-Average = Callable[[Any, Any, Any, Int[Array, ""]], Any]
+Average = Callable[[Params, Params, Any, Int[Array, ""]], Params]
 
 
 def build(optimizer: OptimizerConfig, ema: float) -> Average | None:
@@ -39,7 +40,7 @@ def exponential(decay: float) -> Average:
     Its decay rises as (1 + updates) / (10 + updates), so that the first draws are soon forgotten.
     """
 
-    def average(before: Any, params: Any, opt_state: Any, updates: Array) -> Any:
+    def average(before: Params, params: Params, opt_state: Any, updates: Array) -> Params:
         kept = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
         return jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), before, params)
 
@@ -49,7 +50,7 @@ def exponential(decay: float) -> Average:
 def schedule_free(interpolation: float) -> Average:
     """The sequence x of Defazio et al. 2024 (arXiv:2405.15682, eq. 6-8), of which training holds y and z."""
 
-    def average(before: Any, params: Any, opt_state: Any, updates: Array) -> Any:
+    def average(before: Params, params: Params, opt_state: Any, updates: Array) -> Params:
         fast = optax.tree.get(opt_state, "z")
         return jax.tree.map(lambda y, z: (y - (1 - interpolation) * z) / interpolation, params, fast)
 

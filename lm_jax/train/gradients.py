@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.sums import Sums
+from lm_jax.core.trees import Params
 from lm_jax.objectives.base import Batch, Carry, Loss
 
-LossFn = Callable[[Any, Batch, jax.Array, Carry], Loss]
+LossFn = Callable[[Params, Batch, jax.Array, Carry], Loss]
 
 
 # (loss, parameters, batch, key, what is kept of its rows) -> gradients, metrics, and what is kept of them. The totals
 # of `loss(params, part of the batch, key, carry)` must add up over parts.
-GradientFn = Callable[[LossFn, Any, Batch, jax.Array, Carry], tuple[Any, Sums, Carry]]
+GradientFn = Callable[[LossFn, Params, Batch, jax.Array, Carry], tuple[Any, Sums, Carry]]
 
 
-def plain(loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
+def plain(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
     """The whole batch at once."""
 
-    def total(params: Any) -> tuple[jax.Array, tuple[Sums, Carry]]:
+    def total(params: Params) -> tuple[jax.Array, tuple[Sums, Carry]]:
         result = loss(params, batch, key, carry)
         return result.total, (result.metrics, result.carry)
 
@@ -42,7 +43,7 @@ def accumulate(parts: int) -> GradientFn:
     cut = lambda tree: jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree)
     joined = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
-    def gradients(loss: LossFn, params: Any, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
+    def gradients(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
         def one(part: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
             batch, rows, key = part
             slopes, sums, after = plain(loss, params, batch, key, Carry(rows=rows, shared=carry.shared))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lm_jax.core.sums import Sum, Sums
+from lm_jax.core.trees import Params
 from lm_jax.objectives.base import Batch, Carry, Loss, Objective, Part
 from lm_jax.objectives.roles import Models
 from lm_jax.train import state as states
@@ -45,7 +45,7 @@ def make_train_step(
         weights = objective.weights(batch)
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-        def loss(params: Any, part: Batch, key: jax.Array, carry: Carry) -> Loss:
+        def loss(params: Params, part: Batch, key: jax.Array, carry: Carry) -> Loss:
             bound = models.bind(params, state.frozen)
             result = objective.loss(bound, Part(batch=part, weights=weights, key=key, carry=carry))
             return result.replace(total=result.total * scale)  # type: ignore[attr-defined]

@@ -12,9 +12,12 @@ from typing import Any
 
 import jax
 
-from lm_jax.core.trees import count, named_leaves, size_bytes
+from lm_jax.core.trees import Params, count, named_leaves, size_bytes
 from lm_jax.data.clean import report as reports
 from lm_jax.data.corpora import Stores
+from lm_jax.experiment import Experiment
+from lm_jax.models.model import Model
+from lm_jax.objectives.roles import Models
 from lm_jax.parallel.layout import Layout
 
 
@@ -97,7 +100,7 @@ class Progress:
         self._bar = None
 
 
-def parameters(model: Any, layout: Layout) -> str:
+def parameters(model: Model | Models, layout: Layout) -> str:
     """Every parameter: shape, logical axes, sharding; and the totals."""
     shardings = jax.tree.leaves(layout.shardings(model.axes, model.shapes))
     axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
@@ -108,14 +111,14 @@ def parameters(model: Any, layout: Layout) -> str:
     return "\n".join([*lines, f"{total:,} parameters, {size / 1e6:,.1f} MB in float32"]) + "\n"
 
 
-def described(exp: Any) -> Any:
+def described(exp: Experiment) -> Model | Models:
     """What has the shapes and axes of an experiment's parameters: by role where there are several."""
     return exp.models if len(exp.models.roles) > 1 else exp.product
 
 
-def setup(exp: Any, workdir: Path) -> str:
+def setup(exp: Experiment, workdir: Path) -> str:
     """What a run is made of, in a few lines."""
-    config, store, mesh = exp.config, exp.store, exp.layout.mesh
+    config, store, mesh = exp.config, exp.tokens, exp.layout.mesh
     models = described(exp)
     total, size = count(models.shapes), size_bytes(models.shapes)
     device = jax.devices()[0]
@@ -141,20 +144,20 @@ def setup(exp: Any, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def _vocabulary(exp: Any) -> str:
+def _vocabulary(exp: Experiment) -> str:
     """The size of the vocabulary, and what it was allowed to be where the text decided."""
     config, size = exp.config.data.tokenizer, exp.tokenizer.vocab_size
     decided = not config.path and config.vocab is None and size < config.vocab_at_most
     return f"vocabulary {size:,}" + (f" (of at most {config.vocab_at_most:,}: the text has no more)" if decided else "")
 
 
-def _held_out(exp: Any) -> str:
+def _held_out(exp: Experiment) -> str:
     count, share = len(exp.feed.rows("validation")), exp.config.data.validation
     none = f"none to validate on (config.data.validation is {share:g}): there will be no evaluation"
     return f"{count:,} to validate on" if count else none
 
 
-def _held(exp: Any) -> float:
+def _held(exp: Experiment) -> float:
     """Megabytes of parameters that one device holds."""
     models = described(exp)
     shardings = jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes))
@@ -163,7 +166,7 @@ def _held(exp: Any) -> float:
     return sum(4 * math.prod(shape) for shape in shards) / 1e6
 
 
-def _groups(shapes: Any) -> list[tuple[str, int]]:
+def _groups(shapes: Params) -> list[tuple[str, int]]:
     """Parameters by part of the model: `embed`, `stack/attention`, ..."""
     groups: dict[str, int] = {}
     for path, leaf in named_leaves(shapes):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import lookup
+from lm_jax.core.trees import Params
 from lm_jax.models import initializers
 from lm_jax.models.attention.disentangled import PlaceTable
 from lm_jax.models.attention.relative import RelativeBias
@@ -92,7 +93,7 @@ class Stack(nn.Module):
 
         return lookup(REMAT, self.config.remat, "stack.remat")(layer)
 
-    def _groups(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> dict[str, Any]:
+    def _groups(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> Params:
         """Parameters by group: "" and every kind whose parameters are shaped otherwise than those of `config.block`."""
         if not self.is_initializing():
             return grouped(self.config, self.variables["params"])

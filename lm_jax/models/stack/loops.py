@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.config import lookup
+from lm_jax.core.trees import Params
 from lm_jax.models import cpu
 from lm_jax.models.config import StackConfig
 from lm_jax.models.interface import Shown
@@ -46,7 +47,7 @@ def unstack(tree: Any, depth: int) -> tuple[Any, ...]:
     return tuple(map(pick, range(depth)))
 
 
-def one_a_layer(config: StackConfig, groups: dict[str, Any]) -> tuple[Any, ...]:
+def one_a_layer(config: StackConfig, groups: Params) -> tuple[Any, ...]:
     """The parameters of every layer, a tree each, from those of the whole stack by group."""
     trees: dict[str, dict[int, Any]] = {}
     for group, owners in segments.owned(config, tuple(filter(None, groups))).items():
@@ -56,7 +57,7 @@ def one_a_layer(config: StackConfig, groups: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _unrolled(
-    config: StackConfig, applies: dict[str, Apply], groups: dict[str, Any], x: jax.Array, cache: Any, keys: Any
+    config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """The layers written out; `groups` may hold a tuple of layers that were taken apart before."""
     params = groups[""] if isinstance(groups.get(""), tuple) else one_a_layer(config, groups)
@@ -70,7 +71,7 @@ def _unrolled(
 
 
 def _scanned(
-    config: StackConfig, applies: dict[str, Apply], groups: dict[str, Any], x: jax.Array, cache: Any, keys: Any
+    config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """One loop a segment, whose body applies one turn of its layers."""
     owners, kept, shown = segments.owned(config, tuple(filter(None, groups))), [], []
