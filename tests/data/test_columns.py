@@ -16,6 +16,7 @@ from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.data.rows import Reads, RowsConfig
 from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.verbs import evaluate
 
 BYTES = TokenizerConfig(kind="bytes")
 SCORED = {"text": {}, "score": {"kind": "number"}, "label": {"kind": "label"}}
@@ -263,3 +264,24 @@ def test_columns_are_named_on_the_command_line(tmp_path):
     assert config.data.columns["text"]["field"] == "body"
     assert config.data.name == "score, text"
     assert experiment.parse(experiment.as_json(config)) == config
+
+
+def test_labels_keep_the_ids_of_the_names_that_are_given(tmp_path):
+    names = ("no", "yes", "perhaps")
+    json_lines(tmp_path / "few.jsonl", [{"text": "a", "label": "yes"}, {"text": "b", "label": "perhaps"}])
+    columns = {"text": {}, "label": {"kind": "label", "names": names}}
+    made = prepare(tmp_path / "store", columns, tmp_path / "few.jsonl")
+    rows = make_rows(made, text=8, label=0)
+    assert [int(rows.row(index, 0, np.random.default_rng(0))["label"]) for index in range(2)] == [1, 2]
+    json_lines(tmp_path / "more.jsonl", [{"text": "a", "label": "never"}])
+    with pytest.raises(InputError, match=r"label\.names is .*but the data has 'never' too"):
+        prepare(tmp_path / "store", columns, tmp_path / "more.jsonl")
+
+
+def test_another_text_is_evaluated_with_the_runs_own_names_and_paths():
+    other = ["--config.data.path=other.tsv"]
+    with pytest.raises(InputError, match=r"columns\.label\.names is not set"):
+        evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label"))), other)
+    with pytest.raises(InputError, match="every column has a path of its own"):
+        evaluate._check_columns(DataConfig(columns=Tree(de=Tree(path="a"), en=Tree(path="b"))), other)
+    evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label", names=("a", "b")))), other)
