@@ -171,7 +171,8 @@ def join(
     where, others = located(config, base), [name for name in config if name not in stores]
     contents = {name: sources.fingerprint(where[name]) for name in others}
     contents |= {name: store.fingerprint for name, store in stores.items()}
-    described = ["columns", VERSION, [[name, each.kind, each.of, contents[name]] for name, each in config.items()]]
+    each = [[name, one.kind, one.of, one.names, contents[name]] for name, one in config.items()]
+    described = ["columns", VERSION, each]
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}

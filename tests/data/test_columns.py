@@ -270,9 +270,13 @@ def test_labels_keep_the_ids_of_the_names_that_are_given(tmp_path):
     names = ("no", "yes", "perhaps")
     json_lines(tmp_path / "few.jsonl", [{"text": "a", "label": "yes"}, {"text": "b", "label": "perhaps"}])
     columns = {"text": {}, "label": {"kind": "label", "names": names}}
-    made = prepare(tmp_path / "store", columns, tmp_path / "few.jsonl")
+    made_of = tmp_path / "few.jsonl"
+    made = prepare(tmp_path / "store", columns, made_of)
     rows = make_rows(made, text=8, label=0)
     assert [int(rows.row(index, 0, np.random.default_rng(0))["label"]) for index in range(2)] == [1, 2]
+    # Other names of the same file are other ids, and nothing that was stored before.
+    turned = prepare(tmp_path / "store", {**columns, "label": {"kind": "label", "names": names[::-1]}}, made_of)
+    assert list(turned.names["label"]) == [*names[::-1]] and turned.fingerprint != made.fingerprint
     json_lines(tmp_path / "more.jsonl", [{"text": "a", "label": "never"}])
     with pytest.raises(InputError, match=r"label\.names is .*but the data has 'never' too"):
         prepare(tmp_path / "store", columns, tmp_path / "more.jsonl")
