@@ -69,7 +69,7 @@ def compare_with_bigram(run, most_rows=2000):
     for number in range(min(len(rows), most_rows) // batch):
         made = [_with_neighbours(exp, rows, number * batch + place) for place in range(batch)]
         stacked = pipeline._stack([features for features, *_ in made])
-        values = np.asarray(nll(weights, exp.layout.put(stacked, batch)))
+        values = np.asarray(nll(weights, exp.put(stacked)))
         for value, (_, left, right, counts) in zip(values, made, strict=True):
             losses.append(value[: len(counts)][counts])
             lefts.append(left[counts])

@@ -89,6 +89,16 @@ def once(function, *args):
     return jax.jit(function).lower(*args).compile(quick)(*args)
 
 
+def put(layout, batch, **axes):
+    """A batch on the devices of a layout; `axes` names those of one row of a feature."""
+    whole = lambda name, value: layout.sharding(("batch", *axes.get(name, (None,) * (np.ndim(value) - 1))))
+    like = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=whole(name, value))
+        for name, value in batch.items()
+    }
+    return layout.put({name: np.asarray(value) for name, value in batch.items()}, like)
+
+
 def stacked(rows):
     """Rows of features as one batch."""
     return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}

@@ -1,7 +1,7 @@
-"""Columns: a corpus whose records have several parts, texts, numbers, labels and named spans of a text.
+"""Columns: records of several fields: texts, numbers, labels, and named spans of a text.
 
-Record i of every column is record i of all. A text column is a token store of its own, with an empty document in the
-place of each that cleaning drops; what the others hold lies together as arrays. A record with an empty entry is no row.
+Entry i of every column belongs to record i. Each text column has its own token store; a document that cleaning drops
+stays there as an empty one. The other columns are arrays. A record with an empty entry in any column gives no row.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class ColumnConfig:
 
 
 def named(tree: Tree) -> dict[str, ColumnConfig]:
-    """The columns of a configuration by name; those of spans say `of` what.
+    """The columns of a configuration by name, with `of` filled in for spans.
 
     Raises:
-      InputError: a kind that there is not, no text, or spans of no text.
+      InputError: an unknown kind, no text column, or spans of an unknown text column.
     """
     columns = entries(ColumnConfig, tree, KEY)
     found = [name for name, column in columns.items() if column.kind == "text"]
@@ -98,18 +98,19 @@ def located(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str
 
 @dataclasses.dataclass(frozen=True)
 class Columns(Several):
-    """A corpus of columns; to those who only ask what there is, a store.
+    """A corpus of columns; it has the totals that a store has.
 
     Attributes:
       config: the columns by name.
-      stores: of the text columns.
-      values: of the others: [numbers, 1], [ids of names, 1] or spans [first token, one past the last, id of the name].
-      bounds: which tokens or values each record has: those from bounds[record] to bounds[record + 1].
-      names: what ids stand for, in order.
-      rows: the records without an empty entry, ascending.
-      entries: what became of the entries that are no text.
-      fingerprint: of all columns.
-      before: how many ids every stored document begins with.
+      stores: token stores of the text columns.
+      values: the other columns: numbers [records, 1], label ids [records, 1], or spans [spans, 3] of first token, one
+        past the last token, and id of the name.
+      bounds: record r has the tokens, or values, bounds[r]..bounds[r + 1] - 1.
+      names: names by id.
+      rows: records without an empty entry, ascending.
+      entries: counts of entries read, kept and dropped in columns that are not text.
+      fingerprint: hash of all columns.
+      before: number of ids that every stored document begins with.
     """
 
     config: Mapping[str, ColumnConfig]
@@ -133,19 +134,19 @@ class Columns(Several):
         return reports.total([super().report, self.entries])
 
     def check(self, reads: Mapping[str, int]) -> None:
-        """Refuses an objective that `reads` (see `rows.Reads.columns`) what there is not."""
+        """Raises InputError if a column of `rows.Reads.columns` is missing or has another kind."""
         kinds = {name: column.kind for name, column in self.config.items()}
         for name, most in reads.items():
-            # Only of a text are tokens read.
+            # A text column is read with a number of tokens, any other with 0.
             if name not in kinds or (kinds[name] == "text") != (most > 0):
                 there = ", ".join(f"{each} ({kind})" for each, kind in kinds.items())
                 what = f"a column {name!r}{' of text' * (most > 0)}"
                 raise InputError(f"the objective reads {what}; {KEY} has {there}{nearest(name, kinds)}")
 
     def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
-        """What a column holds in a record, one of `rows`: int32 tokens, a number, an id or int32 [spans, 3].
+        """One entry: int32 tokens, a number, a label id or int32 spans [spans, 3].
 
-        Of a text the first `most` tokens are read, without the ids around it, and the spans within so many.
+        At most `most` tokens of a text are read, without the ids around it, and spans that end within them.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:
@@ -163,7 +164,7 @@ def join(
     stores: Mapping[str, Store],
     before: int,
 ) -> Columns:
-    """The columns of a configuration and of the `stores` of its texts; the others are read where that was not done.
+    """Joins the `stores` of text columns with the other columns, which are read unless they are stored already.
 
     Raises:
       InputError: columns of different numbers of records, a bad entry, or no whole record.
@@ -204,7 +205,7 @@ def _store(
     whole: list[np.ndarray],
     report: reports.Report,
 ) -> None:
-    """Writes the entries of all columns that are no text, and which records have no empty entry."""
+    """Writes the columns that are not text, and the numbers of the records without an empty entry."""
     names = {}
     for name, lists in found.items():
         whole.append(np.array([entry is not None for entry in lists]))
@@ -233,7 +234,7 @@ def _ordered(names: set[str]) -> list[str]:
 
 
 def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad) -> Iterator[Any]:
-    """The entries of a column that is no text: lists of tuples, or None where one is empty or bad."""
+    """Entries of a column that is not text: lists of tuples; None if empty or bad."""
     read = sources.documents(source, report, aligned=True, types=kind.types, expected=kind.expected)
     for number, value in enumerate(read, 1):
         text, damage = steps.decode(value, "") if isinstance(value, bytes) else (value, "")
@@ -258,7 +259,7 @@ def _bad(column: str, source: SourceConfig, report: reports.Report, number: int,
 
 
 def _in_tokens(found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]], bad: Bad) -> Iterator[Any]:
-    """Spans of characters of a raw text as spans of the tokens that hold a part of them."""
+    """Turns spans of characters of the raw text into spans of the tokens that overlap them."""
     for number, (spans, (raw, text, starts)) in enumerate(zip(found, documents, strict=True), 1):
         shift = raw.find(text)
         if not spans or not len(starts):
@@ -279,7 +280,7 @@ def _in_tokens(found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]
 def _documents(
     root: Path, source: SourceConfig, clean: chain.CleanConfig, tokenizer: tokenizers.Tokenizer
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The documents of a text column as they came, and cleaned, and at which bytes of these their tokens start."""
+    """Each document of a text column: raw text, cleaned text, and the bytes of it at which tokens start."""
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True)
     for unit in range(cleaned.units):
         documents = cleaned.unit(unit)

@@ -1,4 +1,4 @@
-"""Row plans: which tokens a row holds, and which row fills a slot. A plan is an index; rows are read when asked for.
+"""Row plans: which tokens a row holds, and which row fills a slot. A plan is an index; rows are read on demand.
 
 `packed` cuts the line of tokens into windows, `streams` has every row of a batch go on where that of the batch before
 stopped (Dai et al. 2019, arXiv:1901.02860, section 3.2), `pairs` makes BERT's two segments (Devlin et al. 2019,

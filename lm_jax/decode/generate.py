@@ -150,12 +150,7 @@ def generate(
       InputError: prompts that do not fit the model, or settings out of range.
     """
     config = module.config
-    if config.kind == "encoder":
-        raise InputError("an encoder writes no text; give it a prompt with masks to fill")
-    if max_tokens < 1:
-        raise InputError(f"--max_tokens is {max_tokens}; expected at least 1")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
+    _check(config.kind, max_tokens, seed)
     vocab = config.embed.vocab or 0
     sources = rectangles.checked(prompts, vocab, "prompt")
     vocab = getattr(config, "decoder_vocab", None) or vocab
@@ -189,6 +184,15 @@ def generate(
         if np.asarray(progress.finished).all():
             break
     return _results(progress, len(sources))
+
+
+def _check(kind: str, max_tokens: int, seed: int) -> None:
+    if kind == "encoder":
+        raise InputError("an encoder writes no text; give it a prompt with masks to fill")
+    if max_tokens < 1:
+        raise InputError(f"--max_tokens is {max_tokens}; expected at least 1")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
 
 
 def _inputs(

@@ -1,4 +1,4 @@
-"""What an experiment is trained and evaluated on: the rows of its text as batches."""
+"""Batches to train and to evaluate on."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Feed:
     Attributes:
       config: how the text is cut into rows.
       tokens: the text.
-      objective: makes features of rows.
-      layout: says which rows this host reads.
+      objective: turns rows into features.
+      layout: decides which rows this host reads.
       seed: of the run.
     """
 

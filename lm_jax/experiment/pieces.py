@@ -154,7 +154,7 @@ class Experiment:
         return self.models.models[self.models.product]
 
     def params_like(self, *roles: str) -> Params:
-        """Shapes and shardings of all parameters of these roles, and of those that share theirs with them."""
+        """Shapes and shardings of the parameters of these roles and of the owners of what they share."""
         models = self.models
         named = sorted({*roles, *(owner for role in roles for owner in models.roles[role].shares.values())})
         axes, shapes = ({role: tree[role] for role in named} for tree in (models.axes, models.shapes))
@@ -202,19 +202,18 @@ class Experiment:
         axes = placing.state_axes(shapes, self.models.axes, self.objective.carry)
         return _placed(axes, shapes, self.layout)
 
-    @property
+    @functools.cached_property
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and shardings of a global batch, by what the objective says of it."""
+        """Shapes and shardings of a global batch, from the objective's spec."""
         fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
         rows = self.config.data.batch
         shapes = {name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype) for name, one in fields.items()}
-        axes = {name: ("batch", *(one.axes or (None,) * len(one.shape))) for name, one in fields.items()}
+        axes = {name: ("batch", *one.named) for name, one in fields.items()}
         return _placed(axes, shapes, self.layout)
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's part of a batch as the global batch, placed as the objective's spec says."""
-        axes = {name: field.axes for name, field in self.objective.spec.items()}
-        return self.layout.put(batch, self.config.data.batch, axes)
+        """This host's rows of a batch as the global batch."""
+        return self.layout.put(batch, self.batch_like)
 
     def fresh_state(self) -> state.TrainState:
         """The state before the first step, drawn where it will live."""
@@ -253,7 +252,7 @@ class Experiment:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of a row, as throughput counts them: those that the product reads, its encoder's where it has one."""
+        """Tokens of a row for throughput: those that the product reads, or its encoder if it has one."""
         return next(one.source or one.length for one in self.objective.work if one.role == self.models.product)
 
     def flops(self) -> float:
@@ -269,7 +268,7 @@ class Experiment:
                 read=work.scored,
                 source=work.source,
             )
-            # The backward pass, which frozen models have not, is two products for each of the forward pass.
+            # Two thirds are the backward pass, which a frozen model does not have.
             total += row if self.models.roles[work.role].trained else row / 3
         return total
 

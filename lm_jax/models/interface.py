@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.trees import Params
 
-# One layer's parameters as the stack holds them, to those that its block gets.
+# Maps the parameters of one layer to those that its block computes with.
 Transform = Callable[[Params], Params]
 
 
@@ -89,7 +89,7 @@ class Past:
 
 @flax.struct.dataclass
 class Shown:
-    """What the layers of a stack computed, first to last; empty where it was not asked for.
+    """Intermediate outputs of a stack, one per layer; empty if not asked for.
 
     Attributes:
       hidden: the residual stream before the first layer and after each layer, before the final norm.

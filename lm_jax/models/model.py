@@ -1,4 +1,4 @@
-"""A model as experiments and objectives hold it: without parameters, and bound to them."""
+"""A model without parameters (`Model`), and bound to parameters (`Bound`)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Bound:
 
     Attributes:
       module: the Linen module.
-      params: its parameters; those outside the stacks have been transformed.
-      transform: what becomes of one layer's parameters inside the loop over layers.
+      params: its parameters; those outside the stacks are already transformed.
+      transform: applied to one layer's parameters inside the loop over layers.
     """
 
     module: Transformer | EncoderDecoder
@@ -33,11 +33,11 @@ class Bound:
     transform: Transform | None = None
 
     def __call__(self, inputs: Inputs, *, dropout: jax.Array | None = None, **options: Any) -> Output:
-        """What the model computes of a batch.
+        """Runs the model on a batch.
 
         Args:
           inputs: the batch.
-          dropout: the key to draw dropout with; None is no dropout, as in evaluation.
+          dropout: random key of dropout; None: no dropout.
           **options: `cache`, `show` and `logits`, as of `Transformer`.
         """
         if dropout is not None:
@@ -67,14 +67,14 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A module and how its parameters are born; no memory is taken.
+    """A module and the initialisation of its parameters; no array is allocated.
 
     Attributes:
       module: the Linen module.
-      born: from a random key to parameters, each boxed with the names of its axes. It may add some to the module's own,
-        for `transform` to use.
-      transform: what becomes of parameters before the module computes with them.
-      trained: which parameters are trained, by path; None is all of them.
+      born: maps a random key to parameters, each boxed with the names of its axes. It may add parameters that only
+        `transform` reads.
+      transform: applied to the parameters before the module computes with them.
+      trained: whether the parameter of a path is trained; None: all are.
     """
 
     module: Transformer | EncoderDecoder
@@ -109,7 +109,7 @@ class Model:
         return Bound(self.module, params, self.transform)
 
     def folded(self, params: Params) -> Params:
-        """The parameters of the module alone, with what the transform makes of them."""
+        """The module's own parameters after the transform, for decoding and export."""
         if (transform := self.transform) is None:
             return params
         every = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _below(every, tree)

@@ -79,28 +79,33 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Field:
-    """One array of a row, or one that is kept between steps.
+    """Shape, dtype and axes of one array of a batch or of a `Carry`.
 
     Attributes:
-      shape: of a row's array, without the axis of rows; of what all rows share, the whole.
-      dtype: its numpy dtype.
-      axes: logical names of the axes of `shape`, which the layout may divide; empty where it divides none.
+      shape: without the batch axis.
+      dtype: numpy dtype.
+      axes: logical axes of `shape`, which the layout may divide; empty: none is divided.
     """
 
     shape: tuple[int, ...] = ()
     dtype: str = "int32"
     axes: tuple[str | None, ...] = ()
 
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        """A name, or None, for every axis of `shape`."""
+        return self.axes or (None,) * len(self.shape)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one model does for a row.
+    """The work of one model on one row, for FLOPs and throughput.
 
     Attributes:
-      role: the model.
-      length: tokens that it reads; of an encoder-decoder, its decoder.
-      scored: positions of which it computes logits over the vocabulary.
-      source: tokens that its encoder reads.
+      role: the model's role.
+      length: tokens that it reads; in an encoder-decoder, tokens that the decoder reads.
+      scored: positions with logits over the vocabulary.
+      source: tokens that the encoder reads.
     """
 
     role: str
@@ -111,11 +116,11 @@ class Work:
 
 @flax.struct.dataclass
 class Carry:
-    """Arrays that an objective keeps from one step to the next; in an objective's declaration a `Field` for each.
+    """Arrays that an objective keeps from step to step; an objective declares a `Field` for each.
 
     Attributes:
-      rows: of each row of the batch, [batch, ...].
-      shared: of all rows.
+      rows: one entry per row of the batch, [batch, ...].
+      shared: arrays without a batch axis, such as running means.
     """
 
     rows: Mapping[str, Any] = flax.struct.field(default_factory=dict)
@@ -127,10 +132,10 @@ class Part:
     """A batch, or a part of one.
 
     Attributes:
-      batch: features, and `row_keys` for what is drawn on the device.
-      weights: of the whole batch.
-      key: draws dropout; None in evaluation.
-      carry: what the last step kept of these rows and of all.
+      batch: features, and a random key for each row (`row_keys`).
+      weights: weights of the whole batch.
+      key: random key of dropout; None in evaluation.
+      carry: the carry of the last step; its `rows` are those of this part.
     """
 
     batch: Batch
@@ -146,8 +151,8 @@ class Loss:
     Attributes:
       total: what is differentiated: sums divided by the weights of the *whole* batch, so that parts add up.
       metrics: sums and weights.
-      carry: for the next step: what is kept of these rows, and these rows' shares of what all share, which add up as
-        totals do.
+      carry: the carry for the next step. `shared` holds this part's contribution, which is summed over parts, as totals
+        are.
     """
 
     total: Float[Array, ""] | Any
@@ -156,19 +161,19 @@ class Loss:
 
 
 class Objective(Protocol):
-    """A pretraining objective. A class that names it as its base has the defaults below.
+    """A pretraining objective. A subclass inherits the defaults below.
 
     Attributes:
-      roles: its models by name.
-      reads: what it reads of a row.
+      roles: the roles of its models, by name; a class attribute.
+      reads: row plan, length and columns that it reads.
       terms: names of the metrics whose means add up to the loss.
       text: the features with the ids and the weights of tokens that together are the whole text, for bits per byte;
         None where the objective does not predict every token once.
       coupled: whether the loss of a row depends on the other rows of its batch, so that no part of a batch can be
         computed alone.
-      carry: what it keeps between steps; zeros before the first one.
-      spec: the arrays that `features` makes of a row.
-      work: what each model does for a row.
+      carry: fields of the arrays that it keeps between steps; zeros before the first step.
+      spec: fields of the arrays that `features` returns.
+      work: the work of each model on a row.
     """
 
     roles: Mapping[str, Role]
@@ -189,7 +194,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
-        """The loss of a batch, or of a part of one, of models by role."""
+        """The loss of (a part of) a batch; `models` are bound to their parameters, by role."""
         ...
 
 
@@ -206,7 +211,7 @@ def accuracy(
 
 
 def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:
-    """A loss, with what unevenly used experts add to it where the model balances them."""
+    """A `Loss` of this total, plus the load-balancing loss of a mixture of experts where the model has one."""
     if isinstance(output.balance, float):
         return Loss(total=total, metrics=metrics)
     balance = Sum(total=output.balance, weight=jnp.ones(()))
@@ -219,7 +224,7 @@ def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array
 
 
 def row_keys(batch: Batch) -> Key[Array, " rows"]:
-    """A random key for each row, the same in whatever part of a batch and on whatever device the row is."""
+    """A random key per row; it does not depend on accumulation or on the device that holds the row."""
     return jax.random.wrap_key_data(batch[KEYS], impl="threefry2x32")
 
 

@@ -33,7 +33,7 @@ class Causal(Written):
 
     @property
     def spec(self) -> Mapping[str, Field]:
-        """As `features` says."""
+        """Fields of the features."""
         row = Field(shape=(self.length,), axes=("length",))
         return {"tokens": row, "targets": row, "weights": dataclasses.replace(row, dtype="float32")}
 

@@ -89,7 +89,7 @@ class Masked(Objective):
 
     @property
     def spec(self) -> Mapping[str, Field]:
-        """As `features` says."""
+        """Fields of the features."""
         row = Field(shape=(self.length,), axes=("length",))
         predicted = Field(shape=(self.predictions,))
         spec = {name: row for name in ("tokens", "types", "segments")}

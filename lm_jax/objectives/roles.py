@@ -1,7 +1,6 @@
-"""The models of an objective by role: which kinds play it, what is trained, what is shared, and which is the product.
+"""The models of an objective by role: a generator and a discriminator, a teacher and a student, or one model alone.
 
-Parameters are trees by role. What a role shares belongs to another one and is not in its own tree: it is drawn, stored,
-updated and counted once.
+Parameters are trees by role. A shared parameter is in its owner's tree only, so it is drawn, stored and updated once.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from lm_jax.models.model import Bound, Model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Role:
-    """What an objective wants of one of its models.
+    """One model of an objective.
 
     Attributes:
-      kinds: kinds of model that can play it.
-      trained: whether its parameters are; otherwise they have neither gradient nor optimizer state.
-      product: whether it is the model that is evaluated, generated from and exported; of one role it is.
-      shares: parameters that belong to another role: a path, of one or of all below it, to that role.
+      kinds: kinds of model that can play the role.
+      trained: False: the parameters are frozen, without gradients and optimizer state.
+      product: True: this model is evaluated, generated from and exported. The only role of an objective always is.
+      shares: paths of parameters, or of subtrees, to the role that owns them.
     """
 
     kinds: tuple[str, ...]
@@ -39,8 +38,8 @@ class Models:
     """The models of an objective.
 
     Attributes:
-      roles: what the objective wants.
-      models: what plays each role.
+      roles: the objective's roles.
+      models: the model of each role.
     """
 
     roles: Mapping[str, Role]
@@ -98,11 +97,11 @@ class Models:
         return drawn
 
     def split(self, tree: Params) -> tuple[Params, Params]:
-        """What is trained of a tree by role, and what is frozen."""
+        """The trained and the frozen part of a tree by role."""
         return partition(tree, self._trained)
 
     def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:
-        """Every model with its parameters, those that it shares among them."""
+        """Binds every model to its parameters, shared ones included."""
         return {role: self.models[role].bind(self.parameters(role, params, frozen)) for role in self.models}
 
     def parameters(self, role: str, params: Params, frozen: Params | None = None) -> Params:

@@ -58,7 +58,7 @@ class Span(Written):
 
     @property
     def spec(self) -> Mapping[str, Field]:
-        """As `features` says."""
+        """Fields of the features."""
         source, target = (Field(shape=(size,), axes=("length",)) for size in (self.length, self.target_length()))
         spec = {"source": source, "segments": source, "tokens": target, "targets": target}
         return {**spec, "weights": dataclasses.replace(target, dtype="float32")}

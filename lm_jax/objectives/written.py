@@ -1,4 +1,4 @@
-"""What objectives have in common whose model writes the tokens of `targets`, one after the other."""
+"""Objectives whose model predicts the tokens of `targets` one after another (teacher forcing)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,6 @@ from lm_jax.core.trees import map_named
 from lm_jax.parallel.rules import ACTIVATIONS, Rules
 
 Axes = tuple[str | None, ...]
-NO_AXES: Mapping[str, Axes] = types.MappingProxyType({})
 _current: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
 
 
@@ -130,34 +128,25 @@ class Layout:
         finally:
             _current.reset(token)
 
-    def batch_sharding(self, axes: Axes = ()) -> NamedSharding:
-        """The sharding of a batch whose rows have these logical axes; those that are not named are whole."""
-        return self.sharding(("batch", *axes))
-
     def batch_divisor(self) -> int:
         """What the number of rows of a batch must be divisible by."""
         return self._size(self.rules.batch)
 
     def local_rows(self, batch: int) -> np.ndarray:
         """Rows of a global batch that the devices of this process hold, in order."""
-        where = self.batch_sharding().addressable_devices_indices_map((batch,))
+        where = self.sharding(("batch",)).addressable_devices_indices_map((batch,))
         return np.unique(np.concatenate([np.arange(batch)[index[0]] for index in where.values() if index is not None]))
 
-    def put(
-        self, batch: Mapping[str, np.ndarray], rows: int, axes: Mapping[str, Axes] = NO_AXES
-    ) -> dict[str, jax.Array]:
+    @staticmethod
+    def put(batch: Mapping[str, np.ndarray], like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
         """This process's rows of a batch as global arrays.
 
         Args:
           batch: features by name, [rows of this process, ...].
-          rows: of the global batch.
-          axes: the logical axes of one row of a feature; those of a feature that is left out are not divided.
+          like: shapes and shardings of the global batch.
         """
-        place = lambda name: self.batch_sharding(axes.get(name, ()))
-        return {
-            name: jax.make_array_from_process_local_data(place(name), value, (rows, *value.shape[1:]))
-            for name, value in batch.items()
-        }
+        make = jax.make_array_from_process_local_data
+        return {name: make(like[name].sharding, value, like[name].shape) for name, value in batch.items()}
 
     def _size(self, part: str | tuple[str, ...] | None) -> int:
         names = (part,) if isinstance(part, str) else part or ()

@@ -15,8 +15,7 @@ from lm_jax.objectives.base import Batch, Carry, Loss
 LossFn = Callable[[Params, Batch, jax.Array, Carry], Loss]
 
 
-# (loss, parameters, batch, key, what is kept of its rows) -> gradients, metrics, and what is kept of them. The totals
-# of `loss(params, part of the batch, key, carry)` must add up over parts.
+# (loss, parameters, batch, key, carry) -> gradients, metrics, new carry. Totals of `loss` must add up over parts.
 GradientFn = Callable[[LossFn, Params, Batch, jax.Array, Carry], tuple[Any, Sums, Carry]]
 
 

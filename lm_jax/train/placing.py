@@ -1,4 +1,4 @@
-"""The logical axes of a whole train state: a layout places it by them, moments beside their parameters."""
+"""Logical axes of every leaf of a train state, so that moments are sharded like their parameters."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lm_jax.models.axes import Axes, by_path, joined, joined_shape, sides
 from lm_jax.objectives.base import Carry
 
 NOTHING = Carry()
-# Counts, scales and settings, which belong to no parameter: every device has them.
+# Scalars and settings that belong to no parameter: replicated.
 REPLICATED = ("step", "updates", "count", "step_count", "good", "scale", "b1", "weight_sum", "max_lr", "ns_coeffs")
-# Adafactor's second moments. One number stands where a matrix has rows and columns instead, and the other way round;
-# `v_row` is the mean over the longest axis of a matrix, `v_col` that over the next.
+# Adafactor's second moments: `v_row` is the mean over the longest axis of a matrix, `v_col` over the second longest,
+# `v` is not factored. Those that a parameter does not use have size 1.
 FACTORED = {"v": None, "v_row": -1, "v_col": -2}
 
 
@@ -25,15 +25,14 @@ def state_axes(state: Any, params: Params, carry: Carry = NOTHING) -> Any:
     Args:
       state: the state, or its shapes.
       params: the axes of the parameters by role.
-      carry: the fields that the objective keeps.
+      carry: the fields of the objective's carry.
 
     Raises:
       ValueError: a leaf that belongs to no parameter and is not in `REPLICATED`.
     """
     shapes, axes = dict([*named_leaves(state.params), *named_leaves(state.frozen)]), by_path(params)
-    whole = lambda field: field.axes or (None,) * len(field.shape)
-    kept = {f"carry/rows/{name}": ("batch", *whole(field)) for name, field in carry.rows.items()}
-    kept |= {f"carry/shared/{name}": whole(field) for name, field in carry.shared.items()}
+    kept = {f"carry/rows/{name}": ("batch", *field.named) for name, field in carry.rows.items()}
+    kept |= {f"carry/shared/{name}": field.named for name, field in carry.shared.items()}
 
     def one(path: str, leaf: Any) -> tuple[str | None, ...]:
         if path in kept:

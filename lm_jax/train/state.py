@@ -40,8 +40,8 @@ class TrainState:
       opt_state: the optimizer's.
       loss_scale: for float16 only.
       averaged: averages of `params` along the run, where the recipe asks for them.
-      frozen: trees of the parameters that are not trained: they have no gradient and no place in `opt_state`.
-      carry: what the objective keeps between steps.
+      frozen: parameters that are not trained: no gradients, no optimizer state.
+      carry: arrays that the objective keeps between steps.
     """
 
     step: Int[Array, ""] | Any
@@ -61,7 +61,7 @@ class TrainState:
 
 @flax.struct.dataclass
 class Weights:
-    """What computes losses and answers: parameters by role, trained and frozen, and the state's `carry.shared`."""
+    """The part of a state that evaluation needs: trained and frozen parameters by role, and `carry.shared`."""
 
     params: Any
     frozen: Any = flax.struct.field(default_factory=dict)
@@ -94,7 +94,7 @@ def create(
 
 
 def empty(carry: Carry, rows: int) -> Carry:
-    """What an objective has kept before the first step: zeros for each declared field."""
+    """The carry before the first step: zeros."""
     zeros = lambda fields, *lead: {
         name: jnp.zeros((*lead, *field.shape), field.dtype) for name, field in fields.items()
     }

@@ -66,7 +66,8 @@ def _check_columns(data: DataConfig, words: Sequence[str]) -> None:
         raise InputError(
             f"{key} is not set, and another text may have others; give --{key}=... in the order of the run"
         )
-    if columns and all(one.path for one in columns.values()) and not any(".columns." in word for word in words):
+    moved = any(re.match(r"--config\.data\.columns\.[^.=]+\.path=", word) for word in words)
+    if columns and all(one.path for one in columns.values()) and not moved:
         raise InputError(
             "every column has a path of its own: give --config.data.columns.NAME.path, not config.data.path"
         )

@@ -59,8 +59,7 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     """
     checkpointer = Checkpointer(fork / "checkpoints")
     saved = _described(checkpointer)
-    state_like = exp.state_like
-    like, axes = flat(merged(state_like.params, state_like.frozen)), flat(exp.models.axes)
+    like, axes = flat(exp.params_like(*exp.models.roles)), flat(exp.models.axes)
     theirs = _roles(exp, saved, fork)
     paths = {
         path: f"{theirs[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in theirs

@@ -40,7 +40,7 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
 
 
 def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
-    """The same step, and the parameters of the product as it computes with them."""
+    """The same step, and the product's parameters, transformed."""
     checkpointer, step = _chosen(request, exp)
     role = exp.models.product
     params = restore_params(checkpointer, exp.params_like(role), step)
@@ -48,10 +48,10 @@ def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Para
 
 
 def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:
-    """Parameters by role of a checkpoint, to evaluate or to start from: averaged ones where it has them.
+    """Parameters by role from a checkpoint, averaged ones if it has them.
 
     Raises:
-      InputError: it lacks one of `like`, has it in another shape, or has others of the same roles.
+      InputError: a parameter is missing, has another shape, or is not in `like`.
     """
     step = checkpointer.latest() if step is None else step
     there = {} if step is None else checkpointer.describe(step)

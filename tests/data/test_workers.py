@@ -43,8 +43,11 @@ def test_what_fails_apart_fails_here():
 
 
 BUSY = """
+    import signal
     import sys
     from lm_jax.data import workers
+    # What a shell starts in the background ignores Ctrl-C, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     def main():
         # A regular expression that backtracks for years holds the interpreter, as a library's training does.
         workers.apart({function}, ({arguments}), {job!r}, lambda line: print("waiting", flush=True))
@@ -56,10 +59,8 @@ def test_the_end_of_this_process_ends_what_runs_apart(repository):
     script = textwrap.dedent(BUSY).format(function="__import__('re').match", arguments="'(a*)*b',", job="a" * 64)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, "-c", script]
-    # What a shell starts in the background does not hear Ctrl-C, and neither would these.
-    heard = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     processes = {
-        end: subprocess.Popen(command, cwd=repository, start_new_session=True, preexec_fn=heard, **pipes)
+        end: subprocess.Popen(command, cwd=repository, start_new_session=True, **pipes)
         for end in (signal.SIGINT, signal.SIGKILL)
     }
     # The first silence is a second after the worker was started.

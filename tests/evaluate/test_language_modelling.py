@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from lm_jax.core.sums import Sum
 from lm_jax.evaluate.language_modelling import LanguageModelling
@@ -28,7 +29,7 @@ def _evaluator(rows, **sources):
         objective=Causal(CausalConfig(), VOCABULARY, 2),
         step=layout.jit(step),
         batches={name: functools.partial(iter, made) for name, made in (sources or {"": rows}).items()},
-        put=functools.partial(layout.put, rows=2),
+        put=functools.partial(tiny.put, layout),
         byte_lengths=np.array([0, 1, 2]),
     )
 

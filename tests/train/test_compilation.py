@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
@@ -23,7 +24,7 @@ def compiled(monkeypatch):
 def step_and_arguments(seed):
     layout = Layout(mesh.make(mesh.MeshConfig()))
     state = jax.device_put({"w": jnp.ones((8, 4))}, layout.replicated)
-    batch = layout.put({"x": np.ones((8, 8), np.float32)}, 8)
+    batch = tiny.put(layout, {"x": np.ones((8, 8), np.float32)})
     like = [
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
         for tree in (state, batch)

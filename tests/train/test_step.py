@@ -64,7 +64,7 @@ def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rul
     case = setting(name)
     layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)), rules)
     step = layout.jit(make_train_step(case.objective, case.models, optimizer, gradients=gradients))
-    batch = layout.put({name: np.asarray(value) for name, value in case.batch.items()}, rows=8)
+    batch = tiny.put(layout, case.batch)
     now = placed(layout, case, optimizer)
     program = step.lower(now, batch).compile()
     return program(now, batch), program

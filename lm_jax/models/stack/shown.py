@@ -1,4 +1,4 @@
-"""What a stack shows of its layers where a call asks for it: `apply(..., show=("hidden", "attention", "router"))`.
+"""Intermediate outputs of layers, on request: `apply(..., show=("hidden", "attention", "router"))`.
 
 Layers sow into collections named as in `SHOWN`. A collection that was not asked for is neither stored nor traced.
 """
@@ -23,7 +23,7 @@ SHOWN = {
 
 
 def of_layer(show: tuple[str, ...], sown: Mapping[str, Any]) -> Shown:
-    """What one layer shows, from the collections that it sowed."""
+    """The outputs of one layer, from the collections that it sowed."""
     below = lambda tree, part: tree.get(part, {})
     fields = {}
     for name in show:
@@ -34,7 +34,7 @@ def of_layer(show: tuple[str, ...], sown: Mapping[str, Any]) -> Shown:
 
 
 def of_stack(show: tuple[str, ...], x: jax.Array, layers: Sequence[Shown]) -> Shown | None:
-    """What all layers show, after the residual stream `x` before the first; None where nothing was asked for."""
+    """The outputs of all layers; `x` is the residual stream before the first. None if nothing was asked for."""
     if not show:
         return None
     fields = [field for name in show for field in SHOWN[name]]
