@@ -1,4 +1,5 @@
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -191,6 +192,17 @@ def test_lanes_of_streams_go_on_where_they_stood_and_read_every_window_once_an_e
     # Pure in (seed, step): what a resumed run or another host reads.
     half = pipeline.batch_at(made, lambda row, rng: row, 7, seed=3, batch=5, local=np.array([1, 4]))
     assert all(np.array_equal(half[name], drawn[7][name][[1, 4]]) for name in half)
+
+
+def test_streams_of_novels_go_through_whole_texts_in_lanes(shared_data, tmp_path):
+    with lzma.open(shared_data / "english_novels" / "novels_dev.jsonl.xz", "rt") as lines:
+        corpus = bytes_store(tmp_path, [json.loads(next(lines))["text"] for _ in range(2)])
+    made = make(corpus, RowsConfig(plan="streams", shift=False), "train", length=1024, validation=0.1, lanes=4)
+    steps = len(made) // 4
+    drawn = [pipeline.batch_at(made, lambda row, rng: row, step, seed=0, batch=4) for step in range(steps)]
+    lanes = [np.concatenate([batch["tokens"][lane] for batch in drawn]) for lane in range(4)]
+    assert np.array_equal(np.concatenate(lanes), corpus.read(0, 4 * steps * 1024))
+    assert int(corpus.tokens * 0.9) - 4 * steps * 1024 < 4 * 1024
 
 
 @pytest.mark.parametrize("lanes", [1, 4, 7, 100])

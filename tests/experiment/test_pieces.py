@@ -1,0 +1,74 @@
+"""What an experiment refuses before anything is computed, and what its losses are made of."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from lm_jax import experiment
+from lm_jax.core.config import InputError
+from lm_jax.data import tokenizers
+from lm_jax.experiment import Experiment
+from lm_jax.models.presets import PRESETS
+from lm_jax.objectives import OBJECTIVES
+from lm_jax.objectives.base import Part
+from lm_jax.objectives.causal import Causal
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupled(Causal):
+    config: object
+
+    coupled = True
+
+
+@pytest.fixture
+def made(repository):
+    """An experiment of a preset's `tiny` size; keywords are subtrees of its recipe."""
+
+    def make(preset, **settings):
+        recipe = ConfigDict({"model": PRESETS[preset].build("tiny"), "data": {"length": 16}, **settings})
+        config = experiment.parse(experiment.complete(recipe))
+        return Experiment(config, tokenizers.load(repository / "tests" / "golden" / "tokenizer"))
+
+    return make
+
+
+def test_an_objective_that_couples_rows_refuses_accumulation_by_name(made, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "coupled", Coupled)
+    with pytest.raises(InputError, match="accumulate is 2, but config.objective.name 'coupled' couples the rows"):
+        _ = made("gpt2", objective={"name": "coupled"}, train={"accumulate": 2}).objective
+    _ = made("gpt2", objective={"name": "coupled"}).objective
+
+
+def balanced(made, **settings):
+    model = PRESETS["mixtral"].build("tiny")
+    model.stack.block.feedforward.experts.balance = 0.02
+    exp = made("mixtral", **settings)
+    tree = experiment.parse(experiment.complete(ConfigDict({"model": model}))).model
+    return dataclasses.replace(exp, config=dataclasses.replace(exp.config, model=tree))
+
+
+def test_balanced_experts_refuse_accumulation_and_add_to_the_loss(made):
+    with pytest.raises(InputError, match="accumulate is 4, but feedforward.experts.balance of config.model couples"):
+        _ = balanced(made, train={"accumulate": 4}).models
+    exp = balanced(made)
+    batch = {name: jnp.zeros((2, *field.shape), field.dtype) for name, field in exp.objective.spec.items()}
+    weights = exp.objective.weights(batch)
+
+    def loss(params, key):
+        return exp.objective.loss(exp.models.bind(params), Part(batch=batch, weights=weights, key=key)).metrics
+
+    trained, evaluated = (jax.eval_shape(loss, exp.models.shapes, key) for key in (jax.random.key(0), None))
+    assert set(trained) == {"loss", "balance_loss"} and set(evaluated) == {"loss"}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_specification_of_an_objective_is_what_its_features_are(name):
+    case = tiny.setting(name)
+    found = {name: (array.shape[1:], array.dtype) for name, array in case.batch.items()}
+    assert found == {name: (field.shape, field.dtype) for name, field in case.objective.spec.items()}
+    assert {work.role for work in case.objective.work} == set(case.objective.roles)
