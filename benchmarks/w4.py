@@ -16,7 +16,7 @@ from lm_jax.flags import override
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.models.presets.gpt import gpt2
-from lm_jax.models.transformer import build
+from lm_jax.models.transformer import build_transformer
 
 PROMPT, TOKENS, VOCAB = 32, 128, 8192
 
@@ -28,7 +28,7 @@ def main() -> None:
     model = gpt2("mini")
     model.embed.vocab = VOCAB
     model = override(model, [f"--config.{word}" for word in words if not word.startswith("rows=")])
-    module = build(from_config_dict(TransformerConfig, model, "config.model"))
+    module = build_transformer(from_config_dict(TransformerConfig, model, "config.model"))
     inputs = Inputs(tokens=jnp.zeros((1, 8), jnp.int32))
     drawn = jax.jit(lambda key: module.init(key, inputs, method="everything")["params"])(jax.random.key(0))
     params = unstacked(module, nn.unbox(drawn))

@@ -23,7 +23,7 @@ from lm_jax.core.config import from_config_dict
 from lm_jax.flags import override
 from lm_jax.models.config import KINDS
 from lm_jax.models.model import of_module
-from lm_jax.models.transformer import build
+from lm_jax.models.transformer import build_transformer
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.roles import Models
 from lm_jax.train import optimizers, state, step
@@ -42,11 +42,11 @@ class Training:
 
     def __init__(self, model: Any, objective: Objective, optimizer: optimizers.OptimizerConfig, steps: int, batch: Any):
         model = override(model, [f"--config.{word}" for word in sys.argv[1:] if "=" in word])
-        self.module = build(from_config_dict(KINDS[model.kind], model, "config.model"))
+        self.module = build_transformer(from_config_dict(KINDS[model.kind], model, "config.model"))
         self.objective = objective
         batch = jax.tree.map(jnp.asarray, batch)
         models = Models(objective.roles, {role: of_module(self.module) for role in objective.roles})
-        transform = optimizers.build(optimizer, steps, models.axes)
+        transform = optimizers.build_optimizer(optimizer, steps, models.axes)
         self.state = state.create(jax.jit(models.draw)(0), transform, loss_scaled=model.dtype == "float16")
         start = time.perf_counter()
         jitted = jax.jit(step.make_train_step(objective, models, transform), donate_argnums=0)

@@ -76,7 +76,7 @@ class Case:
         return step.lower(*arguments).compile(QUICK), *arguments
 
     def put(self, layout):
-        return tiny.put(layout, self.batch, **{name: field.named for name, field in self.objective.spec.items()})
+        return tiny.put(layout, self.batch, **{name: field.axis_names for name, field in self.objective.spec.items()})
 
 
 def case(objective, configs, rows, *, models=None, **options):

@@ -49,7 +49,7 @@ def build(config, inputs, *, seed=0):
 
     Matrices have variance 1 / fan-in; no bias is 0 and no scale is 1, so that a forgotten one shows.
     """
-    model = transformer.build(config)
+    model = transformer.build_transformer(config)
     return model, drawn(shapes(model, inputs), seed=seed)
 
 

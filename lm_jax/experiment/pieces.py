@@ -92,7 +92,7 @@ class Experiment:
     def objective(self) -> Objective:
         """The objective, which can be trained as the configuration wants it."""
         config = self.config
-        objective = objectives.build(config.objective, self.vocabulary, config.data.length)
+        objective = objectives.build_objective(config.objective, self.vocabulary, config.data.length)
         self._check_parts(objective.coupled, f"config.objective.name {config.objective.name!r}")
         return objective
 
@@ -143,7 +143,7 @@ class Experiment:
                 f"{embed.max_length}; lower the first or raise the second"
             )
         stacks = [getattr(config, part) for part in STACKS if hasattr(config, part)]
-        balanced = wanted.trained and any(stack.experts.balance for stack in stacks)
+        balanced = wanted.trainable and any(stack.experts.balance for stack in stacks)
         self._check_parts(balanced, f"feedforward.experts.balance of {name}")
         own = role in self.config.models and embed.vocab
         return build_model(config, own or self._rows_of_table)
@@ -169,12 +169,12 @@ class Experiment:
             for role, model in models.models.items()
             for path, factor in mup.multipliers(model.module.config, model.axes).items()
         }
-        return optimizers.build(config.optimizer, config.train.steps, models.axes, factors)
+        return optimizers.build_optimizer(config.optimizer, config.train.steps, models.axes, factors)
 
     @property
     def average(self) -> averaging.Average | None:
         """How averages of the parameters are kept, where the recipe asks for them."""
-        return averaging.build(self.config.optimizer, self.config.train.ema)
+        return averaging.build_average(self.config.optimizer, self.config.train.ema)
 
     @property
     def learning_rate(self) -> Callable[[int], Any]:
@@ -189,7 +189,7 @@ class Experiment:
         return state.create(
             params,
             self.optimizer,
-            loss_scaled=any(models.roles[role].trained for role in halves),
+            loss_scaled=any(models.roles[role].trainable for role in halves),
             averaged=self.average is not None,
             frozen=frozen,
             carry=state.empty(self.objective.carry, self.config.data.batch),
@@ -208,7 +208,7 @@ class Experiment:
         fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
         rows = self.config.data.batch
         shapes = {name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype) for name, one in fields.items()}
-        axes = {name: ("batch", *one.named) for name, one in fields.items()}
+        axes = {name: ("batch", *one.axis_names) for name, one in fields.items()}
         return _placed(axes, shapes, self.layout)
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -269,7 +269,7 @@ class Experiment:
                 source=work.source,
             )
             # Two thirds are the backward pass, which a frozen model does not have.
-            total += row if self.models.roles[work.role].trained else row / 3
+            total += row if self.models.roles[work.role].trainable else row / 3
         return total
 
 

@@ -186,7 +186,7 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
 
 def describe(config: ModelConfig) -> tuple[Any, Params, Params]:
     """The module of a configuration, and shapes and logical axes of its parameters; no memory is taken."""
-    model = of_module(transformer.build(config))
+    model = of_module(transformer.build_transformer(config))
     return model.module, model.shapes, model.axes
 
 

@@ -30,7 +30,11 @@ def trace(checkpoint: Checkpoint, params: Params, given: Arrays) -> Arrays:
     config = cast(TransformerConfig, checkpoint.config)
     # Unrolled: a past is then a tuple of layers.
     config = dataclasses.replace(config, stack=dataclasses.replace(config.stack, scan="never"))
-    module, length, mapping = transformer.build(config), given["input_ids"].shape[1], given.get("target_mapping")
+    module, length, mapping = (
+        transformer.build_transformer(config),
+        given["input_ids"].shape[1],
+        given.get("target_mapping"),
+    )
     targets, rows = (None, None) if mapping is None else _targets(mapping)
     output: Any = module.apply(
         {"params": params}, _inputs(given, targets), cache=_past(given, module), show=("hidden", "attention")

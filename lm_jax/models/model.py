@@ -45,7 +45,7 @@ class Bound:
         return self._apply(self.params, inputs, transform=self.transform, **options)
 
     @property
-    def writer(self) -> Params:
+    def readout_params(self) -> Params:
         """The parameters that `readout` reads."""
         return {name: self.params[name] for name in READOUT if name in self.params}
 
@@ -71,21 +71,21 @@ class Model:
 
     Attributes:
       module: the Linen module.
-      born: maps a random key to parameters, each boxed with the names of its axes. It may add parameters that only
+      init: maps a random key to parameters, each boxed with the names of its axes. It may add parameters that only
         `transform` reads.
       transform: applied to the parameters before the module computes with them.
-      trained: whether the parameter of a path is trained; None: all are.
+      trainable: whether the parameter of a path is trained; None: all are.
     """
 
     module: Transformer | EncoderDecoder
-    born: Callable[[jax.Array], Params]
+    init: Callable[[jax.Array], Params]
     transform: Transform | None = None
-    trained: Callable[[str], bool] | None = None
+    trainable: Callable[[str], bool] | None = None
 
     @functools.cached_property
     def boxed(self) -> Params:
         """The shapes of the parameters, boxed."""
-        return jax.eval_shape(self.born, jax.random.key(0))
+        return jax.eval_shape(self.init, jax.random.key(0))
 
     @property
     def shapes(self) -> Params:
@@ -99,7 +99,7 @@ class Model:
 
     def draw(self, key: jax.Array) -> Params:
         """Freshly drawn parameters, as a plain tree."""
-        return nn.unbox(self.born(key))
+        return nn.unbox(self.init(key))
 
     def bind(self, params: Params) -> Bound:
         """The model with a plain tree of parameters."""
@@ -108,7 +108,7 @@ class Model:
             params = {**params, **self.transform(outside)}
         return Bound(self.module, params, self.transform)
 
-    def folded(self, params: Params) -> Params:
+    def merge(self, params: Params) -> Params:
         """The module's own parameters after the transform, for decoding and export."""
         if (transform := self.transform) is None:
             return params
@@ -121,20 +121,20 @@ class Model:
 def build_model(config: ModelConfig, vocab: int) -> Model:
     """The model of a configuration with `vocab` tokens."""
     return of_module(
-        transformer.build(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
+        transformer.build_transformer(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
     )
 
 
 def of_module(module: Transformer | EncoderDecoder) -> Model:
     """The model of a module, all of it trained as it is."""
-    return Model(module, functools.partial(_born, module))
+    return Model(module, functools.partial(_init, module))
 
 
 def _below(function: Callable[[str, Any], Any], tree: Any) -> Any:
     return {name: function(name, part) for name, part in tree.items()} if isinstance(tree, Mapping) else tree
 
 
-def _born(module: Transformer | EncoderDecoder, key: jax.Array) -> Params:
+def _init(module: Transformer | EncoderDecoder, key: jax.Array) -> Params:
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if module.config.kind == "encoder_decoder" else None
     return module.init(key, Inputs(tokens=tokens, source=source), method="everything")["params"]

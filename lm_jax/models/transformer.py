@@ -1,6 +1,6 @@
 """Encoder, decoder and encoder-decoder over one stack.
 
-`build(config)` gives a Linen module; `module.apply({"params": params}, Inputs(...))` gives an `Output`.
+`build_transformer(config)` gives a Linen module; `module.apply({"params": params}, Inputs(...))` gives an `Output`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READOUT = ("token", "decoder_token", "head")
 STACKS = ("stack", "encoder", "decoder")
 
 
-def build(config: ModelConfig) -> Transformer | EncoderDecoder:
+def build_transformer(config: ModelConfig) -> Transformer | EncoderDecoder:
     """The module of a configuration."""
     return EncoderDecoder(config) if isinstance(config, EncoderDecoderConfig) else Transformer(config)
 
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         if inputs.targets is not None:
             if not config.two_stream:
                 raise InputError("inputs.targets are for a query stream; set config.model.two_stream=True")
-            visibility = two_stream.placed(visibility, inputs.targets, inputs.tokens.shape[1])
+            visibility = two_stream.append_targets(visibility, inputs.targets, inputs.tokens.shape[1])
             x = self.query_stream(x, inputs.targets, train)
         context = Context(visibility=visibility, index=cache.index if isinstance(cache, Cache) else None)
         layers, asked = None if cache is None else cache.layers, _asked(config.stack, show, train)
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
         x = x if inputs.targets is None else x[:, inputs.tokens.shape[1] :]
         x = self.final_norm(x) if config.final_norm else x
         if isinstance(cache, Past):
-            after = Past(jax.tree.map(functools.partial(recurrence.kept, config.memory), cache.layers, layers))
+            after = Past(jax.tree.map(functools.partial(recurrence.next_past, config.memory), cache.layers, layers))
         else:
             after = _advance(cache, layers, inputs)
         shown, written = shown if show else None, self.readout(x) if logits else None
@@ -258,7 +258,7 @@ def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibili
             unseen=inputs.unseen,
         )
         if cache is not None:
-            visibility = recurrence.placed(visibility, inputs.tokens.shape[1], cache.length)
+            visibility = recurrence.prepend_past(visibility, inputs.tokens.shape[1], cache.length)
         return cache, visibility
     whole = (inputs.unseen, inputs.visible, inputs.targets, inputs.types if typed else None)
     if any(field is not None for field in whole):

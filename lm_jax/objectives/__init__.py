@@ -33,7 +33,7 @@ def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
     return lookup(OBJECTIVES, config.name, "config.objective.name").roles
 
 
-def build(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
+def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
     """The objective of a configuration, for rows of `length` tokens; one without settings gets None."""
     cls = lookup(OBJECTIVES, config.name, "config.objective.name")
     return cls(getattr(config, config.name, None), vocabulary, length)

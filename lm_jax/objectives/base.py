@@ -92,7 +92,7 @@ class Field:
     axes: tuple[str | None, ...] = ()
 
     @property
-    def named(self) -> tuple[str | None, ...]:
+    def axis_names(self) -> tuple[str | None, ...]:
         """A name, or None, for every axis of `shape`."""
         return self.axes or (None,) * len(self.shape)
 

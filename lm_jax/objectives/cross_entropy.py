@@ -49,7 +49,7 @@ def token_loss(
     of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Every device does so with its own rows, so that
     the gradient of the readout is summed over devices once.
     """
-    readout, logits = model.writer, lambda writer, hidden: model.readout(hidden, writer)
+    readout, logits = model.readout_params, lambda writer, hidden: model.readout(hidden, writer)
 
     def own(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
         parts = min(MOST_PARTS, -(-labels.size // LEAST_TOKENS))

@@ -22,13 +22,13 @@ class Role:
 
     Attributes:
       kinds: kinds of model that can play the role.
-      trained: False: the parameters are frozen, without gradients and optimizer state.
+      trainable: False: the parameters are frozen, without gradients and optimizer state.
       product: True: this model is evaluated, generated from and exported. The only role of an objective always is.
       shares: paths of parameters, or of subtrees, to the role that owns them.
     """
 
     kinds: tuple[str, ...]
-    trained: bool = True
+    trainable: bool = True
     product: bool = False
     shares: Mapping[str, str] = Tree()
 
@@ -117,8 +117,8 @@ class Models:
 
     def _trained(self, path: str) -> bool:
         role, _, rest = path.partition("/")
-        trained = self.models[role].trained
-        return self.roles[role].trained and (trained is None or trained(rest))
+        trained = self.models[role].trainable
+        return self.roles[role].trainable and (trained is None or trained(rest))
 
 
 def product(roles: Mapping[str, Role]) -> str:

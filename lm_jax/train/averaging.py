@@ -18,7 +18,7 @@ from lm_jax.train.optimizers import OptimizerConfig
 Average = Callable[[Params, Params, Any, Int[Array, ""]], Params]
 
 
-def build(optimizer: OptimizerConfig, ema: float) -> Average | None:
+def build_average(optimizer: OptimizerConfig, ema: float) -> Average | None:
     """How the parameters are averaged: as the optimizer needs it, exponentially where `ema` is a decay, or not at all.
 
     Raises:

@@ -54,7 +54,7 @@ class Logger:
         if active:
             Path(workdir).mkdir(parents=True, exist_ok=True)
             run = writers.Run(workdir=Path(workdir), start=start, config=config or {})
-            self._writers += writers.build(names, run)
+            self._writers += writers.build_writers(names, run)
             self.console = Console(total=total, start=start, every=every, stream=console)
             self._writers.append(self.console)
 

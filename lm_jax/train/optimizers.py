@@ -180,7 +180,7 @@ def _schedule_free(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]
     free = config.schedule_free
     # Interpolation takes the place of momentum.
     fast = step(free.weight_decay, optax.scale_by_adam(0.0, free.b2, free.epsilon))
-    rate = schedules.build(config.schedule, config.learning_rate, 1 << 30)
+    rate = schedules.build_schedule(config.schedule, config.learning_rate, 1 << 30)
     # Optax counts updates from 1 here.
     return optax.GradientTransformation(*contrib.schedule_free(fast, lambda count: rate(count - 1), free.interpolation))
 
@@ -197,10 +197,10 @@ OPTIMIZERS = {
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate as a function of the number of updates made so far, in a run of `steps`."""
-    return schedules.build(config.schedule, config.learning_rate, steps)
+    return schedules.build_schedule(config.schedule, config.learning_rate, steps)
 
 
-def build(
+def build_optimizer(
     config: OptimizerConfig, steps: int, axes: Any, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
     """Clipping, the optimizer and its schedule as one transformation.

@@ -31,8 +31,8 @@ def state_axes(state: Any, params: Params, carry: Carry = NOTHING) -> Any:
       ValueError: a leaf that belongs to no parameter and is not in `REPLICATED`.
     """
     shapes, axes = dict([*named_leaves(state.params), *named_leaves(state.frozen)]), by_path(params)
-    kept = {f"carry/rows/{name}": ("batch", *field.named) for name, field in carry.rows.items()}
-    kept |= {f"carry/shared/{name}": field.named for name, field in carry.shared.items()}
+    kept = {f"carry/rows/{name}": ("batch", *field.axis_names) for name, field in carry.rows.items()}
+    kept |= {f"carry/shared/{name}": field.axis_names for name, field in carry.shared.items()}
 
     def one(path: str, leaf: Any) -> tuple[str | None, ...]:
         if path in kept:

@@ -80,7 +80,7 @@ def _wsd(config: ScheduleConfig, peak: float, warmup: int, steps: int) -> optax.
 SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt": _rsqrt, "wsd": _wsd}
 
 
-def build(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
+def build_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
     """Learning rate as a function of the number of updates made so far.
 
     Args:

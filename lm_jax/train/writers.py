@@ -179,7 +179,7 @@ def check(names: Sequence[str]) -> None:
             )
 
 
-def build(names: Sequence[str], run: Run) -> list[Writer]:
+def build_writers(names: Sequence[str], run: Run) -> list[Writer]:
     """The named writers of a run; all but `metrics.jsonl`, which the run itself needs, may die without harm."""
     check(names)
     return [

@@ -43,7 +43,7 @@ def run(request: Request) -> int:
 def _recipe(request: Request) -> int:
     config = need_config(request)
     # Without text there is no tokenizer yet: the size that the recipe asks for.
-    rows = config.model.embed.vocab or config.data.tokenizer.wanted
+    rows = config.model.embed.vocab or config.data.tokenizer.target_size
     models = [build_model(one, rows) for one in (config.model, *config.models.values())]
     if request.json:
         parameters = sum(count(model.shapes) for model in models)

@@ -44,7 +44,7 @@ def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Para
     checkpointer, step = _chosen(request, exp)
     role = exp.models.product
     params = restore_params(checkpointer, exp.params_like(role), step)
-    return step, exp.product.folded(exp.models.parameters(role, params))
+    return step, exp.product.merge(exp.models.parameters(role, params))
 
 
 def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:

@@ -21,7 +21,7 @@ def test_roberta_computes_the_same_with_any_padding_token(pad, tmp_path):
     module, loaded = huggingface.load(tmp_path)
     assert huggingface.function_of(module.config) == huggingface.function_of(moved)
     expected = model.apply({"params": params}, inputs, logits=True).logits
-    for one, parameters in ((transformer.build(moved), again), (module, loaded)):
+    for one, parameters in ((transformer.build_transformer(moved), again), (module, loaded)):
         found = one.apply({"params": parameters}, inputs, logits=True).logits
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 

@@ -13,7 +13,7 @@ ATTENTION, FEEDFORWARD, PAIR, READOUT, LENGTH = 4 * 64 * 64, 8 * 64 * 64, 12 * 6
 
 def flops(preset="gpt2", length=LENGTH, **over):
     config = tiny.config(preset, over={f"stack.{key.replace('__', '.')}": value for key, value in over.items()})
-    model = of_module(transformer.build(config))
+    model = of_module(transformer.build_transformer(config))
     shapes, axes = model.shapes, model.axes
     return training_flops(config, shapes, axes, length=length, read=length)
 

@@ -37,7 +37,7 @@ def decoder(name, width):
 def movement(name, width):
     """How far the residual stream after each layer, and the logits, moved: mean absolute values."""
     config = decoder(name, width)
-    model = transformer.build(config)
+    model = transformer.build_transformer(config)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 17)))
     inputs, targets = Inputs(tokens=tokens[:, :-1]), tokens[:, 1:]
     built, rng = of_module(model), np.random.default_rng(1)
@@ -58,7 +58,7 @@ def movement(name, width):
     settings = optimizers.OptimizerConfig(
         learning_rate=1e-2, clip=0.0, schedule=schedules.ScheduleConfig(name="constant", warmup=0)
     )
-    adam = optimizers.build(settings, STEPS, axes, mup.multipliers(config, axes))
+    adam = optimizers.build_optimizer(settings, STEPS, axes, mup.multipliers(config, axes))
 
     def loss(params):
         return cross_entropy(model.apply({"params": params}, inputs, logits=True).logits, targets).mean()
@@ -73,7 +73,7 @@ def movement(name, width):
         states = {"logits": model.apply({"params": params}, inputs, logits=True).logits}
         for depth in range(1, DEPTH + 1):
             stack = dataclasses.replace(config.stack, depth=depth)
-            shallow = transformer.build(dataclasses.replace(config, stack=stack, final_norm=False))
+            shallow = transformer.build_transformer(dataclasses.replace(config, stack=stack, final_norm=False))
             some = {**params, "stack": jax.tree.map(lambda leaf, depth=depth: leaf[:depth], params["stack"])}
             states[f"layer {depth}"] = shallow.apply({"params": some}, inputs).hidden
         return states
@@ -104,7 +104,7 @@ def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(p
 
 def test_hidden_matrices_alone_have_their_learning_rates_multiplied():
     config = decoder("mup", 512)
-    axes = of_module(transformer.build(config)).axes
+    axes = of_module(transformer.build_transformer(config)).axes
     factors = mup.multipliers(config, axes)
     assert set(factors.values()) == {1 / 8}
     # The readout of this model is its token table.
@@ -115,7 +115,7 @@ def test_hidden_matrices_alone_have_their_learning_rates_multiplied():
 @pytest.mark.parametrize("preset", ["albert", "bert", "mixtral", "t5"])
 def test_hidden_matrices_are_those_of_layers_and_transforms_whatever_they_are_called(preset):
     config = tiny.config(preset, over={"init.name": "mup"})
-    axes = of_module(transformer.build(config)).axes
+    axes = of_module(transformer.build_transformer(config)).axes
     expected = {
         path for path in by_path(axes) if re.search(r"layers/.*kernel$|(head/transform|pair/pooler)/kernel$", path)
     }
@@ -126,7 +126,7 @@ def test_hidden_matrices_are_those_of_layers_and_transforms_whatever_they_are_ca
 
 def test_mup_draws_hidden_matrices_by_fan_in_and_readouts_by_none():
     config = tiny.config("llama", over={"init.name": "mup", "init.base_width": 16, "stack.depth": 1})
-    model = transformer.build(config)
+    model = transformer.build_transformer(config)
     key = jax.random.key(0, impl="unsafe_rbg")
     params = jax.jit(lambda: model.init(key, Inputs(tokens=jnp.ones((1, 2), jnp.int32)), method="everything"))()[
         "params"

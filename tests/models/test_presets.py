@@ -19,7 +19,7 @@ from lm_jax.models.config import KINDS
 from lm_jax.models.interface import Inputs
 from lm_jax.models.presets import PRESETS
 from lm_jax.models.presets.counts import PARAMETERS
-from lm_jax.models.transformer import build
+from lm_jax.models.transformer import build_transformer
 
 PAIR = Inputs(tokens=jnp.ones((1, 4), jnp.int32), source=Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
 
@@ -33,7 +33,7 @@ def shapes(preset, size, vocab):
     tree.embed.vocab = vocab
     for stack in tiny.stacks(preset):
         tree[stack].scan = "always"
-    return tiny.shapes(build(from_config_dict(KINDS[tree.kind], tree)), PAIR)
+    return tiny.shapes(build_transformer(from_config_dict(KINDS[tree.kind], tree)), PAIR)
 
 
 # The largest of each family; all others are counted by the slow tests.
@@ -145,7 +145,7 @@ def test_the_heads_that_are_printed_for_gpt3_1_3b_would_make_another_model():
 @functools.cache
 def drawn(preset):
     """A tiny preset's parameters as it draws them, by path."""
-    model = build(tiny.config(preset))
+    model = build_transformer(tiny.config(preset))
     # Keys of this kind give programs that compile in a tenth of the time.
     key = jax.random.key(0, impl="unsafe_rbg")
     params = jax.jit(lambda key: model.init(key, PAIR, method="everything"))(key)["params"]
@@ -272,7 +272,7 @@ def test_palm_draws_by_fan_in_and_its_table_by_one():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_tiny_model_can_be_built(preset):
-    assert count(tiny.shapes(build(tiny.config(preset)), PAIR)) < 1_000_000
+    assert count(tiny.shapes(build_transformer(tiny.config(preset)), PAIR)) < 1_000_000
 
 
 def test_an_unknown_size_lists_the_known_ones():
@@ -317,7 +317,7 @@ def test_an_unknown_size_lists_the_known_ones():
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(over, message):
     with pytest.raises(InputError, match=message):
-        tiny.boxed(build(tiny.config("gpt2", over=over)), PAIR)
+        tiny.boxed(build_transformer(tiny.config("gpt2", over=over)), PAIR)
 
 
 def test_a_decoder_must_not_see_the_future_nor_an_encoder_only_the_past():

@@ -10,7 +10,7 @@ import tiny
 
 from lm_jax.core.config import InputError
 from lm_jax.models.interface import Inputs
-from lm_jax.models.transformer import build
+from lm_jax.models.transformer import build_transformer
 
 LENGTH, SOURCE = 10, 6
 DECODERS = [("gpt2", "blockwise"), ("llama", "dense"), ("t5", "dense"), ("t5", "blockwise"), ("transformer", "dense")]
@@ -222,7 +222,7 @@ def test_dropout_acts_in_training_only_and_is_a_function_of_its_key(encoder):
 
 def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(encoder):
     _, params, inputs, rest = encoder
-    model = build(tiny.config("bert", over={"stack.depth": 1, "dtype": "bfloat16"}))
+    model = build_transformer(tiny.config("bert", over={"stack.depth": 1, "dtype": "bfloat16"}))
     rough = jax.jit(lambda: model.apply({"params": params}, inputs, logits=True))()
     assert rough.hidden.dtype == rough.logits.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(tiny.shapes(model, inputs))} == {jnp.dtype("float32")}
@@ -259,7 +259,7 @@ def test_t5s_tied_readout_is_scaled():
 def test_as_many_key_heads_as_heads_is_ordinary_attention():
     inputs = Inputs(tokens=rows(5, 1))
     shapes = lambda groups: tiny.shapes(
-        build(tiny.config("llama", over={"stack.block.attention.kv_heads": groups})), inputs
+        build_transformer(tiny.config("llama", over={"stack.block.attention.kv_heads": groups})), inputs
     )["stack"]["layers"]["attention"]
     assert shapes(4) == shapes(None)
     assert shapes(2)["key"]["kernel"].shape == (2, 64, 2, 16)
@@ -269,9 +269,11 @@ def test_as_many_key_heads_as_heads_is_ordinary_attention():
 def test_too_long_an_input_is_refused_where_positions_are_a_table():
     config = tiny.config("gpt2", over={"embed.max_length": 4})
     with pytest.raises(InputError, match="an input of 5 tokens, but config.model.embed.max_length is 4"):
-        jax.eval_shape(lambda: build(config).init(jax.random.key(0), Inputs(tokens=rows(5, 1)), method="everything"))
+        jax.eval_shape(
+            lambda: build_transformer(config).init(jax.random.key(0), Inputs(tokens=rows(5, 1)), method="everything")
+        )
 
 
 def test_an_encoder_decoder_without_a_source_is_refused():
     with pytest.raises(InputError, match="needs inputs.source"):
-        build(tiny.config("t5")).init(jax.random.key(0), Inputs(tokens=rows(5, 1)), method="everything")
+        build_transformer(tiny.config("t5")).init(jax.random.key(0), Inputs(tokens=rows(5, 1)), method="everything")

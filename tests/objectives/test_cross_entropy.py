@@ -8,7 +8,7 @@ import pytest
 from lm_jax.core.sums import Sum
 from lm_jax.models.config import EmbedConfig, ReadoutConfig, TransformerConfig
 from lm_jax.models.model import Bound
-from lm_jax.models.transformer import build
+from lm_jax.models.transformer import build_transformer
 from lm_jax.objectives import cross_entropy as module
 from lm_jax.objectives.base import accuracy, per_weight, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy, token_loss
@@ -70,7 +70,7 @@ def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeyp
     rng = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
     embed, readout = EmbedConfig(vocab=50, width=8), ReadoutConfig(bias=True)
-    transformer = build(TransformerConfig(embed=embed, readout=readout, dtype=jnp.dtype(dtype).name))
+    transformer = build_transformer(TransformerConfig(embed=embed, readout=readout, dtype=jnp.dtype(dtype).name))
     params = {"token": {"embedding": draw(50, 8)}, "head": {"bias": draw(50)}, "stack": draw(3)}
     hidden, labels = draw(3, 11, 8).astype(dtype), jnp.asarray(rng.integers(0, 50, (3, 11)), jnp.int32)
     weights = jnp.asarray(rng.random((3, 11)) * (rng.random((3, 11)) < 0.7), jnp.float32)
@@ -107,7 +107,7 @@ def test_devices_make_the_logits_of_their_rows_in_parts_and_hold_less(monkeypatc
         shape, dtype, sharding=layout.sharding((*axes, *[None] * (len(shape) - len(axes))))
     )
     readout = ReadoutConfig(bias=True)
-    transformer = build(TransformerConfig(embed=EmbedConfig(vocab=8192, width=16), readout=readout))
+    transformer = build_transformer(TransformerConfig(embed=EmbedConfig(vocab=8192, width=16), readout=readout))
     params = {
         "token": {"embedding": spaces(8192, 16, axes=("vocab", "embed"))},
         "head": {"bias": spaces(8192, axes=("vocab",))},

@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from lm_jax.core.sums import means
-from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build
+from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from lm_jax.train import optimizers, state
 from lm_jax.train.optimizers import AdamWConfig, OptimizerConfig, ScheduleConfig
 from lm_jax.train.step import make_train_step
@@ -17,7 +17,7 @@ def test_every_objective_overfits_one_batch(name):
     config = OptimizerConfig(
         learning_rate=1e-2, schedule=ScheduleConfig(name="constant"), adamw=AdamWConfig(weight_decay=0.0)
     )
-    optimizer = optimizers.build(config, 100, case.axes)
+    optimizer = optimizers.build_optimizer(config, 100, case.axes)
     step = jax.jit(make_train_step(case.objective, case.models, optimizer), donate_argnums=0)
     now = state.create(case.params, optimizer, loss_scaled=False)
     for _ in range(80):
@@ -29,7 +29,7 @@ def test_every_objective_overfits_one_batch(name):
 
 def test_objectives_are_built_by_name():
     for name, cls in OBJECTIVES.items():
-        made = build(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
+        made = build_objective(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
         assert isinstance(made, cls)
         assert made.reads.length > made.reads.overlap >= 0
         assert list(made.roles) == ["model"]

@@ -32,14 +32,14 @@ def low_rank(config):
     model = build_model(config, config.embed.vocab)
     depth, embed, heads, kv = model.shapes["stack"]["layers"]["attention"]["query"]["kernel"].shape
 
-    def born(key):
+    def init(key):
         draw = lambda shape, axes: nn.LogicallyPartitioned(jax.random.normal(key, shape), axes)
         down, up = draw((depth, embed, RANK), ("layers", "embed", "rank")), jnp.zeros((depth, RANK, heads, kv))
         factors = {"down": down, "up": nn.LogicallyPartitioned(up, ("layers", "rank", "heads", "kv"))}
-        return merged(model.born(key), {"stack": {"layers": {"attention": {"query": factors}}}})
+        return merged(model.init(key), {"stack": {"layers": {"attention": {"query": factors}}}})
 
     return dataclasses.replace(
-        model, born=born, transform=adapted, trained=lambda path: path.endswith(("/down", "/up"))
+        model, init=init, transform=adapted, trainable=lambda path: path.endswith(("/down", "/up"))
     )
 
 
@@ -56,7 +56,7 @@ def test_it_keeps_the_laws_and_every_other_parameter_its_bits(scan, tmp_path):
     # What others are given has no factors, and the same function.
     model = case.models.models["model"]
     params, tokens = laws.merged(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
-    folded = model.folded(params)
+    folded = model.merge(params)
     assert jax.tree.structure(folded) == jax.tree.structure(of_module(model.module).shapes)
     hidden = Bound(model.module, folded)(tokens).hidden
     np.testing.assert_allclose(hidden, model.bind(params)(tokens).hidden, atol=1e-5)

@@ -26,7 +26,7 @@ from lm_jax.verbs import forking
 class Distilled(Causal):
     roles = {
         "student": Role(kinds=("decoder",), product=True),
-        "teacher": Role(kinds=("decoder",), trained=False),
+        "teacher": Role(kinds=("decoder",), trainable=False),
     }
 
     @property

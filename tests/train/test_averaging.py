@@ -28,7 +28,7 @@ def test_a_decay_outside_of_zero_to_one_is_refused(decay):
 
 def test_an_optimizer_with_an_average_of_its_own_takes_no_other():
     own = OptimizerConfig(name="schedule_free")
-    assert averaging.build(own, 0.0) is not None
-    assert averaging.build(OptimizerConfig(), 0.0) is None
+    assert averaging.build_average(own, 0.0) is not None
+    assert averaging.build_average(OptimizerConfig(), 0.0) is None
     with pytest.raises(InputError, match=r"config\.train\.ema is 0\.9, but the optimizer schedule_free"):
-        averaging.build(own, 0.9)
+        averaging.build_average(own, 0.9)

@@ -81,13 +81,13 @@ def test_a_warmup_longer_than_the_run_is_refused():
 
 def test_unknown_names_list_the_choices():
     with pytest.raises(InputError, match=r"config\.optimizer\.name is 'adam', which is none of adamw"):
-        optimizers.build(OptimizerConfig(name="adam"), 10, {})
+        optimizers.build_optimizer(OptimizerConfig(name="adam"), 10, {})
     with pytest.raises(InputError, match=r"config\.optimizer\.schedule\.name is 'cosin'.*did you mean cosine"):
         rate("cosin", 0)
 
 
 def updated(config, params, slopes, axes=None):
-    optimizer = optimizers.build(config, 10, axes or {})
+    optimizer = optimizers.build_optimizer(config, 10, axes or {})
     changes, _ = jax.jit(optimizer.update)(slopes, jax.jit(optimizer.init)(params), params)
     return changes
 
@@ -137,7 +137,7 @@ def test_clipping_scales_all_gradients_to_the_largest_norm_allowed():
     changes, _ = sgd.update(slopes, sgd.init(slopes))
     np.testing.assert_allclose([changes["a"][0], changes["b"][0]], [-0.6, -0.8], rtol=1e-6)
     # Adam's first moment shows what it was given.
-    optimizer = optimizers.build(config, 10, {})
+    optimizer = optimizers.build_optimizer(config, 10, {})
     _, state = optimizer.update(slopes, optimizer.init(slopes), slopes)
     moments = optax.tree.get(state, "mu")
     np.testing.assert_allclose([moments["a"][0], moments["b"][0]], [0.06, 0.08], rtol=1e-5)
@@ -145,7 +145,9 @@ def test_clipping_scales_all_gradients_to_the_largest_norm_allowed():
 
 def test_the_learning_rate_follows_the_number_of_updates():
     config = OptimizerConfig(learning_rate=1.0, clip=0.0, schedule=ScheduleConfig(name="linear", final=0.0))
-    optimizer = optimizers.build(OptimizerConfig(**{**vars(config), "adamw": AdamWConfig(weight_decay=0.0)}), 4, {})
+    optimizer = optimizers.build_optimizer(
+        OptimizerConfig(**{**vars(config), "adamw": AdamWConfig(weight_decay=0.0)}), 4, {}
+    )
     params = {"kernel": jnp.array([0.0])}
     state, sizes = optimizer.init(params), []
     for _ in range(4):
@@ -193,7 +195,7 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
     }
 
     def trained(tree_of, axes):
-        optimizer = optimizers.build(config, 10, axes)
+        optimizer = optimizers.build_optimizer(config, 10, axes)
         optimizer = jax.jit(optimizer.update), optimizer.init
         tree, state = tree_of(params), optimizer[1](tree_of(params))
         for slopes in all_slopes:
@@ -223,7 +225,7 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
 def test_adafactor_keeps_rows_and_columns_of_one_layers_matrix():
     params = {"layers": {"query": {"kernel": jnp.ones((3, 128, 4, 32))}}}
     axes = {"layers": {"query": {"kernel": ("layers", "embed", "heads", "kv")}}}
-    state = optimizers.build(OptimizerConfig(name="adafactor"), 10, axes).init(params)
+    state = optimizers.build_optimizer(OptimizerConfig(name="adafactor"), 10, axes).init(params)
     shapes = {leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim}
     assert (3, 128) in shapes
     assert max(np.prod(shape) for shape in shapes) == 3 * 128
@@ -239,7 +241,7 @@ def test_layers_of_two_numbers_and_experts_are_matrices_of_their_own(name, longe
         "b/experts": ("layers", "experts", "embed", "mlp")
     }
     params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
-    optimizer = optimizers.build(OptimizerConfig(name=name), 10, axes)
+    optimizer = optimizers.build_optimizer(OptimizerConfig(name=name), 10, axes)
     state = jax.eval_shape(optimizer.init, params)
     assert longest <= {leaf.shape for leaf in jax.tree.leaves(state)}
     updates, after = jax.eval_shape(optimizer.update, params, state, params)
@@ -311,14 +313,14 @@ def test_a_models_own_factors_multiply_the_recipes():
     config = OptimizerConfig(
         learning_rate=0.1, clip=0.0, schedule=STEADY, multipliers=(Multiplier(pattern="a", factor=3.0),)
     )
-    optimizer = optimizers.build(config, 10, {}, {"a": 0.5})
+    optimizer = optimizers.build_optimizer(config, 10, {}, {"a": 0.5})
     changes, _ = optimizer.update({"a": jnp.ones(1)}, optimizer.init({"a": jnp.zeros(1)}), {"a": jnp.zeros(1)})
     np.testing.assert_allclose(changes["a"], -0.15, rtol=1e-5)
 
 
 def test_schedule_free_refuses_a_schedule():
     with pytest.raises(InputError, match=r"schedule\.name is 'cosine'; the optimizer schedule_free wants 'constant'"):
-        optimizers.build(OptimizerConfig(name="schedule_free"), 10, {})
+        optimizers.build_optimizer(OptimizerConfig(name="schedule_free"), 10, {})
 
 
 def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
@@ -331,7 +333,7 @@ def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
         schedule=ScheduleConfig(name="constant", warmup=10),
         schedule_free=ScheduleFreeConfig(weight_decay=0.0),
     )
-    optimizer = optimizers.build(config, 300, {})
+    optimizer = optimizers.build_optimizer(config, 300, {})
     average = averaging.schedule_free(0.9)
     noise = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
 
@@ -355,7 +357,7 @@ def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
 def test_a_warmup_below_one_is_a_share_of_the_steps(name):
     share = ScheduleConfig(name=name, warmup=0.1)
     steps = ScheduleConfig(name=name, warmup=20)
-    rates = [schedules.build(config, 1.0, 200) for config in (share, steps)]
+    rates = [schedules.build_schedule(config, 1.0, 200) for config in (share, steps)]
     assert [rates[0](count) for count in range(0, 200, 7)] == [rates[1](count) for count in range(0, 200, 7)]
     assert share.resolved(3) == (0, 3)
 
@@ -367,7 +369,7 @@ def test_a_warmup_of_one_is_one_step():
 @pytest.mark.parametrize(("before", "after"), [(1.0, 0.0), (0.0, 0.5), (1.0, 0.5), (0.0, 0.0)])
 def test_the_state_fits_after_clipping_was_switched(before, after):
     params = {"w": jnp.ones((2, 2))}
-    states = [optimizers.build(OptimizerConfig(clip=clip), 10, {}).init(params) for clip in (before, after)]
+    states = [optimizers.build_optimizer(OptimizerConfig(clip=clip), 10, {}).init(params) for clip in (before, after)]
     adapted = optimizers.reclipped(states[0], before, after)
     assert jax.tree.structure(adapted) == jax.tree.structure(states[1])
 
@@ -378,6 +380,6 @@ def test_schedule_free_takes_a_share_of_the_runs_steps_as_its_warmup():
     params, gradient = {"w": jnp.ones(3)}, {"w": jnp.full(3, 0.5)}
     updates = []
     for one in (config, same):
-        optimizer = optimizers.build(one, 10, {})
+        optimizer = optimizers.build_optimizer(one, 10, {})
         updates.append(optimizer.update(gradient, optimizer.init(params), params)[0]["w"])
     np.testing.assert_array_equal(*updates)

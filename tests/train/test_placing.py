@@ -38,7 +38,7 @@ PARAMS = {
 def placed(name):
     """The sharded state of an optimizer on 2 x 2 x 2 devices, by path."""
     schedule = ScheduleConfig(name="constant")
-    optimizer = optimizers.build(OptimizerConfig(name=name, schedule=schedule), 10, {"model": AXES})
+    optimizer = optimizers.build_optimizer(OptimizerConfig(name=name, schedule=schedule), 10, {"model": AXES})
     create = lambda params: state.create(params, optimizer, loss_scaled=True, averaged=True)
     made = jax.eval_shape(create, PARAMS)
     layout = Layout(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))

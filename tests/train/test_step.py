@@ -91,7 +91,7 @@ def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
 
 
 def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
-    optimizer = optimizers.build(OptimizerConfig(), 10, setting("causal").axes)
+    optimizer = optimizers.build_optimizer(OptimizerConfig(), 10, setting("causal").axes)
     # Fully sharded, in parts: the gradients of a part must not fall back to whole copies either.
     (new, sums), _ = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
     leaves = dict(named_leaves(new))
@@ -122,7 +122,7 @@ def test_a_scaled_loss_gives_the_same_gradients():
 def half():
     """A float16 step, and the state before it."""
     case = tiny.setting("causal", dtype="float16")
-    optimizer = optimizers.build(
+    optimizer = optimizers.build_optimizer(
         OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10, case.axes
     )
     step = jax.jit(make_train_step(case.objective, case.models, optimizer))

@@ -70,13 +70,13 @@ class TokenizerConfig:
     vocab_at_most: int = setting(8192, at_least=1)
 
     @property
-    def wanted(self) -> int:
+    def target_size(self) -> int:
         """The size of the vocabulary where the text allows it."""
         return self.vocab_at_most if self.vocab is None else self.vocab
 
     @property
     def size_key(self) -> str:
-        """The key of the setting that `wanted` comes from."""
+        """The key of the setting that `target_size` comes from."""
         return "config.data.tokenizer.vocab_at_most" if self.vocab is None else "config.data.tokenizer.vocab"
 
 

@@ -36,7 +36,7 @@ def unigram(config: TokenizerConfig) -> Listener:
         if not found:
             return None
         iterations += 1
-        rounds = math.log(int(found[2]) / (_SPARE * config.wanted), 1 / _SHRINKS)
+        rounds = math.log(int(found[2]) / (_SPARE * config.target_size), 1 / _SHRINKS)
         left = _ITERATIONS * max(0, math.ceil(rounds)) + _ITERATIONS - 1 - int(found[1])
         return _SEEDS + (1 - _SEEDS) * iterations / (iterations + max(0, left))
 
@@ -45,7 +45,7 @@ def unigram(config: TokenizerConfig) -> Listener:
 
 def bpe(config: TokenizerConfig) -> Listener:
     """Merges; the first ones are the most frequent and take longest."""
-    whole = max(1, config.wanted - config.sentinels - len(SPECIALS) - 256)
+    whole = max(1, config.target_size - config.sentinels - len(SPECIALS) - 256)
 
     def share(line: bytes) -> float | None:
         if b"Done! preprocessed" in line:

@@ -77,7 +77,7 @@ def written(tree: Mapping[str, Any]) -> bytes:
     return json.dumps(tree, ensure_ascii=False).encode()
 
 
-def build(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
+def build_tokenizer(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
     """A tokenizer of a tokenizer.json.
 
     Args:

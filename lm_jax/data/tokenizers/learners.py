@@ -39,7 +39,7 @@ def sentencepiece_model(config: TokenizerConfig, lines: Sequence[str], aloud: bo
         fitting = _limited(fitting)
     if not fitting:
         raise InputError(NO_TEXT)
-    size = config.wanted - config.sentinels
+    size = config.target_size - config.sentinels
     if size < len(SPECIALS) + _BYTES:
         raise InputError(_too_small(config, "specials, sentinels and bytes", len(SPECIALS) + _BYTES))
     while True:
@@ -105,7 +105,7 @@ def _explained(config: TokenizerConfig, message: str) -> str:
         return _too_large(config, int(found[1]))
     if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
         return _too_small(config, "specials, sentinels, bytes and the corpus's characters", int(found[1]))
-    return f"{config.size_key} is {config.wanted}; sentencepiece cannot train it: {' '.join(message.split())}"
+    return f"{config.size_key} is {config.target_size}; sentencepiece cannot train it: {' '.join(message.split())}"
 
 
 def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Learned:
@@ -122,7 +122,7 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lea
     split = library.pre_tokenizer.pre_tokenize_str
     inner = [huggingface.PREFIX + one for one in alphabet if len(split(f"a{one}")) == 1]
     least = len(SPECIALS) + len(alphabet) + len(inner)
-    if config.wanted < least + config.sentinels:
+    if config.target_size < least + config.sentinels:
         raise InputError(_too_small(config, "specials, sentinels and the corpus's characters", least))
     model = _merged(
         config,
@@ -172,7 +172,7 @@ def byte_bpe(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lear
     """Byte-level BPE (Radford et al. 2019, section 2.2) with GPT-2's rule where words end."""
     import tokenizers
 
-    if config.wanted < len(SPECIALS) + _BYTES + config.sentinels:
+    if config.target_size < len(SPECIALS) + _BYTES + config.sentinels:
         raise InputError(_too_small(config, "specials, sentinels and bytes", len(SPECIALS) + _BYTES))
     library = tokenizers.Tokenizer.from_str(json.dumps(huggingface.byte_bpe({}, [], prefix_space=False)))
     model = _merged(
@@ -200,7 +200,7 @@ def _merged(config: TokenizerConfig, texts: Iterator[str], aloud: bool, steps: A
     if steps.normalizer is not None:
         library.normalizer = steps.normalizer
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=config.wanted - config.sentinels,
+        vocab_size=config.target_size - config.sentinels,
         min_frequency=_SEEN,
         show_progress=aloud,
         # What it writes in JSON it writes whether progress is shown or not.
@@ -228,15 +228,17 @@ def _read(texts: Sequence[str], aloud: bool, stage: str = "Read text") -> Iterat
 def _too_large(config: TokenizerConfig, size: int) -> str:
     most = size + config.sentinels
     return (
-        f"{config.size_key} is {config.wanted}, but this corpus allows at most {most}; set {config.size_key}={most}, "
-        "leave it unset for as many as the text allows, or add text"
+        f"{config.size_key} is {config.target_size}, but this corpus allows at most {most}; "
+        f"set {config.size_key}={most}, leave it unset for as many as the text allows, or add text"
     )
 
 
 def _too_small(config: TokenizerConfig, what: str, size: int) -> str:
     least = size + config.sentinels
     advice = " or lower config.data.tokenizer.character_coverage" if "characters" in what else ""
-    return f"{config.size_key} is {config.wanted}, but {what} take {least}; set {config.size_key} above that{advice}"
+    return (
+        f"{config.size_key} is {config.target_size}, but {what} take {least}; set {config.size_key} above that{advice}"
+    )
 
 
 def _finished(tree: dict[str, Any], size: int, sentinels: int) -> Learned:

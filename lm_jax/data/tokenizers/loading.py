@@ -28,9 +28,9 @@ BUILDERS: dict[str, Callable[[str, bytes, Mapping[str, Any]], Tokenizer]] = {
     "bytes": lambda kind, content, options: simple.bytes_tokenizer(options["sentinels"]),
     "characters": lambda kind, content, options: simple.characters_tokenizer(content, options["sentinels"]),
     simple.IDS: lambda kind, content, options: simple.ids_tokenizer(options),
-    "wordpiece": huggingface.build,
-    "byte_bpe": huggingface.build,
-    "huggingface": huggingface.build,
+    "wordpiece": huggingface.build_tokenizer,
+    "byte_bpe": huggingface.build_tokenizer,
+    "huggingface": huggingface.build_tokenizer,
     "sentencepiece": sentencepiece.foreign,
 }
 
@@ -112,7 +112,7 @@ def _is_ours(file: Path) -> bool:
 
 def _saved(directory: Path, name: str) -> Tokenizer:
     settings = _json(directory / name)
-    build = lookup(BUILDERS, settings.get("kind", ""), f"kind in {directory / name}")
+    build_tokenizer = lookup(BUILDERS, settings.get("kind", ""), f"kind in {directory / name}")
     options = settings["options"] if name == SETTINGS else {"sentinels": settings["sentinels"]}
     file = directory / (settings["file"] if name == SETTINGS else _EARLIER[1])
     content = b""
@@ -125,7 +125,7 @@ def _saved(directory: Path, name: str) -> Tokenizer:
     if fingerprint(settings["kind"], content, options) != settings["fingerprint"]:
         raise InputError(f"{_KEY}: {directory} is damaged; {file.name} does not match its fingerprint")
     base = {key: value for key, value in options.items() if key != OPTION}
-    return extend(build(settings["kind"], content, base), options.get(OPTION, []))
+    return extend(build_tokenizer(settings["kind"], content, base), options.get(OPTION, []))
 
 
 def _format(path: Path) -> tuple[Callable[[Path, int, bool], Tokenizer], Path]:
@@ -172,7 +172,9 @@ def _tokenizer_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     for role in ("cls", "sep"):
         if role not in roles and isinstance(post.get(role), list):
             roles[role] = int(post[role][1])
-    return huggingface.build(huggingface.kind_of(tree), content, _options(vocabulary, roles, added, sentinels))
+    return huggingface.build_tokenizer(
+        huggingface.kind_of(tree), content, _options(vocabulary, roles, added, sentinels)
+    )
 
 
 def _vocab_txt(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
@@ -194,7 +196,9 @@ def _vocab_txt(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     )
     names = {lines[token]: token for token in roles.values() if token < len(lines)}
     tree["added_tokens"] = huggingface.added(names)
-    return huggingface.build("wordpiece", huggingface.written(tree), _options(vocabulary, roles, added, sentinels))
+    return huggingface.build_tokenizer(
+        "wordpiece", huggingface.written(tree), _options(vocabulary, roles, added, sentinels)
+    )
 
 
 def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
@@ -221,7 +225,9 @@ def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     tree = huggingface.byte_bpe(vocabulary, pairs, prefix_space=prefix_space)
     pieces = {token: name for name, token in vocabulary.items()}
     tree["added_tokens"] = huggingface.added({pieces[token]: token for token in roles.values() if token in pieces})
-    return huggingface.build("byte_bpe", huggingface.written(tree), _options(vocabulary, roles, added, sentinels))
+    return huggingface.build_tokenizer(
+        "byte_bpe", huggingface.written(tree), _options(vocabulary, roles, added, sentinels)
+    )
 
 
 def _model(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:

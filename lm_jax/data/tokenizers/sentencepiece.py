@@ -39,7 +39,7 @@ def own(kind: str, content: bytes, sentinels: int) -> Tokenizer:
 
 
 def foreign(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
-    """A serialised model from elsewhere; `options` as of `huggingface.build`."""
+    """A serialised model from elsewhere; `options` as of `huggingface.build_tokenizer`."""
     import sentencepiece
 
     proto = parsed(content)

@@ -106,10 +106,10 @@ def _train_characters(config: TokenizerConfig, lines: Iterator[str], progress: P
     if not counts:
         raise InputError(NO_TEXT)
     counts["\n"] += 1
-    room = config.wanted - len(SPECIALS) - config.sentinels
+    room = config.target_size - len(SPECIALS) - config.sentinels
     if room < 1:
         raise InputError(
-            f"{config.size_key} is {config.wanted}, but specials and sentinels alone take "
+            f"{config.size_key} is {config.target_size}, but specials and sentinels alone take "
             f"{len(SPECIALS) + config.sentinels}; set {config.size_key} above that"
         )
     frequent = sorted(counts, key=lambda character: (-counts[character], character))[:room]

@@ -10,7 +10,7 @@ from lm_jax.models.attention.masks import Visibility
 from lm_jax.models.config import MemoryConfig
 
 
-def placed(visibility: Visibility, length: int, past: int) -> Visibility:
+def prepend_past(visibility: Visibility, length: int, past: int) -> Visibility:
     """What `length` queries see that have the keys of `past` earlier tokens, none of them padding, before their own.
 
     Segments then only tell padding: which text earlier tokens were of is not known.
@@ -30,7 +30,7 @@ def placed(visibility: Visibility, length: int, past: int) -> Visibility:
     )
 
 
-def kept(
+def next_past(
     config: MemoryConfig,
     earlier: Float[Array, "*layers batch past embed"],
     now: Float[Array, "*layers batch length embed"],

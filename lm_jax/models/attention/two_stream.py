@@ -37,7 +37,7 @@ class QueryStream(nn.Module):
         return jnp.concatenate([x, rows], 1)
 
 
-def placed(visibility: Visibility, targets: Int[Array, "batch targets"], length: int) -> Visibility:
+def append_targets(visibility: Visibility, targets: Int[Array, "batch targets"], length: int) -> Visibility:
     """What `length` tokens see, and after them their targets: the same, but for what they themselves are if unseen."""
     places = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
     return visibility.replace(  # type: ignore[attr-defined]

@@ -70,7 +70,7 @@ def test_one_key_head_lives_on_every_device_and_two_cannot_be_divided_by_four():
     layout = Layout(mesh.make(MeshConfig(data=2, tensor=4)))
 
     def shardings(kv_heads):
-        boxes = tiny.boxed(transformer.build(config(kv_heads)), INPUTS)
+        boxes = tiny.boxed(transformer.build_transformer(config(kv_heads)), INPUTS)
         is_box = lambda leaf: hasattr(leaf, "names")
         axes = jax.tree.map(lambda box: box.names, boxes, is_leaf=is_box)
         return layout.shardings(axes, jax.tree.map(lambda box: box.value, boxes, is_leaf=is_box))

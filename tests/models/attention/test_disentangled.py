@@ -104,7 +104,7 @@ def small(request):
 
 
 def hidden(over, params, inputs=INPUTS):
-    model = transformer.build(tiny.config("deberta", over=over))
+    model = transformer.build_transformer(tiny.config("deberta", over=over))
     return jax.jit(lambda params: model.apply({"params": params}, inputs).hidden)(params)
 
 

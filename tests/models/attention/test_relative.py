@@ -71,8 +71,8 @@ def test_scores_are_their_formula_for_tokens_and_targets(settings, past):
     q = rng.standard_normal((BATCH, HEADS, length + 2, KV)).astype(np.float32)
     types = rng.integers(0, 2, (BATCH, length))
     visibility = Visibility(query_types=jnp.asarray(types), key_types=jnp.asarray(types))
-    visibility = recurrence.placed(visibility, length, past)
-    visibility = two_stream.placed(visibility, jnp.asarray(targets), length)
+    visibility = recurrence.prepend_past(visibility, length, past)
+    visibility = two_stream.append_targets(visibility, jnp.asarray(targets), length)
     module = RelativeScores(config, InitConfig(), jnp.dtype("float32"))
     call = (jnp.asarray(q), visibility, past + length, WIDTH, 0.5)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *call))["params"]
@@ -91,7 +91,7 @@ def test_scores_are_their_formula_for_tokens_and_targets(settings, past):
 
 def test_what_is_kept_is_the_latest_of_what_may_be_kept():
     earlier, now = jnp.arange(3.0).reshape(1, 3, 1), jnp.arange(3.0, 8.0).reshape(1, 5, 1)
-    kept = lambda **settings: recurrence.kept(models.MemoryConfig(**settings), earlier, now)[0, :, 0].tolist()
+    kept = lambda **settings: recurrence.next_past(models.MemoryConfig(**settings), earlier, now)[0, :, 0].tolist()
     assert kept() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert kept(length=2) == [6, 7]
     assert kept(length=4, reuse=3) == [2, 3, 4, 5]

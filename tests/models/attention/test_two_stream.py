@@ -162,5 +162,5 @@ def test_what_cannot_work_is_refused_by_name():
 
 def test_a_model_without_targets_is_drawn_with_its_query_stream():
     config = tiny.config("xlnet")
-    shapes = tiny.shapes(transformer.build(config), Inputs(tokens=TOKENS))
+    shapes = tiny.shapes(transformer.build_transformer(config), Inputs(tokens=TOKENS))
     assert shapes["query_stream"]["start"].shape == (config.embed.width,)

@@ -58,7 +58,10 @@ def outcome(request):
         apply = lambda model, stacks, **options: model.apply({"params": params | stacks}, inputs, **options)
         whole = {stack: {name: each(name, tree) for name, tree in parts.items()} for stack, parts in stacks.items()}
         show = ("hidden", "attention", "router")
-        pairs = [apply(one, stacks, transform=merged, show=show) for one in (model, transformer.build(configs[1]))]
+        pairs = [
+            apply(one, stacks, transform=merged, show=show)
+            for one in (model, transformer.build_transformer(configs[1]))
+        ]
         return *pairs, apply(model, whole)
 
     return model.config, tiny.once(run, stacks)
@@ -112,7 +115,7 @@ def test_every_layer_of_both_sides_shows_what_it_sees(outcome):
 
 
 def test_a_name_that_no_layer_shows_is_refused():
-    model = transformer.build(tiny.config("gpt2", over=SMALL | {"stack.depth": 1}))
+    model = transformer.build_transformer(tiny.config("gpt2", over=SMALL | {"stack.depth": 1}))
     shapes = tiny.shapes(model, Inputs(tokens=TOKENS))
     with pytest.raises(InputError, match="show is 'attentions', .*did you mean attention"):
         jax.eval_shape(

@@ -30,7 +30,7 @@ def trained(preset, params=None, **settings):
     """Hidden states, and gradients of all parameters, with dropout acting."""
     inputs = INPUTS[preset]
     config = tiny.config(preset, over=tiny.everywhere(preset, **settings), **OPTIONS[preset])
-    model = transformer.build(config)
+    model = transformer.build_transformer(config)
     if params is None:
         _, params = tiny.build(config, inputs)
 
@@ -132,7 +132,7 @@ def test_a_pattern_in_loops_is_the_same_layers_written_out(name):
     _, params = tiny.build(patterned(name), inputs)
 
     def outcome(**settings):
-        model = transformer.build(patterned(name, **settings))
+        model = transformer.build_transformer(patterned(name, **settings))
 
         def total(params):
             hidden = model.apply({"params": params}, inputs, train=True, rngs={"dropout": key}).hidden
@@ -155,7 +155,7 @@ def test_a_pattern_in_loops_is_the_same_layers_written_out(name):
 def test_loops_over_a_pattern_compute_what_its_layers_do(name):
     inputs = INPUTS["bert"]
     _, params = tiny.build(patterned(name), inputs)
-    models = [transformer.build(patterned(name, scan=scan)) for scan in ("always", "never")]
+    models = [transformer.build_transformer(patterned(name, scan=scan)) for scan in ("always", "never")]
     hidden = jax.jit(lambda params: [model.apply({"params": params}, inputs).hidden for model in models])(params)
     np.testing.assert_allclose(*hidden, atol=1e-5)
 
@@ -181,7 +181,7 @@ def test_a_pattern_reads_token_by_token_what_it_reads_at_once(name):
 
 
 def test_layers_of_one_shape_are_stored_together_and_others_under_their_kind():
-    shapes = lambda name: tiny.shapes(transformer.build(patterned(name)), INPUTS["bert"])["stack"]
+    shapes = lambda name: tiny.shapes(transformer.build_transformer(patterned(name)), INPUTS["bert"])["stack"]
     width = lambda tree: tree["layers"]["feedforward"]["in"]["kernel"].shape
     assert set(shapes("windows")) == {"layers"}
     assert width(shapes("windows")) == (5, 16, 32)
@@ -196,7 +196,7 @@ def test_layers_of_one_shape_are_stored_together_and_others_under_their_kind():
 def test_shared_layers_are_layers_with_equal_parameters():
     inputs = INPUTS["bert"]
     model, params = tiny.build(patterned("shared"), inputs)
-    alone = transformer.build(tiny.config("gpt2", over={**SMALL, "stack.depth": 3}))
+    alone = transformer.build_transformer(tiny.config("gpt2", over={**SMALL, "stack.depth": 3}))
     spread = {**params, "stack": jax.tree.map(lambda leaf: leaf[np.array([0, 0, 1])], params["stack"])}
     run = lambda model: jax.jit(lambda params: model.apply({"params": params}, inputs).hidden)
     np.testing.assert_allclose(run(model)(params), run(alone)(spread), atol=1e-5)
@@ -209,9 +209,9 @@ def test_settings_of_the_block_reach_every_kind():
 
 
 def test_parameters_of_all_layers_have_a_leading_axis_named_layers():
-    kernel = tiny.boxed(transformer.build(tiny.config("bert")), INPUTS["bert"])["stack"]["layers"]["attention"][
-        "query"
-    ]["kernel"]
+    kernel = tiny.boxed(transformer.build_transformer(tiny.config("bert")), INPUTS["bert"])["stack"]["layers"][
+        "attention"
+    ]["query"]["kernel"]
     assert kernel.names == ("layers", "embed", "heads", "kv")
     assert kernel.value.shape == (2, 64, 2, 32)
 
@@ -231,7 +231,7 @@ def test_auto_loops_over_deep_stacks():
 def test_an_unknown_setting_is_refused(field, value):
     with pytest.raises(InputError, match=rf"stack\.{field} is '?{value}"):
         config = tiny.config("bert", over={f"stack.{field}": value})
-        tiny.boxed(transformer.build(config), INPUTS["bert"])
+        tiny.boxed(transformer.build_transformer(config), INPUTS["bert"])
 
 
 def test_a_pattern_can_be_overridden_on_the_command_line_and_survives_json():
