@@ -7,7 +7,7 @@ started=$SECONDS
 
 for recipe in gpt bert t5; do
   printf '\n== %s: training\n' "$recipe"
-  lm-jax train --config="$recipe:quickstart" --workdir="$out/$recipe"
+  lm-jax train --config="quickstart:$recipe" --workdir="$out/$recipe"
 done
 
 printf '\n== the decoder continues a prompt\n'

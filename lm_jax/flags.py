@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import importlib.metadata
 import importlib.util
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,7 +164,13 @@ def load_recipe(name: str) -> Any:
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise InputError(f"{file} has no function get_config(variant)")
+            raise ValueError("it defines no function get_config(variant)")
+        variants = getattr(module, "VARIANTS", ())
+        if variant in getattr(module, "MOVED", {}):
+            print(f"lm-jax: --config={name} is now --config={module.MOVED[variant]}", file=sys.stderr)
+            return load_recipe(module.MOVED[variant])
+        if variant and variants and variant not in variants:
+            raise ValueError(f"unknown variant {variant!r}; known: {', '.join(variants)}")
         return module.get_config(variant) if variant else module.get_config()
     except Exception as error:
         raise InputError(f"--config={name}: {type(error).__name__}: {error}") from error
@@ -188,7 +195,8 @@ def about_recipe(file: Path) -> tuple[str, tuple[str, ...]]:
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
-            return about, ast.literal_eval(node.value)
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else ast.literal_eval(node.value)
+            return about, tuple(key.value if isinstance(key, ast.Constant) else key for key in keys)
     return about, ()
 
 

@@ -54,7 +54,7 @@ def test_models_of_chinese_fall_below_the_unigram_baseline(histories, tmp_path):
 def test_chinese_recipes_fall_below_the_unigram_baseline_and_write_chinese(recipe, histories, tmp_path, capsys):
     run = tmp_path / recipe
     flags = [
-        f"--config={recipe}:chinese",
+        f"--config=chinese:{recipe}",
         f"--config.data.path={histories}",
         "--config.data.field=modern",
         "--config.data.group=book",

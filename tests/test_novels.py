@@ -45,7 +45,7 @@ def test_a_decoder_falls_below_the_unigram_baseline_on_novels(novels, tmp_path):
 @pytest.mark.parametrize("recipe", ["gpt", "bert", "t5"])
 def test_every_kind_falls_below_the_bigram_baseline_at_the_positions_it_predicts(recipe, novels, tmp_path, capsys):
     run = tmp_path / recipe
-    flags = [f"--config={recipe}:novels", f"--config.data.path={novels}", f"--workdir={run}"]
+    flags = [f"--config=novels:{recipe}", f"--config.data.path={novels}", f"--workdir={run}"]
     assert train("train", *flags, timeout_s=3600).returncode == 0
 
     model, bigram, unigram, count = compare_with_bigram(run)

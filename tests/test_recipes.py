@@ -1,5 +1,6 @@
-"""Every recipe's tiny variant trains; every variant of every recipe is a complete configuration."""
+"""Every published model's tiny variant trains; every variant of every recipe is a complete configuration."""
 
+import ast
 import json
 
 import pytest
@@ -8,10 +9,18 @@ from lm_jax import experiment, flags
 from tests.commands import GOLDEN, golden_flags, lm_jax
 
 STEPS = 6
-RECIPES = {file.stem: flags.about_recipe(file)[1] for file in flags.recipe_folder().glob("*.py")}
+FILES = {file.stem: file for file in sorted(flags.recipe_folder().glob("*.py"))}
+RECIPES = {recipe: flags.about_recipe(file)[1] for recipe, file in FILES.items()}
+TINY = [recipe for recipe, variants in RECIPES.items() if "tiny" in variants]
+MOVED = {
+    "gpt:shakespeare_char": "speedrun:nanogpt",
+    "gpt:shakespeare_speedrun": "speedrun:record",
+    **{f"{recipe}:{demo}": f"{demo}:{recipe}" for recipe in ("gpt", "bert", "t5") for demo in ("novels", "quickstart")},
+    **{f"{recipe}:chinese": f"chinese:{recipe}" for recipe in ("gpt", "bert")},
+}
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", TINY)
 def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
     run = tmp_path / "run"
     smaller = [
@@ -48,3 +57,19 @@ def test_every_variant_is_a_complete_configuration(name):
     typed = experiment.parse(config)
     assert not changed
     assert experiment.as_json(experiment.parse(experiment.as_json(typed))) == experiment.as_json(typed)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_a_page_that_does_not_branch(recipe):
+    tree = ast.parse(FILES[recipe].read_text())
+
+    page = ast.get_docstring(tree) or ""
+    assert all(f"\n{part}:" in page for part in ("Paper", "Hardware", "Command", "Expected"))
+    branches = (ast.If, ast.IfExp, ast.Match, ast.Compare, ast.BoolOp, ast.While, ast.Try)
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, branches)]
+
+
+@pytest.mark.parametrize(("before", "now"), MOVED.items())
+def test_a_recipe_that_moved_is_found_by_its_old_name_and_says_where_it_went(before, now, capsys):
+    assert flags.load_recipe(before).to_json() == flags.load_recipe(now).to_json()
+    assert f"--config={before} is now --config={now}" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""Tiny Shakespeare's characters in few tokens: nanoGPT's CPU setting, and the same text in an eighth of its tokens.
+
+Paper:    nanoGPT's README, "I only have a macbook", and its config/train_shakespeare_char.py; docs/speedrun.md has the
+          steps from there to the record.
+Hardware: one CPU core, a few minutes.
+Command:  lm-jax train --config=speedrun:record --config.data.path=input.txt --workdir=/tmp/speedrun
+          lm-jax train --config=speedrun:nanogpt --config.data.path=input.txt --workdir=/tmp/nanogpt
+Expected: val/loss, nats a character: nanogpt 1.811 after 1,536,000 characters, record 1.808 after 192,000
+          (docs/claims.md).
+"""
+
+import ml_collections
+
+from lm_jax.models.presets import gpt
+
+
+def get_config(variant: str = "record") -> ml_collections.ConfigDict:
+    """Return the recipe of a variant."""
+    return VARIANTS[variant]()
+
+
+def nanogpt() -> ml_collections.ConfigDict:
+    """The setting of nanoGPT without a GPU, but for its peak learning rate of 1e-3."""
+    config = ml_collections.ConfigDict()
+    config.objective = dict(name="causal")
+    config.model = _model()
+    config.data = dict(length=64, batch=12, validation=0.1, tokenizer=dict(kind="characters", vocab_at_most=256))
+    config.optimizer = dict(
+        learning_rate=2e-3,  # ours; 1e-3 reaches 1.903
+        schedule=dict(name="cosine", warmup=0.05, final=0.1),  # 100 of 2,000 steps; to a tenth
+        adamw=dict(b2=0.99, weight_decay=0.1),
+    )
+    config.train = dict(steps=2000)
+    config.evaluate = dict(every=500)
+    config.checkpoint = dict(every=500)
+    return config
+
+
+def record() -> ml_collections.ConfigDict:
+    """The lowest validation loss after 192,000 characters; every choice is a line of docs/speedrun.md."""
+    config = ml_collections.ConfigDict()
+    config.objective = dict(name="causal")
+    config.model = _model()
+    config.model.embed.positions = "none"
+    block = config.model.stack.block
+    block.attention.update(position="rotary", qk_norm=True, convolution=4, bias=False, out_bias=False)
+    block.feedforward.update(activation="squared_relu", bias=False, convolution=4)
+    block.norm.update(name="rms", bias=False)
+    config.model.norm.update(name="rms", bias=False)
+    config.data = dict(length=64, batch=3, validation=0.1, tokenizer=dict(kind="characters", vocab_at_most=256))
+    config.optimizer = dict(
+        name="muon",
+        learning_rate=7e-3,
+        schedule=dict(name="linear", warmup=0.01, final=0.0),
+        muon=dict(weight_decay=0.0),
+    )
+    config.train = dict(steps=1000)
+    config.log = dict(every=100)
+    config.evaluate = dict(every=0)
+    config.checkpoint = dict(every=0)
+    return config
+
+
+def _model() -> ml_collections.ConfigDict:
+    """The model of nanoGPT without a GPU: 4 layers, 4 heads, width 128, context 64, no dropout."""
+    model = gpt.gpt2("tiny")
+    model.embed.update(width=128, max_length=64)
+    model.stack.depth = 4
+    model.stack.block.attention.heads = 4
+    return model
+
+
+VARIANTS = {"record": record, "nanogpt": nanogpt}
