@@ -162,5 +162,5 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 def test_an_input_beyond_what_too_close_buckets_tell_is_refused():
     q, places = jnp.ones((1, 1, 9, 2)), jnp.ones((16, 1, 2))
-    with pytest.raises(InputError, match="max_distance is 4, but 8 buckets tell apart 4"):
+    with pytest.raises(InputError, match="max_distance is 4, but 8 buckets distinguish 4"):
         scores(q, q, places, places, Visibility(), DisentangledConfig(buckets=8, max_distance=4))

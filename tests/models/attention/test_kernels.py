@@ -69,12 +69,12 @@ def test_blockwise_attention_is_dense_attention(mask, options):
         np.testing.assert_allclose(found_slopes[name], slopes[name], atol=5e-6, err_msg=name)
 
 
-NEAR = masks.of(AttentionConfig(window=3))
+NEAR = masks.of_config(AttentionConfig(window=3))
 EVERYTHING = {
     "window": (NEAR, {}),
-    "both sides": (masks.of(AttentionConfig(mask="full", window=2)), {}),
-    "strided": (masks.of(AttentionConfig(window=2, stride=3)), {}),
-    "two masks with no key in common": (masks.of(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
+    "both sides": (masks.of_config(AttentionConfig(mask="full", window=2)), {}),
+    "strided": (masks.of_config(AttentionConfig(window=2, stride=3)), {}),
+    "masks without a common key": (masks.of_config(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
     "slopes": (causal, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625]), "softcap": 3.0}),
     "slopes on both sides of a window": (NEAR, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625])}),
 }
@@ -98,7 +98,7 @@ def test_skipped_blocks_change_nothing_whatever_the_mask(mask, options):
 def test_windows_cost_what_is_in_them():
     shapes = [jax.ShapeDtypeStruct((1, 2, 512, 16), jnp.float32)] * 3
     products = {}
-    for name, mask in {"full": full, "causal": causal, "window": masks.of(AttentionConfig(window=32))}.items():
+    for name, mask in {"full": full, "causal": causal, "window": masks.of_config(AttentionConfig(window=32))}.items():
         text = str(jax.make_jaxpr(lambda *qkv, mask=mask: blockwise(*qkv, Visibility(mask=mask), block=32))(*shapes))
         # Every block is one product of queries and keys: [batch groups 32 keys].
         keys = [int(size) for size in re.findall(r"f32\[1,2,32,(\d+)\] = dot_general", text) if int(size) != 16]

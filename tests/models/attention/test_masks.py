@@ -69,7 +69,7 @@ def test_reach_never_excludes_an_allowed_key(mask):
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 def test_settings_are_the_masks_that_they_describe(settings, allowed):
-    mask = masks.of(AttentionConfig(**settings))
+    mask = masks.of_config(AttentionConfig(**settings))
     expected = [[allowed(i, j) for j in range(11)] for i in range(11)]
     np.testing.assert_array_equal(table(mask, 11, 11, prefix=4), expected)
 
@@ -86,9 +86,9 @@ def test_prefixes_differ_from_row_to_row():
 
 
 def test_a_window_reaches_its_own_keys_only():
-    near = masks.of(AttentionConfig(window=4))
+    near = masks.of_config(AttentionConfig(window=4))
     assert near.reach(16, 24, 64) == (13, 24)
-    assert masks.of(AttentionConfig(mask="full", window=4)).reach(16, 24, 64) == (12, 28)
+    assert masks.of_config(AttentionConfig(mask="full", window=4)).reach(16, 24, 64) == (12, 28)
 
 
 def test_causal_attention_skips_the_keys_after_a_block():

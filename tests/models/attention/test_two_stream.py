@@ -136,7 +136,7 @@ def test_cached_decoding_is_the_whole_forward_pass():
 def test_under_same_length_every_query_sees_as_many_keys():
     config = AttentionConfig(mask="causal", same_length=True)
     places = masks.Places(jnp.arange(5)[:, None]), masks.Places(jnp.arange(-3, 5)[None])
-    allow = masks.of(config, 3).allow
+    allow = masks.of_config(config, 3).allow
     assert allow is not None
     assert np.asarray(allow(*places)).sum(-1).tolist() == [4] * 5
 
@@ -156,7 +156,7 @@ def test_what_cannot_work_is_refused_by_name():
     with pytest.raises(InputError, match="memory.length is 0"):
         tiny.config("xlnet", over={"memory.length": 0})
     model, params = built(**ONE_WAY)
-    with pytest.raises(InputError, match="a cache has room for keys and values only"):
+    with pytest.raises(InputError, match="a cache was given, which stores keys and values only"):
         model.apply({"params": params}, TWO, cache=model.empty_cache(2, LENGTH))
 
 
