@@ -74,7 +74,7 @@ class NeighboursConfig:
 
     def __post_init__(self):
         if self.width < 0 or (self.width and self.width % 2 == 0):
-            raise InputError(f"block.neighbours.width is {self.width}; expected an odd number, or 0 for none")
+            raise InputError(f"block.neighbours.width is {self.width}; expected an odd number, or 0 for no convolution")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -360,7 +360,7 @@ class EncoderDecoderConfig:
         if self.share_embed and self.decoder_vocab is not None:
             raise InputError("config.model.decoder_vocab is set, but both sides share a table; use share_embed=False")
         if self.decoder.block.cross is None:
-            raise InputError("config.model.decoder.block.cross is not set: a decoder without it never sees the encoder")
+            raise InputError("config.model.decoder.block.cross is not set; set it, or the decoder ignores the encoder")
         _check_masks(self.decoder, "decoder", encoder=False)
 
 

@@ -249,7 +249,7 @@ def _balance(stack: StackConfig, shown: Shown | None, inputs: Inputs, train: boo
 
 
 def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
-    """The cache with this call's positions and segments (a past stays as it is), and what queries may attend to."""
+    """Writes this call's positions and segments to the cache; also returns the keys that queries may attend to."""
     if not isinstance(cache, Cache):
         positions, types = inputs.positions, inputs.types if typed else None
         if inputs.visible is not None and positions is not None:

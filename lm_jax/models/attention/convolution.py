@@ -34,10 +34,8 @@ class Convolution(nn.Module):
     ) -> tuple[Float[Array, "batch heads length kv"], Float[Array, "batch heads before kv"]]:
         """Returns the convolution, and the last width - 1 tokens of `x` for the next call.
 
-        Args:
-          x: queries, keys or values; the residual stream has one head.
-          recent: the tokens before `x`; None: no tokens.
-          near: whether the token j + 1 positions before each token belongs to the same text.
+        `x` is queries, keys or values; the residual stream has one head. `recent` holds the tokens before `x`. `near`
+        says whether the token j + 1 positions before each token belongs to the same text.
         """
         batch, heads, length, kv = x.shape
         before = self.width - 1

@@ -58,7 +58,7 @@ class Attention(nn.Module):
         cross: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "batch query embed"], dict[str, jax.Array] | None]:
-        """Returns the output projection of the attended values, and the cache with this call's keys and values.
+        """Returns the attended values after the output projection, and the cache with this call's keys and values.
 
         Args:
           x: input of the queries.

@@ -79,10 +79,7 @@ def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: b
 def log_bucket(relative: Int[Array, "*shape"], buckets: int, max_distance: int) -> Int[Array, "*shape"]:
     """The signed bucket of a relative position: exact when near, logarithmic up to `max_distance`.
 
-    Args:
-      relative: relative position of either sign.
-      buckets: number of buckets of both signs together.
-      max_distance: the first distance beyond the last bucket; it and all greater distances share one more bucket.
+    `buckets` counts both signs. Distances from `max_distance` on share one more bucket.
 
     Reference: the released code of DeBERTa-v2, whose models have 256 buckets up to 512.
     """

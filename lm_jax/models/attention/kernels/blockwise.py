@@ -1,6 +1,6 @@
 """Attention in blocks of queries, each over the range of keys that it can attend to.
 
-Causal attention so skips half of the work; with a window, a block reads its own keys and those of the window before it.
+So causal attention skips half of the work, and a block under a window reads its own keys and the window before it.
 """
 
 from __future__ import annotations
