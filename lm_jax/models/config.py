@@ -1,4 +1,4 @@
-"""What a transformer is made of, as frozen dataclasses. Presets fill them in; every field can be overridden."""
+"""Settings of a transformer as frozen dataclasses. Presets fill them in; every field can be overridden."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 from lm_jax.core.config import InputError, Tree, lookup, replaced, setting
 
-# Presets read all settings from here.
+# Re-exported: presets import all settings from this module.
 from lm_jax.models.attention.config import AlibiConfig as AlibiConfig
 from lm_jax.models.attention.config import AttentionConfig as AttentionConfig
 from lm_jax.models.attention.config import BucketConfig as BucketConfig
@@ -22,16 +22,16 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """How parameters are drawn.
+    """How parameters are initialised.
 
     Attributes:
       name: `normal`, `truncated_normal` (cut at two standard deviations), `xavier_uniform`, `fan_in` (normal with
         variance 1/fan_in), `small` (Nguyen and Salazar 2019) or `mup` (`lm_jax.models.mup`).
       stddev: standard deviation of `normal` and `truncated_normal`.
-      embed_stddev: standard deviation of embedding tables; None is `stddev`.
-      position_stddev: the same of learned positions; None is as other tables.
-      scale_residual: divide what writes to the residual stream by sqrt(2 depth) (GPT-2, section 2.3).
-      base_width: of `mup`: the width that learning rates were found at.
+      embed_stddev: standard deviation of embedding tables; None: `stddev`.
+      position_stddev: standard deviation of learned positions; None: as other tables.
+      scale_residual: divide kernels that write to the residual stream by sqrt(2 depth) (GPT-2, section 2.3).
+      base_width: for `mup`: the width at which the learning rates were tuned.
     """
 
     name: str = "normal"
@@ -44,11 +44,11 @@ class InitConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NormConfig:
-    """`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019); `bias` is layer norm's only.
+    """`layer` (Ba et al. 2016) or `rms` (Zhang and Sennrich 2019); only layer norm has a `bias`.
 
     Attributes:
-      scale: whether features are scaled by what is learned.
-      offset: the scale is 1 + what is learned (Gemma), so that weight decay pulls it to 1.
+      scale: whether features are multiplied by a learned scale.
+      offset: the scale is 1 + the parameter (Gemma), so that weight decay pulls the scale to 1.
     """
 
     name: str = "layer"
@@ -60,12 +60,12 @@ class NormConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NeighboursConfig:
-    """A convolution of a layer's input that joins its output (the first layer of DeBERTa-v2's large models).
+    """A convolution of a layer's input, added to its output (the first layer of DeBERTa-v2's large models).
 
     Attributes:
-      width: tokens that are mixed, as many before as after; 0 is no convolution.
-      activation: of the mixture.
-      groups: parts of the embedding that are mixed apart.
+      width: width of the kernel in tokens, centred, odd; 0: no convolution.
+      activation: activation after the convolution.
+      groups: groups of a grouped convolution.
     """
 
     width: int = 0
@@ -74,7 +74,7 @@ class NeighboursConfig:
 
     def __post_init__(self):
         if self.width < 0 or (self.width and self.width % 2 == 0):
-            raise InputError(f"block.neighbours.width is {self.width}; expected an odd number, or 0 for none")
+            raise InputError(f"block.neighbours.width is {self.width}; expected an odd number, or 0 for no convolution")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,12 @@ class BlockConfig:
     Attributes:
       norm_placement: `pre` (norm inside the residual branch), `post` (norm of the sum), `sandwich` (norms before and
         after each branch, Gemma 2), `stream` (the residual stream itself is normalised before each branch: an option
-        of BLOOM's), `parallel` (attention and feed-forward read the same norm and are added at once,
-        GPT-J) or `parallel_two` (the same with a norm each, GPT-NeoX).
+        of BLOOM), `parallel` (attention and feed-forward in parallel on one norm, GPT-J) or `parallel_two` (in parallel
+        with a norm each, GPT-NeoX).
       attention_norm: whether attention has its norm (ModernBERT's first layer has none).
-      cross: attention over an encoder's output; its mask is always `full` and it has no positions.
-      neighbours: a convolution of the layer's input that joins its output. Encoders only.
-      dropout: rate on each branch before it joins the residual stream.
+      cross: attention over an encoder's output; always with the mask `full` and without positions.
+      neighbours: a convolution of the layer's input, added to its output. Encoders only.
+      dropout: rate on each branch's output before it is added to the residual stream.
     """
 
     attention: AttentionConfig = AttentionConfig()
@@ -110,18 +110,18 @@ class BlockConfig:
         width = self.feedforward.convolution
         if width < 1 or (width > 1 and self.attention.mask == "full"):
             raise InputError(
-                f"feedforward.convolution is {width} under the mask {self.attention.mask!r}; expected 1 (none), or "
-                "more in a decoder"
+                f"feedforward.convolution is {width} under the mask {self.attention.mask!r}; expected 1 (no "
+                "convolution), or more in a decoder"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShareConfig:
-    """Layers that use the same parameters (ALBERT, Lan et al. 2020, arXiv:1909.11942, section 3.1).
+    """Sharing of parameters between layers (ALBERT, Lan et al. 2020, arXiv:1909.11942, section 3.1).
 
     Attributes:
-      groups: sets of parameters, each used by consecutive layers; 0 gives every layer its own.
-      layers: blocks in a set, applied one after the other.
+      groups: number of parameter sets, each used by consecutive layers; 0: every layer has its own.
+      layers: layers in a set, applied one after the other.
     """
 
     groups: int = setting(0, at_least=0)
@@ -130,19 +130,19 @@ class ShareConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """`depth` blocks, one after the other.
+    """A stack of `depth` layers.
 
     Attributes:
-      depth: how many blocks are applied.
-      block: what they are.
-      kinds: what kinds of blocks have different from `block`, by names of your own:
+      depth: number of layers.
+      block: settings of a layer.
+      kinds: other kinds of layers by a name of your choice, as their differences from `block`:
         `{"local": {"attention": {"window": 128}}}`.
-      pattern: kinds of the blocks in order, again from the start until the depth is full, with `block` for the block
-        as it is: `("local", "local", "block")`. Empty: all are `block`.
-      share: layers that use the same parameters.
-      scan: `always` compiles one turn of the pattern and loops over it, `never` unrolls, `auto` unrolls shallow stacks
-        on a CPU.
-      remat: what the backward pass computes again: `none`, `full` (everything), `dots` (all but matrix products).
+      pattern: kinds of the layers in order, repeated up to `depth`; `block` is the unchanged block:
+        `("local", "local", "block")`. Empty: all layers are `block`.
+      share: sharing of parameters between layers.
+      scan: `always` compiles one repetition of the pattern and loops over it, `never` unrolls, `auto` unrolls shallow
+        stacks on a CPU.
+      remat: rematerialisation in the backward pass: `none`, `full` (everything), `dots` (all but matrix products).
     """
 
     depth: int = 2
@@ -161,7 +161,7 @@ class StackConfig:
                 lookup(self.kinds, name, "a kind in stack.pattern")
         for name in self.kinds:
             if name in ("block", "layers", "relative"):
-                raise InputError(f"stack.kinds.{name}: the stack has another use for this name; choose another")
+                raise InputError(f"stack.kinds.{name}: this name is reserved; choose another")
             self.kind(name)
         groups, layers, period = self.share.groups, self.share.layers, max(len(self.pattern), 1)
         if groups and (layers < 1 or self.depth % layers or not 0 < groups <= self.depth // layers):
@@ -178,29 +178,29 @@ class StackConfig:
         if len(routed) != 1 and any(block.feedforward.experts.balance for block in self.blocks):
             raise InputError(
                 f"feedforward.experts.balance is set, but the stack's layers have {len(routed)} kinds of experts; "
-                "expected one: set it to 0, or count, top and balance alike in all kinds that have experts"
+                "expected one; set it to 0, or use the same count, top and balance in all kinds that have experts"
             )
 
     def kind(self, name: str) -> BlockConfig:
-        """The block of a kind: `block` with what the kind has different."""
+        """The block of a kind: `block` with the kind's differences."""
         return replaced(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
 
     @property
     def experts(self) -> ExpertsConfig:
-        """The experts of the layers that have some, which are alike where they are balanced."""
+        """Expert settings of the layers that have experts; where they are balanced, all have the same."""
         settings = [block.feedforward.experts for block in self.blocks]
         return next((experts for experts in settings if experts.count), settings[0])
 
     @property
     def layers(self) -> tuple[BlockConfig, ...]:
-        """The blocks in the order in which they are applied."""
+        """The block of every layer, first to last."""
         names = self.pattern or ("block",)
         blocks = {name: self.kind(name) for name in names}
         return tuple(blocks[names[at % len(names)]] for at in range(self.depth))
 
     @property
     def blocks(self) -> tuple[BlockConfig, ...]:
-        """Every kind of block that the stack has."""
+        """The distinct kinds of blocks in the stack."""
         return tuple(map(self.kind, dict.fromkeys(self.pattern[: self.depth]))) or (self.block,)
 
 
@@ -209,19 +209,19 @@ class EmbedConfig:
     """Token, position and segment embeddings.
 
     Attributes:
-      vocab: rows of the token table; None is the tokenizer's size.
+      vocab: rows of the token table; None: the tokenizer's size.
       width: width of the residual stream.
-      factor: width of the tables, which a matrix then maps to `width` (ALBERT, section 3.1); None is `width` itself.
-      factor_bias: whether that mapping has a bias (ALBERT and ELECTRA do, OPT does not).
-      factor_first: whether it maps the tokens alone, before positions are added (OPT-350M), and not the sum.
+      factor: width of factorised tables, which are projected to `width` (ALBERT, section 3.1); None: not factorised.
+      factor_bias: whether that projection has a bias (ALBERT and ELECTRA do, OPT does not).
+      factor_first: project token embeddings before positions are added (OPT-350M), not the sum.
       positions: `none`, `learned`, `sinusoidal`, `sinusoidal_interleaved` or `sinusoidal_halves`, added to the tokens.
-      max_length: rows of a position table: the longest input.
-      offset: rows of the position table before that of position 0 (OPT, BART: 2).
-      types: rows of the table of token types (BERT's sentence A or B); 0 is no table.
-      norm: normalise the sum (BERT).
-      norm_last: after it was mapped to `width` (DeBERTa), and not before.
+      max_length: the longest input of `learned` positions, in tokens.
+      offset: unused rows of the position table before position 0 (OPT, BART: 2).
+      types: rows of the token type table (BERT's sentence A or B); 0: no table.
+      norm: normalise the sum of embeddings (BERT).
+      norm_last: normalise after the projection to `width` (DeBERTa), not before.
       scale: multiply token embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4).
-      blank_padding: padding enters the layers as zeros (DeBERTa).
+      blank_padding: set the embeddings of padding to zero (DeBERTa).
     """
 
     vocab: int | None = setting(None, at_least=1)
@@ -246,11 +246,11 @@ class ReadoutConfig:
 
     Attributes:
       tied: use the token embedding table (Press and Wolf 2017).
-      bias: one bias per entry of the vocabulary.
-      transform: dense, activation and norm before it (BERT's masked-LM head); empty or the activation's name.
+      bias: whether each entry of the vocabulary has a bias.
+      transform: activation of a dense layer and norm before the logits (BERT's masked-LM head); empty: no such layer.
       transform_bias: whether that dense layer has a bias (ModernBERT's has none).
       scale: multiply hidden states by width ** -0.5 first (T5 with a tied table).
-      softcap: logits are bent to softcap * tanh(logits / softcap) (Gemma 2).
+      softcap: soft-cap logits to softcap * tanh(logits / softcap) (Gemma 2).
     """
 
     tied: bool = True
@@ -263,11 +263,12 @@ class ReadoutConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """What a call keeps for the next one of the same texts (Dai et al. 2019, arXiv:1901.02860, section 3.2).
+    """The memory that a call passes on to the next segment (Dai et al. 2019, arXiv:1901.02860, section 3.2).
 
     Attributes:
-      length: tokens kept, the latest ones; None keeps all.
-      reuse: how many of a call's first tokens may be kept (XLNet's rows go on before their end); None is all.
+      length: number of latest tokens in the memory; None: all.
+      reuse: how many of a call's first tokens enter the memory (XLNet's next row starts before the end of this one);
+        None: all.
     """
 
     length: int | None = None
@@ -282,16 +283,16 @@ class MemoryConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """An encoder or a decoder: what tells them apart is the mask of `stack.block.attention`.
+    """An encoder or a decoder; they differ in the mask of `stack.block.attention`.
 
     Attributes:
       kind: `encoder` (full mask) or `decoder` (causal or prefix mask).
       final_norm: normalise the last hidden state (pre-norm models).
-      pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0 is no head.
-      two_stream: whether there is a query stream, which predicts `Inputs.targets` (XLNet).
-      memory: what a call keeps that is given a `Past`.
-      pair_activation: of the pooled token (DeBERTa: gelu).
-      dtype: what the layers compute in; parameters are float32.
+      pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0: no head.
+      two_stream: whether a query stream predicts `Inputs.targets` (XLNet).
+      memory: the memory of calls that pass a `Past`.
+      pair_activation: activation of the pooled token (DeBERTa: gelu).
+      dtype: computation dtype of the layers; parameters are float32.
     """
 
     kind: str = "decoder"
@@ -317,12 +318,12 @@ class TransformerConfig:
 
     @property
     def typed(self) -> bool:
-        """Whether attention tells token types apart."""
+        """Whether attention scores depend on token types."""
         relative = [block.attention for block in self.stack.blocks if block.attention.position == "transformer_xl"]
         return any(attention.transformer_xl.types for attention in relative)
 
     def check_relative(self, asker: str) -> None:
-        """Refuses what `asker` needs and a block has not: places known by their distance, and nothing else mixed."""
+        """Refuses blocks in which anything but the distance between tokens matters; `asker` cannot work with them."""
         for block in self.stack.blocks:
             mixed = max(block.attention.convolution, block.feedforward.convolution) > 1
             if block.attention.position != "transformer_xl" or block.norm_placement != "post" or mixed:
@@ -336,11 +337,10 @@ class TransformerConfig:
 class EncoderDecoderConfig:
     """An encoder and a decoder that attends to it.
 
-    `embed` describes both sides, which have position tables of their own.
-
     Attributes:
-      share_embed: whether both sides have one token table; the readout is tied to the decoder's.
-      decoder_vocab: rows of the decoder's own table; None is as many as the encoder's.
+      embed: embedding of both sides; each side has its own position table.
+      share_embed: whether both sides share a token table; a tied readout uses the decoder's.
+      decoder_vocab: rows of the decoder's own token table; None: as many as the encoder's.
     """
 
     kind: str = "encoder_decoder"
@@ -360,7 +360,7 @@ class EncoderDecoderConfig:
         if self.share_embed and self.decoder_vocab is not None:
             raise InputError("config.model.decoder_vocab is set, but both sides share a table; use share_embed=False")
         if self.decoder.block.cross is None:
-            raise InputError("config.model.decoder.block.cross is not set: a decoder without it never sees the encoder")
+            raise InputError("config.model.decoder.block.cross is not set; set it, or the decoder ignores the encoder")
         _check_masks(self.decoder, "decoder", encoder=False)
 
 

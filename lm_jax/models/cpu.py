@@ -1,4 +1,4 @@
-"""Detours around what XLA does slowly on a CPU; anywhere else each of them is the plain operation."""
+"""Replacements for operations that XLA runs slowly on a CPU; elsewhere they are the plain operations."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lm_jax.parallel.layout import platform
 
 
 def here() -> bool:
-    """Whether what is traced now will run on a CPU."""
+    """Whether the function being traced will run on a CPU."""
     return platform() == "cpu"
 
 
 def widened(*arrays: Array) -> tuple[Array, ...]:
-    """What goes into a batched product, in float32: that of 16-bit numbers takes several times as long."""
+    """Casts operands of a batched product to float32: products in 16 bits take several times as long."""
     return tuple(x.astype(jnp.float32) for x in arrays) if here() else arrays
 
 
 def repeated(x: Float[Array, "#batch ..."], rows: int) -> Float[Array, "batch ..."]:
-    """`x` for every row; its gradient is a product with ones: a sum over a first axis can take 30 times as long."""
+    """Broadcasts `x` to `rows`; its gradient is a product with ones: summing the first axis can be 30 times slower."""
     if x.shape[0] == rows:
         return x
     return _repeated(x, rows) if here() else jnp.broadcast_to(x, (rows, *x.shape[1:]))
@@ -33,8 +33,8 @@ def _repeated(x: Array, rows: int) -> Array:
     return jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
-def _repeated_backward(rows: int, _: None, slope: Array) -> tuple[Array]:
-    return (jnp.einsum("rb,b...->r...", jnp.ones((1, rows), slope.dtype), slope),)
+def _repeated_backward(rows: int, _: None, gradient: Array) -> tuple[Array]:
+    return (jnp.einsum("rb,b...->r...", jnp.ones((1, rows), gradient.dtype), gradient),)
 
 
 _repeated.defvjp(lambda x, rows: (_repeated(x, rows), None), _repeated_backward)

@@ -1,4 +1,4 @@
-"""From token ids to the residual stream: tokens, positions, sentence types."""
+"""Embeddings of tokens, positions and token types: from token ids to the residual stream."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
-# The name of a token table's transpose beside it.
+# Parameter name of the token table's transpose, which decoding adds beside the table.
 TURNED = "turned"
 
 
 class TokenTable(nn.Module):
-    """The token embedding table, used to read and, when tied, to write."""
+    """The token embedding table, also used for logits if tied."""
 
     config: EmbedConfig
     init_config: InitConfig
@@ -34,26 +34,26 @@ class TokenTable(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of a row."""
+        """Width of the table."""
         return self.config.factor or self.config.width
 
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length factor"]:
-        """The rows of `tokens`."""
+        """Looks up the embeddings of `tokens`."""
         scale = self.width**0.5 if self.config.scale else 1.0
         return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype) * jnp.asarray(scale, self.dtype)
 
     def attend(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
-        """Products of `hidden` with every row: logits, with the largest table of the model read once."""
+        """Logits: the product of `hidden` with every row of the table."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        # Written as a product with the transpose: XLA's matrix-vector code for it is faster on a CPU. `decode.weights`
-        # gives parameters that hold the transpose, which is faster again.
-        turned = self.get_variable("params", TURNED, self.embedding.T)
-        logits = flat @ turned.astype(self.dtype)
+        # The product with the transpose has faster matrix-vector code in XLA on a CPU. `decode.weights` stores the
+        # transpose with the parameters, which is faster still.
+        transpose = self.get_variable("params", TURNED, self.embedding.T)
+        logits = flat @ transpose.astype(self.dtype)
         return logits.reshape(*hidden.shape[:-1], self.embedding.shape[0])
 
 
 class Embed(nn.Module):
-    """Adds positions and token types to embedded tokens, and maps them to the model's width where they are narrower."""
+    """Adds positions and token types to embedded tokens; projects factorised embeddings to the model's width."""
 
     config: EmbedConfig
     norm: NormConfig
@@ -69,9 +69,9 @@ class Embed(nn.Module):
         train: bool = False,
         segments: Int[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """The residual stream before the first layer; `places` None counts 0, 1, 2, ...; `segments` 0 is padding."""
+        """Returns the residual stream before the first layer; `places` None: 0, 1, 2, ...; `segments` 0: padding."""
         config = self.config
-        x = self._widened(x) if config.factor_first else x
+        x = self._project(x) if config.factor_first else x
         length, width, draw = x.shape[1], x.shape[2], initializers.table(self.init_config)
         if config.positions == "learned":
             first, shape = config.offset, (config.max_length + config.offset, width)
@@ -88,25 +88,25 @@ class Embed(nn.Module):
             places = jnp.arange(length)[None] if places is None else places
             x = x + positions.SINUSOIDS[config.positions](places, width).astype(self.dtype)
         elif config.positions != "none":
-            known = ", ".join(positions.SINUSOIDS)
-            raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or {known}")
+            names = ", ".join(positions.SINUSOIDS)
+            raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or {names}")
         if config.types:
             table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, width))
             types = jnp.zeros((1, length), jnp.int32) if types is None else types
-            # A product with one-hot rows: its gradient is a matrix product, where a gather's would be a slow scatter.
+            # A product with one-hot rows: its gradient is a matrix product; that of a gather is a slow scatter.
             rows = jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
             x = x + cpu.repeated(rows, x.shape[0])
-        x = self._widened(x) if config.norm_last and not config.factor_first else x
+        x = self._project(x) if config.norm_last and not config.factor_first else x
         if config.norm:
             x = Norm(self.norm, name="norm")(x)
         if config.blank_padding and segments is not None:
             x = jnp.where(segments[..., None] > 0, x, 0)
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
-        x = x if config.norm_last or config.factor_first else self._widened(x)
+        x = x if config.norm_last or config.factor_first else self._project(x)
         return constrain(x, "batch", "stream", None)
 
-    def _widened(self, x: jax.Array) -> jax.Array:
-        """Rows of the tables' width as rows of the model's."""
+    def _project(self, x: jax.Array) -> jax.Array:
+        """Projects factorised embeddings to the model's width."""
         config, narrow = self.config, x.shape[2]
         if config.factor is None:
             return x

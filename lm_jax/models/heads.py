@@ -1,6 +1,6 @@
-"""From hidden states to answers: logits over the vocabulary, classes of a sentence pair.
+"""Heads: from hidden states to logits over the vocabulary or over the classes of a sentence pair.
 
-Heads take hidden states that were gathered first: nobody pays for logits that nobody reads.
+Gather the hidden states first, so that no unused logits are computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lm_jax.parallel.layout import constrain
 
 
 class Readout(nn.Module):
-    """Logits over the vocabulary, by the tied token table or by a matrix of its own."""
+    """Logits over the vocabulary, from the tied token table or a separate matrix."""
 
     config: ReadoutConfig
     norm: NormConfig
@@ -33,9 +33,8 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "... embed"], table: TokenTable) -> Float[Array, "... vocab"]:
-        """Logits of every hidden state."""
+        """Computes the logits of every hidden state."""
         width = hidden.shape[-1]
-        # A factorised table has rows of its own width.
         narrow = table.width
         draw = initializers.kernel(self.init_config, width, narrow)
         if self.config.transform:
@@ -47,13 +46,13 @@ class Readout(nn.Module):
         elif narrow != width:
             axes = ("embed", "factor")
             hidden = Projection((width,), (narrow,), axes, draw, False, self.dtype, name="factor")(hidden)
-        scale = initializers.answer_scale(self.init_config, width) * (width**-0.5 if self.config.scale else 1.0)
+        scale = initializers.readout_scale(self.init_config, width) * (width**-0.5 if self.config.scale else 1.0)
         if scale != 1.0:
             hidden = hidden * jnp.asarray(scale, hidden.dtype)
         if self.config.tied:
             logits = table.attend(hidden)
         else:
-            draw = initializers.answer(self.init_config, narrow, self.vocab)
+            draw = initializers.readout(self.init_config, narrow, self.vocab)
             out = Projection((narrow,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
             logits = out(hidden)
         if self.config.bias:
@@ -66,7 +65,7 @@ class Readout(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Classes of a sentence pair from its first token (Devlin et al. 2019, section 3.1): pooler and classifier."""
+    """Pooler and classifier of sentence pairs on the first token (Devlin et al. 2019, section 3.1)."""
 
     classes: int
     init_config: InitConfig
@@ -75,35 +74,35 @@ class PairHead(nn.Module):
 
     @nn.compact
     def __call__(self, first: Float[Array, "batch embed"]) -> Float[Array, "batch classes"]:
-        """Logits of the classes from the first token's hidden state."""
+        """Computes the logits of the classes from the first token's hidden state."""
         width = first.shape[-1]
         draw = initializers.kernel(self.init_config, width, width)
         pooler = Projection((width,), (width,), ("embed", "embed_out"), draw, True, self.dtype, name="pooler")
-        draw = initializers.answer(self.init_config, width, self.classes)
+        draw = initializers.readout(self.init_config, width, self.classes)
         out = Projection((width,), (self.classes,), ("embed", "classes"), draw, True, self.dtype, name="out")
-        scale = initializers.answer_scale(self.init_config, width)
+        scale = initializers.readout_scale(self.init_config, width)
         pooled = lookup(ACTIVATIONS, self.activation, "config.model.pair_activation")(pooler(first))
         return out(pooled if scale == 1.0 else pooled * jnp.asarray(scale, pooled.dtype))
 
 
 def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> Float[Array, "batch count embed"]:
-    """The hidden states at `positions` [batch count] of each row."""
+    """Gathers the hidden states at `positions` [batch count] of each row."""
     return jnp.take_along_axis(hidden, positions[..., None], axis=1)
 
 
 def largest(logits: Float[Array, "*batch classes"]) -> Int[Array, "*batch"]:
-    """The class of the largest logit; of equal ones the first."""
-    # Two plain reductions: for the few rows of generation XLA's argmax takes three times as long on a CPU.
+    """The index of the largest logit; the first among earlier_ties."""
+    # Two plain reductions: on the few rows of generation, XLA's argmax takes three times as long on a CPU.
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(logits == logits.max(-1, keepdims=True), ids, logits.shape[-1]).min(-1)
-    # Logits that are not numbers equal nothing; the class must still be one.
+    # NaN earlier_ties nothing; the result must still be a valid index.
     return jnp.minimum(first, logits.shape[-1] - 1)
 
 
 def hits(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
-    """Whether the label is what `largest` answers."""
-    # Counted in float32: XLA's reductions of whole numbers take up to forty times as long on a CPU.
+    """Whether the label is the index that `largest` returns."""
+    # Counted in float32: XLA's integer reductions take up to forty times as long on a CPU.
     at, highest = labels[..., None], logits.max(-1, keepdims=True)
     before = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) < at
-    equals = ((logits == highest) & before).astype(jnp.float32).sum(-1)
-    return (jnp.take_along_axis(logits, at, -1) == highest)[..., 0] & (equals == 0)
+    earlier_ties = ((logits == highest) & before).astype(jnp.float32).sum(-1)
+    return (jnp.take_along_axis(logits, at, -1) == highest)[..., 0] & (earlier_ties == 0)

@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: the only shapes that other rooms need to know."""
+"""Inputs and outputs of a model: the only shapes that the rest of the library needs to know."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.trees import Params
 
-# Maps the parameters of one layer to those that its block computes with.
+# Maps one layer's parameters to those that its block computes with.
 Transform = Callable[[Params], Params]
 
 
@@ -20,18 +20,26 @@ class Inputs:
     """A batch of token rows.
 
     Attributes:
-      tokens: ids; of an encoder-decoder, what the decoder reads.
-      positions: place of each token in its text; None is 0, 1, 2, ...
-      segments: tokens see only their own segment; 0 is padding, which nobody sees. None is one segment and no padding.
-      visible: instead of segments: 0 is padding, which nobody sees, but which sees the tokens that are not padding (the
-        released encoders). It stands, for masks, where the last token before it does, whatever its position.
-      types: token types (BERT's sentence A or B); None is 0.
-      prefix: how many of the first tokens of each row all of the row may see, where the mask is `prefix`.
-      unseen: pairs of tokens of which the first must not see the second; every token sees itself.
-      targets: tokens that the query stream predicts (XLNet), which sees where they stand and not what they are; -1 - i
-        stands at token i and asks for none. The hidden states of the output are then the targets'.
-      embedded: rows of the token table, looked up by the caller; None looks up `tokens`.
-      source: what the encoder of an encoder-decoder reads; None once the cache holds it.
+      tokens: token ids; of an encoder-decoder, the decoder's input.
+      positions: position of each token in its text; None: 0, 1, 2, ...
+      segments: tokens attend only within their own segment; 0 is padding, which is never attended to. None: one segment
+        without padding.
+      visible: used instead of `segments`: 0 is padding, which is never attended to but itself attends to all other
+        tokens (released encoders). Masks use the running maximum of `positions` as positions.
+      types: token types (BERT's sentence A or B); None: 0.
+      prefix: length of each row's prefix, which all its tokens may attend to where the mask is `prefix`.
+      unseen: True where a token must not attend to another; every token attends to itself.
+      targets: indices of the tokens that the query stream predicts (XLNet) from their positions without their content;
+        -1 - i is an unused target, placed at token i. The output's hidden states are then those of the targets.
+      embedded: rows of the token table, looked up by the caller; None: look up `tokens`.
+      source: the encoder's input, of an encoder-decoder; None once the cache holds its keys and values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> two_texts_and_padding = jnp.array([[1, 1, 1, 2, 2, 0]])
+      >>> inputs = Inputs(tokens=jnp.array([[5, 6, 7, 8, 9, 0]]), segments=two_texts_and_padding)
+      >>> (inputs.real > 0).sum().item()
+      5
     """
 
     tokens: Int[Array, "batch length"] | Any
@@ -47,21 +55,21 @@ class Inputs:
 
     @property
     def real(self) -> Int[Array, "batch length"] | None | Any:
-        """0 where a token is padding; None where none is."""
+        """0 at padding, positive elsewhere; None: no padding."""
         return self.segments if self.visible is None else self.visible
 
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of the tokens read so far, in slots 0 .. index.
+    """Keys and values of earlier tokens, in slots 0 to index - 1.
 
     Attributes:
       index: the next free slot.
-      positions: place in its text of each slot's token.
-      segments: 0 where a slot is empty or padding.
-      layers: keys and values: a tuple of layers, or, where the stack is scanned, of segments of layers with a leading
-        axis of turns.
-      memory_segments: segments of the encoder's tokens, or None.
+      positions: position of each slot's token in its text.
+      segments: segment of each slot's token; 0: the slot is empty or holds padding.
+      layers: keys and values: a tuple over layers; of a scanned stack, over its segments, with a leading axis of
+        repetitions.
+      memory_segments: segments of the encoder's tokens; None: no padding.
     """
 
     index: Int[Array, ""] | Any
@@ -73,30 +81,30 @@ class Cache:
 
 @flax.struct.dataclass
 class Past:
-    """Hidden states of earlier tokens of the same texts, as every layer read them: keys without queries.
+    """Each layer's inputs for earlier tokens of the same texts: attended to, never updated (Transformer-XL).
 
     Attributes:
-      layers: `{"past": [batch past embed]}` of every layer, arranged as those of a cache.
+      layers: `{"past": [batch past embed]}` for every layer, arranged as in a cache.
     """
 
     layers: Any
 
     @property
     def length(self) -> int:
-        """How many tokens."""
+        """Number of earlier tokens."""
         return jax.tree.leaves(self.layers)[0].shape[-2]
 
 
 @flax.struct.dataclass
 class Shown:
-    """Intermediate outputs of a stack, one per layer; empty if not asked for.
+    """Intermediate outputs of a stack, one per layer; empty unless requested by `show`.
 
     Attributes:
       hidden: the residual stream before the first layer and after each layer, before the final norm.
       attention: attention probabilities of each layer.
-      cross: probabilities of attention over the encoder's output, of each layer that has it.
+      cross: cross-attention probabilities of each layer that has cross-attention.
       router: float32 router logits of each layer that has experts.
-      encoder: the same of the encoder, of an encoder-decoder.
+      encoder: the encoder's intermediate outputs, of an encoder-decoder.
     """
 
     hidden: tuple[Float[Array, "batch length embed"], ...] | Any = ()
@@ -108,15 +116,15 @@ class Shown:
 
 @flax.struct.dataclass
 class Output:
-    """What a model computed.
+    """The outputs of a model.
 
     Attributes:
       hidden: last hidden states.
-      cache: the cache, or the past, with this call's tokens in it, when one was given.
+      cache: the given `Cache` or `Past`, extended by this call's tokens; None: none was given.
       memory: the encoder's last hidden states, of an encoder-decoder.
-      logits: over the vocabulary, when asked for.
-      shown: what the layers computed, when asked for.
-      balance: the loss of an uneven use of experts, times its coefficient; 0.0 outside training and without one.
+      logits: logits over the vocabulary, if requested.
+      shown: intermediate outputs of the layers, if requested.
+      balance: load-balancing loss of the experts times its coefficient; 0.0 outside training or if not configured.
     """
 
     hidden: Float[Array, "batch length embed"] | Any

@@ -1,4 +1,4 @@
-"""A model without parameters (`Model`), and bound to parameters (`Bound`)."""
+"""Models without parameters (`Model`) and bound to parameters (`Bound`)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ from lm_jax.models.transformer import READOUT, STACKS, EncoderDecoder, Transform
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A model with its parameters: what an objective calls.
+    """A model bound to its parameters; objectives call it.
 
     Attributes:
       module: the Linen module.
       params: its parameters; those outside the stacks are already transformed.
       transform: applied to one layer's parameters inside the loop over layers.
+
+    Example:
+      >>> from lm_jax.models.config import EmbedConfig, StackConfig, TransformerConfig
+      >>> config = TransformerConfig(embed=EmbedConfig(width=16), stack=StackConfig(depth=1))
+      >>> model, inputs = build_model(config, vocab=100), Inputs(tokens=jnp.ones((4, 12), jnp.int32))
+      >>> logits = lambda params: model.bind(params)(inputs, logits=True).logits
+      >>> jax.eval_shape(logits, model.shapes).shape
+      (4, 12, 100)
     """
 
     module: Transformer | EncoderDecoder
@@ -38,7 +46,7 @@ class Bound:
         Args:
           inputs: the batch.
           dropout: random key of dropout; None: no dropout.
-          **options: `cache`, `show` and `logits`, as of `Transformer`.
+          **options: `cache`, `show` and `logits`, as in `Transformer.__call__`.
         """
         if dropout is not None:
             options |= {"train": True, "rngs": {"dropout": dropout}}
@@ -50,15 +58,15 @@ class Bound:
         return {name: self.params[name] for name in READOUT if name in self.params}
 
     def readout(self, hidden: jax.Array, writer: Params | None = None) -> jax.Array:
-        """Logits over the vocabulary of (gathered) hidden states [..., embed]; `writer` in place of its own."""
+        """Logits [..., vocab] of (gathered) hidden states [..., embed]; `writer` replaces the model's parameters."""
         return self._apply(self.params if writer is None else writer, hidden, method="readout")
 
     def head(self, name: str, hidden: jax.Array) -> jax.Array:
-        """Logits [..., classes] of a head, such as `pair`, of (gathered) hidden states [..., embed]."""
+        """Logits [..., classes] that a head, such as `pair`, gives for (gathered) hidden states [..., embed]."""
         return self._apply(self.params, hidden, method=f"{name}_logits")
 
     def empty_cache(self, rows: int, slots: int, source: int = 0) -> Cache:
-        """Room for `slots` tokens of `rows` rows that attend to `source` tokens of an encoder."""
+        """A KV cache for `rows` rows of `slots` tokens; cross-attention to `source` encoder tokens."""
         return self._apply(self.params, rows, slots, source, method="empty_cache")
 
     def _apply(self, params: Params, *args: Any, **options: Any) -> Any:
@@ -67,14 +75,14 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A module and the initialisation of its parameters; no array is allocated.
+    """A module and the initialisation of its parameters; allocates no arrays.
 
     Attributes:
       module: the Linen module.
-      init: maps a random key to parameters, each boxed with the names of its axes. It may add parameters that only
-        `transform` reads.
+      init: maps a random key to parameters, each boxed with its axis names. It may add parameters that only `transform`
+        reads.
       transform: applied to the parameters before the module computes with them.
-      trainable: whether the parameter of a path is trained; None: all are.
+      trainable: maps a parameter's path to whether it is trained; None: all are.
     """
 
     module: Transformer | EncoderDecoder
@@ -84,54 +92,61 @@ class Model:
 
     @functools.cached_property
     def boxed(self) -> Params:
-        """The shapes of the parameters, boxed."""
+        """The parameters' shapes, boxed with their axis names."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     @property
     def shapes(self) -> Params:
-        """The parameters as shapes."""
+        """The parameters' shapes."""
         return nn.unbox(self.boxed)
 
     @property
     def axes(self) -> Params:
-        """The logical axis names of every parameter."""
+        """Logical axis names of every parameter."""
         return jax.tree.map(lambda box: box.names, self.boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 
     def draw(self, key: jax.Array) -> Params:
-        """Freshly drawn parameters, as a plain tree."""
+        """Randomly initialised parameters, as a tree of plain arrays."""
         return nn.unbox(self.init(key))
 
     def bind(self, params: Params) -> Bound:
-        """The model with a plain tree of parameters."""
+        """Binds the model to a tree of plain arrays."""
         if self.transform is not None:
             outside = {name: tree for name, tree in params.items() if name not in STACKS}
             params = {**params, **self.transform(outside)}
         return Bound(self.module, params, self.transform)
 
     def merge(self, params: Params) -> Params:
-        """The module's own parameters after the transform, for decoding and export."""
+        """Applies `transform` and keeps the parameters that the module itself has, for decoding and export."""
         if (transform := self.transform) is None:
             return params
-        every = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _below(every, tree)
-        stacks = {name: _below(every, tree) for name, tree in params.items() if name in STACKS}
-        known = flat(of_module(self.module).shapes)
-        return partition({**self.bind(params).params, **stacks}, lambda path: path in known)[0]
+        merged = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _map_items(merged, tree)
+        stacks = {name: _map_items(merged, tree) for name, tree in params.items() if name in STACKS}
+        module_paths = flat(of_module(self.module).shapes)
+        return partition({**self.bind(params).params, **stacks}, lambda path: path in module_paths)[0]
 
 
 def build_model(config: ModelConfig, vocab: int) -> Model:
-    """The model of a configuration with `vocab` tokens."""
+    """Builds the model of a configuration with `vocab` tokens.
+
+    Example:
+      >>> from lm_jax.models.config import EmbedConfig, TransformerConfig
+      >>> model = build_model(TransformerConfig(embed=EmbedConfig(width=16)), vocab=100)
+      >>> model.shapes["token"]["embedding"].shape, model.axes["token"]["embedding"]
+      ((100, 16), ('vocab', 'embed'))
+    """
     return of_module(
         transformer.build_transformer(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
     )
 
 
 def of_module(module: Transformer | EncoderDecoder) -> Model:
-    """The model of a module, all of it trained as it is."""
+    """Wraps a module: no transform, all parameters trained."""
     return Model(module, functools.partial(_init, module))
 
 
-def _below(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    return {name: function(name, part) for name, part in tree.items()} if isinstance(tree, Mapping) else tree
+def _map_items(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    return {name: function(name, branch) for name, branch in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def _init(module: Transformer | EncoderDecoder, key: jax.Array) -> Params:

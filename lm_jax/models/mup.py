@@ -1,8 +1,8 @@
-"""Maximal update parametrisation (Yang et al. 2022, arXiv:2203.03466): learning rates that hold at every width.
+"""Maximal update parametrisation (Yang et al. 2022, arXiv:2203.03466): learning rates that transfer across widths.
 
-Table 8, for Adam. `init.name="mup"` draws hidden matrices with variance 1 / fan_in and everything else independently of
-the width, multiplies logits by base_width / width and scores by 1 / head_dim; what is left is the learning rate of
-hidden matrices, base_width / width, which the optimizer takes from here. Tune at `base_width`, train at any.
+Table 8, for Adam. `init.name="mup"` initialises hidden matrices with variance 1 / fan_in and all else independently of
+the width, and multiplies logits by base_width / width and scores by 1 / head_dim. This module gives the factor on the
+learning rate of hidden matrices, base_width / width. Tune at `base_width`, train at any width.
 """
 
 from __future__ import annotations
@@ -13,14 +13,8 @@ from lm_jax.models.config import ModelConfig
 
 
 def multipliers(config: ModelConfig, axes: Params) -> dict[str, float]:
-    """Factors on the learning rate of hidden matrices by path; none unless `init.name` is mup.
-
-    Args:
-      config: the model.
-      axes: a tuple of logical axes for every parameter that the optimizer gets.
-    """
+    """Learning rate factors of hidden matrices by path; empty unless `init.name` is mup."""
     if config.init.name != "mup":
         return {}
     factor = config.init.base_width / config.embed.width
-    # Tables, biases, norms and readouts keep the learning rate.
     return {path: factor for path, names in by_path(axes).items() if is_hidden(names)}

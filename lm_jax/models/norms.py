@@ -19,7 +19,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... embed"]) -> Float[Array, "... embed"]:
-        """`x` normalised, in its own dtype."""
+        """Normalises `x`; the result has its dtype."""
         if self.config.name not in ("layer", "rms"):
             raise InputError(f"norm.name is {self.config.name!r}; expected layer or rms")
         width = x.shape[-1]
@@ -29,8 +29,8 @@ class Norm(nn.Module):
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.epsilon)
         if self.config.scale:
-            draw = nn.initializers.zeros if self.config.offset else nn.initializers.ones
-            scale = parameter(self, "scale", draw, ("norm",), (width,))
+            initial = nn.initializers.zeros if self.config.offset else nn.initializers.ones
+            scale = parameter(self, "scale", initial, ("norm",), (width,))
             scale = 1 + scale if self.config.offset else scale
             y = y * scale.reshape((1,) * (x.ndim - 1) + (width,))
         if self.config.name == "layer" and self.config.bias:

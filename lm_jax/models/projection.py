@@ -1,4 +1,4 @@
-"""A matrix between named axes, the one place where activations meet a weight."""
+"""Dense layers between named axes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lm_jax.models.initializers import Initializer, parameter
 
 
 class Projection(nn.Module):
-    """y = x W + b from the last axes of x to new axes.
+    """y = x W + b, contracting the last axes of x.
 
     Attributes:
-      inputs, outputs: sizes of the axes that go and of those that come.
+      inputs, outputs: sizes of the contracted axes and of the produced axes.
       axes: logical names of the kernel's axes, inputs first.
-      kernel_init: draws the kernel in its full shape.
-      bias: whether there is one, drawn as zeros.
-      dtype: what the product is computed in.
+      kernel_init: initializer of the kernel in its full shape.
+      bias: whether to add a bias, initialised to zeros.
+      dtype: dtype of the product.
     """
 
     inputs: tuple[int, ...]
@@ -32,11 +32,11 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`x` [..., *inputs] to [..., *outputs]."""
+        """Maps `x` [..., *inputs] to [..., *outputs]."""
         kernel = parameter(self, "kernel", self.kernel_init, self.axes, (*self.inputs, *self.outputs))
         lead = x.shape[: x.ndim - len(self.inputs)]
         size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
-        # Flattened to one matrix product: XLA's batched products are slower on a CPU.
+        # A single matrix product: XLA's batched products are slower on a CPU.
         y = x.reshape(-1, size_in) @ kernel.astype(self.dtype).reshape(size_in, size_out)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.axes[len(self.inputs) :], self.outputs)

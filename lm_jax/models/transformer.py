@@ -1,6 +1,6 @@
-"""Encoder, decoder and encoder-decoder over one stack.
+"""Encoders, decoders and encoder-decoders as Linen modules.
 
-`build_transformer(config)` gives a Linen module; `module.apply({"params": params}, Inputs(...))` gives an `Output`.
+`build_transformer(config)` returns a module; `module.apply({"params": params}, Inputs(...))` returns an `Output`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,28 @@ from lm_jax.models.norms import Norm
 from lm_jax.models.stack.block import Context
 from lm_jax.models.stack.layers import Stack, empty_cache, empty_past
 
-# What `readout` reads of a model's parameters.
+# Top-level parameters that `readout` uses.
 READOUT = ("token", "decoder_token", "head")
-# Where the parameters of layers are.
+# Top-level parameters that hold the layers.
 STACKS = ("stack", "encoder", "decoder")
 
 
 def build_transformer(config: ModelConfig) -> Transformer | EncoderDecoder:
-    """The module of a configuration."""
+    """Builds the module of a configuration.
+
+    Example:
+      >>> from lm_jax.models.config import EmbedConfig, TransformerConfig
+      >>> module = build_transformer(TransformerConfig(embed=EmbedConfig(vocab=100, width=16)))
+      >>> inputs = Inputs(tokens=jnp.ones((1, 4), jnp.int32))
+      >>> shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs, method="everything"))["params"]
+      >>> sorted(shapes)
+      ['embed', 'final_norm', 'stack', 'token']
+    """
     return EncoderDecoder(config) if isinstance(config, EncoderDecoderConfig) else Transformer(config)
 
 
 class Transformer(nn.Module):
-    """An encoder or a decoder: token table, embedding, stack, final norm, readout."""
+    """An encoder or a decoder: token table, position embedding, stack, final norm, readout."""
 
     config: TransformerConfig
 
@@ -66,21 +75,20 @@ class Transformer(nn.Module):
         show: tuple[str, ...] = (),
         transform: Transform | None = None,
     ) -> Output:
-        """Hidden states of a batch.
+        """Computes the hidden states of a batch.
 
         Args:
           inputs: the batch.
-          cache: tokens read before, as a cache or as a past; this call's are added to it.
+          cache: keys and values, or a `Past`, of earlier tokens; the output's cache also has this call's tokens.
           train: whether dropout acts (with an rng named `dropout`).
           logits: also compute logits of every position.
-          show: what of the layers is also returned: `hidden`, `attention`, `router`.
-          transform: makes of one layer's parameters those that its block gets; parameters outside the stack are as
-            they are.
+          show: intermediate outputs to return: `hidden`, `attention`, `router`.
+          transform: maps one layer's parameters to those of its block; not applied outside the stack.
         """
         config = self.config
         if isinstance(cache, Past):
             config.check_relative("a Past")
-        cache, visibility = _see(inputs, cache, typed=config.typed)
+        cache, visibility = _extend_cache(inputs, cache, typed=config.typed)
         x = _embedded(self.embed, self.token, inputs, visibility, train)
         if inputs.targets is not None:
             if not config.two_stream:
@@ -88,17 +96,17 @@ class Transformer(nn.Module):
             visibility = two_stream.append_targets(visibility, inputs.targets, inputs.tokens.shape[1])
             x = self.query_stream(x, inputs.targets, train)
         context = Context(visibility=visibility, index=cache.index if isinstance(cache, Cache) else None)
-        layers, asked = None if cache is None else cache.layers, _asked(config.stack, show, train)
-        x, layers, shown = self.stack(x, context, layers, train, transform=transform, show=asked)
-        uneven = _balance(config.stack, shown, inputs, train)
+        layers, requested = None if cache is None else cache.layers, _requested(config.stack, show, train)
+        x, layers, shown = self.stack(x, context, layers, train, transform=transform, show=requested)
+        aux_loss = _balance(config.stack, shown, inputs, train)
         x = x if inputs.targets is None else x[:, inputs.tokens.shape[1] :]
         x = self.final_norm(x) if config.final_norm else x
         if isinstance(cache, Past):
             after = Past(jax.tree.map(functools.partial(recurrence.next_past, config.memory), cache.layers, layers))
         else:
             after = _advance(cache, layers, inputs)
-        shown, written = shown if show else None, self.readout(x) if logits else None
-        return Output(hidden=x, cache=after, logits=written, shown=shown, balance=uneven)
+        shown, vocab_logits = shown if show else None, self.readout(x) if logits else None
+        return Output(hidden=x, cache=after, logits=vocab_logits, shown=shown, balance=aux_loss)
 
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
         """Logits over the vocabulary of (gathered) hidden states."""
@@ -111,7 +119,7 @@ class Transformer(nn.Module):
         return self.pair(first)
 
     def everything(self, inputs: Inputs) -> Output:
-        """Touches every parameter; what `init` calls."""
+        """Uses every parameter, so that `init` creates all of them."""
         output = self(inputs, logits=True)
         if self.config.pair_classes:
             self.pair_logits(output.hidden[:, 0])
@@ -120,17 +128,17 @@ class Transformer(nn.Module):
         return output
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
-        """Room for `slots` tokens of `batch` rows."""
+        """A KV cache for `slots` tokens of `batch` rows."""
         return _cache(self.config, self.config.stack, batch, slots, 0)
 
     def empty_past(self, batch: int, length: int = 0) -> Past:
-        """What stands before the first tokens of a text: `length` states of zeros."""
+        """The past before the first call of a text: `length` states of zeros."""
         config = self.config
         return Past(empty_past(config.stack, batch, length, config.embed.width, jnp.dtype(config.dtype)))
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder and a decoder that attends to it; `inputs.source` is what the encoder reads."""
+    """An encoder and a decoder that attends to it; the encoder reads `inputs.source`."""
 
     config: EncoderDecoderConfig
 
@@ -147,19 +155,19 @@ class EncoderDecoder(nn.Module):
             self.encoder_norm = Norm(config.norm)
             self.decoder_norm = Norm(config.norm)
         self.head = Readout(config.readout, config.norm, config.init, dtype, _decoder_embed(config).vocab or 0)
-        # T5 drops also what leaves a stack (Raffel et al. 2020, section 3.1.2), at the rate of its embeddings.
+        # T5 also applies dropout to a stack's output (Raffel et al. 2020, section 3.1.2), at the embeddings' rate.
         self.drop = nn.Dropout(config.embed.dropout)
 
     @property
-    def written(self) -> TokenTable:
-        """The table of what the decoder reads and writes."""
+    def decoder_table(self) -> TokenTable:
+        """The decoder's token table, for its inputs and for tied logits."""
         return self.token if self.config.share_embed else self.decoder_token
 
     def encode(
         self, source: Inputs, train: bool = False, show: tuple[str, ...] = (), transform: Transform | None = None
     ) -> tuple[Float[Array, "batch source embed"], Shown | None]:
-        """The encoder's last hidden states, and what its layers show."""
-        _, visibility = _see(source, None)
+        """The encoder's last hidden states and, if requested, its intermediate outputs."""
+        _, visibility = _extend_cache(source, None)
         x = _embedded(self.encoder_embed, self.token, source, visibility, train)
         x, _, shown = self.encoder(x, Context(visibility=visibility), None, train, transform=transform, show=show)
         return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train), shown
@@ -174,41 +182,41 @@ class EncoderDecoder(nn.Module):
         show: tuple[str, ...] = (),
         transform: Transform | None = None,
     ) -> Output:
-        """Hidden states of the decoder; arguments as of `Transformer`."""
+        """Computes the decoder's hidden states; arguments as in `Transformer`."""
         if inputs.source is None and cache is None:
             raise InputError("an encoder-decoder needs inputs.source, the tokens that its encoder reads")
-        config, memory, encoded, uneven = self.config, None, None, 0.0
+        config, memory, encoded, aux_loss = self.config, None, None, 0.0
         segments = cache.memory_segments if cache is not None else None
         if inputs.source is not None:
-            memory, encoded = self.encode(inputs.source, train, _asked(config.encoder, show, train), transform)
-            uneven, segments = _balance(config.encoder, encoded, inputs.source, train), inputs.source.real
+            memory, encoded = self.encode(inputs.source, train, _requested(config.encoder, show, train), transform)
+            aux_loss, segments = _balance(config.encoder, encoded, inputs.source, train), inputs.source.real
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
-        cache, visibility = _see(inputs, cache)
-        x = _embedded(self.decoder_embed, self.written, inputs, visibility, train)
+        cache, visibility = _extend_cache(inputs, cache)
+        x = _embedded(self.decoder_embed, self.decoder_table, inputs, visibility, train)
         context = Context(
             visibility=visibility,
             cross_visibility=Visibility(key_segments=segments),
             memory=memory,
             index=None if cache is None else cache.index,
         )
-        layers, asked = None if cache is None else cache.layers, _asked(config.decoder, show, train)
-        x, layers, shown = self.decoder(x, context, layers, train, transform=transform, show=asked)
-        uneven = uneven + _balance(config.decoder, shown, inputs, train)
+        layers, requested = None if cache is None else cache.layers, _requested(config.decoder, show, train)
+        x, layers, shown = self.decoder(x, context, layers, train, transform=transform, show=requested)
+        aux_loss = aux_loss + _balance(config.decoder, shown, inputs, train)
         x = self.drop(self.decoder_norm(x) if config.final_norm else x, deterministic=not train)
         shown = shown.replace(encoder=encoded) if show else None  # type: ignore[union-attr]
-        output = Output(hidden=x, cache=_advance(cache, layers, inputs), memory=memory, shown=shown, balance=uneven)
+        output = Output(hidden=x, cache=_advance(cache, layers, inputs), memory=memory, shown=shown, balance=aux_loss)
         return output.replace(logits=self.readout(x)) if logits else output  # type: ignore[attr-defined]
 
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
         """Logits over the vocabulary of (gathered) hidden states."""
-        return self.head(hidden, self.written)
+        return self.head(hidden, self.decoder_table)
 
     def everything(self, inputs: Inputs) -> Output:
-        """Touches every parameter; what `init` calls."""
+        """Uses every parameter, so that `init` creates all of them."""
         return self(inputs, logits=True)
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
-        """Room for `slots` tokens of `batch` rows that attend to `source` tokens of the encoder."""
+        """A KV cache for `slots` tokens of `batch` rows, and for cross-attention to `source` encoder tokens."""
         return _cache(self.config, self.config.decoder, batch, slots, source)
 
 
@@ -225,31 +233,31 @@ def _embedded(
     return embed(rows, places, inputs.types, train, inputs.real)
 
 
-def _asked(stack: StackConfig, show: tuple[str, ...], train: bool) -> tuple[str, ...]:
-    """What a stack is asked to show: router logits too where training balances its experts."""
+def _requested(stack: StackConfig, show: tuple[str, ...], train: bool) -> tuple[str, ...]:
+    """Intermediate outputs to collect: `show`, and router logits where training balances the experts."""
     return tuple(dict.fromkeys((*show, "router"))) if train and stack.experts.balance else show
 
 
 def _balance(stack: StackConfig, shown: Shown | None, inputs: Inputs, train: bool) -> Float[Array, ""] | float:
-    """The loss of an uneven use of a stack's experts by tokens and targets that are there, times its coefficient."""
+    """Load-balancing loss of a stack's experts times its coefficient; padding and unused targets do not count."""
     if not train or not stack.experts.balance or shown is None:
         return 0.0
-    counted = jnp.ones(inputs.tokens.shape, bool) if inputs.real is None else inputs.real > 0
-    counted = counted if inputs.targets is None else jnp.concatenate([counted, inputs.targets >= 0], 1)
-    weights = counted.reshape(-1).astype(jnp.float32)
+    is_counted = jnp.ones(inputs.tokens.shape, bool) if inputs.real is None else inputs.real > 0
+    is_counted = is_counted if inputs.targets is None else jnp.concatenate([is_counted, inputs.targets >= 0], 1)
+    weights = is_counted.reshape(-1).astype(jnp.float32)
     return stack.experts.balance * balance(jnp.stack(shown.router), stack.experts.top, weights)
 
 
-def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
-    """The cache (or past) with this call's positions and segments written, and where queries and keys stand."""
+def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
+    """Writes this call's positions and segments to the cache; also returns the keys that queries may attend to."""
     if not isinstance(cache, Cache):
-        places, types = inputs.positions, inputs.types if typed else None
-        if inputs.visible is not None and places is not None:
-            places = jax.lax.cummax(jnp.asarray(places), axis=1)
+        positions, types = inputs.positions, inputs.types if typed else None
+        if inputs.visible is not None and positions is not None:
+            positions = jax.lax.cummax(jnp.asarray(positions), axis=1)
         visibility = Visibility(
             prefix=inputs.prefix,
-            query_positions=places,
-            key_positions=places,
+            query_positions=positions,
+            key_positions=positions,
             query_segments=inputs.segments if inputs.visible is None else None,
             key_segments=inputs.real,
             query_types=types,
@@ -260,25 +268,25 @@ def _see(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibili
         if cache is not None:
             visibility = recurrence.prepend_past(visibility, inputs.tokens.shape[1], cache.length)
         return cache, visibility
-    whole = (inputs.unseen, inputs.visible, inputs.targets, inputs.types if typed else None)
-    if any(field is not None for field in whole):
+    uncacheable = (inputs.unseen, inputs.visible, inputs.targets, inputs.types if typed else None)
+    if any(field is not None for field in uncacheable):
         raise InputError(
-            "inputs.unseen, inputs.visible, inputs.targets and relative token types need all of their tokens in one "
-            "call; a cache has room for keys and values only: leave out one or the other"
+            "inputs.unseen, inputs.visible, inputs.targets and relative token types need all tokens in one call, but "
+            "a cache was given, which stores keys and values only; leave out the cache or these inputs"
         )
     batch, length = inputs.tokens.shape
-    places = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions
-    places = jnp.broadcast_to(places, (batch, length)).astype(jnp.int32)
+    query_positions = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions
+    query_positions = jnp.broadcast_to(query_positions, (batch, length)).astype(jnp.int32)
     segments = jnp.ones((batch, length), jnp.int32) if inputs.segments is None else inputs.segments.astype(jnp.int32)
     at = (jnp.zeros_like(cache.index), cache.index)
     write = lambda old, new: jax.lax.dynamic_update_slice(old, new, at)
-    positions, segments_kept = write(cache.positions, places), write(cache.segments, segments)
-    return cache.replace(positions=positions, segments=segments_kept), Visibility(  # type: ignore[attr-defined]
+    positions, key_segments = write(cache.positions, query_positions), write(cache.segments, segments)
+    return cache.replace(positions=positions, segments=key_segments), Visibility(  # type: ignore[attr-defined]
         prefix=inputs.prefix,
-        query_positions=places,
+        query_positions=query_positions,
         key_positions=positions,
         query_segments=segments,
-        key_segments=segments_kept,
+        key_segments=key_segments,
         first=cache.index,
     )
 

@@ -1,4 +1,4 @@
-"""What axes mean: sides of matrices, and what is none."""
+"""Axes give the sides of matrices; vectors and tables have none."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_a_matrix_has_an_input_and_an_output_side_behind_its_leading_axes(axes, 
 
 
 @pytest.mark.parametrize("axes", OTHERS)
-def test_vectors_and_tables_are_no_matrices(axes):
+def test_vectors_and_tables_are_not_matrices(axes):
     assert not is_matrix(axes) and not is_hidden(axes)
     assert is_product(axes) == (axes == ("vocab", "embed"))
     assert (joined(axes), joined_shape(axes, (2,) * len(axes))) == (axes, (2,) * len(axes))

@@ -1,4 +1,4 @@
-"""Operations are counted as often as weights are used and only for keys that a window leaves in reach."""
+"""Weights count at each use, and keys only within the window."""
 
 import pytest
 import tiny
@@ -7,7 +7,7 @@ from lm_jax.models import transformer
 from lm_jax.models.flops import training_flops
 from lm_jax.models.model import of_module
 
-# Width 64 and 2 heads of 32: weights of a layer, operations of a pair of tokens, the readout's weights.
+# Width 64 and 2 heads of 32: weights of attention and feed-forward, operations per pair of tokens, readout weights.
 ATTENTION, FEEDFORWARD, PAIR, READOUT, LENGTH = 4 * 64 * 64, 8 * 64 * 64, 12 * 64, 64 * 64, 100
 
 
@@ -19,7 +19,7 @@ def flops(preset="gpt2", length=LENGTH, **over):
 
 
 def total(layers, *, weights=ATTENTION + FEEDFORWARD, keys):
-    """6 operations a weight and token, PAIR a pair of tokens."""
+    """6 operations per weight and token, PAIR per pair of tokens."""
     return 6 * LENGTH * (layers * weights + READOUT) + PAIR * LENGTH * sum(keys)
 
 

@@ -7,7 +7,7 @@ from lm_jax.models.feedforward.dense import gelu
 from lm_jax.models.heads import hits, largest
 
 
-def test_the_largest_logit_and_of_equal_ones_the_first():
+def test_largest_is_the_first_of_the_largest_logits():
     logits = jax.random.normal(jax.random.key(3), (2, 4, 50))
     np.testing.assert_array_equal(largest(logits), logits.argmax(-1))
     np.testing.assert_array_equal(largest(jnp.array([[1.0, 5.0, 5.0], [-jnp.inf, -jnp.inf, 0.0]])), [1, 2])
@@ -22,7 +22,7 @@ def test_a_hit_is_the_first_of_the_largest_logits():
     assert not hits(jnp.full((3, 5), jnp.nan), jnp.array([0, 2, 4])).any()
 
 
-def test_gelu_is_exact_in_float32_and_as_exact_as_its_numbers_in_bfloat16():
+def test_gelu_is_exact_up_to_rounding_in_float32_and_in_bfloat16():
     x = np.linspace(-6, 6, 1001).astype(np.float32)
     expected = 0.5 * x.astype(np.float64) * (1 + erf(x.astype(np.float64) / 2**0.5))
     np.testing.assert_allclose(gelu(jnp.asarray(x)), expected, rtol=1e-6, atol=1e-6)

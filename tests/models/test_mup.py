@@ -1,7 +1,7 @@
-"""The coordinate check of Yang et al. 2022 (appendix D.1): what a layer computes must not depend on the width.
+"""The coordinate check of Yang et al. 2022 (appendix D.1): how far training moves activations at two widths.
 
-A few updates on one batch at two widths. Under muP hidden activations and logits move as much at either; under the
-standard parametrisation the same learning rate moves the wider model far more.
+After a few updates on one batch, hidden activations and logits have moved equally far at either width under muP; under
+the standard parametrisation, the same learning rate moves the wider model far more.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ NARROW, WIDE, STEPS, DEPTH = 64, 512, 4, 2
 
 
 def decoder(name, width):
-    """A decoder whose heads grow with its width; at NARROW both parametrisations have the same learning rates."""
+    """A decoder whose heads widen with it; at NARROW both parametrisations have the same learning rates."""
     over = {"embed.width": width, "embed.max_length": 16, "stack.depth": DEPTH, "stack.scan": "never"}
     init = {"init.name": name, "init.base_width": NARROW, "init.scale_residual": False}
     return tiny.config("gpt2", over=over | init)
@@ -35,21 +35,21 @@ def decoder(name, width):
 
 @functools.cache
 def movement(name, width):
-    """How far the residual stream after each layer, and the logits, moved: mean absolute values."""
+    """Mean absolute change of the residual stream after each layer and of the logits."""
     config = decoder(name, width)
     model = transformer.build_transformer(config)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 17)))
     inputs, targets = Inputs(tokens=tokens[:, :-1]), tokens[:, 1:]
-    built, rng = of_module(model), np.random.default_rng(1)
-    shapes, axes = built.shapes, built.axes
+    wrapped, rng = of_module(model), np.random.default_rng(1)
+    shapes, axes = wrapped.shapes, wrapped.axes
 
     def draw(path, leaf):
-        # As `initializers` does, but compiled in no time.
+        # Initialised as by `initializers`, but in numpy, which needs no compilation.
         kind = path.rpartition("/")[2]
         if kind in ("scale", "bias"):
             return jnp.full(leaf.shape, float(kind == "scale"))
         fan_in = 4 * width if "feedforward/out" in path else width
-        # Small tables: logits start near 0 at either width, and what moves is what was learned.
+        # Small tables: logits start near 0 at either width, so that changes come from training.
         return jnp.float32(rng.standard_normal(leaf.shape) * (fan_in**-0.5 if kind == "kernel" else 0.1))
 
     params = jax.tree_util.tree_map_with_path(
@@ -69,40 +69,40 @@ def movement(name, width):
         return (optax.apply_updates(params, updates), state), None
 
     @jax.jit
-    def seen(params):
+    def activations(params):
         states = {"logits": model.apply({"params": params}, inputs, logits=True).logits}
         for depth in range(1, DEPTH + 1):
             stack = dataclasses.replace(config.stack, depth=depth)
             shallow = transformer.build_transformer(dataclasses.replace(config, stack=stack, final_norm=False))
-            some = {**params, "stack": jax.tree.map(lambda leaf, depth=depth: leaf[:depth], params["stack"])}
-            states[f"layer {depth}"] = shallow.apply({"params": some}, inputs).hidden
+            shallow_params = {**params, "stack": jax.tree.map(lambda leaf, depth=depth: leaf[:depth], params["stack"])}
+            states[f"layer {depth}"] = shallow.apply({"params": shallow_params}, inputs).hidden
         return states
 
     @jax.jit
     def train(params):
         return jax.lax.scan(step, (params, adam.init(params)), length=STEPS)[0][0]
 
-    before, after = seen(params), seen(train(params))
+    before, after = activations(params), activations(train(params))
     return {name: float(jnp.abs(after[name] - before[name]).mean()) for name in before}
 
 
-PLACES = ["layer 1", "layer 2", "logits"]
+ACTIVATIONS = ["layer 1", "layer 2", "logits"]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_under_mup_activations_move_as_much_at_every_width(place):
-    growth = movement("mup", WIDE)[place] / movement("mup", NARROW)[place]
-    # Eight times the width: a law of width ** 0.5 would be 2.8 either way.
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_under_mup_activations_move_as_much_at_every_width(activation):
+    growth = movement("mup", WIDE)[activation] / movement("mup", NARROW)[activation]
+    # Eight times the width: growth with width ** 0.5 would give 2.8, decay 1 / 2.8.
     assert 0.5 < growth < 2.0
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(place):
-    growth = movement("fan_in", WIDE)[place] / movement("fan_in", NARROW)[place]
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(activation):
+    growth = movement("fan_in", WIDE)[activation] / movement("fan_in", NARROW)[activation]
     assert growth > 2.8
 
 
-def test_hidden_matrices_alone_have_their_learning_rates_multiplied():
+def test_only_hidden_matrices_have_their_learning_rates_multiplied():
     config = decoder("mup", 512)
     axes = of_module(transformer.build_transformer(config)).axes
     factors = mup.multipliers(config, axes)
@@ -113,7 +113,7 @@ def test_hidden_matrices_alone_have_their_learning_rates_multiplied():
 
 
 @pytest.mark.parametrize("preset", ["albert", "bert", "mixtral", "t5"])
-def test_hidden_matrices_are_those_of_layers_and_transforms_whatever_they_are_called(preset):
+def test_hidden_matrices_are_those_of_layers_and_transforms_under_any_name(preset):
     config = tiny.config(preset, over={"init.name": "mup"})
     axes = of_module(transformer.build_transformer(config)).axes
     expected = {
@@ -124,7 +124,7 @@ def test_hidden_matrices_are_those_of_layers_and_transforms_whatever_they_are_ca
     assert set(mup.multipliers(config, renamed)) == {f"else/{path.replace('kernel', 'w')}" for path in expected}
 
 
-def test_mup_draws_hidden_matrices_by_fan_in_and_readouts_by_none():
+def test_mup_initialises_hidden_matrices_by_fan_in_and_readouts_independently_of_the_width():
     config = tiny.config("llama", over={"init.name": "mup", "init.base_width": 16, "stack.depth": 1})
     model = transformer.build_transformer(config)
     key = jax.random.key(0, impl="unsafe_rbg")

@@ -302,7 +302,7 @@ def test_an_unknown_size_lists_the_known_ones():
             {"stack.kinds": {"near": {"attention": {"window": "4"}}}},
             r"stack.kinds.near.attention.window is '4' \(str\)",
         ),
-        ({"stack.kinds": {"layers": {}}}, "stack.kinds.layers: the stack has another use for this name"),
+        ({"stack.kinds": {"layers": {}}}, "stack.kinds.layers: this name is reserved"),
         ({"stack.share.groups": 3}, "share has 3 groups of 1 layers, but stack.depth is 2; expected a multiple of 1"),
         (
             {"stack.block.norm_placement": "parallel", "stack.block.cross": {}},

@@ -1,4 +1,4 @@
-"""Who sees whom, by gradient; and what the whole model must keep whatever it is made of."""
+"""Which tokens influence which, by gradient, and laws that hold for every whole model."""
 
 import functools
 
@@ -20,7 +20,7 @@ SEGMENTS = np.array([1, 1, 1, 1, 2, 2, 2, 2, 0, 0])
 
 
 def rows(length, first):
-    """Two rows in which no token occurs twice."""
+    """Two rows of distinct tokens."""
     return jnp.arange(first, first + 2 * length).reshape(2, length)
 
 
@@ -35,11 +35,11 @@ def inputs_of(preset):
 
 @functools.cache
 def influence(preset, kernel):
-    """[row, place, token]: whether the hidden state of a place moves when a token's embedding does.
+    """[row, position, token]: whether the hidden state at a position depends on the embedding of a token.
 
-    A token's embedding is moved through its row of the table; no token occurs twice.
+    The gradient with respect to a row of the table tells, because no token occurs twice.
     """
-    # One layer: what no layer lets through, no stack does.
+    # One layer: if no layer passes information on, no stack does.
     settings = {"depth": 1, "block__attention__kernel": kernel, "block__attention__block": 4}
     if len(tiny.stacks(preset)) == 2:
         over = tiny.everywhere(preset, **settings) | {
@@ -53,17 +53,15 @@ def influence(preset, kernel):
     direction = jnp.cos(jnp.arange(64.0))
 
     def hidden(table):
-        params["token"]["embedding"], kept = table, params["token"]["embedding"]
-        seen = model.apply({"params": params}, inputs).hidden @ direction
-        params["token"]["embedding"] = kept
-        return seen
+        replaced = {**params, "token": {**params["token"], "embedding": table}}
+        return model.apply({"params": replaced}, inputs).hidden @ direction
 
     slopes = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
     return np.asarray(jnp.abs(slopes).max(-1) > 0)
 
 
 def among(preset, kernel, row):
-    """[place, place] of one row: who is influenced by whom."""
+    """[position, position] of one row: whether the first depends on the second."""
     tokens = np.asarray(inputs_of(preset).tokens[row])
     return influence(preset, kernel)[row][:, tokens]
 
@@ -95,7 +93,7 @@ def test_an_encoder_sees_everything_but_padding_and_other_texts(preset, kernel):
     np.testing.assert_array_equal(among(preset, kernel, 1)[real], (SEGMENTS[:, None] == SEGMENTS)[real])
 
 
-def test_visible_padding_sees_what_is_seen_and_changes_none_of_it():
+def test_visible_padding_attends_to_all_tokens_and_changes_none_of_them():
     tokens, mask = rows(6, 1), jnp.array([[1] * 6, [1, 1, 1, 1, 0, 0]])
     model, params = tiny.build(tiny.config("bert", over={"stack.depth": 1}), Inputs(tokens=tokens))
     places = jnp.where(mask > 0, jnp.arange(6)[None], 9)
@@ -135,8 +133,8 @@ SPARSE = {
 
 
 @pytest.mark.parametrize(("settings", "allowed"), SPARSE.values(), ids=SPARSE)
-def test_a_token_sees_what_its_mask_says_and_never_the_future(settings, allowed):
-    # One layer: what no layer lets through, no stack does.
+def test_a_token_sees_the_keys_that_its_mask_allows(settings, allowed):
+    # One layer: if no layer passes information on, no stack does.
     over = {"embed.width": 16, "stack.depth": 1, "stack.block.feedforward.width": 16}
     block = {"attention.kernel": "blockwise", "attention.block": 4} | settings
     inputs = Inputs(tokens=rows(LENGTH, 1)[:1], prefix=jnp.array([4]))
@@ -153,7 +151,7 @@ def test_a_token_sees_what_its_mask_says_and_never_the_future(settings, allowed)
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_windows_alibi_and_one_key_head_read_in_two_parts_what_they_read_at_once():
+def test_windows_alibi_and_one_key_head_compute_in_two_calls_what_they_compute_in_one():
     settings = {"kv_heads": 1, "window": 3, "position": "alibi", "softcap": 4.0, "qk_norm": True}
     over = {f"stack.block.attention.{key}": value for key, value in settings.items()}
     model, params = tiny.build(tiny.config("llama", over={**over, "stack.depth": 1}), Inputs(tokens=rows(7, 1)))
@@ -169,7 +167,7 @@ def test_windows_alibi_and_one_key_head_read_in_two_parts_what_they_read_at_once
     np.testing.assert_allclose(*both(), atol=2e-5)
 
 
-def test_a_factorised_embedding_reads_and_writes_at_its_own_width():
+def test_a_factorised_table_has_its_own_width():
     inputs = Inputs(tokens=rows(5, 1))
     over = {"embed.factor": 24, "embed.types": 2, "readout.transform": "gelu", "stack.depth": 1}
     model, params = tiny.build(tiny.config("bert", over=over), inputs)
@@ -187,21 +185,21 @@ def test_a_factorised_embedding_reads_and_writes_at_its_own_width():
 
 
 @pytest.mark.parametrize("preset", ("llama", "t5"))
-def test_reading_in_two_parts_is_reading_all_at_once(preset):
+def test_two_calls_with_a_cache_compute_what_one_call_does(preset):
     inputs = Inputs(tokens=rows(6, 1), source=inputs_of("t5").source if preset == "t5" else None)
     model, params = tiny.build(tiny.config(preset, over=tiny.everywhere(preset, scan="always")), inputs)
     read = jax.jit(lambda inputs, cache=None: model.apply({"params": params}, inputs, cache=cache))
     first = read(inputs.replace(tokens=inputs.tokens[:, :3]), model.empty_cache(2, 8, SOURCE if preset == "t5" else 0))
-    # The source is in the cache by now.
+    # The cache holds the keys and values of the source.
     second = read(Inputs(tokens=inputs.tokens[:, 3:]), first.cache)
-    # float32 sums over the cache's empty slots too, in another order.
-    found = jnp.concatenate([first.hidden, second.hidden], 1)
-    np.testing.assert_allclose(found, read(inputs).hidden, atol=2e-5)
+    # float32 sums also include the cache's empty slots, in another order.
+    hidden = jnp.concatenate([first.hidden, second.hidden], 1)
+    np.testing.assert_allclose(hidden, read(inputs).hidden, atol=2e-5)
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    """One layer of BERT with 0.1 dropout: parameters, inputs, and its output without dropout."""
+    """One layer of BERT with dropout 0.1: model, parameters, inputs, and its outputs without dropout."""
     inputs = Inputs(tokens=rows(LENGTH, 1))
     model, params = tiny.build(tiny.config("bert", over={"stack.depth": 1}), inputs)
     rest = jax.jit(lambda key: model.apply({"params": params}, inputs, rngs={"dropout": key}, logits=True))
@@ -211,7 +209,7 @@ def encoder():
 def test_dropout_acts_in_training_only_and_is_a_function_of_its_key(encoder):
     model, params, inputs, rest = encoder
     train = jax.jit(lambda key: model.apply({"params": params}, inputs, train=True, rngs={"dropout": key}).hidden)
-    # Draws of this kind compile in a tenth of the time.
+    # Random numbers of this kind compile in a tenth of the time.
     one, two = (jax.random.key(seed, impl="unsafe_rbg") for seed in (1, 2))
     first, again, other = train(one), train(one), train(two)
     np.testing.assert_array_equal(first, again)
@@ -240,7 +238,7 @@ def test_logits_of_gathered_states_are_the_gathered_logits(encoder):
 
 
 @pytest.mark.parametrize(("preset", "tied"), [("gpt2", True), ("llama", False)])
-def test_a_tied_readout_is_the_token_table_and_an_untied_one_a_matrix_of_its_own(preset, tied):
+def test_a_tied_readout_is_the_token_table_and_an_untied_one_a_separate_matrix(preset, tied):
     model, params = tiny.build(tiny.config(preset), Inputs(tokens=rows(4, 1)))
     hidden = jnp.float32(np.random.default_rng(0).standard_normal((2, 3, 64)))
     table = params["token"]["embedding"].T if tied else params["head"]["out"]["kernel"]
@@ -256,7 +254,7 @@ def test_t5s_tied_readout_is_scaled():
     np.testing.assert_allclose(logits[0, 0], params["token"]["embedding"].sum(1) / 8, atol=1e-5)
 
 
-def test_as_many_key_heads_as_heads_is_ordinary_attention():
+def test_as_many_key_heads_as_query_heads_is_ordinary_attention():
     inputs = Inputs(tokens=rows(5, 1))
     shapes = lambda groups: tiny.shapes(
         build_transformer(tiny.config("llama", over={"stack.block.attention.kv_heads": groups})), inputs
@@ -266,7 +264,7 @@ def test_as_many_key_heads_as_heads_is_ordinary_attention():
     assert shapes(2)["query"]["kernel"].shape == (2, 64, 4, 16)
 
 
-def test_too_long_an_input_is_refused_where_positions_are_a_table():
+def test_too_long_an_input_is_refused_by_learned_positions():
     config = tiny.config("gpt2", over={"embed.max_length": 4})
     with pytest.raises(InputError, match="an input of 5 tokens, but config.model.embed.max_length is 4"):
         jax.eval_shape(

@@ -1,4 +1,4 @@
-"""What attention is made of, as frozen dataclasses: mask, position and kernel are three free choices."""
+"""Settings of attention as frozen dataclasses; mask, position and kernel are independent choices."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl", "disentangl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScalingConfig:
-    """How rotary angles are stretched beyond the length that a model was first trained with.
+    """Scaling of rotary wavelengths for inputs longer than those of the first training (context extension).
 
     Attributes:
       name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `ntk` (a greater theta: the
-        slowest wave is stretched by `factor` and the fastest not at all), `dynamic` (the same, growing with the input),
-        `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code), `yarn` (Peng et al. 2023,
+        longest wavelength grows by `factor`, the shortest not at all), `dynamic` (NTK scaling that grows with the
+        input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code), `yarn` (Peng et al. 2023,
         arXiv:2309.00071) or `longrope` (Ding et al. 2024, arXiv:2402.13753).
-      factor: how many times longer.
-      length: the length that the model was first trained with; all but `linear` and `ntk` need it.
-      low, high: of `llama3`: waves that fit less than `low` times into `length` are stretched, those that fit more than
-        `high` times are not.
-      slow, fast: of `yarn`: the same bounds, in turns within `length`.
-      whole: of `yarn`: whether the features at the bounds are rounded to whole ones.
-      near, far: of `longrope`: what each pair of features is stretched by, in inputs up to `length` and in longer ones.
-      magnitude: what queries and keys are multiplied by; None is 0.1 ln(factor) + 1 in `yarn` and
-        sqrt(1 + ln(factor) / ln(length)) in `longrope`.
+      factor: ratio of the extended length to `length`.
+      length: context length of the first training; all but `linear` and `ntk` need it.
+      low, high: for `llama3`: wavelengths that fit less than `low` times into `length` are scaled, those that fit more
+        than `high` times are not.
+      slow, fast: for `yarn`: the same bounds, in rotations within `length`.
+      whole: for `yarn`: round the features at the bounds to integers.
+      near, far: for `longrope`: scaling factor of each pair of features, for inputs up to `length` and for longer ones.
+      magnitude: factor on rotated queries and keys; None: 0.1 ln(factor) + 1 for `yarn` and
+        sqrt(1 + ln(factor) / ln(length)) for `longrope`.
     """
 
     name: str = "none"
@@ -47,7 +47,7 @@ class RotaryConfig:
     """Rotary positions (Su et al. 2021): wavelengths from 2 pi to 2 pi theta over `fraction` of a head.
 
     Attributes:
-      interleaved: whether neighbours (2i, 2i + 1) turn together (GPT-J), or the two halves of a head (LLaMA).
+      interleaved: rotate pairs of neighbours (2i, 2i + 1) (GPT-J), not pairs across the two halves of a head (LLaMA).
     """
 
     theta: float = setting(10000.0, above=0)
@@ -58,10 +58,10 @@ class RotaryConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BucketConfig:
-    """Relative position buckets (Raffel et al. 2020, section 2.1): one learned bias a bucket and head.
+    """Relative position buckets (Raffel et al. 2020, section 2.1): one learned bias per bucket and head.
 
     Attributes:
-      shared: one table for all layers (T5), or one in each (UMT5, Chung et al. 2023, arXiv:2304.09151).
+      shared: one table for all layers (T5), not one in each (UMT5, Chung et al. 2023, arXiv:2304.09151).
     """
 
     buckets: int = setting(32, at_least=1)
@@ -71,11 +71,11 @@ class BucketConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlibiConfig:
-    """A penalty on distance (Press et al. 2022, arXiv:2108.12409), with a slope of its own for each head.
+    """A penalty on distance with a slope per head (Press et al. 2022, arXiv:2108.12409).
 
     Attributes:
-      exponent: slopes go down to 2 ** -exponent: 8 in the paper.
-      rounded: slopes, and they times the key's place, are rounded to bfloat16 and then scaled as the scores are
+      exponent: the smallest slope is 2 ** -exponent: 8 in the paper.
+      rounded: round the slopes, and their products with key positions, to bfloat16 and scale these as the scores
         (Falcon's released code).
     """
 
@@ -85,13 +85,13 @@ class AlibiConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerXLConfig:
-    """Queries meet the distance of a key as another key (Dai et al. 2019, arXiv:1901.02860, section 3.3).
+    """Relative positions with keys made from the distance (Dai et al. 2019, arXiv:1901.02860, section 3.3).
 
     Attributes:
-      clamp: larger distances count as this one; None is no limit.
-      types: scores also tell pairs of one token type from others (XLNet, Yang et al. 2019, section 2.5).
-      both_ways: the last half of the rows of a batch holds its texts backwards (XLNet's `bi_data`): there, distances
-        have the other sign.
+      clamp: clip distances to [-clamp, clamp]; None: no limit.
+      types: scores also depend on whether two tokens have the same type (XLNet, Yang et al. 2019, section 2.5).
+      both_ways: the texts in the last half of a batch's rows are reversed (XLNet's `bi_data`), and so is the sign of
+        their distances.
     """
 
     clamp: int | None = None
@@ -101,15 +101,15 @@ class TransformerXLConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DisentangledConfig:
-    """Relative positions with keys and queries of their own (He et al. 2020, arXiv:2006.03654, section 3.1).
+    """Relative positions with their own keys and queries (He et al. 2020, arXiv:2006.03654, section 3.1).
 
     Attributes:
-      buckets: of relative positions, half of them before the query: exact when near, logarithmic when far (DeBERTa-v2);
-        0 gives each relative position its own.
-      max_distance: the relative position from which on all share the last bucket.
-      content_to_position, position_to_content: which of the two terms the scores have.
-      share: positions use the projections of the content (DeBERTa-v3), or have their own.
-      norm: normalise the table of positions, with the block's norm.
+      buckets: number of buckets of relative positions, half of them per sign: exact when near, logarithmic when far
+        (DeBERTa-v2); 0: each relative position has its own row.
+      max_distance: relative position from which on all share the last bucket.
+      content_to_position, position_to_content: whether scores include the term.
+      share: project positions with the kernels of the content (DeBERTa-v3), not with their own.
+      norm: normalise the table of positions with the block's norm.
     """
 
     buckets: int = 256
@@ -123,48 +123,47 @@ class DisentangledConfig:
         if self.buckets < 0 or self.buckets % 2 or self.max_distance < 1:
             raise InputError(
                 f"attention.disentangled has {self.buckets} buckets up to a distance of {self.max_distance}; expected "
-                "an even number of buckets, 0 for none, and a positive distance"
+                "an even number of buckets (0: no buckets) and a positive distance"
             )
 
     @property
     def span(self) -> int:
-        """Rows of the table for relative positions of either sign."""
+        """Rows of the table per sign of the relative position."""
         return self.buckets or self.max_distance
 
     @property
     def terms(self) -> int:
-        """How many products are summed in a score: content with content, and those with positions."""
+        """Number of terms in a score: content to content, and those with positions."""
         return 1 + self.content_to_position + self.position_to_content
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Attention as three free choices: mask, position, kernel.
+    """Multi-head attention; mask, position and kernel are independent choices.
 
     Attributes:
       heads: query heads.
-      head_dim: width of a head; None is width // heads.
-      kv_heads: key and value heads (grouped-query attention, Ainslie et al. 2023; 1 is multi-query, Shazeer 2019);
-        None is `heads`.
-      mask: `causal`, `full`, or `prefix` (causal, but all see the prefix that `Inputs.prefix` gives).
-      window: local attention: the latest `window` keys, the query's own among them, or with a full mask `window` keys
-        on either side; None is no limit.
-      stride: sparse attention (Child et al. 2019, section 4.3): every `stride`-th key counted from the query, beside
-        the window; None is no such.
-      same_length: no query sees more keys than the first one does, which are its own and those of earlier calls
-        (`Past`). Decoders only.
-      position: `none`, `rotary`, `buckets`, `alibi`, `transformer_xl` or `disentangled`; only the subtree of that name
-        is read.
+      head_dim: width of a head; None: width // heads.
+      kv_heads: key and value heads (grouped-query attention, Ainslie et al. 2023; 1: multi-query, Shazeer 2019);
+        None: `heads`.
+      mask: `causal`, `full`, or `prefix` (causal, but all tokens attend to the prefix given by `Inputs.prefix`).
+      window: local attention to the latest `window` keys including the query's own token, or with a full mask to
+        `window` keys on either side; None: no limit.
+      stride: sparse attention (Child et al. 2019, section 4.3) to every `stride`-th key counted from the query, in
+        addition to the window; None: not strided.
+      same_length: every query attends to at most past + 1 latest keys, where past is the length of the `Past`, so that
+        all have as many as the first query. Decoders only.
+      position: `none`, `rotary`, `buckets`, `alibi`, `transformer_xl` or `disentangled`; the settings of that name
+        apply.
       kernel: `auto`, `dense` or `blockwise`.
-      block: rows of queries per block of the blockwise kernel.
-      scale: factor on the scores; None is head_dim ** -0.5 (and terms ** -0.5 where `disentangled` sums several), T5
-        has 1.
-      softcap: scores are bent to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
-      qk_norm: normalise every head's queries and keys, before rotary angles (Henry et al. 2020, arXiv:2010.04245).
-      convolution: queries, keys and values mix with the `convolution` - 1 tokens before (Primer, So et al. 2021,
-        section 3.1: 3); 1 is none. Decoders only.
-      clip: queries, keys and values are cut to [-clip, clip] (MPT).
-      bias: whether query, key and value have biases; `out_bias` the same for the output.
+      block: queries per block of the blockwise kernel.
+      scale: factor on the scores; None: head_dim ** -0.5 (times terms ** -0.5 for `disentangled`); T5: 1.
+      softcap: soft-cap scores to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
+      qk_norm: normalise each head's queries and keys before rotation (Henry et al. 2020, arXiv:2010.04245).
+      convolution: width of a causal depthwise convolution over queries, keys and values (Primer, So et al. 2021,
+        section 3.1: 3); 1: no convolution. Decoders only.
+      clip: clip queries, keys and values to [-clip, clip] (MPT).
+      bias, out_bias: whether the query, key and value projections and the output projection have biases.
       dropout: rate on the attention probabilities.
     """
 
@@ -200,22 +199,22 @@ class AttentionConfig:
             raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
         if self.position == "disentangled" and groups != self.heads:
             raise InputError(
-                f"attention.kv_heads is {groups} for {self.heads} heads; position 'disentangled' needs one for each"
+                f"attention.kv_heads is {groups} for {self.heads} heads; position 'disentangled' needs as many of both"
             )
         if self.convolution < 1 or (self.convolution > 1 and self.mask == "full"):
             raise InputError(
-                f"attention.convolution is {self.convolution} under the mask {self.mask!r}; expected 1 (none), or more "
-                "in a decoder"
+                f"attention.convolution is {self.convolution} under the mask {self.mask!r}; expected 1 (no "
+                "convolution), or more in a decoder"
             )
         if self.same_length and self.mask == "full":
-            raise InputError("attention.same_length is set under the mask 'full'; it is for decoders: leave it False")
+            raise InputError("attention.same_length is set under the mask 'full', but is for decoders; set it to False")
         if self.transformer_xl.clamp is not None and self.transformer_xl.clamp <= 0:
             clamp = self.transformer_xl.clamp
-            raise InputError(f"attention.transformer_xl.clamp is {clamp}; expected more than 0, or None for none")
+            raise InputError(f"attention.transformer_xl.clamp is {clamp}; expected more than 0, or None for no limit")
         for name in ("window", "stride", "softcap", "clip"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise InputError(f"attention.{name} is {value}; expected more than 0, or None for none")
+                raise InputError(f"attention.{name} is {value}; expected more than 0, or None to turn it off")
 
     def head_width(self, width: int) -> int:
         """The width of one head in a model of `width`."""

@@ -1,7 +1,7 @@
-"""Short causal convolutions: every feature mixes with itself in the few tokens before.
+"""Short causal depthwise convolutions over the sequence.
 
-Over queries, keys and values (Primer: So et al. 2021, arXiv:2109.08668, section 3.1) and over what the feed-forward
-layers read: pairs and triples of tokens are then there from the start, which attention would have to learn to find.
+They apply to queries, keys and values (Primer: So et al. 2021, arXiv:2109.08668, section 3.1) and to the input of the
+feed-forward layers. Bigram and trigram features are then there from the start; attention would have to learn them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from lm_jax.models.initializers import parameter
 
 
 class Convolution(nn.Module):
-    """y[t] = sum over j < width of kernel[j] * x[t - j], for every head and feature; drawn as y = x.
+    """y[t] = sum over j < width of kernel[j] * x[t - j], for every head and feature; initialised to y = x.
 
     Attributes:
-      width: tokens that are mixed, the latest included.
+      width: width of the kernel in tokens, the current one included.
       heads_axis: logical name of the axis of heads.
     """
 
@@ -32,12 +32,10 @@ class Convolution(nn.Module):
         recent: Float[Array, "batch heads before kv"] | None,
         near: Bool[Array, "#batch length before"],
     ) -> tuple[Float[Array, "batch heads length kv"], Float[Array, "batch heads before kv"]]:
-        """The mixture, and the last width - 1 tokens of `x` for the next call.
+        """Returns the convolution, and the last width - 1 tokens of `x` for the next call.
 
-        Args:
-          x: queries, keys or values; the residual stream is one head.
-          recent: the tokens before `x`; None is none.
-          near: whether the token j + 1 places before each one belongs to the same text.
+        `x` is queries, keys or values; the residual stream has one head. `recent` holds the tokens before `x`. `near`
+        says whether the token j + 1 positions before each token belongs to the same text.
         """
         batch, heads, length, kv = x.shape
         before = self.width - 1

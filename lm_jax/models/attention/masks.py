@@ -1,6 +1,6 @@
-"""Attention masks as predicates over places: `causal & (recent(3) | strided(3))`, never a stored length x length array.
+"""Attention masks as predicates over positions: `causal & (recent(3) | strided(3))`. No array of all pairs is stored.
 
-A mask also knows which keys a run of consecutive queries can see at all, so that a kernel can skip the rest.
+A mask also gives the range of keys that a block of consecutive queries can attend to, so that kernels skip the rest.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from lm_jax.models.attention.config import AttentionConfig
 
 @flax.struct.dataclass
 class Places:
-    """What a mask knows of queries or of keys, in shapes that broadcast one against the other.
+    """Positions of queries or of keys, in shapes that broadcast against each other.
 
     Attributes:
-      position: place in its text.
-      prefix: whether it belongs to its row's prefix; None where rows have none.
+      position: position in the text.
+      prefix: whether the token belongs to its row's prefix; None: rows have no prefix.
     """
 
     position: Int[Array, ...] | Any
@@ -34,12 +34,23 @@ class Places:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mask:
-    """Which keys a query may see.
+    """The keys that each query may attend to; masks combine with `&` and `|`.
 
     Attributes:
-      allow: places of queries and of keys to True where a query may see a key; None where everything is allowed.
-      reach: (first query, one past the last query, number of keys) to the range of keys that any of them may see.
-        Plain integers: valid when positions count 0, 1, 2, ...
+      allow: maps places of queries and of keys to True where a query may attend to a key; None: everywhere.
+      reach: maps (first query, one past the last query, number of keys) to the range of keys that these queries may
+        attend to. Plain integers: valid when positions count 0, 1, 2, ...
+
+    Example:
+      >>> mask, tokens = causal & recent(3), jnp.arange(5)
+      >>> mask.allow(Places(tokens[:, None]), Places(tokens[None])).astype(int)
+      Array([[1, 0, 0, 0, 0],
+             [1, 1, 0, 0, 0],
+             [1, 1, 1, 0, 0],
+             [0, 1, 1, 1, 0],
+             [0, 0, 1, 1, 1]], dtype=int32)
+      >>> mask.reach(3, 5, 5)
+      (1, 5)
     """
 
     allow: Callable[[Places, Places], Array] | None
@@ -47,9 +58,8 @@ class Mask:
 
     def __and__(self, other: Mask) -> Mask:
         """Allowed by both."""
-        if self.allow is None or other.allow is None:
-            allow = other.allow if self.allow is None else self.allow
-        else:
+        allow = other.allow if self.allow is None else self.allow
+        if self.allow is not None and other.allow is not None:
             left, right = self.allow, other.allow
             allow = lambda query, key: left(query, key) & right(query, key)
 
@@ -83,12 +93,12 @@ def _in_prefix(query: Places, key: Places) -> Any:
     return key.position < 0 if key.prefix is None else key.prefix
 
 
-# Raffel et al. 2020, section 3.2.1. How long a prefix is, is known when the program runs: any key is in reach.
+# Raffel et al. 2020, section 3.2.1. Prefix lengths are run-time values, so every key is in reach.
 prefix = causal | Mask(allow=_in_prefix, reach=lambda start, stop, keys: (0, keys))
 
 
 def recent(window: int) -> Mask:
-    """The latest `window` keys up to the query, its own among them, and all later ones (Mistral, GPT-Neo)."""
+    """The latest `window` keys including the query's own, and all later keys (Mistral, GPT-Neo)."""
     return Mask(
         allow=lambda query, key: key.position > query.position - window,
         reach=lambda start, stop, keys: (max(0, start - window + 1), keys),
@@ -96,7 +106,7 @@ def recent(window: int) -> Mask:
 
 
 def around(window: int) -> Mask:
-    """At most `window` keys away on either side (Longformer, ModernBERT)."""
+    """Keys at most `window` positions away on either side (Longformer, ModernBERT)."""
     return Mask(
         allow=lambda query, key: abs(query.position - key.position) <= window,
         reach=lambda start, stop, keys: (max(0, start - window), min(stop + window, keys)),
@@ -115,40 +125,35 @@ MASKS = {"full": full, "causal": causal, "prefix": prefix}
 
 
 def mask(name: str) -> Mask:
-    """The mask of a name; a configuration error when there is none."""
+    """Looks up a mask by name."""
     return lookup(MASKS, name, "attention.mask")
 
 
 @functools.cache
-def of(config: AttentionConfig, past: int = 0) -> Mask:
-    """The mask of a configuration: which way queries look, and which of those keys they see.
-
-    Args:
-      config: its names and sizes.
-      past: keys before the first query.
-    """
-    whole, window, stride = mask(config.mask), config.window, config.stride
-    whole = whole & recent(past + 1) if config.same_length else whole
-    near = None if window is None else around(window) if config.mask == "full" else recent(window)
-    parts = [part for part in (near, None if stride is None else strided(stride)) if part is not None]
-    return whole & functools.reduce(lambda left, right: left | right, parts) if parts else whole
+def of_config(config: AttentionConfig, past: int = 0) -> Mask:
+    """The mask of a configuration with `past` keys before the first query."""
+    direction, window, stride = mask(config.mask), config.window, config.stride
+    direction = direction & recent(past + 1) if config.same_length else direction
+    local = None if window is None else around(window) if config.mask == "full" else recent(window)
+    sparse = [choice for choice in (local, None if stride is None else strided(stride)) if choice is not None]
+    return direction & functools.reduce(lambda left, right: left | right, sparse) if sparse else direction
 
 
 @flax.struct.dataclass
 class Visibility:
-    """What each query of a call may see: a mask, the positions it judges, and the segments that must agree.
+    """The keys that each query of a call may attend to: a mask over positions, and segments, which must agree.
 
     Attributes:
       mask: the predicate.
-      prefix: tokens at positions below this belong to a row's prefix; None is no prefix.
-      query_positions, key_positions: None where they count 0, 1, 2, ...
-      query_segments: None where queries, padding too, see every key that is not padding.
-      key_segments: None where no key is padding; 0 marks padding.
-      query_types, key_types: token types, where scores tell them apart.
-      first: the slot among the keys of the first query's own token.
-      own: so many queries see their own token, whatever else says that it is not to be seen.
-      unseen: pairs that must not see each other.
-      targets: tokens that the last queries ask for, which are no keys: the query stream of `two_stream`.
+      prefix: length of each row's prefix; None: no prefix.
+      query_positions, key_positions: None: 0, 1, 2, ...
+      query_segments: None: all queries, padding included, attend to every key that is not padding.
+      key_segments: 0 is padding; None: no padding.
+      query_types, key_types: token types, where scores depend on them.
+      first: index among the keys of the first query's own token.
+      own: the first `own` queries always see their own token.
+      unseen: True where a query must not attend to a key.
+      targets: target tokens of the last queries, which have no keys: the query stream of `two_stream`.
     """
 
     mask: Mask = flax.struct.field(pytree_node=False, default=full)
@@ -166,11 +171,11 @@ class Visibility:
 
     @property
     def counted(self) -> bool:
-        """Whether positions count 0, 1, 2, ..., so that `mask.reach` holds."""
+        """Whether positions count 0, 1, 2, ..., so that `mask.reach` is valid."""
         return self.query_positions is None and self.key_positions is None
 
     def positions(self, queries: slice, keys: slice) -> tuple[Int[Array, "#batch query 1"], Int[Array, "#batch 1 key"]]:
-        """Positions of these queries and of these keys, to be broadcast against each other."""
+        """Positions of these queries and keys, in shapes that broadcast against each other."""
         query, key = _positions(self.query_positions, queries), _positions(self.key_positions, keys)
         return query[:, :, None], key[:, None, :]
 
@@ -178,14 +183,11 @@ class Visibility:
         return Places(position, None if self.prefix is None else position < self.prefix[:, None, None])
 
     def near(self, before: int, length: int, index: Int[Array, ""] | None) -> Bool[Array, "#batch length before"]:
-        """Whether the token 1, 2, ... `before` slots earlier is the one so many places earlier in the same text.
+        """Whether the tokens 1, 2, ..., `before` slots before each query are the preceding tokens of its text.
 
-        Args:
-          before: how many slots back.
-          length: queries.
-          index: the slot of the first query; None is 0.
+        The first of `length` queries is in the slot `index`; None: 0.
         """
-        slots, parts = jnp.arange(length) + (0 if index is None else index), []
+        slots, columns = jnp.arange(length) + (0 if index is None else index), []
         for back in range(1, before + 1):
             earlier = jnp.maximum(slots - back, 0)
             same = (slots >= back)[None]
@@ -194,11 +196,11 @@ class Visibility:
             if self.key_segments is not None:
                 key = self.key_segments[:, earlier]
                 same = same & (key > 0 if self.query_segments is None else key == self.query_segments)
-            parts.append(same)
-        return jnp.stack(parts, -1)
+            columns.append(same)
+        return jnp.stack(columns, -1)
 
     def allowed(self, queries: slice, keys: slice) -> Bool[Array, "#batch query key"] | None:
-        """Where these queries may see these keys; None where they may see all of them."""
+        """Where these queries may attend to these keys; None: everywhere."""
         allowed = None
         if self.mask.allow is not None:
             query, key = self.positions(queries, keys)
@@ -210,19 +212,19 @@ class Visibility:
             )
             allowed = same if allowed is None else allowed & same
         if self.unseen is not None:
-            seen = ~self.unseen[:, queries, keys]
-            allowed = seen if allowed is None else allowed & seen
+            visible = ~self.unseen[:, queries, keys]
+            allowed = visible if allowed is None else allowed & visible
         if self.own and allowed is not None:
             query, key = _positions(None, queries)[:, :, None], _positions(None, keys)[:, None, :]
             allowed = allowed | ((key - self.first == query) & (query < self.own))
         return allowed
 
     def tokens(self, rows: int) -> int:
-        """How many of `rows` queries are tokens, and not targets."""
+        """Number of tokens among `rows` queries, the others being targets."""
         return rows if self.targets is None else rows - self.targets.shape[1]
 
 
-def _positions(positions: Array | None, part: slice) -> Array:
+def _positions(positions: Array | None, span: slice) -> Array:
     if positions is not None:
-        return positions[:, part]
-    return jax.lax.broadcasted_iota("int32", (1, part.stop - part.start), 1) + part.start
+        return positions[:, span]
+    return jax.lax.broadcasted_iota("int32", (1, span.stop - span.start), 1) + span.start

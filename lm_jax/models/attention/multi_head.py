@@ -1,6 +1,6 @@
-"""Multi-head attention (Vaswani et al. 2017) with shared key-value heads (Ainslie et al. 2023): projections and cache.
+"""Multi-head attention (Vaswani et al. 2017) with grouped key-value heads (Ainslie et al. 2023): projections and cache.
 
-The mask, the positions and the kernel are chosen by the configuration; no model has an attention class of its own.
+The configuration selects mask, positions and kernel; all models use this class.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from lm_jax.parallel.layout import constrain
 
 
 class Attention(nn.Module):
-    """Attention from `x` to itself, or to `memory`.
+    """Self-attention of `x`, or cross-attention to `memory`.
 
     Attributes:
       config: heads, mask, position and kernel.
-      init_config: how kernels are drawn.
-      dtype: what products are computed in.
-      residual_gain: gain of the output projection's draws.
-      norm: of queries and keys, where `config.qk_norm` is set.
+      init_config: initialisation of the kernels.
+      dtype: dtype of matrix products.
+      residual_gain: gain of the output projection's initialisation.
+      norm: norm of queries and keys, where `config.qk_norm` is set.
     """
 
     config: AttentionConfig
@@ -58,23 +58,24 @@ class Attention(nn.Module):
         cross: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "batch query embed"], dict[str, jax.Array] | None]:
-        """The attended values, and the cache with this call's keys and values.
+        """Returns the attended values after the output projection, and the cache with this call's keys and values.
 
         Args:
-          x: what asks.
-          visibility: where queries and keys stand; with a cache, all its slots. The mask is the configuration's.
-          memory: what an encoder computed, for cross-attention; None reads its keys and values from the cache.
-          past: earlier tokens, which are keys before those of `x`.
+          x: input of the queries.
+          visibility: positions and segments of queries and keys; keys are all slots of the cache, if there is one. The
+            mask is replaced by the configuration's.
+          memory: an encoder's output, for cross-attention; None: its keys and values are in the cache.
+          past: inputs of earlier tokens, whose keys precede those of `x`.
           bias: added to the scores.
-          places: relative positions as embeddings, where the position is `disentangled`.
-          cache: `key` and `value` as `stack.empty_cache` shapes them; None keeps nothing.
+          places: embeddings of relative positions, where the position is `disentangled`.
+          cache: `key` and `value` as `stack.empty_cache` shapes them; None: no cache.
           index: the first slot that this call writes.
-          cross: attention over `memory`.
+          cross: attend to `memory`.
           train: whether dropout acts.
         """
         config, embed = self.config, x.shape[-1]
         width, groups = config.head_width(embed), config.kv_heads or config.heads
-        # T5's scores are not scaled: its query kernel is drawn smaller instead.
+        # T5 does not scale scores; its query kernel is initialised smaller instead.
         query_gain = width**-0.5 if config.scale == 1.0 and self.init_config.name == "fan_in" else 1.0
         recent = None
         if config.convolution > 1 and not cross:
@@ -82,31 +83,31 @@ class Attention(nn.Module):
         project = {"query": self._projection(embed, "query", config.heads, width, query_gain)}
         q = self._heads(project["query"], x, recent)
         showing = self.is_mutable_collection("attention") and not self.is_initializing()
-        # What rows without a target would attend to is shown for queries of zeros; their values are silenced below.
-        q = two_stream.silenced(q, visibility.targets) if showing and visibility.targets is not None else q
+        # The weights shown for unused targets are those of zero queries; their attended values are set to zero below.
+        q = two_stream.zero_unused(q, visibility.targets) if showing and visibility.targets is not None else q
         scale = self._scale(width, 1 if places is None else config.disentangled.terms)
-        mask = masks.full if cross else masks.of(config, 0 if past is None else past.shape[1])
+        mask = masks.full if cross else masks.of_config(config, 0 if past is None else past.shape[1])
         visibility = visibility.replace(mask=mask)  # type: ignore[attr-defined]
-        asked = jnp.arange(x.shape[1])[None] if visibility.query_positions is None else visibility.query_positions
-        turned = not cross and config.position == "rotary"
-        q = rotary(q, asked, config.rotary) if turned else q
+        at = jnp.arange(x.shape[1])[None] if visibility.query_positions is None else visibility.query_positions
+        rotate = not cross and config.position == "rotary"
+        q = rotary(q, at, config.rotary) if rotate else q
         if cross and memory is None:
             if cache is None:
-                raise InputError("attention over an encoder's output got neither the output nor a cache of it")
+                raise InputError("cross-attention has neither an encoder's output nor a cache; set inputs.source")
             k, v = cache["key"], cache["value"]
         else:
-            seen = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]
-            seen = seen if past is None else jnp.concatenate([past, seen], 1)
-            made = lambda name: self._projection(seen.shape[-1], name, groups, width, cross=cross)
-            project |= {name: made(name) for name in ("key", "value")}
-            k, v = (self._heads(project[name], seen, recent) for name in ("key", "value"))
-            k = rotary(k, asked, config.rotary) if turned else k
+            source = memory if cross and memory is not None else x[:, : visibility.tokens(x.shape[1])]
+            source = source if past is None else jnp.concatenate([past, source], 1)
+            projection = lambda name: self._projection(source.shape[-1], name, groups, width, cross=cross)
+            project |= {name: projection(name) for name in ("key", "value")}
+            k, v = (self._heads(project[name], source, recent) for name in ("key", "value"))
+            k = rotary(k, at, config.rotary) if rotate else k
             if cache is not None:
-                at = 0 if cross or index is None else index
-                k, v = _written(cache["key"], k, at), _written(cache["value"], v, at)
+                slot = 0 if cross or index is None else index
+                k, v = _write(cache["key"], k, slot), _write(cache["value"], v, slot)
         if cache is not None:
-            cache = {"key": k, "value": v, **(recent.kept if recent else {})}
-            k, v = (held.reshape(x.shape[0], *held.shape[-3:]) for held in (k, v))
+            cache = {"key": k, "value": v, **(recent.last if recent else {})}
+            k, v = (slots.reshape(x.shape[0], *slots.shape[-3:]) for slots in (k, v))
         drop = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         if cross:
@@ -118,7 +119,7 @@ class Attention(nn.Module):
         mixed = mix(v)
         if showing:
             self._show(mix, v)
-        mixed = mixed if visibility.targets is None else two_stream.silenced(mixed, visibility.targets)
+        mixed = mixed if visibility.targets is None else two_stream.zero_unused(mixed, visibility.targets)
         return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
 
     def _positioned(
@@ -132,7 +133,7 @@ class Attention(nn.Module):
         scale: float,
         embed: int,
     ) -> tuple[Array, Array | None, Array | None]:
-        """Scaled queries, what positions add to the scores, and ALiBi's slopes."""
+        """Scaled queries, the bias that positions add to the scores, and ALiBi's slopes."""
         config, slopes = self.config, None
         if config.position == "transformer_xl":
             relative = RelativeScores(config, self.init_config, self.dtype, name="relative")
@@ -145,21 +146,21 @@ class Attention(nn.Module):
         return q, bias, slopes
 
     def _show(self, mix: Callable[[jax.Array], jax.Array], values: jax.Array) -> None:
-        """Sows what the kernel makes of the identity, asked for by `apply(..., mutable="attention")`."""
+        """Sows the attention weights: the kernel's output for the identity matrix as values."""
         keys, width = values.shape[2:]
-        # A few columns at a time, because kernels take values as wide as keys.
+        # Several blocks of columns, because kernels take values as wide as keys.
         columns = [jnp.eye(keys, width, -start, dtype=values.dtype) for start in range(0, keys, width)]
-        weights = [mix(jnp.broadcast_to(part[None, None], values.shape)) for part in columns]
+        weights = [mix(jnp.broadcast_to(block[None, None], values.shape)) for block in columns]
         self.sow("attention", "weights", jnp.concatenate(weights, -1)[..., :keys])
 
     def _places(
         self, places: Array, project: dict[str, Projection], q: Array, k: Array, scale: float, visibility: Visibility
     ) -> Array | None:
-        """The scores of content with relative positions and of relative positions with content."""
+        """The content-to-position and position-to-content terms of the scores."""
         settings = self.config.disentangled
 
-        def projected(name: str, wanted: bool) -> Array | None:
-            if not wanted:
+        def projected(name: str, used: bool) -> Array | None:
+            if not used:
                 return None
             own = f"place_{name}"
             into = project[name] if settings.share else self._projection(places.shape[-1], own, q.shape[1], q.shape[3])
@@ -171,7 +172,7 @@ class Attention(nn.Module):
         return disentangled.scores(q, k, keys, queries, visibility, settings)
 
     def _scale(self, width: int, terms: int) -> float:
-        """What scores are multiplied by, that are sums of `terms` products."""
+        """The factor on scores that are sums of `terms` products."""
         if self.config.scale is not None:
             return self.config.scale
         return initializers.score_scale(self.init_config, width) * terms**-0.5
@@ -180,13 +181,13 @@ class Attention(nn.Module):
         self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, *, cross: bool = False
     ) -> Projection:
         draw = initializers.kernel(self.init_config, embed, heads * width, gain)
-        # One head of keys is on every device: there is nothing to divide.
+        # A single key head is replicated on all devices: it cannot be sharded.
         split = "heads" if name.endswith("query") else "groups" if heads > 1 else "single"
         axes = ("memory" if cross else "embed", split, "kv")
         return Projection((embed,), (heads, width), axes, draw, self.config.bias, self.dtype, name=name)
 
     def _heads(self, project: Projection, x: jax.Array, recent: _Recent | None = None) -> jax.Array:
-        """One of query, key and value, as [batch heads length kv]."""
+        """Projects `x` to queries, keys or values [batch heads length kv]."""
         config, name, split = self.config, str(project.name), project.axes[1]
         y = project(x)
         y = y if config.clip is None else jnp.clip(y, -config.clip, config.clip)
@@ -203,32 +204,32 @@ class Attention(nn.Module):
         return Projection((heads, width), (embed,), (*axes, "embed"), draw, biased, self.dtype, name="out")(mixed)
 
     def _alibi(self, visibility: Visibility, keys: int, scale: float) -> tuple[Array | None, Array | None]:
-        """How much scores fall per position, or, where that is rounded, what is added to them."""
+        """ALiBi's slopes or, where they are rounded, the bias on the scores."""
         slopes, places = positions.slopes(self.config.heads, self.config.alibi.exponent), visibility.key_positions
         if not self.config.alibi.rounded:
             return jnp.asarray(slopes), None
-        # By the places of keys alone, which is the same to softmax.
+        # Key positions replace distances: they differ by a constant per query, which softmax ignores.
         places = jnp.arange(keys)[None] if places is None else places
         rounded = jnp.asarray(slopes, jnp.bfloat16)[None, :, None, None] * places.astype(jnp.bfloat16)[:, None, None]
         return None, rounded.astype(jnp.float32) * scale
 
 
-def _written(held: jax.Array, new: Float[Array, "batch groups tokens kv"], at: Any) -> jax.Array:
-    """What a cache holds with `new` in its slots from `at`; a single row has no axis there."""
-    lead = held.shape[:-2]
-    new = new.astype(held.dtype).reshape(*lead, *new.shape[2:])
-    return jax.lax.dynamic_update_slice(held, new, (*[0] * len(lead), at, 0))
+def _write(slots: jax.Array, new: Float[Array, "batch groups tokens kv"], at: Any) -> jax.Array:
+    """Writes `new` into the cache slots from `at` on; the cache of a single row has no batch axis."""
+    lead = slots.shape[:-2]
+    new = new.astype(slots.dtype).reshape(*lead, *new.shape[2:])
+    return jax.lax.dynamic_update_slice(slots, new, (*[0] * len(lead), at, 0))
 
 
 class _Recent:
-    """The tokens before a call, as its convolutions see them, and those that the next call will want."""
+    """Convolutions of a call: the tokens before it from the cache, and its last tokens for the next call."""
 
     def __init__(self, width: int, length: int, visibility: Visibility, cache: dict[str, jax.Array] | None, index: Any):
         self.near, self.cache = visibility.near(width - 1, length, index), cache or {}
-        self.kept: dict[str, jax.Array] = {}
+        self.last: dict[str, jax.Array] = {}
 
     def mix(self, name: str, convolution: Convolution, y: jax.Array) -> jax.Array:
-        """`y` [batch length heads kv] after its convolution."""
+        """Applies the convolution to `y` [batch length heads kv]."""
         mixed, after = convolution(y.transpose(0, 2, 1, 3), self.cache.get(f"{name}_recent"), self.near)
-        self.kept[f"{name}_recent"] = after
+        self.last[f"{name}_recent"] = after
         return mixed.transpose(0, 2, 1, 3)

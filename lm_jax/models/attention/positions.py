@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoids, T5's and DeBERTa's buckets, ALiBi's slopes. Rotary angles are elsewhere."""
+"""Positions: sinusoids, T5's and DeBERTa's buckets, ALiBi's slopes. Rotary positions are in `rotary`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array
     """Sines then cosines of geometrically spaced frequencies.
 
     Reference: Vaswani et al. 2017, section 3.5, as in the authors' tensor2tensor code. The paper's formula interleaves
-    sines and cosines, and its slowest wave is a little shorter: weights of the one do not fit the other.
+    sines and cosines, and its longest wavelength is a little shorter; weights are not interchangeable.
     """
     half = width // 2
     rates = jnp.exp(jnp.arange(half) * -(jnp.log(10000.0) / max(half - 1, 1)))
@@ -23,7 +23,7 @@ def sinusoidal(positions: Int[Array, "batch length"], width: int) -> Float[Array
 
 
 def sinusoidal_halves(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
-    """Sines then cosines of the paper's own frequencies 10000 ** (-2 i / width), as Marian and Pegasus have them."""
+    """Sines then cosines of the paper's frequencies 10000 ** (-2 i / width) (Marian, Pegasus)."""
     sines, cosines = (width + 1) // 2, width // 2
     rates = 10000.0 ** (-2 * np.arange(sines) / width)
     angles = positions[..., None].astype(jnp.float32) * jnp.asarray(rates, jnp.float32)[None, None, :]
@@ -31,7 +31,7 @@ def sinusoidal_halves(positions: Int[Array, "batch length"], width: int) -> Floa
 
 
 def sinusoidal_interleaved(positions: Int[Array, "batch length"], width: int) -> Float[Array, "batch length embed"]:
-    """A sine and a cosine of each frequency, one beside the other (Vaswani et al. 2017, section 3.5, as printed)."""
+    """Alternating sines and cosines of each frequency (Vaswani et al. 2017, section 3.5, as printed)."""
     halves, sines = sinusoidal_halves(positions, width), (width + 1) // 2
     order = np.argsort(np.r_[2 * np.arange(sines), 2 * np.arange(width // 2) + 1])
     return halves[..., order]
@@ -45,10 +45,10 @@ SINUSOIDS = {
 
 
 def slopes(heads: int, exponent: float = 8.0) -> np.ndarray:
-    """How much each head's score falls per position of distance.
+    """ALiBi's slopes: the penalty of each head per position of distance.
 
-    Geometric from 2 ** (-exponent / heads) to 2 ** -exponent where `heads` is a power of two; otherwise those of the
-    next lower power, then every other one of the next higher, as in the released code.
+    Geometric from 2 ** (-exponent / heads) to 2 ** -exponent where `heads` is a power of two; otherwise the slopes of
+    the next lower power, then every other slope of the next higher, as in the released code.
 
     Reference: Press et al. 2022 (arXiv:2108.12409), section 3.
     """
@@ -62,8 +62,8 @@ def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: b
 
     Args:
       relative: key position minus query position.
-      config: how many buckets, and from which distance on all share the last.
-      two_sided: half of the buckets for keys after the query (encoders); otherwise those count as distance 0.
+      config: number of buckets, and the distance from which on all share the last.
+      two_sided: use half of the buckets for keys after the query (encoders); otherwise these count as distance 0.
 
     Reference: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
     """
@@ -77,17 +77,14 @@ def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: b
 
 
 def log_bucket(relative: Int[Array, "*shape"], buckets: int, max_distance: int) -> Int[Array, "*shape"]:
-    """The bucket of a relative position, with its sign: itself when near, logarithmic up to `max_distance`.
+    """The signed bucket of a relative position: exact when near, logarithmic up to `max_distance`.
 
-    Args:
-      relative: of either sign.
-      buckets: of both signs together.
-      max_distance: the first distance beyond the last bucket; it and all that are greater share one more.
+    `buckets` counts both signs. Distances from `max_distance` on share one more bucket.
 
     Reference: the released code of DeBERTa-v2, whose models have 256 buckets up to 512.
     """
     exact, distances = buckets // 2, np.arange(1, max_distance + 1)
-    # Logarithms rounded to float32, as the released code has them: at powers, an exact one falls in another bucket.
+    # Logarithms are rounded to float32 as in the released code: exact ones give other buckets at powers.
     logarithm = lambda ratio: np.log(np.asarray(ratio, np.float32).astype(np.float64)).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = logarithm(distances / exact) / logarithm((max_distance - 1) / exact)

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021, arXiv:2104.09864), and how they are stretched to longer inputs."""
+"""Rotary positions (Su et al. 2021, arXiv:2104.09864) and their scaling to longer inputs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jaxtyping import Array, Float, Int
 from lm_jax.core.config import InputError, lookup
 from lm_jax.models.attention.config import RotaryConfig, ScalingConfig
 
-# Rates: radians per position of every pair of features, fastest first.
+# Radians per position of each pair of features, highest frequency first.
 Rates = np.ndarray | Float[Array, " pairs"]
 
 
 def rotary(
     x: Float[Array, "batch heads length kv"], positions: Int[Array, "#batch length"], config: RotaryConfig
 ) -> Float[Array, "batch heads length kv"]:
-    """Rotates pairs of the first `fraction` of each head by an angle proportional to the position.
+    """Rotates pairs of features of the first `fraction` of each head by angles proportional to the position.
 
-    Reference: eq. 34. Pairs are (i, i + half), as LLaMA's released weights have them, or neighbours (GPT-J).
+    Reference: eq. 34. Pairs are (i, i + half), as in LLaMA's released weights, or neighbours (GPT-J).
     """
     size = int(x.shape[-1] * config.fraction) // 2 * 2
     rates, magnitude = frequencies(config, size, positions)
@@ -32,30 +32,21 @@ def rotary(
         sine, cosine = sine * magnitude, cosine * magnitude
     sine, cosine = sine.astype(x.dtype), cosine.astype(x.dtype)
     if config.interleaved:
-        turned, rest = x[..., :size], x[..., size:]
-        pairs = turned.reshape(*turned.shape[:-1], size // 2, 2)
+        rotated, rest = x[..., :size], x[..., size:]
+        pairs = rotated.reshape(*rotated.shape[:-1], size // 2, 2)
         first, second = pairs[..., 0], pairs[..., 1]
-        turned = jnp.stack([first * cosine - second * sine, second * cosine + first * sine], -1)
-        return jnp.concatenate([turned.reshape(*x.shape[:-1], size), rest], -1)
+        rotated = jnp.stack([first * cosine - second * sine, second * cosine + first * sine], -1)
+        return jnp.concatenate([rotated.reshape(*x.shape[:-1], size), rest], -1)
     first, second, rest = jnp.split(x, [size // 2, size], axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], -1)
 
 
 def frequencies(config: RotaryConfig, size: int, positions: Int[Array, "#batch length"]) -> tuple[Rates, float]:
-    """Rates of `size` features, and what sines and cosines are multiplied by.
+    """Returns the rates of `size` rotated features and the factor on sines and cosines.
 
-    Args:
-      config: the wavelengths.
-      size: features that are turned.
-      positions: of the input; `dynamic` scaling depends on the last of them.
+    `dynamic` and `longrope` scaling depend on the largest of the positions.
     """
-    scaling = config.scaling
-    scale = lookup(SCALINGS, scaling.name, "attention.rotary.scaling.name")
-    if scaling.name not in ("none", "linear", "ntk") and not scaling.length:
-        raise InputError(
-            f"attention.rotary.scaling.length is {scaling.length}; {scaling.name} needs the length that the model was "
-            "first trained with"
-        )
+    scale = lookup(SCALINGS, config.scaling.name, "attention.rotary.scaling.name")
     return scale(config, size, positions)
 
 
@@ -64,7 +55,7 @@ def _rates(theta: float, size: int) -> np.ndarray:
 
 
 def _none(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
-    # jax's own power: what models trained so far were trained with.
+    # jax's power, not numpy's: existing checkpoints were trained with its float32 rounding.
     return config.theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size), 1.0
 
 
@@ -87,45 +78,45 @@ def _dynamic(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, 
 
 
 def _llama3(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
-    """Slow waves are stretched, fast ones kept, those between in between (Dubey et al. 2024, released code)."""
+    """Scales long wavelengths, keeps short ones, interpolates between them (Dubey et al. 2024, released code)."""
     scaling, rates = config.scaling, _rates(config.theta, size)
     fits = _length(scaling) * rates / (2 * math.pi)
-    kept = np.clip((fits - scaling.low) / (scaling.high - scaling.low), 0, 1)
-    return rates * (kept + (1 - kept) / scaling.factor), 1.0
+    unscaled = np.clip((fits - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return rates * (unscaled + (1 - unscaled) / scaling.factor), 1.0
 
 
 def _yarn(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
     """Interpolation by parts and a temperature (Peng et al. 2023, arXiv:2309.00071, section 3.2 and eq. 22)."""
     scaling, rates = config.scaling, _rates(config.theta, size)
-    # The feature whose wave turns `turns` times within the length.
+    # The feature that completes `turns` rotations within the length.
     feature = lambda turns: size * math.log(_length(scaling) / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
     low, high = feature(scaling.fast), feature(scaling.slow)
     low, high = (math.floor(low), math.ceil(high)) if scaling.whole else (low, high)
     low, high = max(low, 0), min(high, size - 1)
-    stretched = np.clip((np.arange(size // 2) - low) / max(high - low, 1e-3), 0, 1)
+    scaled = np.clip((np.arange(size // 2) - low) / max(high - low, 1e-3), 0, 1)
     magnitude = 0.1 * math.log(scaling.factor) + 1 if scaling.magnitude is None else scaling.magnitude
-    return rates * (1 - stretched + stretched / scaling.factor), magnitude
+    return rates * (1 - scaled + scaled / scaling.factor), magnitude
 
 
 def _longrope(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
-    """Every pair is stretched by a factor of its own, found by search (Ding et al. 2024, arXiv:2402.13753)."""
+    """One scaling factor per pair of features, found by search (Ding et al. 2024, arXiv:2402.13753)."""
     scaling, length, rates = config.scaling, _length(config.scaling), _rates(config.theta, size)
     for name, factors in (("near", scaling.near), ("far", scaling.far)):
         if len(factors) != size // 2:
             raise InputError(
-                f"attention.rotary.scaling.{name} has {len(factors)} factors; expected {size // 2}: one for each pair"
+                f"attention.rotary.scaling.{name} has {len(factors)} factors; expected {size // 2}, one for each pair"
             )
-    stretched = 1 + math.log(scaling.factor) / math.log(length) if scaling.factor > 1 else 1.0
-    magnitude = math.sqrt(stretched) if scaling.magnitude is None else scaling.magnitude
+    growth = 1 + math.log(scaling.factor) / math.log(length) if scaling.factor > 1 else 1.0
+    magnitude = math.sqrt(growth) if scaling.magnitude is None else scaling.magnitude
     near, far = (jnp.asarray(rates / np.array(factors), jnp.float32) for factors in (scaling.near, scaling.far))
     return jnp.where(positions.max() + 1 > length, far, near), magnitude
 
 
 def _length(scaling: ScalingConfig) -> int:
-    if scaling.length is None:
+    if not scaling.length:
         raise InputError(
-            f"rotary.scaling.name is {scaling.name!r}, which needs rotary.scaling.length, the length that the model "
-            "was first trained with"
+            f"attention.rotary.scaling.length is {scaling.length}; {scaling.name} needs the length that the model was "
+            "first trained with"
         )
     return scaling.length
 

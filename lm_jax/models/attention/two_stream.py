@@ -1,8 +1,7 @@
-"""Two-stream self-attention (Yang et al. 2019, arXiv:1906.08237, section 2.3), as one stream in an ordinary stack.
+"""Two-stream self-attention (Yang et al. 2019, arXiv:1906.08237, section 2.3) in an ordinary stack.
 
-The query stream stands behind the tokens as further rows. They ask like all rows and are read by none: keys and values
-are those of the tokens. So both streams are one product with every matrix, and a layer needs to know of them only that
-its last queries have no keys.
+The query stream is appended to the tokens (the content stream) as additional rows, which have queries but no keys or
+values. Each matrix multiplies both streams at once, and a layer only needs to know that its last rows have no keys.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from lm_jax.models.config import EmbedConfig, InitConfig
 
 
 class QueryStream(nn.Module):
-    """Where the query stream starts: one vector for all targets (w in section 2.3)."""
+    """The initial state of the query stream: one learned vector for all targets (w in section 2.3)."""
 
     config: EmbedConfig
     init_config: InitConfig
@@ -29,7 +28,7 @@ class QueryStream(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length embed"], targets: Int[Array, "batch targets"], train: bool = False
     ) -> Float[Array, "batch rows embed"]:
-        """The tokens' rows, then the targets'."""
+        """Appends the targets' rows to the tokens' rows `x`."""
         draw, width = initializers.table(self.init_config), self.config.width
         start = initializers.parameter(self, "start", draw, ("embed",), (width,))
         rows = jnp.broadcast_to(start.astype(self.dtype)[None, None], (*targets.shape, width))
@@ -38,19 +37,19 @@ class QueryStream(nn.Module):
 
 
 def append_targets(visibility: Visibility, targets: Int[Array, "batch targets"], length: int) -> Visibility:
-    """What `length` tokens see, and after them their targets: the same, but for what they themselves are if unseen."""
+    """Appends a query for each target: it attends as its token does, except to the token itself where `unseen`."""
     places = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
     return visibility.replace(  # type: ignore[attr-defined]
         targets=targets,
-        query_positions=_both(jnp.broadcast_to(places, (targets.shape[0], length)), targets),
-        query_segments=_both(visibility.query_segments, targets),
-        query_types=_both(visibility.query_types, targets),
-        unseen=_both(visibility.unseen, targets),
+        query_positions=_append_rows(jnp.broadcast_to(places, (targets.shape[0], length)), targets),
+        query_segments=_append_rows(visibility.query_segments, targets),
+        query_types=_append_rows(visibility.query_types, targets),
+        unseen=_append_rows(visibility.unseen, targets),
     )
 
 
-def _both(rows: Any, targets: Int[Array, "batch targets"]) -> Any:
-    """What tokens have, then what the tokens have that targets ask for."""
+def _append_rows(rows: Any, targets: Int[Array, "batch targets"]) -> Any:
+    """Appends to the tokens' rows those of the tokens at the targets."""
     if rows is None:
         return None
     at = at_token(targets).reshape(*targets.shape, *(1,) * (rows.ndim - 2))
@@ -58,13 +57,13 @@ def _both(rows: Any, targets: Int[Array, "batch targets"]) -> Any:
 
 
 def at_token(targets: Int[Array, "batch targets"]) -> Int[Array, "batch targets"]:
-    """The token at which each target stands, those of -1 - i at token i."""
+    """The token index of each target; an unused target -1 - i is at token i."""
     return jnp.maximum(targets, ~targets)
 
 
-def silenced(
-    mixed: Float[Array, "batch heads rows kv"], targets: Int[Array, "batch targets"]
+def zero_unused(
+    states: Float[Array, "batch heads rows kv"], targets: Int[Array, "batch targets"]
 ) -> Float[Array, "batch heads rows kv"]:
-    """Queries or attended values, with zeros where a row asks for no target."""
-    asks = jnp.pad(targets >= 0, ((0, 0), (mixed.shape[2] - targets.shape[1], 0)), constant_values=True)
-    return jnp.where(asks[:, None, :, None], mixed, jnp.zeros((), mixed.dtype))
+    """Sets the queries or attended values of unused targets to zero."""
+    used = jnp.pad(targets >= 0, ((0, 0), (states.shape[2] - targets.shape[1], 0)), constant_values=True)
+    return jnp.where(used[:, None, :, None], states, jnp.zeros((), states.dtype))

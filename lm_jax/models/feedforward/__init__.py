@@ -1,1 +1,1 @@
-"""The position-wise half of a layer: dense, or a mixture of experts."""
+"""Feed-forward layers: dense, or a mixture of experts."""

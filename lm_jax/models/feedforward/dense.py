@@ -1,4 +1,4 @@
-"""The position-wise half of a layer (Vaswani et al. 2017, section 3.3; gated: Shazeer 2020, arXiv:2002.05202)."""
+"""Position-wise feed-forward layers (Vaswani et al. 2017, section 3.3; gated: Shazeer 2020, arXiv:2002.05202)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lm_jax.parallel.layout import constrain
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """X times the normal distribution up to x (Hendrycks and Gimpel 2016, section 2)."""
-    # Written with erf, as in the reference implementations; with erfc it takes more than twice as long on a CPU. What
-    # erf leaves of 1 below zero is too fine for 16 bits.
+    """X times the cumulative normal distribution at x (Hendrycks and Gimpel 2016, section 2)."""
+    # erf, as in the reference implementations: erfc takes more than twice as long on a CPU. 1 + erf(x) cancels for
+    # x << 0, so it is computed in float32.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
@@ -48,19 +48,19 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length embed"], train: bool = False
     ) -> Float[Array, "batch length embed"]:
-        """The branch's contribution to the residual stream."""
+        """Returns the branch to be added to the residual stream."""
         embed = x.shape[-1]
         mlp = self.config.width or 4 * embed
         activation = lookup(ACTIVATIONS, self.config.activation, "feedforward.activation")
         kernel_in = initializers.kernel(self.init_config, embed, mlp)
         kernel_out = initializers.kernel(self.init_config, mlp, embed, self.residual_gain)
 
-        def into(name: str) -> Projection:
+        def project(name: str) -> Projection:
             axes = ("embed", "mlp")
             return Projection((embed,), (mlp,), axes, kernel_in, self.config.bias, self.dtype, name=name)
 
-        hidden = into("in")(x)
-        hidden = activation(into("gate")(x)) * hidden if self.config.gated else activation(hidden)
+        hidden = project("in")(x)
+        hidden = activation(project("gate")(x)) * hidden if self.config.gated else activation(hidden)
         hidden = constrain(hidden, "batch", "length", "mlp")
         hidden = nn.Dropout(self.config.dropout, deterministic=not train)(hidden)
         out = Projection((mlp,), (embed,), ("mlp", "embed"), kernel_out, self.config.bias, self.dtype, name="out")

@@ -1,6 +1,6 @@
-"""Feed-forward layers of which each token takes a few (Shazeer et al. 2017, arXiv:1701.06538; Jiang et al. 2024).
+"""Mixture of experts with top-k routing (Shazeer et al. 2017, arXiv:1701.06538; Jiang et al. 2024).
 
-No token is dropped and no expert has room to fill: tokens are sorted by expert, and each expert multiplies its own.
+No token is dropped, because experts have no capacity: tokens are sorted by expert for one ragged product.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lm_jax.parallel.layout import constrain
 
 
 class Bank(nn.Module):
-    """A matrix for each expert."""
+    """One matrix per expert."""
 
     shape: tuple[int, int, int]
     axes: tuple[str, str, str]
@@ -28,15 +28,15 @@ class Bank(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens in"], sizes: Int[Array, " experts"]) -> Float[Array, "tokens out"]:
-        """The first `sizes[0]` rows of `x` times the first matrix, the next `sizes[1]` times the second, ..."""
+        """Multiplies the first `sizes[0]` rows of `x` by the first matrix, the next `sizes[1]` by the second, ..."""
         kernel = initializers.parameter(self, "kernel", self.kernel_init, self.axes, self.shape)
         return jax.lax.ragged_dot(x, kernel.astype(self.dtype), sizes)
 
 
 class Experts(nn.Module):
-    """The `top` experts of each token, weighted by what the router thinks of them.
+    """Each token's `top` experts, weighted by router probabilities.
 
-    Router logits [tokens experts] are sown as `router/logits` where `apply(..., mutable="router")` asks for them.
+    Sows router logits [tokens experts] as `router/logits`, for `apply(..., mutable="router")`.
     """
 
     config: FeedForwardConfig
@@ -48,14 +48,14 @@ class Experts(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length embed"], train: bool = False
     ) -> Float[Array, "batch length embed"]:
-        """The branch's contribution to the residual stream."""
+        """Returns the branch to be added to the residual stream."""
         config, embed = self.config, x.shape[-1]
         count, top, mlp = config.experts.count, config.experts.top, config.width or 4 * embed
         activation = lookup(ACTIVATIONS, config.activation, "feedforward.activation")
         draw = initializers.kernel(self.init_config, embed, count)
         route = Projection((embed,), (count,), ("embed", "router"), draw, False, jnp.dtype(jnp.float32), name="router")
         tokens = x.reshape(-1, embed)
-        # float32: near ties decide where a token goes.
+        # float32: rounding would change the experts of near ties.
         scores = route(tokens.astype(jnp.float32))
         self.sow("router", "logits", scores)
         share, chosen = jax.lax.top_k(jax.nn.softmax(scores), top)
@@ -73,27 +73,27 @@ class Experts(nn.Module):
         gate = bank("gate", embed, mlp)(rows, sizes) if config.gated else None
         hidden = activation(hidden) if gate is None else activation(gate) * hidden
         hidden = nn.Dropout(config.dropout, deterministic=not train)(constrain(hidden, None, "mlp"))
-        made = bank("out", mlp, embed, self.residual_gain)(hidden, sizes)
-        # Back in the tokens' order: argsort of an order is its inverse.
-        made = made[jnp.argsort(order)].reshape(-1, top, embed)
-        return (made * share[..., None].astype(made.dtype)).sum(1).reshape(x.shape)
+        outputs = bank("out", mlp, embed, self.residual_gain)(hidden, sizes)
+        # Back to the order of the tokens: the argsort of a permutation is its inverse.
+        outputs = outputs[jnp.argsort(order)].reshape(-1, top, embed)
+        return (outputs * share[..., None].astype(outputs.dtype)).sum(1).reshape(x.shape)
 
 
 def balance(
     logits: Float[Array, "*layers tokens experts"], top: int, weights: Float[Array, " tokens"] | None = None
 ) -> Float[Array, ""]:
-    """How unevenly experts are used: 1 where all get the same share of tokens and of probability (times `top`).
+    """Load-balancing loss: equals `top` where all experts have equal shares of tokens and of probability.
 
     Args:
-      logits: the router's, of one layer or of several.
-      top: experts of a token.
-      weights: 0 where a token does not count; None counts all.
+      logits: router logits of one or several layers.
+      top: experts per token.
+      weights: 0 where a token does not count; None: all count.
 
     Reference: Fedus et al. 2022 (arXiv:2101.03961), eqs. 4-6, as Mixtral's released code sums it.
     """
     count = logits.shape[-1]
-    chance = jax.nn.softmax(logits)
-    chosen = jax.nn.one_hot(jax.lax.top_k(chance, top)[1], count).sum(-2)
+    probabilities = jax.nn.softmax(logits)
+    chosen = jax.nn.one_hot(jax.lax.top_k(probabilities, top)[1], count).sum(-2)
     weights = jnp.broadcast_to(1.0 if weights is None else weights, logits.shape[:-1])[..., None]
     share = lambda x: (x * weights).reshape(-1, count).sum(0) / jnp.maximum(weights.sum(), 1)
-    return count * (share(chosen) * share(chance)).sum()
+    return count * (share(chosen) * share(probabilities)).sum()

@@ -1,1 +1,1 @@
-"""Layers, one after the other: the block, how a stack is cut into loops, and the loops."""
+"""Stacks of layers: the block, the division of a stack into loops, and the loops."""

@@ -1,4 +1,4 @@
-"""One layer: attention, cross-attention in a decoder that has an encoder, feed-forward, and where the norms stand."""
+"""One layer: attention, cross-attention, feed-forward layer, and the placement of norms."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from lm_jax.parallel.layout import constrain
 
 @flax.struct.dataclass
 class Context:
-    """What every layer of a call shares.
+    """Inputs of a call that all layers share.
 
     Attributes:
-      visibility: who sees whom among the tokens themselves.
-      cross_visibility: which of the encoder's tokens may be seen.
+      visibility: the keys that each query may attend to in self-attention.
+      cross_visibility: the encoder's tokens that each query may attend to.
       memory: the encoder's last hidden states; None once the cache holds their keys and values.
-      bias: relative position bias of the scores, shared by all layers.
-      places: relative positions as embeddings, shared by all layers.
+      bias: relative position bias of the scores.
+      places: embeddings of relative positions.
       index: first cache slot that this call writes.
     """
 
@@ -47,7 +47,7 @@ class Context:
 
 
 class Block(nn.Module):
-    """One layer of a stack of `depth`."""
+    """One layer."""
 
     config: BlockConfig
     init_config: InitConfig
@@ -59,26 +59,26 @@ class Block(nn.Module):
         self, x: Float[Array, "batch length embed"], context: Context, cache: Any = None, train: bool = False
     ) -> tuple[Float[Array, "batch length embed"], Any]:
         """The residual stream after this layer, and the layer's cache."""
-        config, read = self.config, x
-        kept: dict[str, Any] = {}
+        config, layer_input = self.config, x
+        new_cache: dict[str, Any] = {}
 
         def attention(y: jax.Array) -> jax.Array:
-            attend, held = self._attention(config.attention, "attention"), cache or {}
-            own, past = held.get("self"), held.get("past")
+            attend, old = self._attention(config.attention, "attention"), cache or {}
+            keys_values, past = old.get("self"), old.get("past")
             if past is not None:
-                kept["past"] = y[:, : context.visibility.tokens(y.shape[1])]
-            shared: dict[str, Any] = {"cache": own, "past": past, "index": context.index, "train": train}
+                new_cache["past"] = y[:, : context.visibility.tokens(y.shape[1])]
+            shared: dict[str, Any] = {"cache": keys_values, "past": past, "index": context.index, "train": train}
             if config.attention.position == "disentangled":
                 shared["places"] = nn.Dropout(config.dropout, deterministic=not train)(context.places)
             y, after = attend(y, context.visibility, bias=self._bias(y, context), **shared)
-            kept.update({} if own is None else {"self": after})
+            new_cache.update({} if keys_values is None else {"self": after})
             return y
 
         def cross(y: jax.Array) -> jax.Array:
             if config.cross is None or context.cross_visibility is None:
-                raise InputError("a layer reads an encoder's output, and there is none; call with Inputs(source=...)")
+                raise InputError("a layer with cross-attention got no encoder output; call with Inputs(source=...)")
             layer, attend = None if cache is None else cache["cross"], self._attention(config.cross, "cross")
-            y, kept["cross"] = attend(
+            y, new_cache["cross"] = attend(
                 y, context.cross_visibility, memory=context.memory, cache=layer, cross=True, train=train
             )
             return y
@@ -89,7 +89,7 @@ class Block(nn.Module):
                 near = context.visibility.near(width - 1, y.shape[1], context.index)
                 recent = None if cache is None else cache["feedforward"]["recent"]
                 mixed, recent = Convolution(width, "single", name="feedforward_convolution")(y[:, None], recent, near)
-                y, kept["feedforward"] = mixed[:, 0], {"recent": recent}
+                y, new_cache["feedforward"] = mixed[:, 0], {"recent": recent}
             layer = Experts if config.feedforward.experts.count else FeedForward
             return layer(config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward")(
                 y, train
@@ -100,31 +100,31 @@ class Block(nn.Module):
             del branches["cross"]
         x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train)
         if config.neighbours.width:
-            beside = Neighbours(
+            neighbours = Neighbours(
                 config.neighbours, config.norm, self.init_config, self.dtype, config.dropout, name="neighbours"
             )
-            x = beside(read, x, context.visibility.key_segments, train)
+            x = neighbours(layer_input, x, context.visibility.key_segments, train)
         self.sow("hidden", "stream", x)
-        return x, None if cache is None else kept
+        return x, None if cache is None else new_cache
 
     def _attention(self, config: AttentionConfig, name: str) -> Attention:
         return Attention(config, self.init_config, self.dtype, self.residual_gain, self.config.norm, name=name)
 
     def _bias(self, x: jax.Array, context: Context) -> jax.Array | None:
-        """The relative position bias of this layer: of its own, of the stack, or none."""
+        """The relative position bias of this layer, or the one that all layers share."""
         attention = self.config.attention
         if attention.position != "buckets" or attention.buckets.shared:
             return context.bias if attention.position == "buckets" else None
         return RelativeBias(attention, self.init_config, name="relative")(context.visibility, *x.shape[1:])
 
     def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
-        """The norm of a name; the identity where attention has none."""
+        """The norm of a name; the identity if attention has no norm."""
         if name == "attention_norm" and not self.config.attention_norm:
             return lambda x: x
         return Norm(self.config.norm, name=name)
 
     def drop(self, train: bool) -> nn.Dropout:
-        """Dropout of a branch before it joins the residual stream."""
+        """Dropout of a branch before it is added to the residual stream."""
         return nn.Dropout(self.config.dropout, deterministic=not train)
 
 
@@ -144,7 +144,7 @@ JOINS: dict[str, Callable[..., jax.Array]] = {
     "sandwich": lambda x, branch, norm, drop: x + drop(norm("_after")(branch(norm("")(x)))),
     "stream": _stream,
 }
-# What attention and the feed-forward layer read where both are added at once (Wang and Komatsuzaki 2021; PaLM,
+# Inputs of attention and of the feed-forward layer where they are parallel (Wang and Komatsuzaki 2021; PaLM,
 # arXiv:2204.02311, section 2).
 READS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
     "parallel": lambda norm, x: (norm("attention_norm")(x),) * 2,
@@ -152,25 +152,28 @@ READS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
 }
 
 
-def _in_turn(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
-    for part, branch in branches.items():
-        drop, norm = block.drop(train), lambda suffix, part=part: block.norm(f"{part}_norm{suffix}")
+def _sequential(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
+    for branch_name, branch in branches.items():
+        drop, norm = (
+            block.drop(train),
+            lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}"),
+        )
         x = constrain(JOINS[name](x, branch, norm, drop), "batch", "stream", None)
     return x
 
 
-def _at_once(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
+def _parallel(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
     if "cross" in branches:
         raise InputError(
-            f"block.norm_placement is {name!r}, which has no place for block.cross; use pre, post or sandwich"
+            f"block.norm_placement is {name!r}, which does not support block.cross; use pre, post or sandwich"
         )
     drop, (y, z) = block.drop(train), READS[name](block.norm, x)
     x = x + drop(branches["attention"](y)) + drop(branches["feedforward"](z))
     return constrain(x, "batch", "stream", None)
 
 
-# Where the norms stand: the residual stream after a layer's branches.
+# Placements of norms; each returns the residual stream after a layer's branches.
 PLACEMENTS: dict[str, Callable[..., jax.Array]] = {
-    **{name: functools.partial(_in_turn, name) for name in JOINS},
-    **{name: functools.partial(_at_once, name) for name in READS},
+    **{name: functools.partial(_sequential, name) for name in JOINS},
+    **{name: functools.partial(_parallel, name) for name in READS},
 }

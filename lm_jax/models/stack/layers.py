@@ -1,9 +1,9 @@
-"""The stack of layers: parameters with a leading `layers` axis, in the layers' order, scanned or unrolled.
+"""A stack of layers, scanned or unrolled; its parameters have a leading `layers` axis in the order of the layers.
 
-The stack declares the parameters of all its layers at once and applies its block to one layer's slice at a time,
-so that scanned and unrolled stacks have the same parameters, and so that a function of one layer's parameters can
-act inside the loop. How a stack is cut into loops (`segments`) is no business of its parameters: `layers` holds all
-layers that are shaped as `config.block`, and `KIND/layers` those of a kind whose parameters differ.
+The stack declares the parameters of all layers at once and applies its block to one layer's slice at a time. So scanned
+and unrolled stacks have the same parameters, and a function of one layer's parameters can run inside the loop. The
+division into loops (`segments`) does not affect parameters: `layers` holds all layers with the parameter shapes of
+`config.block`, `KIND/layers` those of a kind with other shapes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REMAT: dict[str, Callable[[Apply], Apply]] = {
 
 
 class Stack(nn.Module):
-    """`config.depth` blocks, one after the other."""
+    """A stack of `config.depth` layers."""
 
     config: StackConfig
     init_config: InitConfig
@@ -53,18 +53,13 @@ class Stack(nn.Module):
         transform: Transform | None = None,
         show: tuple[str, ...] = (),
     ) -> tuple[Float[Array, "batch length embed"], Any, Shown | None]:
-        """The residual stream after the last layer, the cache of every layer, and what `show` asks for.
+        """Returns the residual stream after the last layer, the new cache, and the intermediate outputs in `show`.
 
-        Args:
-          x: the residual stream before the first layer.
-          context: what the layers share.
-          cache: of every layer, as `empty_cache` or `empty_past` arranges it.
-          train: whether dropout acts.
-          transform: makes of one layer's parameters those that its block gets; called inside the loop.
-          show: names in `shown.SHOWN`.
+        `cache` is arranged as by `empty_cache` or `empty_past`. `transform` maps one layer's parameters to those of its
+        block, inside the loop.
         """
         config = self.config
-        context = _placed(config, self.init_config, context, x)
+        context = _add_positions(config, self.init_config, context, x)
         gain = initializers.residual_gain(self.init_config, config.depth)
         blocks = {
             kind: Block(block, self.init_config, self.dtype, gain, parent=None)
@@ -78,13 +73,13 @@ class Stack(nn.Module):
             kind: self._apply(block, context, train, transform or (lambda tree: tree), show)
             for kind, block in blocks.items()
         }
-        apart = isinstance(groups.get(""), tuple)
-        loop = LOOPS["scanned" if scanned(config) and not apart else "unrolled"]
+        unstacked = isinstance(groups.get(""), tuple)
+        loop = LOOPS["scanned" if scanned(config) and not unstacked else "unrolled"]
         after, cache, layers = loop(config, applies, groups, x, cache, keys)
         return after, cache, shown.of_stack(show, x, layers)
 
     def _apply(self, block: Block, context: Context, train: bool, transform: Transform, show: tuple[str, ...]) -> Apply:
-        """A block as a function of what differs from layer to layer."""
+        """The block as a function of the inputs that differ between layers."""
 
         def layer(x, params, cache, key):
             rngs, params = None if key is None else {"dropout": key}, {"params": transform(params)}
@@ -94,13 +89,13 @@ class Stack(nn.Module):
         return lookup(REMAT, self.config.remat, "stack.remat")(layer)
 
     def _groups(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> Params:
-        """Parameters by group: "" and every kind whose parameters are shaped otherwise than those of `config.block`."""
+        """Parameters by group: "" for layers shaped as `config.block`, and each kind with other parameter shapes."""
         if not self.is_initializing():
             return grouped(self.config, self.variables["params"])
-        apart = self._apart(blocks, x, context)
+        separate = self._separate(blocks, x, context)
         groups = {}
-        for group, owners in segments.owned(self.config, apart).items():
-            block = blocks[group] if group else next(block for kind, block in blocks.items() if kind not in apart)
+        for group, owners in segments.owned(self.config, separate).items():
+            block = blocks[group] if group else next(block for kind, block in blocks.items() if kind not in separate)
             draw = _draw(block, x, context, len(owners))
             if group:
                 groups[group] = self.param(group, lambda key, draw=draw: {"layers": draw(key)})["layers"]
@@ -108,20 +103,20 @@ class Stack(nn.Module):
                 groups[group] = self.param("layers", draw)
         return groups
 
-    def _apart(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> tuple[str, ...]:
-        """The kinds whose parameters are shaped otherwise than those of `config.block`."""
+    def _separate(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> tuple[str, ...]:
+        """The kinds whose parameter shapes differ from those of `config.block`."""
         kinds = [kind for kind in blocks if kind != "block"]
         if not kinds:
             return ()
         shapes = lambda block: jax.eval_shape(lambda: block.init(jax.random.key(0), x, context)["params"])
-        plain = shapes(blocks[kinds[0]].clone(config=self.config.block, parent=None))
-        return tuple(kind for kind in kinds if shapes(blocks[kind]) != plain)
+        default = shapes(blocks[kinds[0]].clone(config=self.config.block, parent=None))
+        return tuple(kind for kind in kinds if shapes(blocks[kind]) != default)
 
 
-def _placed(
+def _add_positions(
     config: StackConfig, init_config: InitConfig, context: Context, x: Float[Array, "batch length embed"]
 ) -> Context:
-    """`context` with what all layers share of relative positions, as `relative`: T5's bias, DeBERTa's table."""
+    """Adds relative positions shared by all layers (parameters `relative`): T5's bias or DeBERTa's table."""
     attention, name = config.block.attention, "relative"
     if attention.position == "buckets" and attention.buckets.shared:
         bias = RelativeBias(attention, init_config, name=name)(context.visibility, *x.shape[1:])
@@ -133,7 +128,7 @@ def _placed(
 
 
 def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[[jax.Array], Any]:
-    """Draws the parameters of `count` layers."""
+    """An initializer of the parameters of `count` layers."""
 
     def draw(key):
         keys = jax.random.split(key, count)
@@ -144,24 +139,17 @@ def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[
 
 
 def grouped(config: StackConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a stack's layers by where they are stored: "" is `layers`, a kind `KIND/layers`."""
+    """The parameters of a stack's layers by group: `layers` is "", `KIND/layers` is the kind."""
     groups = {kind: params[kind]["layers"] for kind in segments.kinds(config) if kind in params}
     return {"": params["layers"], **groups} if "layers" in params else groups
 
 
 def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width: int, dtype: jnp.dtype) -> Any:
-    """Zeros for the keys and values of every layer: a tuple of layers, or of segments where the stack is scanned.
+    """Zeros for the keys and values of every layer: a tuple over layers or, in a scanned stack, over segments.
 
-    They are [turns batch groups slots kv], without turns where the stack is unrolled, and there without an axis for a
-    single row: XLA copies an array with such an axis several times in each turn of a loop on a CPU.
-
-    Args:
-      config: the stack.
-      batch: rows.
-      slots: tokens that fit.
-      source: the encoder's tokens, for cross-attention; 0 without an encoder.
-      width: width of the residual stream.
-      dtype: of keys and values.
+    Shapes are [repeats batch groups slots kv], without `repeats` in an unrolled stack, where a single row has no batch
+    axis: on a CPU, XLA copies an array with such an axis several times in each iteration of the decoding loop.
+    `source` is the number of encoder tokens, for cross-attention.
     """
 
     def pair(attention: AttentionConfig, length: int, lead: tuple[int, ...]) -> dict[str, jax.Array]:
@@ -184,16 +172,16 @@ def empty_cache(config: StackConfig, batch: int, slots: int, source: int, width:
             cache["feedforward"] = {"recent": jnp.zeros((*lead, batch, 1, before, width), dtype)}
         return cache
 
-    return _arranged(config, layer)
+    return _arrange(config, layer)
 
 
 def empty_past(config: StackConfig, batch: int, length: int, width: int, dtype: jnp.dtype) -> Any:
-    """Zeros for the states of `length` tokens that every layer read, arranged as those of `empty_cache`."""
-    return _arranged(config, lambda kind, lead: {"past": jnp.zeros((*lead, batch, length, width), dtype)})
+    """Zeros for each layer's inputs of `length` earlier tokens, arranged as in `empty_cache`."""
+    return _arrange(config, lambda kind, lead: {"past": jnp.zeros((*lead, batch, length, width), dtype)})
 
 
-def _arranged(config: StackConfig, layer: Callable[[str, tuple[int, ...]], Any]) -> Any:
-    """What `layer` makes of each layer's kind and leading axes."""
+def _arrange(config: StackConfig, zeros: Callable[[str, tuple[int, ...]], Any]) -> Any:
+    """Calls `zeros` with the kind and leading axes of each layer, or of each layer of a segment's pattern."""
     if not scanned(config):
-        return tuple(layer(one.kind, ()) for one in segments.layers(config))
-    return tuple(tuple(layer(kind, (one.repeat,)) for kind in one.kinds) for one in segments.segments(config))
+        return tuple(zeros(layer.kind, ()) for layer in segments.layers(config))
+    return tuple(tuple(zeros(kind, (run.repeat,)) for kind in run.kinds) for run in segments.segments(config))

@@ -1,6 +1,6 @@
-"""The loops over a stack's layers: written out, or compiled once for each segment and scanned.
+"""Loops over the layers of a stack: unrolled, or scanned with one compiled body per segment.
 
-Both apply the same function of one layer to the same slices of the parameters, whatever leaves these hold.
+Both apply the same function of one layer to the same slices of the parameters.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lm_jax.models.interface import Shown
 from lm_jax.models.stack import segments
 from lm_jax.models.stack.segments import Segment
 
-# Deeper stacks take too long to compile unrolled; shallower ones run faster so on a CPU.
+# Deeper stacks take too long to compile unrolled; shallower ones run faster unrolled on a CPU.
 DEEPEST_UNROLLED = 12
 
-# A layer as a function of the residual stream, its parameters, its cache and its random key; it returns the residual
-# stream after the layer, the cache, and what the layer shows.
+# Applies a layer to the residual stream, the layer's parameters, its cache and its random key; returns the residual
+# stream after the layer, the new cache, and the intermediate outputs.
 Apply = Callable[[jax.Array, Any, Any, Any], tuple[jax.Array, Any, Shown]]
 
 SCANS: dict[str, Callable[[StackConfig], bool]] = {
@@ -39,97 +39,97 @@ def scanned(config: StackConfig) -> bool:
 
 
 def unstack(tree: Any, depth: int) -> tuple[Any, ...]:
-    """A tree with a leading `layers` axis as one tree a layer."""
-    # split's gradient is one concatenation; indexing's would be `depth` sums over the whole tree.
-    parts = jax.tree.map(lambda leaf: [part[0] for part in jnp.split(leaf, depth, axis=0)], tree)
-    is_parts = lambda node: isinstance(node, list)
-    pick = lambda layer: jax.tree.map(lambda part: part[layer], parts, is_leaf=is_parts)
+    """Splits a tree with a leading `layers` axis into one tree per layer."""
+    # The gradient of split is one concatenation; that of indexing is `depth` sums over the whole tree.
+    slices = jax.tree.map(lambda leaf: [rows[0] for rows in jnp.split(leaf, depth, axis=0)], tree)
+    is_list = lambda node: isinstance(node, list)
+    pick = lambda layer: jax.tree.map(lambda rows: rows[layer], slices, is_leaf=is_list)
     return tuple(map(pick, range(depth)))
 
 
 def one_a_layer(config: StackConfig, groups: Params) -> tuple[Any, ...]:
-    """The parameters of every layer, a tree each, from those of the whole stack by group."""
+    """The parameters of each layer, from the stacked parameters by group."""
     trees: dict[str, dict[int, Any]] = {}
     for group, owners in segments.owned(config, tuple(filter(None, groups))).items():
         trees[group] = dict(zip(owners, unstack(groups[group], len(owners)), strict=True))
-    where = lambda layer: layer.kind if layer.kind in groups else ""
-    return tuple(trees[where(layer)][layer.owner] for layer in segments.layers(config))
+    group_of = lambda layer: layer.kind if layer.kind in groups else ""
+    return tuple(trees[group_of(layer)][layer.owner] for layer in segments.layers(config))
 
 
 def _unrolled(
     config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
-    """The layers written out; `groups` may hold a tuple of layers that were taken apart before."""
+    """The unrolled loop; `groups` may hold a tuple of layers that are already unstacked."""
     params = groups[""] if isinstance(groups.get(""), tuple) else one_a_layer(config, groups)
-    kept, shown = [], []
-    for index, (layer, part) in enumerate(zip(segments.layers(config), params, strict=True)):
-        one = None if cache is None else cache[index]
-        x, one, show = applies[layer.kind](x, part, one, None if keys is None else keys[index])
-        kept.append(one)
+    caches, shown = [], []
+    for index, (layer, layer_params) in enumerate(zip(segments.layers(config), params, strict=True)):
+        layer_cache = None if cache is None else cache[index]
+        x, layer_cache, show = applies[layer.kind](x, layer_params, layer_cache, None if keys is None else keys[index])
+        caches.append(layer_cache)
         shown.append(show)
-    return x, None if cache is None else tuple(kept), shown
+    return x, None if cache is None else tuple(caches), shown
 
 
 def _scanned(
     config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
-    """One loop a segment, whose body applies one turn of its layers."""
-    owners, kept, shown = segments.owned(config, tuple(filter(None, groups))), [], []
+    """One scan per segment, whose body applies the layers of its pattern once."""
+    owners, caches, shown = segments.owned(config, tuple(filter(None, groups))), [], []
     for number, segment in enumerate(segments.segments(config)):
-        # The group of every layer of a turn, and the part of each group that the segment uses.
-        held = [kind if kind in groups else "" for kind in segment.kinds]
-        first = {group: segment.owners[held.index(group)] for group in held}
-        parts = {
-            group: _part(segment, groups[group], held.count(group), owners[group].index(owner))
+        # The group of every layer of the pattern, and the slice of each group that the segment uses.
+        pattern = [kind if kind in groups else "" for kind in segment.kinds]
+        first = {group: segment.owners[pattern.index(group)] for group in pattern}
+        params = {
+            group: _slice(segment, groups[group], pattern.count(group), owners[group].index(owner))
             for group, owner in first.items()
         }
-        turn = _turn(segment, applies, held)
-        own = None if keys is None else keys[segment.start : segment.start + segment.repeat * len(held)]
-        own = None if own is None else own.reshape(segment.repeat, len(held))
-        layer_cache = None if cache is None else cache[number]
+        step = _step(segment, applies, pattern)
+        rngs = None if keys is None else keys[segment.start : segment.start + segment.repeat * len(pattern)]
+        rngs = None if rngs is None else rngs.reshape(segment.repeat, len(pattern))
+        segment_cache = None if cache is None else cache[number]
         if segment.shared:
-            body = lambda x, slices, turn=turn, parts=parts: turn(x, parts, *slices)
-            x, (after, show) = jax.lax.scan(body, x, (layer_cache, own), length=segment.repeat)
+            body = lambda x, slices, step=step, params=params: step(x, params, *slices)
+            x, (after, show) = jax.lax.scan(body, x, (segment_cache, rngs), length=segment.repeat)
         else:
-            body = lambda x, slices, turn=turn: turn(x, *slices)
-            x, (after, show) = jax.lax.scan(body, x, (parts, layer_cache, own))
-        kept.append(after)
-        shown += [layer for one in unstack(show, segment.repeat) for layer in one]
-    return x, None if cache is None else tuple(kept), shown
+            body = lambda x, slices, step=step: step(x, *slices)
+            x, (after, show) = jax.lax.scan(body, x, (params, segment_cache, rngs))
+        caches.append(after)
+        shown += [layer for layers in unstack(show, segment.repeat) for layer in layers]
+    return x, None if cache is None else tuple(caches), shown
 
 
 LOOPS = {"unrolled": _unrolled, "scanned": _scanned}
 
 
-def _turn(segment: Segment, applies: dict[str, Apply], held: list[str]) -> Callable[..., tuple[jax.Array, Any]]:
-    """One turn of a segment, as a function of the residual stream, parameters by group, caches and keys."""
+def _step(segment: Segment, applies: dict[str, Apply], pattern: list[str]) -> Callable[..., tuple[jax.Array, Any]]:
+    """One repetition of a segment, as a function of the residual stream, parameters by group, caches and keys."""
 
-    def turn(x, params, caches, keys):
-        kept, shown = [], []
-        for index, (kind, group) in enumerate(zip(segment.kinds, held, strict=True)):
-            rank, mine = held[:index].count(group), params[group]
-            if held.count(group) > 1:
-                mine = jax.tree.map(lambda leaf, rank=rank: leaf[rank], mine)
+    def step(x, params, caches, keys):
+        new_caches, shown = [], []
+        for index, (kind, group) in enumerate(zip(segment.kinds, pattern, strict=True)):
+            rank, layer_params = pattern[:index].count(group), params[group]
+            if pattern.count(group) > 1:
+                layer_params = jax.tree.map(lambda leaf, rank=rank: leaf[rank], layer_params)
             cache = None if caches is None else caches[index]
-            x, one, show = applies[kind](x, mine, cache, None if keys is None else keys[index])
-            kept.append(one)
+            x, cache, show = applies[kind](x, layer_params, cache, None if keys is None else keys[index])
+            new_caches.append(cache)
             shown.append(show)
-        return x, (None if caches is None else tuple(kept), tuple(shown))
+        return x, (None if caches is None else tuple(new_caches), tuple(shown))
 
-    return turn
+    return step
 
 
-def _part(segment: Segment, tree: Any, count: int, start: int) -> Any:
-    """The parameters that a segment takes of a group, `count` layers a turn from the group's layer `start` on.
+def _slice(segment: Segment, tree: Any, count: int, start: int) -> Any:
+    """The parameters of a segment in a group: `count` layers per repetition, from the group's layer `start` on.
 
-    With a leading axis of turns unless they are shared, and one of layers in a turn where there are several.
+    They have a leading axis of repetitions unless shared, and an axis of layers where `count` is above 1.
     """
     repeat = 1 if segment.shared else segment.repeat
     lead = (*(() if segment.shared else (repeat,)), *(() if count == 1 else (count,)))
 
-    def cut(leaf):
+    def rows(leaf):
         stop = start + repeat * count
-        part = leaf if (start, stop) == (0, leaf.shape[0]) else leaf[start:stop]
-        return part.reshape(*lead, *leaf.shape[1:])
+        used = leaf if (start, stop) == (0, leaf.shape[0]) else leaf[start:stop]
+        return used.reshape(*lead, *leaf.shape[1:])
 
-    return jax.tree.map(cut, tree)
+    return jax.tree.map(rows, tree)

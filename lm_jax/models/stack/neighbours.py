@@ -15,7 +15,7 @@ from lm_jax.models.norms import Norm
 
 
 class Neighbours(nn.Module):
-    """norm(y + activation(convolution of x)): `x` is what a layer read and `y` what it made of it."""
+    """norm(y + activation(convolution of x)), where `x` is a layer's input and `y` its output."""
 
     config: NeighboursConfig
     norm: NormConfig
@@ -31,10 +31,7 @@ class Neighbours(nn.Module):
         segments: Int[Array, "batch length"] | None,
         train: bool = False,
     ) -> Float[Array, "batch length embed"]:
-        """The layer's output with that of the convolution; 0 at padding.
-
-        Tokens mix with those of their own segment only.
-        """
+        """Adds the convolution to the layer's output; only tokens of one segment mix; the result is 0 at padding."""
         width, groups, embed = self.config.width, self.config.groups, x.shape[2]
         if embed % groups:
             raise InputError(f"block.neighbours.groups is {groups}, which does not divide embed.width {embed}")
@@ -44,12 +41,12 @@ class Neighbours(nn.Module):
         bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("norm",), (embed,))
         mixed = bias.astype(self.dtype)[None, None]
         for tap in range(width):
-            moved = _moved(x, tap - width // 2)
+            shifted = _shift(x, tap - width // 2)
             if segments is not None:
-                same = _moved(segments[..., None], tap - width // 2) == segments[..., None]
-                moved = jnp.where(same, moved, 0)
-            parts = moved.reshape(*x.shape[:2], groups, embed // groups)
-            mixed = mixed + jnp.einsum("blgi,gio->blgo", parts, kernel[tap]).reshape(x.shape)
+                same = _shift(segments[..., None], tap - width // 2) == segments[..., None]
+                shifted = jnp.where(same, shifted, 0)
+            grouped = shifted.reshape(*x.shape[:2], groups, embed // groups)
+            mixed = mixed + jnp.einsum("blgi,gio->blgo", grouped, kernel[tap]).reshape(x.shape)
         real = None if segments is None else segments[..., None] > 0
         mixed = nn.Dropout(self.dropout, deterministic=not train)(mixed)
         mixed = lookup(ACTIVATIONS, self.config.activation, "block.neighbours.activation")(mixed)
@@ -57,8 +54,8 @@ class Neighbours(nn.Module):
         return y if real is None else jnp.where(real, y, 0)
 
 
-def _moved(x: jax.Array, places: int) -> jax.Array:
-    """`x` [batch length ...] so that each token has what stood `places` after it; 0 beyond the ends."""
+def _shift(x: jax.Array, offset: int) -> jax.Array:
+    """Shifts `x` [batch length ...]: each token gets the value `offset` tokens later, or 0 beyond the ends."""
     length = x.shape[1]
-    wide = jnp.pad(x, ((0, 0), (max(-places, 0), max(places, 0)), (0, 0)))
-    return jax.lax.slice_in_dim(wide, max(places, 0), max(places, 0) + length, axis=1)
+    wide = jnp.pad(x, ((0, 0), (max(-offset, 0), max(offset, 0)), (0, 0)))
+    return jax.lax.slice_in_dim(wide, max(offset, 0), max(offset, 0) + length, axis=1)

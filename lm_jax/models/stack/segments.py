@@ -1,7 +1,7 @@
-"""How a stack is cut into segments: runs of a few layers that repeat, each of which compiles to one loop.
+"""Segments of a stack: repeated patterns of a few layers, each of which compiles to one loop.
 
-ModernBERT's 22 layers of one global and two local ones are a segment of (global, local, local) seven times and a
-segment of one global layer; GPT-3's are one segment, Qwen-2's switch is two.
+ModernBERT alternates one global and two local layers: its 22 layers are a segment (global, local, local) repeated seven
+times, then a segment of one global layer. GPT-3 is one segment; Qwen-2, which switches once, is two.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 
 from lm_jax.models.config import BlockConfig, StackConfig
 
-# Longer patterns compile to longer programs; Gemma 3 repeats six layers, Jamba eight.
+# Longer patterns compile to longer programs. Gemma 3 repeats six layers, Jamba eight.
 LONGEST_PATTERN = 12
 
 
@@ -21,7 +21,7 @@ class Layer:
 
     Attributes:
       kind: name in `stack.kinds`, or `block`.
-      owner: which set of parameters it uses, counted over the whole stack.
+      owner: index of its parameter set in the stack; layers that share parameters have the same.
     """
 
     kind: str
@@ -30,14 +30,14 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
-    """`repeat` times the same few layers.
+    """A pattern of layers, repeated `repeat` times.
 
     Attributes:
-      start: the first layer's number in the stack.
-      repeat: turns.
-      kinds: the layers of one turn.
-      owners: the sets of parameters that the first turn uses.
-      shared: whether every turn uses those, or each its own, which follow them.
+      start: index of the first layer in the stack.
+      repeat: number of repetitions.
+      kinds: kinds of the pattern's layers.
+      owners: parameter sets of the first repetition.
+      shared: whether all repetitions use these sets; otherwise each uses the next ones.
     """
 
     start: int
@@ -59,52 +59,51 @@ def _owner(config: StackConfig, index: int) -> int:
     share = config.share
     if not share.groups:
         return index
-    turn, turns = index // share.layers, config.depth // share.layers
-    # As ALBERT's released code divides layers that the groups do not divide.
-    return turn * share.groups // turns * share.layers + index % share.layers
+    repetition, repetitions = index // share.layers, config.depth // share.layers
+    # As in ALBERT's released code if the number of layers is not divisible by the groups.
+    return repetition * share.groups // repetitions * share.layers + index % share.layers
 
 
 @functools.cache
 def segments(config: StackConfig) -> tuple[Segment, ...]:
-    """The layers of a stack as segments, in order, each as long as it can be."""
-    stack, found, start = layers(config), [], 0
+    """Splits a stack into segments, from the first layer on, each as long as possible."""
+    stack, runs, start = layers(config), [], 0
     shared = config.share.groups > 0
     while start < len(stack):
         period, repeat = _longest(stack, start, config.share.layers if shared else 0)
-        turn = stack[start : start + period]
-        kinds, owners = tuple(layer.kind for layer in turn), tuple(layer.owner for layer in turn)
-        found.append(Segment(start=start, repeat=repeat, kinds=kinds, owners=owners, shared=shared))
+        pattern = stack[start : start + period]
+        kinds, owners = tuple(layer.kind for layer in pattern), tuple(layer.owner for layer in pattern)
+        runs.append(Segment(start=start, repeat=repeat, kinds=kinds, owners=owners, shared=shared))
         start += period * repeat
-    return tuple(found)
+    return tuple(runs)
 
 
 def _longest(stack: tuple[Layer, ...], start: int, shared: int) -> tuple[int, int]:
-    """Period and turns of the longest repetition from `start` on; the shortest period of equals."""
+    """Period and count of the longest repetition from `start` on; the shortest period among equals."""
     periods = [shared] if shared else range(1, LONGEST_PATTERN + 1)
     best = (1, 1)
     for period in periods:
-        turn, repeat = stack[start : start + period], 1
-        while _same(turn, stack[start + repeat * period : start + (repeat + 1) * period], bool(shared)):
+        pattern, repeat = stack[start : start + period], 1
+        while _same(pattern, stack[start + repeat * period : start + (repeat + 1) * period], bool(shared)):
             repeat += 1
         if shared or (repeat > 1 and period * repeat > best[0] * best[1]):
             best = (period, repeat)
     return best
 
 
-def _same(turn: tuple[Layer, ...], other: tuple[Layer, ...], shared: bool) -> bool:
-    return [one.kind for one in turn] == [one.kind for one in other] and (
-        not shared or [one.owner for one in turn] == [one.owner for one in other]
-    )
+def _same(pattern: tuple[Layer, ...], other: tuple[Layer, ...], shared: bool) -> bool:
+    identity = lambda layer: (layer.kind, shared and layer.owner)
+    return list(map(identity, pattern)) == list(map(identity, other))
 
 
 def kinds(config: StackConfig) -> dict[str, BlockConfig]:
-    """The blocks of every kind that has a layer."""
+    """The block of each kind that occurs in the stack."""
     return {kind: config.kind(kind) for kind in dict.fromkeys(layer.kind for layer in layers(config))}
 
 
-def owned(config: StackConfig, apart: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Which sets of parameters are stored together, in order: those of each kind in `apart`, and under "" the rest."""
+def owned(config: StackConfig, separate: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Parameter sets that are stored together: those of each kind in `separate`; the others under ""."""
     groups: dict[str, dict[int, None]] = {}
     for layer in layers(config):
-        groups.setdefault(layer.kind if layer.kind in apart else "", {})[layer.owner] = None
+        groups.setdefault(layer.kind if layer.kind in separate else "", {})[layer.owner] = None
     return {group: tuple(sorted(owners)) for group, owners in groups.items()}

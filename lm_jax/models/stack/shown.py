@@ -1,6 +1,6 @@
-"""Intermediate outputs of layers, on request: `apply(..., show=("hidden", "attention", "router"))`.
+"""Intermediate outputs of layers, requested by `apply(..., show=("hidden", "attention", "router"))`.
 
-Layers sow into collections named as in `SHOWN`. A collection that was not asked for is neither stored nor traced.
+Layers sow into collections named as in `SHOWN`. A collection that is not requested is neither stored nor traced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 from lm_jax.core.config import lookup
 from lm_jax.models.interface import Shown
 
-# Fields of `Shown` by what is asked for, with the module below the block and the name that it sows under.
+# Fields of `Shown` by requested name, with the path of the sown value below the block.
 SHOWN = {
     "hidden": {"hidden": ("stream",)},
     "attention": {"attention": ("attention", "weights"), "cross": ("cross", "weights")},
@@ -23,18 +23,18 @@ SHOWN = {
 
 
 def of_layer(show: tuple[str, ...], sown: Mapping[str, Any]) -> Shown:
-    """The outputs of one layer, from the collections that it sowed."""
-    below = lambda tree, part: tree.get(part, {})
+    """The intermediate outputs of one layer, from its sown collections."""
+    child = lambda tree, name: tree.get(name, {})
     fields = {}
     for name in show:
         for field, path in lookup(SHOWN, name, "show").items():
-            # What is sown is a tuple of one; a layer without such a module shows nothing.
-            fields[field] = tuple(functools.reduce(below, path, sown.get(name, {})))
+            # A sown value is a tuple of one; a layer without the module has none.
+            fields[field] = tuple(functools.reduce(child, path, sown.get(name, {})))
     return Shown(**fields)
 
 
 def of_stack(show: tuple[str, ...], x: jax.Array, layers: Sequence[Shown]) -> Shown | None:
-    """The outputs of all layers; `x` is the residual stream before the first. None if nothing was asked for."""
+    """The intermediate outputs of all layers; `x` is the residual stream before the first. None: none requested."""
     if not show:
         return None
     fields = [field for name in show for field in SHOWN[name]]

@@ -1,4 +1,4 @@
-"""Attention against its formula in float64, with everything that a configuration can ask of it."""
+"""Attention against its formula in float64, with many settings at once."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ INPUTS = Inputs(tokens=jnp.arange(1, 17).reshape(2, 8))
 
 
 def attention(**settings):
-    """A module with parameters none of which is 0 or 1, and its input."""
+    """A module with random parameters, none of them 0 or 1, and its input."""
     module = Attention(AttentionConfig(heads=4, **settings), InitConfig(), jnp.float32, 1.0, NormConfig(epsilon=1e-6))
     x, rng = jnp.float32(np.random.default_rng(1).standard_normal((2, 7, 16))), np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, Visibility()))["params"]
@@ -43,8 +43,8 @@ def test_one_key_head_normed_clipped_capped_windowed_attention_is_its_formula():
             y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6)
             y = y * wide[f"{name}_norm"]["scale"] + wide[f"{name}_norm"]["bias"]
             turn = np.exp(1j * np.arange(7)[:, None] * 10000.0 ** (-np.arange(2) / 2))
-            turned = (y[..., :2] + 1j * y[..., 2:]) * turn
-            y = np.concatenate([turned.real, turned.imag], -1)
+            rotated = (y[..., :2] + 1j * y[..., 2:]) * turn
+            y = np.concatenate([rotated.real, rotated.imag], -1)
         return y
 
     q, k, v = heads("query"), heads("key"), heads("value")
@@ -53,20 +53,20 @@ def test_one_key_head_normed_clipped_capped_windowed_attention_is_its_formula():
     weights = np.exp(np.where((j <= i) & (j > i - 3), scores, -np.inf))
     mixed = weights / weights.sum(-1, keepdims=True) @ v
     expected = np.einsum("bhlk,hkd->bld", mixed, wide["out"]["kernel"]) + wide["out"]["bias"]
-    found = jax.jit(lambda params: module.apply({"params": params}, x, Visibility())[0])(params)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    outputs = jax.jit(lambda params: module.apply({"params": params}, x, Visibility())[0])(params)
+    np.testing.assert_allclose(outputs, expected, atol=2e-5)
 
 
 def test_one_key_head_is_all_heads_with_the_same_keys():
-    one, params, x = attention(kv_heads=1)
+    single, params, x = attention(kv_heads=1)
     all_alike, _, _ = attention()
     repeat = lambda path, leaf: jnp.repeat(leaf, 4, axis=-2) if path.startswith(("key", "value")) else leaf
     run = lambda module, params: module.apply({"params": params}, x, Visibility())[0]
-    found, expected = jax.jit(lambda params: (run(one, params), run(all_alike, map_named(repeat, params))))(params)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    outputs, expected = jax.jit(lambda params: (run(single, params), run(all_alike, map_named(repeat, params))))(params)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
-def test_one_key_head_lives_on_every_device_and_two_cannot_be_divided_by_four():
+def test_one_key_head_is_replicated_and_two_cannot_be_sharded_over_four_devices():
     layout = Layout(mesh.make(MeshConfig(data=2, tensor=4)))
 
     def shardings(kv_heads):
@@ -83,7 +83,7 @@ def test_one_key_head_lives_on_every_device_and_two_cannot_be_divided_by_four():
         shardings(2)
 
 
-def test_a_key_head_on_every_device_computes_what_one_device_does():
+def test_a_replicated_key_head_computes_what_one_device_does():
     over = {"stack.block.attention.kv_heads": 1, "stack.depth": 1}
     model, params = tiny.build(tiny.config("llama", over=over), INPUTS)
     layout = Layout(mesh.make(MeshConfig(data=2, tensor=4)))

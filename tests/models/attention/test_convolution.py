@@ -1,4 +1,4 @@
-"""Short convolutions: their formula, and that no text, no future and no cache shows in them."""
+"""Short convolutions: their formula; other texts, the future and the cache do not change them."""
 
 import functools
 
@@ -14,40 +14,31 @@ from lm_jax.models.config import AttentionConfig, BlockConfig, FeedForwardConfig
 from lm_jax.models.interface import Inputs
 
 
-def test_each_feature_mixes_with_itself_in_the_tokens_before_that_are_near():
+def test_the_convolution_is_its_formula():
     rng = np.random.default_rng(0)
     x, recent = jnp.float32(rng.standard_normal((2, 3, 5, 4))), jnp.float32(rng.standard_normal((2, 3, 2, 4)))
     kernel, near = jnp.float32(rng.standard_normal((3, 3, 4))), jnp.asarray(rng.random((2, 5, 2)) < 0.5)
-    found, after = Convolution(3, "heads").apply({"params": {"kernel": kernel}}, x, recent, near)
+    mixed, after = Convolution(3, "heads").apply({"params": {"kernel": kernel}}, x, recent, near)
     wide = np.concatenate([recent, x], 2)
     for t in range(5):
         expected = np.asarray(kernel[0]) * np.asarray(x[:, :, t])
         for back in (1, 2):
-            part = np.asarray(kernel[back]) * wide[:, :, 2 + t - back]
-            expected = expected + np.where(np.asarray(near)[:, t, back - 1, None, None], part, 0)
-        np.testing.assert_allclose(found[:, :, t], expected, atol=1e-5)
+            earlier = np.asarray(kernel[back]) * wide[:, :, 2 + t - back]
+            expected = expected + np.where(np.asarray(near)[:, t, back - 1, None, None], earlier, 0)
+        np.testing.assert_allclose(mixed[:, :, t], expected, atol=1e-5)
     np.testing.assert_array_equal(after, wide[:, :, -2:])
 
 
-def test_as_drawn_it_changes_nothing():
+def test_the_initial_convolution_is_the_identity():
     x, near = jnp.ones((1, 2, 4, 3)), jnp.ones((1, 4, 2), bool)
     module = Convolution(3, "heads")
-    found, _ = module.apply(
-        jax.tree.map(
-            lambda box: box.unbox(),
-            module.init(jax.random.key(0), x, None, near),
-            is_leaf=lambda leaf: hasattr(leaf, "unbox"),
-        ),
-        x,
-        None,
-        near,
-    )
-    np.testing.assert_array_equal(found, x)
+    (mixed, _), _ = module.init_with_output(jax.random.key(0), x, None, near)
+    np.testing.assert_array_equal(mixed, x)
 
 
 @pytest.fixture(scope="module")
 def decoder():
-    """Two layers, scanned, with a convolution of three tokens in each, and kernels far from their first draws."""
+    """Two scanned layers with convolutions, whose kernels are far from the identity."""
     over = {"stack.depth": 2, "stack.scan": "always", "stack.block.attention.convolution": 3}
     over["stack.block.feedforward.convolution"] = 4
     model, params = tiny.build(tiny.config("llama", over=over), Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
@@ -57,9 +48,9 @@ def decoder():
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(7, 56, (2, 8)), jnp.int32)
 
 
-def test_reading_in_parts_behind_padding_is_reading_at_once(decoder):
+def test_calls_with_a_cache_and_left_padding_compute_what_one_call_does(decoder):
     apply, model = decoder
-    whole = apply(Inputs(tokens=TOKENS)).hidden
+    expected = apply(Inputs(tokens=TOKENS)).hidden
     # The second row begins with three tokens of padding, as prompts of a batch do.
     padded = jnp.stack([TOKENS[0], jnp.roll(TOKENS[1], 3).at[:3].set(0)])
     places = jnp.stack([jnp.arange(8), jnp.maximum(jnp.arange(8) - 3, 0)])
@@ -71,12 +62,12 @@ def test_reading_in_parts_behind_padding_is_reading_at_once(decoder):
     for start, stop in ((0, 6), (6, 7), (7, 8)):
         output = apply(part(start, stop), cache=cache)
         cache, hidden = output.cache, [*hidden, output.hidden]
-    found = jnp.concatenate(hidden, 1)
-    np.testing.assert_allclose(found[0], whole[0], atol=2e-5)
-    np.testing.assert_allclose(found[1, 3:], whole[1, :5], atol=2e-5)
+    states = jnp.concatenate(hidden, 1)
+    np.testing.assert_allclose(states[0], expected[0], atol=2e-5)
+    np.testing.assert_allclose(states[1, 3:], expected[1, :5], atol=2e-5)
 
 
-def test_a_text_in_a_packed_row_is_read_as_if_alone(decoder):
+def test_a_packed_text_has_the_states_that_it_has_alone(decoder):
     apply, _ = decoder
     alone = apply(Inputs(tokens=TOKENS[:, 5:])).hidden
     segments = jnp.asarray([[1] * 5 + [2] * 3] * 2)
@@ -93,7 +84,7 @@ def test_the_future_does_not_change_the_past(decoder):
     )
 
 
-def test_an_encoder_has_no_past_to_mix_with():
+def test_a_convolution_in_an_encoder_is_refused():
     with pytest.raises(InputError, match=r"attention\.convolution is 3 under the mask 'full'"):
         AttentionConfig(mask="full", convolution=3)
     with pytest.raises(InputError, match=r"feedforward\.convolution is 3 under the mask 'full'"):

@@ -1,4 +1,4 @@
-"""Disentangled attention against a loop over every pair of tokens, and the laws of every position."""
+"""Disentangled attention against a loop over every pair of tokens, and laws of positions."""
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ from lm_jax.models.interface import Inputs
 LENGTH = 13
 SMALL = DisentangledConfig(buckets=8, max_distance=10)
 EXACT = DisentangledConfig(buckets=0, max_distance=5)
-KINDS = {"buckets": SMALL, "every distance its own": EXACT}
+KINDS = {"buckets": SMALL, "exact distances": EXACT}
 
 
 def bucket_of(distance, config):
-    """The row of a relative position, in double precision."""
+    """The table row of a relative position, in double precision."""
     size, exact = abs(distance), config.buckets // 2
     if config.buckets and size > exact:
         share = np.log(size / exact) / np.log((config.max_distance - 1) / exact)
@@ -29,17 +29,17 @@ def bucket_of(distance, config):
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    """Queries and keys of 2 rows, 3 heads and a width of 4, and keys and queries of places."""
+def arrays():
+    """Queries and keys of 2 rows, 3 heads and a width of 4, and keys and queries of positions."""
     rng = np.random.default_rng(0)
     content = lambda: rng.standard_normal((2, 3, LENGTH, 4)).astype(np.float32)
     places = lambda: rng.standard_normal((16, 3, 4)).astype(np.float32)
     return content(), content(), places(), places()
 
 
-def loop(drawn, config, places, keys, queries):
-    """The sum of both terms, pair by pair."""
-    q, k, place_keys, place_queries = drawn
+def loop(arrays, config, places, keys, queries):
+    """The sum of both terms, computed pair by pair."""
+    q, k, place_keys, place_queries = arrays
     total = np.zeros((2, 3, LENGTH, LENGTH))
     for i in range(LENGTH):
         for j in range(LENGTH):
@@ -53,25 +53,25 @@ def loop(drawn, config, places, keys, queries):
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize(("keys", "queries"), [(True, True), (True, False), (False, True)])
-def test_scores_are_those_of_a_loop_over_pairs(drawn, config, keys, queries):
-    table = lambda index, wanted: jnp.asarray(drawn[index][: 2 * config.span]) if wanted else None
+def test_scores_are_those_of_a_loop_over_pairs(arrays, config, keys, queries):
+    table = lambda index, used: jnp.asarray(arrays[index][: 2 * config.span]) if used else None
     tables = table(2, keys), table(3, queries)
-    content = [jnp.asarray(array) for array in drawn[:2]]
-    counted = scores(*content, *tables, Visibility(), config)
-    expected = loop(drawn, config, np.arange(LENGTH), keys, queries)
-    np.testing.assert_allclose(counted, expected, atol=1e-5)
-    # Places that do not count 0, 1, 2, ... take another way.
+    content = [jnp.asarray(array) for array in arrays[:2]]
+    from_0 = scores(*content, *tables, Visibility(), config)
+    expected = loop(arrays, config, np.arange(LENGTH), keys, queries)
+    np.testing.assert_allclose(from_0, expected, atol=1e-5)
+    # Other positions than 0, 1, 2, ... use a gather.
     places = np.random.default_rng(1).permutation(LENGTH) + 7
-    given = Visibility(query_positions=jnp.asarray(places)[None], key_positions=jnp.asarray(places)[None])
+    permuted = Visibility(query_positions=jnp.asarray(places)[None], key_positions=jnp.asarray(places)[None])
     np.testing.assert_allclose(
-        scores(*content, *tables, given, config), loop(drawn, config, places, keys, queries), atol=1e-5
+        scores(*content, *tables, permuted, config), loop(arrays, config, places, keys, queries), atol=1e-5
     )
 
 
 def test_a_single_token_has_a_score():
     one = jnp.ones((1, 1, 1, 2))
     tables = jnp.arange(32.0).reshape(16, 1, 2)
-    # The rows of position 0, whose numbers are 16 and 17, from either side.
+    # Both terms use the row of position 0, which holds 16 and 17.
     assert float(scores(one, one, tables, tables, Visibility(), SMALL)[0, 0, 0, 0]) == 2 * (16 + 17)
 
 
@@ -87,7 +87,7 @@ def test_buckets_agree_with_the_formula_for_all_sizes():
     for buckets, longest in ((4, 8), (16, 64), (32, 512), (256, 512), (100, 1000)):
         config = DisentangledConfig(buckets=buckets, max_distance=longest)
         relative = np.arange(-longest - 5, longest + 6)
-        expected = [bucket_of(int(one), config) for one in relative]
+        expected = [bucket_of(int(distance), config) for distance in relative]
         np.testing.assert_array_equal(rows(jnp.asarray(relative), config), expected, err_msg=f"{buckets} {longest}")
 
 
@@ -118,33 +118,33 @@ def test_loops_and_kernels_give_the_same(small, other):
     np.testing.assert_allclose(hidden({**over, **other}, params), before, atol=1e-5)
 
 
-def test_a_packed_text_is_read_as_it_is_alone(small):
+def test_a_packed_text_has_the_states_that_it_has_alone(small):
     over, params, before = small
     places = jnp.concatenate([jnp.arange(20), jnp.arange(20)])[None]
     packed = Inputs(tokens=INPUTS.tokens.reshape(1, 40), positions=places, segments=jnp.arange(40)[None] // 20 + 1)
     np.testing.assert_allclose(hidden(over, params, packed)[0].reshape(2, 20, -1), before, atol=1e-5)
 
 
-def test_order_matters_though_nothing_is_added_to_the_tokens(small):
+def test_order_matters_without_positions_added_to_the_tokens(small):
     over, params, before = small
     backwards = hidden(over, params, Inputs(tokens=INPUTS.tokens[:, ::-1]))[:, ::-1]
     assert np.abs(backwards - before).max() > 0.1
 
 
-def test_a_decoder_of_this_kind_reads_with_a_cache_as_without():
+def test_a_decoder_with_a_cache_computes_what_it_computes_without():
     over = {
         "stack.block.attention.position": "disentangled",
         "stack.block.attention.disentangled.buckets": 8,
         "stack.block.attention.disentangled.max_distance": 16,
     }
     model, params = tiny.build(tiny.config("gpt2", over=over), INPUTS)
-    whole = model.apply({"params": params}, INPUTS).hidden
-    cache, seen = model.empty_cache(2, 20), []
+    expected = model.apply({"params": params}, INPUTS).hidden
+    cache, states = model.empty_cache(2, 20), []
     read = jax.jit(lambda cache, tokens: model.apply({"params": params}, Inputs(tokens=tokens), cache=cache))
-    for at in range(0, 20, 5):
-        output = read(cache, INPUTS.tokens[:, at : at + 5])
-        cache, seen = output.cache, [*seen, output.hidden]
-    np.testing.assert_allclose(jnp.concatenate(seen, 1), whole, atol=1e-5)
+    for start in range(0, 20, 5):
+        output = read(cache, INPUTS.tokens[:, start : start + 5])
+        cache, states = output.cache, [*states, output.hidden]
+    np.testing.assert_allclose(jnp.concatenate(states, 1), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         settings()
 
 
-def test_an_input_beyond_what_too_close_buckets_tell_is_refused():
+def test_an_input_longer_than_the_buckets_distinguish_is_refused():
     q, places = jnp.ones((1, 1, 9, 2)), jnp.ones((16, 1, 2))
-    with pytest.raises(InputError, match="max_distance is 4, but 8 buckets tell apart 4"):
+    with pytest.raises(InputError, match="max_distance is 4, but 8 buckets distinguish 4"):
         scores(q, q, places, places, Visibility(), DisentangledConfig(buckets=8, max_distance=4))

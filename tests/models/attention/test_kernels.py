@@ -16,7 +16,7 @@ from lm_jax.models.attention.masks import Visibility, causal, full
 from lm_jax.models.config import AttentionConfig
 
 
-def drawn(length, *, keys=None, heads=4, groups=4, bias=False, segments=False):
+def random_arrays(length, *, keys=None, heads=4, groups=4, bias=False, segments=False):
     """Queries, keys, values, a bias and segments."""
     rng = np.random.default_rng(length)
     normal = lambda *shape: jnp.float32(rng.standard_normal(shape))
@@ -60,68 +60,68 @@ def values_and_gradients(kernel, mask, arrays, **options):
     ids=["even blocks", "ragged, bias, grouped", "less than a block", "segments", "cross"],
 )
 def test_blockwise_attention_is_dense_attention(mask, options):
-    arrays = drawn(**options)
+    arrays = random_arrays(**options)
     expected, slopes = values_and_gradients(dense, mask, arrays)
-    found, found_slopes = values_and_gradients(blockwise, mask, arrays)
+    mixed, gradients = values_and_gradients(blockwise, mask, arrays)
     # float32 sums of a dozen numbers in another order.
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    np.testing.assert_allclose(mixed, expected, atol=2e-6)
     for name in slopes:
-        np.testing.assert_allclose(found_slopes[name], slopes[name], atol=5e-6, err_msg=name)
+        np.testing.assert_allclose(gradients[name], slopes[name], atol=5e-6, err_msg=name)
 
 
-NEAR = masks.of(AttentionConfig(window=3))
+NEAR = masks.of_config(AttentionConfig(window=3))
 EVERYTHING = {
     "window": (NEAR, {}),
-    "both sides": (masks.of(AttentionConfig(mask="full", window=2)), {}),
-    "strided": (masks.of(AttentionConfig(window=2, stride=3)), {}),
-    "two masks with no key in common": (masks.of(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
+    "both sides": (masks.of_config(AttentionConfig(mask="full", window=2)), {}),
+    "strided": (masks.of_config(AttentionConfig(window=2, stride=3)), {}),
+    "masks without a common key": (masks.of_config(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
     "slopes": (causal, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625]), "softcap": 3.0}),
     "slopes on both sides of a window": (NEAR, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625])}),
 }
 
 
 @pytest.mark.parametrize(("mask", "options"), EVERYTHING.values(), ids=EVERYTHING)
-def test_skipped_blocks_change_nothing_whatever_the_mask(mask, options):
-    arrays = drawn(14, groups=1, segments=True)
-    # Where positions are given, nothing is skipped.
+def test_skipped_blocks_change_nothing_under_any_mask(mask, options):
+    arrays = random_arrays(14, groups=1, segments=True)
+    # With explicit positions, nothing is skipped.
     places = jnp.arange(14)[None]
     marks = arrays["segments"]
-    given = Visibility(
+    explicit = Visibility(
         mask=mask, query_positions=places, key_positions=places, query_segments=marks, key_segments=marks
     )
-    expected = dense(arrays["q"], arrays["k"], arrays["v"], given, **options)
+    expected = dense(arrays["q"], arrays["k"], arrays["v"], explicit, **options)
     np.testing.assert_allclose(attended(blockwise, mask, arrays, **options), expected, atol=2e-6)
-    unskipped = blockwise(arrays["q"], arrays["k"], arrays["v"], given, block=4, **options)
+    unskipped = blockwise(arrays["q"], arrays["k"], arrays["v"], explicit, block=4, **options)
     np.testing.assert_allclose(unskipped, expected, atol=2e-6)
 
 
-def test_windows_cost_what_is_in_them():
+def test_windows_limit_the_keys_of_each_product():
     shapes = [jax.ShapeDtypeStruct((1, 2, 512, 16), jnp.float32)] * 3
     products = {}
-    for name, mask in {"full": full, "causal": causal, "window": masks.of(AttentionConfig(window=32))}.items():
+    for name, mask in {"full": full, "causal": causal, "window": masks.of_config(AttentionConfig(window=32))}.items():
         text = str(jax.make_jaxpr(lambda *qkv, mask=mask: blockwise(*qkv, Visibility(mask=mask), block=32))(*shapes))
-        # Every block is one product of queries and keys: [batch groups 32 keys].
+        # Each block has one product of queries and keys: [batch groups 32 keys].
         keys = [int(size) for size in re.findall(r"f32\[1,2,32,(\d+)\] = dot_general", text) if int(size) != 16]
         assert len(keys) == 16
         products[name] = sum(keys)
     assert products == {"full": 16 * 512, "causal": 32 * 16 * 17 // 2, "window": 32 + 15 * 63}
 
 
-@pytest.mark.parametrize("options", [{"slopes": jnp.float32([0.5, 2.0]), "softcap": 1.5}, {}], ids=["bent", "plain"])
+@pytest.mark.parametrize("options", [{"slopes": jnp.float32([0.5, 2.0]), "softcap": 1.5}, {}], ids=["capped", "plain"])
 def test_scores_are_capped_then_penalised_by_distance(options):
-    arrays = drawn(6, heads=2, groups=2)
+    arrays = random_arrays(6, heads=2, groups=2)
     q, k, v = (np.float64(arrays[name]) for name in "qkv")
     scores, places = q @ k.swapaxes(-1, -2), np.arange(6)
     if options:
         distance = abs(places[:, None] - places[None])
         scores = 1.5 * np.tanh(scores / 1.5) - np.array([0.5, 2.0])[None, :, None, None] * distance
     weights = np.exp(scores)
-    found = dense(arrays["q"], arrays["k"], arrays["v"], Visibility(mask=full), **options)
-    np.testing.assert_allclose(found, weights / weights.sum(-1, keepdims=True) @ v, atol=2e-6)
+    mixed = dense(arrays["q"], arrays["k"], arrays["v"], Visibility(mask=full), **options)
+    np.testing.assert_allclose(mixed, weights / weights.sum(-1, keepdims=True) @ v, atol=2e-6)
 
 
 def test_dense_attention_is_its_formula():
-    arrays = drawn(7, heads=4, groups=2, bias=True)
+    arrays = random_arrays(7, heads=4, groups=2, bias=True)
     q, k, v, bias = (np.float64(arrays[name]) for name in ("q", "k", "v", "bias"))
     k, v = (np.repeat(x, 2, axis=1) for x in (k, v))
     scores = np.where(np.tri(7, dtype=bool), q @ k.swapaxes(-1, -2) + bias, -np.inf)
@@ -132,21 +132,21 @@ def test_dense_attention_is_its_formula():
 
 @pytest.mark.parametrize("kernel", [dense, blockwise])
 def test_huge_scores_stay_finite(kernel):
-    arrays = drawn(6)
+    arrays = random_arrays(6)
     arrays["q"] = arrays["q"] * 1e4
     assert np.isfinite(attended(kernel, causal, arrays)).all()
 
 
 @pytest.mark.parametrize("kernel", [dense, blockwise])
-def test_a_query_that_sees_nothing_stays_finite_with_its_gradient(kernel):
-    arrays = drawn(6)
+def test_a_query_without_visible_keys_has_a_finite_output_and_gradient(kernel):
+    arrays = random_arrays(6)
     arrays["segments"] = jnp.array([[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
     mixed, slopes = values_and_gradients(kernel, causal, arrays)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((mixed, slopes)))
 
 
 def test_bfloat16_attention_is_close_to_float32():
-    arrays = drawn(16)
+    arrays = random_arrays(16)
     exact = attended(dense, causal, arrays)
     rough = attended(dense, causal, jax.tree.map(jnp.bfloat16, arrays))
     assert rough.dtype == jnp.bfloat16
@@ -155,7 +155,7 @@ def test_bfloat16_attention_is_close_to_float32():
 
 
 def test_dropped_probabilities_keep_the_expectation():
-    rows, arrays = 2000, drawn(6)
+    rows, arrays = 2000, random_arrays(6)
     expected = attended(dense, causal, arrays)[:1]
     q, k, v = (jnp.repeat(arrays[name][:1], rows, axis=0) for name in "qkv")
     draws = jax.jit(functools.partial(dense, dropout=0.3))(q, k, v, Visibility(mask=causal), key=jax.random.key(0))
@@ -164,13 +164,13 @@ def test_dropped_probabilities_keep_the_expectation():
     assert draws.std(0).max() > 0.1
 
 
-def test_auto_takes_blocks_where_some_can_be_skipped():
+def test_auto_is_blockwise_where_blocks_can_be_skipped():
     counted = Visibility(mask=causal)
-    placed = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
+    positioned = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
     choose = functools.partial(kernels.choose, "auto", block=16)
     assert choose(counted, queries=64, keys=64) is blockwise
     assert choose(counted, queries=16, keys=16) is dense
-    assert choose(placed, queries=64, keys=64) is dense
+    assert choose(positioned, queries=64, keys=64) is dense
     assert choose(Visibility(mask=full), queries=64, keys=64) is dense
 
 

@@ -1,4 +1,4 @@
-"""Masks are predicates with an algebra, and never say that an allowed key is out of reach."""
+"""Masks are predicates that combine, and the range of `reach` contains every allowed key."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from lm_jax.models.config import AttentionConfig
 
 
 def table(mask, queries, keys, prefix=None):
-    """A mask written out."""
+    """A mask as an array of queries and keys."""
     if mask.allow is None:
         return np.ones((queries, keys), bool)
     query, key = np.arange(queries)[:, None], np.arange(keys)[None]
@@ -39,7 +39,7 @@ def test_causal_is_the_lower_triangle():
 
 @pytest.mark.parametrize("left", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("right", [full, causal, around(1)], ids=["full", "causal", "around"])
-def test_and_and_or_are_those_of_the_tables(left, right):
+def test_and_and_or_are_elementwise(left, right):
     np.testing.assert_array_equal(table(left & right, 7, 7), table(left, 7, 7) & table(right, 7, 7))
     np.testing.assert_array_equal(table(left | right, 7, 7), table(left, 7, 7) | table(right, 7, 7))
 
@@ -51,8 +51,8 @@ def test_reach_never_excludes_an_allowed_key(mask):
         for start in range(queries):
             for stop in range(start + 1, queries + 1):
                 first, last = mask.reach(start, stop, keys)
-                seen = np.flatnonzero(allowed[start:stop].any(0))
-                assert not len(seen) or (first <= seen[0] and seen[-1] < last), (start, stop, keys)
+                near = np.flatnonzero(allowed[start:stop].any(0))
+                assert not len(near) or (first <= near[0] and near[-1] < last), (start, stop, keys)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_reach_never_excludes_an_allowed_key(mask):
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_settings_are_the_masks_that_they_describe(settings, allowed):
-    mask = masks.of(AttentionConfig(**settings))
+def test_settings_give_the_masks_that_they_describe(settings, allowed):
+    mask = masks.of_config(AttentionConfig(**settings))
     expected = [[allowed(i, j) for j in range(11)] for i in range(11)]
     np.testing.assert_array_equal(table(mask, 11, 11, prefix=4), expected)
 
 
-def test_without_a_prefix_its_mask_is_causal():
+def test_a_prefix_mask_without_a_prefix_is_causal():
     np.testing.assert_array_equal(table(prefix, 6, 6), np.tri(6, dtype=bool))
 
 
@@ -85,29 +85,29 @@ def test_prefixes_differ_from_row_to_row():
     np.testing.assert_array_equal(allowed[1], table(prefix, 5, 5, prefix=3))
 
 
-def test_a_window_reaches_its_own_keys_only():
-    near = masks.of(AttentionConfig(window=4))
+def test_a_window_limits_reach():
+    near = masks.of_config(AttentionConfig(window=4))
     assert near.reach(16, 24, 64) == (13, 24)
-    assert masks.of(AttentionConfig(mask="full", window=4)).reach(16, 24, 64) == (12, 28)
+    assert masks.of_config(AttentionConfig(mask="full", window=4)).reach(16, 24, 64) == (12, 28)
 
 
-def test_causal_attention_skips_the_keys_after_a_block():
+def test_causal_reach_ends_with_the_block():
     assert causal.reach(8, 12, 64) == (0, 12)
 
 
-def test_segments_must_agree_and_zero_is_seen_by_nobody():
+def test_segments_must_agree_and_padding_is_never_attended_to():
     segments = jnp.array([[1, 1, 2, 0]])
     visibility = Visibility(mask=full, query_segments=segments, key_segments=segments)
     expected = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], bool)
     np.testing.assert_array_equal(visibility.allowed(slice(0, 4), slice(0, 4))[0], expected)
 
 
-def test_without_query_segments_only_padding_is_hidden():
+def test_without_query_segments_only_padding_is_masked():
     visibility = Visibility(mask=full, key_segments=jnp.array([[1, 2, 0]]))
     np.testing.assert_array_equal(visibility.allowed(slice(0, 2), slice(0, 3))[0], [[True, True, False]])
 
 
-def test_given_positions_decide_and_not_places_in_the_row():
+def test_masks_use_given_positions_instead_of_indices():
     places = jnp.array([[5, 6, 7]])
     cached = jnp.array([[4, 5, 6, 7, 9]])
     visibility = Visibility(mask=causal, query_positions=places, key_positions=cached)

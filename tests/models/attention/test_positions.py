@@ -23,9 +23,9 @@ def test_sinusoids_go_from_2_pi_to_10000_times_2_pi(width):
     places = np.arange(50)
     rates = 10000.0 ** (-np.arange(half) / (half - 1))
     angles = places[:, None] * rates
-    found = sinusoidal(jnp.asarray(places)[None], width)[0]
+    waves = sinusoidal(jnp.asarray(places)[None], width)[0]
     # Angles up to 50 in float32 are exact to 4e-6.
-    np.testing.assert_allclose(found, np.concatenate([np.sin(angles), np.cos(angles)], -1), atol=1e-5)
+    np.testing.assert_allclose(waves, np.concatenate([np.sin(angles), np.cos(angles)], -1), atol=1e-5)
 
 
 def test_an_odd_width_ends_with_a_zero():
@@ -33,7 +33,7 @@ def test_an_odd_width_ends_with_a_zero():
     np.testing.assert_array_equal(sinusoidal(jnp.arange(4)[None], 7)[0, :, -1], 0)
 
 
-def test_the_papers_sinusoids_interleave_and_marians_are_halves(tables):
+def test_sinusoids_of_the_paper_are_interleaved_and_marians_are_halves(tables):
     for count, width in ((64, 32), (50, 20)):
         places = jnp.arange(count)[None]
         for name, function in {
@@ -46,17 +46,17 @@ def test_the_papers_sinusoids_interleave_and_marians_are_halves(tables):
             np.testing.assert_allclose(function(places, width)[0], expected, atol=1e-5, err_msg=name)
 
 
-def test_halves_of_sinusoids_also_tell_distances_of_either_sign(tables):
+def test_sinusoidal_halves_also_encode_distances_of_either_sign(tables):
     for name, distances in (
         ("xlnet_rel/d16_beg12_end-7", range(12, -7, -1)),
         ("transfoxl_rel/d16_klen12", range(11, -1, -1)),
     ):
-        found = sinusoidal_halves(jnp.asarray([*distances])[None], 16)[0]
-        np.testing.assert_allclose(found, tables[name], atol=1e-5, err_msg=name)
+        waves = sinusoidal_halves(jnp.asarray([*distances])[None], 16)[0]
+        np.testing.assert_allclose(waves, tables[name], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("function", SINUSOIDS.values(), ids=SINUSOIDS)
-def test_sinusoids_start_at_zero_and_tell_places_apart(function):
+def test_sinusoids_start_at_zero_and_differ_between_positions(function):
     rows = np.asarray(function(jnp.arange(40)[None], 9)[0])
     assert rows.shape == (40, 9)
     assert sorted(rows[0].round(6)) in ([0] * 5 + [1] * 4, [0] * 4 + [1] * 5)
@@ -74,15 +74,15 @@ def test_slopes_of_eight_heads_are_the_papers():
     np.testing.assert_allclose(slopes(8, exponent=16.0), 0.25 ** np.arange(1, 9))
 
 
-def test_penalties_are_blooms_up_to_a_number_for_each_query(tables):
+def test_penalties_are_blooms_up_to_a_constant_per_query(tables):
     theirs, mask = tables["alibi_bloom_tensor/h6"].reshape(2, 6, 5), tables["alibi_bloom_tensor/mask"]
     places = np.maximum(mask.cumsum(-1) - 1, 0)
     for row, (place, real) in enumerate(zip(places, mask > 0, strict=True)):
         for query in place[real]:
             ours = -slopes(6)[:, None] * np.abs(query - place[real])[None]
-            # Theirs grows with the key's place; keys up to the query are what a decoder sees.
-            apart = (theirs[row][:, real] - ours)[:, place[real] <= query]
-            np.testing.assert_allclose(apart, np.broadcast_to(apart[:, :1], apart.shape), atol=1e-6)
+            # BLOOM's bias grows with the key's position; a decoder attends to keys up to the query.
+            difference = (theirs[row][:, real] - ours)[:, place[real] <= query]
+            np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-6)
 
 
 def test_buckets_are_t5s(tables):
@@ -106,7 +106,7 @@ def bucket_of(relative, config, two_sided):
     exact = count // 2
     if distance < exact:
         return offset + distance
-    # A tiny push up: where the logarithm is a whole number, the formula means that number.
+    # A tiny offset: where the logarithm is an integer, rounding must not fall below it.
     far = exact + int(math.log(distance / exact) / math.log(config.max_distance / exact) * (count - exact) + 1e-6)
     return offset + min(far, count - 1)
 
@@ -119,5 +119,5 @@ def test_buckets_are_those_of_the_paper(config, two_sided):
     np.testing.assert_array_equal(bucket(jnp.asarray(relative), config, two_sided=two_sided), expected)
 
 
-def test_a_decoder_tells_no_two_later_keys_apart():
+def test_in_a_decoder_all_later_keys_share_a_bucket():
     assert set(np.asarray(bucket(jnp.arange(0, 20), BucketConfig(), two_sided=False))) == {0}

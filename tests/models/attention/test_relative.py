@@ -16,32 +16,32 @@ BATCH, HEADS, KV, WIDTH = 3, 2, 4, 6
 
 
 @pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 4), (5, 5), (4, 7)])
-def test_every_row_begins_at_the_distance_of_its_first_key(length, keys):
+def test_aligned_turns_scores_by_distance_into_scores_by_key(length, keys):
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((2, 3, length, length + keys), np.float32)
-    found = np.asarray(aligned(jnp.asarray(scores), length, keys))
+    shifted = np.asarray(aligned(jnp.asarray(scores), length, keys))
     for query in range(length):
         for key in range(keys):
-            np.testing.assert_array_equal(found[:, :, query, key], scores[:, :, query, length - 1 - query + key])
+            np.testing.assert_array_equal(shifted[:, :, query, key], scores[:, :, query, length - 1 - query + key])
 
 
-def test_targets_have_the_rows_of_the_tokens_that_they_stand_at():
+def test_aligned_rows_of_targets_are_those_of_their_tokens():
     rng, targets = np.random.default_rng(0), jnp.array([[3, 0, 2], [1, 1, 3]])
     scores = rng.standard_normal((2, 3, 7, 10), np.float32)
-    found = np.asarray(aligned(jnp.asarray(scores), 4, 6, targets))
+    shifted = np.asarray(aligned(jnp.asarray(scores), 4, 6, targets))
     for row in range(2):
         for target in range(3):
             start = 3 - int(targets[row, target])
             expected = scores[row, :, 4 + target, start : start + 6]
-            np.testing.assert_array_equal(found[row, :, 4 + target], expected)
+            np.testing.assert_array_equal(shifted[row, :, 4 + target], expected)
 
 
 def scores_by_loops(params, q, config, first, types, key_types, queries):
     """Dai et al. 2019, section 3.3, and Yang et al. 2019, section 2.5, pair by pair in double precision."""
     keys = first + len(types[0])
-    made = np.zeros((BATCH, HEADS, len(queries[0]), keys))
+    scores = np.zeros((BATCH, HEADS, len(queries[0]), keys))
     rates = 10000.0 ** (-2 * np.arange(WIDTH // 2) / WIDTH)
-    for row, head, query, key in np.ndindex(made.shape):
+    for row, head, query, key in np.ndindex(scores.shape):
         place = queries[row][query]
         distance = first + place - key
         if config.clamp is not None:
@@ -49,12 +49,12 @@ def scores_by_loops(params, q, config, first, types, key_types, queries):
         if config.both_ways and row >= BATCH - BATCH // 2:
             distance = -distance
         wave = np.concatenate([np.sin(distance * rates), np.cos(distance * rates)])
-        asks = q[row, head, query]
-        position = (asks + params["distance_bias"][head]) @ np.einsum("e,ek->k", wave, params["distance"][:, head])
+        vector = q[row, head, query]
+        position = (vector + params["distance_bias"][head]) @ np.einsum("e,ek->k", wave, params["distance"][:, head])
         other = int(types[row][place] != key_types[row][key])
-        kind = (asks + params["type_bias"][head]) @ params["types"][other, head] if config.types else 0.0
-        made[row, head, query, key] = position + kind
-    return made
+        kind = (vector + params["type_bias"][head]) @ params["types"][other, head] if config.types else 0.0
+        scores[row, head, query, key] = position + kind
+    return scores
 
 
 @pytest.mark.parametrize("past", [0, 3])
@@ -78,21 +78,21 @@ def test_scores_are_their_formula_for_tokens_and_targets(settings, past):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *call))["params"]
     unboxed = jax.tree.map(lambda box: box.value, shapes, is_leaf=lambda leaf: hasattr(leaf, "names"))
     params = map_named(lambda path, leaf: jnp.float32(rng.standard_normal(leaf.shape)), unboxed)
-    meets, found = jax.jit(lambda params: module.apply({"params": params}, *call))(params)
-    wide = {name: np.float64(leaf) for name, leaf in params.items() if name != "distance"}
-    wide["distance"] = np.float64(params["distance"]["kernel"])
+    content_queries, scores = jax.jit(lambda params: module.apply({"params": params}, *call))(params)
+    doubles = {name: np.float64(leaf) for name, leaf in params.items() if name != "distance"}
+    doubles["distance"] = np.float64(params["distance"]["kernel"])
     queries = [[*range(length), *row] for row in targets]
     key_types = np.pad(types, ((0, 0), (past, 0)))
-    expected = 0.5 * scores_by_loops(wide, np.float64(q), relative, past, types, key_types, queries)
+    expected = 0.5 * scores_by_loops(doubles, np.float64(q), relative, past, types, key_types, queries)
     # Sums of 24 products of numbers of size 1.
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-    np.testing.assert_allclose(meets, q + np.asarray(params["content_bias"])[None, :, None], atol=1e-6)
+    np.testing.assert_allclose(scores, expected, atol=2e-5)
+    np.testing.assert_allclose(content_queries, q + np.asarray(params["content_bias"])[None, :, None], atol=1e-6)
 
 
-def test_what_is_kept_is_the_latest_of_what_may_be_kept():
+def test_the_next_past_is_the_latest_of_the_reusable_states():
     earlier, now = jnp.arange(3.0).reshape(1, 3, 1), jnp.arange(3.0, 8.0).reshape(1, 5, 1)
-    kept = lambda **settings: recurrence.next_past(models.MemoryConfig(**settings), earlier, now)[0, :, 0].tolist()
-    assert kept() == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert kept(length=2) == [6, 7]
-    assert kept(length=4, reuse=3) == [2, 3, 4, 5]
-    assert kept(length=99, reuse=1) == [0, 1, 2, 3]
+    next_past = lambda **settings: recurrence.next_past(models.MemoryConfig(**settings), earlier, now)[0, :, 0].tolist()
+    assert next_past() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert next_past(length=2) == [6, 7]
+    assert next_past(length=4, reuse=3) == [2, 3, 4, 5]
+    assert next_past(length=99, reuse=1) == [0, 1, 2, 3]

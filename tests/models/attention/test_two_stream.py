@@ -1,4 +1,4 @@
-"""The query stream never sees what it predicts; a past and a cache are what they stand for; loops change nothing."""
+"""The query stream does not depend on its targets; calls with a past or a cache equal one call; scans equal loops."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ from lm_jax.models.config import AttentionConfig
 from lm_jax.models.interface import Inputs
 
 LENGTH = 6
-# Distinct tokens: a row of the table is a place.
+# Distinct tokens: each row of the table is one position.
 TOKENS = jnp.arange(1, 1 + 2 * LENGTH).reshape(2, LENGTH)
 ORDER = np.array([[3, 0, 5, 1, 4, 2], [2, 5, 0, 3, 1, 4]])
-# A token sees those that come before it in the order.
+# A token attends to those before it in the order.
 UNSEEN = jnp.asarray(ORDER[:, None, :] >= ORDER[:, :, None])
 TARGETS = jnp.array([[4, 2, 0], [1, 3, 5]])
 TWO = Inputs(tokens=TOKENS, types=(TOKENS % 5 > 2).astype(jnp.int32), unseen=UNSEEN, targets=TARGETS)
@@ -41,7 +41,7 @@ def hidden(model, params, tokens, **inputs):
 
 
 def seen(model, params, inputs):
-    """Whether each output row depends on what the token at each place is."""
+    """Whether each output row depends on the token at each position."""
 
     def rows(table):
         changed = {**params, "token": {"embedding": table}}
@@ -70,20 +70,20 @@ def test_future_tokens_do_not_change_the_past_of_a_one_way_model():
     np.testing.assert_array_equal(seen(model, params, Inputs(tokens=TOKENS)), expected)
 
 
-def test_a_target_does_not_know_the_others_and_a_missing_one_changes_none():
+def test_targets_do_not_depend_on_each_other_or_on_unused_ones():
     model, params = built()
-    found = jax.jit(lambda targets: model.apply({"params": params}, TWO.replace(targets=targets)).hidden)
-    together, absent = found(TARGETS), found(TARGETS.at[:, 1].set(-1))
+    states = jax.jit(lambda targets: model.apply({"params": params}, TWO.replace(targets=targets)).hidden)
+    together, absent = states(TARGETS), states(TARGETS.at[:, 1].set(-1))
     np.testing.assert_allclose(absent[:, ::2], together[:, ::2], atol=1e-6)
-    # Wherever it stands, a row that asks for nothing is the same.
-    np.testing.assert_allclose(found(TARGETS.at[:, 1].set(~TARGETS[:, 1])), absent, atol=1e-6)
-    np.testing.assert_allclose(found(TARGETS[:, 1:2]), together[:, 1:2], atol=1e-5)
+    # The position of an unused target does not matter.
+    np.testing.assert_allclose(states(TARGETS.at[:, 1].set(~TARGETS[:, 1])), absent, atol=1e-6)
+    np.testing.assert_allclose(states(TARGETS[:, 1:2]), together[:, 1:2], atol=1e-5)
 
 
 def test_scanned_layers_are_unrolled_ones_with_targets_and_a_past():
     def run(scan, params=None, **settings):
-        model, drawn = built(stack__scan=scan, **settings)
-        params = drawn if params is None else params
+        model, random_params = built(stack__scan=scan, **settings)
+        params = random_params if params is None else params
         empty, wave = model.empty_past(2, 3), jnp.sin(jnp.arange(96.0)).reshape(2, 3, 16)
 
         def total(params):
@@ -93,11 +93,11 @@ def test_scanned_layers_are_unrolled_ones_with_targets_and_a_past():
 
         return params, *jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
-    params, (_, (hidden, kept)), slopes = run("never")
-    _, (_, (scanned, loops)), found = run("always", params, stack__remat="full")
+    params, (_, (hidden, caches)), slopes = run("never")
+    _, (_, (scanned, scanned_caches)), gradients = run("always", params, stack__remat="full")
     np.testing.assert_allclose(scanned, hidden, atol=1e-5)
-    np.testing.assert_allclose(loops[0], jnp.stack(kept), atol=1e-5)
-    for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(found), strict=True):
+    np.testing.assert_allclose(scanned_caches[0], jnp.stack(caches), atol=1e-5)
+    for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(gradients), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-4)
 
 
@@ -116,32 +116,32 @@ def test_a_text_in_two_calls_with_a_past_is_the_text_in_one():
 
 def test_padding_on_the_left_of_a_text_does_not_change_it():
     model, params = built(**ONE_WAY)
-    whole = hidden(model, params, TOKENS)
+    expected = hidden(model, params, TOKENS)
     padded, segments = jnp.pad(TOKENS, ((0, 0), (2, 0))), jnp.pad(jnp.ones_like(TOKENS), ((0, 0), (2, 0)))
-    found = hidden(model, params, padded, segments=segments)[:, 2:]
-    np.testing.assert_allclose(found, whole, atol=1e-5)
+    states = hidden(model, params, padded, segments=segments)[:, 2:]
+    np.testing.assert_allclose(states, expected, atol=1e-5)
 
 
 def test_cached_decoding_is_the_whole_forward_pass():
     model, params = built(**ONE_WAY)
-    whole = hidden(model, params, TOKENS)
+    expected = hidden(model, params, TOKENS)
     step = jax.jit(lambda tokens, cache: model.apply({"params": params}, Inputs(tokens=tokens), cache=cache))
     cache, parts = model.empty_cache(2, LENGTH + 2), []
     for start, stop in ((0, 3), (3, 4), (4, 5), (5, 6)):
         output = step(TOKENS[:, start:stop], cache)
         cache, parts = output.cache, [*parts, output.hidden]
-    np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), expected, atol=1e-5)
 
 
-def test_under_same_length_every_query_sees_as_many_keys():
+def test_with_same_length_every_query_attends_to_as_many_keys():
     config = AttentionConfig(mask="causal", same_length=True)
     places = masks.Places(jnp.arange(5)[:, None]), masks.Places(jnp.arange(-3, 5)[None])
-    allow = masks.of(config, 3).allow
+    allow = masks.of_config(config, 3).allow
     assert allow is not None
     assert np.asarray(allow(*places)).sum(-1).tolist() == [4] * 5
 
 
-def test_what_cannot_work_is_refused_by_name():
+def test_invalid_combinations_are_refused():
     bert, params = tiny.build(tiny.config("bert"), Inputs(tokens=TOKENS))
     with pytest.raises(InputError, match="set config.model.two_stream=True"):
         bert.apply({"params": params}, TWO)
@@ -156,11 +156,11 @@ def test_what_cannot_work_is_refused_by_name():
     with pytest.raises(InputError, match="memory.length is 0"):
         tiny.config("xlnet", over={"memory.length": 0})
     model, params = built(**ONE_WAY)
-    with pytest.raises(InputError, match="a cache has room for keys and values only"):
+    with pytest.raises(InputError, match="a cache was given, which stores keys and values only"):
         model.apply({"params": params}, TWO, cache=model.empty_cache(2, LENGTH))
 
 
-def test_a_model_without_targets_is_drawn_with_its_query_stream():
+def test_initialisation_without_targets_creates_the_query_stream():
     config = tiny.config("xlnet")
     shapes = tiny.shapes(transformer.build_transformer(config), Inputs(tokens=TOKENS))
     assert shapes["query_stream"]["start"].shape == (config.embed.width,)

@@ -1,4 +1,4 @@
-"""Experts: every token takes its own, and nothing else."""
+"""Experts against a loop over tokens and experts, and the load-balancing loss."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ CONFIG = FeedForwardConfig(width=12, activation="silu", gated=True, bias=False, 
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def experts():
     module = Experts(CONFIG, InitConfig(name="fan_in"), jnp.dtype("float32"), 1.0)
     x = jnp.float32(np.random.default_rng(0).standard_normal((2, 7, 8)))
     boxed = module.init(jax.random.key(0), x)["params"]
@@ -26,29 +26,29 @@ def drawn():
 
 
 def by_hand(params, x, top):
-    """Token by token and expert by expert."""
+    """The output of the experts, token by token and expert by expert."""
     kernels = {name: np.asarray(params[name]["kernel"], np.float64) for name in params}
     rows = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
-    found = np.zeros_like(rows)
-    for at, row in enumerate(rows):
+    outputs = np.zeros_like(rows)
+    for token, row in enumerate(rows):
         scores = np.exp(row @ kernels["router"])
         chosen = np.argsort(-scores)[:top]
         for expert in chosen:
             gate, hidden = row @ kernels["experts_gate"][expert], row @ kernels["experts_in"][expert]
-            made = (gate / (1 + np.exp(-gate)) * hidden) @ kernels["experts_out"][expert]
-            found[at] += scores[expert] / scores[chosen].sum() * made
-    return found.reshape(x.shape)
+            output = (gate / (1 + np.exp(-gate)) * hidden) @ kernels["experts_out"][expert]
+            outputs[token] += scores[expert] / scores[chosen].sum() * output
+    return outputs.reshape(x.shape)
 
 
-def test_every_token_is_the_weighted_sum_of_its_experts(drawn):
-    module, params, x = drawn
-    found = jax.jit(lambda params: module.apply({"params": params}, x))(params)
-    np.testing.assert_allclose(found, by_hand(params, x, 2), atol=1e-5)
+def test_every_token_is_the_weighted_sum_of_its_experts(experts):
+    module, params, x = experts
+    outputs = jax.jit(lambda params: module.apply({"params": params}, x))(params)
+    np.testing.assert_allclose(outputs, by_hand(params, x, 2), atol=1e-5)
 
 
-def test_an_expert_that_no_token_takes_has_no_gradient(drawn):
-    module, params, x = drawn
-    # The router's column of expert 3 is what no row likes.
+def test_an_expert_that_no_token_takes_has_no_gradient(experts):
+    module, params, x = experts
+    # Expert 3 has the lowest router logit for this token.
     router = params["router"]["kernel"].at[:, 3].set(-100 * jnp.sign(x[0, 0]))
     changed = {**params, "router": {"kernel": router}}
     slopes = jax.jit(jax.grad(lambda params: (module.apply({"params": params}, x[:1, :1]) ** 2).sum()))(changed)
@@ -56,42 +56,42 @@ def test_an_expert_that_no_token_takes_has_no_gradient(drawn):
     assert used.sum() == 2 and not used[3]
 
 
-def test_an_even_use_of_experts_is_balanced():
+def test_balance_is_one_for_an_even_use_of_experts():
     even = jnp.tile(8 * jnp.eye(4), (3, 1))
     assert balance(even, 1) == pytest.approx(1.0)
     one = jnp.tile(jnp.array([[9.0, 0, 0, 0]]), (6, 1))
     assert balance(one, 1) > 3.9
-    # What does not count does not unbalance.
+    # Tokens of weight 0 do not count.
     mixed, counts = jnp.concatenate([even, one]), jnp.array([1.0] * 12 + [0.0] * 6)
     assert balance(mixed, 1, counts) == pytest.approx(1.0)
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(InputError, match="top is 6; expected 1 to 5"):
         ExpertsConfig(count=5, top=6)
     with pytest.raises(InputError, match="feedforward.bias"):
         dataclasses.replace(CONFIG, bias=True)
 
 
-def test_training_balances_the_experts_of_all_layers_by_tokens_that_are_no_padding():
+def test_the_balance_loss_counts_all_layers_and_no_padding():
     segments = jnp.array([[1] * 5, [1, 1, 1, 0, 0]])
     inputs = Inputs(tokens=jnp.arange(10).reshape(2, 5), segments=segments)
     over = {"embed.width": 16, "stack.block.feedforward.width": 16, "stack.scan": "always"}
     over |= {"stack.block.feedforward.experts.balance": 0.5}
     model, params = tiny.build(tiny.config("mixtral", over=over), inputs)
     apply = lambda train: model.apply({"params": params}, inputs, train=train, show=("router",))
-    found, router = tiny.once(lambda: (lambda output: (output.balance, output.shown.router))(apply(True)))
+    loss, router = tiny.once(lambda: (lambda output: (output.balance, output.shown.router))(apply(True)))
     logits = jnp.concatenate(router)
     expected = balance(logits, 2, jnp.tile(segments.reshape(-1), model.config.stack.depth).astype(jnp.float32))
-    assert found == pytest.approx(0.5 * float(expected), abs=1e-6)
+    assert loss == pytest.approx(0.5 * float(expected), abs=1e-6)
     assert expected > 1
-    # Elsewhere it is the plain number, which costs nothing.
-    elsewhere = []
-    jax.eval_shape(lambda: elsewhere.append(apply(False).balance))
-    assert elsewhere == [0.0]
+    # Outside training it is a Python float, which costs nothing.
+    in_evaluation = []
+    jax.eval_shape(lambda: in_evaluation.append(apply(False).balance))
+    assert in_evaluation == [0.0]
 
 
-def test_a_balance_of_experts_that_are_not_alike_is_refused():
+def test_balancing_different_experts_is_refused():
     with pytest.raises(InputError, match="have 0 kinds of experts"):
         tiny.config("gpt2", over={"stack.block.feedforward.experts.balance": 0.1})
     other = {"stack.kinds": {"few": {"feedforward": {"experts": {"count": 3}}}}, "stack.pattern": ("few", "block")}

@@ -1,4 +1,4 @@
-"""Where the norms of a layer stand, against the formula of each placement."""
+"""Placements of norms against their formulas."""
 
 import dataclasses
 
@@ -24,8 +24,8 @@ INIT = InitConfig(name="fan_in")
 CONTEXT = Context(visibility=Visibility())
 
 
-def drawn(module, *args):
-    """Parameters of a module, none of them 0 or 1."""
+def draw(module, *args):
+    """Random parameters of a module, none of them 0 or 1."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *args))["params"]
     unboxed = jax.tree.map(lambda box: box.value, shapes, is_leaf=lambda leaf: hasattr(leaf, "names"))
@@ -33,7 +33,7 @@ def drawn(module, *args):
 
 
 def formulas(x, params):
-    """The residual stream after a layer of every placement, from the parts that the layer is made of."""
+    """The residual stream after a layer of each placement, computed from attention, feed-forward layer and norms."""
     attend = Attention(CONFIG.attention, INIT, jnp.float32, 1.0)
     feed = FeedForward(CONFIG.feedforward, INIT, jnp.float32, 1.0)
     norm = lambda name, y: Norm(CONFIG.norm).apply({"params": params[name]}, y)
@@ -62,22 +62,22 @@ def outcomes():
         name: Block(dataclasses.replace(CONFIG, norm_placement=name), INIT, jnp.float32, 1.0) for name in PLACEMENTS
     }
     blocks["no attention norm"] = Block(dataclasses.replace(CONFIG, attention_norm=False), INIT, jnp.float32, 1.0)
-    # Those of a sandwich are the parameters of all others.
-    params = drawn(blocks["sandwich"], x, CONTEXT)
-    found = lambda params: {name: block.apply({"params": params}, x, CONTEXT)[0] for name, block in blocks.items()}
-    return jax.jit(lambda params: (found(params), formulas(x, params)))(params)
+    # The parameters of `sandwich` include those of all other placements.
+    params = draw(blocks["sandwich"], x, CONTEXT)
+    streams = lambda params: {name: block.apply({"params": params}, x, CONTEXT)[0] for name, block in blocks.items()}
+    return jax.jit(lambda params: (streams(params), formulas(x, params)))(params)
 
 
 @pytest.mark.parametrize("name", [*PLACEMENTS, "no attention norm"])
-def test_norms_stand_where_the_placement_says(outcomes, name):
-    found, expected = outcomes
-    np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+def test_each_placement_is_its_formula(outcomes, name):
+    streams, expected = outcomes
+    np.testing.assert_allclose(streams[name], expected[name], atol=1e-5)
     # No two placements are the same.
-    assert all(np.abs(found[name] - other).max() > 0.01 for key, other in found.items() if key != name)
+    assert all(np.abs(streams[name] - other).max() > 0.01 for key, other in streams.items() if key != name)
 
 
 def test_a_placement_has_the_norms_that_it_uses():
-    names = lambda **over: set(drawn(Block(dataclasses.replace(CONFIG, **over), INIT, jnp.float32, 1.0), x, CONTEXT))
+    names = lambda **over: set(draw(Block(dataclasses.replace(CONFIG, **over), INIT, jnp.float32, 1.0), x, CONTEXT))
     x = jnp.ones((1, 2, 8))
     branches = {"attention", "feedforward"}
     assert names(norm_placement="parallel") == branches | {"attention_norm"}

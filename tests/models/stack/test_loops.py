@@ -1,4 +1,4 @@
-"""What happens inside the loops: a transform of each layer's parameters, and what each layer shows."""
+"""Inside the loops: a transform of each layer's parameters, and intermediate outputs of each layer."""
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +25,16 @@ CASES = {
 }
 
 
-def widened(tree, draw):
-    """`tree` with a low-rank pair beside every query kernel [layers embed heads kv]."""
+def paired(tree, draw):
+    """Adds a low-rank pair beside every query kernel [layers embed heads kv]."""
     if "query" not in tree:
-        return {name: widened(part, draw) if isinstance(part, dict) else part for name, part in tree.items()}
+        return {name: paired(part, draw) if isinstance(part, dict) else part for name, part in tree.items()}
     layers, embed, *heads = tree["query"]["kernel"].shape
     return {**tree, "query": tree["query"] | {"down": draw(layers, embed, 2), "up": draw(layers, 2, *heads)}}
 
 
 def merged(tree):
-    """One layer's parameters with every low-rank pair added to its kernel."""
+    """Adds every low-rank pair of a layer to its kernel."""
     if "down" in tree:
         rest = {name: leaf for name, leaf in tree.items() if name not in ("down", "up")}
         return rest | {"kernel": tree["kernel"] + jnp.tensordot(tree["down"], tree["up"], 1)}
@@ -43,26 +43,26 @@ def merged(tree):
 
 @pytest.fixture(scope="module", params=CASES)
 def outcome(request):
-    """What a scanned and an unrolled model with low-rank pairs compute, and one with merged kernels."""
+    """Outputs of a scanned and an unrolled model with low-rank pairs, and of one with merged kernels."""
     preset, over = CASES[request.param]
     inputs = Inputs(tokens=TOKENS, source=SOURCE if preset == "t5" else None)
     configs = [tiny.config(preset, over=over | tiny.everywhere(preset, scan=scan)) for scan in ("always", "never")]
     model, params = tiny.build(configs[0], inputs)
     generator = np.random.default_rng(1)
     draw = lambda *shape: jnp.float32(0.3 * generator.standard_normal(shape))
-    stacks = {stack: widened(params[stack], draw) for stack in tiny.stacks(preset)}
-    # What all layers share has no axis of layers.
-    each = lambda name, tree: tree if name == "relative" else jax.vmap(merged)(tree)
+    stacks = {stack: paired(params[stack], draw) for stack in tiny.stacks(preset)}
+    # Parameters that all layers share have no axis of layers.
+    merge = lambda name, tree: tree if name == "relative" else jax.vmap(merged)(tree)
 
     def run(stacks):
         apply = lambda model, stacks, **options: model.apply({"params": params | stacks}, inputs, **options)
-        whole = {stack: {name: each(name, tree) for name, tree in parts.items()} for stack, parts in stacks.items()}
+        folded = {stack: {name: merge(name, tree) for name, tree in parts.items()} for stack, parts in stacks.items()}
         show = ("hidden", "attention", "router")
         pairs = [
             apply(one, stacks, transform=merged, show=show)
             for one in (model, transformer.build_transformer(configs[1]))
         ]
-        return *pairs, apply(model, whole)
+        return *pairs, apply(model, folded)
 
     return model.config, tiny.once(run, stacks)
 
@@ -76,7 +76,7 @@ def test_low_rank_pairs_added_inside_the_loop_are_merged_kernels(outcome):
 def test_low_rank_pairs_of_every_layer_learn():
     over = SMALL | {"stack.depth": 2, "stack.scan": "always"}
     model, params = tiny.build(tiny.config("gpt2", over=over), Inputs(tokens=TOKENS))
-    stack = widened(params["stack"], lambda *shape: jnp.full(shape, 0.1))
+    stack = paired(params["stack"], lambda *shape: jnp.full(shape, 0.1))
 
     def total(stack):
         output = model.apply({"params": params | {"stack": stack}}, Inputs(tokens=TOKENS), transform=merged)
@@ -95,20 +95,20 @@ def test_scanned_and_unrolled_stacks_show_the_same(outcome):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_every_layer_of_both_sides_shows_what_it_sees(outcome):
+def test_every_layer_of_both_sides_shows_its_attention(outcome):
     config, (output, *_) = outcome
     decoder, encoder = output.shown, output.shown.encoder
     depth = (config.stack if encoder is None else config.decoder).depth
     assert len(decoder.hidden) == len(decoder.attention) + 1 == depth + 1
     assert decoder.router == ()
-    # The future is unseen.
+    # The future is masked out.
     assert not any(np.triu(weights, 1).any() for weights in decoder.attention)
     shown = [*decoder.attention, *decoder.cross]
     if encoder is not None:
         assert len(encoder.hidden) == len(decoder.cross) + 1 == len(encoder.attention) + 1 == depth + 1
-        # So is the source's padding.
-        asked = [*(weights[1, :, :2] for weights in encoder.attention), *(weights[1] for weights in decoder.cross)]
-        assert not any(np.asarray(weights)[..., 2:].any() for weights in asked)
+        # So is padding in the source.
+        maps = [*(weights[1, :, :2] for weights in encoder.attention), *(weights[1] for weights in decoder.cross)]
+        assert not any(np.asarray(weights)[..., 2:].any() for weights in maps)
         shown += encoder.attention
     for weights in shown:
         np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The convolution beside a layer against its formula, and what it must not see."""
+"""The convolution convolution a layer against its formula; texts do not mix and padding is zero."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ from lm_jax.models.config import AttentionConfig, BlockConfig, InitConfig, Neigh
 from lm_jax.models.stack.neighbours import Neighbours
 
 
-def beside(**settings):
-    """A module with parameters none of which is 0 or 1, what a layer read, and what it made of it."""
+def convolution(**settings):
+    """A module with random parameters, none of them 0 or 1, and a layer's input and output."""
     module = Neighbours(NeighboursConfig(**settings), NormConfig(epsilon=1e-6), InitConfig(), jnp.float32)
     rng = np.random.default_rng(0)
     x, y = (jnp.float32(rng.standard_normal((2, 7, 6))) for _ in range(2))
@@ -25,7 +25,7 @@ def beside(**settings):
 
 @pytest.mark.parametrize(("width", "groups"), [(3, 1), (5, 2), (1, 3)])
 def test_the_convolution_is_its_formula(width, groups):
-    module, params, x, y = beside(width=width, groups=groups)
+    module, params, x, y = convolution(width=width, groups=groups)
     wide, narrow = jax.tree.map(np.float64, params), 6 // groups
     mixed = np.zeros((2, 7, 6)) + wide["bias"]
     for at in range(7):
@@ -42,20 +42,20 @@ def test_the_convolution_is_its_formula(width, groups):
 
 
 def test_texts_do_not_mix_and_padding_is_zero():
-    module, params, x, y = beside(width=3)
+    module, params, x, y = convolution(width=3)
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0]] * 2)
-    found = module.apply({"params": params}, x, y, segments)
+    mixed = module.apply({"params": params}, x, y, segments)
     for part in (slice(0, 3), slice(3, 5)):
         alone = module.apply({"params": params}, x[:, part], y[:, part], None)
-        np.testing.assert_allclose(found[:, part], alone, atol=1e-6)
-    assert not np.asarray(found[:, 5:]).any()
+        np.testing.assert_allclose(mixed[:, part], alone, atol=1e-6)
+    assert not np.asarray(mixed[:, 5:]).any()
 
 
-def test_a_convolution_that_cannot_be_is_refused():
+def test_an_invalid_convolution_is_refused():
     with pytest.raises(InputError, match="width is 4; expected an odd number"):
         NeighboursConfig(width=4)
     causal = BlockConfig(attention=AttentionConfig(mask="causal"))
     with pytest.raises(InputError, match="see the future"):
         dataclasses.replace(causal, neighbours=NeighboursConfig(width=3))
     with pytest.raises(InputError, match="groups is 4, which does not divide embed.width 6"):
-        beside(width=3, groups=4)
+        convolution(width=3, groups=4)

@@ -1,4 +1,4 @@
-"""A stack is cut into as few loops as its pattern needs, and loses no layer on the way."""
+"""A stack is split into as few segments as its pattern needs, and every layer is in one."""
 
 import pytest
 
@@ -21,12 +21,12 @@ STACKS = {
     "GPT-3: dense and banded in turn": (stack(96, G, L), [(48, (G, L))]),
     "Gemma 3: 26 layers, five local to one global": (stack(26, L, L, L, L, L, G), [(4, (L, L, L, L, L, G)), (2, (L,))]),
     "ModernBERT: 22 layers, one global to two local": (stack(22, G, L, L), [(7, (G, L, L)), (1, (G,))]),
-    "ModernBERT with its first layer apart": (
+    "ModernBERT with a different first layer": (
         stack(22, "first", *(L, L, G) * 7),
         [(1, ("first",)), (7, (L, L, G))],
     ),
     "Qwen 2: one switch": (stack(28, *[G] * 21, *[L] * 7), [(21, (G,)), (7, (L,))]),
-    "no pattern to find": (stack(3, G, L, L), [(1, (G,)), (2, (L,))]),
+    "no repeated pattern": (stack(3, G, L, L), [(1, (G,)), (2, (L,))]),
     "ALBERT: one set of parameters": (stack(12, groups=1), [(12, (G,))]),
     "three groups": (stack(12, groups=3), [(4, (G,))] * 3),
     "groups that do not divide the layers": (stack(5, groups=2), [(3, (G,)), (2, (G,))]),
@@ -35,33 +35,33 @@ STACKS = {
 
 
 @pytest.mark.parametrize(("config", "expected"), STACKS.values(), ids=STACKS)
-def test_repetitions_are_found(config, expected):
-    assert [(one.repeat, one.kinds) for one in segments(config)] == expected
+def test_repeated_patterns_become_segments(config, expected):
+    assert [(segment.repeat, segment.kinds) for segment in segments(config)] == expected
 
 
 @pytest.mark.parametrize(("config", "expected"), STACKS.values(), ids=STACKS)
-def test_segments_written_out_are_the_layers(config, expected):
-    written = []
-    for one in segments(config):
-        assert one.start == len(written)
-        for turn in range(one.repeat):
-            step = 0 if one.shared else turn * len(one.kinds)
-            written += [(kind, owner + step) for kind, owner in zip(one.kinds, one.owners, strict=True)]
-    assert written == [(layer.kind, layer.owner) for layer in layers(config)]
+def test_segments_unrolled_are_the_layers(config, expected):
+    unrolled = []
+    for segment in segments(config):
+        assert segment.start == len(unrolled)
+        for repetition in range(segment.repeat):
+            offset = 0 if segment.shared else repetition * len(segment.kinds)
+            unrolled += [(kind, owner + offset) for kind, owner in zip(segment.kinds, segment.owners, strict=True)]
+    assert unrolled == [(layer.kind, layer.owner) for layer in layers(config)]
 
 
-def test_albert_gives_layer_i_the_group_i_groups_over_layers():
-    # int(i / (layers / groups)), its released code.
+def test_albert_assigns_layer_i_to_group_i_times_groups_over_layers():
+    # ALBERT's released code: int(i / (layers / groups)).
     for depth, groups in ((12, 1), (12, 4), (12, 5), (24, 3), (7, 3)):
-        found = [layer.owner for layer in layers(stack(depth, groups=groups))]
-        assert found == [int(layer / (depth / groups)) for layer in range(depth)]
+        owners = [layer.owner for layer in layers(stack(depth, groups=groups))]
+        assert owners == [int(layer / (depth / groups)) for layer in range(depth)]
 
 
-def test_inner_layers_of_a_group_take_turns():
+def test_inner_layers_of_a_group_alternate():
     assert [layer.owner for layer in layers(stack(8, groups=2, inner=2))] == [0, 1, 0, 1, 2, 3, 2, 3]
 
 
-def test_kinds_with_parameters_of_their_own_are_stored_apart_in_order():
+def test_kinds_with_other_parameters_are_stored_separately_in_order():
     config = stack(7, "first", L, G, L, L, G, L)
     assert owned(config, ()) == {"": (0, 1, 2, 3, 4, 5, 6)}
     assert owned(config, ("first",)) == {"first": (0,), "": (1, 2, 3, 4, 5, 6)}

@@ -1,4 +1,4 @@
-"""A stack gives the same numbers however its layers are looped over, and whatever is computed again."""
+"""Scanned, unrolled and rematerialised stacks compute the same."""
 
 import functools
 
@@ -27,14 +27,14 @@ OPTIONS = {"t5": {"version": "1.0"}, "bert": {}}
 
 
 def trained(preset, params=None, **settings):
-    """Hidden states, and gradients of all parameters, with dropout acting."""
+    """Parameters, hidden states, and gradients of all parameters, with dropout."""
     inputs = INPUTS[preset]
     config = tiny.config(preset, over=tiny.everywhere(preset, **settings), **OPTIONS[preset])
     model = transformer.build_transformer(config)
     if params is None:
         _, params = tiny.build(config, inputs)
 
-    # Draws of this kind compile in a tenth of the time.
+    # Random numbers of this kind compile in a tenth of the time.
     key = jax.random.key(0, impl="unsafe_rbg")
 
     def total(params):
@@ -45,9 +45,19 @@ def trained(preset, params=None, **settings):
     return params, hidden, slopes
 
 
+def assert_close(states, hidden, gradients, slopes):
+    # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
+    np.testing.assert_allclose(states, hidden, atol=1e-5)
+    for (path, slope), other in zip(
+        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(gradients), strict=True
+    ):
+        size = float(jnp.abs(slope).max())
+        np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
+
+
 @pytest.fixture(scope="module")
 def reference():
-    """What unrolled stacks give, by preset."""
+    """Outputs of unrolled stacks, by preset."""
     return {preset: trained(preset, scan="never", remat="none") for preset in INPUTS}
 
 
@@ -59,34 +69,28 @@ def reference():
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
-def test_loops_and_recomputation_change_neither_values_nor_gradients(reference, preset, settings):
+def test_scans_and_rematerialisation_change_neither_values_nor_gradients(reference, preset, settings):
     params, hidden, slopes = reference[preset]
-    _, found, found_slopes = trained(preset, params, **settings)
-    # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
-    np.testing.assert_allclose(found, hidden, atol=1e-5)
-    for (path, slope), other in zip(
-        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(found_slopes), strict=True
-    ):
-        size = float(jnp.abs(slope).max())
-        np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
+    _, states, gradients = trained(preset, params, **settings)
+    assert_close(states, hidden, gradients, slopes)
 
 
 def test_every_parameter_has_a_gradient(reference):
     for _, _, slopes in reference.values():
-        silent = [
+        without_gradient = [
             jax.tree_util.keystr(path)
             for path, slope in jax.tree_util.tree_leaves_with_path(slopes)
             if not jnp.abs(slope).max() > 0
         ]
-        # Hidden states read no head; a bias of all keys shifts all scores of a query alike.
-        assert {path for path in silent if "head" not in path and "pair" not in path} <= {
+        # Heads do not affect hidden states; a bias of all keys shifts all scores of a query equally.
+        assert {path for path in without_gradient if "head" not in path and "pair" not in path} <= {
             "['stack']['layers']['attention']['key']['bias']"
         }
 
 
 SMALL = {"embed.width": 16, "stack.block.attention.heads": 2, "stack.block.feedforward.width": 32}
 NEAR = {"attention": {"window": 3}}
-# Depths at which patterns end in the middle of a turn.
+# Depths at which the last repetition of a pattern is incomplete.
 PATTERNS = {
     "windows": {
         "stack.depth": 5,
@@ -94,7 +98,7 @@ PATTERNS = {
         "stack.pattern": ("near", "block"),
         "stack.block.dropout": 0.1,
     },
-    "parameters apart": {
+    "other parameters": {
         "stack.depth": 5,
         "stack.kinds": {"first": {"attention_norm": False}, "wide": {"feedforward": {"width": 96}} | NEAR},
         "stack.pattern": ("first", "wide", "block", "wide", "block"),
@@ -107,12 +111,12 @@ PATTERNS = {
         "stack.share.groups": 1,
         "stack.share.layers": 2,
     },
-    "a bias in each": {
+    "a bias per layer": {
         "stack.depth": 2,
         "stack.block.attention.position": "buckets",
         "stack.block.attention.buckets.shared": False,
     },
-    "a bias for all": {
+    "a shared bias": {
         "stack.depth": 3,
         "stack.block.attention.position": "buckets",
         "stack.kinds": {"near": NEAR},
@@ -126,8 +130,8 @@ def patterned(name, **settings):
     return tiny.config("gpt2", over=SMALL | PATTERNS[name] | {f"stack.{key}": value for key, value in settings.items()})
 
 
-@pytest.mark.parametrize("name", ["windows", "parameters apart", "shared in pairs"])
-def test_a_pattern_in_loops_is_the_same_layers_written_out(name):
+@pytest.mark.parametrize("name", ["windows", "other parameters", "shared in pairs"])
+def test_a_scanned_pattern_computes_what_its_unrolled_layers_do(name):
     inputs, key = INPUTS["bert"], jax.random.key(0, impl="unsafe_rbg")
     _, params = tiny.build(patterned(name), inputs)
 
@@ -141,18 +145,12 @@ def test_a_pattern_in_loops_is_the_same_layers_written_out(name):
         return jax.jit(jax.grad(total, has_aux=True))(params)
 
     slopes, hidden = outcome(scan="never")
-    found_slopes, found = outcome(scan="always", remat="full" if name == "windows" else "none")
-    # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
-    np.testing.assert_allclose(found, hidden, atol=1e-5)
-    for (path, slope), other in zip(
-        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(found_slopes), strict=True
-    ):
-        size = float(jnp.abs(slope).max())
-        np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
+    gradients, states = outcome(scan="always", remat="full" if name == "windows" else "none")
+    assert_close(states, hidden, gradients, slopes)
 
 
-@pytest.mark.parametrize("name", ["shared", "a bias in each", "a bias for all"])
-def test_loops_over_a_pattern_compute_what_its_layers_do(name):
+@pytest.mark.parametrize("name", ["shared", "a bias per layer", "a shared bias"])
+def test_scanned_stacks_compute_what_unrolled_ones_do(name):
     inputs = INPUTS["bert"]
     _, params = tiny.build(patterned(name), inputs)
     models = [transformer.build_transformer(patterned(name, scan=scan)) for scan in ("always", "never")]
@@ -160,24 +158,24 @@ def test_loops_over_a_pattern_compute_what_its_layers_do(name):
     np.testing.assert_allclose(*hidden, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["windows", "parameters apart", "shared in pairs"])
-def test_a_pattern_reads_token_by_token_what_it_reads_at_once(name):
+@pytest.mark.parametrize("name", ["windows", "other parameters", "shared in pairs"])
+def test_a_pattern_with_a_cache_computes_what_it_computes_without(name):
     inputs = INPUTS["bert"]
     for scan in ("always", "never"):
         model, params = tiny.build(patterned(name, scan=scan), inputs)
         apply = functools.partial(model.apply, {"params": unstacked(model, params)})
 
         @jax.jit
-        def differently(model=model, apply=apply):
-            cache, found = model.empty_cache(2, 8), []
+        def both(model=model, apply=apply):
+            cache, states = model.empty_cache(2, 8), []
             for part in (TOKENS[:, :4], TOKENS[:, 4:5], TOKENS[:, 5:]):
                 output = apply(Inputs(tokens=part), cache=cache)
                 cache = output.cache
-                found.append(output.hidden)
-            return jnp.concatenate(found, 1), apply(inputs).hidden
+                states.append(output.hidden)
+            return jnp.concatenate(states, 1), apply(inputs).hidden
 
-        # float32 sums over the cache's empty slots too, in another order.
-        np.testing.assert_allclose(*differently(), atol=2e-5)
+        # float32 sums also include the cache's empty slots, in another order.
+        np.testing.assert_allclose(*both(), atol=2e-5)
 
 
 def test_layers_of_one_shape_are_stored_together_and_others_under_their_kind():
@@ -185,12 +183,12 @@ def test_layers_of_one_shape_are_stored_together_and_others_under_their_kind():
     width = lambda tree: tree["layers"]["feedforward"]["in"]["kernel"].shape
     assert set(shapes("windows")) == {"layers"}
     assert width(shapes("windows")) == (5, 16, 32)
-    apart = shapes("parameters apart")
-    assert set(apart) == {"layers", "first", "wide"}
-    assert [width(apart), width(apart["first"]), width(apart["wide"])] == [(2, 16, 32), (1, 16, 32), (2, 16, 96)]
-    assert "attention_norm" not in apart["first"]["layers"]
+    kinds = shapes("other parameters")
+    assert set(kinds) == {"layers", "first", "wide"}
+    assert [width(kinds), width(kinds["first"]), width(kinds["wide"])] == [(2, 16, 32), (1, 16, 32), (2, 16, 96)]
+    assert "attention_norm" not in kinds["first"]["layers"]
     assert width(shapes("shared")) == (2, 16, 32)
-    assert shapes("a bias in each")["layers"]["relative"]["table"].shape == (2, 32, 2)
+    assert shapes("a bias per layer")["layers"]["relative"]["table"].shape == (2, 32, 2)
 
 
 def test_shared_layers_are_layers_with_equal_parameters():
@@ -222,7 +220,7 @@ def test_unstacked_layers_are_the_slices():
     np.testing.assert_array_equal(np.stack([part["kernel"] for part in parts]), tree["kernel"])
 
 
-def test_auto_loops_over_deep_stacks():
+def test_auto_scans_deep_stacks():
     assert loops.scanned(StackConfig(depth=24))
     assert not loops.scanned(StackConfig(depth=2))
 

@@ -1,6 +1,6 @@
-"""Ways to compute softmax attention. Each takes the mask as a predicate and gives the same result.
+"""Kernels of softmax attention. All take the mask as a predicate and compute the same function.
 
-Adding one: a file with a function of this signature, and a line in `KERNELS`.
+To add a kernel, write a file with a function of the same signature and add it to `KERNELS`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ KERNELS = {"dense": dense, "blockwise": blockwise}
 
 
 def choose(name: str, visibility: Visibility, queries: int, keys: int, block: int):
-    """The kernel of a name; `auto` is blockwise where blocks can be skipped."""
+    """Looks up a kernel by name; `auto` is blockwise where blocks of keys can be skipped."""
     if name == "auto":
         skips = visibility.counted and visibility.mask.reach(0, block, keys) != (0, keys)
         name = "blockwise" if skips and queries > block else "dense"

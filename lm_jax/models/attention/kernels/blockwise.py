@@ -1,6 +1,6 @@
-"""Attention in blocks of queries, each over the keys that it can see: causal attention skips half of the work.
+"""Attention in blocks of queries, each over the range of keys that it can attend to.
 
-A window leaves each block its own queries and the window before them; only whole blocks of queries are told apart.
+So causal attention skips half of the work, and a block under a window reads its own keys and the window before it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from lm_jax.models.attention.kernels.dense import attend
 from lm_jax.models.attention.masks import Visibility
 
-# More blocks than this only make the program longer.
+# More blocks make the program longer, not faster.
 MOST_BLOCKS = 16
 
 
@@ -29,18 +29,18 @@ def blockwise(
     key: jax.Array | None = None,
     block: int = 64,
 ) -> Float[Array, "batch heads query kv"]:
-    """The same as `dense`, `block` queries at a time; blocks are skipped only where positions count 0, 1, 2, ..."""
+    """Computes `dense` for `block` queries at a time; skips keys only where positions count 0, 1, 2, ..."""
     queries, keys = q.shape[2], k.shape[2]
     block = max(block, -(-queries // MOST_BLOCKS))
     mixed = []
     for start in range(0, queries, block):
         stop = min(start + block, queries)
         first, last = visibility.mask.reach(start, stop, keys) if visibility.counted else (0, keys)
-        # Masks that have no key in common reach none: one key stays, which nobody may see.
+        # Masks without a common key have an empty range: one key remains, which is masked out.
         first = min(first, keys - 1)
-        asked, part = slice(start, stop), slice(first, max(last, first + 1))
-        query, seen, values = q[:, :, asked], k[:, :, part], v[:, :, part]
-        added = None if bias is None else bias[:, :, asked, part]
+        rows, reach = slice(start, stop), slice(first, max(last, first + 1))
+        q_block, k_block, v_block = q[:, :, rows], k[:, :, reach], v[:, :, reach]
+        biases = None if bias is None else bias[:, :, rows, reach]
         drop = None if key is None else jax.random.fold_in(key, start)
-        mixed.append(attend(query, seen, values, visibility, asked, part, added, slopes, softcap, dropout, drop))
+        mixed.append(attend(q_block, k_block, v_block, visibility, rows, reach, biases, slopes, softcap, dropout, drop))
     return jnp.concatenate(mixed, axis=2)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from lm_jax.models import cpu
 from lm_jax.models.attention.masks import Visibility
 
-# Finite, so that a query that sees nothing gives a mean of values and not NaN.
+# Finite, so that a query without visible keys yields the mean of the values, not NaN.
 MASKED = -1e30
 
 
@@ -26,19 +26,19 @@ def dense(
     key: jax.Array | None = None,
     block: int = 0,
 ) -> Float[Array, "batch heads query kv"]:
-    """softmax(q k + bias - slope distance) v over what `visibility` allows; q comes scaled.
+    """Computes softmax(q k + bias - slope distance) v over the keys that `visibility` allows.
 
     Args:
       q: scaled queries; `heads` is a multiple of `groups`.
       k: keys, shared by heads / groups consecutive heads.
       v: values.
-      visibility: what each query may see.
+      visibility: the keys that each query may attend to.
       bias: added to the scores.
-      slopes: how much the scores of each head fall per position of distance (ALiBi).
-      softcap: scores are first bent to softcap * tanh(scores / softcap).
-      dropout: rate on the probabilities, with `key` to draw it.
-      key: random key; None is no dropout.
-      block: not used here.
+      slopes: penalty of each head per position of distance (ALiBi).
+      softcap: scores are first soft-capped to softcap * tanh(scores / softcap).
+      dropout: rate on the probabilities.
+      key: random key of dropout; None: no dropout.
+      block: unused; part of the kernels' common signature.
     """
     queries, keys = slice(0, q.shape[2]), slice(0, k.shape[2])
     return attend(q, k, v, visibility, queries, keys, bias, slopes, softcap, dropout, key)
@@ -57,7 +57,7 @@ def attend(
     dropout: float,
     key: jax.Array | None,
 ) -> Array:
-    """Attention of `queries` over `keys`; q, k, v and bias hold those ranges only."""
+    """Computes attention of `queries` over `keys`; q, k, v and bias hold only these ranges."""
     batch, heads, length, width = q.shape
     groups, dtype = k.shape[1], v.dtype
     q, k, v = cpu.widened(q, k, v)
@@ -74,8 +74,8 @@ def attend(
         scores = scores + cpu.repeated(bias.astype(jnp.float32), batch)
     allowed = visibility.allowed(queries, keys)
     if allowed is not None:
-        # A query that sees nothing because it is padding teaches nothing either; one whose keys are all padding has, as
-        # in the reference implementations, the gradient of scores that something was added to.
+        # `where` stops the gradient of padding queries, which see nothing. A query whose keys are all padding keeps the
+        # gradient of its scores, as in the reference implementations, which add MASKED.
         allowed, padded = allowed[:, None], visibility.query_segments is not None
         scores = jnp.where(allowed, scores, MASKED) if padded else scores + jnp.where(allowed, 0.0, MASKED)
     scores = scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
@@ -86,5 +86,5 @@ def attend(
         weights = jnp.where(keep, weights / (1 - dropout), 0.0)
     weights = weights.astype(v.dtype).reshape(batch, groups, heads // groups * length, k.shape[2])
     mixed = jnp.einsum("bgqk,bgkd->bgqd", weights, v, preferred_element_type=jnp.float32)
-    # Divided after the product: `kv` numbers a query instead of `key` numbers.
+    # Divided after the product: `kv` divisions per query instead of `key`.
     return (mixed.reshape(batch, heads, length, width) / total).astype(dtype)
