@@ -111,7 +111,7 @@ def test_too_few_sentinels_are_refused_with_the_number_needed():
 
 
 def test_rows_that_hold_no_span_are_refused():
-    with pytest.raises(InputError, match=r"config\.data\.length is 2; a corrupted row needs 3"):
+    with pytest.raises(InputError, match=r"config\.data\.length is 2; a corrupted row needs at least 3"):
         Span(SpanConfig(), VOCABULARY, 2)
 
 
