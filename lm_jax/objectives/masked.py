@@ -171,10 +171,8 @@ class Masked(Objective):
         if self.config.next_sentence:
             logits = model.head("pair", output.hidden[:, 0])
             pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
-            metrics |= {
-                "next_sentence_loss": pairs,
-                "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"]),
-            }
+            metrics["next_sentence_loss"] = pairs
+            metrics["next_sentence_accuracy"] = accuracy(logits, batch["is_next"], batch["pairs"])
             total = total + per_weight(pairs.total, part.weights["pairs"])
         return balanced(total, metrics, output)
 

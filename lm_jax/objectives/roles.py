@@ -35,21 +35,13 @@ class Role:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The models of an objective.
-
-    Attributes:
-      roles: the objective's roles.
-      models: the model of each role.
-    """
+    """The models of an objective, by role."""
 
     roles: Mapping[str, Role]
     models: Mapping[str, Model]
 
     def check(self, objective: str) -> None:
-        """Checks that every model fits its role.
-
-        Args:
-          objective: the name for messages.
+        """Checks that every model fits its role; `objective` is the name for messages.
 
         Raises:
           InputError: a model of the wrong kind, or shared parameters of different shapes.

@@ -22,13 +22,7 @@ def check(tokenizer: Tokenizer, rows: int) -> None:
 
 
 def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfig) -> Vocabulary:
-    """The vocabulary of a tokenizer; special tokens without a row become None.
-
-    Args:
-      tokenizer: the tokenizer.
-      rows: rows of the model's embedding table.
-      kind: the model's kind.
-      conventions: the special tokens that the model expects around a text.
+    """The vocabulary of a tokenizer for a model's embedding table of `rows`; special tokens without a row become None.
 
     Raises:
       InputError: the table has no row for EOS, or for the decoder's first token.

@@ -226,5 +226,5 @@ def test_what_cannot_be_written_is_refused(options, message):
 def test_damaged_parameters_are_reported():
     module, params, _ = model()
     damaged = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
-    with pytest.raises(InputError, match="not a number"):
+    with pytest.raises(InputError, match="NaN or infinity"):
         generate(module, damaged, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
