@@ -55,9 +55,7 @@ def fill(
     """
     config = module.config
     if config.kind != "encoder":
-        raise InputError(
-            f"only an encoder fills masks, and this model is a {config.kind}; generate text with it instead"
-        )
+        raise InputError(f"only an encoder fills masks, but this model is a {config.kind}; generate text with it")
     vocab = config.embed.vocab or 0
     allowed = rectangles.allowed(forbidden, vocab)
     if not 1 <= top <= allowed.sum():

@@ -1,7 +1,7 @@
 """Batched generation with a KV cache, for decoders and encoder-decoders: one program for prefill, one for decoding.
 
 Prompts of different lengths share a batch: a decoder's are padded on the left, an encoder-decoder's sources on the
-right. Padding is masked and positions skip it, so the continuation of a prompt does not depend on the rest of the batch.
+right. Padding is masked and positions skip it, so a prompt's continuation does not depend on the rest of its batch.
 """
 
 from __future__ import annotations

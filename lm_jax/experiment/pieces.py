@@ -163,7 +163,7 @@ class Experiment:
         return self.models.models[self.models.product]
 
     def params_like(self, *roles: str) -> Params:
-        """Shapes and shardings of the parameters of these roles, and of the needed of their shared parameters."""
+        """Shapes and shardings of the parameters of these roles, and of the owners of their shared parameters."""
         models = self.models
         needed = sorted({*roles, *(owner for role in roles for owner in models.roles[role].shares.values())})
         axes, shapes = ({role: tree[role] for role in needed} for tree in (models.axes, models.shapes))
