@@ -227,7 +227,7 @@ def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array
 
 
 def row_keys(batch: Batch) -> Key[Array, " rows"]:
-    """A random key per row, the same for every gradient accumulation and on every device."""
+    """A random key per row, independent of gradient accumulation and of sharding."""
     return jax.random.wrap_key_data(batch[KEYS], impl="threefry2x32")
 
 

@@ -16,7 +16,7 @@ from lm_jax.models.model import Bound
 from lm_jax.parallel.layout import over_rows
 
 # At most 8 chunks per device, of at least 512 tokens: each chunk adds once to the gradient of the whole table.
-MOST_PARTS, LEAST_TOKENS = 8, 512
+MOST_CHUNKS, LEAST_TOKENS = 8, 512
 
 Logits = Callable[[Any, jax.Array], jax.Array]
 Sums = tuple[jax.Array, jax.Array]
@@ -52,7 +52,7 @@ def token_loss(
     readout, readout_logits = model.readout_params, lambda params, hidden: model.readout(hidden, params)
 
     def local_sums(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-        chunks = min(MOST_PARTS, -(-labels.size // LEAST_TOKENS))
+        chunks = min(MOST_CHUNKS, -(-labels.size // LEAST_TOKENS))
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
         return cast(Sums, _sums(readout_logits, readout, *(_chunked(x, chunks) for x in tokens)))
 

@@ -115,7 +115,7 @@ def test_devices_compute_logits_of_their_own_rows_in_chunks_and_need_less_memory
     tokens = spaces(8, 1024, 16), spaces(8, 1024, dtype=jnp.int32), spaces(8, 1024)
     sizes = {}
     for most in (1, 8):
-        monkeypatch.setattr(module, "MOST_PARTS", most)
+        monkeypatch.setattr(module, "MOST_CHUNKS", most)
         loss = lambda params, *tokens: token_loss(Bound(transformer, params), *tokens)[0].total
         program = layout.jit(jax.grad(loss)).lower(params, *tokens).compile()
         sizes[most] = program.memory_analysis().temp_size_in_bytes
