@@ -1,4 +1,4 @@
-"""Running the command line in tests: in this process, or as a process of its own."""
+"""Runs the command line in tests, in this process or in a subprocess."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ GOLDEN = ROOT / "tests" / "golden"
 
 
 def golden_flags(store: Path) -> list[str]:
-    """Flags that train on the small fixed text with its tokenizer."""
+    """Flags to train on the small golden text with its tokenizer."""
     return [
         f"--config.data.path={GOLDEN / 'text.txt'}",
         "--config.data.document=paragraph",
@@ -23,20 +23,20 @@ def golden_flags(store: Path) -> list[str]:
 
 
 def lm_jax(*words: object) -> int:
-    """The exit code of a command that runs in this process."""
+    """Runs a command in this process; returns its exit code."""
     return main(["lm-jax", *map(str, words)])
 
 
 def command(*words: object) -> list[str]:
-    """The same command as an argument list for a process of its own."""
+    """The argument list of a command, for a subprocess."""
     return [sys.executable, "-m", "lm_jax.main", *map(str, words)]
 
 
 def one_device() -> dict[str, str]:
-    """An environment with one CPU device: what most machines have, and the fastest to start."""
+    """An environment with one CPU device, like most machines; it is also the fastest to start."""
     return {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT)}
 
 
 def run(*words: object, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with what it printed."""
+    """Runs a command in a subprocess, with its output captured."""
     return subprocess.run(command(*words), env=one_device(), capture_output=True, text=True, timeout=timeout_s)

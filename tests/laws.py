@@ -1,11 +1,10 @@
-"""The laws that every objective keeps, for any objective with its models and a batch; a test of one needs a `Case`."""
+"""Laws of training that hold for every objective: `check` a `Case` of an objective, its models and a batch."""
 
 import dataclasses
 import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -31,14 +30,14 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An objective at work.
+    """An objective with its models and a batch.
 
     Attributes:
       objective: the objective.
       models: its models by role.
-      batch: numpy features of 8 rows of uneven lengths.
-      rules: of the layout over several devices.
-      rate: the learning rate.
+      batch: numpy features of 8 rows of different lengths.
+      rules: sharding rules for several devices.
+      rate: learning rate.
     """
 
     objective: Any
@@ -49,12 +48,12 @@ class Case:
 
     @functools.cached_property
     def optimizer(self):
-        """Has a state to place and to restore; its first step is one of plain descent."""
+        """Momentum, so that there is an optimizer state to shard and restore; the first step is plain SGD."""
         return optax.sgd(self.rate, momentum=0.9)
 
     @functools.cached_property
     def first(self):
-        """The state before the first step; kept on the host, because steps take over a state's memory."""
+        """The state before the first step, on the host, because steps donate their state."""
         params, frozen = self.models.split(tiny.drawn(self.models.shapes))
         carry = state.empty(self.objective.carry, ROWS)
         return jax.device_get(state.create(params, self.optimizer, loss_scaled=False, frozen=frozen, carry=carry))
@@ -62,17 +61,17 @@ class Case:
     def layout(self, **axes):
         return Layout(mesh.make(MeshConfig(**axes), jax.devices()[: int(np.prod(list(axes.values())))]), self.rules)
 
-    def placed(self, layout, what):
-        """A state where the layout wants it."""
-        axes = placing.state_axes(what, self.models.axes, self.objective.carry)
-        return jax.device_put(what, layout.shardings(axes, what))
+    def sharded(self, layout, state):
+        """A train state on the devices of a layout."""
+        axes = placing.state_axes(state, self.models.axes, self.objective.carry)
+        return jax.device_put(state, layout.shardings(axes, state))
 
     def compiled(self, layout, gradients=plain):
-        """The step, the state before the first one and the batch; compiled without optimisation, for a few calls."""
-        arguments = self.placed(layout, self.first), self.put(layout)
-        where = jax.tree.map(lambda leaf: leaf.sharding, arguments[0])
+        """The step, compiled without optimisation for a few calls, with the first state and the batch."""
+        arguments = self.sharded(layout, self.first), self.put(layout)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments[0])
         function = make_train_step(self.objective, self.models, self.optimizer, gradients=gradients)
-        step = layout.jit(function, out_shardings=(where, None))
+        step = layout.jit(function, out_shardings=(shardings, None))
         return step.lower(*arguments).compile(QUICK), *arguments
 
     def put(self, layout):
@@ -80,57 +79,57 @@ class Case:
 
 
 def case(objective, configs, rows, *, models=None, **options):
-    """The case of an objective whose roles are played by `configs`, on `rows` of text.
+    """The case of an objective on eight rows of its row plan.
 
     Args:
       objective: the objective.
       configs: model settings by role.
-      rows: eight rows as the row plan gives them.
-      models: models by role, in place of those of `configs`.
-      **options: as of `Case`.
+      rows: eight rows from the row plan.
+      models: models by role, instead of those of `configs`.
+      **options: other fields of `Case`.
     """
-    made = [objective.features(row, np.random.default_rng(number)) for number, row in enumerate(rows)]
-    batch = {name: np.stack([row[name] for row in made]) for name in made[0]}
+    features = [objective.features(row, np.random.default_rng(number)) for number, row in enumerate(rows)]
+    batch = {name: np.stack([row[name] for row in features]) for name in features[0]}
     for name, field in objective.spec.items():
         assert batch[name].shape == (ROWS, *field.shape) and batch[name].dtype == field.dtype, name
     batch[KEYS] = np.random.default_rng(9).integers(0, 1 << 32, (ROWS, 2), np.uint32)
     models = models or {role: build_model(config, config.embed.vocab) for role, config in configs.items()}
-    found = Models(objective.roles, models)
-    found.check("toy")
-    return Case(objective, found, batch, **options)
+    models = Models(objective.roles, models)
+    models.check("toy")
+    return Case(objective, models, batch, **options)
 
 
-def check(one, tmp_path, *, steps=25, fall=0.8):
-    """Every law, with as few compiled programs as they take; returns the states after each of `steps` steps."""
-    alone = one.layout(data=1, fsdp=1, tensor=1)
-    step, state, batch = one.compiled(alone)
+def check(case, tmp_path, *, steps=25, fall=0.8):
+    """Checks all laws with few compiled programs; returns the first state and the state after each step."""
+    alone = case.layout(data=1, fsdp=1, tensor=1)
+    step, state, batch = case.compiled(alone)
     states, losses = [state], []
     for _ in range(steps):
         now, sums = step(states[-1], batch)
         states.append(now)
-        losses.append((sum(means(sums)[term] for term in one.objective.terms), sums))
+        losses.append((sum(means(sums)[term] for term in case.objective.terms), sums))
     assert losses[-1][0] < fall * losses[0][0], f"the loss does not fall: {[loss for loss, _ in losses]}"
     first = (states[1], losses[0][1])
-    many = one.layout(data=2, fsdp=2, tensor=2)
-    # In two parts on eight devices: two laws for one compiled program.
-    parted, state, batch = one.compiled(many, plain if one.objective.coupled else accumulate(2))
-    after, sums = parted(state, batch)
-    same((after, sums), first)
-    resumed(parted, batch, after, tmp_path)
+    many = case.layout(data=2, fsdp=2, tensor=2)
+    # Two micro-batches on eight devices: one compiled program for two laws.
+    step, state, batch = case.compiled(many, plain if case.objective.coupled else accumulate(2))
+    after, sums = step(state, batch)
+    assert_same(actual=(after, sums), expected=first)
+    assert_resumes(step, batch, after, tmp_path)
     return states
 
 
-def same(found, expected):
-    """Two results of one step, up to float32 noise of sums in another order."""
+def assert_same(actual, expected):
+    """Two results of one step are equal, up to float32 noise of sums in another order."""
     for name in ("params", "frozen", "carry"):
-        ours, theirs = (named_leaves(getattr(each[0], name)) for each in (found, expected))
-        for (path, mine), (_, other) in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(np.asarray(mine), np.asarray(other), atol=2e-6, rtol=1e-5, err_msg=path)
-    assert means(found[1]) == pytest.approx(means(expected[1]), rel=2e-5, abs=1e-7)
+        ours, theirs = (named_leaves(getattr(state, name)) for state, _ in (actual, expected))
+        for (path, leaf), (_, other) in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(np.asarray(leaf), np.asarray(other), atol=2e-6, rtol=1e-5, err_msg=path)
+    assert means(actual[1]) == pytest.approx(means(expected[1]), rel=2e-5, abs=1e-7)
 
 
-def resumed(step, batch, now, tmp_path):
-    """A state that was saved and restored, divided over devices as it is, goes on to the same bits."""
+def assert_resumes(step, batch, now, tmp_path):
+    """A sharded state that was saved and restored continues with the same bits."""
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         checkpointer.save(1, now, {})
         checkpointer.wait()
@@ -141,19 +140,11 @@ def resumed(step, batch, now, tmp_path):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs), err_msg=path)
 
 
-def whole(one, now):
+def all_params(state):
     """All parameters of a state by path, trained and frozen."""
-    return dict(named_leaves(merged(now.params, now.frozen)))
+    return dict(named_leaves(merged(state.params, state.frozen)))
 
 
 def text(count, seed=0):
-    """`count` ids of ordinary pieces."""
+    """`count` random ids of ordinary pieces."""
     return np.random.default_rng([seed, count]).integers(*tiny.VOCABULARY.ordinary, count).astype(np.int32)
-
-
-def nothing(values):
-    """Whether an array is all zeros."""
-    return not np.asarray(values).any()
-
-
-__all__ = ["Case", "case", "check", "jnp", "nothing", "text", "whole"]

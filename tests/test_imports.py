@@ -1,4 +1,4 @@
-"""The house rules that can be read off the source: who imports whom, and how long things are."""
+"""Rules about the source: which packages import which, and the length of files and functions."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lm_jax"
 
-# Higher rooms import lower ones; rooms of one level do not know each other, but for parallel, which reads core.
+# A package imports only packages of lower levels.
 LEVELS = {
     "main": 8,
     "verbs": 7,
@@ -18,7 +18,7 @@ LEVELS = {
     "evaluate": 4,
     "decode": 4,
     "export": 4,
-    # Runs models with all that decodes and trains them.
+    # Compares imported models with the reference, generated text too, so it imports decode.
     "interop.verify": 5,
     "objectives": 3,
     "adapt": 3,
@@ -31,7 +31,7 @@ LEVELS = {
     "parallel": 1,
     "core": 0,
 }
-# Seconds to import: only inside the functions that need them.
+# These take seconds to import, so only the functions that need them import them.
 HEAVY = ("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "matplotlib", "tensorboardX", "wandb")
 LONG_FUNCTIONS = {"fit", "generate"}
 
@@ -46,55 +46,57 @@ def name_of(path):
     return ".".join(part for part in parts if part != "__init__")
 
 
-def room_of(module):
-    """The room of a module such as `models.stack`, or None for the package itself."""
+def package_of(module):
+    """The subpackage of a module such as `models.stack`, or None for `lm_jax` itself."""
     if module.startswith(("interop.verify", "interop.outputs")):
         return "interop.verify"
     return module.split(".")[0] or None
 
 
 def imports(path, *, top_level_only=False):
-    """Full names of the modules that a file imports, those inside functions too."""
+    """Full names of the modules that a file imports, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import on line {node.lineno}; write the whole name"
+            assert node.level == 0, f"{path}: relative import on line {node.lineno}; write the full name"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_room_has_a_level():
-    rooms = {room_of(name_of(path)) for path in sources()} - {None}
-    assert rooms <= set(LEVELS), f"give these a level: {sorted(rooms - set(LEVELS))}"
+def test_every_package_has_a_level():
+    packages = {package_of(name_of(path)) for path in sources()} - {None}
+    assert packages <= set(LEVELS), f"give these a level: {sorted(packages - set(LEVELS))}"
 
 
 @pytest.mark.parametrize("path", sources(), ids=name_of)
-def test_rooms_import_only_lower_rooms(path):
-    room = room_of(name_of(path))
+def test_packages_import_only_lower_packages(path):
+    package = package_of(name_of(path))
     for name in imports(path):
         if not name.startswith("lm_jax."):
             continue
-        other = room_of(name.removeprefix("lm_jax."))
-        if other not in LEVELS or other == room:
+        other = package_of(name.removeprefix("lm_jax."))
+        if other not in LEVELS or other == package:
             continue
-        assert room is not None, f"{path.name} imports {name}: the package itself imports nothing"
-        assert LEVELS[other] < LEVELS[room], f"{path.relative_to(ROOT)} imports {name}: {room} may not know {other}"
+        assert package is not None, f"{path.name} imports {name}: lm_jax/__init__.py imports nothing"
+        assert LEVELS[other] < LEVELS[package], f"{path.relative_to(ROOT)} imports {name}: {package} may not"
 
 
 def test_interop_imports_models_and_core_only():
     for path in sources():
-        if room_of(name_of(path)) == "interop":
-            rooms = {room_of(name.removeprefix("lm_jax.")) for name in imports(path) if name.startswith("lm_jax.")}
-            assert rooms <= {"interop", "models", "core"}, f"{path.relative_to(ROOT)} imports {sorted(rooms)}"
+        if package_of(name_of(path)) == "interop":
+            packages = {
+                package_of(name.removeprefix("lm_jax.")) for name in imports(path) if name.startswith("lm_jax.")
+            }
+            assert packages <= {"interop", "models", "core"}, f"{path.relative_to(ROOT)} imports {sorted(packages)}"
 
 
 def test_only_models_build_blocks():
     for path in sources():
-        if room_of(name_of(path)) != "models" and "stack.block" in path.read_text(encoding="utf-8"):
+        if package_of(name_of(path)) != "models" and "stack.block" in path.read_text(encoding="utf-8"):
             names = {name.removeprefix("lm_jax.models.stack.block.") for name in imports(path)}
-            assert "Block" not in names, f"{path.relative_to(ROOT)} builds a Block; ask the model, with `show`"
+            assert "Block" not in names, f"{path.relative_to(ROOT)} builds a Block; use the model, with `show`"
 
 
 def test_data_runs_no_device_code():
@@ -119,14 +121,14 @@ def test_heavy_packages_are_imported_where_they_are_used(path):
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_files_and_functions_stay_short(path):
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 400, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines; 400 is the most"
+    assert text.count("\n") <= 400, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines; the limit is 400"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = node.end_lineno - node.lineno + 1
             most = 120 if node.name in LONG_FUNCTIONS else 80
-            assert length <= most, f"{path.relative_to(ROOT)}: {node.name} has {length} lines; {most} is the most"
+            assert length <= most, f"{path.relative_to(ROOT)}: {node.name} has {length} lines; the limit is {most}"
 
 
 @pytest.mark.parametrize("path", sources(), ids=name_of)
-def test_every_module_says_what_it_is(path):
+def test_every_module_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.relative_to(ROOT)} has no docstring"

@@ -1,4 +1,4 @@
-"""Tiny models and batches that the tests of several rooms share."""
+"""Tiny models and batches that many tests share."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def config(preset, *, over=None, **options):
 
 
 def stacks(preset):
-    """Where the settings of a preset's stacks are."""
+    """The keys of a preset's stacks."""
     return ("encoder", "decoder") if PRESETS[preset].build("tiny").kind == "encoder_decoder" else ("stack",)
 
 
@@ -45,16 +45,16 @@ def everywhere(preset, **settings):
 
 
 def build(config, inputs, *, seed=0):
-    """A model and parameters for it: drawn by numpy, since compiling a model's own draws takes seconds.
+    """A model and random parameters, drawn by numpy because compiling the model's own initialisation takes seconds.
 
-    Matrices have variance 1 / fan-in; no bias is 0 and no scale is 1, so that a forgotten one shows.
+    Matrices have variance 1 / fan-in. Biases are not 0 and scales not 1, so that a test fails if one is not applied.
     """
     model = transformer.build_transformer(config)
     return model, drawn(shapes(model, inputs), seed=seed)
 
 
 def drawn(shapes, *, seed=0):
-    """Parameters of these shapes, as `build` draws them."""
+    """Random parameters of these shapes, as in `build`."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -74,7 +74,7 @@ def drawn(shapes, *, seed=0):
 
 
 def boxed(model, inputs):
-    """Shapes of a model's parameters with the logical names of their axes; nothing is allocated."""
+    """Shapes of a model's parameters, boxed with their logical axes; nothing is allocated."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, method="everything"))["params"]
 
 
@@ -84,35 +84,35 @@ def shapes(model, inputs):
 
 
 def once(function, *args):
-    """What a function returns, compiled without optimisation, because it runs once."""
+    """Runs a function once, compiled without optimisation."""
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(function).lower(*args).compile(quick)(*args)
 
 
 def put(layout, batch, **axes):
-    """A batch on the devices of a layout; `axes` names those of one row of a feature."""
-    whole = lambda name, value: layout.sharding(("batch", *axes.get(name, (None,) * (np.ndim(value) - 1))))
+    """A batch on the devices of a layout; `axes` are the logical axes of a feature's row, by feature."""
+    sharding = lambda name, value: layout.sharding(("batch", *axes.get(name, (None,) * (np.ndim(value) - 1))))
     like = {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=whole(name, value))
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding(name, value))
         for name, value in batch.items()
     }
     return layout.put({name: np.asarray(value) for name, value in batch.items()}, like)
 
 
 def stacked(rows):
-    """Rows of features as one batch."""
+    """Stacks rows of features to a batch."""
     return {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
 def largest_difference(left, right):
-    """The largest absolute difference between two trees of arrays."""
-    apart = lambda a, b: float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))) if a.size else 0.0
-    return max(jax.tree.leaves(jax.tree.map(apart, left, right)))
+    """The largest absolute difference between the leaves of two trees."""
+    difference = lambda a, b: float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)))) if a.size else 0.0
+    return max(jax.tree.leaves(jax.tree.map(difference, left, right)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A model of one layer with an objective and a batch of 8 rows of uneven lengths."""
+    """A model of one layer, an objective and a batch of 8 rows of different lengths."""
 
     objective: Any
     model: Any
@@ -135,7 +135,7 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 
 
 def setting(name, **over):
-    """The setting of the objective `name`: gpt2 causal, bert masked with sentence pairs, t5 span."""
+    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for span."""
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
     if name == "causal":
@@ -152,7 +152,7 @@ def setting(name, **over):
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
     else:
-        raise ValueError(f"no setting for the objective {name!r}: give it one here")
+        raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])
     model, params = build(config(preset, over=over), objective.inputs(batch))
     return Setting(objective, model, {"model": params}, batch)

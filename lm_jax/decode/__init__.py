@@ -1,1 +1,1 @@
-"""Text out of models: sampling, generation with a cache, filling masks, prompts."""
+"""Decoding: prompts, sampling, generation with a KV cache, and mask filling."""

@@ -1,4 +1,4 @@
-"""Filling masks with an encoder (Devlin et al. 2019, section 3.1, task 1): the likeliest pieces for every mask."""
+"""Mask filling with an encoder (Devlin et al. 2019, section 3.1, task 1)."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ def fill(
     forbidden: Sequence[int] = (),
     layout: Layout | None = None,
 ) -> list[list[tuple[int, Candidates]]]:
-    """The likeliest ids for every mask of every row.
+    """Returns the most probable ids for every mask of every row.
 
     Args:
       module: an encoder.
       params: its parameters, sharded or not.
-      rows: token ids with `mask` among them, special tokens included.
-      mask: id of the mask.
+      rows: token ids with special tokens and masks.
+      mask: id of the mask token.
       pad: id of padding.
-      top: how many ids to return a mask, likeliest first.
-      forbidden: ids that are not returned; probabilities are over the whole vocabulary all the same.
-      layout: the mesh that `params` live on, to fix where activations live too.
+      top: number of ids to return per mask, most probable first.
+      forbidden: ids not to return; probabilities are still over the whole vocabulary.
+      layout: the mesh of `params`, so that activations are sharded on it too.
 
     Returns:
-      Per row, for every mask in order: its position and pairs of id and probability. Each mask is judged as if the
-      others stayed masked.
+      Per row and mask, in order: the position of the mask, and pairs of id and probability. The masks of a row are
+      predicted independently, each with the others still masked.
 
     Raises:
       InputError: rows that do not fit the model, or settings out of range.
     """
     config = module.config
     if config.kind != "encoder":
-        raise InputError(f"only an encoder fills masks, and this model is a {config.kind}; let it write instead")
+        raise InputError(f"only an encoder fills masks, but this model is a {config.kind}; generate text with it")
     vocab = config.embed.vocab or 0
     allowed = rectangles.allowed(forbidden, vocab)
     if not 1 <= top <= allowed.sum():
-        raise InputError(f"--top_k is {top}; expected 1..{allowed.sum()}, the ids that may be returned")
-    arrays = rectangles.checked(rows, vocab, "row")
-    places = [np.flatnonzero(row == mask) for row in arrays]
-    if not any(map(len, places)):
+        raise InputError(f"--top_k is {top}; expected 1..{allowed.sum()}, the number of ids that are not forbidden")
+    arrays = rectangles.token_arrays(rows, vocab, "row")
+    positions = [np.flatnonzero(row == mask) for row in arrays]
+    if not any(map(len, positions)):
         return [[] for _ in arrays]
     limit, most = rectangles.longest(config.embed), max(map(len, arrays))
     if limit is not None and most > limit:
@@ -72,27 +72,22 @@ def fill(
         )
     count = rectangles.divisible(len(arrays), layout)
     tokens, segments = rectangles.right_padded(arrays, count, rectangles.bucket(most, limit), pad)
-    masks, _ = rectangles.right_padded(places, count, rectangles.bucket(max(map(len, places)), shortest=1), 0)
+    masks, _ = rectangles.right_padded(positions, count, rectangles.bucket(max(map(len, positions)), shortest=1), 0)
     run = _program(module, layout, top)  # type: ignore[arg-type]
     ids, probabilities = map(np.asarray, run(params, Inputs(tokens=tokens, segments=segments), masks, allowed))
     if not np.isfinite(probabilities).all():
         raise InputError(rectangles.NOT_FINITE)
-    return [
-        [
-            (int(at), list(zip(ids[row, n].tolist(), probabilities[row, n].tolist(), strict=True)))
-            for n, at in enumerate(where)
-        ]
-        for row, where in enumerate(places)
-    ]
+    candidates = lambda row, n: list(zip(ids[row, n].tolist(), probabilities[row, n].tolist(), strict=True))
+    return [[(int(at), candidates(row, n)) for n, at in enumerate(places)] for row, places in enumerate(positions)]
 
 
 @functools.lru_cache(maxsize=32)
 def _program(module: Transformer, layout: Layout | None, top: int) -> Callable[..., Any]:
     jit = jax.jit if layout is None else layout.jit
-    return jit(functools.partial(_likeliest, module, layout, top))
+    return jit(functools.partial(_most_probable, module, layout, top))
 
 
-def _likeliest(
+def _most_probable(
     module: Transformer,
     layout: Layout | None,
     top: int,
@@ -101,10 +96,10 @@ def _likeliest(
     masks: Int[Array, "batch count"],
     allowed: Bool[Array, " vocab"],
 ) -> tuple[Int[Array, "batch count top"], Float[Array, "batch count top"]]:
-    """The `top` likeliest ids at `masks`, and their probabilities."""
+    """The `top` most probable ids at the positions `masks`, and their probabilities."""
     model = Bound(module, params)
     logits = model.readout(gather(model(inputs).hidden, masks))
     # float32: bfloat16 probabilities hold two digits.
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     values, ids = jax.lax.top_k(jnp.where(allowed[None, None], probabilities, -1.0), top)
-    return rectangles.whole((ids, values), layout)
+    return rectangles.replicated((ids, values), layout)

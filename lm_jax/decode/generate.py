@@ -1,7 +1,7 @@
-"""Batched generation with a cache, for decoders and encoder-decoders: one program reads, one program writes.
+"""Batched generation with a KV cache, for decoders and encoder-decoders: one program for prefill, one for decoding.
 
-Prompts of different lengths share a batch: a decoder's are padded on the left, with positions of their own, and an
-encoder's on the right; padding is seen by nobody, so a prompt is continued alone as it is in company.
+Prompts of different lengths share a batch: a decoder's are padded on the left, an encoder-decoder's sources on the
+right. Padding is masked and positions skip it, so a prompt's continuation does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from lm_jax.models.transformer import EncoderDecoder, Transformer
 from lm_jax.parallel.layout import Layout
 
 OnTokens = Callable[[int, np.ndarray], None]
+Module = Transformer | EncoderDecoder
 
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """One prompt's continuation.
+    """The continuation of one prompt.
 
     Attributes:
       tokens: int32 ids, up to and including the first EOS.
-      log_probabilities: float32, the model's own log P of each token given those before it, at temperature 1 and
-        over the whole vocabulary, whatever it was drawn from.
-      finished: whether it ended with EOS and not for want of room.
+      log_probabilities: float32, log P of each token given the previous ones, at temperature 1 and over the whole
+        vocabulary, regardless of the sampling settings.
+      finished: whether it ended with EOS rather than at `max_tokens`.
     """
 
     tokens: np.ndarray
@@ -49,15 +50,15 @@ class Generated:
 
 @flax.struct.dataclass
 class Progress:
-    """What a batch has written so far.
+    """The tokens generated for a batch so far.
 
     Attributes:
-      step: tokens written by every row that has not finished.
-      last: the latest token of each row, which the model has not read yet.
-      tokens: all of them; padding after EOS.
+      step: number of decoding steps; unfinished rows have as many tokens.
+      last: the latest token of each row, the input of the next step.
+      tokens: all generated tokens; padding after EOS.
       log_probabilities: of `tokens`.
-      lengths: how many of `tokens` count, EOS included.
-      finished: rows that have written EOS.
+      lengths: number of tokens of each row, including EOS.
+      finished: whether a row has ended with EOS.
     """
 
     step: Int[Array, ""]
@@ -70,15 +71,16 @@ class Progress:
 
 @flax.struct.dataclass
 class Limits:
-    """What may be written.
+    """Constraints on the generated ids. They are arrays, so that changing them compiles nothing again.
 
     Attributes:
-      allowed: ids that may be.
-      allowed_first: ids that may be the first of a text.
-      pad: what stands after the end of a text.
-      ends: ids that end it; -1 is none.
-      first: the first id of every text, and `last` that of its last place; -1 leaves them to the model.
-      most: tokens of the longest text that may be written, at most the plan's `room`.
+      allowed: ids that are not forbidden.
+      allowed_first: ids that are not forbidden as the first token.
+      pad: id after the end of a text.
+      ends: ids that end a text; -1: none.
+      first: forced first id; -1: not forced.
+      last: forced id of token `most`; -1: not forced.
+      most: the largest number of tokens per text, at most the plan's `room`.
     """
 
     allowed: Bool[Array, " vocab"]
@@ -92,12 +94,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a compiled program of generation depends on, besides shapes; `forced` is whether borders of texts matter.
+    """Static arguments of the compiled programs: `room` is the number of slots for new tokens, rounded to few sizes.
 
-    `room` is places for new tokens: few sizes serve all numbers of them.
+    `forced` says whether the first or the last token of a text has a constraint of its own.
     """
 
-    module: Transformer | EncoderDecoder
+    module: Module
     layout: Layout | None
     sampling: SamplingConfig
     room: int
@@ -105,7 +107,7 @@ class Plan:
 
 
 def generate(
-    module: Transformer | EncoderDecoder,
+    module: Module,
     params: Params,
     prompts: Sequence[Any],
     *,
@@ -124,27 +126,26 @@ def generate(
     chunk: int = 4,
     layout: Layout | None = None,
 ) -> list[Generated]:
-    """Continues prompts with a decoder, or answers them with an encoder-decoder.
+    """Generates text: a decoder continues each prompt, an encoder-decoder reads it as its source.
 
     Args:
-      module: the model.
-      params: its parameters, sharded or not; those of `weights.unstacked` save a copy per call.
-      prompts: token ids of each prompt. A decoder continues them, an empty one from `bos`; an encoder-decoder reads
-        them as its source.
-      max_tokens: the most that is written per prompt.
-      sampling: how tokens are chosen.
-      seed: a prompt's draws depend on this, its number and the step, not on the other prompts.
+      module: a decoder or an encoder-decoder.
+      params: its parameters, sharded or not; the result of `weights.unstacked` saves a copy per call.
+      prompts: token ids of each prompt; a decoder starts an empty one from `bos`.
+      max_tokens: the largest number of new tokens per prompt.
+      sampling: temperature, top-k and top-p.
+      seed: seed of the draws, which depend on it, the prompt's number and the step, not on other prompts.
       pad: id of padding.
-      eos: id that ends a text, or several of which each does; None never ends one.
-      bos: id that an empty prompt starts from.
-      start: id that the decoder of an encoder-decoder reads first; None is `pad`, as T5 has it.
-      forbidden: ids that are never written.
-      forbidden_first: ids that are not written first.
-      first: id that is written first, whatever the model thinks.
-      last: id that is written at the last place, where a text has not ended before.
-      on_tokens: called with a prompt's number and its new tokens as they come.
+      eos: id, or several ids, that end a text; None: no id does.
+      bos: id that replaces an empty prompt.
+      start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
+      forbidden: ids that are never generated.
+      forbidden_first: ids that are not generated as the first token.
+      first: id to force as the first token.
+      last: id to force as token `max_tokens`, if the text has not ended before.
+      on_tokens: called with a prompt's number and its new tokens while generating.
       chunk: steps between two calls of `on_tokens`.
-      layout: the mesh that `params` live on, to fix where activations live too.
+      layout: the mesh of `params`, so that activations are sharded on it too.
 
     Raises:
       InputError: prompts that do not fit the model, or settings out of range.
@@ -152,7 +153,7 @@ def generate(
     config = module.config
     _check(config.kind, max_tokens, seed)
     vocab = config.embed.vocab or 0
-    sources = rectangles.checked(prompts, vocab, "prompt")
+    sources = rectangles.token_arrays(prompts, vocab, "prompt")
     vocab = getattr(config, "decoder_vocab", None) or vocab
     if not sources:
         return []
@@ -171,16 +172,16 @@ def generate(
     forced = bool(forbidden_first) or first is not None or last is not None
     room = rectangles.bucket(max_tokens, rectangles.longest(config.embed))
     plan = Plan(module=module, layout=layout, sampling=sampling, room=room, forced=forced)
-    read, write = _programs(plan)
+    prefill, decode = _programs(plan)
     params = unstacked(module, params)
     live = np.arange(count) < len(sources)
-    cache, progress, keys, positions = read(params, inputs, limits, live, np.uint32(seed))
-    shown = np.zeros(len(sources), np.int64)
+    cache, progress, keys, positions = prefill(params, inputs, limits, live, np.uint32(seed))
+    reported = np.zeros(len(sources), np.int64)
     for stop in [max_tokens] if on_tokens is None else [*range(1, max_tokens, max(chunk, 1)), max_tokens]:
         if stop > 1:
-            cache, progress = write(params, cache, progress, limits, keys, positions, np.int32(stop))
+            cache, progress = decode(params, cache, progress, limits, keys, positions, np.int32(stop))
         if on_tokens is not None:
-            shown = _show(progress, shown, on_tokens)
+            reported = _report(progress, reported, on_tokens)
         if np.asarray(progress.finished).all():
             break
     return _results(progress, len(sources))
@@ -188,7 +189,7 @@ def generate(
 
 def _check(kind: str, max_tokens: int, seed: int) -> None:
     if kind == "encoder":
-        raise InputError("an encoder writes no text; give it a prompt with masks to fill")
+        raise InputError("an encoder does not generate text; give it a prompt with masks to fill")
     if max_tokens < 1:
         raise InputError(f"--max_tokens is {max_tokens}; expected at least 1")
     if not 0 <= seed < 2**32:
@@ -196,22 +197,16 @@ def _check(kind: str, max_tokens: int, seed: int) -> None:
 
 
 def _inputs(
-    module: Transformer | EncoderDecoder,
-    sources: list[np.ndarray],
-    count: int,
-    max_tokens: int,
-    pad: int,
-    bos: int,
-    start: int,
+    module: Module, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int, start: int
 ) -> Inputs:
-    """What is read before the first token is written, as numpy arrays."""
+    """The inputs of the prefill, as numpy arrays."""
     limit = rectangles.longest(module.config.embed)
     if isinstance(module.config, EncoderDecoderConfig):
         most = max(map(len, sources))
         if limit is not None and max(most, max_tokens) > limit:
             raise InputError(
-                f"a source of {most} tokens and --max_tokens {max_tokens}, but config.model.embed.max_length is "
-                f"{limit}; use at most that of each"
+                f"a source has {most} tokens and --max_tokens is {max_tokens}, but config.model.embed.max_length is "
+                f"{limit}; use at most {limit} for each"
             )
         tokens, segments = rectangles.right_padded(sources, count, rectangles.bucket(most, limit), pad)
         source = Inputs(tokens=tokens, segments=segments)
@@ -231,19 +226,19 @@ def _inputs(
 
 @functools.lru_cache(maxsize=32)
 def _programs(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The compiled reading of a prompt, and the compiled writing of any number of tokens."""
+    """The compiled prefill, and the compiled decoding loop."""
     jit = jax.jit if plan.layout is None else plan.layout.jit
-    # The cache is written in place.
-    return jit(functools.partial(_read, plan)), jit(functools.partial(_write, plan), donate_argnums=1)
+    # The cache is donated, so that it is updated in place.
+    return jit(functools.partial(_prefill, plan)), jit(functools.partial(_decode, plan), donate_argnums=1)
 
 
-def _read(
+def _prefill(
     plan: Plan, params: Params, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array
 ) -> tuple[Cache, Progress, Key[Array, " batch"], Int[Array, " batch"]]:
-    """The first token of every row; with it the filled cache, a random key per row, and the place of that token."""
+    """Reads the prompts and draws the first tokens: cache, progress, random keys, positions of the first tokens."""
     count, length = inputs.tokens.shape
     source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
-    # The last token written is never read.
+    # One slot fewer than `room`: the last token is never an input.
     cache = Bound(plan.module, params).empty_cache(count, length + plan.room - 1, source)
     keys = row_keys(seed, count)
     progress = Progress(
@@ -258,7 +253,7 @@ def _read(
     return cache, progress, keys, inputs.positions[:, -1] + 1  # type: ignore[index]
 
 
-def _write(
+def _decode(
     plan: Plan,
     params: Params,
     cache: Cache,
@@ -268,7 +263,7 @@ def _write(
     positions: Int[Array, " batch"],
     stop: Int[Array, ""],
 ) -> tuple[Cache, Progress]:
-    """Writes until every row has `stop` tokens or has finished."""
+    """Generates until every row has `stop` tokens or has finished."""
 
     def unfinished(state: tuple[Cache, Progress]) -> Array:
         return (state[1].step < stop) & ~state[1].finished.all()
@@ -276,9 +271,9 @@ def _write(
     def body(state: tuple[Cache, Progress]) -> tuple[Cache, Progress]:
         cache, progress = state
         tokens = progress.last[:, None]
-        # The token of step 1 stands where the prompt ended.
-        places = (positions + progress.step - 1)[:, None]
-        inputs = Inputs(tokens=tokens, positions=places, segments=jnp.ones_like(tokens))
+        # `positions` are those of the first generated token, the input of step 1.
+        current = (positions + progress.step - 1)[:, None]
+        inputs = Inputs(tokens=tokens, positions=current, segments=jnp.ones_like(tokens))
         return _advance(plan, params, inputs, cache, progress, limits, keys)
 
     return jax.lax.while_loop(unfinished, body, (cache, progress))
@@ -287,7 +282,7 @@ def _write(
 def _advance(
     plan: Plan, params: Params, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
-    """Reads `inputs`, whose last column is the latest token of every row, and writes one more."""
+    """Reads `inputs`, whose last column is the latest token of every row, and draws the next one."""
     model = Bound(plan.module, params)
     output = model(inputs, cache=cache)
     logits = model.readout(output.hidden[:, -1])
@@ -304,35 +299,35 @@ def _advance(
         lengths=progress.lengths + ~finished,
         finished=finished | (chosen[:, None] == limits.ends[None]).any(-1),
     )
-    return cast(Cache, output.cache), rectangles.whole(progress, plan.layout)
+    return cast(Cache, output.cache), rectangles.replicated(progress, plan.layout)
 
 
 def _chosen(
     plan: Plan, logits: Float[Array, "batch vocab"], keys: Array, step: Int[Array, ""], limits: Limits
 ) -> Int[Array, " batch"]:
-    """The next id of every row: drawn, or forced at a border of its text."""
+    """The next id of every row: drawn, or forced if it is the first or the last of the text."""
     if not plan.forced:
         return draw(permitted(logits, limits.allowed), keys, step, plan.sampling)
     allowed = jnp.where(step == 0, limits.allowed_first, limits.allowed)
     chosen = draw(permitted(logits, allowed), keys, step, plan.sampling)
-    border = jnp.where(step == 0, limits.first, jnp.where(step == limits.most - 1, limits.last, -1))
-    return jnp.where(border >= 0, border, chosen)
+    forced = jnp.where(step == 0, limits.first, jnp.where(step == limits.most - 1, limits.last, -1))
+    return jnp.where(forced >= 0, forced, chosen)
 
 
-def _show(progress: Progress, shown: np.ndarray, on_tokens: OnTokens) -> np.ndarray:
-    """Hands every row's new tokens over; returns how many have been shown."""
-    tokens, lengths = np.asarray(progress.tokens), np.asarray(progress.lengths).astype(np.int64)[: len(shown)]
-    for row, (start, stop) in enumerate(zip(shown, lengths, strict=True)):
+def _report(progress: Progress, reported: np.ndarray, on_tokens: OnTokens) -> np.ndarray:
+    """Calls `on_tokens` with every row's new tokens; returns the number reported so far, per row."""
+    tokens, lengths = np.asarray(progress.tokens), np.asarray(progress.lengths).astype(np.int64)[: len(reported)]
+    for row, (start, stop) in enumerate(zip(reported, lengths, strict=True)):
         if stop > start:
             on_tokens(row, tokens[row, start:stop].copy())
     return lengths
 
 
 def _results(progress: Progress, count: int) -> list[Generated]:
-    """The rows that were asked for, on the host.
+    """The first `count` rows, on the host; the others are padding.
 
     Raises:
-      InputError: the model computed something that is not a number.
+      InputError: the model computed NaN or infinity.
     """
     tokens, scores = np.asarray(progress.tokens), np.asarray(progress.log_probabilities)
     lengths, finished = np.asarray(progress.lengths), np.asarray(progress.finished)

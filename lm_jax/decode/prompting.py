@@ -1,6 +1,6 @@
-"""From text to what each kind of model reads, and from what it writes back to text.
+"""Prompts: text to the inputs of each kind of model, and generated ids to text.
 
-Text is encoded literally and never yields special ids: markers are found here and replaced by their ids.
+Text is encoded literally and never yields special ids; only markers such as `<mask>` are replaced by special ids, here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 def given_ids(text: str) -> np.ndarray:
-    """The ids of `1,2,3`.
+    """Parses ids such as `1,2,3`.
 
     Raises:
-      InputError: it is no list of numbers.
+      InputError: the text is not a list of numbers.
     """
     words = text.replace(",", " ").split()
     if not words or not all(word.isascii() and word.isdigit() for word in words):
@@ -30,81 +30,83 @@ def given_ids(text: str) -> np.ndarray:
 
 
 def decoder_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The ids that a decoder continues: the text's own, nothing added."""
+    """The ids of a text, without special tokens, for a decoder to continue."""
     return tokenizer.encode(text)
 
 
 def masked_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """`[CLS] text [SEP]` with a mask for every `<mask>` (or the tokenizer's own name of it) in the text.
+    """`[CLS] text [SEP]`, with the mask id for every `<mask>` (or the tokenizer's own name of it).
 
     Raises:
-      InputError: the text has no mask.
+      InputError: the text has no mask, or the tokenizer lacks a special token.
     """
     cls, sep, mask = tokenizer.cls, tokenizer.sep, tokenizer.mask
     if cls is None or sep is None or mask is None:
-        raise InputError("the tokenizer has no [CLS], [SEP] or mask to fill masks with; use the one of an encoder")
+        raise InputError(
+            "the tokenizer has no [CLS], [SEP] or mask token to fill masks with; use an encoder's tokenizer"
+        )
     name = tokenizer.piece(mask)
-    stretches = re.split(f"{re.escape(MASK)}|{re.escape(name)}", text)
-    if len(stretches) == 1:
-        raise InputError(f"--prompt {_short(text)} has no {MASK}; write {MASK} where the model is to fill in a piece")
-    ids = _joined(tokenizer, stretches, [mask] * (len(stretches) - 1))
+    parts = re.split(f"{re.escape(MASK)}|{re.escape(name)}", text)
+    if len(parts) == 1:
+        raise InputError(f"--prompt {_short(text)} has no {MASK}; write {MASK} for each piece to fill in")
+    ids = _joined(tokenizer, parts, [mask] * (len(parts) - 1))
     return np.concatenate([[cls], ids, [sep]]).astype(np.int32)
 
 
 def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The text of a source with sentinels for `<extra_id_0>`, `<extra_id_1>`, ...; what comes around it is not there.
+    """The ids of a source with sentinels for `<extra_id_0>`, `<extra_id_1>`, ..., without EOS.
 
     Raises:
-      InputError: a sentinel that the tokenizer does not have, or the same one twice.
+      InputError: a sentinel that the tokenizer lacks, or one that appears twice.
     """
-    stretches = SENTINEL.split(text)
-    numbers = [int(number) for number in stretches[1::2]]
+    parts = SENTINEL.split(text)
+    numbers = [int(number) for number in parts[1::2]]
     for number in numbers:
         if number >= len(tokenizer.sentinels):
-            has = f"only {len(tokenizer.sentinels)}, from <extra_id_0>" if len(tokenizer.sentinels) else "none"
+            has = f"only {len(tokenizer.sentinels)}, from <extra_id_0>" if len(tokenizer.sentinels) else "no sentinels"
             raise InputError(f"--prompt {_short(text)} has <extra_id_{number}>, but the tokenizer has {has}")
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--prompt {_short(text)} has a sentinel twice; number them <extra_id_0>, <extra_id_1>, ...")
-    return _joined(tokenizer, stretches[::2], [int(tokenizer.sentinels[number]) for number in numbers])
+    return _joined(tokenizer, parts[::2], [int(tokenizer.sentinels[number]) for number in numbers])
 
 
 def spans(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> dict[int, list[int]]:
-    """The ids that an encoder-decoder wrote after each sentinel, up to EOS; of one written twice the first counts."""
-    known = {int(token) for token in tokenizer.sentinels}
-    found: dict[int, list[int]] = {}
+    """The generated ids after each sentinel, up to EOS; if a sentinel is generated twice, its first span counts."""
+    sentinels = {int(token) for token in tokenizer.sentinels}
+    by_sentinel: dict[int, list[int]] = {}
     current: list[int] = []
     for token in map(int, tokens):
         if token == tokenizer.eos:
             break
-        if token in known:
+        if token in sentinels:
             current = []
-            found.setdefault(token, current)
+            by_sentinel.setdefault(token, current)
         else:
             current.append(token)
-    return found
+    return by_sentinel
 
 
 def restored(tokenizer: Tokenizer, source: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of `source` with every sentinel replaced by the span that was written for it.
+    """The text of `source` with every sentinel replaced by its generated span.
 
-    A sentinel that nothing was written for stays visible as its name.
+    A sentinel without a generated span is shown by name.
     """
-    found = spans(tokenizer, tokens)
-    known = {int(token) for token in tokenizer.sentinels}
-    text, stretch = "", []
+    by_sentinel = spans(tokenizer, tokens)
+    sentinels = {int(token) for token in tokenizer.sentinels}
+    text, ids = "", []
     for token in map(int, source):
-        if token not in known:
-            stretch.append(token)
-        elif token in found:
-            stretch += found[token]
+        if token not in sentinels:
+            ids.append(token)
+        elif token in by_sentinel:
+            ids += by_sentinel[token]
         else:
-            text += tokenizer.decode(stretch) + tokenizer.piece(token)
-            stretch = []
-    return text + tokenizer.decode(stretch)
+            text += tokenizer.decode(ids) + tokenizer.piece(token)
+            ids = []
+    return text + tokenizer.decode(ids)
 
 
 def filled(tokenizer: Tokenizer, row: np.ndarray, choices: Sequence[tuple[int, int]]) -> str:
-    """The text of a row with each (position, id) of `choices` put in."""
+    """The text of a row after replacing the id at each position, for (position, id) in `choices`."""
     row = np.array(row)
     for position, token in choices:
         row[position] = token
@@ -112,55 +114,49 @@ def filled(tokenizer: Tokenizer, row: np.ndarray, choices: Sequence[tuple[int, i
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of `tokens` where they follow a prompt: that of the whole, less that of the prompt.
+    """The text of `tokens` after a prompt: the text of both without the text of the prompt.
 
-    Decoded alone, they would lose the space before their first word in many tokenizers.
+    Many tokenizers would drop the space before the first word if `tokens` were decoded alone.
     """
-    whole = tokenizer.decode([*map(int, prompt), *map(int, tokens)])
+    text = tokenizer.decode([*map(int, prompt), *map(int, tokens)])
     # A prompt may end within a character, which the first tokens complete.
     before = tokenizer.decode(prompt).rstrip("\ufffd")
-    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(tokens)
+    return text.removeprefix(before) if text.startswith(before) else tokenizer.decode(tokens)
 
 
 def readable(
     tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray, shown: str = ""
 ) -> str:
-    """What to print of a text that is still being written, after `shown`.
-
-    A character of several tokens is held back until its last has come.
-    """
+    """The new text to print while generating, after the text `shown`; a character waits until all its tokens exist."""
     return continuation(tokenizer, prompt, tokens).rstrip("\ufffd").removeprefix(shown)
 
 
 def unwritable(tokenizer: Tokenizer, vocab: int, *, sentinels: bool = False) -> tuple[int, ...]:
-    """Ids that a model must not write: special ones but EOS, those without a piece, and sentinels unless allowed.
+    """Ids that a model with `vocab` ids must not generate: special ids except EOS, and ids that the tokenizer lacks.
 
-    Args:
-      tokenizer: whose ids they are.
-      vocab: rows of the model's table, which may be more than the tokenizer has.
-      sentinels: whether the model writes sentinels, as one that restores spans does.
+    `sentinels` allows sentinels, for a model trained on span corruption.
     """
     if tokenizer.kind == IDS:
-        # Nothing is known of any id.
+        # Without pieces, no id is known to be special.
         return ()
     special = tokenizer.special.copy()
-    # Of families that have no other, the token that ends a text also pads or separates: it may be written.
+    # EOS is allowed even in families where it is also the padding or the separator.
     special[tokenizer.eos] = False
     special[tokenizer.sentinels] = not sentinels
     return (*np.flatnonzero(special).tolist(), *range(tokenizer.vocab_size, vocab))
 
 
-def _joined(tokenizer: Tokenizer, stretches: Sequence[str], between: Sequence[int]) -> np.ndarray:
-    """The ids of each stretch of text with the ids `between` them."""
+def _joined(tokenizer: Tokenizer, texts: Sequence[str], between: Sequence[int]) -> np.ndarray:
+    """The ids of the texts, joined by the ids `between`."""
     if tokenizer.carries_space:
-        # The removed word brought its space along: the model has never seen one before a mask.
-        stretches = [*(stretch.removesuffix(" ") for stretch in stretches[:-1]), stretches[-1]]
+        # Pieces include the space before a word, so in training no space came before a mask.
+        texts = [*(text.removesuffix(" ") for text in texts[:-1]), texts[-1]]
     if tokenizer.prefix_space:
-        # The tokenizer puts this space there itself.
-        stretches = [stretches[0], *(stretch.removeprefix(" ") for stretch in stretches[1:])]
-    parts = [tokenizer.encode(stretches[0])]
-    for token, stretch in zip(between, stretches[1:], strict=True):
-        parts += [np.array([token], np.int32), tokenizer.encode(stretch)]
+        # The tokenizer adds this space itself.
+        texts = [texts[0], *(text.removeprefix(" ") for text in texts[1:])]
+    parts = [tokenizer.encode(texts[0])]
+    for token, text in zip(between, texts[1:], strict=True):
+        parts += [np.array([token], np.int32), tokenizer.encode(text)]
     return np.concatenate(parts)
 
 

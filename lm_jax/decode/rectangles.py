@@ -1,4 +1,4 @@
-"""Rows of different lengths as one rectangle whose sizes repeat, so that few programs are ever compiled."""
+"""Padding of rows to a few fixed shapes, so that few programs are compiled."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from lm_jax.core.config import InputError
 from lm_jax.models.config import EmbedConfig
 from lm_jax.parallel.layout import Layout
 
-NOT_FINITE = "the model computes what is not a number: its parameters are damaged or diverged; use another --checkpoint"
+NOT_FINITE = "the model computes NaN or infinity: its parameters are damaged or diverged; use another --checkpoint"
 
 
 def bucket(length: int, longest: int | None = None, shortest: int = 16) -> int:
-    """The next power of two, at least `shortest`, at most `longest` where that is given."""
+    """`length` rounded up to a power of two, at least `shortest`, and at most `longest` unless `length` is more."""
     size = max(shortest, 1 << max(length - 1, 0).bit_length())
     return size if longest is None else max(min(size, longest), length)
 
 
 def divisible(count: int, layout: Layout | None) -> int:
-    """`count` rounded up to what the devices of a layout can share."""
+    """`count` rounded up to a multiple of the layout's batch divisor."""
     divisor = 1 if layout is None else layout.batch_divisor()
     return -(-count // divisor) * divisor
 
 
 def allowed(forbidden: Sequence[int], vocab: int) -> np.ndarray:
-    """Which ids of the vocabulary are not forbidden, as bools.
+    """Boolean [vocab], False at forbidden ids.
 
     Raises:
-      InputError: all are.
+      InputError: all ids are forbidden.
     """
-    kept = np.ones(vocab, bool)
-    kept[[token for token in forbidden if 0 <= token < vocab]] = False
-    if not kept.any():
-        raise InputError(f"all {vocab} ids of the vocabulary are forbidden; leave some")
-    return kept
+    mask = np.ones(vocab, bool)
+    mask[[token for token in forbidden if 0 <= token < vocab]] = False
+    if not mask.any():
+        raise InputError(f"all {vocab} ids of the vocabulary are forbidden; allow at least one")
+    return mask
 
 
-def whole(tree: Any, layout: Layout | None) -> Any:
-    """`tree` with a copy of every array on all devices, where every process can read it."""
+def replicated(tree: Any, layout: Layout | None) -> Any:
+    """Replicates every array on all devices, so that every process can read it."""
     if layout is None or layout.mesh.size == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, layout.replicated), tree)
 
 
-def checked(rows: Sequence[Any], vocab: int, what: str) -> list[np.ndarray]:
-    """The rows as int32 arrays.
+def token_arrays(rows: Sequence[Any], vocab: int, name: str) -> list[np.ndarray]:
+    """Converts rows to int32 arrays; `name` is for messages.
 
     Raises:
       InputError: a row is not a list of ids, or an id is outside the model's vocabulary.
@@ -57,11 +57,11 @@ def checked(rows: Sequence[Any], vocab: int, what: str) -> list[np.ndarray]:
     for number, row in enumerate(rows):
         ids = np.asarray(row)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise InputError(f"{what} {number} is an array {ids.dtype}{list(ids.shape)}; expected a list of token ids")
+            raise InputError(f"{name} {number} is an array {ids.dtype}{list(ids.shape)}; expected a list of token ids")
         if ids.size and not 0 <= ids.min() <= ids.max() < vocab:
             wrong = ids[(ids < 0) | (ids >= vocab)][0]
             raise InputError(
-                f"{what} {number} holds id {wrong}, but the model's vocabulary is 0..{vocab - 1}; "
+                f"{name} {number} holds id {wrong}, but the model's vocabulary is 0..{vocab - 1}; "
                 "use the tokenizer that the model was trained with"
             )
         arrays.append(ids.astype(np.int32))
@@ -69,12 +69,12 @@ def checked(rows: Sequence[Any], vocab: int, what: str) -> list[np.ndarray]:
 
 
 def longest(embed: EmbedConfig) -> int | None:
-    """The most tokens that a model can place; None where positions have no table."""
+    """The longest sequence of a model with learned positions; None for other positions."""
     return embed.max_length if embed.positions == "learned" else None
 
 
 def right_padded(rows: Sequence[np.ndarray], count: int, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and segments [count, length]: text first, then padding of segment 0; rows beyond the given are padding."""
+    """Tokens and segments [count, length], padded on the right with segment 0; missing rows are all padding."""
     tokens, segments = np.full((count, length), pad, np.int32), np.zeros((count, length), np.int32)
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = row
@@ -85,9 +85,9 @@ def right_padded(rows: Sequence[np.ndarray], count: int, length: int, pad: int) 
 def left_padded(
     rows: Sequence[np.ndarray], count: int, length: int, pad: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions and segments [count, length] with the padding first: all texts end in the last column.
+    """Tokens, positions and segments [count, length], padded on the left: all rows end in the last column.
 
-    Positions count a row's own tokens, so that a prompt is the same text however far it is padded.
+    Positions start at a row's first token, so the padding does not change what the model computes for a prompt.
     """
     tokens, segments = np.full((count, length), pad, np.int32), np.zeros((count, length), np.int32)
     positions = np.zeros((count, length), np.int32)

@@ -1,6 +1,6 @@
-"""From logits to the next token: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), greedy.
+"""Sampling of the next token: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), greedy.
 
-Each step is a function of logits, -inf where a token may not be drawn; `draw` composes them.
+Each step maps logits to logits, with -inf for excluded tokens; `draw` composes them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from lm_jax.models.heads import largest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How the next token is chosen.
+    """Settings of sampling.
 
     Attributes:
-      temperature: logits are divided by it; 0 takes the most probable token (greedy).
-      top_k: only the `top_k` most probable tokens may be drawn; 0 is all.
-      top_p: of those, only the fewest most probable ones that together have this share; 1 is all.
+      temperature: divisor of the logits; 0 is greedy: the most probable token.
+      top_k: sample from the `top_k` most probable tokens; 0: from all.
+      top_p: of those, sample from the smallest set of most probable tokens with this total probability; 1: from all.
+
+    Example:
+      >>> SamplingConfig(temperature=0.7, top_p=0.9)
+      SamplingConfig(temperature=0.7, top_k=0, top_p=0.9)
+      >>> logits, ids = top_k(jnp.array([[0.5, 3.0, 2.0, 1.0]]), count=2)
+      >>> print(logits, ids)
+      [[3. 2.]] [[1 2]]
     """
 
     temperature: float = 1.0
@@ -43,14 +50,14 @@ GREEDY = SamplingConfig(temperature=0.0)
 
 
 def permitted(logits: Float[Array, "batch vocab"], allowed: Bool[Array, " vocab"]) -> Float[Array, "batch vocab"]:
-    """-inf where a token is not allowed at all."""
+    """Sets the logits of tokens that are not allowed to -inf."""
     return jnp.where(allowed[None], logits, -jnp.inf)
 
 
 def top_k(
     logits: Float[Array, "batch vocab"], count: int
 ) -> tuple[Float[Array, "batch count"], Int[Array, "batch count"]]:
-    """The `count` largest logits of each row, and their ids; of equal ones those with the lowest ids.
+    """The `count` largest logits of each row, and their ids; ties go to the lowest ids.
 
     Reference: Fan et al. 2018 (arXiv:1805.04833), section 5.4.
     """
@@ -59,10 +66,10 @@ def top_k(
 
 
 def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "batch choices"]:
-    """-inf outside the fewest most probable choices whose probabilities add up to `share`; equal ones stay together.
+    """Sets logits to -inf outside the smallest set of most probable choices with total probability `share`.
 
-    The least probability to keep is found by bisection over the bits of positive floats, which are ordered as the
-    floats are: 30 sums, where sorting a vocabulary takes 25 times as long on a CPU.
+    Ties are kept or removed together. The smallest probability to keep is found by bisection over the bits of positive
+    floats, which sort like the floats: 30 sums; sorting a vocabulary takes 25 times as long on a CPU.
 
     Reference: Holtzman et al. 2020 (arXiv:1904.09751), section 3.1.
     """
@@ -75,7 +82,7 @@ def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "
         enough = jnp.where(bits >= middle, probabilities, 0.0).sum(-1, keepdims=True) >= share
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    # All are enough, and none above 1.0 are.
+    # Invariant: probabilities >= `low` add up to `share` or more, probabilities >= `high` do not.
     rows = (logits.shape[0], 1)
     start = jnp.zeros(rows, jnp.int32), jnp.full(rows, 0x3F800001, jnp.int32)
     least, _ = jax.lax.fori_loop(0, 30, halve, start)
@@ -83,7 +90,7 @@ def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "
 
 
 def row_keys(seed: int | Integer[Array, ""], rows: int) -> Key[Array, " batch"]:
-    """One random key a row: a function of the seed and the row's number alone."""
+    """One random key per row, which depends on the seed and the row number only."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(rows))
 
 
@@ -93,18 +100,18 @@ def draw(
     """The next token of each row.
 
     Args:
-      logits: over the vocabulary; -inf is never drawn.
-      keys: of `row_keys`.
-      step: how many tokens were drawn before; a row's choice depends on its key, the step and its logits only.
-      config: temperature, then top-k, then top-p.
+      logits: over the vocabulary; a token with -inf is never drawn.
+      keys: from `row_keys`.
+      step: number of tokens drawn before; a row's draw depends on its key, the step and its logits only.
+      config: applied in the order temperature, top-k, top-p.
     """
     if config.temperature == 0:
         return largest(logits)
-    # float32: bfloat16 probabilities are too coarse to add up. The largest is 0: a tiny temperature would overflow.
+    # float32: sums of bfloat16 probabilities are too coarse. Minus the maximum: a tiny temperature would overflow.
     logits = logits.astype(jnp.float32)
     logits = (logits - logits.max(-1, keepdims=True)) / max(config.temperature, 1e-30)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-    # Only `top_k` numbers are drawn from where that is set.
+    # With top-k, only `top_k` random numbers are drawn.
     logits, ids = top_k(logits, config.top_k) if config.top_k else (logits, None)
     logits = top_p(logits, config.top_p) if config.top_p < 1 else logits
     choice = jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)

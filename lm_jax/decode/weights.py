@@ -1,4 +1,4 @@
-"""Parameters as a decoding loop wants them: a tree per layer, in the dtype of the products."""
+"""Parameters prepared for a decoding loop: one tree per layer, in the dtype of the matrix products."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lm_jax.models.transformer import EncoderDecoder, Transformer
 
 
 def unstacked(module: Transformer | EncoderDecoder, params: Params) -> Any:
-    """`params` with the layers of every unrolled stack taken apart once, and matrices in the model's dtype.
+    """Unstacks the layers of every unrolled stack, and casts matrices to the model's dtype.
 
-    Otherwise each token would slice every layer out of the stacked arrays, and cast it. On a CPU a tied token table is
-    there a second time, as the matrix that logits are made with. What has been taken apart already comes back as it is.
+    Otherwise each token would slice every layer out of the stacked arrays and cast it. On a CPU, a tied embedding table
+    is also stored transposed, for the read-out. Unstacked parameters are returned as they are.
     """
     config = module.config
     params = dict(_cast(module, params))
     for name in ("stack", "encoder", "decoder"):
-        taken = name in params and isinstance(params[name].get("layers"), tuple)
-        if name in params and not taken and not scanned(getattr(config, name)):
+        done = name in params and isinstance(params[name].get("layers"), tuple)
+        if name in params and not done and not scanned(getattr(config, name)):
             stack = params[name]
             groups = grouped(getattr(config, name), stack)
-            rest = {part: tree for part, tree in stack.items() if part != "layers" and part not in groups}
+            rest = {key: tree for key, tree in stack.items() if key != "layers" and key not in groups}
             params[name] = {**rest, "layers": _unstack(getattr(config, name), groups)}
     table = "decoder_token" if "decoder_token" in params else "token"
     if config.readout.tied and TURNED not in params[table] and cpu.here():
@@ -40,18 +40,18 @@ def unstacked(module: Transformer | EncoderDecoder, params: Params) -> Any:
 
 
 def _cast(module: Any, params: Params) -> Any:
-    """`params` with what the model multiplies in its own dtype; norms, biases and integers stay as they are."""
+    """Casts matrices and tables to the model's dtype, but not norms, biases and integers."""
     dtype = jnp.dtype(module.config.dtype)
     if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)):
         return params
     products = _products(module)
-    of_float = lambda leaf: leaf.dtype != dtype and jnp.issubdtype(leaf.dtype, jnp.floating)
-    return map_named(lambda path, leaf: leaf.astype(dtype) if path in products and of_float(leaf) else leaf, params)
+    floating = lambda leaf: leaf.dtype != dtype and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return map_named(lambda path, leaf: leaf.astype(dtype) if path in products and floating(leaf) else leaf, params)
 
 
 @functools.lru_cache(maxsize=32)
 def _products(module: Transformer | EncoderDecoder) -> frozenset[str]:
-    """The paths of a module's matrices and token tables."""
+    """The paths of a module's matrices and embedding tables."""
     return frozenset(path for path, names in by_path(of_module(module).axes).items() if is_product(names))
 
 

@@ -1,1 +1,1 @@
-"""Measuring trained models."""
+"""Evaluation of trained models."""

@@ -1,4 +1,4 @@
-"""When a run is evaluated."""
+"""Settings of evaluation during training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lm_jax.core.config import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """When the model is evaluated during training.
+    """How often, and on how many batches, a model is evaluated during training.
 
     Attributes:
       every: steps between evaluations; 0 evaluates at the end only.
-      batches: at most so many batches; 0 is the whole validation part.
+      batches: the most batches to evaluate on; 0: the whole validation split.
     """
 
     every: int = setting(500, at_least=0)

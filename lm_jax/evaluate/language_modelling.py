@@ -18,14 +18,14 @@ NATS_PER_BIT = math.log(2.0)
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelling:
-    """An objective's metrics over batches that are the same at every call.
+    """Evaluates an objective's metrics on the same batches at every call.
 
     Attributes:
-      objective: what is measured.
-      step: (weights of a state, batch) -> sums, jitted.
-      batches: each gives one pass over this host's rows; by source where there are several, else one named "".
-      put: from this host's rows to a global batch on its devices.
-      byte_lengths: UTF-8 bytes of each token of the vocabulary; for bits per byte.
+      objective: defines the metrics.
+      step: jitted function (parameters, batch) -> sums.
+      batches: by source, a function that returns one pass over this host's rows; a single source is named "".
+      put: moves this host's rows to the devices, as a global batch.
+      byte_lengths: UTF-8 bytes of each token of the vocabulary, for bits per byte.
     """
 
     objective: Objective
@@ -35,44 +35,44 @@ class LanguageModelling:
     byte_lengths: np.ndarray
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
-        """`loss`, its terms, accuracies; `perplexity` and `bits_per_byte` where every token is predicted once.
+        """Yields `loss`, its terms, accuracies and `perplexity` over all sources together.
 
-        Of several sources the first are those of all rows together, and `NAME/loss` is that of one.
+        `bits_per_byte` follows if every token is predicted once, and with several sources `NAME/loss` of each.
         """
         total: Sums = {}
-        bytes_seen, losses = 0.0, {}
+        text_bytes, losses = 0.0, {}
         for name, batches in self.batches.items():
             sums, size = self._pass(params, batches())
-            # A small source may have no row to validate on.
+            # A small source may have no validation row.
             if sums:
                 losses[name] = self._loss(sums)
-            total, bytes_seen = add(total, sums), bytes_seen + size
+            total, text_bytes = add(total, sums), text_bytes + size
         yield "loss", self._loss(total)
         for name, value in means(total).items():
             if name != "loss":
                 yield name, value
         first = self.objective.terms[0]
         yield "perplexity", math.exp(min(means(total)[first], 700.0))
-        if bytes_seen:
-            yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _over_hosts(bytes_seen)
+        if text_bytes:
+            yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _over_hosts(text_bytes)
         for name, loss in losses.items():
             if name:
                 yield f"{name}/loss", loss
 
     def _pass(self, params: Any, batches: Iterator[dict[str, np.ndarray]]) -> tuple[Sums, float]:
-        """The sums of all batches, and the bytes of text that this host's targets stand for."""
+        """The sums of all batches, and the UTF-8 bytes of this host's targets."""
         total: Sums = {}
-        bytes_seen = 0.0
+        text_bytes = 0.0
         pending: Sums | None = None
         for batch in batches:
             if self.objective.text is not None:
                 ids, weights = (batch[name] for name in self.objective.text)
-                bytes_seen += float((self.byte_lengths[ids] * weights).sum())
+                text_bytes += float((self.byte_lengths[ids] * weights).sum())
             sums = self.step(params, self.put(batch))
-            # One batch late, so that the host makes the next one while the device computes this one.
+            # Fetched one batch late, so that the host prepares a batch while the device computes.
             total = total if pending is None else add(total, jax.device_get(pending))
             pending = sums
-        return total if pending is None else add(total, jax.device_get(pending)), bytes_seen
+        return total if pending is None else add(total, jax.device_get(pending)), text_bytes
 
     def _loss(self, sums: Sums) -> float:
         values = means(sums)

@@ -1,6 +1,6 @@
-"""From a configuration to typed pieces; the only place that wires the rooms together.
+"""Builds runs from configurations; the only package that combines data, models, objectives and training.
 
-`config` reads recipes and work directories, `pieces` builds what is trained, `feed` what it is trained on.
+`config` reads recipes and work directories, `pieces` builds models, objective and optimizer, `feed` the batches.
 """
 
 from lm_jax.experiment.config import HISTORY, SAVED, ExperimentConfig, as_json, complete, parse, saved

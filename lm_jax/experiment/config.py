@@ -1,7 +1,7 @@
-"""The configuration of a run: from a recipe to frozen dataclasses, and back from a work directory.
+"""The configuration of a run: frozen dataclasses, from a recipe or from a work directory.
 
-A recipe says what its paper says. `complete` adds every other field with its default, so that all of them can be
-overridden; `parse` makes frozen dataclasses of the result.
+A recipe sets only what its paper sets. `complete` adds every other field with its default, so that the command line can
+override any field; `parse` converts the result to frozen dataclasses.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from lm_jax.parallel.rules import Rules
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
 
-# The configuration in a work directory, and the key under which it keeps the changes that were made to it.
+# File name of the configuration in a work directory, and the key of its list of later changes.
 SAVED, HISTORY = "config.json", "history"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """Everything that decides a run. Models are read by their `kind`.
+    """All settings of a run. The `kind` of a model selects its dataclass.
 
     Attributes:
-      model: the model that is evaluated, generated from and exported.
-      models: the models of an objective's other roles, by role.
+      model: the model to evaluate, generate from and export.
+      models: by role, the models of an objective's other roles.
     """
 
     model: Any
@@ -56,10 +56,10 @@ class ExperimentConfig:
 
 
 def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A recipe with every field that it leaves out at its default.
+    """A recipe with defaults for all missing fields.
 
     Raises:
-      InputError: the recipe has a key that the library does not know, or no model.
+      InputError: the recipe has an unknown key, or no model.
     """
     if "model" not in recipe:
         raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
@@ -75,22 +75,22 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
-    """A complete configuration, or one read back from JSON, as frozen dataclasses."""
+    """Converts a complete configuration, or one read from JSON, to frozen dataclasses."""
     typed = from_config_dict(ExperimentConfig, config)
     models = {role: _model(tree, f"config.models.{role}") for role, tree in typed.models.items()}
     return dataclasses.replace(typed, model=_model(typed.model), models=Tree(models))
 
 
 def as_json(config: ExperimentConfig) -> dict[str, Any]:
-    """A configuration as JSON writes it: tuples are lists."""
+    """A configuration as it reads back from JSON: tuples are lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The configuration that a work directory holds, or None where it holds no run.
+    """The configuration of a work directory, or None if there is no run in it.
 
     Raises:
-      InputError: its file cannot be read.
+      InputError: the file cannot be read.
     """
     path = Path(workdir) / SAVED
     try:
@@ -100,20 +100,18 @@ def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged or not readable ({error}); restore it, or use another --workdir"
-        ) from error
+        raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error
 
 
 def _kind(model: Any, key: str = "config.model") -> Any:
-    """The dataclass that a tree of model settings fills in."""
+    """The dataclass of a tree of model settings."""
     if not hasattr(model, "get"):
         raise InputError(f"{key} is {model!r}; expected a tree, such as presets.gpt.gpt2('small')")
     return lookup(KINDS, model.get("kind", "decoder"), f"{key}.kind")
 
 
 def _blank(model: Any, key: str = "config.model") -> ModelConfig:
-    """A model of the same kind whose every field can be overridden."""
+    """Default settings of a model of the same kind, with its optional subtrees, so that any field can be set."""
     kind = _kind(model, key)
     if kind is EncoderDecoderConfig:
         return kind(decoder=StackConfig(block=BlockConfig(cross=AttentionConfig(mask="full"))))

@@ -1,4 +1,4 @@
-"""Batches to train and to evaluate on."""
+"""Batches for training and evaluation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from lm_jax.parallel.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Batches of one objective.
-
-    Attributes:
-      config: how the text is cut into rows.
-      tokens: the text.
-      objective: turns rows into features.
-      layout: decides which rows this host reads.
-      seed: of the run.
-    """
+    """Batches of the tokenized text for one objective; `layout` assigns rows to hosts."""
 
     config: DataConfig
     tokens: corpora.Corpus
@@ -37,12 +29,12 @@ class Feed:
         return {}
 
     def rows(self, split: str) -> rows.Rows:
-        """The row plan of a part of the data, made once: every evaluation asks for it again."""
+        """The row plan of a split, cached because every evaluation uses it."""
         if split not in self._rows:
-            self._rows[split] = self._make_rows(split)
+            self._rows[split] = self._build_rows(split)
         return self._rows[split]
 
-    def _make_rows(self, split: str) -> rows.Rows:
+    def _build_rows(self, split: str) -> rows.Rows:
         data = self.config
         return corpora.make_rows(
             self.tokens,
@@ -55,7 +47,7 @@ class Feed:
         )
 
     def batches(self, start: int) -> Iterator[pipeline.Batch]:
-        """This host's part of the training batches from step `start` on."""
+        """This host's rows of the training batches from step `start` on."""
         data = self.config
         return pipeline.batches(
             self.rows("train"),
@@ -69,23 +61,18 @@ class Feed:
         )
 
     def ordered(self, split: str, limit: int = 0, source: str = "") -> Iterator[pipeline.Batch]:
-        """This host's part of one pass over a part of the data, or over what one source of a mixture has in it."""
+        """This host's rows of one pass over a split, or over one source of a mixture in it; `limit` is in batches."""
         batch, plan = self.config.batch, self.rows(split)
         if source:
             mixture = cast(Mixture, plan)
-            whole, plan = len(mixture), mixture.parts[mixture.names.index(source)]
-            # Every source has its share of the batches.
-            limit = max(1, round(limit * len(plan) / whole)) if limit else 0
+            plan = mixture.parts[mixture.names.index(source)]
+            # Each source gets a share of the batches in proportion to its rows.
+            limit = max(1, round(limit * len(plan) / len(mixture))) if limit else 0
         return pipeline.ordered(
-            plan,
-            self.objective.features,
-            batch=batch,
-            local=self.layout.local_rows(batch),
-            seed=self.seed,
-            limit=limit,
+            plan, self.objective.features, batch=batch, local=self.layout.local_rows(batch), seed=self.seed, limit=limit
         )
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The names of a mixture's sources; one empty name where the data is one source."""
+        """The names of a mixture's sources; a single source has the name ""."""
         return tuple(self.config.mixture.named()) or ("",)

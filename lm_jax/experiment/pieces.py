@@ -1,4 +1,4 @@
-"""The pieces of a run, each built when it is first asked for."""
+"""The components of a run, each built on first use."""
 
 from __future__ import annotations
 
@@ -35,12 +35,21 @@ from lm_jax.train import averaging, gradients, optimizers, placing, state, step
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The pieces of a run.
+    """The components of a run.
 
     Attributes:
-      config: what to build.
-      tokenizer: decides the vocabulary.
-      store: the tokens; None where only the models are wanted.
+      config: the settings of the run.
+      tokenizer: defines the vocabulary.
+      store: the tokenized text; None if only the models are needed.
+
+    Example:
+      >>> from ml_collections import ConfigDict
+      >>> from lm_jax import experiment
+      >>> from lm_jax.models.presets.gpt import gpt2
+      >>> recipe = experiment.complete(ConfigDict({"model": gpt2("tiny"), "data": {"length": 64}}))
+      >>> exp = Experiment(experiment.parse(recipe), tokenizers.load("tests/golden/tokenizer"))
+      >>> exp.vocabulary.size, exp.batch_like["tokens"].shape
+      (512, (16, 64))
     """
 
     config: ExperimentConfig
@@ -48,32 +57,32 @@ class Experiment:
     store: corpora.Corpus | None = None
 
     def check(self) -> None:
-        """Builds whatever can be wrong with the configuration, so that it is found before the first file is written."""
+        """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         for split in ("train", "validation"):
             self.feed.rows(split)
 
     @property
     def tokens(self) -> corpora.Corpus:
-        """The tokens of an experiment that was made with them."""
+        """The tokenized text, of an experiment that has it."""
         if self.store is None:
-            raise ValueError("this experiment was made without its text; `experiment.prepare` makes one with it")
+            raise ValueError("this experiment has no text; create it with `experiment.prepare`")
         return self.store
 
     @functools.cached_property
     def feed(self) -> Feed:
-        """Batches of the tokens."""
+        """Batches of the text."""
         corpora.refuse_beyond(self.tokens, self._rows_of_table)
         return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """What objectives know of the tokenizer."""
+        """The token ids that objectives use."""
         return vocabularies.of(self.tokenizer, self._rows_of_table, self.config.model.kind, self.config.conventions)
 
     @property
     def padding(self) -> int:
-        """The id that stands where nothing is read."""
+        """The id to pad with."""
         config = self.config
         return vocabularies.padding(self.tokenizer, self._rows_of_table, config.model.kind, config.conventions)
 
@@ -84,13 +93,13 @@ class Experiment:
 
     @property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of text that each id stands for, of the text at hand where the id alone does not tell."""
-        around = 1 + len(document_prefix(self.config))
-        return self.tokenizer.bytes_of_corpus(self.tokens.bytes, self.tokens.tokens - around * self.tokens.documents)
+        """UTF-8 bytes of each id; for tokenizers that change text, the mean over this run's text."""
+        special = 1 + len(document_prefix(self.config))
+        return self.tokenizer.bytes_of_corpus(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
-        """The objective, which can be trained as the configuration wants it."""
+        """The objective, checked against gradient accumulation."""
         config = self.config
         objective = objectives.build_objective(config.objective, self.vocabulary, config.data.length)
         self._check_parts(objective.coupled, f"config.objective.name {config.objective.name!r}")
@@ -100,8 +109,8 @@ class Experiment:
         parts = self.config.train.accumulate
         if coupled and parts > 1:
             raise InputError(
-                f"config.train.accumulate is {parts}, but {name} couples the rows of a batch, which then cannot be "
-                "computed in parts; use 1"
+                f"config.train.accumulate is {parts}, but {name} couples the rows of a batch, which cannot be split "
+                "into micro-batches; use 1"
             )
 
     @functools.cached_property
@@ -121,44 +130,44 @@ class Experiment:
 
     @functools.cached_property
     def models(self) -> Models:
-        """The models of the objective's roles, with shapes and axes but no memory taken."""
+        """The models of the objective's roles; no parameter is allocated."""
         vocabularies.check(self.tokenizer, self._rows_of_table)
         roles, configs = objectives.roles(self.config.objective), self.config.models
         others = [role for role in roles if key(roles, role) != "config.model"]
         if set(others) != set(configs):
             raise InputError(
                 f"config.models has {', '.join(configs) or 'no model'}, but beside config.model the objective "
-                f"{self.config.objective.name!r} takes {', '.join(others) or 'none'}; give each a preset"
+                f"{self.config.objective.name!r} needs {', '.join(others) or 'none'}; set a preset for each"
             )
-        found = Models(roles, {role: self._model(role, roles[role], key(roles, role)) for role in roles})
-        found.check(self.config.objective.name)
-        return found
+        models = Models(roles, {role: self._model(role, roles[role], key(roles, role)) for role in roles})
+        models.check(self.config.objective.name)
+        return models
 
-    def _model(self, role: str, wanted: Role, name: str) -> Model:
-        config: ModelConfig = self.config.models.get(role, self.config.model)
+    def _model(self, name: str, role: Role, key: str) -> Model:
+        config: ModelConfig = self.config.models.get(name, self.config.model)
         embed = config.embed
         if embed.positions == "learned" and embed.max_length < self.config.data.length:
             raise InputError(
-                f"config.data.length {self.config.data.length} is more than {name}.embed.max_length "
+                f"config.data.length {self.config.data.length} is more than {key}.embed.max_length "
                 f"{embed.max_length}; lower the first or raise the second"
             )
         stacks = [getattr(config, part) for part in STACKS if hasattr(config, part)]
-        balanced = wanted.trainable and any(stack.experts.balance for stack in stacks)
-        self._check_parts(balanced, f"feedforward.experts.balance of {name}")
-        own = role in self.config.models and embed.vocab
-        return build_model(config, own or self._rows_of_table)
+        balanced = role.trainable and any(stack.experts.balance for stack in stacks)
+        self._check_parts(balanced, f"feedforward.experts.balance of {key}")
+        vocab = name in self.config.models and embed.vocab
+        return build_model(config, vocab or self._rows_of_table)
 
     @property
     def product(self) -> Model:
-        """The model that is evaluated, generated from and exported."""
+        """The model to evaluate, generate from and export."""
         return self.models.models[self.models.product]
 
     def params_like(self, *roles: str) -> Params:
-        """Shapes and shardings of the parameters of these roles and of the owners of what they share."""
+        """Shapes and shardings of the parameters of these roles, and of the owners of their shared parameters."""
         models = self.models
-        named = sorted({*roles, *(owner for role in roles for owner in models.roles[role].shares.values())})
-        axes, shapes = ({role: tree[role] for role in named} for tree in (models.axes, models.shapes))
-        return _placed(axes, shapes, self.layout)
+        needed = sorted({*roles, *(owner for role in roles for owner in models.roles[role].shares.values())})
+        axes, shapes = ({role: tree[role] for role in needed} for tree in (models.axes, models.shapes))
+        return _sharded(axes, shapes, self.layout)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -173,19 +182,19 @@ class Experiment:
 
     @property
     def average(self) -> averaging.Average | None:
-        """How averages of the parameters are kept, where the recipe asks for them."""
+        """The averaging of parameters, or None if the recipe has none."""
         return averaging.build_average(self.config.optimizer, self.config.train.ema)
 
     @property
     def learning_rate(self) -> Callable[[int], Any]:
-        """Learning rate by number of updates."""
+        """Learning rate as a function of the update count."""
         return optimizers.schedule(self.config.optimizer, self.config.train.steps)
 
     def init(self) -> state.TrainState:
-        """The state before the first step (traced: call it under jit)."""
+        """The train state before the first step. Traced: call it under jit."""
         models = self.models
         params, frozen = models.split(models.draw(self.config.seed))
-        halves = [role for role, one in models.models.items() if one.module.config.dtype == "float16"]
+        halves = [role for role, model in models.models.items() if model.module.config.dtype == "float16"]
         return state.create(
             params,
             self.optimizer,
@@ -200,29 +209,29 @@ class Experiment:
         """Shapes and shardings of the train state."""
         shapes = jax.eval_shape(self.init)
         axes = placing.state_axes(shapes, self.models.axes, self.objective.carry)
-        return _placed(axes, shapes, self.layout)
+        return _sharded(axes, shapes, self.layout)
 
     @functools.cached_property
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of a global batch, from the objective's spec."""
         fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
         rows = self.config.data.batch
-        shapes = {name: jax.ShapeDtypeStruct((rows, *one.shape), one.dtype) for name, one in fields.items()}
-        axes = {name: ("batch", *one.axis_names) for name, one in fields.items()}
-        return _placed(axes, shapes, self.layout)
+        shapes = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
+        axes = {name: ("batch", *field.axis_names) for name, field in fields.items()}
+        return _sharded(axes, shapes, self.layout)
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows of a batch as the global batch."""
+        """Turns this host's rows of a batch into the global batch."""
         return self.layout.put(batch, self.batch_like)
 
     def fresh_state(self) -> state.TrainState:
-        """The state before the first step, drawn where it will live."""
+        """The train state before the first step, initialised on its own shards."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         return self.layout.jit(self.init, out_shardings=shardings)()
 
     def train_step(self) -> step.Step:
-        """The jitted train step; it takes over the state's memory, and leaves every leaf where it was."""
-        config, where = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
+        """The jitted train step; it donates the state and keeps its shardings."""
+        config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         function = step.make_train_step(
             self.objective,
             self.models,
@@ -231,78 +240,68 @@ class Experiment:
             average=self.average,
             seed=config.seed,
         )
-        return self.layout.jit(function, donate_argnums=0, out_shardings=(where, None))
+        return self.layout.jit(function, donate_argnums=0, out_shardings=(shardings, None))
 
     def eval_step(self) -> Callable[..., Any]:
         """The jitted evaluation step."""
         return self.layout.jit(step.make_eval_step(self.objective, self.models))
 
     def validation(self) -> LanguageModelling:
-        """The evaluator of the part of the text that is held out."""
-        limit = self.config.evaluate.batches
+        """The evaluator of the validation split."""
+        ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
         return LanguageModelling(
             objective=self.objective,
             step=self.eval_step(),
-            batches={
-                name: functools.partial(self.feed.ordered, "validation", limit, name) for name in self.feed.sources
-            },
+            batches={name: functools.partial(ordered, name) for name in self.feed.sources},
             put=self.put,
             byte_lengths=self.byte_lengths,
         )
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of a row for throughput: those that the product reads, or its encoder if it has one."""
-        return next(one.source or one.length for one in self.objective.work if one.role == self.models.product)
+        """Tokens per row for throughput: input tokens of the product, or of its encoder if it has one."""
+        return next(work.source or work.length for work in self.objective.work if work.role == self.models.product)
 
     def flops(self) -> float:
-        """Floating-point operations that a row of training needs, of all models (`models.flops`)."""
+        """Floating-point operations to train on one row, of all models (`models.flops`)."""
         total = 0.0
         for work in self.objective.work:
             model = self.models.models[work.role]
             row = training_flops(
-                model.module.config,
-                model.shapes,
-                model.axes,
-                length=work.length,
-                read=work.scored,
-                source=work.source,
+                model.module.config, model.shapes, model.axes, length=work.length, read=work.scored, source=work.source
             )
-            # Two thirds are the backward pass, which a frozen model does not have.
+            # A frozen model needs no backward pass, which is two thirds of the total.
             total += row if self.models.roles[work.role].trainable else row / 3
         return total
 
 
-def _placed(axes: Any, shapes: Any, layout: Layout) -> Any:
-    """Shapes with their shardings."""
-    place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    return jax.tree.map(place, shapes, layout.shardings(axes, shapes))
+def _sharded(axes: Any, shapes: Any, layout: Layout) -> Any:
+    """Adds shardings to a tree of shapes."""
+    add = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.tree.map(add, shapes, layout.shardings(axes, shapes))
 
 
 def document_prefix(config: ExperimentConfig) -> tuple[int, ...]:
-    """The ids that every stored document begins with: a decoder's, since the rows of others get theirs one by one."""
+    """The ids before every stored document; empty unless the model is a decoder: other kinds add theirs per row."""
     return config.conventions.prefix if config.model.kind == "decoder" else ()
 
 
 def prepare(
     config: ExperimentConfig, progress: Any = None, tokenizer: tokenizers.Tokenizer | None = None
 ) -> Experiment:
-    """An experiment with its text cleaned, its tokenizer trained and its tokens stored; what exists is used.
+    """Cleans the text, trains the tokenizer and stores the tokens, unless done before.
 
-    Args:
-      config: what to build.
-      progress: as of `store.prepare`.
-      tokenizer: the tokenizer to store tokens with, instead of that of the configuration.
+    A `tokenizer` replaces that of the configuration; `progress` is that of `store.prepare`.
     """
     tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
     return Experiment(config, tokens.tokenizer, tokens)
 
 
 def load(workdir: str | os.PathLike[str]) -> Experiment:
-    """The experiment of a work directory, without its text.
+    """Loads the experiment of a work directory, without its text.
 
     Raises:
-      InputError: there is no such directory, or nothing was trained in it.
+      InputError: the directory does not exist, or holds no run.
     """
     config = saved(workdir)
     if config is None:

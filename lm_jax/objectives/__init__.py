@@ -1,6 +1,6 @@
-"""Pretraining objectives: each is one file that owns its corruption and its loss.
+"""Pretraining objectives: each file defines one objective, its corruption and its loss.
 
-Adding one: a file with a class like `causal.Causal`, a line in `OBJECTIVES`, and its settings in `ObjectiveConfig`.
+To add one, write a class like `causal.Causal`, and register it in `OBJECTIVES` and its settings in `ObjectiveConfig`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OBJECTIVES = {"causal": Causal, "masked": Masked, "span": Span}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Which objective, and the settings of each; only those of `name` are read."""
+    """The objective `name`, and the settings of every objective; only those of `name` are read."""
 
     name: str = "causal"
     causal: CausalConfig = CausalConfig()
@@ -29,11 +29,17 @@ class ObjectiveConfig:
 
 
 def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
-    """The roles of an objective, which its class knows: a model needs no objective to be read."""
+    """The roles of an objective, from its class alone: models can be loaded without building the objective."""
     return lookup(OBJECTIVES, config.name, "config.objective.name").roles
 
 
 def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
-    """The objective of a configuration, for rows of `length` tokens; one without settings gets None."""
+    """Builds the objective of a configuration for rows of `length` tokens; one without settings gets `config=None`.
+
+    Example:
+      >>> vocabulary = Vocabulary(size=12, pad=0, eos=1, cls=2, sep=3, mask=4, ordinary=(5, 12))
+      >>> build_objective(ObjectiveConfig(name="masked"), vocabulary, length=128).terms
+      ('masked_lm_loss', 'next_sentence_loss')
+    """
     cls = lookup(OBJECTIVES, config.name, "config.objective.name")
     return cls(getattr(config, config.name, None), vocabulary, length)

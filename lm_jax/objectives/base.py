@@ -1,4 +1,4 @@
-"""What a pretraining objective is: both halves of an idea, corruption on the host and loss on the device."""
+"""The interface of a pretraining objective: corruption on the host (`features`), loss on the device (`loss`)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ Batch = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What an objective must know of a tokenizer.
+    """The token ids that an objective uses.
 
     Attributes:
-      size: ids are below this.
-      pad, eos: ids; every tokenizer has them.
-      bos, cls, sep, mask: ids, or None where the tokenizer has none; an objective that reads one asks `require`.
-      sentinels: ids that stand for a removed span, first to last.
-      ordinary: ids of pieces of text, [first, one past the last).
-      start: id that the decoder of an encoder-decoder reads first; None is `pad`, as T5 has it.
-      before, after: ids around every source of an encoder-decoder; nothing after it is EOS.
+      size: number of ids.
+      pad, eos: special ids that every tokenizer has.
+      bos, cls, sep, mask: special ids, or None if the tokenizer has none; get the ids that you need from `require`.
+      sentinels: ids that replace removed spans, first to last.
+      ordinary: half-open range of the ids of ordinary (not special) pieces, (first, last + 1).
+      start: id that the decoder of an encoder-decoder reads first; None: `pad`, as in T5.
+      before, after: ids around every source of an encoder-decoder; an empty `after` means EOS.
+
+    Example:
+      >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, mask=4, ordinary=(5, 100))
+      >>> vocabulary.require("masked", "eos", "mask")
+      (1, 4)
     """
 
     size: int
@@ -58,21 +63,21 @@ class Vocabulary:
 
     @property
     def closing(self) -> tuple[int, ...]:
-        """The ids after every source of an encoder-decoder."""
+        """The ids that end every source of an encoder-decoder."""
         return self.after or (self.eos,)
 
     def require(self, objective: str, *names: str) -> tuple[int, ...]:
-        """The ids of special tokens that an objective cannot do without.
+        """The ids of special tokens that an objective needs, by their names.
 
         Raises:
-          InputError: the tokenizer does not have one of them.
+          InputError: the tokenizer lacks one of them.
         """
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
             raise InputError(
                 f"config.objective.name {objective!r} needs the special tokens {', '.join(names)}, and the tokenizer "
-                f"has no {' and no '.join(missing)}; name them in the tokenizer_config.json beside it "
-                f"({missing[0]}_token), or take another tokenizer"
+                f"has no {' and no '.join(missing)}; name them in its tokenizer_config.json "
+                f"({missing[0]}_token), or use another tokenizer"
             )
         return tuple(getattr(self, name) for name in names)
 
@@ -84,7 +89,7 @@ class Field:
     Attributes:
       shape: without the batch axis.
       dtype: numpy dtype.
-      axes: logical axes of `shape`, which the layout may divide; empty: none is divided.
+      axes: logical axes of `shape`, which the layout may shard; empty: not sharded.
     """
 
     shape: tuple[int, ...] = ()
@@ -93,19 +98,19 @@ class Field:
 
     @property
     def axis_names(self) -> tuple[str | None, ...]:
-        """A name, or None, for every axis of `shape`."""
+        """The logical name, or None, of every axis of `shape`."""
         return self.axes or (None,) * len(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """The work of one model on one row, for FLOPs and throughput.
+    """One model's token counts for one row, for FLOPs and throughput.
 
     Attributes:
       role: the model's role.
-      length: tokens that it reads; in an encoder-decoder, tokens that the decoder reads.
+      length: input tokens; of an encoder-decoder, those of its decoder.
       scored: positions with logits over the vocabulary.
-      source: tokens that the encoder reads.
+      source: input tokens of an encoder-decoder's encoder.
     """
 
     role: str
@@ -116,7 +121,7 @@ class Work:
 
 @flax.struct.dataclass
 class Carry:
-    """Arrays that an objective keeps from step to step; an objective declares a `Field` for each.
+    """Arrays that an objective carries from step to step; it declares a `Field` for each.
 
     Attributes:
       rows: one entry per row of the batch, [batch, ...].
@@ -129,13 +134,13 @@ class Carry:
 
 @flax.struct.dataclass
 class Part:
-    """A batch, or a part of one.
+    """A batch, or one micro-batch of it.
 
     Attributes:
-      batch: features, and a random key for each row (`row_keys`).
-      weights: weights of the whole batch.
+      batch: features, and a random key per row (`row_keys`).
+      weights: `Objective.weights` of the whole batch.
       key: random key of dropout; None in evaluation.
-      carry: the carry of the last step; its `rows` are those of this part.
+      carry: the carry of the previous step; its `rows` are those of this part.
     """
 
     batch: Batch
@@ -146,13 +151,12 @@ class Part:
 
 @flax.struct.dataclass
 class Loss:
-    """What one batch, or one part of it, contributes.
+    """The loss of a batch, or one micro-batch's contribution to it.
 
     Attributes:
-      total: what is differentiated: sums divided by the weights of the *whole* batch, so that parts add up.
+      total: the scalar to differentiate: sums divided by the weights of the *whole* batch, so that parts add up.
       metrics: sums and weights.
-      carry: the carry for the next step. `shared` holds this part's contribution, which is summed over parts, as totals
-        are.
+      carry: the carry for the next step. `shared` is this part's contribution; like `total`, it is summed over parts.
     """
 
     total: Float[Array, ""] | Any
@@ -161,19 +165,18 @@ class Loss:
 
 
 class Objective(Protocol):
-    """A pretraining objective. A subclass inherits the defaults below.
+    """A pretraining objective; subclasses inherit the defaults below.
 
     Attributes:
       roles: the roles of its models, by name; a class attribute.
-      reads: row plan, length and columns that it reads.
+      reads: row plan, length and columns of its rows.
       terms: names of the metrics whose means add up to the loss.
-      text: the features with the ids and the weights of tokens that together are the whole text, for bits per byte;
-        None where the objective does not predict every token once.
-      coupled: whether the loss of a row depends on the other rows of its batch, so that no part of a batch can be
-        computed alone.
-      carry: fields of the arrays that it keeps between steps; zeros before the first step.
+      text: names of the features with the target ids and their weights, for bits per byte; None unless every token of
+        the text is predicted exactly once.
+      coupled: whether a row's loss depends on the other rows of its batch, which rules out micro-batches.
+      carry: fields of the arrays that it carries between steps; zeros before the first step.
       spec: fields of the arrays that `features` returns.
-      work: the work of each model on a row.
+      work: token counts of each model for one row.
     """
 
     roles: Mapping[str, Role]
@@ -186,15 +189,15 @@ class Objective(Protocol):
     carry: Carry = Carry()
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One row of a batch, on the host: masked, corrupted, padded to fixed shapes."""
+        """One row of a batch, on the host: corrupted, and padded to fixed shapes."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """How much of each term of the loss a batch holds; every term is divided by its weight."""
+        """The denominator of each term of the loss, such as the number of predicted tokens."""
         ...
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
-        """The loss of (a part of) a batch; `models` are bound to their parameters, by role."""
+        """The loss of a batch or micro-batch; `models` are bound to their parameters, by role."""
         ...
 
 
@@ -206,12 +209,12 @@ def weighted(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) ->
 def accuracy(
     logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]
 ) -> Sum:
-    """How often the largest logit is the label's."""
+    """The weighted count of positions where the largest logit is the label's."""
     return weighted(hits(logits, labels).astype(jnp.float32), weights)
 
 
 def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:
-    """A `Loss` of this total, plus the load-balancing loss of a mixture of experts where the model has one."""
+    """A `Loss` with this total, plus the load-balancing loss if the model is a mixture of experts that has one."""
     if isinstance(output.balance, float):
         return Loss(total=total, metrics=metrics)
     balance = Sum(total=output.balance, weight=jnp.ones(()))
@@ -219,22 +222,22 @@ def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:
 
 
 def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
-    """`total / weight`, and 0 where nothing has weight."""
+    """`total / weight`; 0 / 0 is 0."""
     return total / jnp.maximum(weight, 1e-9)
 
 
 def row_keys(batch: Batch) -> Key[Array, " rows"]:
-    """A random key per row; it does not depend on accumulation or on the device that holds the row."""
+    """A random key per row, independent of gradient accumulation and of sharding."""
     return jax.random.wrap_key_data(batch[KEYS], impl="threefry2x32")
 
 
 def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
-    """`values` as int32, filled up to `length`."""
+    """`values` as int32, padded to `length` with `fill`."""
     row = np.full(length, fill, np.int32)
     row[: len(values)] = values
     return row
 
 
 def counted(count: int, length: int) -> np.ndarray:
-    """`count` ones, then zeros up to `length`: float32 weights."""
+    """float32 weights of a padded row: `count` ones, then zeros up to `length`."""
     return (np.arange(length) < count).astype(np.float32)

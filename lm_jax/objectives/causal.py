@@ -12,17 +12,24 @@ from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.written import Written
+from lm_jax.objectives.teacher_forcing import TeacherForced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CausalConfig:
-    """Nothing to choose."""
+    """No settings."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Causal(Written):
-    """Rows of length + 1 tokens: the first `length` are read, the last `length` predicted."""
+class Causal(TeacherForced):
+    """Rows of length + 1 tokens: the first `length` are the inputs, the last `length` the targets.
+
+    Example:
+      >>> causal = Causal(CausalConfig(), Vocabulary(size=100, pad=0, eos=1, ordinary=(2, 100)), length=4)
+      >>> row = causal.features({"tokens": np.array([11, 12, 13])}, np.random.default_rng(0))
+      >>> print(row["tokens"], row["targets"], row["weights"])
+      [11 12 0 0] [12 13 0 0] [1. 1. 0. 0.]
+    """
 
     config: CausalConfig
     vocabulary: Vocabulary
@@ -39,16 +46,16 @@ class Causal(Written):
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """Every token is read and scored."""
+        """The model reads `length` tokens and scores all of them."""
         return (Work(role="model", length=self.length, scored=self.length),)
 
     @property
     def reads(self) -> Reads:
-        """One token more than the model reads: the last target is the next row's first token."""
+        """Windows of length + 1 tokens that overlap by one: the last target is the next row's first input."""
         return Reads(plan="packed", length=self.length + 1, overlap=1)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Tokens, targets and weights, each of `length`."""
+        """`tokens`, `targets` and `weights`, each padded to `length`."""
         tokens = row["tokens"]
         targets = tokens[1:]
         return {
@@ -58,5 +65,5 @@ class Causal(Written):
         }
 
     def inputs(self, batch: Batch) -> Inputs:
-        """The tokens: padding stands at the end, where no token with a weight can see it."""
+        """The tokens, without segments: padding comes last, so causal attention hides it from every weighted token."""
         return Inputs(tokens=batch["tokens"])

@@ -1,4 +1,4 @@
-"""-log softmax of logits at labels, and the sum of it over a batch without ever holding all of its logits."""
+"""Cross-entropy of logits and labels, and its sum over a batch in chunks, without all logits in memory at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lm_jax.models.heads import hits
 from lm_jax.models.model import Bound
 from lm_jax.parallel.layout import over_rows
 
-# A device makes logits in at most so many parts of at least so many tokens: each adds to the table's gradient.
-MOST_PARTS, LEAST_TOKENS = 8, 512
+# At most 8 chunks per device, of at least 512 tokens: each chunk adds once to the gradient of the whole table.
+MOST_CHUNKS, LEAST_TOKENS = 8, 512
 
 Logits = Callable[[Any, jax.Array], jax.Array]
 Sums = tuple[jax.Array, jax.Array]
@@ -28,7 +28,7 @@ def cross_entropy(logits: Float[Array, "*batch classes"], labels: Int[Array, "*b
 
 
 def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`cross_entropy`, and what probabilities are made of: powers of e and their sums."""
+    """`cross_entropy`, with the numerators and denominators of the probabilities for the gradient."""
     wide = logits.astype(jnp.float32)
     highest = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
     powers = jnp.exp(wide - highest)
@@ -43,68 +43,62 @@ def token_loss(
     labels: Int[Array, "batch length"],
     weights: Float[Array, "batch length"],
 ) -> tuple[Sum, Sum]:
-    """The weighted sums of -log P(label) in nats, and of how often the label is the most probable token.
+    """Weighted sums of -log P(label), in nats, and of the positions where the label has the largest logit.
 
-    The logits are made a few tokens at a time, and the gradient with them: each part's becomes a part of the gradient
-    of the sum at once, and is gone (Hsu et al. 2024, arXiv:2410.10989). Every device does so with its own rows, so that
-    the gradient of the readout is summed over devices once.
+    Logits and their gradient are computed chunk by chunk, and each chunk's gradient is propagated to `hidden` and the
+    readout at once, so that only one chunk is in memory (Hsu et al. 2024, arXiv:2410.10989). Each device processes its
+    own rows, so the gradient of the readout is summed over devices once.
     """
-    readout, logits = model.readout_params, lambda writer, hidden: model.readout(hidden, writer)
+    readout, readout_logits = model.readout_params, lambda params, hidden: model.readout(hidden, params)
 
-    def own(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-        parts = min(MOST_PARTS, -(-labels.size // LEAST_TOKENS))
+    def local_sums(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+        chunks = min(MOST_CHUNKS, -(-labels.size // LEAST_TOKENS))
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
-        return cast(Sums, _sums(logits, readout, *(_parted(x, parts) for x in tokens)))
+        return cast(Sums, _sums(readout_logits, readout, *(_chunked(x, chunks) for x in tokens)))
 
-    loss, right = over_rows(own, readout, hidden, labels, weights)
+    loss, right = over_rows(local_sums, readout, hidden, labels, weights)
     weight = weights.sum()
     return Sum(total=loss, weight=weight), Sum(total=right, weight=weight)
 
 
-def _parted(x: jax.Array, parts: int) -> jax.Array:
-    """`x` in `parts` equal parts, as [parts, size of a part, ...], the last one filled up with zeros."""
-    size = -(-x.shape[0] // parts)
-    x = jnp.pad(x, [(0, parts * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(parts, size, *x.shape[1:])
+def _chunked(x: jax.Array, chunks: int) -> jax.Array:
+    """`x` in equal chunks, [chunks, tokens, ...]; the last is padded with zeros."""
+    size = -(-x.shape[0] // chunks)
+    x = jnp.pad(x, [(0, chunks * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(chunks, size, *x.shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(
-    logits: Logits,
-    readout: Any,
-    hidden: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
-) -> Sums:
-    """Loss and right answers of all parts, [parts, tokens of a part, ...]; nothing is learned about `weights`."""
+def _sums(readout_logits: Logits, readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+    """Sums of loss and hits over chunks, [chunks, tokens, ...]; no gradient with respect to `weights`."""
 
-    def one(sums: Sums, part: tuple[jax.Array, ...]) -> tuple[Sums, None]:
-        hidden, labels, weights = part
-        made = logits(readout, hidden)
-        found = ((cross_entropy(made, labels) * weights).sum(), (hits(made, labels) * weights).sum())
-        return jax.tree.map(jnp.add, sums, found), None
+    def add(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, None]:
+        hidden, labels, weights = chunk
+        scores = readout_logits(readout, hidden)
+        terms = ((cross_entropy(scores, labels) * weights).sum(), (hits(scores, labels) * weights).sum())
+        return jax.tree.map(jnp.add, sums, terms), None
 
-    return jax.lax.scan(one, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
+    return jax.lax.scan(add, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
 
 
-def _sums_forward(logits: Logits, readout: Any, *tokens: jax.Array):
-    def one(sums: Any, part: tuple[jax.Array, ...]):
-        hidden, labels, weights = part
-        made, pull = jax.vjp(logits, readout, hidden)
-        loss, powers, total = _softmax(made, labels)
-        found = ((loss * weights).sum(), (hits(made, labels) * weights).sum())
-        columns = jax.lax.broadcasted_iota(labels.dtype, made.shape, made.ndim - 1)
+def _sums_forward(readout_logits: Logits, readout: Any, *tokens: jax.Array):
+    def add(sums: Any, chunk: tuple[jax.Array, ...]):
+        hidden, labels, weights = chunk
+        scores, pull = jax.vjp(readout_logits, readout, hidden)
+        loss, powers, total = _softmax(scores, labels)
+        terms = ((loss * weights).sum(), (hits(scores, labels) * weights).sum())
+        columns = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
         share = weights[..., None]
         slope = powers * (share / total) - jnp.where(labels[..., None] == columns, share, 0.0)
-        of_readout, of_hidden = pull(slope.astype(made.dtype))
-        return jax.tree.map(jnp.add, sums, (found, of_readout)), of_hidden
+        of_readout, of_hidden = pull(slope.astype(scores.dtype))
+        return jax.tree.map(jnp.add, sums, (terms, of_readout)), of_hidden
 
     start = ((jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, readout))
-    (found, of_readout), of_hidden = jax.lax.scan(one, start, tokens)
-    return found, (of_readout, of_hidden)
+    (totals, of_readout), of_hidden = jax.lax.scan(add, start, tokens)
+    return totals, (of_readout, of_hidden)
 
 
-def _sums_backward(logits: Logits, slopes: tuple[Any, jax.Array], gradient: tuple[jax.Array, jax.Array]):
+def _sums_backward(readout_logits: Logits, slopes: tuple[Any, jax.Array], gradient: tuple[jax.Array, jax.Array]):
     of_readout, of_hidden = jax.tree.map(lambda x: (x * gradient[0]).astype(x.dtype), slopes)
     return of_readout, of_hidden, None, None
 

@@ -36,12 +36,12 @@ from lm_jax.objectives.roles import Role
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedConfig:
-    """What is hidden, and how.
+    """Settings of the corruption.
 
     Attributes:
-      rate: share of the tokens that are predicted.
-      mask, random: of those, the share replaced by the mask token and by a random one; the rest stays.
-      next_sentence: rows are sentence pairs, and whether the second follows the first is predicted too.
+      rate: share of the tokens to predict.
+      mask, random: shares of those tokens to replace by the mask token and by a random token; the rest is unchanged.
+      next_sentence: whether rows are sentence pairs, with next-sentence prediction.
     """
 
     rate: float = 0.15
@@ -60,7 +60,15 @@ class MaskedConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Masked(Objective):
-    """Rows [CLS] A [SEP] B [SEP], or [CLS] text [SEP] without next sentence."""
+    """Rows [CLS] A [SEP] B [SEP], or [CLS] text [SEP] without next-sentence prediction.
+
+    Example:
+      >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, cls=2, sep=3, mask=4, ordinary=(5, 100))
+      >>> masked = Masked(MaskedConfig(next_sentence=False), vocabulary, length=8)
+      >>> row = masked.features({"tokens": np.arange(20, 26)}, np.random.default_rng(2))
+      >>> print(row["tokens"], row["positions"], row["labels"])
+      [ 2 20 21 22  4 24 25  3] [4 0] [23  0]
+    """
 
     config: MaskedConfig
     vocabulary: Vocabulary
@@ -73,7 +81,7 @@ class Masked(Objective):
 
     @property
     def reads(self) -> Reads:
-        """Sentence pairs or packed text, without the special tokens of a row."""
+        """Sentence pairs or packed text, shorter than `length` by the special tokens of a row."""
         pairs = self.config.next_sentence
         return Reads(plan="pairs" if pairs else "packed", length=self.length - (3 if pairs else 2))
 
@@ -84,7 +92,7 @@ class Masked(Objective):
 
     @property
     def predictions(self) -> int:
-        """Positions predicted per full row."""
+        """The most positions to predict in a row."""
         return max(1, math.ceil(self.length * self.config.rate))
 
     @property
@@ -102,15 +110,15 @@ class Masked(Objective):
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """The row is read, and the masked positions are scored."""
+        """The model reads the row and scores the chosen positions."""
         return (Work(role="model", length=self.length, scored=self.predictions),)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Corrupted tokens, and which of them were what.
+        """Corrupted tokens, with the chosen positions and their original tokens.
 
         Returns:
-          `tokens`, `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`; and with next
-          sentence `is_next` and `pairs` (1) as scalars.
+          `tokens`, `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`; with next
+          sentence, the scalars `is_next` and `pairs` (1).
         """
         special = self.vocabulary
         cls, sep, mask = self._specials()
@@ -125,11 +133,11 @@ class Masked(Objective):
         count = min(self.predictions, max(1, round(len(candidates) * self.config.rate)), len(candidates))
         chosen = np.sort(rng.permutation(candidates)[:count])
         labels = tokens[chosen]
-        fate = rng.random(count)
-        replaced = np.where(fate < self.config.mask, mask, labels)
-        drawn = rng.integers(*special.ordinary, size=count, dtype=np.int32)
-        at_random = (fate >= self.config.mask) & (fate < self.config.mask + self.config.random)
-        tokens[chosen] = np.where(at_random, drawn, replaced)
+        uniform = rng.random(count)
+        replaced = np.where(uniform < self.config.mask, mask, labels)
+        random = rng.integers(*special.ordinary, size=count, dtype=np.int32)
+        at_random = (uniform >= self.config.mask) & (uniform < self.config.mask + self.config.random)
+        tokens[chosen] = np.where(at_random, random, replaced)
         features = {
             "tokens": padded(tokens, self.length, special.pad),
             "types": padded(types, self.length),
@@ -144,7 +152,7 @@ class Masked(Objective):
         return features
 
     def inputs(self, batch: Batch) -> Inputs:
-        """Tokens, types, and which of them are padding."""
+        """Tokens and types; `segments` are 0 at padding."""
         return Inputs(tokens=batch["tokens"], types=batch["types"], segments=batch["segments"])
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -163,10 +171,8 @@ class Masked(Objective):
         if self.config.next_sentence:
             logits = model.head("pair", output.hidden[:, 0])
             pairs = weighted(cross_entropy(logits, batch["is_next"]), batch["pairs"])
-            metrics |= {
-                "next_sentence_loss": pairs,
-                "next_sentence_accuracy": accuracy(logits, batch["is_next"], batch["pairs"]),
-            }
+            metrics["next_sentence_loss"] = pairs
+            metrics["next_sentence_accuracy"] = accuracy(logits, batch["is_next"], batch["pairs"])
             total = total + per_weight(pairs.total, part.weights["pairs"])
         return balanced(total, metrics, output)
 

@@ -1,6 +1,6 @@
-"""The models of an objective by role: a generator and a discriminator, a teacher and a student, or one model alone.
+"""The models of an objective by role: generator and discriminator, teacher and student, or a single model.
 
-Parameters are trees by role. A shared parameter is in its owner's tree only, so it is drawn, stored and updated once.
+Parameters are a tree per role. A shared parameter is in its owner's tree only: initialised, stored and updated once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lm_jax.models.model import Bound, Model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Role:
-    """One model of an objective.
+    """Requirements for one model of an objective.
 
     Attributes:
-      kinds: kinds of model that can play the role.
-      trainable: False: the parameters are frozen, without gradients and optimizer state.
-      product: True: this model is evaluated, generated from and exported. The only role of an objective always is.
-      shares: paths of parameters, or of subtrees, to the role that owns them.
+      kinds: kinds of model that fit the role.
+      trainable: False freezes the parameters: no gradients, no optimizer state.
+      product: whether this model is the one to evaluate, generate from and export; a single role always is.
+      shares: maps paths of shared parameters, or of subtrees, to the role that owns them.
     """
 
     kinds: tuple[str, ...]
@@ -35,69 +35,60 @@ class Role:
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The models of an objective.
-
-    Attributes:
-      roles: the objective's roles.
-      models: the model of each role.
-    """
+    """The models of an objective, by role."""
 
     roles: Mapping[str, Role]
     models: Mapping[str, Model]
 
     def check(self, objective: str) -> None:
-        """Refuses models that cannot play their roles.
-
-        Args:
-          objective: its name, for messages.
+        """Checks that every model fits its role; `objective` is the name for messages.
 
         Raises:
-          InputError: a kind that the role does not take, or shared parameters of different shapes.
+          InputError: a model of the wrong kind, or shared parameters of different shapes.
         """
         shapes = {
             role: {path: leaf.shape for path, leaf in flat(model.shapes).items()} for role, model in self.models.items()
         }
-        for role, wanted in self.roles.items():
+        for role, requirements in self.roles.items():
             kind = self.models[role].module.config.kind
-            if kind not in wanted.kinds:
+            if kind not in requirements.kinds:
                 raise InputError(
-                    f"config.objective.name {objective!r} trains {' or '.join(wanted.kinds)} models, but "
+                    f"config.objective.name {objective!r} trains {' or '.join(requirements.kinds)} models, but "
                     f"{key(self.roles, role)}.kind is {kind!r}"
                 )
-            for path, owner in wanted.shares.items():
-                mine, theirs = (_below(path, shapes[one]) for one in (role, owner))
-                if mine != theirs:
-                    ours, other = key(self.roles, role), key(self.roles, owner)
+            for path, owner in requirements.shares.items():
+                own, owners = (_below(path, shapes[name]) for name in (role, owner))
+                if own != owners:
                     raise InputError(
-                        f"{ours} shares {path} with {other}, but its shapes are {mine} and those are {theirs}; give "
-                        "both the same widths"
+                        f"{key(self.roles, role)} shares {path} with {key(self.roles, owner)}, but their shapes are "
+                        f"{own} and {owners}; give both the same widths"
                     )
 
     @functools.cached_property
     def product(self) -> str:
-        """The role that is evaluated, generated from and exported."""
+        """The role to evaluate, generate from and export."""
         return product(self.roles)
 
     @functools.cached_property
     def shapes(self) -> Params:
-        """Shapes of the parameters by role, shared ones with their owner only."""
-        return {role: self._own(role, model.shapes) for role, model in self.models.items()}
+        """Parameter shapes by role; shared parameters appear under their owner only."""
+        return {role: self._unshared(role, model.shapes) for role, model in self.models.items()}
 
     @functools.cached_property
     def axes(self) -> Params:
-        """Logical axes of the same parameters."""
-        return {role: self._own(role, model.axes) for role, model in self.models.items()}
+        """Logical axes by role, like `shapes`."""
+        return {role: self._unshared(role, model.axes) for role, model in self.models.items()}
 
     def draw(self, seed: int) -> Params:
-        """Freshly drawn parameters by role; the product's depend on the seed alone (traced: call it under jit)."""
-        first, drawn = jax.random.key(seed), {}
+        """Initial parameters by role; the product's depend on the seed alone. Traced: call it under jit."""
+        first, params = jax.random.key(seed), {}
         for number, (role, model) in enumerate(self.models.items(), 1):
-            one = first if role == self.product else jax.random.fold_in(first, number)
-            drawn[role] = self._own(role, model.draw(one))
-        return drawn
+            rng = first if role == self.product else jax.random.fold_in(first, number)
+            params[role] = self._unshared(role, model.draw(rng))
+        return params
 
     def split(self, tree: Params) -> tuple[Params, Params]:
-        """The trained and the frozen part of a tree by role."""
+        """The trained and the frozen parameters of a tree by role."""
         return partition(tree, self._trained)
 
     def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:
@@ -105,14 +96,14 @@ class Models:
         return {role: self.models[role].bind(self.parameters(role, params, frozen)) for role in self.models}
 
     def parameters(self, role: str, params: Params, frozen: Params | None = None) -> Params:
-        """All parameters of one role as a plain tree."""
+        """All parameters of one role, shared ones included."""
         trees = merged(params, frozen) if frozen else params
         shares = self.roles[role].shares
         if not shares:
             return trees[role]
         return merged(trees[role], *(nested(_below(path, flat(trees[owner]))) for path, owner in shares.items()))
 
-    def _own(self, role: str, tree: Params) -> Params:
+    def _unshared(self, role: str, tree: Params) -> Params:
         return partition(tree, lambda path: not below(path, self.roles[role].shares))[0]
 
     def _trained(self, path: str) -> bool:
@@ -122,13 +113,13 @@ class Models:
 
 
 def product(roles: Mapping[str, Role]) -> str:
-    """The role that is the product."""
-    (found,) = [role for role, wanted in roles.items() if wanted.product or len(roles) == 1]
-    return found
+    """The role marked as the product, or the only role."""
+    (name,) = [name for name, role in roles.items() if role.product or len(roles) == 1]
+    return name
 
 
 def key(roles: Mapping[str, Role], role: str) -> str:
-    """Where the configuration has the model of a role."""
+    """The configuration key of a role's model."""
     return "config.model" if role == product(roles) else f"config.models.{role}"
 
 

@@ -1,4 +1,4 @@
-"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels stand for spans to restore."""
+"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels replace spans to predict."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lm_jax.data.rows import Reads
 from lm_jax.models.interface import Inputs
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.written import Written
+from lm_jax.objectives.teacher_forcing import TeacherForced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanConfig:
-    """`rate` of the tokens are removed, in spans of `mean_span` tokens on average."""
+    """`rate` is the share of tokens to remove, `mean_span` the mean length of a removed span, in tokens."""
 
     rate: float = 0.15
     mean_span: float = 3.0
@@ -33,8 +33,16 @@ class SpanConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Span(Written):
-    """Source: the text with a sentinel for each removed span. Target: each sentinel with its span, then EOS."""
+class Span(TeacherForced):
+    """Source: the text with a sentinel for each removed span. Target: each sentinel with its span, then EOS.
+
+    Example:
+      >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, sentinels=(98, 99), ordinary=(2, 98))
+      >>> span = Span(SpanConfig(), vocabulary, length=10)
+      >>> row = span.features({"tokens": np.arange(20, 30)}, np.random.default_rng(0))
+      >>> print(row["source"], row["targets"])
+      [20 21 22 23 24 25 26 98 29  1] [98 27 28  1]
+    """
 
     config: SpanConfig
     vocabulary: Vocabulary
@@ -46,8 +54,8 @@ class Span(Written):
         least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
         if self.length < least:
             raise InputError(
-                f"config.data.length is {self.length}; a corrupted row needs {least}: token, sentinel, and what comes "
-                "around them"
+                f"config.data.length is {self.length}; a corrupted row needs at least {least}: a token, a sentinel and "
+                "the special tokens around them"
             )
         spans = self._spans(self.reads.length)[1]
         if spans > len(self.vocabulary.sentinels):
@@ -65,7 +73,7 @@ class Span(Written):
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """The encoder reads the source, the decoder the target, all of which is scored."""
+        """The encoder reads the source; the decoder reads the target and scores all of it."""
         size = self.target_length()
         return (Work(role="model", length=size, scored=size, source=self.length),)
 
@@ -73,7 +81,7 @@ class Span(Written):
     def reads(self) -> Reads:
         """The longest text whose corrupted source fits into `length` tokens."""
         tokens = self.length
-        # Short rows and short spans have sources longer than their text.
+        # With short rows or short spans, the source is longer than the text.
         while self._source_length(tokens) > self.length:
             tokens -= 1
         while self._source_length(tokens + 1) <= self.length:
@@ -81,44 +89,44 @@ class Span(Written):
         return Reads(plan="packed", length=tokens)
 
     def target_length(self) -> int:
-        """Tokens of a full row's target: removed ones, sentinels, EOS."""
+        """Target length of a full row: removed tokens, sentinels and EOS."""
         noise, spans = self._spans(self.reads.length)
         return noise + spans + 1
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """`source`, `segments` of `length`; `tokens` (shifted right), `targets`, `weights` of the target's length."""
+        """`source` and `segments` of `length`; `tokens` (shifted right), `targets`, `weights` of `target_length()`."""
         tokens, special = row["tokens"].astype(np.int32), self.vocabulary
         noise, spans = self._spans(len(tokens))
-        removed = _partition(noise, spans, rng)
-        kept = _partition(len(tokens) - noise, spans, rng)
+        span_lengths = _partition(noise, spans, rng)
+        gap_lengths = _partition(len(tokens) - noise, spans, rng)
         if _maskings(len(tokens) - noise, noise, spans) == 1:
-            # Short rows: with one masking only, the span of a single one always at the end, a part of the text that
-            # comes first is moved behind the last span.
-            kept[0] -= rng.integers(0, kept[0] + 1)
+            # Short rows have a single masking, whose last span would always end the row. A random number of the first
+            # unmasked tokens is moved behind the last span instead.
+            gap_lengths[0] -= rng.integers(0, gap_lengths[0] + 1)
         source, target, at = [], [], 0
-        for sentinel, stay, go in zip(special.sentinels, kept, removed, strict=False):
-            source += [tokens[at : at + stay], [sentinel]]
-            target += [[sentinel], tokens[at + stay : at + stay + go]]
-            at += stay + go
+        for sentinel, gap, span in zip(special.sentinels, gap_lengths, span_lengths, strict=False):
+            source += [tokens[at : at + gap], [sentinel]]
+            target += [[sentinel], tokens[at + gap : at + gap + span]]
+            at += gap + span
         source = np.concatenate([special.before, *source, tokens[at:], special.closing]).astype(np.int32)
         target = np.concatenate([*target, [special.eos]])
         size = self.target_length()
         return {
             "source": padded(source, self.length, special.pad),
             "segments": padded(np.ones(len(source), np.int32), self.length),
-            # T5 starts its decoder with the padding token, BART with EOS.
+            # T5's decoder starts with the padding token, BART's with EOS.
             "tokens": padded(np.concatenate([[special.decoder_start], target[:-1]]), size, special.pad),
             "targets": padded(target, size, special.pad),
             "weights": counted(len(target), size),
         }
 
     def inputs(self, batch: Batch) -> Inputs:
-        """The source for the encoder, the shifted target for the decoder."""
+        """The source for the encoder, the target shifted right for the decoder."""
         source = Inputs(tokens=batch["source"], segments=batch["segments"])
         return Inputs(tokens=batch["tokens"], source=source)
 
     def _spans(self, tokens: int) -> tuple[int, int]:
-        """How many of `tokens` are removed, and in how many spans."""
+        """The numbers of removed tokens and of spans in a text of `tokens`."""
         noise = min(max(round(tokens * self.config.rate), 1), max(tokens - 1, 1))
         spans = min(max(round(noise / self.config.mean_span), 1), max(tokens - noise, 1))
         return noise, spans
@@ -128,13 +136,13 @@ class Span(Written):
         return tokens - noise + spans + len(self.vocabulary.before) + len(self.vocabulary.closing)
 
 
-def _maskings(kept: int, removed: int, spans: int) -> int:
-    """In how many ways `kept` and `removed` tokens make `spans` stretches each."""
-    return math.comb(max(kept - 1, 0), spans - 1) * math.comb(max(removed - 1, 0), spans - 1)
+def _maskings(remaining: int, removed: int, spans: int) -> int:
+    """The number of ways to divide the remaining and the removed tokens into `spans` runs each."""
+    return math.comb(max(remaining - 1, 0), spans - 1) * math.comb(max(removed - 1, 0), spans - 1)
 
 
 def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """`total` as a sum of `parts` positive numbers, every such sum equally likely."""
+    """`total` as a sum of `parts` positive integers, drawn uniformly from all such sums."""
     parts = min(parts, total)
     cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1 if total > 1 else np.zeros(0, np.int64)
     return np.diff(np.concatenate([[0], cuts, [total]]))

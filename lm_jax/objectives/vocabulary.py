@@ -1,7 +1,7 @@
-"""A tokenizer as far as a model's table has rows for its ids.
+"""The `Vocabulary` of a tokenizer whose ids may exceed the rows of a model's embedding table.
 
-Trainers add a padding token behind a vocabulary and leave the table as it was: what only padding would read needs no
-row, so such a tokenizer fits; an id that is read and has no row is refused.
+Released tokenizers often add a padding token without a row in the table. That is accepted, because padding is never
+attended to; any other id that a model reads must have a row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lm_jax.objectives.base import Vocabulary
 
 
 def check(tokenizer: Tokenizer, rows: int) -> None:
-    """Refuses a tokenizer with pieces of text that a table of `rows` has no row for."""
+    """Raises InputError if a table of `rows` lacks a row for a piece of ordinary text."""
     if not tokenizer.special[rows:].all():
         raise InputError(
             f"config.model.embed.vocab {rows} is less than the tokenizer's {tokenizer.vocab_size}; leave it unset, or "
@@ -22,16 +22,10 @@ def check(tokenizer: Tokenizer, rows: int) -> None:
 
 
 def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfig) -> Vocabulary:
-    """What objectives know of a tokenizer; roles without a row are roles that it has not.
-
-    Args:
-      tokenizer: whose ids they are.
-      rows: of the model's table.
-      kind: of the model.
-      conventions: what the model expects around its text.
+    """The vocabulary of a tokenizer for a model's embedding table of `rows`; special tokens without a row become None.
 
     Raises:
-      InputError: there is no row for what ends a text, or for what a decoder starts with.
+      InputError: the table has no row for EOS, or for the decoder's first token.
     """
     if tokenizer.eos >= rows:
         raise InputError(_missing(tokenizer, tokenizer.eos, rows, "every text ends with"))
@@ -53,10 +47,10 @@ def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfi
 
 
 def padding(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfig) -> int:
-    """The id that stands where nothing is read: padding, or one that a table of `rows` has.
+    """The id to pad with: the tokenizer's padding if a table of `rows` has a row for it, else EOS, else 0.
 
     Raises:
-      InputError: the model is an encoder-decoder whose decoder starts with padding, and there is no row for it.
+      InputError: the decoder of an encoder-decoder starts with padding, which has no row.
     """
     if tokenizer.pad < rows:
         return tokenizer.pad
@@ -67,6 +61,6 @@ def padding(tokenizer: Tokenizer, rows: int, kind: str, conventions: Conventions
 
 def _missing(tokenizer: Tokenizer, token: int, rows: int, use: str) -> str:
     return (
-        f"{use} {tokenizer.piece(token)}, id {token} of the tokenizer, and the model's table has the ids "
+        f"{use} {tokenizer.piece(token)}, id {token} of the tokenizer, but the model's embedding table has ids "
         f"0..{rows - 1}; name the tokenizer that the model was trained with"
     )

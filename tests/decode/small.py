@@ -1,4 +1,4 @@
-"""The tiny models that the tests of this folder share."""
+"""Tiny models for the tests of this folder."""
 
 import functools
 
@@ -29,8 +29,8 @@ def model(recipe="gpt2", scan="never", dtype="float32"):
     tokens = jnp.zeros((1, 4), jnp.int32)
     inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if "decoder" in tiny.stacks(preset) else None)
     module, params = tiny.build(tiny.config(preset, over=over, **options), inputs)
-    # A model with a tied table would only repeat its last token, one with a final norm even more so.
+    # With larger embeddings, a tied read-out only repeats the last token, even more so after a final norm.
     gain = 0.01 if recipe == "transformer" else 0.2
     params["token"] = {"embedding": params["token"]["embedding"] * gain}
-    is_box = lambda leaf: isinstance(leaf, nn.Partitioned)
-    return module, params, jax.tree.map(lambda leaf: leaf.names, tiny.boxed(module, inputs), is_leaf=is_box)
+    is_boxed = lambda leaf: isinstance(leaf, nn.Partitioned)
+    return module, params, jax.tree.map(lambda leaf: leaf.names, tiny.boxed(module, inputs), is_leaf=is_boxed)

@@ -13,7 +13,7 @@ from tests.decode.small import MASK, PAD, model
 ROWS = [np.array([4, 20, MASK, 21, MASK, 5]), np.arange(7, 30), np.array([4, MASK, 5])]
 
 
-def test_the_likeliest_ids_of_each_mask_come_first_with_their_probabilities():
+def test_the_most_probable_ids_of_each_mask_come_first_with_their_probabilities():
     module, params, _ = model("bert")
     forward = jax.jit(lambda params, inputs: module.apply({"params": params}, inputs, logits=True))
     for row, masks in zip(ROWS, fill(module, params, ROWS, mask=MASK, pad=PAD, top=5), strict=True):
@@ -23,7 +23,7 @@ def test_the_likeliest_ids_of_each_mask_come_first_with_their_probabilities():
         for position, candidates in masks:
             ids = [token for token, _ in candidates]
             assert ids == np.argsort(-expected[position])[:5].tolist()
-            # float32: sums of another order.
+            # float32: sums in another order.
             np.testing.assert_allclose([p for _, p in candidates], expected[position, ids], rtol=1e-4)
 
 
@@ -34,7 +34,7 @@ def test_forbidden_ids_are_left_out_and_the_others_keep_their_probabilities():
     assert less == best[1:]
 
 
-def test_sharded_parameters_fill_the_same():
+def test_sharded_parameters_give_the_same_ids():
     module, params, axes = model("bert")
     layout = Layout(mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2)))
     sharded = jax.device_put(params, layout.shardings(axes, params))
@@ -44,7 +44,7 @@ def test_sharded_parameters_fill_the_same():
     assert ids(fill(module, sharded, ROWS, mask=MASK, pad=PAD, top=3)) == ids(expected)
 
 
-def test_rows_without_masks_have_nothing_to_fill():
+def test_rows_without_masks_have_no_candidates():
     module, params, _ = model("bert")
     assert fill(module, params, [ROWS[1]], mask=MASK, pad=PAD, top=3) == [[]]
 
@@ -53,7 +53,7 @@ def test_rows_without_masks_have_nothing_to_fill():
     ("recipe", "row", "top", "message"),
     [("bert", [MASK], 0, "--top"), ("bert", [MASK] * 500, 1, "max_length"), ("gpt2", [MASK], 1, "encoder")],
 )
-def test_what_cannot_be_filled_is_refused(recipe, row, top, message):
+def test_invalid_rows_and_settings_are_refused(recipe, row, top, message):
     module, params, _ = model(recipe)
     with pytest.raises(InputError, match=message):
         fill(module, params, [row], mask=MASK, pad=PAD, top=top)

@@ -29,13 +29,13 @@ def tokens(results):
 
 
 def by_full_forward(recipe, scan, prompt, count):
-    """Tokens and log-probabilities by reading everything again for every token, without a cache."""
+    """Greedy tokens and their log-probabilities without a cache: a full forward pass for every token."""
     module, params, _ = model(recipe, scan)
-    restores = module.config.kind == "encoder_decoder"
-    start = np.array([PAD]) if restores else prompt
+    has_source = module.config.kind == "encoder_decoder"
+    start = np.array([PAD]) if has_source else prompt
     row = np.zeros((1, len(start) + count), np.int32)
     row[0, : len(start)] = start
-    source = Inputs(tokens=jnp.asarray(prompt, jnp.int32)[None]) if restores else None
+    source = Inputs(tokens=jnp.asarray(prompt, jnp.int32)[None]) if has_source else None
 
     @jax.jit
     def step(row, place):
@@ -56,7 +56,7 @@ def test_cached_greedy_decoding_is_the_argmax_of_full_forwards(recipe, scan):
     number = 0 if scan == "never" else 1
     expected, scores = by_full_forward(recipe, scan, PROMPTS[number], ROOM)
     assert results[number].tokens.tolist() == expected
-    # float32: sums of another order.
+    # float32: sums in another order.
     np.testing.assert_allclose(results[number].log_probabilities, scores, atol=1e-4)
     assert len({tuple(row) for row in tokens(results)}) == 3
 
@@ -75,7 +75,7 @@ def test_draws_do_not_depend_on_the_other_prompts_or_on_padding():
     np.testing.assert_array_equal(first, write(prompts=[PROMPTS[0], *PROMPTS[:2]], sampling=sampling)[0].tokens)
 
 
-def test_the_same_seed_writes_the_same_text_and_another_seed_another():
+def test_the_same_seed_gives_the_same_text_and_another_seed_another():
     sampling = SamplingConfig(temperature=1.5)
     first = tokens(write(sampling=sampling, seed=1))
     assert first == tokens(write(sampling=sampling, seed=1)) != tokens(write(sampling=sampling, seed=2))
@@ -88,7 +88,7 @@ def test_equal_prompts_of_a_batch_get_different_draws():
 
 @pytest.mark.parametrize("recipe", ["llama", "t5 1.1"])
 @pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_streamed_tokens_are_the_tokens(recipe, chunk):
+def test_streamed_tokens_are_the_returned_tokens(recipe, chunk):
     sampling = SamplingConfig(temperature=1.5, top_k=20)
     expected = write(recipe, sampling=sampling)
     eos = int(expected[1].tokens[4])
@@ -103,10 +103,10 @@ def test_streamed_tokens_are_the_tokens(recipe, chunk):
 
 
 def test_end_of_text_stops_a_row_and_is_its_last_token():
-    whole = write()
-    eos = int(whole[0].tokens[3])
+    without_eos = write()
+    eos = int(without_eos[0].tokens[3])
     results = write(eos=eos)
-    for full, result in zip(tokens(whole), results, strict=True):
+    for full, result in zip(tokens(without_eos), results, strict=True):
         stop = full.index(eos) + 1 if eos in full else ROOM
         assert result.tokens.tolist() == full[:stop]
         assert len(result.log_probabilities) == stop
@@ -114,19 +114,19 @@ def test_end_of_text_stops_a_row_and_is_its_last_token():
     assert results[0].finished
 
 
-def test_writing_stops_as_soon_as_all_rows_have_ended():
+def test_generation_stops_as_soon_as_all_rows_have_ended():
     calls = []
     eos = int(write(prompts=PROMPTS[:1])[0].tokens[0])
     write(prompts=PROMPTS[:1], eos=eos, chunk=1, on_tokens=lambda row, new: calls.append(new.tolist()))
     assert calls == [[eos]]
 
 
-def test_forbidden_ids_are_never_written():
+def test_forbidden_ids_are_never_generated():
     first = write()
     forbidden = {int(token) for result in first for token in result.tokens}
     assert not forbidden & {token for row in tokens(write(forbidden=tuple(forbidden))) for token in row}
-    drawn = write(forbidden=range(50), sampling=SamplingConfig(temperature=5.0, top_k=40))
-    assert min(token for row in tokens(drawn) for token in row) >= 50
+    sampled = write(forbidden=range(50), sampling=SamplingConfig(temperature=5.0, top_k=40))
+    assert min(token for row in tokens(sampled) for token in row) >= 50
 
 
 def test_an_empty_prompt_starts_from_bos():
@@ -134,36 +134,36 @@ def test_an_empty_prompt_starts_from_bos():
     assert write(prompts=[]) == []
 
 
-def test_one_token_is_enough():
+def test_a_single_token_can_be_generated():
     assert tokens(write(max_tokens=1)) == [row[:1] for row in tokens(write())]
 
 
 @pytest.mark.parametrize("recipe", ["gpt2", "t5 1.0"])
-def test_layers_taken_apart_before_write_the_same(recipe):
+def test_unstacked_parameters_generate_the_same(recipe):
     module, params, _ = model(recipe)
-    apart = unstacked(module, params)
-    again = zip(jax.tree.leaves(unstacked(module, apart)), jax.tree.leaves(apart), strict=True)
-    assert all(left is right for left, right in again)
-    results = generate(module, apart, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
+    once = unstacked(module, params)
+    pairs = zip(jax.tree.leaves(unstacked(module, once)), jax.tree.leaves(once), strict=True)
+    assert all(twice_leaf is leaf for twice_leaf, leaf in pairs)
+    results = generate(module, once, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
     assert tokens(results) == tokens(write(recipe))
 
 
-def test_another_number_of_tokens_compiles_nothing_again(monkeypatch):
+def test_another_number_of_tokens_does_not_compile_again(monkeypatch):
     traced = []
     advance = generation._advance
     monkeypatch.setattr(generation, "_advance", lambda *args: (traced.append(1), advance(*args))[1])
     parts, prompts = [], PROMPTS[:1]
-    (whole,) = write(prompts=prompts, max_tokens=12, last=9)
+    (longer,) = write(prompts=prompts, max_tokens=12, last=9)
     compiled = len(traced)
     (shorter,) = write(prompts=prompts, max_tokens=7, last=9, on_tokens=lambda row, new: parts.extend(new))
     assert compiled >= 2 and len(traced) == compiled
-    # All but the last place, where the id is forced.
-    assert [*whole.tokens[:6], 9] == shorter.tokens.tolist() == parts
-    assert (len(whole.tokens), whole.tokens[-1]) == (12, 9)
-    np.testing.assert_array_equal(shorter.log_probabilities[:6], whole.log_probabilities[:6])
+    # Except for the last token, which is forced.
+    assert [*longer.tokens[:6], 9] == shorter.tokens.tolist() == parts
+    assert (len(longer.tokens), longer.tokens[-1]) == (12, 9)
+    np.testing.assert_array_equal(shorter.log_probabilities[:6], longer.log_probabilities[:6])
 
 
-def test_integers_are_never_cast_and_what_has_its_dtype_is_not_looked_at(monkeypatch):
+def test_integers_are_not_cast_and_parameters_of_the_right_dtype_are_not_inspected(monkeypatch):
     module, params, _ = model("t5 1.0", "never", "bfloat16")
     layers = params["encoder"]["layers"]
     kernel = layers["feedforward"]["in"]["kernel"].astype(jnp.int8)
@@ -178,7 +178,7 @@ def test_integers_are_never_cast_and_what_has_its_dtype_is_not_looked_at(monkeyp
     unstacked(module, params)
 
 
-def test_matrices_cast_once_give_the_logits_of_matrices_cast_in_the_model():
+def test_matrices_cast_in_advance_give_the_logits_of_matrices_cast_in_the_model():
     module, params, _ = model("t5 1.0", "never", "bfloat16")
     inputs = Inputs(tokens=jnp.arange(8)[None], source=Inputs(tokens=jnp.arange(6)[None]))
     forward = jax.jit(lambda params: module.apply({"params": params}, inputs, logits=True).logits)
@@ -187,18 +187,18 @@ def test_matrices_cast_once_give_the_logits_of_matrices_cast_in_the_model():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "scan", "told"), [("llama", "never", True), ("gpt2", "never", False), ("t5 1.1", "always", True)]
+    ("recipe", "scan", "with_layout"), [("llama", "never", True), ("gpt2", "never", False), ("t5 1.1", "always", True)]
 )
-def test_sharded_parameters_write_the_same(recipe, scan, told):
+def test_sharded_parameters_generate_the_same(recipe, scan, with_layout):
     module, params, axes = model(recipe, scan)
     layout = Layout(mesh.make(mesh.MeshConfig(data=2, fsdp=2, tensor=2)))
     sharded = jax.device_put(params, layout.shardings(axes, params))
     settings = dict(max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
-    results = generate(module, sharded, PROMPTS, layout=layout if told else None, **settings)
+    results = generate(module, sharded, PROMPTS, layout=layout if with_layout else None, **settings)
     assert tokens(results) == tokens(write(recipe, scan=scan))
 
 
-def test_a_text_longer_than_the_position_table_is_refused_with_what_fits():
+def test_a_text_longer_than_the_position_table_is_refused_with_a_limit_that_fits():
     limit = model("gpt2")[0].config.embed.max_length
     write(prompts=[np.zeros(limit - 2, int)], max_tokens=2)
     with pytest.raises(InputError, match=f"--max_tokens={limit - 40} .*shorten"):
@@ -218,7 +218,7 @@ def test_a_text_longer_than_the_position_table_is_refused_with_what_fits():
         ({"recipe": "bert"}, "encoder"),
     ],
 )
-def test_what_cannot_be_written_is_refused(options, message):
+def test_invalid_prompts_and_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         write(**options)
 
@@ -226,5 +226,5 @@ def test_what_cannot_be_written_is_refused(options, message):
 def test_damaged_parameters_are_reported():
     module, params, _ = model()
     damaged = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
-    with pytest.raises(InputError, match="not a number"):
+    with pytest.raises(InputError, match="NaN or infinity"):
         generate(module, damaged, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)

@@ -25,7 +25,7 @@ def test_masks_stand_between_cls_and_sep(tokenizer):
 
 
 def test_a_filled_row_reads_as_the_text(tokenizer):
-    # A piece of sentencepiece that begins a word brings its space along; a byte does not.
+    # A SentencePiece piece at the start of a word includes the space before it; a byte does not.
     row = prompting.masked_prompt(tokenizer, "the <mask> sat")
     word = tokenizer.encode(" the" if tokenizer.kind == "unigram" else "t")
     assert len(word) == 1
@@ -38,16 +38,18 @@ def test_text_without_a_mask_is_refused(tokenizer):
         prompting.masked_prompt(tokenizer, "the cat sat")
 
 
-def test_spans_are_restored_where_they_were_taken(tokenizer):
+def test_spans_are_restored_where_they_were_removed(tokenizer):
     source = prompting.span_prompt(tokenizer, "the <extra_id_0> sat on<extra_id_1>")
-    # A piece brings the space before its word along; a byte does not.
+    # A piece includes the space before its word; a byte does not.
     spaced = tokenizer.encode(" cat" if tokenizer.kind == "unigram" else "cat")
     first, second = tokenizer.sentinels[:2]
-    written = np.array([first, *spaced, second, *tokenizer.encode(" the mat"), tokenizer.eos, *tokenizer.encode("dog")])
-    assert prompting.restored(tokenizer, source, written) == "the cat sat on the mat"
+    generated = np.array(
+        [first, *spaced, second, *tokenizer.encode(" the mat"), tokenizer.eos, *tokenizer.encode("dog")]
+    )
+    assert prompting.restored(tokenizer, source, generated) == "the cat sat on the mat"
 
 
-def test_a_span_that_was_not_written_stays_visible(tokenizer):
+def test_a_sentinel_without_a_span_is_shown_by_name(tokenizer):
     source = prompting.span_prompt(tokenizer, "the cat<extra_id_2> on")
     assert prompting.restored(tokenizer, source, [tokenizer.eos]) == "the cat<extra_id_2> on"
 
@@ -73,13 +75,13 @@ def test_unfinished_characters_are_held_back():
     assert shown == "a é 猫"
 
 
-def test_ids_that_must_not_be_written_are_all_but_pieces_and_eos(tokenizer):
+def test_only_pieces_and_eos_may_be_generated(tokenizer):
     banned = prompting.unwritable(tokenizer, tokenizer.vocab_size + 3)
     assert tokenizer.eos not in banned and tokenizer.vocab_size + 2 in banned and tokenizer.sentinels[0] in banned
     assert tokenizer.sentinels[0] not in prompting.unwritable(tokenizer, tokenizer.vocab_size, sentinels=True)
 
 
-def test_a_continuation_keeps_the_space_that_it_begins_with(tmp_path):
+def test_a_continuation_keeps_its_leading_space(tmp_path):
     tree = {
         "version": "1.0",
         "added_tokens": [

@@ -32,8 +32,8 @@ def test_a_tiny_temperature_is_greedy_and_does_not_overflow():
 
 
 def test_top_k_draws_from_exactly_the_k_largest():
-    for row, drawn in zip(np.asarray(LOGITS), support(LOGITS, SamplingConfig(temperature=3.0, top_k=5)), strict=True):
-        assert drawn == set(np.argsort(-row)[:5].tolist())
+    for row, ids in zip(np.asarray(LOGITS), support(LOGITS, SamplingConfig(temperature=3.0, top_k=5)), strict=True):
+        assert ids == set(np.argsort(-row)[:5].tolist())
 
 
 def test_top_k_of_equal_logits_keeps_no_more_than_k():
@@ -46,20 +46,20 @@ def test_top_k_above_the_vocabulary_is_all_of_it():
 
 @pytest.mark.parametrize("share", [1e-6, 0.1, 0.5, 0.9, 0.999])
 def test_top_p_keeps_the_fewest_tokens_that_reach_the_share(share):
-    for row, kept in zip(np.asarray(LOGITS), np.asarray(top_p(LOGITS, share)), strict=True):
-        assert set(np.flatnonzero(np.isfinite(kept)).tolist()) == nucleus(row, share)
+    for row, result in zip(np.asarray(LOGITS), np.asarray(top_p(LOGITS, share)), strict=True):
+        assert set(np.flatnonzero(np.isfinite(result)).tolist()) == nucleus(row, share)
 
 
-def test_top_p_draws_from_that_set_alone():
-    for row, drawn in zip(np.asarray(LOGITS), support(LOGITS, SamplingConfig(top_p=0.7)), strict=True):
-        assert drawn == nucleus(row, 0.7)
+def test_top_p_draws_from_the_nucleus_only():
+    for row, ids in zip(np.asarray(LOGITS), support(LOGITS, SamplingConfig(top_p=0.7)), strict=True):
+        assert ids == nucleus(row, 0.7)
 
 
 def test_top_p_follows_top_k():
     config = SamplingConfig(top_k=8, top_p=0.6)
-    for row, drawn in zip(np.asarray(LOGITS), support(LOGITS, config), strict=True):
+    for row, ids in zip(np.asarray(LOGITS), support(LOGITS, config), strict=True):
         best = np.argsort(-row)[:8]
-        assert drawn == {int(best[place]) for place in nucleus(row[best], 0.6)}
+        assert ids == {int(best[place]) for place in nucleus(row[best], 0.6)}
 
 
 def test_a_certain_token_survives_every_share():
@@ -70,12 +70,12 @@ def test_a_certain_token_survives_every_share():
 def test_draws_follow_the_softmax():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
     keys = row_keys(0, 1)
-    drawn = jax.vmap(lambda step: draw(logits, keys, step, SamplingConfig()))(jnp.arange(20_000))
-    # Four standard deviations of a frequency of 20,000 draws.
-    np.testing.assert_allclose(np.bincount(drawn[:, 0]) / 20_000, [0.5, 0.3, 0.2], atol=4 * 0.5 / 20_000**0.5)
+    ids = jax.vmap(lambda step: draw(logits, keys, step, SamplingConfig()))(jnp.arange(20_000))
+    # Four standard deviations of a frequency over 20,000 draws.
+    np.testing.assert_allclose(np.bincount(ids[:, 0]) / 20_000, [0.5, 0.3, 0.2], atol=4 * 0.5 / 20_000**0.5)
 
 
-def test_a_row_is_drawn_alike_whatever_the_other_rows():
+def test_a_draw_does_not_depend_on_other_rows():
     config = SamplingConfig(top_p=0.95)
     others = LOGITS.at[1:].set(jax.random.normal(jax.random.key(9), (3, 50)))
     alone = draw(LOGITS[:1], row_keys(5, 1), 3, config)

@@ -1,4 +1,4 @@
-"""Evaluation weighs every held-out token once, whatever the batches."""
+"""Evaluation counts every validation token once, however tokens are divided into batches."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ def _evaluator(rows, **sources):
     return LanguageModelling(
         objective=Causal(CausalConfig(), VOCABULARY, 2),
         step=layout.jit(step),
-        batches={name: functools.partial(iter, made) for name, made in (sources or {"": rows}).items()},
+        batches={name: functools.partial(iter, batches) for name, batches in (sources or {"": rows}).items()},
         put=functools.partial(tiny.put, layout),
         byte_lengths=np.array([0, 1, 2]),
     )
@@ -42,7 +42,7 @@ def _batch(value, weights, targets):
     }
 
 
-def test_ragged_batches_are_weighed_by_their_tokens():
+def test_ragged_batches_are_weighted_by_their_tokens():
     full = _batch(1.0, [[1, 1], [1, 1]], [[1, 1], [2, 2]])
     last = _batch(4.0, [[1, 0], [0, 0]], [[2, 0], [0, 0]])
 
@@ -54,12 +54,12 @@ def test_ragged_batches_are_weighed_by_their_tokens():
     assert values["bits_per_byte"] == pytest.approx(8 / math.log(2) / 8)
 
 
-def test_no_batches_give_zero_and_not_a_crash():
+def test_batches_without_weight_give_a_loss_of_zero():
     values = dict(_evaluator([_batch(1.0, [[0, 0], [0, 0]], [[0, 0], [0, 0]])]).run({}))
     assert values["loss"] == 0.0
 
 
-def test_every_source_has_a_loss_and_all_together_are_weighed_by_tokens():
+def test_every_source_has_a_loss_and_the_total_is_weighted_by_tokens():
     long = _batch(1.0, [[1, 1], [1, 1]], [[1, 1], [2, 2]])
     short = _batch(4.0, [[1, 0], [0, 0]], [[2, 0], [0, 0]])
 

@@ -1,4 +1,4 @@
-"""What an experiment refuses before anything is computed, and what its losses are made of."""
+"""Configurations that an experiment refuses before computing anything, and the terms of its losses."""
 
 import dataclasses
 
@@ -26,36 +26,36 @@ class Coupled(Causal):
 
 
 @pytest.fixture
-def made(repository):
-    """An experiment of a preset's `tiny` size; keywords are subtrees of its recipe."""
+def build_experiment(repository):
+    """Builds an experiment with a preset's `tiny` size; keywords are subtrees of its recipe."""
 
-    def make(preset, **settings):
+    def build(preset, **settings):
         recipe = ConfigDict({"model": PRESETS[preset].build("tiny"), "data": {"length": 16}, **settings})
         config = experiment.parse(experiment.complete(recipe))
         return Experiment(config, tokenizers.load(repository / "tests" / "golden" / "tokenizer"))
 
-    return make
+    return build
 
 
-def test_an_objective_that_couples_rows_refuses_accumulation_by_name(made, monkeypatch):
+def test_an_objective_that_couples_rows_refuses_accumulation_by_name(build_experiment, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "coupled", Coupled)
     with pytest.raises(InputError, match="accumulate is 2, but config.objective.name 'coupled' couples the rows"):
-        _ = made("gpt2", objective={"name": "coupled"}, train={"accumulate": 2}).objective
-    _ = made("gpt2", objective={"name": "coupled"}).objective
+        _ = build_experiment("gpt2", objective={"name": "coupled"}, train={"accumulate": 2}).objective
+    _ = build_experiment("gpt2", objective={"name": "coupled"}).objective
 
 
-def balanced(made, **settings):
+def balanced(build_experiment, **settings):
     model = PRESETS["mixtral"].build("tiny")
     model.stack.block.feedforward.experts.balance = 0.02
-    exp = made("mixtral", **settings)
+    exp = build_experiment("mixtral", **settings)
     tree = experiment.parse(experiment.complete(ConfigDict({"model": model}))).model
     return dataclasses.replace(exp, config=dataclasses.replace(exp.config, model=tree))
 
 
-def test_balanced_experts_refuse_accumulation_and_add_to_the_loss(made):
+def test_balanced_experts_refuse_accumulation_and_add_to_the_loss(build_experiment):
     with pytest.raises(InputError, match="accumulate is 4, but feedforward.experts.balance of config.model couples"):
-        _ = balanced(made, train={"accumulate": 4}).models
-    exp = balanced(made)
+        _ = balanced(build_experiment, train={"accumulate": 4}).models
+    exp = balanced(build_experiment)
     batch = {name: jnp.zeros((2, *field.shape), field.dtype) for name, field in exp.objective.spec.items()}
     weights = exp.objective.weights(batch)
 
@@ -67,8 +67,8 @@ def test_balanced_experts_refuse_accumulation_and_add_to_the_loss(made):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_specification_of_an_objective_is_what_its_features_are(name):
+def test_the_spec_of_an_objective_describes_its_features(name):
     case = tiny.setting(name)
-    found = {name: (array.shape[1:], array.dtype) for name, array in case.batch.items()}
-    assert found == {name: (field.shape, field.dtype) for name, field in case.objective.spec.items()}
+    actual = {name: (array.shape[1:], array.dtype) for name, array in case.batch.items()}
+    assert actual == {name: (field.shape, field.dtype) for name, field in case.objective.spec.items()}
     assert {work.role for work in case.objective.work} == set(case.objective.roles)

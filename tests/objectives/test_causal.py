@@ -1,4 +1,4 @@
-"""Causal rows are shifted by one, and padding costs nothing."""
+"""Causal targets are the tokens shifted by one, and padding has no weight."""
 
 import numpy as np
 import tiny

@@ -1,4 +1,4 @@
-"""Cross-entropy against JAX's log-softmax, whole and in parts: values and gradients."""
+"""Cross-entropy against JAX's log-softmax, at once and in chunks: values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def plain(logits, labels):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), labels[..., None], -1)[..., 0]
 
 
-def drawn(dtype):
+def random_logits(dtype):
     rng = np.random.default_rng(0)
     return jnp.asarray(8 * rng.standard_normal((3, 5, 40)), dtype), jnp.asarray(rng.integers(0, 40, (3, 5)), jnp.int32)
 
@@ -33,12 +33,12 @@ def both(function, logits, labels):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_cross_entropy_is_minus_the_log_softmax_of_the_label(dtype):
-    logits, labels = drawn(dtype)
+    logits, labels = random_logits(dtype)
     values, slopes = both(cross_entropy, logits, labels)
     expected, expected_slopes = both(plain, logits, labels)
     assert values.dtype == jnp.float32 and slopes.dtype == dtype
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
-    # Both gradients are rounded once to the logits' dtype: at most a unit apart.
+    # Both gradients are rounded once to the logits' dtype, so they differ by at most one unit.
     unit = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.float32(slopes), np.float32(expected_slopes), rtol=2 * unit, atol=1e-6)
 
@@ -53,19 +53,19 @@ def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
     assert cross_entropy(jnp.zeros((1, 50)), jnp.array([3]))[0] == pytest.approx(np.log(50))
 
 
-def test_weights_of_zero_take_part_in_nothing():
-    logits, labels = drawn(jnp.float32)
+def test_positions_of_weight_zero_do_not_count():
+    logits, labels = random_logits(jnp.float32)
     weights = jnp.zeros((3, 5)).at[0, 1].set(1.0)
-    found = weighted(cross_entropy(logits, labels), weights)
-    assert isinstance(found, Sum) and found.weight == 1.0
-    assert float(found.total) == pytest.approx(float(plain(logits, labels)[0, 1]))
+    loss = weighted(cross_entropy(logits, labels), weights)
+    assert isinstance(loss, Sum) and loss.weight == 1.0
+    assert float(loss.total) == pytest.approx(float(plain(logits, labels)[0, 1]))
     assert accuracy(logits, logits.argmax(-1).astype(jnp.int32), weights).mean() == 1.0
 
 
-# Eight parts, three with a last one that is not full, one.
+# Eight chunks; three, of which the last is not full; one.
 @pytest.mark.parametrize("least", [3, 13, 512])
 @pytest.mark.parametrize("dtype, near", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
-def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeypatch):
+def test_the_loss_in_chunks_is_the_loss_of_all_logits(least, dtype, near, monkeypatch):
     monkeypatch.setattr(module, "LEAST_TOKENS", least)
     rng = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -75,33 +75,33 @@ def test_the_loss_in_parts_is_the_loss_of_all_logits(least, dtype, near, monkeyp
     hidden, labels = draw(3, 11, 8).astype(dtype), jnp.asarray(rng.integers(0, 50, (3, 11)), jnp.int32)
     weights = jnp.asarray(rng.random((3, 11)) * (rng.random((3, 11)) < 0.7), jnp.float32)
 
-    def whole(params, hidden):
+    def at_once(params, hidden):
         logits = Bound(transformer, params).readout(hidden)
         return weighted(cross_entropy(logits, labels), weights), accuracy(logits, labels, weights)
 
-    def parted(params, hidden):
+    def in_chunks(params, hidden):
         return token_loss(Bound(transformer, params), hidden, labels, weights)
 
     # A large cotangent, as loss scaling gives.
     slopes = [
         jax.jit(jax.grad(lambda *at, of=of: 1024.0 * of(*at)[0].total, argnums=(0, 1)))(params, hidden)
-        for of in (parted, whole)
+        for of in (in_chunks, at_once)
     ]
-    for function in (parted, jax.jit(parted)):
-        for mine, expected in zip(function(params, hidden), whole(params, hidden), strict=True):
-            np.testing.assert_allclose(mine.total, expected.total, rtol=max(near / 100, 1e-6))
-            np.testing.assert_allclose(mine.weight, expected.weight, rtol=1e-6)
-    for mine, expected in zip(*map(jax.tree.leaves, slopes), strict=True):
-        assert mine.dtype == expected.dtype and mine.shape == expected.shape
+    for function in (in_chunks, jax.jit(in_chunks)):
+        for actual, expected in zip(function(params, hidden), at_once(params, hidden), strict=True):
+            np.testing.assert_allclose(actual.total, expected.total, rtol=max(near / 100, 1e-6))
+            np.testing.assert_allclose(actual.weight, expected.weight, rtol=1e-6)
+    for actual, expected in zip(*map(jax.tree.leaves, slopes), strict=True):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
         scale = np.abs(np.float32(expected)).max()
-        np.testing.assert_allclose(np.float32(mine), np.float32(expected), rtol=near, atol=near * scale)
-    # The gradient's own pass gives the same sums.
-    total, found = jax.value_and_grad(lambda params: (found := parted(params, hidden))[0].total)(params)
-    np.testing.assert_allclose(total, parted(params, hidden)[0].total, rtol=1e-6)
-    assert not np.asarray(found["stack"]).any()
+        np.testing.assert_allclose(np.float32(actual), np.float32(expected), rtol=near, atol=near * scale)
+    # The forward pass under differentiation gives the same sums.
+    total, slopes = jax.value_and_grad(lambda params: in_chunks(params, hidden)[0].total)(params)
+    np.testing.assert_allclose(total, in_chunks(params, hidden)[0].total, rtol=1e-6)
+    assert not np.asarray(slopes["stack"]).any()
 
 
-def test_devices_make_the_logits_of_their_rows_in_parts_and_hold_less(monkeypatch):
+def test_devices_compute_logits_of_their_own_rows_in_chunks_and_need_less_memory(monkeypatch):
     layout = Layout(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))
     spaces = lambda *shape, dtype=jnp.float32, axes=("batch",): jax.ShapeDtypeStruct(
         shape, dtype, sharding=layout.sharding((*axes, *[None] * (len(shape) - len(axes))))
@@ -115,13 +115,13 @@ def test_devices_make_the_logits_of_their_rows_in_parts_and_hold_less(monkeypatc
     tokens = spaces(8, 1024, 16), spaces(8, 1024, dtype=jnp.int32), spaces(8, 1024)
     sizes = {}
     for most in (1, 8):
-        monkeypatch.setattr(module, "MOST_PARTS", most)
+        monkeypatch.setattr(module, "MOST_CHUNKS", most)
         loss = lambda params, *tokens: token_loss(Bound(transformer, params), *tokens)[0].total
         program = layout.jit(jax.grad(loss)).lower(params, *tokens).compile()
         sizes[most] = program.memory_analysis().temp_size_in_bytes
-    # 2048 tokens x 4096 ids of each device, or an eighth of them at a time.
+    # The logits of a device, 2048 tokens x 4096 ids, or an eighth of them at a time.
     assert sizes[8] < sizes[1] / 2
 
 
-def test_nothing_divided_by_no_weight_is_nothing():
+def test_zero_divided_by_zero_weight_is_zero():
     assert per_weight(jnp.float32(0), jnp.float32(0)) == 0

@@ -23,13 +23,13 @@ def test_every_objective_overfits_one_batch(name):
     for _ in range(80):
         now, sums = step(now, case.batch)
     losses = means(sums)
-    # From 4 = ln 64 or more.
+    # Initially 4 (about ln 64) or more.
     assert sum(losses[term] for term in case.objective.terms) < 0.1
 
 
 def test_objectives_are_built_by_name():
     for name, cls in OBJECTIVES.items():
-        made = build_objective(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
-        assert isinstance(made, cls)
-        assert made.reads.length > made.reads.overlap >= 0
-        assert list(made.roles) == ["model"]
+        objective = build_objective(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
+        assert isinstance(objective, cls)
+        assert objective.reads.length > objective.reads.overlap >= 0
+        assert list(objective.roles) == ["model"]

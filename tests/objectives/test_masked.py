@@ -1,4 +1,4 @@
-"""Masking as in BERT's paper: which tokens, how many, and what becomes of them."""
+"""Masking as in BERT's paper: which tokens are chosen, how many, and how they are replaced."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ PACKED = Masked(MaskedConfig(next_sentence=False), VOCABULARY, 128)
 
 
 def text(rng, count):
-    """`count` ordinary tokens with an end of document now and then."""
+    """`count` ordinary tokens, 5 % of them replaced by EOS."""
     tokens = rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
     tokens[rng.random(count) < 0.05] = VOCABULARY.eos
     return tokens
@@ -30,27 +30,27 @@ def chosen(row):
     return row["positions"][:count], row["labels"][:count]
 
 
-def written(row):
-    """The row before anything was hidden."""
+def original(row):
+    """The tokens of a row before masking."""
     special = VOCABULARY
     return np.concatenate([[special.cls], row["first"], [special.sep], row["second"], [special.sep]])
 
 
 def test_a_row_is_two_sentences_between_special_tokens():
-    row, made = pair(0)
-    before = written(row)
+    row, features = pair(0)
+    before = original(row)
     assert len(before) == 128
-    rest = np.setdiff1d(np.arange(128), chosen(made)[0])
-    np.testing.assert_array_equal(made["tokens"][rest], before[rest])
-    np.testing.assert_array_equal(made["types"], [0] * 62 + [1] * 66)
-    assert made["segments"].all() and made["is_next"] == 0 and made["pairs"] == 1
+    rest = np.setdiff1d(np.arange(128), chosen(features)[0])
+    np.testing.assert_array_equal(features["tokens"][rest], before[rest])
+    np.testing.assert_array_equal(features["types"], [0] * 62 + [1] * 66)
+    assert features["segments"].all() and features["is_next"] == 0 and features["pairs"] == 1
 
 
 def test_labels_are_the_original_tokens():
     for seed in range(20):
-        row, made = pair(seed)
-        positions, labels = chosen(made)
-        np.testing.assert_array_equal(labels, written(row)[positions])
+        row, features = pair(seed)
+        positions, labels = chosen(features)
+        np.testing.assert_array_equal(labels, original(row)[positions])
         assert len(set(positions)) == len(positions)
 
 
@@ -62,31 +62,31 @@ def test_special_tokens_are_never_chosen():
 
 def test_fifteen_percent_of_the_ordinary_tokens_are_chosen():
     for seed, size in ((0, 65), (1, 30), (2, 3)):
-        row, made = pair(seed, second=size)
-        ordinary = np.isin(written(row), np.arange(*VOCABULARY.ordinary)).sum()
-        assert made["weights"].sum() == max(1, round(0.15 * ordinary))
+        row, features = pair(seed, second=size)
+        ordinary = np.isin(original(row), np.arange(*VOCABULARY.ordinary)).sum()
+        assert features["weights"].sum() == max(1, round(0.15 * ordinary))
 
 
-def test_of_the_chosen_eighty_percent_are_masked_ten_random_and_ten_kept():
-    masked = kept = total = 0
+def test_of_the_chosen_eighty_percent_are_masked_ten_random_and_ten_unchanged():
+    masked = unchanged = total = 0
     for seed in range(800):
-        _, made = pair(seed)
-        positions, labels = chosen(made)
-        masked += (made["tokens"][positions] == VOCABULARY.mask).sum()
-        kept += (made["tokens"][positions] == labels).sum()
+        _, features = pair(seed)
+        positions, labels = chosen(features)
+        masked += (features["tokens"][positions] == VOCABULARY.mask).sum()
+        unchanged += (features["tokens"][positions] == labels).sum()
         total += len(positions)
-    # 14,000 draws: standard error of at most 0.35 %; 5 of them. One in 49 random tokens is the original.
+    # Tolerance: 5 standard errors, each at most 0.35 % with 14,000 draws. One in 49 random tokens is the original.
     assert masked / total == pytest.approx(0.8, abs=0.017)
-    assert kept / total == pytest.approx(0.1 + 0.1 / 49, abs=0.013)
+    assert unchanged / total == pytest.approx(0.1 + 0.1 / 49, abs=0.013)
 
 
 def test_random_tokens_are_ordinary_ones():
     for seed in range(100):
-        _, made = pair(seed)
-        positions, labels = chosen(made)
-        drawn = made["tokens"][positions]
-        drawn = drawn[(drawn != VOCABULARY.mask) & (drawn != labels)]
-        assert ((drawn >= VOCABULARY.ordinary[0]) & (drawn < VOCABULARY.ordinary[1])).all()
+        _, features = pair(seed)
+        positions, labels = chosen(features)
+        replacements = features["tokens"][positions]
+        replacements = replacements[(replacements != VOCABULARY.mask) & (replacements != labels)]
+        assert ((replacements >= VOCABULARY.ordinary[0]) & (replacements < VOCABULARY.ordinary[1])).all()
 
 
 def test_masking_is_a_function_of_the_generator():
@@ -95,33 +95,35 @@ def test_masking_is_a_function_of_the_generator():
     assert not np.array_equal(first["positions"], other["positions"])
 
 
-def test_the_row_itself_is_left_alone():
+def test_features_do_not_modify_the_row():
     row, _ = pair(5)
     np.testing.assert_array_equal(row["first"], text(np.random.default_rng(5), 60))
 
 
 def test_short_rows_are_padded_and_padding_has_no_weight():
-    _, made = pair(0, first=5, second=4)
-    assert made["segments"].sum() == 12
-    assert not made["tokens"][12:].any()
-    assert made["weights"].sum() == 1
-    assert not made["positions"][1:].any() and not made["labels"][1:].any()
+    _, features = pair(0, first=5, second=4)
+    assert features["segments"].sum() == 12
+    assert not features["tokens"][12:].any()
+    assert features["weights"].sum() == 1
+    assert not features["positions"][1:].any() and not features["labels"][1:].any()
 
 
 def test_a_text_without_ordinary_tokens_predicts_nothing():
-    made = PACKED.features({"tokens": np.full(4, VOCABULARY.eos, np.int32)}, np.random.default_rng(0))
-    assert made["weights"].sum() == 0
+    features = PACKED.features({"tokens": np.full(4, VOCABULARY.eos, np.int32)}, np.random.default_rng(0))
+    assert features["weights"].sum() == 0
 
 
 def test_packed_text_fills_the_row_and_has_no_pairs():
-    made = PACKED.features({"tokens": text(np.random.default_rng(0), PACKED.reads.length)}, np.random.default_rng(0))
-    assert made["segments"].all() and "is_next" not in made
-    assert made["tokens"][0] == VOCABULARY.cls and made["tokens"][-1] == VOCABULARY.sep
+    features = PACKED.features(
+        {"tokens": text(np.random.default_rng(0), PACKED.reads.length)}, np.random.default_rng(0)
+    )
+    assert features["segments"].all() and "is_next" not in features
+    assert features["tokens"][0] == VOCABULARY.cls and features["tokens"][-1] == VOCABULARY.sep
     assert (PACKED.reads.plan, PACKED.terms) == ("packed", ("masked_lm_loss",))
     assert (PAIRS.reads.plan, PAIRS.terms) == ("pairs", ("masked_lm_loss", "next_sentence_loss"))
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.0}, {"mask": 0.9, "random": 0.2}, {"random": -0.1}])
-def test_shares_that_make_no_sense_are_refused(settings):
+def test_invalid_shares_are_refused(settings):
     with pytest.raises(InputError, match=r"config\.objective\.masked\."):
         MaskedConfig(**settings)

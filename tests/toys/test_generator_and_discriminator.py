@@ -1,6 +1,6 @@
-"""A toy of an objective with two models: a generator fills masks, a discriminator says which tokens are not the text's.
+"""A toy objective with two models: a generator fills masks, a discriminator detects the replaced tokens.
 
-Both read one table of tokens. The generator's fillers are drawn on the device, from each row's own key.
+They share their embedding tables. The generator's replacements are sampled on the device, with a key per row.
 """
 
 import dataclasses
@@ -78,20 +78,20 @@ class Replaced(Objective):
         batch, key, weights = part.batch, part.key, part.weights
         tokens, at = batch["tokens"], batch["positions"]
         rows, labels = jnp.arange(len(tokens))[:, None], jnp.take_along_axis(tokens, at, 1)
-        # A place that counts for nothing keeps its token.
+        # A position without weight keeps its token.
         put = lambda new: tokens.at[rows, at].set(jnp.where(batch["weights"] > 0, new, labels))
         generator, discriminator = models["generator"], models["discriminator"]
         masked = put(jnp.full_like(labels, self.vocabulary.mask))
         hidden = gather(generator(Inputs(tokens=masked, segments=batch["segments"]), dropout=key).hidden, at)
         filled, _ = token_loss(generator, hidden, labels, batch["weights"])
         logits = jax.lax.stop_gradient(generator.readout(hidden))
-        drawn = jax.vmap(lambda one, logits: jax.random.categorical(one, logits))(row_keys(batch), logits)
-        corrupted = put(drawn.astype(tokens.dtype))
+        samples = jax.vmap(jax.random.categorical)(row_keys(batch), logits)
+        corrupted = put(samples.astype(tokens.dtype))
         states = discriminator(Inputs(tokens=corrupted, segments=batch["segments"]), dropout=key).hidden
         detected = discriminator.head("pair", states.reshape(-1, states.shape[-1])).reshape(*tokens.shape, 2)
-        found = weighted(cross_entropy(detected, (corrupted != tokens).astype(jnp.int32)), batch["real"])
-        total = per_weight(filled.total, weights["masked"]) + per_weight(found.total, weights["read"])
-        return Loss(total=total, metrics={"generator_loss": filled, "discriminator_loss": found})
+        detection = weighted(cross_entropy(detected, (corrupted != tokens).astype(jnp.int32)), batch["real"])
+        total = per_weight(filled.total, weights["masked"]) + per_weight(detection.total, weights["read"])
+        return Loss(total=total, metrics={"generator_loss": filled, "discriminator_loss": detection})
 
 
 ROWS = [{"tokens": laws.text(count, seed)} for seed, count in enumerate((12, 5, 9, 12, 2, 12, 7, 12))]
@@ -105,16 +105,16 @@ def replaced():
     return laws.case(objective, {"generator": small, "discriminator": large}, ROWS)
 
 
-def test_it_keeps_the_laws_with_one_table_for_both_and_fillers_by_row(tmp_path):
+def test_it_keeps_the_laws_with_shared_tables_and_samples_by_row(tmp_path):
     case = replaced()
     states = laws.check(case, tmp_path)
     assert not {"token", "position"} & {*states[-1].params["generator"], *states[-1].params["generator"]["embed"]}
-    before, after = laws.whole(case, states[0]), laws.whole(case, states[-1])
+    before, after = laws.all_params(states[0]), laws.all_params(states[-1])
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
     assert {"discriminator/token/embedding", "generator/stack/layers/attention/query/kernel"} <= changed
 
 
-def test_the_discriminators_loss_teaches_the_generator_only_what_they_share():
+def test_the_discriminators_loss_trains_only_the_shared_parameters_of_the_generator():
     case = replaced()
     batch = {name: jnp.asarray(value) for name, value in case.batch.items()}
 
@@ -139,5 +139,4 @@ def test_a_recipe_gives_each_role_a_preset_of_its_own(monkeypatch, repository):
     assert depths == {"generator": 1, "discriminator": bert("tiny").stack.depth}
     assert exp.product is exp.models.models["discriminator"]
     assert exp.flops() > 0
-    placed = jax.tree.leaves(exp.state_like)
-    assert all(leaf.sharding is not None for leaf in placed)
+    assert all(leaf.sharding is not None for leaf in jax.tree.leaves(exp.state_like))

@@ -1,4 +1,4 @@
-"""A toy of adaptation: a low-rank product is added to every query kernel inside the loop; all else is frozen."""
+"""A toy adaptation: a low-rank product is added to every query kernel; all other parameters are frozen."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ RANK = 2
 
 
 def adapted(tree):
-    """One layer's parameters with the product in the query kernel."""
+    """One layer's parameters with the low-rank product added to the query kernel."""
     query = tree.get("attention", {}).get("query", {})
     if "down" not in query:
         return tree
@@ -28,7 +28,7 @@ def adapted(tree):
 
 
 def low_rank(config):
-    """The model with the two factors beside every query kernel, which alone are trained."""
+    """The model with two factors for every query kernel, the only trained parameters."""
     model = build_model(config, config.embed.vocab)
     depth, embed, heads, kv = model.shapes["stack"]["layers"]["attention"]["query"]["kernel"].shape
 
@@ -44,7 +44,7 @@ def low_rank(config):
 
 
 @pytest.mark.parametrize("scan", ["never", "always"])
-def test_it_keeps_the_laws_and_every_other_parameter_its_bits(scan, tmp_path):
+def test_it_keeps_the_laws_and_no_other_parameter_changes(scan, tmp_path):
     rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
     config = tiny.config("gpt2", over={"stack.depth": 2, "stack.scan": scan, "embed.max_length": 8})
     objective = Causal(CausalConfig(), tiny.VOCABULARY, 8)
@@ -53,9 +53,9 @@ def test_it_keeps_the_laws_and_every_other_parameter_its_bits(scan, tmp_path):
     first, last = states[0], states[-1]
     assert len(jax.tree.leaves(first.params)) == 2
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
-    # What others are given has no factors, and the same function.
+    # The merged parameters have no factors and compute the same.
     model = case.models.models["model"]
-    params, tokens = laws.merged(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
+    params, tokens = merged(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
     folded = model.merge(params)
     assert jax.tree.structure(folded) == jax.tree.structure(of_module(model.module).shapes)
     hidden = Bound(model.module, folded)(tokens).hidden

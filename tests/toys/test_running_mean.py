@@ -1,6 +1,6 @@
-"""A toy of what is kept between steps: the running mean of the loss, and of each row of the batch how much it has seen.
+"""A toy objective with a carry: the running mean of the loss, and the number of tokens seen by each row of the batch.
 
-As a script it trains in a directory until it is killed, or goes on there and compares itself with a run that was not.
+As a script it trains in a directory until it is killed, or resumes there and compares itself with an uninterrupted run.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ NUMBER = Field(dtype="float32")
 
 @dataclasses.dataclass(frozen=True)
 class Steadied(Causal):
-    """The loss weighs more where it has been high."""
+    """Scales the loss by 1 + a tenth of its running mean."""
 
     carry = Carry(rows={"seen": NUMBER}, shared={"mean": NUMBER})
 
     def loss(self, models, part):
         batch, carry = part.batch, part.carry
         logits = models["model"](self.inputs(batch), dropout=part.key, logits=True).logits
-        found = weighted(cross_entropy(logits, batch["targets"]), batch["weights"])
-        before, whole = carry.shared["mean"], part.weights["tokens"]
-        # These rows' share of decay * before + (1 - decay) * (mean of the batch).
-        share = (DECAY * before * found.weight + (1 - DECAY) * jax.lax.stop_gradient(found.total)) / whole
-        kept = Carry(rows={"seen": carry.rows["seen"] + batch["weights"].sum(-1)}, shared={"mean": share})
-        total = per_weight(found.total, whole) * (1 + before / 10)
-        return Loss(total=total, metrics={"loss": found}, carry=kept)
+        loss = weighted(cross_entropy(logits, batch["targets"]), batch["weights"])
+        before, weight = carry.shared["mean"], part.weights["tokens"]
+        # This part's share of decay * before + (1 - decay) * (mean loss of the batch).
+        share = (DECAY * before * loss.weight + (1 - DECAY) * jax.lax.stop_gradient(loss.total)) / weight
+        after = Carry(rows={"seen": carry.rows["seen"] + batch["weights"].sum(-1)}, shared={"mean": share})
+        total = per_weight(loss.total, weight) * (1 + before / 10)
+        return Loss(total=total, metrics={"loss": loss}, carry=after)
 
 
 def steadied():
@@ -73,7 +73,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path):
 
 
 def train(directory, more):
-    """Saves every step; `more` steps after the newest checkpoint, what it has is compared with a run in one go."""
+    """Trains `more` steps from the newest checkpoint, saves each, and compares the state with an uninterrupted run."""
     case = steadied()
     alone = case.layout(data=1, fsdp=1, tensor=1)
     step, start, batch = case.compiled(alone)
@@ -87,10 +87,10 @@ def train(directory, more):
             now, _ = step(now, batch)
             checkpointer.save(number, now, {})
     assert resumes and first > 0
-    whole = start
+    uninterrupted = start
     for _ in range(first + more):
-        whole, _ = step(whole, batch)
-    for (path, ours), theirs in zip(named_leaves(now), jax.tree.leaves(whole), strict=True):
+        uninterrupted, _ = step(uninterrupted, batch)
+    for (path, ours), theirs in zip(named_leaves(now), jax.tree.leaves(uninterrupted), strict=True):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes(), path
 
 

@@ -1,4 +1,4 @@
-"""A toy of a parallelism: activations between layers are divided over `tensor` along their length, by a rule alone.
+"""A toy of sequence parallelism: one rule shards activations between layers over `tensor` along their length.
 
 Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2.
 """
@@ -18,5 +18,5 @@ def test_it_keeps_the_laws_and_divides_activations(tmp_path):
     laws.check(case, tmp_path)
     many = case.layout(data=2, fsdp=2, tensor=2)
     compiled = case.compiled(many)[0].as_text()
-    # Two rows of eight on each of data x fsdp, four tokens of eight on each of tensor.
+    # Each device has 2 of 8 rows (data x fsdp) and 4 of 8 tokens (tensor).
     assert f"f32[2,4,{config.embed.width}]" in compiled

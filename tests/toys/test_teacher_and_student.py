@@ -1,4 +1,4 @@
-"""A toy of distillation: a student learns what a teacher that is not trained thinks of the next token."""
+"""A toy of distillation: a student learns the next-token probabilities of a frozen teacher."""
 
 import dataclasses
 import json
@@ -31,8 +31,8 @@ class Distilled(Causal):
 
     @property
     def work(self):
-        (one,) = super().work
-        return tuple(dataclasses.replace(one, role=role) for role in self.roles)
+        (work,) = super().work
+        return tuple(dataclasses.replace(work, role=role) for role in self.roles)
 
     def loss(self, models, part):
         batch = part.batch
@@ -40,12 +40,12 @@ class Distilled(Causal):
         student = models["student"](inputs, dropout=part.key, logits=True).logits
         teacher = models["teacher"](inputs, logits=True).logits
         logs = jax.nn.log_softmax(teacher)
-        apart = (jax.nn.softmax(teacher) * (logs - jax.nn.log_softmax(student))).sum(-1)
-        found = weighted(apart, batch["weights"])
-        return Loss(total=per_weight(found.total, part.weights["tokens"]), metrics={"loss": found})
+        divergence = (jax.nn.softmax(teacher) * (logs - jax.nn.log_softmax(student))).sum(-1)
+        loss = weighted(divergence, batch["weights"])
+        return Loss(total=per_weight(loss.total, part.weights["tokens"]), metrics={"loss": loss})
 
 
-def test_it_keeps_the_laws_and_the_teacher_its_bits(tmp_path):
+def test_it_keeps_the_laws_and_the_teacher_does_not_change(tmp_path):
     rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
     small, large = (tiny.config("gpt2", over={"stack.depth": depth, "embed.max_length": 8}) for depth in (1, 2))
     case = laws.case(Distilled(CausalConfig(), tiny.VOCABULARY, 8), {"student": small, "teacher": large}, rows)
@@ -53,29 +53,29 @@ def test_it_keeps_the_laws_and_the_teacher_its_bits(tmp_path):
     first, last = states[0], states[-1]
     assert set(first.params) == {"student"} and set(first.frozen) == {"teacher"}
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
-    kept = sum(leaf.size for leaf in jax.tree.leaves(first.opt_state))
-    assert kept == sum(leaf.size for leaf in jax.tree.leaves(first.params)), "optimizer state of the student alone"
+    size = sum(leaf.size for leaf in jax.tree.leaves(first.opt_state))
+    assert size == sum(leaf.size for leaf in jax.tree.leaves(first.params)), "optimizer state of the student alone"
 
 
-def written(folder, repository):
-    """A run of both models, and its parameters by role."""
+def save_run(folder, repository):
+    """Saves a run of both models; returns its experiment and its parameters by role."""
     recipe = ConfigDict(
         {"model": gpt2("tiny"), "models": {"teacher": gpt2("tiny")}, "objective": {"name": "distilled"}}
     )
     config, _ = flags.configure(recipe, ["--config.models.teacher.stack.depth=1", "--config.data.length=16"])
     exp = Experiment(experiment.parse(config), tokenizers.load(repository / "tests" / "golden" / "tokenizer"))
-    drawn = tiny.drawn(exp.models.shapes)
-    params, frozen = exp.models.split(jax.tree.map(jax.numpy.asarray, drawn))
+    values = tiny.drawn(exp.models.shapes)
+    params, frozen = exp.models.split(jax.tree.map(jax.numpy.asarray, values))
     with Checkpointer(folder / "checkpoints") as checkpointer:
         checkpointer.save(0, {"params": params, "frozen": frozen}, {})
     (folder / experiment.SAVED).write_text(json.dumps(experiment.as_json(exp.config)))
-    return exp, drawn
+    return exp, values
 
 
-def test_a_fork_takes_each_role_and_another_objective_the_product(monkeypatch, repository, tmp_path):
+def test_a_fork_starts_from_every_role_or_for_another_objective_from_the_product(monkeypatch, repository, tmp_path):
     monkeypatch.setitem(OBJECTIVES, "distilled", Distilled)
-    exp, drawn = written(tmp_path, repository)
-    jax.tree.map(np.testing.assert_array_equal, forking.parameters(exp, tmp_path), drawn)
+    exp, values = save_run(tmp_path, repository)
+    jax.tree.map(np.testing.assert_array_equal, forking.parameters(exp, tmp_path), values)
     plain = dataclasses.replace(exp.config, objective=ObjectiveConfig(name="causal"), models=Tree())
     alone = forking.parameters(Experiment(plain, exp.tokenizer), tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, alone, {"model": drawn["student"]})
+    jax.tree.map(np.testing.assert_array_equal, alone, {"model": values["student"]})

@@ -1,4 +1,4 @@
-"""A toy of a task: does a hypothesis follow from a premise? Two columns of text and a label, from a table."""
+"""A toy task: does a hypothesis follow from a premise? Two columns of text and a label, from a table."""
 
 import dataclasses
 
@@ -63,9 +63,9 @@ class Entails(Objective):
         model, batch = models["model"], part.batch
         inputs = Inputs(tokens=batch["tokens"], types=batch["types"], segments=batch["segments"])
         logits = model.head("pair", model(inputs, dropout=part.key).hidden[:, 0])
-        found = weighted(cross_entropy(logits, batch["label"]), batch["weights"])
-        metrics = {"loss": found, "accuracy": accuracy(logits, batch["label"], batch["weights"])}
-        return Loss(total=per_weight(found.total, part.weights["rows"]), metrics=metrics)
+        loss = weighted(cross_entropy(logits, batch["label"]), batch["weights"])
+        metrics = {"loss": loss, "accuracy": accuracy(logits, batch["label"], batch["weights"])}
+        return Loss(total=per_weight(loss.total, part.weights["rows"]), metrics=metrics)
 
 
 def test_it_keeps_the_laws_on_the_rows_of_a_table(tmp_path, repository):

@@ -1,4 +1,4 @@
-"""Objectives whose model predicts the tokens of `targets` one after another (teacher forcing)."""
+"""Next-token prediction with teacher forcing: `targets` are predicted from the true tokens before them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_w
 from lm_jax.objectives.cross_entropy import token_loss
 
 
-class Written(Objective):
-    """The mean negative log-likelihood of `targets`, by `weights` [batch length]."""
+class TeacherForced(Objective):
+    """Mean negative log-likelihood of `targets`, weighted by `weights`; both are [batch length]."""
 
     terms = ("loss",)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """What the model reads of a batch."""
+        """The model's inputs, from the features of a batch."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -26,7 +26,7 @@ class Written(Objective):
         return {"tokens": batch["weights"].sum()}
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
-        """The mean over the whole batch."""
+        """This part's share of the mean over the whole batch."""
         model, batch = models["model"], part.batch
         output = model(self.inputs(batch), dropout=part.key)
         loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
