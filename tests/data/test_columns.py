@@ -228,9 +228,11 @@ def test_files_of_different_numbers_of_records_or_of_no_path_are_named(tmp_path)
     (tmp_path / "b.txt").write_text("1\n")
     columns = {"a": {"path": str(tmp_path / "a.txt")}, "b": {"path": str(tmp_path / "b.txt"), "kind": "number"}}
 
-    with pytest.raises(InputError, match="differ in their records, which should be the same in all: a 2, b 1"):
+    with pytest.raises(
+        InputError, match="differ in their number of records; expected the same number in all: a 2, b 1"
+    ):
         prepare(tmp_path, columns)
-    with pytest.raises(InputError, match="columns.c lies nowhere; set config.data.columns.c.path"):
+    with pytest.raises(InputError, match="columns.c has no path; set config.data.columns.c.path"):
         prepare(tmp_path, {**columns, "c": {}})
     with pytest.raises(InputError, match="columns and config.data.mixture are both set"):
         DataConfig(columns=Tree(a=Tree()), mixture=MixtureConfig(sources=Tree(b=Tree(path="b"))))
@@ -247,7 +249,7 @@ def test_what_an_objective_reads_has_to_be_there(table, tmp_path, golden_store):
         make_rows(made, score=9)
     with pytest.raises(InputError, match="plan is packed, which reads one text, but config.data.columns are set"):
         make_rows(made, plan="packed")
-    with pytest.raises(InputError, match="plan is columns, and the objective reads a, b; name some in"):
+    with pytest.raises(InputError, match="plan is columns, and the objective reads a, b; define them in"):
         make_rows(golden_store, a=1, b=0)
     with pytest.raises(InputError, match="and the objective reads none"):
         make_rows(made)

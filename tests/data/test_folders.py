@@ -58,5 +58,5 @@ def test_a_link_to_nothing_alone_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="is a directory without any text file \\(1 others\\)"):
         folders.below(tmp_path)
-    with pytest.raises(InputError, match="broken.txt is a link to .*nowhere, which is not there"):
+    with pytest.raises(InputError, match="broken.txt is a link to .*nowhere, which is missing"):
         sources.files(SourceConfig(path=str(tmp_path / "broken.txt")))

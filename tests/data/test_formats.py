@@ -154,7 +154,7 @@ def test_recipes_have_the_settings_of_a_source():
         ("a.csv", "id\ttext\n1\ta\n", {"field": "1"}, "separated by tabs: set config.data.format=tsv"),
         ("a.csv", "id;text\n1;a\n", {}, "separated by semicolons.*config.data.format=tsv"),
         ("a.tsv", "id,text\n1,a\n", {}, "separated by commas: set config.data.format=csv"),
-        ("stdlib", None, {"format": "json"}, "config.data.format is 'json', but stdlib is no file"),
+        ("stdlib", None, {"format": "json"}, "config.data.format is 'json', but stdlib is not a file"),
     ],
 )
 def test_what_cannot_be_read_as_wanted_is_one_line(tmp_path, name, content, settings, message):

@@ -208,7 +208,7 @@ def test_a_mixture_of_languages_is_read_in_its_shares(prepared, plan):
     shares = stores.shares(0.1)
 
     slots = np.arange(5000)
-    drawn = np.bincount(made.drawn(slots)[0], minlength=4) / len(slots)
+    drawn = np.bincount(made.assign(slots)[0], minlength=4) / len(slots)
 
     assert made.names == ("de", "en", "zh", "zu")
     assert drawn == pytest.approx([shares[name] for name in made.names], abs=2 / 5000)

@@ -82,7 +82,7 @@ def test_long_values_are_tried_seldom(monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ('[{"a": 1}\n {"b": 2}]', "line 2 is not JSON \\('{' where the array should go on or end\\)"),
+        ('[{"a": 1}\n {"b": 2}]', "line 2 is not JSON \\('{' instead of , or \\] in the array\\)"),
         ('[{"a": 1},\n', "line 2 is not JSON \\(Expecting value\\)"),
         ('[{"a": 1}\n', "line 2 is not JSON \\(the file ends within its array\\)"),
         ('[{"a": 1}]\n[{"b": 2}]', "line 2 is not JSON \\(text after the end of the array\\)"),

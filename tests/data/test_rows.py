@@ -226,12 +226,12 @@ def _filled(tokens):
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (RowsConfig(plan="streams"), {"lanes": 700}, "config.data.batch is 700, but the training part has 60. rows"),
-        (STILL, {"length": 30_000}, "config.data.length: a row takes 30000 tokens, but the training part has"),
+        (RowsConfig(plan="streams"), {"lanes": 700}, "config.data.batch is 700, but the training split has 60. rows"),
+        (STILL, {"length": 30_000}, "config.data.length: a row takes 30000 tokens, but the training split has"),
         (RowsConfig(plan="stream"), {}, "config.data.rows.plan is 'stream'.*packed.*did you mean streams"),
         (STILL, {"validation": 1.5}, "config.data.validation is 1.5"),
         (STILL, {"length": 4, "overlap": 4}, "config.data.length"),
-        (RowsConfig(plan="pairs"), {"validation": 0.999}, "config.data.rows.plan is pairs, but the train part has 1"),
+        (RowsConfig(plan="pairs"), {"validation": 0.999}, "config.data.rows.plan is pairs, but the train split has 1"),
         (RowsConfig(plan="pairs"), {"length": 1}, "config.data.length leaves 1"),
     ],
 )

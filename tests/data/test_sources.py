@@ -181,7 +181,7 @@ def test_tables_of_the_field_are_read_whole(shared_data, name, field, rows):
     ("name", "content", "settings", "message"),
     [
         ("t.tsv", "en\tzh\na\tb\n", {}, "line 1 has no column 'text'; it has 'en', 'zh': set config.data.field"),
-        ("t.tsv", "en\tzh\na\tb\n", {"field": "2"}, "line 1 has 2 columns, none of them column 2 counted from 0"),
+        ("t.tsv", "en\tzh\na\tb\n", {"field": "2"}, "line 1 has 2 columns and no column 2, counted from 0"),
         ("t.tsv", "en\tzh\na\tb\n\na\n", {"field": "en"}, "line 4 has 1 column, but line 1 has 2: 'en', 'zh'"),
         ("t.tsv", "en\tzh\n", {"field": "en", "group": "book"}, "no column 'book'; .*config.data.group"),
         ("t.csv", 'text\n"a"b\n', {}, "t.csv line 2 is not a row of a table"),

@@ -105,6 +105,6 @@ def test_a_dataset_that_only_tensorflow_reads_is_refused_with_the_command(root, 
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
 
     with pytest.raises(
-        InputError, match="is prepared as tfrecord, which takes TensorFlow .*--file_format=array_record"
+        InputError, match="is prepared as tfrecord, which only TensorFlow reads.*--file_format=array_record"
     ):
         read(tmp_path, "tfds:old")
