@@ -146,7 +146,7 @@ class Columns(Several):
     def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
         """Read one entry: int32 tokens, a number, a label id or int32 spans [spans, 3].
 
-        Of a text it returns the first `most` tokens, without prefix and EOS; of spans, those within so many tokens.
+        Of a text, the first `most` tokens without prefix and EOS; of spans, those within the first `most` tokens.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:

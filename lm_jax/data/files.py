@@ -134,8 +134,8 @@ class Foreign:
     Attributes:
       what: its name in messages.
       advice: what the user should do.
-      suffixes: of file names; a file with one is rejected whatever its content.
-      magics: possible first bytes; a file with them is rejected whatever its name.
+      suffixes: of file names; a file with one is rejected.
+      magics: possible first bytes; a file with them is rejected under any name.
     """
 
     what: str

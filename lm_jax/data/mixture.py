@@ -23,7 +23,7 @@ from lm_jax.data.order import key
 from lm_jax.data.rows import Filled, Row, Rows
 from lm_jax.data.sources import SourceConfig
 
-# The schedule repeats after so many slots: shares are multiples of 1 / PERIOD.
+# Slots in a period of the schedule: shares are rounded to multiples of 1 / PERIOD.
 PERIOD = 1 << 16
 KEY = "config.data.mixture"
 

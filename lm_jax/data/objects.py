@@ -15,7 +15,7 @@ from lm_jax.core.config import InputError
 _BLOCK = 1 << 18
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
-# A value that the end of a block cuts within -Infinity, a number or two escaped surrogates gives an error this close.
+# -Infinity, a number or a pair of escaped surrogates, cut by the end of a block, gives an error this close to it.
 _LONGEST_TOKEN = 16
 
 

@@ -103,7 +103,7 @@ def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]
             result[ended] = np.isin(words, _ABBREVIATIONS[size])
         last = text[stops[ended] - 1]
         if size == 1:
-            # In "said I." I is not an initial; "Charles I." cannot be told from one.
+            # In "said I." I is not an initial; "Charles I." looks the same as an initial.
             pronoun = (last == ord("I")) & (text[stops[ended] - 2] == _SPACE) & _SMALL[text[stops[ended] - 3]]
             result[ended] |= ~pronoun
         if size == 2:

@@ -1,4 +1,4 @@
-"""Several token stores with one tokenizer: their preparation, and their totals, which are those of a single store."""
+"""Several token stores with one tokenizer: their preparation and their totals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_jax.data.store import Store
 
 
 class Several(Protocol):
-    """Token stores by name, all with the same tokenizer; the totals have the names that a store gives them."""
+    """Token stores by name, all with the same tokenizer; the totals have the same names as in `Store`."""
 
     stores: Mapping[str, Store]
 
