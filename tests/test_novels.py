@@ -1,8 +1,8 @@
-"""Learning from real prose: English novels, against counts of tokens and of pairs of tokens.
+"""Training on English novels, against unigram and bigram baselines.
 
-The default suite trains a small decoder on a few novels. The `slow` runs train the recipes `novels` of all three
-kinds on all of them and compare with P(token | original left neighbour) at the very positions that the model predicts,
-sentinels, padding and EOS left out; docs/claims.md records what they reach.
+The default suite trains a small decoder on a few novels. The `slow` runs train the recipes `novels` of all three kinds
+on all novels and compare with P(token | original left neighbour) at the positions that the model predicts, without
+sentinels, padding and EOS; docs/claims.md records the results.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tests.commands import run as train
 
 @pytest.fixture
 def novels(shared_data):
-    """All novels, one a line."""
+    """The file of all novels, one a line."""
     return shared_data / "english_novels" / "novels_dev.jsonl.xz"
 
 
@@ -56,7 +56,7 @@ def test_every_kind_falls_below_the_bigram_baseline_at_the_positions_it_predicts
 
 
 def compare_with_bigram(run, most_rows=2000):
-    """Mean losses of the model, the bigram and the unigram over the same held-out tokens, and how many those are."""
+    """Returns mean losses of model, bigram and unigram over the same validation tokens, and the number of tokens."""
     exp = experiment.prepare(experiment.load(run).config)
     _, weights = restore(Request(verb="evaluate", workdir=str(run)), exp)
     vocab = exp.tokenizer.vocab_size
@@ -67,10 +67,10 @@ def compare_with_bigram(run, most_rows=2000):
     rows, batch = exp.feed.rows("validation"), exp.config.data.batch
     losses, lefts, rights = [], [], []
     for number in range(min(len(rows), most_rows) // batch):
-        made = [_with_neighbours(exp, rows, number * batch + place) for place in range(batch)]
-        stacked = pipeline._stack([features for features, *_ in made])
+        examples = [_with_neighbours(exp, rows, number * batch + place) for place in range(batch)]
+        stacked = pipeline._stack([features for features, *_ in examples])
         values = np.asarray(nll(weights, exp.put(stacked)))
-        for value, (_, left, right, counts) in zip(values, made, strict=True):
+        for value, (_, left, right, counts) in zip(values, examples, strict=True):
             losses.append(value[: len(counts)][counts])
             lefts.append(left[counts])
             rights.append(right[counts])
@@ -80,7 +80,7 @@ def compare_with_bigram(run, most_rows=2000):
 
 
 def _nll(exp, weights, batch):
-    """-log P of what is predicted, in nats."""
+    """Returns -log P of each predicted token, in nats."""
     (model,) = exp.models.bind(weights.params, weights.frozen).values()
     hidden = model(exp.objective.inputs(batch)).hidden
     if "positions" in batch:
@@ -89,7 +89,7 @@ def _nll(exp, weights, batch):
 
 
 def _with_neighbours(exp, rows, index):
-    """A row's features, and for each prediction: the original left neighbour, the token, whether it counts."""
+    """Returns a row's features and, for each prediction, its left neighbour, its token and whether it counts."""
     from lm_jax.data import order
 
     rng = order.generator(exp.config.seed, 0, index)
@@ -105,13 +105,13 @@ def _with_neighbours(exp, rows, index):
         original = np.concatenate([[special.cls], *(piece for part in parts for piece in (part, [special.sep]))])
         at = features["positions"][features["weights"] > 0]
         left, right = original[at - 1], original[at]
-        # A segment's first token has no neighbour in the text.
+        # The first token of a segment has no left neighbour.
         return features, left, right, (left != special.cls) & (left != special.sep)
     return features, *_span_neighbours(exp, features)
 
 
 def _span_neighbours(exp, features):
-    """The text is put together again from source and target to find what stood left of every removed token."""
+    """Restores the text from source and targets to find the left neighbour of every removed token."""
     sentinels, eos = {int(token) for token in exp.tokenizer.sentinels}, exp.tokenizer.eos
     targets = features["targets"][features["weights"] > 0]
     spans, current = {}, []

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, flushed to disk, renamed."""
+"""Atomic writes: a file is written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TEMPORARY = ".partial-"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends well."""
-    # The process id alone is not enough: threads and machines that share the directory have the same ones.
+    """Yield a temporary path beside `path` that replaces it when the block ends without an error."""
+    # Not the process id: threads share it, and so may machines that share the directory.
     partial = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         yield partial
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        # The system names a file that it cannot open, but not one that it cannot write on.
+        # The system names a file that it cannot open, but not one to which a write fails (a full disk).
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file."""
+    """Write a file atomically."""
     with replacing(path) as partial:
         partial.write_bytes(data)
 
@@ -58,54 +58,49 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def check_directory(path: Path, flag: str) -> None:
-    """Refuses a directory that could not be made or written, before there is anything to write.
+    """Check that a directory can be created and written, before any work is done for it.
 
     Args:
       path: the directory, which need not exist.
-      flag: what named it, for the message.
+      flag: the flag or setting that names it, for the message.
 
     Raises:
-      InputError: it, or what would hold it, is a file or may not be written.
+      InputError: the directory, or its nearest existing parent, is a file or is not writable.
     """
     path = Path(path)
-    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise InputError(f"{flag} {path}: {there} is a file; give a directory")
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise InputError(f"{flag} {path}: {nearest} is a file; give a directory")
     try:
-        if there != path:
-            # Not every file system that may be written lets directories be made.
-            os.rmdir(tempfile.mkdtemp(dir=there))
-        elif not os.access(there, os.W_OK | os.X_OK):
+        if nearest != path:
+            # Some writable file systems do not allow new directories (/proc).
+            os.rmdir(tempfile.mkdtemp(dir=nearest))
+        elif not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise InputError(
-            f"{flag} {path}: {there} cannot be written ({(error.strerror or str(error)).lower()}); give another place"
+            f"{flag} {path}: {nearest} cannot be written ({(error.strerror or str(error)).lower()}); give another place"
         ) from error
 
 
 def check_file(path: Path, flag: str) -> None:
-    """Refuses a file that could not be written, before there is anything to write.
-
-    Args:
-      path: the file, which need not exist.
-      flag: what named it, for the message.
-    """
+    """Check that a file can be written, before any work is done for it; the arguments are as of `check_directory`."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{flag} {path} is a directory; give the name of a file")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"{flag} {path}: there is no directory {path.absolute().parent}; make it first")
+        raise InputError(f"{flag} {path}: there is no directory {path.absolute().parent}; create it first")
     check_directory(path.absolute().parent, flag)
 
 
 @contextlib.contextmanager
 def unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Whether a directory still lacks its `last` file, for one process at a time; what killed writers left is deleted.
+    """Lock a directory and yield whether its `last` file is missing; delete the temporary files of killed writers.
 
     Args:
-      directory: made where it is not there; its lock dies with its holder, however that ends.
+      directory: created if absent. The system releases its lock when the process that holds it ends in any way.
       last: the name of the file that is written last.
-      waiting: called once when another process holds the lock.
+      waiting: called once if another process holds the lock.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "ab") as file:
@@ -115,7 +110,7 @@ def unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> Itera
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            # Some network file systems have no locks. Writers then repeat each other's work; the renames keep it whole.
+            # Some network file systems have no locks. Writers then repeat each other's work; renaming is still atomic.
             pass
         missing = not (directory / last).exists()
         for path in directory.rglob(f"*{TEMPORARY}*") if missing else ():

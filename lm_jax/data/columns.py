@@ -1,7 +1,7 @@
-"""Columns: records of several fields: texts, numbers, labels, and named spans of a text.
+"""Columns: corpora whose records have several fields: texts, numbers, labels, and labelled spans of a text.
 
-Entry i of every column belongs to record i. Each text column has its own token store; a document that cleaning drops
-stays there as an empty one. The other columns are arrays. A record with an empty entry in any column gives no row.
+Entry i of every column belongs to record i. Each text column has its own token store, in which a document that cleaning
+drops stays as an empty one; the other columns are arrays. A record with an empty entry in any column gives no row.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from lm_jax.data.sources import SourceConfig
 from lm_jax.data.store import Store
 
 KEY = "config.data.columns"
-# Raised when the same entries would be stored differently.
+# Increment it when the same entries would be stored differently.
 VERSION = 1
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
-# Counts a bad entry, by its number, what it is and what is wrong, or refuses it.
+# Counts or rejects a bad entry: its record number, its value, what is wrong with it.
 Bad = Callable[[int, Any, str], None]
 
 
@@ -40,13 +40,13 @@ class ColumnConfig:
     """A column.
 
     Attributes:
-      kind: "text" (tokens), "number" (a float), "label" (the id of a name) or "spans" (JSON: [start, end, name] in
-        characters of a text).
-      field: the field of a JSON object or column of a table; empty for the column's own name.
-      path: files of this column alone, with the records of all in the same order; empty for `config.data.path`.
-      document: what a record of plain text is: "line" (empty ones too), "paragraph" or "file".
-      of: of spans, the text column that they lie in; empty for the only one.
-      names: of labels and spans, the names in the order of their ids; empty for those of the data, in order.
+      kind: "text" (tokens), "number" (a float), "label" (the id of a name) or "spans" (JSON: [start, end, name], with
+        offsets in characters of a text).
+      field: the field of a JSON object or column of a table; empty: the column's own name.
+      path: files of this column alone, with their records in the order of the other columns; empty: `config.data.path`.
+      document: the unit of plain text that is a record: "line" (empty lines too), "paragraph" or "file".
+      of: the text column that spans refer to; empty: the only text column.
+      names: the names of labels or spans in the order of their ids; empty: the names in the data, sorted.
     """
 
     kind: str = "text"
@@ -58,27 +58,27 @@ class ColumnConfig:
 
 
 def named(tree: Tree) -> dict[str, ColumnConfig]:
-    """The columns of a configuration by name, with `of` filled in for spans.
+    """Return the columns of a configuration by name, with `of` filled in for spans.
 
     Raises:
       InputError: an unknown kind, no text column, or spans of an unknown text column.
     """
     columns = entries(ColumnConfig, tree, KEY)
-    found = [name for name, column in columns.items() if column.kind == "text"]
+    text_names = [name for name, column in columns.items() if column.kind == "text"]
     for name, column in columns.items():
         lookup({"text": None, **KINDS}, column.kind, f"{KEY}.{name}.kind")
         expected = [""]
         if column.kind == "spans":
-            expected, columns[name] = found, dataclasses.replace(column, of=column.of or " ".join(found))
+            expected, columns[name] = text_names, dataclasses.replace(column, of=column.of or " ".join(text_names))
         if columns[name].of not in expected:
             raise InputError(f"{KEY}.{name}.of is {column.of!r}; expected {' or '.join(map(repr, expected))}")
-    if columns and not found:
-        raise InputError(f"{KEY} names no text; set the kind of one column to text")
+    if columns and not text_names:
+        raise InputError(f"{KEY} names no text column; set the kind of one column to text")
     return columns
 
 
-def located(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str, SourceConfig]:
-    """Where each column lies; `base` is the source of those without a path of their own.
+def locate(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str, SourceConfig]:
+    """Return the source of each column; columns without a path of their own are read from `base`.
 
     Raises:
       InputError: a column has no path, or its settings do not fit its files.
@@ -87,7 +87,7 @@ def located(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str
     for name, column in columns.items():
         path = column.path or base.path
         if path == SourceConfig.path:
-            raise InputError(f"{KEY}.{name} lies nowhere; set {KEY}.{name}.path, or config.data.path for all columns")
+            raise InputError(f"{KEY}.{name} has no path; set {KEY}.{name}.path, or config.data.path for all columns")
         source = dataclasses.replace(base, path=path, document=column.document, group="")
         has_fields = naming(f"{KEY}.{name}", sources.has_fields)(source)
         field = column.field or (name if has_fields else SourceConfig.field)
@@ -98,19 +98,19 @@ def located(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str
 
 @dataclasses.dataclass(frozen=True)
 class Columns(Several):
-    """A corpus of columns; it has the totals that a store has.
+    """A corpus of columns, with the totals of a store.
 
     Attributes:
       config: the columns by name.
       stores: token stores of the text columns.
       values: the other columns: numbers [records, 1], label ids [records, 1], or spans [spans, 3] of first token, one
         past the last token, and id of the name.
-      bounds: record r has the tokens, or values, bounds[r]..bounds[r + 1] - 1.
+      bounds: record r holds the tokens, or values, bounds[r]..bounds[r + 1] - 1.
       names: names by id.
       rows: records without an empty entry, ascending.
       entries: counts of entries read, kept and dropped in columns that are not text.
       fingerprint: hash of all columns.
-      before: number of ids that every stored document begins with.
+      before: number of prefix ids at the start of every stored document.
     """
 
     config: Mapping[str, ColumnConfig]
@@ -125,28 +125,28 @@ class Columns(Several):
 
     @property
     def records(self) -> int:
-        """Records, those that are no rows included."""
+        """Number of records, including those that give no row."""
         return len(next(iter(self.bounds.values()))) - 1
 
     @property
     def report(self) -> reports.Report:
-        """What cleaning did to the texts, and what became of the other entries."""
+        """Counts of the entries of all columns that were read, kept, dropped and changed."""
         return reports.total([super().report, self.entries])
 
     def check(self, reads: Mapping[str, int]) -> None:
-        """Raises InputError if a column of `rows.Reads.columns` is missing or has another kind."""
+        """Raise InputError if a column of `rows.Reads.columns` is missing or has another kind."""
         kinds = {name: column.kind for name, column in self.config.items()}
         for name, most in reads.items():
-            # A text column is read with a number of tokens, any other with 0.
+            # `most` is above 0 for text columns only.
             if name not in kinds or (kinds[name] == "text") != (most > 0):
-                there = ", ".join(f"{each} ({kind})" for each, kind in kinds.items())
-                what = f"a column {name!r}{' of text' * (most > 0)}"
-                raise InputError(f"the objective reads {what}; {KEY} has {there}{nearest(name, kinds)}")
+                choices = ", ".join(f"{each} ({kind})" for each, kind in kinds.items())
+                column = f"a column {name!r}{' of text' * (most > 0)}"
+                raise InputError(f"the objective reads {column}; {KEY} has {choices}{nearest(name, kinds)}")
 
     def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
-        """One entry: int32 tokens, a number, a label id or int32 spans [spans, 3].
+        """Read one entry: int32 tokens, a number, a label id or int32 spans [spans, 3].
 
-        At most `most` tokens of a text are read, without the ids around it, and spans that end within them.
+        Of a text, the first `most` tokens without prefix and EOS; of spans, those within the first `most` tokens.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:
@@ -164,12 +164,12 @@ def join(
     stores: Mapping[str, Store],
     before: int,
 ) -> Columns:
-    """Joins the `stores` of text columns with the other columns, which are read unless they are stored already.
+    """Join the `stores` of text columns with the other columns, which are read unless they are already stored.
 
     Raises:
-      InputError: columns of different numbers of records, a bad entry, or no whole record.
+      InputError: the columns differ in their number of records, an entry is bad, or no record is complete.
     """
-    where, others = located(config, base), [name for name in config if name not in stores]
+    where, others = locate(config, base), [name for name in config if name not in stores]
     contents = {name: sources.fingerprint(where[name]) for name in others}
     contents |= {name: store.fingerprint for name, store in stores.items()}
     each = [[name, one.kind, one.of, one.names, contents[name]] for name, one in config.items()]
@@ -181,17 +181,17 @@ def join(
         if unfinished:
             report = reports.empty()
             bad = {name: functools.partial(_bad, name, where[name], report) for name in others}
-            parsed = {name: _entries(KINDS[config[name].kind], where[name], report, bad[name]) for name in others}
-            found = {name: naming(f"{KEY}.{name}", list)(each) for name, each in parsed.items()}
-            counts = {name: len(found[name]) if name in found else len(bounds[name]) - 1 for name in config}
+            streams = {name: _entries(KINDS[config[name].kind], where[name], report, bad[name]) for name in others}
+            columns = {name: naming(f"{KEY}.{name}", list)(stream) for name, stream in streams.items()}
+            counts = {name: len(columns[name]) if name in columns else len(bounds[name]) - 1 for name in config}
             if len(set(counts.values())) > 1:
-                shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-                raise InputError(f"{KEY} differ in their records, which should be the same in all: {shown}")
+                totals = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+                raise InputError(f"{KEY} differ in their number of records; expected the same number in all: {totals}")
             for name, of in [(name, config[name].of) for name in others if config[name].of]:
                 documents = _documents(root, where[of], clean, stores[of].tokenizer)
-                found[name] = naming(f"{KEY}.{name}", list)(_in_tokens(found[name], documents, bad[name]))
-            whole = [np.diff(each) > before + 1 for each in bounds.values()]
-            _store(directory, config, found, whole, report)
+                columns[name] = naming(f"{KEY}.{name}", list)(_in_tokens(columns[name], documents, bad[name]))
+            nonempty = [np.diff(each) > before + 1 for each in bounds.values()]
+            _store(directory, config, columns, nonempty, report)
     values = {name: np.load(directory / f"{name}.npy") for name in others}
     bounds |= {name: np.load(directory / f"{name}.bounds.npy") for name in others}
     rows, manifest = np.load(directory / "rows.npy"), json.loads((directory / "columns.json").read_bytes())
@@ -201,42 +201,45 @@ def join(
 def _store(
     directory: Path,
     config: Mapping[str, ColumnConfig],
-    found: Mapping[str, list[Any]],
-    whole: list[np.ndarray],
+    columns: Mapping[str, list[Any]],
+    nonempty: list[np.ndarray],
     report: reports.Report,
 ) -> None:
-    """Writes the columns that are not text, and the numbers of the records without an empty entry."""
+    """Write the columns that are not text, and the numbers of the records without an empty entry.
+
+    `nonempty` says for each text column which records have an entry; the masks of the other columns are appended.
+    """
     names = {}
-    for name, lists in found.items():
-        whole.append(np.array([entry is not None for entry in lists]))
+    for name, column in columns.items():
+        nonempty.append(np.array([entry is not None for entry in column]))
         kind = KINDS[config[name].kind]
-        flat = [item for entry in lists for item in entry or ()]
-        there = {item[-1] for item in flat if isinstance(item[-1], str)}
-        names[name] = list(config[name].names) or _ordered(there)
-        if unknown := _ordered(there - {*names[name]}):
+        flat = [item for entry in column for item in entry or ()]
+        data_names = {item[-1] for item in flat if isinstance(item[-1], str)}
+        names[name] = list(config[name].names) or _ordered(data_names)
+        if unknown := _ordered(data_names - {*names[name]}):
             raise InputError(f"{KEY}.{name}.names is {config[name].names}, but the data has {unknown[0]!r} too; add it")
         ids = {each: number for number, each in enumerate(names[name])}
         values = [(*item[:-1], ids.get(item[-1], item[-1])) for item in flat]
         atomic.write_array(directory / f"{name}.npy", np.array(values, kind.dtype).reshape(-1, kind.width))
-        atomic.write_array(directory / f"{name}.bounds.npy", np.cumsum([0, *(len(entry or ()) for entry in lists)]))
+        atomic.write_array(directory / f"{name}.bounds.npy", np.cumsum([0, *(len(entry or ()) for entry in column)]))
         for group in ("read", "kept"):
-            report[group]["documents"] += int(whole[-1].sum())
-    rows = np.flatnonzero(np.logical_and.reduce(whole))
+            report[group]["documents"] += int(nonempty[-1].sum())
+    rows = np.flatnonzero(np.logical_and.reduce(nonempty))
     if not len(rows):
-        raise InputError(f"{KEY}: none of {len(whole[0]):,} records has an entry in every column")
+        raise InputError(f"{KEY}: none of {len(nonempty[0]):,} records has an entry in every column")
     atomic.write_array(directory / "rows.npy", rows)
     atomic.write_json(directory / "columns.json", {"names": names, "entries": report})
 
 
 def _ordered(names: set[str]) -> list[str]:
-    """Names in alphabetical order; integers by size."""
+    """Sort names alphabetically, or numerically if all are integers."""
     return sorted(names, key=int if all(map(_INTEGER.fullmatch, names)) else None)
 
 
 def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad) -> Iterator[Any]:
-    """Entries of a column that is not text: lists of tuples; None if empty or bad."""
-    read = sources.documents(source, report, aligned=True, types=kind.types, expected=kind.expected)
-    for number, value in enumerate(read, 1):
+    """Yield the entries of a column that is not text: lists of tuples; None if empty or bad."""
+    raw = sources.documents(source, report, aligned=True, types=kind.types, expected=kind.expected)
+    for number, value in enumerate(raw, 1):
         text, damage = steps.decode(value, "") if isinstance(value, bytes) else (value, "")
         text = text.strip() if isinstance(text, str) else text
         if text == "" and not damage:
@@ -244,23 +247,23 @@ def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad)
             reports.count(report, "dropped", 0, "empty")
             text = None
         try:
-            # None: empty, or rejected by the reader of the file.
+            # None: empty, or already rejected by the reader of the file.
             yield None if text is None else kind.parse(None if damage else text)
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             yield bad(number, text, f"expected {kind.expected}")
 
 
 def _bad(column: str, source: SourceConfig, report: reports.Report, number: int, value: Any, problem: str) -> None:
-    """Counts a bad entry, or refuses it."""
+    """Count a bad entry, or raise InputError."""
     skipped = sources.BAD_ROWS[source.bad_rows](report)
-    wanted = records.Wanted(path=Path(source.path), field=source.field, skipped=skipped)
+    selection = records.Selection(path=Path(source.path), field=source.field, skipped=skipped)
     message = f"record {number} of {source.path} is {value!r:.60}; {problem}"
-    records.reject(wanted, f"in column {column}", 0, message)
+    records.reject(selection, f"in column {column}", 0, message)
 
 
-def _in_tokens(found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]], bad: Bad) -> Iterator[Any]:
-    """Turns spans of characters of the raw text into spans of the tokens that overlap them."""
-    for number, (spans, (raw, text, starts)) in enumerate(zip(found, documents, strict=True), 1):
+def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray]], bad: Bad) -> Iterator[Any]:
+    """Convert spans of characters of the raw text into spans of the tokens that overlap them."""
+    for number, (spans, (raw, text, starts)) in enumerate(zip(column, documents, strict=True), 1):
         shift = raw.find(text)
         if not spans or not len(starts):
             yield spans
@@ -270,9 +273,9 @@ def _in_tokens(found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]
             yield bad(number, spans, f"the text has the characters {shift} to {shift + len(text)}")
         else:
             borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in spans])
-            # Several tokens may stand for one character: the first of them.
-            held = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
-            first = np.searchsorted(starts, held)
+            # One character may be several tokens, which start at the same byte: take the first of them.
+            begins = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
+            first = np.searchsorted(starts, begins)
             last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
             yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), spans, strict=True)]
 
@@ -280,7 +283,7 @@ def _in_tokens(found: list[Any], documents: Iterator[tuple[str, str, np.ndarray]
 def _documents(
     root: Path, source: SourceConfig, clean: chain.CleanConfig, tokenizer: tokenizers.Tokenizer
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Each document of a text column: raw text, cleaned text, and the bytes of it at which tokens start."""
+    """Yield each document of a text column: raw text, cleaned text, and the byte offset of each token in the latter."""
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True)
     for unit in range(cleaned.units):
         documents = cleaned.unit(unit)
@@ -293,7 +296,7 @@ def _documents(
 
 
 def _number(value: Any) -> list[tuple[float]]:
-    # What float32 cannot hold, and NaN, which is equal to nothing.
+    # Rejects numbers beyond the range of float32 and, because every comparison with it is false, NaN.
     if isinstance(value, bool) or not abs(float(value)) <= np.finfo(np.float32).max:
         raise ValueError
     return [(float(value),)]
@@ -314,7 +317,12 @@ def _spans(value: Any) -> list[tuple[int, int, str]]:
 
 
 class Kind(NamedTuple):
-    """The values that a column is read from, what a message calls them, how one becomes an entry, and their array."""
+    """A kind of column: accepted value types, their name in messages, parser, and the dtype and width of its array.
+
+    Example:
+      >>> KINDS["spans"].parse('[[0, 3, "PER"]]'), KINDS["number"].parse("1.5"), KINDS["label"].parse(True)
+      ([(0, 3, 'PER')], [(1.5,)], [('true',)])
+    """
 
     types: tuple[type, ...]
     expected: str
@@ -323,7 +331,7 @@ class Kind(NamedTuple):
     width: int
 
 
-# All but text.
+# Every kind but text.
 KINDS = {
     "number": Kind((bytes, str, numbers.Real), "a finite number", _number, np.float32, 1),
     "label": Kind((bytes, str, numbers.Integral, np.bool_), "text, an integer, true or false", _label, np.int32, 1),

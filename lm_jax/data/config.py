@@ -1,4 +1,4 @@
-"""What a recipe says about its data, under `config.data`."""
+"""Settings of a recipe's data: `config.data`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from lm_jax.data.tokenizers import TokenizerConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the text comes from and how it becomes batches.
+    """The text, and how it becomes batches.
+
+    Example:
+      >>> data = DataConfig(path="a.txt,b/*.jsonl", length=512, batch=64)
+      >>> data.source().document, data.rows.plan, data.name
+      ('file', 'auto', 'a.txt,b/*.jsonl')
 
     Attributes:
       path, format, bad_rows, field, group, document, part, split, datasets: see `SourceConfig`.
       mixture: several sources instead of one path.
-      columns: `ColumnConfig`s by names of your own, where a record has several parts: `{"text": {}, "score": {"kind":
-        "number"}}`. Their order does not matter.
-      length: tokens of a row, before the objective asks for more.
+      columns: `ColumnConfig`s by name, for records of several fields: `{"text": {}, "score": {"kind": "number"}}`; you
+        choose the names, and their order does not matter.
+      length: tokens of a row; an objective may add to it.
       batch: rows of the global batch.
-      validation: the share of the corpus, at its end, that is never trained on.
-      workers: processes that clean and tokenise; 0 takes every core.
-      threads: threads that build batches ahead of the device; 0 builds them in line.
-      prefetch: batches that may be ready ahead of the device.
+      validation: the share of the corpus, at its end, that is held out from training.
+      workers: processes that clean and tokenise; 0: one a core.
+      threads: threads that build batches ahead of the device; 0 builds each one when it is needed.
+      prefetch: the most batches that are built ahead of the device.
       store: the root of prepared corpora; empty for $LM_JAX_CACHE, else ~/.cache/lm_jax.
     """
 
@@ -59,15 +64,15 @@ class DataConfig:
             raise InputError(f"{columns.KEY} and config.data.mixture are both set; leave out one of them")
 
     def source(self) -> SourceConfig:
-        """The part of these settings that names the text."""
+        """Return the settings that name the text."""
         names = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "weight"]
         return SourceConfig(**{name: getattr(self, name) for name in names})
 
     @property
     def name(self) -> str:
-        """The text in a few words, for messages."""
+        """A short name of the text, for messages."""
         return ", ".join(sorted(self.mixture.sources or self.columns)) or self.path
 
 
-# Trees whose entries the user names, and what an entry is: every field of one can be set on the command line.
+# Trees whose entries the user names, and the class of an entry: the command line can set every field of an entry.
 ENTRIES = {"config.data.mixture.sources": SourceConfig, columns.KEY: ColumnConfig}

@@ -1,7 +1,7 @@
-"""What a model expects around its text: the ids before and after it, those that start an answer and those that end it.
+"""Special ids that a model expects around its text: before and after it, at the start and at the end of an answer.
 
-A run that was trained here needs none of it: its conventions follow from its tokenizer. A checkpoint from elsewhere
-brings its own, which `lm-jax import` writes into the configuration of the run; every verb reads them from there.
+The conventions of a model trained here follow from its tokenizer, so these settings stay empty. A checkpoint from
+elsewhere has its own: `lm-jax import` writes them into the configuration of the run, where every verb reads them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from lm_jax.core.config import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConventionsConfig:
-    """Ids of a model's tokenizer.
+    """Special ids, as numbers of the model's tokenizer.
 
     Attributes:
-      prefix: come before every text: a prompt, a source, a document to train or to evaluate on (LLaMA's `<s>`).
-      suffix: come after every source of an encoder-decoder (BART's and T5's `</s>`); empty for what EOS does.
-      start: what the decoder of an encoder-decoder reads first; None is padding, as T5 has it.
-      empty: what a decoder reads where the prompt is empty and has no prefix; None is EOS, which the document before
-        has ended with.
-      ends: each of them ends an answer; empty for what EOS does.
-      first: the first id of every answer (mBART's language); None leaves it to the model.
-      last: the id of an answer's last place where it has not ended before (BART's `</s>`); None leaves it to the model.
-      suppressed: never written.
-      suppressed_first: not written first.
-      foreign: the model may write every id that is not suppressed. One that was trained here has never seen most of the
-        special ones, and writes pieces of text and EOS only.
+      prefix: precede every text: a prompt, a source, a document to train or to evaluate on (LLaMA's `<s>`).
+      suffix: follow every source of an encoder-decoder (BART's and T5's `</s>`); empty: EOS follows.
+      start: the first input of an encoder-decoder's decoder; None: padding, as in T5.
+      empty: the input of a decoder whose prompt is empty and has no prefix; None: EOS, which ended the document before.
+      ends: each of these ids ends an answer; empty: EOS does.
+      first: the forced first id of every answer (mBART's language); None: not forced.
+      last: the forced last id of an answer that reaches its maximum length (BART's `</s>`); None: not forced.
+      suppressed: never generated.
+      suppressed_first: never generated as the first id of an answer.
+      foreign: the model may generate every id that is not suppressed. A model trained here has seen few of the special
+        ids in training, so it generates only pieces of text and EOS.
     """
 
     prefix: tuple[int, ...] = setting((), at_least=0)
@@ -45,9 +44,9 @@ class ConventionsConfig:
     foreign: bool = False
 
     def text(self, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " prefixed"]:
-        """The ids of a text with what comes before it."""
+        """Return the ids of a text after the prefix."""
         return np.concatenate([self.prefix, ids]).astype(np.int32)
 
     def source(self, ids: Int[np.ndarray, " tokens"], eos: int) -> Int[np.ndarray, " source"]:
-        """The ids of a source with what comes before and after it."""
+        """Return the ids of a source between the prefix and the suffix."""
         return np.concatenate([self.prefix, ids, self.suffix or (eos,)]).astype(np.int32)

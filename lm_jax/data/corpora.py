@@ -1,4 +1,4 @@
-"""What `config.data` names as prepared tokens: a store, columns, or the stores of a mixture under one tokenizer."""
+"""Corpora: the prepared tokens of `config.data`: one store, columns, or the stores of a mixture."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lm_jax.data.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Stores(Several):
-    """The token stores of a mixture; to those who only ask what there is, a store.
+    """The token stores of a mixture, with the totals of a store.
 
     Attributes:
       config: the mixture.
-      stores: of every source by name, all with the same tokenizer.
+      stores: token stores by source; all have the same tokenizer.
     """
 
     config: MixtureConfig
@@ -36,13 +36,13 @@ class Stores(Several):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the sources' tokens and names and of how they are mixed."""
+        """Hash of the sources' names and tokens, and of their weights and the temperature."""
         weights = {name: source.weight for name, source in self.config.named().items()}
         described = [{name: each.fingerprint for name, each in self.stores.items()}, weights, self.config.temperature]
         return hashlib.sha256(json.dumps(["mixture 1", mixture.PERIOD, *described]).encode()).hexdigest()[:32]
 
     def shares(self, validation: float) -> dict[str, float]:
-        """How much of the training rows each source is."""
+        """Return each source's share of the training rows."""
         sizes = {}
         for name, each in self.stores.items():
             start, stop = plans.span(each.tokens, "train", validation)
@@ -52,7 +52,7 @@ class Stores(Several):
         return self.config.shares(sizes)
 
     def table(self, validation: float) -> str:
-        """The sources, one a line: tokens, and what share of the rows they are."""
+        """Return a line for each source: its tokens and its share of the rows."""
         return "\n".join(
             f"  {name:<20}{self.stores[name].tokens:>16,} tokens {share:>9.3%} of the rows"
             for name, share in self.shares(validation).items()
@@ -68,16 +68,12 @@ def prepare(
     tokenizer: tokenizers.Tokenizer | None = None,
     prefix: tuple[int, ...] = (),
 ) -> Corpus:
-    """The tokens of a configuration, cleaned and stored where that has not been done.
+    """Return the tokens of a configuration; text that is not stored yet is cleaned, tokenised and stored.
 
-    Args:
-      data: names the text and the tokenizer.
-      progress: as of `store.prepare`.
-      tokenizer: one to use instead.
-      prefix: ids that every document begins with.
+    `tokenizer` replaces that of `data`; `prefix` are ids at the start of every document; see `store.prepare`.
 
     Raises:
-      InputError: as `store.prepare` and `columns.join`; or both a path and a mixture are named.
+      InputError: as of `store.prepare` and `columns.join`; or `data` names both a path and a mixture.
     """
     tokenizers.refuse_ids(data.tokenizer.path)
     root, texts_of = _root(data), _texts(data)
@@ -88,32 +84,27 @@ def prepare(
     stores = texts_of(store.prepare, root, data.clean, tokenizer, **options)
     if not data.columns:
         return Stores(data.mixture, stores)
-    named = columns.named(data.columns)
-    return columns.join(root, named, data.source(), data.clean, stores, len(prefix))
+    return columns.join(root, columns.named(data.columns), data.source(), data.clean, stores, len(prefix))
 
 
-def refuse_beyond(made: Corpus, rows: int) -> None:
-    """Refuses text whose unknown pieces are an id that a table of `rows` has no row for.
-
-    Raises:
-      InputError: a token of the text is such an id.
-    """
-    tokenizer = made.tokenizer
+def refuse_beyond(corpus: Corpus, rows: int) -> None:
+    """Raise InputError if the text has [UNK] tokens for which an embedding table of `rows` rows has no row."""
+    tokenizer = corpus.tokenizer
     if tokenizer.unk is None or tokenizer.unk < rows:
         return
-    for each in (made,) if isinstance(made, Store) else made.stores.values():
+    for each in (corpus,) if isinstance(corpus, Store) else corpus.stores.values():
         for start in range(0, each.tokens, store.RECORD_TOKENS):
             if (each.read(start, min(start + store.RECORD_TOKENS, each.tokens)) >= rows).any():
                 raise InputError(
-                    f"the text has pieces that the tokenizer does not know, which are id {tokenizer.unk}, and the "
-                    f"model's table has the ids 0..{rows - 1}; use a text without them, or another tokenizer"
+                    f"the text has pieces unknown to the tokenizer, which become id {tokenizer.unk}, but the model's "
+                    f"embedding table has ids 0..{rows - 1} only; use a text without them, or another tokenizer"
                 )
 
 
 def train_tokenizer(
     data: DataConfig, progress: texts.Progress | None = None
 ) -> tuple[tokenizers.Tokenizer, texts.Texts | Blend]:
-    """The tokenizer that `prepare` uses, and the cleaned text that it is trained on."""
+    """Return the tokenizer that `prepare` uses, trained if it is not stored yet, and the cleaned text."""
     root, texts_of = _root(data), _texts(data)
     cleaned: texts.Texts | Blend
     if texts_of is None:
@@ -127,17 +118,17 @@ def train_tokenizer(
 
 
 def _root(data: DataConfig) -> Path:
-    """The root of prepared corpora, which can be written."""
+    """Return the root of prepared corpora, after checking that it is writable."""
     root = store.default_root(data.store)
-    atomic.check_directory(root, "the place of prepared text (config.data.store, $LM_JAX_CACHE)")
+    atomic.check_directory(root, "the directory of prepared text (config.data.store, $LM_JAX_CACHE)")
     return root
 
 
 def _texts(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
-    """`several.each` of the texts of columns or of a mixture; None where `config.data.path` is the text."""
+    """Return `several.each` bound to the texts of columns or of a mixture; None if `config.data.path` is the text."""
     if data.columns:
         texts_of = {name: column for name, column in columns.named(data.columns).items() if column.kind == "text"}
-        return functools.partial(several.each, columns.located(texts_of, data.source()), columns.KEY, aligned=True)
+        return functools.partial(several.each, columns.locate(texts_of, data.source()), columns.KEY, aligned=True)
     sources = data.mixture.named()
     if sources and data.path != DataConfig.path:
         raise InputError(
@@ -149,58 +140,57 @@ def _texts(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """Text of several sources in their shares: what their tokenizer is trained on, so that small ones have pieces.
+    """Training text for the tokenizer of several sources, in their shares, so that small sources get pieces too.
 
-    The shares are those of the mixture by bytes of cleaned text: tokens do not exist yet.
+    The shares are computed from bytes of cleaned text, because there are no tokens yet.
 
     Attributes:
-      parts: cleaned texts by name.
-      shares: of each.
-      config: says how much text is wanted.
+      parts: cleaned texts by source.
+      shares: of each source.
+      config: its `sample_bytes` limits the size.
     """
 
     parts: Mapping[str, texts.Texts]
     shares: Mapping[str, float]
     config: tokenizers.TokenizerConfig
 
-    # 0: the whole is trained on, because it is a sample already.
+    # 0: train on all of it, because it is a sample already.
     bytes = 0
 
     @property
     def fingerprint(self) -> str:
-        """Of the texts and their shares."""
+        """Hash of the texts and their shares."""
         described = [[name, part.fingerprint, self.shares[name]] for name, part in self.parts.items()]
         return hashlib.sha256(json.dumps(["blend 1", *described]).encode()).hexdigest()[:32]
 
     def __iter__(self) -> Iterator[str]:
-        """Lines of every source: an even part of a large one, a small one again and again."""
+        """Yield lines of every source: evenly chosen lines of a large one, repeated passes over a small one."""
         total = min(self.config.sample_bytes, sum(part.bytes for part in self.parts.values()))
         for name, part in self.parts.items():
-            wanted = max(1, round(self.shares[name] * total))
-            whole, rest = divmod(wanted, part.bytes)
-            for _ in range(whole):
+            passes, rest = divmod(max(1, round(self.shares[name] * total)), part.bytes)
+            for _ in range(passes):
                 yield from part
             yield from sampled(part, rest, part.bytes)
 
 
 def make_rows(corpus: Corpus, **settings: Any) -> Rows:
-    """The rows of one part of a corpus, in a mixture those of each of its sources; settings as of `rows.Request`."""
+    """Return the rows of one split of a corpus; the settings are those of `rows.Request`."""
     if not isinstance(corpus, Stores):
         return plans.make(Request(tokens=corpus, **settings))
-    whole = Request(tokens=next(iter(corpus.stores.values())), **settings)
-    if whole.plan == "streams":
+    request = Request(tokens=next(iter(corpus.stores.values())), **settings)
+    if request.plan == "streams":
         raise InputError(
             "config.data.rows.plan is streams, which follows one text, but config.data.mixture names several sources; "
-            "name the files of all in config.data.path, or take another plan"
+            "name the files of all of them in config.data.path, or choose another plan"
         )
-    # From the name: another source beside it, or none, changes nothing about its own order.
+    # Derived from the source's name, so that its order does not depend on the other sources.
     keys = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in corpus.stores}
-    made = {
+    parts = {
         name: naming(f"{mixture.KEY}.sources.{name}", plans.make)(
-            dataclasses.replace(whole, tokens=each, seed=order.key(whole.seed, keys[name]))
+            dataclasses.replace(request, tokens=each, seed=order.key(request.seed, keys[name]))
         )
         for name, each in corpus.stores.items()
     }
-    shares = corpus.shares(whole.validation) if whole.split == "train" else {name: 1.0 for name in made}
-    count = mixture.counts([shares[name] for name in made])
-    return Mixture(tuple(made), tuple(made.values()), tuple(keys[name] for name in made), count)
+    shares = corpus.shares(request.validation) if request.split == "train" else {name: 1.0 for name in parts}
+    count = mixture.counts([shares[name] for name in parts])
+    return Mixture(tuple(parts), tuple(parts.values()), tuple(keys[name] for name in parts), count)

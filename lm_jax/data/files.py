@@ -1,6 +1,6 @@
-"""Files of text as streams of UTF-8: compression is undone, UTF-16 and UTF-32 are decoded, what is no text is refused.
+"""Files of text as UTF-8 streams: decompressed, decoded from UTF-16 and UTF-32; other kinds of file are rejected.
 
-The first bytes decide what a file is. The name decides only where they cannot: an empty or damaged .gz is still a .gz.
+The first bytes decide what a file is. The name decides only if they cannot: an empty or damaged .gz is still a .gz.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 from lm_jax.core.config import InputError
 
 _BLOCK = 1 << 17
-# The largest window that `zstd --long` writes. Its memory is taken only where a frame asks for it.
+# The largest window that `zstd --long` writes; the memory is allocated only for frames that declare such a window.
 _ZSTANDARD_WINDOW = 1 << 31
-# gzip within xz within bzip2 is odd, but harmless; a file that never ends is not.
+# gzip within xz within bzip2 is odd but harmless; a limit stops files that decompress for ever.
 _MOST_LAYERS = 4
 
 
 class _Filled(io.RawIOBase):
-    """A stream of blocks, none of them empty; it closes what they come from."""
+    """A file of an iterator's non-empty blocks; closing it closes the `sources` of the blocks."""
 
     def __init__(self, blocks: Iterator[bytes], *sources: Any):
         self._blocks, self._sources, self._ready = blocks, sources, b""
@@ -42,7 +42,7 @@ class _Filled(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: Any) -> int:
-        # Filled as far as the content goes: whoever peeks must see enough of it.
+        # Fills the buffer unless the content ends, so that one `peek` sees enough bytes to identify the file.
         pieces, size = [], 0
         while size < len(buffer):
             block = self._ready or next(self._blocks, b"")
@@ -60,7 +60,7 @@ def _blocks(source: Any) -> Iterator[bytes]:
 
 
 def _zstandard(source: Any) -> Iterator[bytes]:
-    """Zstandard frames, one after another. The library's own reader ends quietly where a frame is cut short."""
+    """Decompress consecutive Zstandard frames; the library's own reader ignores a truncated frame."""
     import zstandard
 
     library, frame = zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW), None
@@ -79,7 +79,7 @@ def _zstandard(source: Any) -> Iterator[bytes]:
 
 
 def _transcoded(source: Any, encoding: str) -> Iterator[bytes]:
-    """Text of another encoding as UTF-8; what is damaged becomes U+FFFD."""
+    """Re-encode text as UTF-8; invalid bytes become U+FFFD."""
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     for block in itertools.chain(_blocks(source), [b""]):
         if text := decoder.decode(block, final=not block):
@@ -88,12 +88,12 @@ def _transcoded(source: Any, encoding: str) -> Iterator[bytes]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compression:
-    """A compression.
+    """A compression format.
 
     Attributes:
-      open: a file of what a file holds.
-      suffixes: of names.
-      magics: first bytes, one of them.
+      open: opens the decompressed content of a binary file.
+      suffixes: of file names.
+      magics: possible first bytes of a file.
     """
 
     open: Callable[[Any], Any]
@@ -107,7 +107,7 @@ COMPRESSIONS: dict[str, Compression] = {
     "bzip2": Compression(
         open=bz2.BZ2File,
         suffixes=(".bz2",),
-        # Text may begin with BZh9, but not with the digits of pi after it, or of its root in an empty file.
+        # Text may begin with BZh9, but not with the digits of pi that follow it (of sqrt(pi) in an empty file).
         magics=tuple(b"BZh%d%b" % (n, mark) for n in range(1, 10) for mark in (b"1AY&SY", b"\x17rE8P\x90")),
     ),
     "Zstandard": Compression(
@@ -129,13 +129,13 @@ _NO_TEXT = "name files of text"
 
 @dataclasses.dataclass(frozen=True)
 class Foreign:
-    """A kind of file that is no text.
+    """A kind of file that is not text.
 
     Attributes:
-      what: it is, for messages.
-      advice: what to do.
-      suffixes: of names; refused whatever the content.
-      magics: first bytes, one of them; refused whatever the name.
+      what: its name in messages.
+      advice: what the user should do.
+      suffixes: of file names; a file with one is rejected.
+      magics: possible first bytes; a file with them is rejected under any name.
     """
 
     what: str
@@ -146,7 +146,7 @@ class Foreign:
 
 _TAR = Foreign("a tar archive", _UNPACK, (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"))
 _UTF16 = Foreign("UTF-16 without a byte order mark", "convert it with iconv -f UTF-16LE -t UTF-8 (or -f UTF-16BE)")
-# Suffixes that are also languages (corpus.pt, corpus.br) are no sign of anything.
+# Suffixes that are also language codes (corpus.pt, corpus.br) are not listed.
 FOREIGN: tuple[Foreign, ...] = (
     _TAR,
     Foreign("a Word document", _CONVERT, (".docx",)),
@@ -186,9 +186,9 @@ class Content:
     """An open file.
 
     Attributes:
-      stream: what it holds, as UTF-8 where it was UTF-16 or UTF-32.
-      compressions: what was undone, the outermost first.
-      encoding: "utf-16" or "utf-32" where the text was decoded, else empty.
+      stream: the decompressed content, re-encoded as UTF-8 if it was UTF-16 or UTF-32.
+      compressions: names of the compressions, the outermost first.
+      encoding: "utf-16" or "utf-32" if the text was re-encoded, else empty.
     """
 
     stream: io.BufferedReader
@@ -197,7 +197,7 @@ class Content:
 
 
 def kind(path: Path) -> str:
-    """The suffix of a file's name less the compressions, in lower case."""
+    """Return the suffix of a file's name in lower case, compression suffixes removed."""
     name = path.name.lower()
     while any(name.endswith(suffix) for suffix in _COMPRESSED):
         name = name.removesuffix(Path(name).suffix)
@@ -205,13 +205,13 @@ def kind(path: Path) -> str:
 
 
 def refuse_name(path: Path) -> None:
-    """Raise InputError for a file whose name says that it is no text."""
+    """Raise InputError for a file whose suffix is that of another kind of file than text."""
     if (foreign := _foreign_name(path)) is not None:
         raise InputError(f"config.data.path: {path} is {kind(path)}, {foreign.what}; {foreign.advice}")
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file of a directory is text, by its name and first bytes. A damaged one is for its reader to name."""
+    """Whether a file is text, by its name and first bytes; a damaged file counts: reading it will raise an error."""
     if _foreign_name(path) is not None:
         return False
     try:
@@ -224,10 +224,10 @@ def is_text(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Content]:
-    """A file's content, open for reading.
+    """Open a file's content for reading.
 
     Raises:
-      InputError: the file is no text, or (while it is read, too) damaged.
+      InputError: the file is not text, or it is damaged; also raised while it is read.
     """
     try:
         stream, compressions = _opened(path)
@@ -252,7 +252,7 @@ def opened(path: Path) -> Iterator[Content]:
 
 
 def _opened(path: Path) -> tuple[io.BufferedReader, tuple[str, ...]]:
-    """A file less its compressions, and these."""
+    """Return a file's decompressed content and the names of its compressions."""
     stream = open(path, "rb")  # noqa: SIM115 - closed by the caller
     compressions: list[str] = []
     try:
@@ -279,7 +279,7 @@ def _compression(start: bytes) -> str:
 
 
 def _encoding(start: bytes) -> str:
-    """What a byte order mark says. That of UTF-32 begins with that of UTF-16."""
+    """Return the encoding by the byte order mark, empty without one; that of UTF-32 begins with that of UTF-16."""
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
@@ -299,7 +299,7 @@ def _foreign(start: bytes) -> Foreign | None:
 
 
 def _is_tar(start: bytes) -> bool:
-    """Whether the first block carries its own checksum, as in every kind of tar; old ones have no magic number."""
+    """Whether the first block holds its own checksum, as in every tar format; old formats have no magic number."""
     digits = start[148:156].strip(b" \0")
     if len(start) < 512 or not digits or digits.strip(b"01234567"):
         return False
@@ -307,7 +307,7 @@ def _is_tar(start: bytes) -> bool:
 
 
 def _is_utf16(start: bytes) -> bool:
-    """Whether nearly every second byte is zero and nearly no other one: Latin text in UTF-16."""
+    """Whether nearly every second byte is zero and few others are, as in Latin text in UTF-16."""
     if len(start) < 8 or _encoding(start):
         return False
     halves = [start[half::2].count(0) / len(start[half::2]) for half in (0, 1)]

@@ -1,4 +1,4 @@
-"""The files of text in a directory and those below it."""
+"""The text files below a directory."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from lm_jax.data import files
 
 
 def below(directory: Path) -> tuple[list[Path], int]:
-    """The text files of a directory, by path, and how many other files lie there.
+    """Return the text files below a directory, sorted by path, and the number of other files.
 
-    Hidden files and folders are passed over. Links to folders are followed after all real folders, so that a folder
-    that has a link beside it keeps its name, and each real folder is read once, so that a loop ends.
+    Hidden files and folders are skipped. Each real folder is read once, so that loops of links end. Links to folders
+    are followed after all real folders, so that a folder is listed under its own path rather than that of a link.
 
     Raises:
       InputError: there is no text file.
     """
-    found: list[Path] = []
+    result: list[Path] = []
     others = 0
-    seen: set[tuple[int, int]] = set()
-    waiting = [str(directory)]
+    visited: set[tuple[int, int]] = set()
+    starts = [str(directory)]
     unreadable: list[OSError] = []
-    while waiting:
+    while starts:
         links: list[str] = []
-        for start in waiting:
+        for start in starts:
             for place, folders, names in os.walk(start, onerror=unreadable.append):
                 status = os.stat(place)
-                if (status.st_dev, status.st_ino) in seen:
+                if (status.st_dev, status.st_ino) in visited:
                     folders.clear()
                     continue
-                seen.add((status.st_dev, status.st_ino))
+                visited.add((status.st_dev, status.st_ino))
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 links += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
                 paths = [Path(place, name) for name in names if not name.startswith(".")]
                 texts = [path for path in paths if path.is_file() and files.is_text(path)]
-                found += texts
+                result += texts
                 others += len(names) - len(texts)
-        waiting = sorted(links)
+        starts = sorted(links)
     others += len(unreadable)
-    if not found:
+    if not result:
         raise InputError(f"config.data.path: {directory} is a directory without any text file ({others} others)")
-    return sorted(found), others
+    return sorted(result), others

@@ -1,4 +1,4 @@
-"""What a file holds: plain text, JSON or a table, by its name or, where that does not tell, by how it starts."""
+"""The format of a file: plain text, JSON or a table, by its name or, if the name does not tell, by its content."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.data import files, objects, records
-from lm_jax.data.records import Record, Wanted
+from lm_jax.data.records import Record, Selection
 
 KEY = "config.data.format"
-# What is not one of these is plain text.
-READERS: dict[str, Callable[[io.BufferedReader, Wanted], Iterator[Record]]] = {
+# Formats of records; any other file is plain text.
+READERS: dict[str, Callable[[io.BufferedReader, Selection], Iterator[Record]]] = {
     "JSON lines": records.json_lines,
     "JSON objects": records.json_values,
     "a JSON array": records.json_values,
@@ -28,11 +28,11 @@ _SUFFIXES = {**dict.fromkeys(_JSON_LINES, "JSON lines"), ".tsv": "tsv", ".csv": 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
-    """What a file was taken for.
+    """The format of a file.
 
     Attributes:
       name: a key of `READERS`, or "text".
-      guessed: the content decided, not the name or the setting.
+      guessed: whether the content decided, not the name or the setting.
       compressions, encoding: as of `files.Content`.
     """
 
@@ -43,15 +43,15 @@ class Format:
 
     @property
     def has_fields(self) -> bool:
-        """Whether it holds records."""
+        """Whether the file holds records."""
         return self.name in READERS
 
 
 def identify(path: Path, choice: str) -> Format:
-    """The format of a file under a choice of `CHOICES`.
+    """Return the format of a file; `choice` is a key of `CHOICES`.
 
     Raises:
-      InputError: there is no such choice, or the file is no text or damaged.
+      InputError: the choice is unknown, or the file is damaged or not text.
     """
     decide = lookup(CHOICES, choice, KEY)
     with files.opened(path) as content:
@@ -60,8 +60,8 @@ def identify(path: Path, choice: str) -> Format:
 
 
 def note(path: Path, form: Format) -> str:
-    """What was taken for what, such as "x.json: JSON lines", where the content decided, else nothing."""
-    # Not where the name says that there is a compression: it need not say which.
+    """Return the name of a format for the user if the content decided, such as "JSON lines", else an empty string."""
+    # A name with any compression suffix is enough: it need not be that of the right compression.
     unnamed = form.compressions if files.kind(path) == path.suffix.lower() else ()
     if not form.guessed and not unnamed:
         return ""
@@ -73,21 +73,21 @@ def _auto(path: Path, stream: io.BufferedReader) -> tuple[str, bool]:
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix], False
     if suffix == ".json":
-        return _json(path, stream)[0], True
+        return _json(stream), True
     name = _sniffed(path, stream)
     return name or "text", bool(name)
 
 
-def _json(path: Path, stream: io.BufferedReader) -> tuple[str, bool]:
-    """Which JSON; a file whose first line is a whole value is read by lines, so that a bad one spoils no other."""
+def _json(stream: io.BufferedReader) -> str:
+    """Return the kind of JSON; JSON lines if the first line is a complete value, so that a bad line spoils no other."""
     line = _first_line(stream)
     if line[:1] == b"[":
-        return "a JSON array", False
-    return ("JSON objects" if line[:1] == b"{" and not isinstance(_value(line), dict) else "JSON lines"), False
+        return "a JSON array"
+    return "JSON objects" if line[:1] == b"{" and not isinstance(_value(line), dict) else "JSON lines"
 
 
 def _sniffed(path: Path, stream: io.BufferedReader) -> str:
-    """The kind of JSON that a file of any name holds if its first value is an object with fields, else nothing."""
+    """Return the kind of JSON in a file of any name if its first value is an object with fields, else ""."""
     line = _first_line(stream)
     if line[:1] == b"{" and _value(line):
         return "JSON lines"
@@ -104,7 +104,7 @@ def _sniffed(path: Path, stream: io.BufferedReader) -> str:
 
 
 def _first_line(stream: io.BufferedReader) -> bytes:
-    """The first line that is not empty, less the spaces around it; of a line that starts no object only the start."""
+    """Return the first non-empty line, stripped; possibly only its start if it does not begin with {."""
     start = b""
     while not start:
         block = stream.read(1 << 12)
@@ -125,7 +125,7 @@ def _value(line: bytes) -> object:
 CHOICES: dict[str, Callable[[Path, io.BufferedReader], tuple[str, bool]]] = {
     "auto": _auto,
     "text": lambda path, stream: ("text", False),
-    "json": lambda path, stream: (_json(path, stream)[0], False),
+    "json": lambda path, stream: (_json(stream), False),
     "tsv": lambda path, stream: ("tsv", False),
     "csv": lambda path, stream: ("csv", False),
 }

@@ -1,9 +1,9 @@
-"""Several sources in one run: how often each is read, and which of them fills which slot.
+"""Mixtures of several sources: the share of each, and the schedule that assigns slots to sources.
 
-A share follows from the sizes, p_i ~ n_i^(1/T): T = 1 is proportional, a larger T raises small sources (multilingual
+Shares follow from the sizes, p_i ~ n_i^(1/T): T = 1 is proportional, a larger T raises small sources (multilingual
 BERT; XLM-R, Conneau et al. 2020, arXiv:1911.02116, eq. 1 with alpha = 1/T; T5, Raffel et al. 2020, arXiv:1910.10683,
-section 3.5.2). The slots of a run are an integer schedule of the shares: one source each, none ever a whole slot ahead
-of or behind its share (Tijdeman 1980, "The chairman assignment problem"). Every source has epochs of its own.
+section 3.5.2). The schedule assigns each slot of a run to one source, such that no source is ever a whole slot ahead of
+or behind its share (Tijdeman 1980, "The chairman assignment problem"). Each source counts its own epochs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lm_jax.data.order import key
 from lm_jax.data.rows import Filled, Row, Rows
 from lm_jax.data.sources import SourceConfig
 
-# Slots after which the schedule repeats: shares are multiples of 1 / PERIOD.
+# Slots in a period of the schedule: shares are rounded to multiples of 1 / PERIOD.
 PERIOD = 1 << 16
 KEY = "config.data.mixture"
 
@@ -32,10 +32,16 @@ KEY = "config.data.mixture"
 class MixtureConfig:
     """Several sources instead of `config.data.path`.
 
+    Example:
+      >>> config = MixtureConfig(sources=Tree(en=Tree(path="en.txt"), sw=Tree(path="sw.txt")), temperature=2.0)
+      >>> shares = config.shares({"en": 900, "sw": 100})
+      >>> shares, schedule(counts([*shares.values()], period=8)).tolist()
+      ({'en': 0.75, 'sw': 0.25}, [0, 0, 1, 0, 0, 0, 1, 0])
+
     Attributes:
-      sources: `SourceConfig`s by names of your own: `{"en": {"path": "en/*.jsonl"}, "zh": {"path": "zh.tsv", "field":
-        "modern"}}`. Their order does not matter.
-      temperature: T of p_i ~ n_i^(1/T), n_i the training tokens of a source; of no effect where sources have weights.
+      sources: `SourceConfig`s by name: `{"en": {"path": "en/*.jsonl"}, "zh": {"path": "zh.tsv", "field": "modern"}}`;
+        you choose the names, and their order does not matter.
+      temperature: T of p_i ~ n_i^(1/T), n_i the training tokens of a source; unused if the sources have weights.
     """
 
     sources: Tree = Tree()
@@ -58,42 +64,38 @@ class MixtureConfig:
             )
 
     def named(self) -> dict[str, SourceConfig]:
-        """The sources, by name in alphabetical order."""
+        """Return the sources by name, in alphabetical order."""
         return entries(SourceConfig, self.sources, f"{KEY}.sources")
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """How much of the mixture each source is: positive, their sum 1.
-
-        Args:
-          sizes: of each source, in any unit that they share.
-        """
-        named = self.named()
-        weights = {name: named[name].weight or sizes[name] ** (1 / self.temperature) for name in sizes}
+        """Return each source's share of the mixture, positive and summing to 1; `sizes` are all in the same unit."""
+        sources = self.named()
+        weights = {name: sources[name].weight or sizes[name] ** (1 / self.temperature) for name in sizes}
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items()}
 
 
 def counts(shares: Sequence[float], period: int = PERIOD) -> Int[np.ndarray, " sources"]:
-    """Shares in whole slots of a period: by largest remainder, but at least one each."""
-    wanted = np.asarray(shares, np.float64) / np.sum(shares) * period
-    if len(wanted) > period:
-        raise InputError(f"{KEY}.sources names {len(wanted)} sources; {period} are the most")
-    rounded = np.maximum(np.floor(wanted), 1).astype(np.int64)
+    """Round shares to slots of a period by largest remainder; each source gets at least one slot."""
+    exact = np.asarray(shares, np.float64) / np.sum(shares) * period
+    if len(exact) > period:
+        raise InputError(f"{KEY}.sources names {len(exact)} sources; expected at most {period}")
+    rounded = np.maximum(np.floor(exact), 1).astype(np.int64)
     while (missing := period - int(rounded.sum())) > 0:
-        rounded[np.argsort(rounded - wanted, kind="stable")[:missing]] += 1
+        rounded[np.argsort(rounded - exact, kind="stable")[:missing]] += 1
     while (excess := int(rounded.sum()) - period) > 0:
-        # What the smallest were raised by is taken from those that lie farthest above their share.
-        above = np.where(rounded > 1, rounded - wanted, -np.inf)
+        # Rounding small sources up to one slot costs slots of those that are farthest above their share.
+        above = np.where(rounded > 1, rounded - exact, -np.inf)
         rounded[np.argsort(-above, kind="stable")[: min(excess, int((rounded > 1).sum()))]] -= 1
     return rounded
 
 
 def schedule(count: Int[np.ndarray, " sources"]) -> Int[np.ndarray, " period"]:
-    """The source of each slot of a period of `count.sum()` slots, source i in count[i] of them.
+    """Return the source of each slot of a period of `count.sum()` slots; source i fills count[i] of them.
 
-    After any number of slots n, source i has had less than one slot more or less than n count[i] / period: its slot j
-    is given between (j + d) period / count[i] and (j + 1 - d) period / count[i], d = 1 / (2 sources - 2), earliest
-    deadline first, which Tijdeman showed to be always possible.
+    After any n slots, source i has filled n count[i] / period of them to within less than one slot: its slot j is
+    scheduled between (j + d) period / count[i] and (j + 1 - d) period / count[i], d = 1 / (2 sources - 2), earliest
+    deadline first, which is always possible (Tijdeman 1980).
     """
     period, sources = int(count.sum()), len(count)
     if sources == 1:
@@ -102,7 +104,7 @@ def schedule(count: Int[np.ndarray, " sources"]) -> Int[np.ndarray, " period"]:
     releases, deadlines, owners = [], [], []
     for source, size in enumerate(count.tolist()):
         slot = np.arange(size, dtype=np.int64)
-        # In integers: slots are counted from 1, d is 1 of `parts`.
+        # In integers: slots count from 1, and d is 1 / parts.
         releases.append(-(-(parts * slot + 1) * period // (parts * size)))
         deadlines.append((parts * (slot + 1) - 1) * period // (parts * size))
         owners.append(np.full(size, source))
@@ -123,12 +125,12 @@ def schedule(count: Int[np.ndarray, " sources"]) -> Int[np.ndarray, " period"]:
 class Mixture:
     """The rows of several sources as one.
 
-    Read by number, as in evaluation, the rows of all sources are mixed evenly, each once.
+    By index, as in evaluation, the rows of all sources are interleaved evenly, each once.
 
     Attributes:
       names: of the sources.
-      parts: their rows.
-      keys: what tells the random choices of one source from another's; it does not depend on which others there are.
+      parts: rows of each source.
+      keys: a random key for each source, which does not depend on the other sources.
       count: slots of each source in a period.
     """
 
@@ -141,32 +143,32 @@ class Mixture:
         return sum(map(len, self.parts))
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Row `index` of one pass over all of them."""
+        """Return row `index` of one pass over all sources."""
         number = int(self._evenly[index])
         part = int(np.searchsorted(self._starts, number, "right")) - 1
         return self.parts[part].row(number - int(self._starts[part]), epoch, rng)
 
     def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-        """The row of each slot: the schedule says which source fills it, and the source which of its rows."""
-        sources, own = self.drawn(slots)
+        """Return the row of each slot: the schedule chooses the source, and the source chooses the row."""
+        sources, source_slots = self.assign(slots)
         result: list[Any] = [None] * len(slots)
         for source in np.unique(sources).tolist():
             places = np.flatnonzero(sources == source)
-            filled = self.parts[source].filling(own[places], key(seed, self.keys[source]))
+            filled = self.parts[source].filling(source_slots[places], key(seed, self.keys[source]))
             for place, each in zip(places.tolist(), filled, strict=True):
                 result[place] = each
         return result
 
-    def drawn(self, slots: Int[np.ndarray, " slots"]) -> tuple[Int[np.ndarray, " slots"], Int[np.ndarray, " slots"]]:
-        """The source that fills each slot of the run, and which of that source's own slots it is."""
+    def assign(self, slots: Int[np.ndarray, " slots"]) -> tuple[Int[np.ndarray, " slots"], Int[np.ndarray, " slots"]]:
+        """Return the source of each slot of the run, and the slot's number among the slots of that source."""
         order, ranks = self._schedule
-        turns, places = np.divmod(slots, len(order))
+        periods, places = np.divmod(slots, len(order))
         sources = order[places]
-        return sources, turns * self.count[sources] + ranks[places]
+        return sources, periods * self.count[sources] + ranks[places]
 
     @functools.cached_property
     def _schedule(self) -> tuple[Int[np.ndarray, " period"], Int[np.ndarray, " period"]]:
-        """A period, and how many slots before each belong to the same source."""
+        """A period of the schedule, and for each slot the number of earlier slots of its source."""
         order = schedule(self.count)
         ranks = np.empty_like(order)
         for source, size in enumerate(self.count.tolist()):
@@ -179,6 +181,6 @@ class Mixture:
 
     @functools.cached_property
     def _evenly(self) -> Int[np.ndarray, " rows"]:
-        """Numbers of the rows, laid one source after another, in the order of their places within their sources."""
+        """Rows, numbered source after source, in the order of their relative positions within their sources."""
         places = [(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in self.parts]
         return np.argsort(np.concatenate(places), kind="stable")

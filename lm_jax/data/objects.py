@@ -1,4 +1,4 @@
-"""JSON values that follow one another or lie in an array, read one at a time however long the file or its lines are."""
+"""Streaming JSON: values in sequence or in an array, read one at a time, so that a file may exceed memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from lm_jax.core.config import InputError
 _BLOCK = 1 << 18
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
-# What is cut off looks wrong where it ends: within -Infinity, a number or two escaped surrogates.
+# -Infinity, a number or a pair of escaped surrogates, cut by the end of a block, gives an error this close to it.
 _LONGEST_TOKEN = 16
 
 
 def values(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, int, Any]]:
-    """The line on which each value starts, its size in bytes, and the value.
-
-    Args:
-      stream: the file; UTF-8.
-      path: for messages.
+    """Yield the line on which each value of a UTF-8 file starts, its size in bytes, and the value.
 
     Raises:
       InputError: the file is not JSON.
@@ -40,7 +36,7 @@ def values(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, int, An
         yield text.take()
         mark = text.next()
         if mark not in (",", "]"):
-            reason = "the file ends within its array" if not mark else f"{mark!r} where the array should go on or end"
+            reason = "the file ends within its array" if not mark else f"{mark!r} instead of , or ] in the array"
             raise text.error(reason)
         if mark == ",":
             text.skip(1)
@@ -51,9 +47,9 @@ def values(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, int, An
 
 
 class _Text:
-    """Text that is read on when a value does not end in what is there.
+    """A buffer of text that is extended while the value at its start is incomplete.
 
-    What is there doubles each time, so a value is read at most twice as often as it is long.
+    The buffer doubles each time, so the text that failed attempts parse is linear in the length of the value.
     """
 
     def __init__(self, stream: io.BufferedReader, path: Path):
@@ -62,7 +58,7 @@ class _Text:
         self._text, self._at, self._line, self._ended = "", 0, 1, False
 
     def next(self) -> str:
-        """The next character that is no space, or "" at the end."""
+        """Skip white space and return the next character, or "" at the end."""
         while True:
             match = _SPACE.match(self._text, self._at)
             self.skip((match.end() if match else self._at) - self._at)
@@ -71,12 +67,12 @@ class _Text:
             self._read_on()
 
     def skip(self, count: int) -> None:
-        """Go on by some characters."""
+        """Skip `count` characters."""
         self._line += self._text.count("\n", self._at, self._at + count)
         self._at += count
 
     def take(self) -> tuple[int, int, Any]:
-        """The line, size and content of the value that starts here."""
+        """Return the line, size and content of the value that starts here, and skip it."""
         while True:
             try:
                 value, stop = _DECODER.raw_decode(self._text, self._at)
@@ -86,16 +82,16 @@ class _Text:
                         self.skip(error.pos - self._at)
                     raise self.error(getattr(error, "msg", str(error))) from error
             else:
-                # The end of a number shows only in what follows it.
-                whole = isinstance(value, (dict, list, str)) or stop + _LONGEST_TOKEN < len(self._text)
-                if whole or self._ended:
+                # Only the characters after a number show that it is complete.
+                complete = isinstance(value, (dict, list, str)) or stop + _LONGEST_TOKEN < len(self._text)
+                if complete or self._ended:
                     line, size = self._line, len(self._text[self._at : stop].encode())
                     self.skip(stop - self._at)
                     return line, size, value
             self._read_on()
 
     def error(self, reason: str) -> InputError:
-        """What to raise for something wrong here."""
+        """Return the error for the current position."""
         return InputError(
             f"config.data.path: {self._path} line {self._line} is not JSON ({reason}); expected objects, one after "
             "another or in an array; config.data.format=text reads the file as plain text"
@@ -112,7 +108,7 @@ class _Text:
 
 
 def _is_cut(error: Exception, length: int) -> bool:
-    """Whether a value may only lack its end, rather than be wrong before it."""
+    """Whether an error may only mean that the value is incomplete."""
     if not isinstance(error, json.JSONDecodeError):
         return False
     return error.msg.startswith("Unterminated string") or error.pos >= length - _LONGEST_TOKEN

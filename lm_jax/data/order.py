@@ -1,7 +1,7 @@
-"""The order of rows and the randomness of each, as pure functions of integers.
+"""The shuffled order of rows and the random generator of each row, as pure functions of integers.
 
-The order is a keyed permutation of our own (a Feistel network, walked until it falls inside the range; Black and
-Rogaway 2002), so that it needs no memory and never changes with a library's release.
+The order is a keyed permutation (a Feistel network with cycle walking; Black and Rogaway 2002), written here so that it
+needs no memory and does not change with the release of a library.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _ROUNDS = 6
 
 
 def mix(value: int) -> int:
-    """64 well-mixed bits of an integer (SplitMix64's finaliser; Steele et al. 2014)."""
+    """Mix the bits of an integer into 64 bits (SplitMix64's finaliser; Steele et al. 2014)."""
     value = (value + _GOLDEN) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
 
 
-# Every row of a batch asks for the key of its epoch.
+# Cached, because every row of a batch needs the key of its epoch.
 @functools.lru_cache(maxsize=1 << 10)
 def key(*numbers: int) -> int:
-    """A 64-bit key of a few integers, such as (seed, epoch); their order matters."""
+    """Return a 64-bit key of a few integers, such as (seed, epoch); their order matters."""
     state = 0
     for number in numbers:
         state = mix(state ^ mix(number & _MASK))
@@ -35,7 +35,7 @@ def key(*numbers: int) -> int:
 
 
 def keys(*numbers: Integer[np.ndarray, " #keys"]) -> UInt32[np.ndarray, "keys 2"]:
-    """`key` of many integers at once, as its high and its low word."""
+    """Return `key` for arrays of integers, as a high and a low word."""
     state = np.zeros(1, np.uint64)
     for number in numbers:
         state = _mixed(state ^ _mixed(number.astype(np.uint64)))
@@ -43,7 +43,7 @@ def keys(*numbers: Integer[np.ndarray, " #keys"]) -> UInt32[np.ndarray, "keys 2"
 
 
 def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> Int[np.ndarray, " *shape"]:
-    """Where a keyed permutation of 0..count-1 sends each index.
+    """Apply a keyed permutation of 0..count-1 to indices.
 
     Args:
       index: numbers below `count`.
@@ -52,6 +52,10 @@ def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> In
 
     Returns:
       int64 array of the shape of `index`.
+
+    Example:
+      >>> [permute(np.arange(6), 6, key(7, epoch)).tolist() for epoch in range(2)]
+      [[5, 1, 3, 2, 0, 4], [5, 0, 1, 4, 3, 2]]
     """
     index = np.asarray(index, np.int64)
     if index.size and not (0 <= int(index.min()) and int(index.max()) < count):
@@ -59,8 +63,8 @@ def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> In
     if count == 1:
         return np.zeros_like(index)
     values = _encrypt(index.astype(np.uint64).reshape(-1), count, key)
-    # The network permutes the next power of two: what falls outside walks on. Each index ends inside, because its
-    # cycle comes back to itself at the latest.
+    # The network permutes the next power of two. Values outside the range are permuted again until they fall inside,
+    # which ends, because each cycle returns to its start.
     outside = values >= np.uint64(count)
     while outside.any():
         values[outside] = _encrypt(values[outside], count, key)
@@ -81,12 +85,12 @@ def _encrypt(values: UInt64[np.ndarray, " n"], count: int, key: int) -> UInt64[n
 
 
 def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """`mix` of an array."""
+    """Apply `mix` to an array."""
     return _scramble(values + np.uint64(_GOLDEN), 0)
 
 
 def _scramble(values: UInt64[np.ndarray, " n"], key: int) -> UInt64[np.ndarray, " n"]:
-    """SplitMix64's finaliser on an array."""
+    """Apply SplitMix64's finaliser to an array."""
     values = values ^ np.uint64(key)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -94,5 +98,5 @@ def _scramble(values: UInt64[np.ndarray, " n"], key: int) -> UInt64[np.ndarray, 
 
 
 def generator(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """The random generator of one row in one epoch (Philox, a counter-based generator; Salmon et al. 2011)."""
+    """Return the random generator of one row in one epoch (Philox, a counter-based generator; Salmon et al. 2011)."""
     return np.random.Generator(np.random.Philox(key=np.array([key(seed, epoch), row], np.uint64)))

@@ -1,9 +1,9 @@
-"""Batches as a pure function of (seed, step).
+"""The input pipeline: batches as a pure function of (seed, step).
 
-Slot g of the run is g = step x batch + place in the batch. The row plan says which row of which epoch fills it, and
-what is random about a row is keyed by (seed, epoch, row), on the device too: a batch holds the keys of its rows.
-Nothing else is state: any number of hosts, threads or restarts reads the same global batches. Grain builds them ahead
-of the device.
+Slot g of the run is g = step x batch + place in the batch; the row plan says which row of which epoch fills it. The
+randomness of a row, on the device too, is keyed by (seed, epoch, row): a batch holds the keys of its rows. There is no
+other state, so any number of hosts, threads or restarts reads the same global batches. Grain builds them ahead of the
+device.
 """
 
 from __future__ import annotations
@@ -21,31 +21,39 @@ from lm_jax.data.rows import Row, Rows
 Batch = dict[str, np.ndarray]
 Features = Callable[[Row, np.random.Generator], Mapping[str, Any]]
 
-# The entry of every batch that keys what the device draws for a row: uint32 [rows, 2], zeros in rows that only fill up.
+# The entry of every batch with the keys of random numbers on the device: uint32 [rows, 2], zeros in padding rows.
 KEYS = "row_keys"
 
-# More steps than a run can take; Grain wants a length.
+# Grain needs a length: more steps than any run takes.
 _ENDLESS = 1 << 48
 
 
 def batch_at(
     rows: Rows, features: Features, step: int, *, seed: int, batch: int, local: Int[np.ndarray, " local"] | None = None
 ) -> Batch:
-    """One batch of a run.
+    """Build the batch of one step.
 
     Args:
       rows: the training rows.
-      features: what an objective makes of a row: arrays of fixed shape.
+      features: the objective's function from a row to arrays of fixed shape.
       step: counted from 0.
       seed: of the run.
       batch: rows of the global batch.
-      local: the places of the global batch that this host reads; all of them where None.
+      local: the places of the global batch that this host reads; None: all of them.
 
     Returns:
       The features of each row, stacked: [local, ...]; and `KEYS`.
+
+    Example:
+      >>> from lm_jax.data.rows import permuted
+      >>> class Toy:
+      ...     __len__, filling = lambda self: 4, permuted
+      ...     row = lambda self, index, epoch, rng: {"tokens": np.full(2, index)}
+      >>> batch_at(Toy(), lambda row, rng: row, step=0, seed=0, batch=4)["tokens"].tolist()
+      [[1, 1], [3, 3], [2, 2], [0, 0]]
     """
     places = np.arange(batch) if local is None else np.asarray(local)
-    # From Python integers: a long run's slots are exact whatever the platform's default integer.
+    # Computed in Python integers, which cannot overflow in a long run.
     slots = np.array([step * batch + int(place) for place in places], np.int64)
     filled = rows.filling(slots, seed)
     keys = order.keys(*(np.array(numbers, np.uint64) for numbers in zip(*(each[1:] for each in filled), strict=True)))
@@ -63,9 +71,9 @@ def batches(
     threads: int = 1,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """The batches of steps start, start + 1, ... without end; see `batch_at`.
+    """Iterate without end over the batches of steps start, start + 1, ...; see `batch_at`.
 
-    So many `threads` build them (0: when they are asked for), and at most `prefetch` are ready ahead.
+    `threads` threads build at most `prefetch` batches ahead; 0 threads build each batch when it is requested.
 
     Raises:
       InputError: there are no rows.
@@ -90,22 +98,22 @@ def ordered(
     seed: int = 0,
     limit: int = 0,
 ) -> Iterator[Batch]:
-    """Every row once, in order, as for evaluation: each time the same, whatever the hosts.
+    """Iterate once over all rows in order, as for evaluation; every pass is the same, on any number of hosts.
 
-    The last batch is filled with rows that are zero in every array, weights included. The arguments are
-    those of `batch_at`; `limit` is the most batches, 0 for all.
+    The last batch is padded with rows of zeros in every array, weights included. The arguments are those of `batch_at`;
+    `limit` is the most batches, 0 for all.
     """
     count = -(-len(rows) // batch)
     places = np.arange(batch) if local is None else np.asarray(local)
     blank: Mapping[str, Any] | None = None
     for number in range(min(count, limit) if limit else count):
         indices = [number * batch + int(place) for place in places]
-        made = [_row(features, rows, seed, 0, index) if index < len(rows) else None for index in indices]
-        if None in made and blank is None:
+        examples = [_row(features, rows, seed, 0, index) if index < len(rows) else None for index in indices]
+        if None in examples and blank is None:
             blank = {name: np.zeros_like(array) for name, array in _row(features, rows, seed, 0, 0).items()}
         keys = order.keys(np.array([seed]), np.array([0]), np.array(indices))
-        keys[[row is None for row in made]] = 0
-        yield _keyed([row if row is not None else blank for row in made], keys)  # type: ignore[misc]
+        keys[[row is None for row in examples]] = 0
+        yield _keyed([row if row is not None else blank for row in examples], keys)  # type: ignore[misc]
 
 
 def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> Mapping[str, Any]:
@@ -113,7 +121,7 @@ def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> M
     return features(rows.row(index, epoch, rng), rng)
 
 
-def _keyed(made: Sequence[Mapping[str, Any]], keys: UInt32[np.ndarray, "rows 2"]) -> Batch:
-    if KEYS in made[0]:
+def _keyed(examples: Sequence[Mapping[str, Any]], keys: UInt32[np.ndarray, "rows 2"]) -> Batch:
+    if KEYS in examples[0]:
         raise ValueError(f"the objective's features hold {KEYS!r}, which is the name of the rows' keys")
-    return {**{name: np.stack([row[name] for row in made]) for name in made[0]}, KEYS: keys}
+    return {**{name: np.stack([row[name] for row in examples]) for name in examples[0]}, KEYS: keys}

@@ -1,7 +1,7 @@
-"""Files of records, JSON and tables: one field of a record is text, another says which belong together.
+"""Files of records, JSON and tables: one field holds the text, another may group records into documents.
 
-Tab-separated files are read as they are found: a quote is a quote, because those of the field (GLUE's, SemEval's,
-Tatoeba's) open quotations in one column and close them in the next or never. Comma-separated ones follow RFC 4180.
+In tab-separated files a quote is an ordinary character, because common data sets (GLUE's, SemEval's, Tatoeba's) open
+quotations in one column and close them in the next or never. Comma-separated files follow RFC 4180.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm_jax.data import objects
 from lm_jax.data.clean import report as reports
 
 Text = bytes | str
-# A value and that of its group; the value is text unless `Wanted.types` says otherwise.
+# A value and the value of its group; the first is text unless `Selection.types` allows other types.
 Record = tuple[Any, object]
 EMPTY: tuple[Record, ...] = ((None, None),)
 # A document is held in memory several times over while it is cleaned.
@@ -28,17 +28,17 @@ MAX_DOCUMENT_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What to read of a file of records.
+class Selection:
+    """What to read from a file of records.
 
     Attributes:
       path: of the file, for messages.
-      field: what holds the text: a field, or a column by its name in the first line or, of a table without one, by its
-        number from 0.
-      group: the field or column whose value neighbours of one document share; empty where each record is a document.
-      skipped: where rows that hold no text are counted; None raises InputError at the first.
-      instead: what stands for such a row: nothing, or `EMPTY` where record i of a file is record i of another.
-      types, expected: of the values that are read, and what a message calls them.
+      field: the field or column of the text; a column by its name in the first line, or by its number from 0 in a table
+        without names.
+      group: the field or column whose value the records of one document share; empty: each record is a document.
+      skipped: counts the bad rows, those without text; None: the first one raises InputError.
+      instead: replaces a bad row: nothing, or `EMPTY` if record i has to stay record i.
+      types, expected: accepted types of the values, and their name in messages.
     """
 
     path: Path
@@ -50,35 +50,35 @@ class Wanted:
     expected: str = "text"
 
 
-def reject(wanted: Wanted, reason: str, size: int, message: str) -> tuple[Record, ...]:
-    """Count a row of `size` bytes that holds no text and give what stands for it, or raise InputError."""
-    if wanted.skipped is None:
+def reject(selection: Selection, reason: str, size: int, message: str) -> tuple[Record, ...]:
+    """Count a bad row of `size` bytes and return its replacement, or raise InputError."""
+    if selection.skipped is None:
         raise InputError(f"{message}; config.data.bad_rows=skip leaves out such rows and counts them")
-    reports.count(wanted.skipped, "read", size)
-    reports.count(wanted.skipped, "dropped", size, f"bad row ({reason})")
-    return wanted.instead
+    reports.count(selection.skipped, "read", size)
+    reports.count(selection.skipped, "dropped", size, f"bad row ({reason})")
+    return selection.instead
 
 
-def joined(records: Iterator[Record], wanted: Wanted) -> Iterator[Text]:
-    """The texts; those of neighbours of one group joined by line breaks."""
-    if not wanted.group:
+def joined(records: Iterator[Record], selection: Selection) -> Iterator[Text]:
+    """Yield the texts; those of neighbouring records of one group are joined by line breaks."""
+    if not selection.group:
         yield from (text for text, _ in records)
         return
-    held: list[Text] = []
+    group: list[Text] = []
     last, size = None, 0
     for text, key in records:
-        if held and key != last:
-            yield _join(held)
-            held, size = [], 0
-        held.append(text)
+        if group and key != last:
+            yield _join(group)
+            group, size = [], 0
+        group.append(text)
         last, size = key, size + len(text)
         if size > MAX_DOCUMENT_BYTES:
             raise InputError(
-                f"{wanted.path}: the group {key!r} is one document of more than {MAX_DOCUMENT_BYTES >> 30} GiB; choose "
-                "a finer config.data.group"
+                f"{selection.path}: the group {key!r} is one document of more than {MAX_DOCUMENT_BYTES >> 30} GiB; "
+                "choose a finer config.data.group"
             )
-    if held:
-        yield _join(held)
+    if group:
+        yield _join(group)
 
 
 def _join(texts: list[Text]) -> Text:
@@ -86,8 +86,8 @@ def _join(texts: list[Text]) -> Text:
     return newline.join(texts)  # type: ignore[arg-type]
 
 
-def json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
-    """JSON objects, one a line."""
+def json_lines(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
+    """Read JSON objects, one a line."""
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -97,46 +97,46 @@ def json_lines(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             message = (
-                f"config.data.path: {wanted.path} line {number} is not JSON ({error}); expected one object a line "
+                f"config.data.path: {selection.path} line {number} is not JSON ({error}); expected one object a line "
                 "(config.data.format=json reads arrays and objects over several lines, text reads plain text)"
             )
-            yield from reject(wanted, "not JSON", len(line), message)
+            yield from reject(selection, "not JSON", len(line), message)
             continue
-        yield from _record(record, f"line {number}", len(line), wanted)
+        yield from _record(record, f"line {number}", len(line), selection)
 
 
-def json_values(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
-    """JSON objects that lie in an array or follow one another."""
-    for number, (line, size, record) in enumerate(objects.values(stream, wanted.path), 1):
-        yield from _record(record, f"line {line}, record {number}", size, wanted)
+def json_values(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
+    """Read JSON objects in an array or in sequence."""
+    for number, (line, size, record) in enumerate(objects.values(stream, selection.path), 1):
+        yield from _record(record, f"line {line}, record {number}", size, selection)
 
 
-def _record(record: Any, place: str, size: int, wanted: Wanted) -> tuple[Record, ...]:
-    """The text of a JSON value and its group, or what stands for it where it was rejected."""
-    where = f"{wanted.path} {place}"
+def _record(record: Any, place: str, size: int, selection: Selection) -> tuple[Record, ...]:
+    """Return the text and group of a JSON value, or the replacement of a bad one."""
+    where = f"{selection.path} {place}"
     if not isinstance(record, dict):
         message = (
             f"config.data.path: {where} is {_kind(record)}; expected an object (config.data.format=json "
             "reads a file that is one array of objects, text reads plain text)"
         )
-        return reject(wanted, "no object", size, message)
-    for name, key in ((wanted.field, "field"), (wanted.group, "group")):
+        return reject(selection, "no object", size, message)
+    for name, key in ((selection.field, "field"), (selection.group, "group")):
         if name not in record and (name or key == "field"):
             message = (
                 f"{where} has no field {name!r}; it has {_names(record)}: set config.data.{key}, or "
                 "config.data.format=text to read the file as plain text"
             )
-            return reject(wanted, f"no field {name!r}", size, message)
-    return checked(record, f"{where}: field {wanted.field!r}", size, wanted)
+            return reject(selection, f"no field {name!r}", size, message)
+    return checked(record, f"{where}: field {selection.field!r}", size, selection)
 
 
-def checked(record: Mapping[str, Any], name: str, size: int, wanted: Wanted) -> tuple[Record, ...]:
-    """The value of a record, which messages call `name`, and its group, or what stands for one of another type."""
-    value = record[wanted.field]
-    if isinstance(value, wanted.types):
-        return ((value, record[wanted.group] if wanted.group else None),)
-    message = f"{name} is {_kind(value)}; expected {wanted.expected} (config.data.field)"
-    return reject(wanted, f"{wanted.field!r} is {_kind(value)}", size, message)
+def checked(record: Mapping[str, Any], name: str, size: int, selection: Selection) -> tuple[Record, ...]:
+    """Return the value and group of a record, or the replacement of a value of another type; `name` is for messages."""
+    value = record[selection.field]
+    if isinstance(value, selection.types):
+        return ((value, record[selection.group] if selection.group else None),)
+    message = f"{name} is {_kind(value)}; expected {selection.expected} (config.data.field)"
+    return reject(selection, f"{selection.field!r} is {_kind(value)}", size, message)
 
 
 def _kind(value: Any) -> str:
@@ -144,22 +144,22 @@ def _kind(value: Any) -> str:
 
 
 def _names(record: dict[str, Any]) -> str:
-    shown = [repr(name[:24] + "..." * (len(name) > 24)) for name in record]
-    return ", ".join(shown[:12]) + ", ..." * (len(shown) > 12) or "none"
+    names = [repr(name[:24] + "..." * (len(name) > 24)) for name in record]
+    return ", ".join(names[:12]) + ", ..." * (len(names) > 12) or "none"
 
 
-def tabs(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
-    """Rows of a tab-separated table."""
-    return _columns(_tabs(stream), wanted, "\t")
+def tabs(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
+    """Read the rows of a tab-separated table."""
+    return _columns(_tabs(stream), selection, "\t")
 
 
-def commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[Record]:
-    """Rows of a comma-separated table."""
-    return _columns(_commas(stream, wanted), wanted, ",")
+def commas(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
+    """Read the rows of a comma-separated table."""
+    return _columns(_commas(stream, selection), selection, ",")
 
 
 def _tabs(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes]]]:
-    """Line numbers and fields; empty lines are none."""
+    """Yield line numbers and fields; empty lines are skipped."""
     for number, line in enumerate(stream, 1):
         line = line.rstrip(b"\r\n")
         if number == 1:
@@ -168,7 +168,7 @@ def _tabs(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes]]]:
             yield number, line.split(b"\t")
 
 
-def _commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[int, list[bytes]]]:
+def _commas(stream: io.BufferedReader, selection: Selection) -> Iterator[tuple[int, list[bytes]]]:
     text = (
         line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape") for number, line in enumerate(stream)
     )
@@ -176,68 +176,68 @@ def _commas(stream: io.BufferedReader, wanted: Wanted) -> Iterator[tuple[int, li
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     reader = csv.reader(text, strict=True)
     while True:
-        # A quoted field may hold line breaks: a row is named by its first line.
+        # A quoted field may hold line breaks: messages name a row by its first line.
         number = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            where = f"config.data.path: {wanted.path} line {number}"
+            where = f"config.data.path: {selection.path} line {number}"
             if "unexpected end of data" in str(error):
-                # Not one bad row: all that follows has been taken for the inside of the quotes.
+                # Not just one bad row: the rest of the file was read as part of the quoted field.
                 raise InputError(f"{where} opens a quote that is never closed; close it") from error
             message = f"{where} is not a row of a table ({error}); quotes inside a quoted field are doubled"
-            for _ in reject(wanted, "not a row of a table", 0, message):
+            for _ in reject(selection, "not a row of a table", 0, message):
                 yield number, []
             continue
         if row:
             yield number, [field.encode("utf-8", "surrogateescape") for field in row]
 
 
-def _columns(rows: Iterator[tuple[int, list[bytes]]], wanted: Wanted, delimiter: str) -> Iterator[Record]:
+def _columns(rows: Iterator[tuple[int, list[bytes]]], selection: Selection, delimiter: str) -> Iterator[Record]:
     first = next((row for row in rows if row[1]), None)
     if first is None:
         return
     start, header = first
-    text = _column(header, wanted, start, wanted.field, "field", delimiter)
-    key = _column(header, wanted, start, wanted.group, "group", delimiter) if wanted.group else None
-    if _is_number(wanted.field):
+    text = _column(header, selection, start, selection.field, "field", delimiter)
+    key = _column(header, selection, start, selection.group, "group", delimiter) if selection.group else None
+    if _is_number(selection.field):
         yield header[text], None if key is None else header[key]
     for number, row in rows:
         if len(row) == len(header):
             yield row[text], None if key is None else row[key]
             continue
         if not row:
-            yield from wanted.instead
+            yield from selection.instead
             continue
         message = (
-            f"config.data.path: {wanted.path} line {number} has {_counted(row)}, but line {start} has {len(header)}: "
-            f"{_shown(header)}"
+            f"config.data.path: {selection.path} line {number} has {_counted(row)}, but line {start} has "
+            f"{len(header)}: {_shown(header)}"
         )
-        yield from reject(wanted, f"not {_counted(header)}", sum(map(len, row)) + len(row), message)
+        yield from reject(selection, f"not {_counted(header)}", sum(map(len, row)) + len(row), message)
 
 
-def _column(header: list[bytes], wanted: Wanted, line: int, name: str, key: str, delimiter: str) -> int:
-    """The position of a column, by name or by number."""
-    where = f"{wanted.path} line {line}"
+def _column(header: list[bytes], selection: Selection, line: int, name: str, key: str, delimiter: str) -> int:
+    """Return the position of a column, given by name or by number."""
+    where = f"{selection.path} line {line}"
     if _is_number(name):
         if int(name) >= len(header):
             raise InputError(
-                f"{where} has {_counted(header)}, none of them column {name} counted from 0: set config.data.{key}"
+                f"{where} has {_counted(header)} and no column {name}, counted from 0: set config.data.{key}"
                 f"{_hint(header, delimiter)}"
             )
         return int(name)
     if name.encode() not in header:
         raise InputError(
             f"{where} has no column {name!r}; it has {_shown(header)}: set config.data.{key} to one of "
-            f"these, or to a column's number from 0 where the first line is no header{_hint(header, delimiter)}"
+            f"these, or to a column's number from 0 if the first line is not a header{_hint(header, delimiter)}"
         )
     return header.index(name.encode())
 
 
 def _hint(header: list[bytes], delimiter: str) -> str:
-    """What to do about a table whose delimiter seems to be another one than that of its name."""
+    """Return advice if a table seems to have another delimiter than that of its format."""
     counts = {other: sum(field.count(other.encode()) for field in header) for other in "\t,;" if other != delimiter}
     other = max(counts, key=lambda each: counts[each])
     if len(header) > 1 or not counts[other]:

@@ -1,9 +1,9 @@
 """Row plans: which tokens a row holds, and which row fills a slot. A plan is an index; rows are read on demand.
 
-`packed` cuts the line of tokens into windows, `streams` has every row of a batch go on where that of the batch before
-stopped (Dai et al. 2019, arXiv:1901.02860, section 3.2), `pairs` makes BERT's two segments (Devlin et al. 2019,
-arXiv:1810.04805, A.2), `examples` gives each document a row, `columns` each record. Training takes the first part of
-the corpus, validation the rest: the two share no token.
+`packed` cuts the sequence of all tokens into windows; `streams` continues every row of a batch in the next batch (Dai
+et al. 2019, arXiv:1901.02860, section 3.2); `pairs` makes BERT's two segments (Devlin et al. 2019, arXiv:1810.04805,
+A.2); `examples` makes a row of each document, `columns` of each record. Training reads the first part of the corpus,
+validation the rest: they share no token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lm_jax.data.order import key, permute
 from lm_jax.data.store import Store
 
 Row = dict[str, np.ndarray | np.generic]
-# What fills a slot: the plan that a row belongs to, that plan's seed, and the row's epoch and index.
+# The row that fills a slot: its plan, the plan's seed, its epoch and its index.
 Filled = tuple[Any, int, int, int]
 
 
@@ -31,10 +31,10 @@ class RowsConfig:
     """How the corpus is cut into rows.
 
     Attributes:
-      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto" is what the objective reads.
-      shift: packed and streamed training rows start elsewhere in every epoch, so that no token is always a row's first.
-      short: the share of pairs that is shorter than it could be.
-      random: the share of pairs whose second segment is from another document.
+      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto": the plan that the objective reads.
+      shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
+      short: share of pairs whose maximum length is drawn at random.
+      random: share of pairs whose second segment is from another document.
     """
 
     plan: str = "auto"
@@ -49,9 +49,9 @@ class Reads:
 
     Attributes:
       plan: the row plan, a key of `PLANS`.
-      length: most tokens of a row.
-      overlap: tokens that a packed row shares with the one before; 1 where a row's first token is only context.
-      columns: most tokens of each text column and 0 of every other column; empty for one line of tokens.
+      length: maximum tokens of a row.
+      overlap: tokens that a packed row shares with the row before; 1 if a row's first token is only context.
+      columns: maximum tokens of each text column, 0 for every other column; empty if the objective reads one text.
     """
 
     plan: str
@@ -62,29 +62,26 @@ class Reads:
 
 @runtime_checkable
 class Rows(Protocol):
-    """Rows by number."""
+    """Rows by index."""
 
     def __len__(self) -> int:
-        """Rows of an epoch."""
+        """Number of rows in an epoch."""
         ...
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """One row; equal arguments give equal rows.
+        """Return row `index` of an epoch, counted from 0; equal arguments give equal rows.
 
-        Args:
-          index: below len.
-          epoch: counted from 0.
-          rng: the row's own generator, for what the plan leaves to chance.
+        `rng` is the row's own generator, for random choices of the plan.
         """
         ...
 
     def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-        """The row of each slot of a run; slot = step x batch + place in the global batch."""
+        """Return the row of each slot of a run; slot = step x batch + place in the global batch."""
         ...
 
 
 def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-    """`Rows.filling` for rows that are read in any order: a keyed permutation of their own in every epoch."""
+    """`Rows.filling` in shuffled order, with another keyed permutation in every epoch."""
     epochs, positions = np.divmod(slots, len(rows))
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
@@ -95,16 +92,16 @@ def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Fi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which rows of a corpus are wanted.
+    """A request for the rows of one split of a corpus.
 
     Attributes:
       tokens: the corpus.
-      config: the plan; "auto" is that of `reads`.
+      config: the plan; "auto": that of `reads`.
       split: "train" or "validation".
       reads: what the objective reads of a row.
-      validation: the share of tokens (of columns: of records) that is kept from training, at the end.
-      seed: chooses the shifts.
-      lanes: rows of the global batch; `streams` cuts the part into so many stretches.
+      validation: share of tokens (of columns: of records) held out from training, at the end.
+      seed: of the shifts.
+      lanes: rows of the global batch; `streams` divides the split into as many lanes.
     """
 
     tokens: Store | Columns
@@ -121,7 +118,7 @@ class Request:
         return self.reads.plan if self.config.plan == "auto" else self.config.plan
 
     def line(self) -> tuple[Store, int, int]:
-        """The store, and the tokens start..stop-1 of the part."""
+        """Return the store, and the range start..stop-1 of the split's tokens."""
         if isinstance(self.tokens, Columns):
             names = ", ".join(self.tokens.config)
             raise InputError(
@@ -132,23 +129,23 @@ class Request:
 
 
 def make(request: Request) -> Rows:
-    """The rows of one part of a corpus.
+    """Build the row plan of a request.
 
     Raises:
-      InputError: the part has no row to give, or the plan does not read such a corpus.
+      InputError: the split is too small for a row, or the plan does not read this kind of corpus.
     """
     length, overlap = request.reads.length, request.reads.overlap
     if length < 1 or not 0 <= overlap < length:
-        raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; ask for more")
+        raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; increase it")
     return lookup(PLANS, request.plan, "config.data.rows.plan")(request)
 
 
 def span(count: int, split: str, validation: float) -> tuple[int, int]:
-    """The part start..stop-1 of a corpus of `count` tokens or records."""
+    """Return the range start..stop-1 of a split in a corpus of `count` tokens or records."""
     if not 0 <= validation <= 1:
         raise InputError(f"config.data.validation is {validation}; expected a share from 0 to 1")
-    cut = int(count * (1 - validation))
-    return {"train": (0, cut), "validation": (cut, count)}[split]
+    border = int(count * (1 - validation))
+    return {"train": (0, border), "validation": (border, count)}[split]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +165,7 @@ class Packed:
         return self.count
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Tokens of one window."""
+        """Return the tokens of one window."""
         shift = key(self.seed, epoch, 1) % self.shifts
         start = self.start + shift + index * self.stride
         return {"tokens": self.store.read(start, min(start + self.length, self.stop))}
@@ -182,17 +179,17 @@ def _packed(request: Request) -> Packed:
     stride, available = length - overlap, stop - start
     shifts = 1
     if request.split == "validation":
-        # Every token once: the last row is short.
+        # Every token once: the last row may be short.
         count = max(0, -(-(available - overlap) // stride))
     else:
         count = (available - length) // stride + 1 if available >= length else 0
         if request.config.shift and count:
-            # A row less where the farthest shift would need it, so that every epoch has as many rows.
+            # One row fewer if it would not fit at the largest shift, so that every epoch has the same number of rows.
             count = max(1, (available - length - stride + 1) // stride + 1)
             shifts = min(stride, available - length - (count - 1) * stride + 1)
         if not count:
             raise InputError(
-                f"config.data.length: a row takes {length} tokens, but the training part has {available}; shorten "
+                f"config.data.length: a row takes {length} tokens, but the training split has {available}; shorten "
                 "config.data.length, lower config.data.validation or add text"
             )
     return Packed(store, start, stop, length, stride, count, shifts, request.seed)
@@ -200,11 +197,11 @@ def _packed(request: Request) -> Packed:
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """Windows in lanes: the row at place b of a batch goes on where that of the batch before stopped.
+    """Windows in lanes: the row at place b of a batch continues that of the batch before.
 
-    Lane b reads a stretch of neighbouring windows, one a step. Row step x lanes + b is lane b's of that step, so that
-    reading by number, as in evaluation, keeps the lanes too. The last windows of the training part that lanes cannot
-    share evenly are left out, so that an epoch ends for all at once; in validation the first lanes have one more.
+    Lane b reads consecutive windows, one a step. Row step x lanes + b belongs to lane b, so that reading by index, as
+    in evaluation, follows the lanes too. In training, the last windows that do not divide evenly among the lanes are
+    dropped, so that all lanes end an epoch together; in validation, the first lanes are one window longer.
     """
 
     windows: Packed
@@ -215,14 +212,14 @@ class Streams:
         return self.count
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Tokens of one window, and whether it begins its stretch (`begins`)."""
+        """Return the tokens of one window, and whether it is the first of its lane (`begins`)."""
         step, lane = divmod(index, self.lanes)
         even, longer = divmod(self.count, self.lanes)
         row = self.windows.row(lane * even + min(lane, longer) + step, epoch, rng)
         return {**row, "begins": np.bool_(step == 0)}
 
     def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-        """The rows in the order of their numbers, epoch after epoch."""
+        """Return rows in the order of their indices, epoch after epoch."""
         epochs, indices = np.divmod(slots, len(self))
         return [(self, seed, *each) for each in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
@@ -234,15 +231,15 @@ def _streams(request: Request) -> Streams:
         count -= count % lanes
         if not count:
             raise InputError(
-                f"config.data.batch is {lanes}, but the training part has {len(windows)} rows, and in streams every "
-                "row of a batch reads a part of its own; lower config.data.batch or config.data.length, or add text"
+                f"config.data.batch is {lanes}, but the training split has {len(windows)} rows, and the plan streams "
+                "needs a row for each place of a batch; lower config.data.batch or config.data.length, or add text"
             )
     return Streams(windows, lanes, count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Documents, cut at `length` tokens; [EOS] is kept where there is room."""
+    """Documents, truncated to `length` tokens; [EOS] stays if it fits."""
 
     store: Store
     starts: Int[np.ndarray, " documents"]
@@ -253,7 +250,7 @@ class Examples:
         return len(self.starts)
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Tokens of one document."""
+        """Return the tokens of one document."""
         start = int(self.starts[index])
         return {"tokens": self.store.read(start, min(start + self.length, int(self.stops[index])))}
 
@@ -261,7 +258,7 @@ class Examples:
 
 
 def _documents(store: Store, split: str, start: int, stop: int) -> slice:
-    """The documents that start in start..stop-1."""
+    """Return the slice of the documents that start in start..stop-1."""
     first, last = np.searchsorted(store.document_starts, [start, stop])
     if split == "train" and first == last:
         raise InputError(
@@ -279,11 +276,11 @@ def _examples(request: Request) -> Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Two segments a row: a chunk of sentences cut in two, or its first part and a stranger.
+    """Pairs of segments: the two parts of a chunk, or its first part and a segment of another document.
 
-    Chunks are runs of sentences of one document, together at most `length` tokens. `segments` are the positions at
-    which sentences start and, last, where the final one ends; chunk i is made of the segments
-    chunks[i]..chunks[i + 1] - 1; `documents` is each chunk's document.
+    Chunks are runs of sentences of one document, together at most `length` tokens. Sentence i, or piece of a long one,
+    has the tokens starts[i]..stops[i] - 1; chunk i has the sentences chunks[i]..chunks[i + 1] - 1 and belongs to
+    document documents[i].
     """
 
     store: Store
@@ -298,16 +295,16 @@ class Pairs:
         return len(self.documents)
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """The segments `first` and `second`, and whether the second followed the first (`is_next`)."""
+        """Return the segments `first` and `second`, and whether the second follows the first (`is_next`)."""
         first, last = int(self.chunks[index]), int(self.chunks[index + 1])
         room = self.length
         if rng.random() < self.config.short:
             room = int(rng.integers(2, self.length + 1))
-        # A single sentence has no second half to follow it.
+        # A chunk of one sentence has no second part.
         is_next = bool(rng.random() >= self.config.random) and last - first > 1
         middle = first + 1 if last - first == 1 else int(rng.integers(first + 1, last))
         head = self._read(first, middle)
-        tail = self._read(middle, last) if is_next else self._stranger(index, rng, max(1, room - len(head)))
+        tail = self._read(middle, last) if is_next else self._random_segment(index, rng, max(1, room - len(head)))
         head, tail = segments.truncated(head, tail, room, rng)
         return {"first": head, "second": tail, "is_next": np.array(is_next, np.int32)}
 
@@ -316,11 +313,11 @@ class Pairs:
     def _read(self, first: int, last: int) -> Int[np.ndarray, " tokens"]:
         return self.store.read(int(self.starts[first]), int(self.stops[last - 1]))
 
-    def _stranger(self, index: int, rng: np.random.Generator, room: int) -> Int[np.ndarray, " tokens"]:
-        """Sentences of another document, from a random one of them on, until there is no room."""
-        own = np.searchsorted(self.documents, [self.documents[index], self.documents[index] + 1])
-        other = int(rng.integers(len(self.documents) - (own[1] - own[0])))
-        other += int(own[1] - own[0]) if other >= own[0] else 0
+    def _random_segment(self, index: int, rng: np.random.Generator, room: int) -> Int[np.ndarray, " tokens"]:
+        """Return at most `room` tokens from a random sentence of a random chunk of another document."""
+        same = np.searchsorted(self.documents, [self.documents[index], self.documents[index] + 1])
+        other = int(rng.integers(len(self.documents) - (same[1] - same[0])))
+        other += int(same[1] - same[0]) if other >= same[0] else 0
         first, last = int(self.chunks[other]), int(self.chunks[other + 1])
         begin = int(rng.integers(first, last))
         return self._read(begin, last)[:room]
@@ -338,17 +335,17 @@ def _pairs(request: Request) -> Pairs:
     numbers = np.flatnonzero(document_stops > document_starts)
     if len(numbers) == 1 or (split == "train" and not len(numbers)):
         raise InputError(
-            f"config.data.rows.plan is pairs, but the {split} part has {len(numbers)} documents and a pair may need "
-            "two; set config.data.document=paragraph, change config.data.validation, add text, or do without pairs: "
+            f"config.data.rows.plan is pairs, but the {split} split has {len(numbers)} documents and a pair may need "
+            "two; set config.data.document=paragraph, change config.data.validation, add text, or train without pairs: "
             "config.objective.masked.next_sentence=false"
         )
-    found = segments.chunks(store, document_starts[numbers], document_stops[numbers], length)
-    return Pairs(store, request.config, *found[:3], numbers[found[3]], length)
+    starts, stops, chunks, owners = segments.chunks(store, document_starts[numbers], document_stops[numbers], length)
+    return Pairs(store, request.config, starts, stops, chunks, numbers[owners], length)
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Records of columns; `most` is how many tokens of each column are read, of spans those of their text."""
+    """Records of columns; `most` is the maximum of tokens of each column, for spans that of their text."""
 
     columns: Columns
     numbers: Int[np.ndarray, " rows"]
@@ -358,7 +355,7 @@ class Records:
         return len(self.numbers)
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """What the columns hold in one record, by their names."""
+        """Return the entries of one record by column."""
         record = int(self.numbers[index])
         return {name: self.columns.read(name, record, most) for name, most in self.most.items()}
 
@@ -366,18 +363,18 @@ class Records:
 
 
 def _columns(request: Request) -> Records:
-    corpus, wanted = request.tokens, request.reads.columns
-    if not isinstance(corpus, Columns) or not wanted:
-        names = ", ".join(wanted) or "none"
+    corpus, reads = request.tokens, request.reads.columns
+    if not isinstance(corpus, Columns) or not reads:
+        names = ", ".join(reads) or "none"
         raise InputError(
-            f"config.data.rows.plan is columns, and the objective reads {names}; name some in {columns.KEY}"
+            f"config.data.rows.plan is columns, and the objective reads {names}; define them in {columns.KEY}"
         )
-    corpus.check(wanted)
+    corpus.check(reads)
     start, stop = span(corpus.records, request.split, request.validation)
     numbers = corpus.rows[slice(*np.searchsorted(corpus.rows, [start, stop]))]
     if request.split == "train" and not len(numbers):
         raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
-    most = {name: wanted.get(corpus.config[name].of or name, corpus.tokens) for name in wanted}
+    most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
     return Records(corpus, numbers, most)
 
 

@@ -1,4 +1,4 @@
-"""Segments of sentences: runs of them that fill a row, and how two are cut to fit (Devlin et al. 2019, A.2)."""
+"""BERT's segments: runs of sentences that fill a row, and the truncation of a pair (Devlin et al. 2019, A.2)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lm_jax.data.store import Store
 def chunks(
     store: Store, starts: Int[np.ndarray, " documents"], stops: Int[np.ndarray, " documents"], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of sentences of one document, together at most `length` tokens.
+    """Group sentences into chunks: runs of sentences of one document, together at most `length` tokens.
 
     Returns:
-      The starts and stops of all segments, where among them each chunk starts (and the last one stops), and the number
-      of each chunk's document.
+      The starts and stops of all sentences (long ones are cut), the first sentence of each chunk followed by the number
+      of sentences, and the number of each chunk's document.
     """
-    # Empty arrays, because there may be no document.
+    # Start with empty arrays, because there may be no document.
     opens, closes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     borders, documents, total = [0], [], 0
     for number, (begin, end) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
@@ -27,7 +27,7 @@ def chunks(
         closes.append(ends)
         position = 0
         while position < len(segments):
-            # As many sentences as fit: the first whose end lies beyond the room opens the next chunk.
+            # The first sentence that does not fit starts the next chunk.
             position = int(np.searchsorted(ends, segments[position] + length, "right"))
             borders.append(total + position)
             documents.append(number)
@@ -36,7 +36,7 @@ def chunks(
 
 
 def _segments(store: Store, start: int, stop: int, longest: int) -> Int[np.ndarray, " segments"]:
-    """Where the sentences of a document start; longer ones than `longest` are cut, so that two fit a row."""
+    """Return the starts of a document's sentences; those longer than `longest` are cut, so that two fit a row."""
     first, last = np.searchsorted(store.sentence_starts, [start, stop])
     bounds = np.unique(np.concatenate([[start], store.sentence_starts[first:last], [stop]]))
     pieces = [np.arange(begin, end, longest) for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -46,7 +46,7 @@ def _segments(store: Store, start: int, stop: int, longest: int) -> Int[np.ndarr
 def truncated(
     first: np.ndarray, second: np.ndarray, room: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two segments of at most `room` tokens together; the longer one loses, at a random end, token by token."""
+    """Truncate two segments to `room` tokens in total: remove tokens of the longer one, one by one, at a random end."""
     excess = max(0, len(first) + len(second) - room)
     levelled = min(excess, abs(len(first) - len(second)))
     most = levelled + (excess - levelled) // 2

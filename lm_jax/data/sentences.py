@@ -1,6 +1,6 @@
-"""Where sentences start, by punctuation, capitals and line breaks: for choosing segments, not a linguist's splitter.
+"""Sentence starts by punctuation, capitals and line breaks: good enough to choose segments, not linguistically exact.
 
-It works on UTF-8 bytes with array operations: a regular expression takes longer than the tokenizer does. Latin,
+It works on UTF-8 bytes with array operations, because a regular expression would take longer than the tokenizer. Latin,
 Greek and Cyrillic text needs a stop, a space and a capital; Chinese and Japanese marks end sentences by themselves.
 """
 
@@ -10,39 +10,38 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 _SPACE, _NEWLINE = b" "[0], b"\n"[0]
-# Zeros around the text, so that looking a few bytes ahead or back needs no care.
+# Zeros around the text, so that looking a few bytes ahead or back never leaves the array.
 _MARGIN = 16
-# Lines of running text that was broken at some width; shorter ones and longer ones end on purpose.
+# Bytes of the lines of wrapped text; a break after a shorter or longer line is intended.
 _WRAPPED = (45, 120)
 
 
 def starts(data: bytes) -> Int[np.ndarray, " sentences"]:
-    """Byte offsets at which the sentences of UTF-8 text start, ascending, the first of them 0.
+    """Return the byte offsets at which the sentences of UTF-8 text start, ascending from 0.
 
     A sentence starts
 
-    - at the space that follows `.`, `!`, `?` or an ellipsis (and closing quotes or brackets) where a capital, or a
-      letter of a script that has none, comes next, because there its first piece starts. Not after an abbreviation,
-      an initial or a number of one or two digits with a dot: `Mr. K.`, `z. B.`, `am 3. Mai`, `1. Item`;
-    - directly after `。`, `！`, `？` and `……` (and closing quotes or brackets) where no comma or the like follows;
-    - after line breaks, but for those that follow a comma and those inside running text that was broken into lines of
-      45 to 120 bytes.
+    - at the space after `.`, `!`, `?` or an ellipsis (and closing quotes or brackets) if a capital, or a letter of a
+      script without capitals, follows: at the space, because the first piece of the sentence starts there. Not after an
+      abbreviation, an initial or a number of one or two digits with a dot: `Mr. K.`, `z. B.`, `am 3. Mai`, `1. Item`;
+    - directly after `。`, `！`, `？` and `……` (and closing quotes or brackets), unless a comma or the like follows;
+    - after line breaks, except those after a comma and those in text that is wrapped at 45 to 120 bytes.
     """
     padded = bytes(_MARGIN) + data + bytes(_MARGIN)
     text = np.frombuffer(padded, np.uint8)
-    # One pass over all bytes; everything after it looks at the marks alone.
+    # One pass over all bytes; the rest of the work is on the marks alone.
     marks = np.flatnonzero(np.frombuffer(padded.translate(_MARKS), bool))
     byte = text[marks]
     both, breaks = byte == 0xE2, byte == _NEWLINE
     latin = _STOPS[byte] | both
-    found = [_lines(text, marks[breaks]), _latin(text, marks[latin]), _chinese(text, marks[~latin & ~breaks | both])]
-    offsets = np.sort(np.concatenate([np.full(1, _MARGIN, np.int64), *found]), kind="stable") - _MARGIN
+    parts = [_lines(text, marks[breaks]), _latin(text, marks[latin]), _chinese(text, marks[~latin & ~breaks | both])]
+    offsets = np.sort(np.concatenate([np.full(1, _MARGIN, np.int64), *parts]), kind="stable") - _MARGIN
     new = np.diff(offsets, prepend=-1) > 0
     return offsets[new & (offsets < max(1, len(data)))]
 
 
 def _lines(text: UInt8[np.ndarray, " bytes"], breaks: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
-    """After line breaks, the last of a run of them, that do not merely wrap a paragraph."""
+    """Return starts after line breaks (after the last of several) that do not merely wrap a paragraph."""
     lengths = np.diff(breaks, prepend=_MARGIN - 1)
     after = text[breaks + 1]
     wrapped = (lengths > _WRAPPED[0]) & (lengths < _WRAPPED[1]) & _CONTINUES[after]
@@ -53,9 +52,9 @@ def _lines(text: UInt8[np.ndarray, " bytes"], breaks: Int[np.ndarray, " n"]) -> 
 
 
 def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
-    """At the space, or after the line break, that follows a stop where a sentence may begin."""
+    """Return starts at the space, or after the line break, that follows a stop."""
     ellipsis = text[stops] == 0xE2
-    # Most stops are decided by what follows them.
+    # The next byte rules out most stops.
     real = np.where(ellipsis, _matches(text, stops, "…".encode()), _FOLLOWS[text[stops + 1]])
     stops, ellipsis = stops[real], ellipsis[real]
     after = _skip(text, stops + 1 + 2 * ellipsis, _CLOSING)
@@ -76,9 +75,9 @@ def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> I
     begins = (kind == 1) | (kind == 2) | ((kind == 3) & ~dotted)
     stops, ellipsis, after, letter, dotted = (each[begins] for each in (stops, ellipsis, after, letter, dotted))
     ellipsis |= dotted & (text[stops - 1] == ord("."))
-    # "... I" goes on as often as not: I is always a capital.
+    # "... I" may continue a sentence, because I is always a capital.
     ends = ~(ellipsis & (text[letter] == ord("I")) & ~_SMALL[text[letter + 1]])
-    # A bracket or a quotation that closes behind the dot closes a sentence.
+    # Not if a bracket or quotation closes after the dot: that ends a sentence.
     plain = np.flatnonzero(dotted & ~ellipsis & _BLANK[text[stops + 1]])
     ends[plain] &= ~_abbreviated(text, stops[plain])
     after = after[ends]
@@ -86,12 +85,12 @@ def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> I
 
 
 def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Where the word before a dot is an abbreviation, an initial or a number of one or two digits."""
-    # The eight bytes from any byte on as one integer, whose highest byte is the last.
+    """Whether the word before a dot is an abbreviation, an initial or a number of one or two digits."""
+    # The eight bytes from each byte on as one little-endian integer.
     windows = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))
     tails = windows[stops - 8]
-    found = np.zeros(len(stops), bool)
-    # Words that go on so far; a round ends those of `size` bytes.
+    result = np.zeros(len(stops), bool)
+    # Words longer than `size` bytes.
     alive = np.arange(len(stops))
     for size in range(_LONGEST + 1):
         at = stops[alive] - 1 - size
@@ -101,35 +100,36 @@ def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]
         ended = alive[~inside]
         if size:
             words = tails[ended] >> np.uint64(8 * (8 - size))
-            found[ended] = np.isin(words, _ABBREVIATIONS[size])
+            result[ended] = np.isin(words, _ABBREVIATIONS[size])
         last = text[stops[ended] - 1]
         if size == 1:
-            # "said I." is no initial, "Charles I." is not known by its shape.
-            myself = (last == ord("I")) & (text[stops[ended] - 2] == _SPACE) & _SMALL[text[stops[ended] - 3]]
-            found[ended] |= ~myself
+            # In "said I." I is not an initial; "Charles I." looks the same as an initial.
+            pronoun = (last == ord("I")) & (text[stops[ended] - 2] == _SPACE) & _SMALL[text[stops[ended] - 3]]
+            result[ended] |= ~pronoun
         if size == 2:
-            found[ended] |= _DIGIT[last] & _DIGIT[text[stops[ended] - 2]]
+            result[ended] |= _DIGIT[last] & _DIGIT[text[stops[ended] - 2]]
         alive = alive[inside]
-    return found
+    return result
 
 
 def _joins(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Whether a byte beyond ASCII, or an apostrophe, belongs to a word and is no quotation mark, dash or hard space."""
+    """Whether a non-ASCII byte or an apostrophe belongs to a word, unlike quotation marks, dashes and hard spaces."""
     byte, before = text[at], text[at - 1]
-    # Of the characters E2 80 xx only the curly apostrophe does, of C2 xx none.
+    # Of the characters E2 80 xx only the curly apostrophe belongs to a word, of C2 xx no character.
     mark = (before == 0xC2) | ((before == 0x80) & (text[at - 2] == 0xE2) & (byte != 0x99))
     return np.where(byte == ord("'"), _WORD[before], (byte >= 0xC0) | ~mark)
 
 
 def _chinese(text: UInt8[np.ndarray, " bytes"], lead: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
+    """Return starts after the marks that end Chinese and Japanese sentences."""
     lead = lead[_CHINESE_SECOND[text[lead + 1]]]
-    found = [lead[_matches(text, lead, mark)] + len(mark) for mark in _CHINESE_ENDS]
+    ends = [lead[_matches(text, lead, mark)] + len(mark) for mark in _CHINESE_ENDS]
     dots = lead[_matches(text, lead, _DOTS)]
-    # Dots that open a quotation end nothing.
+    # Dots at the start of a quotation end no sentence.
     opened = np.logical_or.reduce([_matches(text, dots - len(mark), mark) for mark in _CHINESE_OPENING])
-    after = _skip(text, np.concatenate([*found, dots[~opened] + len(_DOTS)]), _CLOSING)
+    after = _skip(text, np.concatenate([*ends, dots[~opened] + len(_DOTS)]), _CLOSING)
     following = text[after]
-    # A second mark moves the start behind it; a comma goes on; a line break is counted already.
+    # A second mark has a start of its own, a comma continues the sentence, and `_lines` handles line breaks.
     on = np.zeros(len(after), bool)
     maybe = np.flatnonzero(_LEADS[following])
     on[maybe] = np.logical_or.reduce([_matches(text, after[maybe], mark) for mark in _GOES_ON])
@@ -138,7 +138,7 @@ def _chinese(text: UInt8[np.ndarray, " bytes"], lead: Int[np.ndarray, " n"]) -> 
 
 
 def _is_capital(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Whether the two-byte character at a position is a capital of Latin, Greek or Cyrillic."""
+    """Whether the two-byte character at a position is a Latin, Greek or Cyrillic capital."""
     lead, second = text[at], text[at + 1]
     return (
         ((lead == 0xC3) & (second <= 0x9E))
@@ -151,12 +151,12 @@ def _is_capital(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) ->
 def _skip(
     text: UInt8[np.ndarray, " bytes"], position: Int[np.ndarray, " n"], marks: tuple[bytes, ...], most: int = 3
 ) -> Int[np.ndarray, " n"]:
-    """Positions moved behind up to `most` of the marks."""
+    """Move positions past up to `most` of the marks."""
     position = position.copy()
     leads = _CLOSES if marks is _CLOSING else _OPENS
     moving = np.arange(len(position))
     for _ in range(most):
-        # Few stand before a mark: the others need no closer look.
+        # Compare only the few positions at the first byte of a mark.
         moving = moving[leads[text[position[moving]]]]
         before = after = position[moving]
         for mark in marks:
@@ -167,11 +167,11 @@ def _skip(
 
 
 def _matches(text: UInt8[np.ndarray, " bytes"], position: Int[np.ndarray, " n"], mark: bytes) -> np.ndarray:
-    """Where the bytes at a position are those of a mark."""
-    found = text[position] == mark[0]
+    """Whether the bytes at a position are those of a mark."""
+    matches = text[position] == mark[0]
     for index in range(1, len(mark)):
-        found &= text[position + index] == mark[index]
-    return found
+        matches &= text[position + index] == mark[index]
+    return matches
 
 
 def _table(values: bytes | range) -> Bool[np.ndarray, " 256"]:
@@ -203,20 +203,20 @@ _SMALL = _table(range(ord("a"), ord("z") + 1))
 _CAPITAL = _table(range(ord("A"), ord("Z") + 1))
 _BLANK = _table(b" \n")
 _WORD = _SMALL | _CAPITAL | _DIGIT
-# What a look at its neighbours tells: letters beyond ASCII, quotation marks, apostrophes.
+# Bytes that need their neighbours to be classified: non-ASCII letters, quotation marks, apostrophes.
 _ODD = _table(b"'") | _table(range(0x80, 0x100))
-# What a wrapped line goes on with: a letter of an alphabet, a quotation, a number, a bracket.
+# First bytes of the next line of a wrapped paragraph: a letter of an alphabet, a quotation, a number, a bracket.
 _CONTINUES = _WORD | _table(b"\"'(_") | _table(range(0xC3, 0xD4))
 _STOPS = _table(b".!?")
-# E2 is the first byte of the ellipsis, which both kinds of text use.
+# E2 is the first byte of the ellipsis, which occurs in Latin and in Chinese text.
 _MARKS = (_STOPS | _table(b"\n\xe2") | _table(bytes({mark[0] for mark in _CHINESE_ENDS}))).tobytes()
-# How a sentence may begin. 1: a capital, or a letter of a script without; 2: its second byte decides; 3: a digit.
+# First bytes of sentences. 1: a capital, or a letter of a script without; 2: its second byte decides; 3: a digit.
 _INITIALS = np.zeros(256, np.uint8)
 _INITIALS[_CAPITAL] = 1
 _INITIALS[[*range(0xD7, 0xE2), *range(0xE3, 0xF5)]] = 1
 _INITIALS[[0xC3, 0xC4, 0xC5, 0xCE, 0xD0]] = 2
 _INITIALS[_DIGIT] = 3
-# Those that a capital follows within a sentence; "etc.", "usw." and the like as often end one.
+# Abbreviations before a capital within a sentence; not "etc.", "usw." and the like, which often end a sentence.
 _LISTED = (
     "Mr Mrs Ms Messrs Mme Mlle MM Mons Mgr Dr Drs Prof Rev Revd Hon Gen Col Capt Lieut Lt Sgt Sergt Maj Cmdr Adm Gov "
     "Sen Rep Pres Sr Jr St Ste Sta Mt Esq Bros Wm Geo Chas Thos Jas Jos Robt Edw Nos vol Vol vols pp pg fig Fig Figs "

@@ -1,4 +1,4 @@
-"""Several token stores under one tokenizer: how they are prepared, and what is asked of them as of one store."""
+"""Several token stores with one tokenizer: their preparation and their totals."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from lm_jax.data.store import Store
 
 
 class Several(Protocol):
-    """Token stores by name, all with the same tokenizer; to those who only ask what there is, a store."""
+    """Token stores by name, all with the same tokenizer; the totals have the same names as in `Store`."""
 
     stores: Mapping[str, Store]
 
     @property
     def tokens(self) -> int:
-        """Tokens of all stores."""
+        """Number of tokens of all stores."""
         return sum(each.tokens for each in self.stores.values())
 
     @property
     def documents(self) -> int:
-        """Documents of all stores."""
+        """Number of documents of all stores."""
         return sum(each.documents for each in self.stores.values())
 
     @property
     def bytes(self) -> int:
-        """UTF-8 bytes of all stores' cleaned text."""
+        """UTF-8 bytes of the cleaned text of all stores."""
         return sum(each.bytes for each in self.stores.values())
 
     @property
     def report(self) -> reports.Report:
-        """What cleaning did to all of them."""
+        """What cleaning did to all texts."""
         return reports.total(each.report for each in self.stores.values())
 
     def warnings(self) -> list[str]:
-        """What to say where next to nothing of a text is left in its tokens."""
+        """Warn of texts of which few tokens are left, or most are unknown; each line names its text."""
         return [f"{name}: {line}" for name, each in self.stores.items() for line in each.warnings()]
 
     @property
     def directory(self) -> Path:
-        """Where the stores lie."""
+        """The directory of the stores."""
         return next(iter(self.stores.values())).directory.parent
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer of all of them."""
+        """The tokenizer of all stores."""
         return next(iter(self.stores.values())).tokenizer
 
 
@@ -62,25 +62,25 @@ def each(
     progress: texts.Progress | None,
     **options: Any,
 ) -> dict[str, Any]:
-    """`texts.prepare` or `store.prepare` of every source of the tree `key`, by name."""
+    """Apply `texts.prepare` or `store.prepare` to every source of the tree `key`; return the results by name."""
     return {
-        name: naming(f"{key}.{name}", prepare)(root, source, *rest, progress=_told(name, progress), **options)
+        name: naming(f"{key}.{name}", prepare)(root, source, *rest, progress=_prefixed(name, progress), **options)
         for name, source in sources.items()
     }
 
 
 def naming(key: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose complaints say which entry of the configuration they are about."""
+    """Wrap a function so that its InputErrors name the entry of the configuration that they are about."""
 
-    def named(*args: Any, **options: Any) -> Any:
+    def wrapped(*args: Any, **options: Any) -> Any:
         try:
             return function(*args, **options)
         except InputError as error:
             raise InputError(f"{key}: {error}") from error
 
-    return named
+    return wrapped
 
 
-def _told(name: str, progress: texts.Progress | None) -> texts.Progress | None:
-    """Progress that says which source it is about."""
+def _prefixed(name: str, progress: texts.Progress | None) -> texts.Progress | None:
+    """Wrap `progress` so that the name of a source precedes its stages."""
     return progress and (lambda stage, done, whole: progress(f"{name}: {stage}", done, whole))

@@ -1,7 +1,7 @@
-"""Raw documents: files of text, JSON and tables, TFDS datasets, and Python's own library as the corpus at hand.
+"""Sources of raw documents: files of text, JSON and tables, TFDS datasets, and Python's standard library.
 
-Plain text is yielded as bytes, because what its bytes mean is for cleaning to decide; JSON is text already.
-The order of documents is the order of the files named (of a directory: by path), and within one file its own.
+Plain text is yielded as bytes, because cleaning decides on its encoding; JSON is already text. Documents come in the
+order of the listed files (in a directory: sorted by path), and within a file in its order.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ from lm_jax.data import files as contents
 from lm_jax.data import folders, formats, records, stdlib, tfds
 from lm_jax.data.clean import report as reports
 from lm_jax.data.formats import Format
-from lm_jax.data.records import EMPTY, MAX_DOCUMENT_BYTES, Wanted
+from lm_jax.data.records import EMPTY, MAX_DOCUMENT_BYTES, Selection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Which text.
+    """A source of text.
 
     Attributes:
       path: "stdlib", "tfds:NAME[/CONFIG][:VERSION]", or files, globs and directories separated by commas: plain text,
-        JSON, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst. Of a directory, all that is text.
+        JSON, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst; of a directory, all text files.
       format: how files are read: "auto" (by name, else by content), "text", "json" (lines, or an array of objects),
         "tsv" or "csv".
-      bad_rows: what becomes of a record without text: "fail" stops there, "skip" leaves it out and counts it.
-      field: what holds the text: the field of a JSON object, the feature of a dataset, the column of a table, by its
-        name in the first line or, where a table has no such line, by its number from 0.
-      group: the field or column whose value neighbouring records of one document share; empty where each record is a
-        document. Their texts are joined by line breaks.
-      document: what one document of plain text is: "file", "line" or "paragraph" (cut at empty lines).
-      part: of stdlib: "docs" (documentation strings and topics), "code" or "all".
+      bad_rows: how to treat a record without text: "fail" raises an error, "skip" skips and counts it.
+      field: the field of a JSON object, feature of a dataset or column of a table that holds the text; a column by its
+        name in the first line or, in a table without names, by its number from 0.
+      group: the field or column whose value the neighbouring records of one document share; their texts are joined by
+        line breaks. Empty: each record is a document.
+      document: the unit of plain text that is a document: "file", "line" or "paragraph" (separated by empty lines).
+      part: of stdlib: "docs" (docstrings and topics), "code" or "all".
       split: of tfds: its split, such as "train" or "train[:10%]".
-      datasets: of tfds: the folder of all datasets; empty for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-      weight: in a mixture: its share of the rows is this over the sum of all; 0 in all of them leaves it to
-        `temperature`.
+      datasets: of tfds: the folder of all datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      weight: in a mixture: the share of the rows, relative to the sum of all weights; all 0: `temperature` decides.
     """
 
     path: str = setting("stdlib", local=True)
@@ -59,22 +58,22 @@ class SourceConfig:
 
 
 def files(config: SourceConfig) -> list[Path]:
-    """The files of a source, each once, in the order they are read: as listed, globs and directories sorted."""
+    """Return the files of a source, each once, in reading order: as listed, globs and directories sorted."""
     return _listed(config)[0]
 
 
 def skipped(config: SourceConfig) -> int:
-    """How many files of the source's directories are hidden or no text."""
+    """Return the number of files in the source's directories that are hidden or not text."""
     return _listed(config)[1]
 
 
 def check(config: SourceConfig) -> None:
-    """Raise InputError for settings that the source's files cannot meet."""
+    """Raise InputError for settings that do not fit the source's files."""
     lookup(formats.CHOICES, config.format, formats.KEY)
     lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")
     if not _is_files(config):
         if config.format != "auto":
-            raise InputError(f"{formats.KEY} is {config.format!r}, but {config.path} is no file; leave it out")
+            raise InputError(f"{formats.KEY} is {config.format!r}, but {config.path} is not a file; leave it out")
         return
     if _named(config):
         for path in files(config):
@@ -82,7 +81,7 @@ def check(config: SourceConfig) -> None:
 
 
 def notes(config: SourceConfig) -> list[str]:
-    """What was taken for what, such as "x.json: JSON lines", where a file's content decided and not its name."""
+    """Return a line such as "x.json: JSON lines" for files whose content, not name, decided their format."""
     if not _is_files(config) or config.format != "auto":
         return []
     alike: dict[str, list[Path]] = {}
@@ -97,7 +96,7 @@ def notes(config: SourceConfig) -> list[str]:
 
 
 def has_fields(config: SourceConfig) -> bool:
-    """Whether the records of a source have fields, as those of all but plain text do."""
+    """Whether the records of a source have fields, which all but plain text have."""
     return not _is_files(config) or any(formats.identify(path, config.format).has_fields for path in files(config))
 
 
@@ -106,9 +105,9 @@ def _is_files(config: SourceConfig) -> bool:
 
 
 def _named(config: SourceConfig) -> list[tuple[str, str]]:
-    """The settings that say what to read of a record, where they are not left out."""
-    default = SourceConfig()
-    return [(key, getattr(config, key)) for key in ("field", "group") if getattr(config, key) != getattr(default, key)]
+    """Return the settings of fields that differ from their defaults."""
+    values = {key: getattr(config, key) for key in ("field", "group")}
+    return [(key, value) for key, value in values.items() if value != getattr(SourceConfig, key)]
 
 
 def _check_fields(path: Path, form: Format, config: SourceConfig) -> None:
@@ -125,59 +124,60 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
         return lookup(stdlib.PARTS, config.part, "config.data.part").files(), 0
     if config.path.startswith(tfds.PREFIX):
         return tfds.files(config.path, config.split, config.datasets), 0
-    whole = os.path.expanduser(config.path)
-    patterns = [whole] if os.path.exists(whole) else [part.strip() for part in whole.split(",") if part.strip()]
-    found: dict[Path, None] = {}
-    passed_over = 0
+    value = os.path.expanduser(config.path)
+    patterns = [value] if os.path.exists(value) else [piece.strip() for piece in value.split(",") if piece.strip()]
+    paths: dict[Path, None] = {}
+    skipped_files = 0
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
-        # A file whose name looks like a pattern is still that file.
+        # An existing file is read even if its name is a pattern.
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         matches = [match for match in matches if glob.escape(pattern) == pattern or not os.path.isdir(match)]
         if not matches:
-            what = "no file matches" if glob.has_magic(pattern) else "there is no file"
+            problem = "no file matches" if glob.has_magic(pattern) else "there is no file"
             raise InputError(
-                f"config.data.path: {what} {pattern} (seen from {os.getcwd()}); give a file, a glob, a directory, "
+                f"config.data.path: {problem} {pattern} (seen from {os.getcwd()}); give a file, a glob, a directory, "
                 "tfds:NAME or 'stdlib'"
             )
         for path in map(Path, matches):
             inside, others = folders.below(path) if path.is_dir() else ([path], 0)
-            found.update(dict.fromkeys(inside))
-            passed_over += others
-    if not found:
+            paths.update(dict.fromkeys(inside))
+            skipped_files += others
+    if not paths:
         raise InputError(
             f"config.data.path is {config.path!r}; expected a file, a glob, a directory, tfds:NAME or 'stdlib'"
         )
-    for path in found:
+    for path in paths:
         contents.refuse_name(path)
         if not path.exists():
-            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is not there; mend it")
-    return list(found), passed_over
+            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is missing; mend it")
+    return list(paths), skipped_files
 
 
 def documents(
     config: SourceConfig, report: reports.Report | None = None, *, aligned: bool = False, **accepted: Any
 ) -> Iterator[Any]:
-    """Every raw document of a source, streamed: bytes or text.
+    """Stream the raw documents of a source: bytes or text.
 
     Args:
-      config: which text.
-      report: rows that `bad_rows` leaves out are counted here, as read and dropped.
-      aligned: document i has to stay document i: rows that are left out are None, and empty lines are documents.
-      accepted: `types` and `expected` of `Wanted`, where other values than text are read.
+      config: the source.
+      report: counts the rows that `bad_rows` skips, as read and dropped.
+      aligned: keep document i at index i: skipped rows are None, and empty lines are documents.
+      accepted: `types` and `expected` of `Selection`, to read other values than text.
 
     Raises:
-      InputError: a missing or damaged file, a line that is not JSON, a field that is not there.
+      InputError: a file is missing or damaged, a line is not JSON, or a field is missing.
     """
     bad = lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")(reports.empty() if report is None else report)
     instead, cuts = (EMPTY, ALIGNED) if aligned else ((), DOCUMENTS)
-    wanted = functools.partial(Wanted, field=config.field, group=config.group, skipped=bad, instead=instead, **accepted)
+    fields = {"field": config.field, "group": config.group}
+    select = functools.partial(Selection, **fields, skipped=bad, instead=instead, **accepted)
     if config.path == "stdlib":
         yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
         return
     if config.path.startswith(tfds.PREFIX):
-        named = wanted(path=Path(config.path))
-        yield from records.joined(tfds.texts(named, config.split, config.datasets), named)
+        selection = select(path=Path(config.path))
+        yield from records.joined(tfds.texts(selection, config.split, config.datasets), selection)
         return
     cut = lookup(cuts, config.document, "config.data.document")
     for path in files(config):
@@ -185,13 +185,13 @@ def documents(
         _check_fields(path, form, config)
         with contents.opened(path) as content:
             if form.has_fields:
-                named = wanted(path=path)
-                yield from records.joined(formats.READERS[form.name](content.stream, named), named)
+                selection = select(path=path)
+                yield from records.joined(formats.READERS[form.name](content.stream, selection), selection)
             else:
                 yield from cut(content.stream, path)
 
 
-# Where to count rows that hold no text; None stops at the first.
+# The report that counts rows without text; None: the first one raises InputError.
 BAD_ROWS: dict[str, Callable[[reports.Report], reports.Report | None]] = {
     "fail": lambda report: None,
     "skip": lambda report: report,
@@ -199,12 +199,12 @@ BAD_ROWS: dict[str, Callable[[reports.Report], reports.Report | None]] = {
 
 
 def size_bytes(config: SourceConfig) -> int:
-    """The size of a source's files as they lie on disk."""
+    """Return the total size of a source's files on disk."""
     return sum(path.stat().st_size for path in files(config))
 
 
 def fingerprint(config: SourceConfig) -> str:
-    """What a source holds: its files' contents and sizes in order, and how they are cut; not where they lie."""
+    """Return a hash of the contents and sizes of a source's files, in order, and of how they are read; not of paths."""
     import xxhash
 
     digest = xxhash.xxh3_128(b"source 1")
@@ -226,7 +226,7 @@ def fingerprint(config: SourceConfig) -> str:
 
 
 def _reading(config: SourceConfig, path: Path, size: int) -> list[Any]:
-    """How a file is read, for the fingerprint: the same as ever for a file that is read as ever."""
+    """Return how a file is read, for the fingerprint, which stays that of version 1 where the reading is unchanged."""
     suffix = "".join(path.suffixes[-1:])
     if config.path == "stdlib":
         return [config.part, False, suffix, size]
@@ -237,12 +237,12 @@ def _reading(config: SourceConfig, path: Path, size: int) -> list[Any]:
     described: list[Any] = [reading, lines, suffix, size]
     if form.has_fields and (config.group or not lines):
         described += [_former_kind(path), config.group]
-    if not _is_as_ever(path, form):
+    if not _is_unchanged(path, form):
         described += ["formats 2", form.name, form.compressions, form.encoding]
     return described
 
 
-# Until version 2 of the formats, names alone decided, as they were written.
+# Before version 2 of the formats the name alone decided, and its case mattered.
 _FORMER = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".tsv": "tsv", ".csv": "csv"}
 _FORMER_COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "Zstandard"}
 
@@ -251,7 +251,7 @@ def _former_kind(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in _FORMER_COMPRESSIONS else path.suffix
 
 
-def _is_as_ever(path: Path, form: Format) -> bool:
+def _is_unchanged(path: Path, form: Format) -> bool:
     """Whether a file was read in the same way before version 2 of the formats."""
     former = [_FORMER_COMPRESSIONS[path.suffix]] if path.suffix in _FORMER_COMPRESSIONS else []
     if list(form.compressions) != former or form.encoding == "utf-32":
@@ -260,7 +260,7 @@ def _is_as_ever(path: Path, form: Format) -> bool:
         return False
     if ".csv" not in path.suffixes[-2:]:
         return True
-    # Its first line decided between tabs and commas.
+    # The first line used to decide between tabs and commas.
     with contents.opened(path) as content:
         return form.name == "csv" and b"\t" not in content.stream.readline()
 
@@ -284,7 +284,7 @@ def _every_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
 
 
 def _each_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
-    # Empty lines separate nothing here; they are not documents.
+    # Empty lines are not documents.
     return filter(None, _every_line(lines, path))
 
 

@@ -1,7 +1,7 @@
-"""Python's standard library as a corpus: it lies beside every interpreter, so a first run needs no download.
+"""Python's standard library as a corpus: every interpreter has it, so a first run needs no download.
 
-`docs` is prose about programming: the documentation strings of every module and the reference topics behind
-`help()`. `code` is the modules' source. Modules are parsed, never imported.
+`docs` is prose about programming: the docstrings of every module and the reference topics of `help()`. `code` is the
+source of the modules. Modules are parsed, never imported.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Packages that are not the library, and its tests, which hold machine-made tables.
+# Installed packages, which are not the library, and its tests, which hold generated tables.
 EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
 
 
 def modules() -> list[Path]:
-    """Every module of the library, in the order of their dotted names."""
+    """Return the files of all modules, sorted by path."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = []
     for folder, folders, names in os.walk(root):
-        # In place: what is excluded is not even walked, and installed packages can be many.
+        # In place, so that os.walk skips these folders: there may be many installed packages.
         folders[:] = [name for name in folders if name not in EXCLUDED]
         paths += [Path(folder, name).relative_to(root) for name in names if name.endswith(".py")]
     return [root / path for path in sorted(paths) if path.name != "topics.py"]
 
 
 def topics() -> list[Path]:
-    """The file of reference topics, where this Python has one."""
+    """Return the file of reference topics, if this Python has it."""
     path = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
     return [path] if path.exists() else []
 
@@ -45,7 +45,7 @@ def _source(path: Path) -> str:
 
 def _parsed(path: Path) -> ast.Module:
     with warnings.catch_warnings():
-        # Some modules hold old escapes on purpose.
+        # Some modules have invalid escape sequences on purpose.
         warnings.simplefilter("ignore")
         return ast.parse(_source(path))
 
@@ -64,7 +64,7 @@ def _docs() -> Iterator[str]:
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    """The dotted name and the documentation string of a module, its classes and its functions."""
+    """Yield the dotted name and docstring of a module, its classes and its functions."""
     text = node.body and ast.get_docstring(node, clean=False)  # type: ignore[attr-defined]
     if text:
         yield f"{name}\n{inspect.cleandoc(text)}"
@@ -75,7 +75,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One way to read the library."""
+    """A part of the library: its files and its documents."""
 
     files: Callable[[], list[Path]]
     documents: Callable[[], Iterator[str]]

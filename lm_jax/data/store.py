@@ -1,9 +1,9 @@
-"""The token store: a corpus as one long line of tokens on disk, readable at any place.
+"""The token store: a corpus as one sequence of tokens on disk, with random access.
 
-Tokens lie in array_record shards, in records of at most 4,096 little-endian integers, each wrapped as the one field
-of an example that TensorFlow Datasets reads: short records because a row needs little, many shards because many
-workers write. A shard holds one unit of cleaned text, every document closed by [EOS]. Beside the shards lie the
-positions at which documents, sentences and records start. The finished set is a TFDS dataset whose order is kept.
+Tokens are stored in array_record shards, in records of at most 4,096 little-endian integers, each the only field of an
+example that TensorFlow Datasets reads. Records are short because a row needs few tokens; there are many shards because
+many workers write. A shard holds one unit of cleaned text; [EOS] ends every document. Next to the shards are arrays of
+the positions at which documents, sentences and records start. The finished store is a TFDS dataset in corpus order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lm_jax.data.clean import report as reports
 from lm_jax.data.texts import Progress
 from lm_jax.data.tokenizers import coverage
 
-# Raised when the same tokens would be stored differently.
+# Increment it when the same tokens would be stored differently.
 VERSION = 3
 RECORD_TOKENS = 4096
 CACHE_BYTES = 256 << 20
@@ -37,7 +37,7 @@ DATASET = "lm_jax_tokens"
 
 
 def default_root(configured: str = "") -> Path:
-    """The root of prepared corpora: as configured, else $LM_JAX_CACHE, else ~/.cache/lm_jax."""
+    """Return the root of prepared corpora: as configured, else $LM_JAX_CACHE, else ~/.cache/lm_jax."""
     return Path(configured).expanduser() if configured else host.cache_root()
 
 
@@ -52,13 +52,13 @@ def prepare(
     progress: Progress | None = None,
     aligned: bool = False,
 ) -> Store:
-    """The token store of a source: found under `root`, finished where it was interrupted, or made.
+    """Return the token store of a source: an existing one under `root`, resumed if interrupted, or a new one.
 
-    `tokenizer` is one at hand, or the settings of one to load or to train on the cleaned text; `prefix` are ids that
-    every document begins with, before its own; the rest as of `texts.prepare`. The number of workers does not show.
+    `tokenizer` may be the settings of one to load, or to train on the cleaned text; `prefix` are ids at the start of
+    every document; see `texts.prepare`. The result does not depend on the number of workers.
 
     Raises:
-      InputError: the source cannot be read, nothing is left of it, or the vocabulary does not fit it.
+      InputError: the source cannot be read, cleaning leaves nothing of it, or the vocabulary does not fit it.
     """
     root = Path(root)
     cleaned = texts.prepare(root, source, clean, workers=workers, progress=progress, aligned=aligned)
@@ -79,18 +79,14 @@ def prepare(
 def find_tokenizer(
     root: Path, config: tokenizers.TokenizerConfig, cleaned: texts.Texts | Any, progress: Progress | None = None
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of a config: loaded from its path, or trained once for each text.
+    """Return the tokenizer of a config: loaded from its path, or trained once for each text and stored below `root`.
 
-    Args:
-      root: the directory of all prepared corpora.
-      config: which tokenizer.
-      cleaned: documents with a `fingerprint` and their `bytes` (0 trains on all of them).
-      progress: as of `prepare`.
+    `cleaned` is an iterable of documents with a `fingerprint` and their total `bytes` (0: train on all of them).
     """
     if config.path:
         return tokenizers.train(config, ())
     settings = dataclasses.asdict(config)
-    # Only the one that decides, so that tokenizers of before there were two are found again.
+    # Hash only the size that is in use: tokenizers from before there were two settings of the size keep their hash.
     for name in ("vocab" if config.vocab is None else "vocab_at_most", "add", "anew"):
         del settings[name]
     described = json.dumps([VERSION, cleaned.fingerprint, settings])
@@ -125,10 +121,8 @@ def _make(
     offsets = np.cumsum([0, *(note["tokens"] for note in notes)]).astype(np.int64)
     for name in ("documents", "sentences"):
         _join(directory / f"{name}.npy", [parts / f"{index:05d}.{name}.npy" for index in range(len(notes))], offsets)
-    records = [
-        np.arange(0, note["tokens"], RECORD_TOKENS) + offset for note, offset in zip(notes, offsets, strict=False)
-    ]
-    atomic.write_array(directory / "records.npy", np.concatenate([*records, offsets[-1:]]).astype(np.int64))
+    starts = [np.arange(0, note["tokens"], RECORD_TOKENS) + at for note, at in zip(notes, offsets, strict=False)]
+    atomic.write_array(directory / "records.npy", np.concatenate([*starts, offsets[-1:]]).astype(np.int64))
     _register(directory, [note["records"] for note in notes])
     shards = [_shard(index, len(notes)) for index in range(len(notes))]
     names = ["documents.npy", "sentences.npy", "records.npy", *shards]
@@ -137,7 +131,7 @@ def _make(
         "tokens": int(offsets[-1]),
         "documents": cleaned.documents,
         "bytes": cleaned.bytes,
-        # Notes of an interrupted earlier release lack it.
+        # Notes written by an interrupted earlier release lack it.
         "unknown": sum(note.get("unknown", 0) for note in notes),
         "dtype": _dtype(tokenizer).str,
         "report": cleaned.report,
@@ -147,17 +141,17 @@ def _make(
 
 
 def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: int) -> int:
-    """Tokenise one unit of text and write its shard; the worker's part."""
+    """Tokenise one unit of text and write its shard; runs in a worker."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    tokenizer = _loaded(directory)
-    everything = _opened(cleaned)
-    tokens, document_starts, sentence_starts = _encode(tokenizer, prefix, everything.unit(index))
+    tokenizer = _load_tokenizer(directory)
+    corpus = _open_texts(cleaned)
+    tokens, document_starts, sentence_starts = _encode(tokenizer, prefix, corpus.unit(index))
     unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(tokens == tokenizer.unk))
     tokens = tokens.astype(_dtype(tokenizer))
     parts = Path(directory) / "parts"
-    with atomic.replacing(Path(directory) / _shard(index, everything.units)) as partial:
-        # The library's own zstd:3 makes tokens no smaller and takes three times as long.
+    with atomic.replacing(Path(directory) / _shard(index, corpus.units)) as partial:
+        # The library's default, zstd:3, takes three times as long and makes tokens no smaller.
         writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
         for start in range(0, len(tokens), RECORD_TOKENS):
             writer.write(_example(tokens[start : start + RECORD_TOKENS].tobytes()))
@@ -172,28 +166,28 @@ def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: in
 def _encode(
     tokenizer: tokenizers.Tokenizer, prefix: tuple[int, ...], documents: list[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tokens of documents, each with its prefix and [EOS], and where among them documents and sentences start."""
+    """Return the tokens of documents, each with prefix and [EOS], and the positions of document and sentence starts."""
     if not documents:
         return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    # All documents at once: a few calls for each of many short ones would take longer than encoding them.
-    made = tokenizer.located(documents)
-    token_starts = cast(np.ndarray, made.starts)
-    stops = np.cumsum(made.counts)
+    # All documents at once: for many short ones, a few calls each would take longer than encoding them.
+    encoded = tokenizer.located(documents)
+    token_starts = cast(np.ndarray, encoded.starts)
+    stops = np.cumsum(encoded.counts)
     before, around = len(prefix), len(prefix) + 1
     ends = stops + before + around * np.arange(len(documents))
     document_starts = np.concatenate([[0], ends[:-1] + 1])
-    tokens = np.empty(len(made.tokens) + around * len(documents), np.int32)
+    tokens = np.empty(len(encoded.tokens) + around * len(documents), np.int32)
     piece = np.ones(len(tokens), bool)
     piece[ends] = False
     tokens[ends] = tokenizer.eos
     for index, token in enumerate(prefix):
         piece[document_starts + index] = False
         tokens[document_starts + index] = token
-    tokens[piece] = made.tokens
-    # A sentence starts with the first token that begins at or after its first byte; where that is the next
-    # document's, it has a start there anyway.
+    tokens[piece] = encoded.tokens
+    # A sentence starts with the first token that begins at or after its first byte. That may be the first token of the
+    # next document, which is a sentence start anyway.
     first = np.searchsorted(token_starts, sentences.starts("\n".join(documents).encode()).astype(token_starts.dtype))
-    first = first[first < len(made.tokens)]
+    first = first[first < len(encoded.tokens)]
     begins = np.zeros(len(tokens), bool)
     begins[first + before + around * np.searchsorted(stops, first, "right")] = True
     begins[document_starts] = True
@@ -201,12 +195,12 @@ def _encode(
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(directory: str) -> tokenizers.Tokenizer:
+def _load_tokenizer(directory: str) -> tokenizers.Tokenizer:
     return tokenizers.load(Path(directory) / "tokenizer")
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(directory: str) -> texts.Texts:
+def _open_texts(directory: str) -> texts.Texts:
     return texts.open_texts(directory)
 
 
@@ -219,7 +213,7 @@ def _shard(index: int, count: int) -> str:
 
 
 def _join(path: Path, parts: list[Path], offsets: Int[np.ndarray, " shards_and_one"]) -> None:
-    """The shards' positions as one array of positions in the whole."""
+    """Join the positions of all shards into one array, each shifted by the offset of its shard."""
     lengths = [len(np.load(part, mmap_mode="r")) for part in parts]
     with atomic.replacing(path) as partial:
         joined = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int64, shape=(sum(lengths),))
@@ -232,7 +226,7 @@ def _join(path: Path, parts: list[Path], offsets: Int[np.ndarray, " shards_and_o
 
 
 def _register(directory: Path, records: list[int]) -> None:
-    """Describe the shards as a TensorFlow Datasets dataset: one split, `train`, in the order written."""
+    """Write the metadata of a TensorFlow Datasets dataset: one split, `train`, in the order of the shards."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import naming
 
@@ -250,12 +244,12 @@ def _register(directory: Path, records: list[int]) -> None:
 
 
 def _example(payload: bytes) -> bytes:
-    """A serialised tf.train.Example whose one feature, `tokens`, is the payload; workers need no TFDS for it."""
+    """Serialise a tf.train.Example whose only feature, `tokens`, is the payload, without importing TFDS in workers."""
     return _field(_field(_field(b"tokens") + _field(_field(_field(payload)), number=2)))
 
 
 def _field(payload: bytes, number: int = 1) -> bytes:
-    """A length-delimited protocol buffer field."""
+    """Serialise a length-delimited protocol buffer field."""
     size, length = bytearray(), len(payload)
     while length > 127:
         size.append(length & 127 | 128)
@@ -268,16 +262,16 @@ class Store:
     """A finished token store.
 
     Attributes:
-      directory: where it lies.
-      fingerprint: of the text, its cleaning and the tokenizer.
-      tokens: how many, [EOS] of every document included.
-      documents: how many.
+      directory: of its files.
+      fingerprint: hash of the text, its cleaning and the tokenizer.
+      tokens: number of tokens, including the [EOS] of every document.
+      documents: number of documents.
       bytes: UTF-8 bytes of the cleaned text.
-      unknown: how many tokens are [UNK]; 0 in stores of earlier releases, which did not count them.
+      unknown: number of [UNK] tokens; 0 in stores of earlier releases, which did not count them.
       dtype: of the tokens on disk.
       report: what cleaning did.
       document_starts: token positions, int64 [documents].
-      sentence_starts: token positions, int64 [sentences]; every document's start is one.
+      sentence_starts: token positions, int64 [sentences], including every document's start.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any], cache_bytes: int = CACHE_BYTES):
@@ -293,15 +287,15 @@ class Store:
         self.sentence_starts = np.load(directory / "sentences.npy", mmap_mode="r")
         self._record_starts = np.load(directory / "records.npy")
         self._cache: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
-        self._room = max(1, cache_bytes // (4 * RECORD_TOKENS))
+        self._capacity = max(1, cache_bytes // (4 * RECORD_TOKENS))
         self._lock = threading.Lock()
 
     @classmethod
     def open(cls, directory: Path | str, cache_bytes: int = CACHE_BYTES) -> Store:
-        """A store that `prepare` finished.
+        """Open a store that `prepare` finished.
 
         Raises:
-          InputError: there is none, or a file is missing or of another size.
+          InputError: there is no finished store, or a file is missing or has another size.
         """
         directory = Path(directory)
         try:
@@ -316,20 +310,20 @@ class Store:
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer that the store was made with."""
+        """The tokenizer of the store."""
         return tokenizers.load(self.directory / "tokenizer")
 
     def warnings(self) -> list[str]:
-        """What to say where next to nothing of the text is left in its tokens, a line each."""
+        """Warn if most tokens are unknown, or the text has few tokens for its size; at most one line."""
         tokens = self.tokens - self.documents
         return coverage.warnings(self.tokenizer, tokens=tokens, unknown=self.unknown, size_bytes=self.bytes)
 
     def document_stops(self) -> Int[np.ndarray, " documents"]:
-        """The position after each document's [EOS]."""
+        """Return the position after each document's [EOS]."""
         return np.append(self.document_starts[1:], self.tokens)
 
     def read(self, start: int, stop: int) -> Int[np.ndarray, " tokens"]:
-        """Tokens start..stop-1 as int32; safe to call from several threads."""
+        """Read the tokens start..stop-1 as int32; thread-safe."""
         if not 0 <= start <= stop <= self.tokens:
             raise ValueError(f"tokens {start}..{stop} do not lie in 0..{self.tokens}")
         result = np.empty(stop - start, np.int32)
@@ -351,13 +345,13 @@ class Store:
 
     def _record(self, index: int) -> Int[np.ndarray, " tokens"]:
         with self._lock:
-            if (found := self._cache.get(index)) is not None:
+            if (cached := self._cache.get(index)) is not None:
                 self._cache.move_to_end(index)
-                return found
+                return cached
             source = self._records
         tokens = np.frombuffer(source[index]["tokens"], self.dtype).astype(np.int32)
         with self._lock:
             self._cache[index] = tokens
-            while len(self._cache) > self._room:
+            while len(self._cache) > self._capacity:
                 self._cache.popitem(last=False)
         return tokens

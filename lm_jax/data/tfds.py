@@ -1,7 +1,7 @@
-"""Datasets that TensorFlow Datasets has prepared as array_record files: they are read without TensorFlow.
+"""Datasets prepared by TensorFlow Datasets as array_record files, read without TensorFlow.
 
 `tfds:NAME[/CONFIG][:VERSION]` is a folder NAME[/CONFIG]/VERSION with a dataset_info.json. Nothing is downloaded or
-built here, because most builders need TensorFlow: the message says which command prepares what is missing.
+built here, because most builders need TensorFlow: the error for a missing dataset gives the command that prepares it.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError, nearest
-from lm_jax.data.records import Record, Wanted, checked
+from lm_jax.data.records import Record, Selection, checked
 
 PREFIX = "tfds:"
 _MARK = "dataset_info.json"
-# Records read at a time: one by one takes several times as long.
+# Records read at a time; reading one by one takes several times as long.
 _BLOCK = 1024
 
 
 def folder(name: str, datasets: str = "") -> Path:
-    """The folder of one version of a dataset.
+    """Return the folder of one version of a dataset.
 
     Args:
-      name: NAME[/CONFIG][:VERSION]; without a version the newest one, without a config the only one.
-      datasets: the root; empty for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      name: NAME[/CONFIG][:VERSION]; the version defaults to the newest one, the config to the only one.
+      datasets: the root; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
-      InputError: it is not prepared, or it has several configs.
+      InputError: the dataset is not prepared, or it has several configs and the name gives none.
     """
     name, _, version = name.removeprefix(PREFIX).partition(":")
     top = Path(datasets or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     place = top / name
-    wanted = f"{name}:{version}" if version else name
+    dataset = f"{name}:{version}" if version else name
     if not name or not place.is_dir():
         raise InputError(
-            f"config.data.path: {PREFIX}{wanted} is not prepared in {top} (config.data.datasets or $TFDS_DATA_DIR); "
-            f"prepare it where TensorFlow is: {_command(wanted, top)}"
+            f"config.data.path: {PREFIX}{dataset} is not prepared in {top} (config.data.datasets or $TFDS_DATA_DIR); "
+            f"prepare it where TensorFlow is installed: {_command(dataset, top)}"
         )
     versions = _versions(place)
     if not versions:
         configs = sorted(path.name for path in place.iterdir() if path.is_dir() and _versions(path))
         if len(configs) != 1:
-            found = f"no prepared version; prepare it where TensorFlow is: {_command(wanted, top)}"
+            problem = f"no prepared version; prepare it where TensorFlow is installed: {_command(dataset, top)}"
             if configs:
-                found = f"the configs {', '.join(configs)}: name one, as {PREFIX}{name}/{configs[0]}"
-            raise InputError(f"config.data.path: {place} has {found}")
+                problem = f"the configs {', '.join(configs)}: name one, as {PREFIX}{name}/{configs[0]}"
+            raise InputError(f"config.data.path: {place} has {problem}")
         versions = _versions(place / configs[0])
     if version and version not in versions:
         raise InputError(
@@ -57,7 +57,7 @@ def folder(name: str, datasets: str = "") -> Path:
 
 
 def files(name: str, split: str, datasets: str = "") -> list[Path]:
-    """Every file of a dataset that decides what a split holds: its description and its shards."""
+    """Return the files of a dataset that determine the content of a split: its description and its shards."""
     place = folder(name, datasets)
     builder = _builder(place, split)
     shards = [Path(path) for path in builder.info.splits[split].filepaths]
@@ -68,27 +68,27 @@ def files(name: str, split: str, datasets: str = "") -> list[Path]:
 
 
 def records(name: str, split: str, datasets: str = "") -> Iterator[dict[str, Any]]:
-    """The examples of a split, in the order they were written."""
+    """Yield the examples of a split, in the order on disk."""
     source = _builder(folder(name, datasets), split).as_data_source(split=split)
     for start in range(0, len(source), _BLOCK):
         yield from source.__getitems__([*range(start, min(start + _BLOCK, len(source)))])
 
 
-def texts(wanted: Wanted, split: str, datasets: str = "") -> Iterator[Record]:
-    """The text of every example and the value of its group, where one is named; `wanted.path` names the dataset.
+def texts(selection: Selection, split: str, datasets: str = "") -> Iterator[Record]:
+    """Yield the text of every example and the value of its group, if any; `selection.path` names the dataset.
 
     Raises:
-      InputError: a feature that is not there or not text.
+      InputError: a feature is missing or is not text.
     """
-    name = str(wanted.path)
+    name = str(selection.path)
     for number, example in enumerate(records(name, split, datasets)):
-        for feature, key in ((wanted.field, "field"), (wanted.group, "group")):
+        for feature, key in ((selection.field, "field"), (selection.group, "group")):
             if feature not in example and (feature or key == "field"):
-                # All examples have the same features: this is no bad row.
+                # Not a bad row: all examples have the same features.
                 raise InputError(
                     f"{name} has no feature {feature!r}; it has {', '.join(map(repr, example))}: set config.data.{key}"
                 )
-        yield from checked(example, f"{name}: feature {wanted.field!r} of example {number}", 0, wanted)
+        yield from checked(example, f"{name}: feature {selection.field!r} of example {number}", 0, selection)
 
 
 def _builder(place: Path, split: str) -> Any:
@@ -100,8 +100,9 @@ def _builder(place: Path, split: str) -> Any:
     kind = builder.info.file_format
     if kind is None or kind.value != "array_record":
         raise InputError(
-            f"config.data.path: {place} is prepared as {kind.value if kind else 'unknown'}, which takes TensorFlow to "
-            f"read; prepare it anew where TensorFlow is: {_command(builder.info.name, place.parent)} --overwrite"
+            f"config.data.path: {place} is prepared as {kind.value if kind else 'unknown'}, which only TensorFlow "
+            "reads; prepare it anew where TensorFlow is installed: "
+            f"{_command(builder.info.name, place.parent)} --overwrite"
         )
     try:
         builder.info.splits[split]
@@ -114,9 +115,9 @@ def _builder(place: Path, split: str) -> Any:
 
 
 def _versions(place: Path) -> dict[str, Path]:
-    """The prepared versions in a folder, oldest first."""
-    found = [path for path in place.iterdir() if (path / _MARK).exists() and path.name.replace(".", "").isdigit()]
-    return {path.name: path for path in sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])}
+    """Return the prepared versions in a folder, oldest first."""
+    paths = [path for path in place.iterdir() if (path / _MARK).exists() and path.name.replace(".", "").isdigit()]
+    return {path.name: path for path in sorted(paths, key=lambda path: [int(part) for part in path.name.split(".")])}
 
 
 def _command(name: str, place: Path) -> str:

@@ -1,8 +1,8 @@
-"""Jobs in parallel processes that know nothing of the program that started them.
+"""Jobs in parallel worker processes that do not import the caller's main module.
 
-`multiprocessing` would import the caller's main module again in every worker, which fails in a notebook, a heredoc
-or a script without a guard. A worker here is a fresh interpreter that reads jobs from its standard input. It ends
-when that closes and, on Linux, when its parent does.
+`multiprocessing` would import it again in every worker, which fails in a notebook, a heredoc or a script without a
+guard. A worker here is a fresh interpreter that reads jobs from its standard input. It ends when that closes and, on
+Linux, when its parent ends.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>.
 
 
 def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Yield `function(*setup, job)` of every job, as they are done.
+    """Yield `function(*setup, job)` for every job, in the order of completion.
 
     Args:
       function: a function of a module (workers import it by name) whose effect does not depend on the worker.
       setup: arguments that all jobs share.
       jobs: taken one at a time, when a worker is free.
-      workers: processes; 0 for one a core, 1 works in this process.
+      workers: processes; 0: one a core; 1: this process.
     """
     workers = workers or len(os.sched_getaffinity(0))
     if workers == 1:
@@ -43,15 +43,10 @@ def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any
 
 
 def apart(function: Callable[..., Any], setup: tuple[Any, ...], job: Any, hear: Callable[[bytes], None]) -> Any:
-    """`function(*setup, job)` in a process of its own, which is killed when this one is interrupted.
+    """Return `function(*setup, job)`, computed in a separate process that is killed if this one is interrupted.
 
-    A library that computes for minutes in one call holds the main thread, and Ctrl-C with it.
-
-    Args:
-      function: as of `run`.
-      setup: the first arguments.
-      job: the last one.
-      hear: called with each line that the process writes to its standard error, and with b"" after a second without.
+    A library that computes for minutes in one call would block the main thread and so Ctrl-C. `hear` is called with
+    each line that the process writes to its standard error, and with b"" after a second of silence.
     """
     (result,) = _run_processes(pickle.dumps((function, setup)), [job], 1, hear)
     return result
@@ -71,7 +66,7 @@ def _run_processes(
 
     def work() -> None:
         process = stdin = stdout = listener = None
-        # A worker inherits this: until it ignores Ctrl-C itself, one that reaches the whole terminal does not end it.
+        # Workers inherit the mask, so that Ctrl-C, which the terminal sends to every process, does not end them early.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not stopping.is_set():
@@ -80,7 +75,7 @@ def _run_processes(
                 if job is stopping:
                     break
                 if process is None or stdin is None or stdout is None:
-                    # Started with its first job: a small corpus does not pay for every core's worker.
+                    # Started with its first job, so that a small corpus does not start a worker for every core.
                     process = _start(None if hear is None else subprocess.PIPE)
                     processes.append(process)
                     stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
@@ -101,7 +96,7 @@ def _run_processes(
                 with contextlib.suppress(BrokenPipeError):
                     stdin.close()
             if listener is not None:
-                # Without jobs the worker ends, and with it what there is to hear.
+                # The worker ends because its standard input is closed, and then its standard error closes.
                 listener.join(timeout=5)
             results.put(("ended", None))
 
@@ -126,7 +121,7 @@ def _run_processes(
     finally:
         stopping.set()
         for process in processes:
-            # After the last result a worker has nothing left to do; after a failure nobody waits for its job.
+            # After the last result a worker is idle; after a failure its result is not needed.
             process.kill()
             process.wait()
         for thread in threads:
@@ -137,7 +132,7 @@ def _run_processes(
 
 
 def _start(stderr: int | None) -> subprocess.Popen[bytes]:
-    # The caller may have found the package through a path that the environment does not name.
+    # The caller may have imported the package from a path that is not in the environment.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", f"from lm_jax.data.workers import serve; serve({os.getpid()})"],
@@ -149,12 +144,12 @@ def _start(stderr: int | None) -> subprocess.Popen[bytes]:
 
 
 def serve(parent: int) -> None:
-    """The worker's side: jobs of process `parent` from standard input, results to standard output, to the end."""
-    # Ctrl-C reaches the whole terminal; the parent decides what becomes of its workers.
+    """Run a worker: read jobs of process `parent` from standard input, write results to standard output."""
+    # The terminal sends Ctrl-C to every process; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(parent)
     jobs, results = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # What a library prints must not end up between the results.
+    # Output that a library prints must not mix with the results.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     function, setup = pickle.load(jobs)
     while True:
@@ -172,14 +167,14 @@ def serve(parent: int) -> None:
             pickle.dump(answer, results)
             results.flush()
         except BrokenPipeError:
-            # The parent is gone.
+            # The parent has ended.
             return
 
 
 def _die_with_parent(parent: int) -> None:
-    """Has Linux kill this process when the thread that started it ends, which waits for each result."""
+    """Let Linux kill this process when the thread that started it ends; that thread waits for each result."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
-        # It ended while this process was still starting, before the system was told.
+        # The parent ended before the call above took effect.
         sys.exit()

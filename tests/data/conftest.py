@@ -1,4 +1,4 @@
-"""What the tests of data share: the golden text, its tokenizer and its store."""
+"""Fixtures of the data tests: the golden text, its tokenizer and its token store."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Columns: records of several parts stay aligned, whatever is empty, bad or filtered in one of them."""
+"""Columns: records of several fields stay aligned if entries are empty, bad or filtered out."""
 
 import csv
 import gzip
@@ -23,10 +23,10 @@ SCORED = {"text": {}, "score": {"kind": "number"}, "label": {"kind": "label"}}
 NAMED = {"text": {}, "entities": {"kind": "spans"}}
 
 
-def prepare(root, columns, path="stdlib", tokenizer=BYTES, **settings):
+def prepare(root, columns, path="stdlib", tokenizer=BYTES, progress=None, **settings):
     tree = Tree({name: Tree(column) for name, column in columns.items()})
     data = DataConfig(path=str(path), columns=tree, tokenizer=tokenizer, store=str(root), workers=1, **settings)
-    return corpora.prepare(data)
+    return corpora.prepare(data, progress)
 
 
 def make_rows(corpus, split="train", validation=0.0, plan="auto", **columns):
@@ -35,15 +35,15 @@ def make_rows(corpus, split="train", validation=0.0, plan="auto", **columns):
 
 
 def everything(corpus, rows):
-    """Every row with texts as text and labels as names."""
+    """Yields every row with its texts decoded and its labels as names."""
     for index in range(len(rows)):
         row = rows.row(index, 0, np.random.default_rng(0))
-        shown = {}
+        decoded = {}
         for name, value in row.items():
             kind = corpus.config[name].kind
             decode = {"text": corpus.tokenizer.decode, "label": lambda at, name=name: corpus.names[name][at]}
-            shown[name] = decode.get(kind, lambda value: value.tolist())(value)
-        yield shown
+            decoded[name] = decode.get(kind, lambda value: value.tolist())(value)
+        yield decoded
 
 
 @pytest.fixture
@@ -66,48 +66,39 @@ def table(tmp_path):
     return tmp_path / "table.csv"
 
 
-def test_a_record_is_a_row_where_none_of_its_columns_is_empty(table, tmp_path):
-    made = prepare(tmp_path, SCORED, table, bad_rows="skip")
+def test_records_without_empty_entries_are_rows(table, tmp_path):
+    corpus = prepare(tmp_path, SCORED, table, bad_rows="skip")
 
-    # Names that are integers are ordered by size, and equal records stay.
-    assert made.names == {"label": ["9", "10"], "score": []}
-    assert list(everything(made, make_rows(made, text=64, score=0, label=0))) == [
+    # Names that are integers are sorted by size, and equal records are not deduplicated.
+    assert corpus.names == {"label": ["9", "10"], "score": []}
+    assert list(everything(corpus, make_rows(corpus, text=64, score=0, label=0))) == [
         {"text": 'two\nlines, "quoted"', "score": 1.5, "label": "10"},
         {"text": "twice", "score": 3.0, "label": "9"},
         {"text": "twice", "score": 3.0, "label": "9"},
         {"text": "多字节。", "score": -4.0, "label": "10"},
     ]
-    assert made.records == made.documents == 8
-    assert made.report["read"]["documents"] == 24
-    assert {reason: entry["documents"] for reason, entry in made.report["dropped"].items()} == {
+    assert corpus.records == corpus.documents == 8
+    assert corpus.report["read"]["documents"] == 24
+    assert {reason: entry["documents"] for reason, entry in corpus.report["dropped"].items()} == {
         "empty": 2,
         "bad row (in column score)": 2,
     }
-    row = make_rows(made, text=3, score=0, label=0).row(0, 0, np.random.default_rng(0))
+    row = make_rows(corpus, text=3, score=0, label=0).row(0, 0, np.random.default_rng(0))
     assert (row["text"].dtype, len(row["text"]), row["score"].dtype, row["label"].dtype) == ("int32", 3, "f4", "i4")
-    # Records are held out, not rows.
-    assert [len(make_rows(made, split, 0.5, text=9)) for split in ("train", "validation")] == [1, 3]
+    # Validation is a share of the records, not of the rows.
+    assert [len(make_rows(corpus, split, 0.5, text=9)) for split in ("train", "validation")] == [1, 3]
 
 
-def test_what_filters_drop_is_an_empty_entry_and_columns_are_found_again(table, tmp_path):
+def test_filters_leave_empty_entries_and_stored_columns_are_reused(table, tmp_path):
     short = {"clean": CleanConfig(min_characters=6), "bad_rows": "skip"}
-    made = prepare(tmp_path, SCORED, table, **short)
+    corpus = prepare(tmp_path, SCORED, table, **short)
 
-    assert [row["label"] for row in everything(made, make_rows(made, text=64, label=0))] == ["10"]
-    assert made.report["dropped"]["short"]["documents"] == 3
+    assert [row["label"] for row in everything(corpus, make_rows(corpus, text=64, label=0))] == ["10"]
+    assert corpus.report["dropped"]["short"]["documents"] == 3
     stages = []
-    again = corpora.prepare(
-        DataConfig(
-            path=str(table),
-            columns=Tree({name: Tree(column) for name, column in SCORED.items()}),
-            tokenizer=BYTES,
-            store=str(tmp_path),
-            **short,
-        ),
-        progress=lambda *stage: stages.append(stage),
-    )
-    assert (stages, again.fingerprint) == ([], made.fingerprint)
-    assert prepare(tmp_path, SCORED, table, bad_rows="skip").fingerprint != made.fingerprint
+    again = prepare(tmp_path, SCORED, table, progress=lambda *stage: stages.append(stage), **short)
+    assert (stages, again.fingerprint) == ([], corpus.fingerprint)
+    assert prepare(tmp_path, SCORED, table, bad_rows="skip").fingerprint != corpus.fingerprint
 
 
 @pytest.mark.parametrize("document", ["line", "paragraph"])
@@ -118,9 +109,9 @@ def test_parallel_files_keep_their_empty_lines(tmp_path, document):
         (tmp_path / f"t.{name}").write_text(between.join(lines) + "\n")
     columns = {name: {"path": str(tmp_path / f"t.{name}"), "document": document} for name in ("de", "en")}
 
-    made = prepare(tmp_path, columns)
+    corpus = prepare(tmp_path, columns)
 
-    pairs = [tuple(row.values()) for row in everything(made, make_rows(made, de=9, en=9))]
+    pairs = [tuple(row.values()) for row in everything(corpus, make_rows(corpus, de=9, en=9))]
     aligned = [("eins", "one"), ("drei", "three"), ("vier", "four")]
     assert pairs == (aligned if document == "line" else [("eins", "one"), ("drei", "two"), ("vier", "three")])
 
@@ -130,17 +121,17 @@ def test_translations_share_a_tokenizer(shared_data, tmp_path):
         with gzip.open(shared_data / "multi30k" / f"train.{name}.gz", "rt") as lines:
             (tmp_path / f"{name}.txt").write_text("".join(itertools.islice(lines, 300)))
     columns = {name: {"path": str(tmp_path / f"{name}.txt")} for name in ("de", "en")}
-    made = prepare(tmp_path, columns, tokenizer=TokenizerConfig(vocab=600))
+    corpus = prepare(tmp_path, columns, tokenizer=TokenizerConfig(vocab=600))
 
-    rows = make_rows(made, validation=0.1, de=128, en=128)
+    rows = make_rows(corpus, validation=0.1, de=128, en=128)
     batch = pipeline.batch_at(rows, lambda row, rng: {name: row[name][:4] for name in row}, 0, seed=0, batch=4)
 
-    assert (len(rows), made.records, set(made.stores)) == (270, 300, {"de", "en"})
+    assert (len(rows), corpus.records, set(corpus.stores)) == (270, 300, {"de", "en"})
     assert {name: array.shape for name, array in batch.items()} == {"de": (4, 4), "en": (4, 4), "row_keys": (4, 2)}
-    first = next(everything(made, rows))
+    first = next(everything(corpus, rows))
     assert first["de"].startswith("Zwei junge") and first["en"].startswith("Two young")
-    # One store for both: the German half alone is neither's tokenizer.
-    assert made.stores["de"].tokenizer.fingerprint == made.stores["en"].tokenizer.fingerprint
+    # One tokenizer, trained on both languages.
+    assert corpus.stores["de"].tokenizer.fingerprint == corpus.stores["en"].tokenizer.fingerprint
 
 
 SENTENCES = [
@@ -157,30 +148,30 @@ def json_lines(path, records):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "golden"])
-def test_spans_are_those_of_the_tokens_of_the_cleaned_text(tmp_path, golden, kind):
+def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
     tokenizer = BYTES if kind == "bytes" else TokenizerConfig(path=str(golden / "tokenizer"))
-    made = prepare(tmp_path, NAMED, json_lines(tmp_path / "s.jsonl", SENTENCES), tokenizer)
-    rows = make_rows(made, text=64, entities=0)
+    corpus = prepare(tmp_path, NAMED, json_lines(tmp_path / "s.jsonl", SENTENCES), tokenizer)
+    rows = make_rows(corpus, text=64, entities=0)
 
-    found = []
+    spans_of_rows = []
     for index in range(len(rows)):
         row = rows.row(index, 0, np.random.default_rng(0))
         spans = [
-            (made.tokenizer.decode(row["text"][a:b]).strip(), made.names["entities"][at])
+            (corpus.tokenizer.decode(row["text"][a:b]).strip(), corpus.names["entities"][at])
             for a, b, at in row["entities"]
         ]
-        found.append(spans)
+        spans_of_rows.append(spans)
 
-    assert found == [
+    assert spans_of_rows == [
         [("Angela Merkel", "PER"), ("王毅", "PER"), ("Berlin", "LOC")],
         [],
         [("Bob", "PER")],
         [("Bob", "PER")],
     ]
-    # Those beyond the tokens that are read are left out.
+    # Spans beyond the tokens that are read are left out.
     end = rows.row(0, 0, np.random.default_rng(0))["entities"][0, 1]
-    assert len(make_rows(made, text=int(end), entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 1
-    assert len(make_rows(made, entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 3
+    assert len(make_rows(corpus, text=int(end), entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 1
+    assert len(make_rows(corpus, entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -216,46 +207,48 @@ def test_spans_are_those_of_the_tokens_of_the_cleaned_text(tmp_path, golden, kin
         ({"text": {"field": "body"}}, [{"text": "a"}], "columns.text: .*no field 'body'"),
     ],
 )
-def test_columns_that_cannot_work_are_one_line(tmp_path, columns, records, message):
+def test_invalid_columns_are_reported_in_one_line(tmp_path, columns, records, message):
     with pytest.raises(InputError, match=message) as caught:
         prepare(tmp_path, columns, json_lines(tmp_path / "r.jsonl", records))
 
     assert "\n" not in str(caught.value)
 
 
-def test_files_of_different_numbers_of_records_or_of_no_path_are_named(tmp_path):
+def test_columns_of_different_lengths_or_without_a_path_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     (tmp_path / "b.txt").write_text("1\n")
     columns = {"a": {"path": str(tmp_path / "a.txt")}, "b": {"path": str(tmp_path / "b.txt"), "kind": "number"}}
 
-    with pytest.raises(InputError, match="differ in their records, which should be the same in all: a 2, b 1"):
+    with pytest.raises(
+        InputError, match="differ in their number of records; expected the same number in all: a 2, b 1"
+    ):
         prepare(tmp_path, columns)
-    with pytest.raises(InputError, match="columns.c lies nowhere; set config.data.columns.c.path"):
+    with pytest.raises(InputError, match="columns.c has no path; set config.data.columns.c.path"):
         prepare(tmp_path, {**columns, "c": {}})
     with pytest.raises(InputError, match="columns and config.data.mixture are both set"):
         DataConfig(columns=Tree(a=Tree()), mixture=MixtureConfig(sources=Tree(b=Tree(path="b"))))
 
 
-def test_what_an_objective_reads_has_to_be_there(table, tmp_path, golden_store):
-    made = prepare(tmp_path, SCORED, table, bad_rows="skip")
+def test_columns_that_an_objective_reads_have_to_exist(table, tmp_path, golden_store):
+    corpus = prepare(tmp_path, SCORED, table, bad_rows="skip")
 
     with pytest.raises(
         InputError, match="a column 'txt' of text; config.data.columns has label .label., .*did you mean"
     ):
-        make_rows(made, txt=9)
+        make_rows(corpus, txt=9)
     with pytest.raises(InputError, match="a column 'score' of text"):
-        make_rows(made, score=9)
+        make_rows(corpus, score=9)
     with pytest.raises(InputError, match="plan is packed, which reads one text, but config.data.columns are set"):
-        make_rows(made, plan="packed")
-    with pytest.raises(InputError, match="plan is columns, and the objective reads a, b; name some in"):
+        make_rows(corpus, plan="packed")
+    with pytest.raises(InputError, match="plan is columns, and the objective reads a, b; define them in"):
         make_rows(golden_store, a=1, b=0)
     with pytest.raises(InputError, match="and the objective reads none"):
-        make_rows(made)
+        make_rows(corpus)
     with pytest.raises(InputError, match="leaves no record to train on"):
-        make_rows(made, validation=1.0, text=9)
+        make_rows(corpus, validation=1.0, text=9)
 
 
-def test_columns_are_named_on_the_command_line(tmp_path):
+def test_columns_are_set_on_the_command_line(tmp_path):
     words = ["path=a.jsonl", "columns.text.field=body", "columns.score.kind=number"]
     recipe = flags.load_recipe("gpt:tiny")
 
@@ -266,23 +259,23 @@ def test_columns_are_named_on_the_command_line(tmp_path):
     assert experiment.parse(experiment.as_json(config)) == config
 
 
-def test_labels_keep_the_ids_of_the_names_that_are_given(tmp_path):
+def test_configured_names_fix_the_ids_of_labels(tmp_path):
     names = ("no", "yes", "perhaps")
     json_lines(tmp_path / "few.jsonl", [{"text": "a", "label": "yes"}, {"text": "b", "label": "perhaps"}])
     columns = {"text": {}, "label": {"kind": "label", "names": names}}
-    made_of = tmp_path / "few.jsonl"
-    made = prepare(tmp_path / "store", columns, made_of)
-    rows = make_rows(made, text=8, label=0)
+    corpus = prepare(tmp_path / "store", columns, tmp_path / "few.jsonl")
+    rows = make_rows(corpus, text=8, label=0)
     assert [int(rows.row(index, 0, np.random.default_rng(0))["label"]) for index in range(2)] == [1, 2]
-    # Other names of the same file are other ids, and nothing that was stored before.
-    turned = prepare(tmp_path / "store", {**columns, "label": {"kind": "label", "names": names[::-1]}}, made_of)
-    assert list(turned.names["label"]) == [*names[::-1]] and turned.fingerprint != made.fingerprint
+    # Another order of the names gives other ids, so the stored columns are not reused.
+    reordered = {**columns, "label": {"kind": "label", "names": names[::-1]}}
+    other = prepare(tmp_path / "store", reordered, tmp_path / "few.jsonl")
+    assert list(other.names["label"]) == [*names[::-1]] and other.fingerprint != corpus.fingerprint
     json_lines(tmp_path / "more.jsonl", [{"text": "a", "label": "never"}])
     with pytest.raises(InputError, match=r"label\.names is .*but the data has 'never' too"):
         prepare(tmp_path / "store", columns, tmp_path / "more.jsonl")
 
 
-def test_another_text_is_evaluated_with_the_runs_own_names_and_paths():
+def test_evaluation_on_another_text_needs_fixed_names_and_a_shared_path():
     other = ["--config.data.path=other.tsv"]
     with pytest.raises(InputError, match=r"columns\.label\.names is not set"):
         evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label"))), other)

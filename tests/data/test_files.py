@@ -1,4 +1,4 @@
-"""Compression and encoding by the first bytes; what is no text is refused whatever its name."""
+"""Compression and encoding are detected by the first bytes; files that are not text are refused under any name."""
 
 import bz2
 import gzip
@@ -30,7 +30,7 @@ def tar(**options):
 
 
 def old_tar():
-    """Without a magic number, as before POSIX."""
+    """A tar archive without a magic number, as before POSIX."""
     header = bytearray(tar(format=tarfile.USTAR_FORMAT))
     header[257:265] = bytes(8)
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
@@ -59,7 +59,7 @@ def a_zip(buffer):
         lambda data: gzip.compress(lzma.compress(data)),
     ],
 )
-def test_compression_is_found_where_the_name_does_not_tell(tmp_path, compress):
+def test_compression_is_detected_without_its_suffix(tmp_path, compress):
     for name, content in (("x.txt", b"one\ntwo\n"), ("X.TXT.GZ", b"one\ntwo\n"), ("x.jsonl", b'{"text": "one"}\n')):
         (tmp_path / name).write_bytes(compress(content))
 
@@ -78,7 +78,7 @@ def test_zstandard_with_a_window_of_two_gibibytes_is_read(tmp_path):
     parameters = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     data = compressor.compress(b"far apart\n") + compressor.flush()
-    # The frame asks for it: a reader with the usual limit of 128 MiB refuses it.
+    # A decompressor with the usual limit of 128 MiB refuses this frame.
     assert zstandard.get_frame_parameters(data).window_size == 1 << 31
     (tmp_path / "x.txt.zst").write_bytes(data)
 
@@ -105,9 +105,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("what", FOREIGN)
-def test_what_is_no_text_is_refused_by_its_first_bytes(tmp_path, what):
-    content, message = FOREIGN[what]
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_files_that_are_not_text_are_refused_by_their_first_bytes(tmp_path, kind):
+    content, message = FOREIGN[kind]
     for name in ("x.txt", "x", "x.jsonl"):
         (tmp_path / name).write_bytes(content)
 
@@ -136,14 +136,14 @@ def test_what_is_no_text_is_refused_by_its_first_bytes(tmp_path, what):
         ("x.docx", "is .docx, a Word document"),
     ],
 )
-def test_what_is_no_text_is_refused_by_its_name(tmp_path, name, message):
+def test_files_that_are_not_text_are_refused_by_their_names(tmp_path, name, message):
     (tmp_path / name).write_text("whatever it holds")
 
     with pytest.raises(InputError, match=message):
         read(tmp_path / name)
 
 
-def test_archives_of_any_name_are_counted_as_left_out_of_a_directory(tmp_path):
+def test_archives_in_a_directory_are_skipped_and_counted_under_any_name(tmp_path):
     for name, content in {
         "a.txt": b"a",
         "b.TGZ": b"x",
@@ -178,7 +178,7 @@ def test_a_byte_order_mark_decides_the_encoding_of_every_format(tmp_path, encodi
     assert sources.skipped(SourceConfig(path=str(tmp_path))) == 0
 
 
-def test_a_document_of_only_a_byte_order_mark_is_empty(tmp_path):
+def test_a_file_of_only_a_byte_order_mark_is_an_empty_document(tmp_path):
     for encoding in ("utf-8-sig", "utf-16", "utf-32"):
         (tmp_path / "x.txt").write_bytes("".encode(encoding))
         (document,) = read(tmp_path / "x.txt")

@@ -1,4 +1,4 @@
-"""Directories: what of them is read, through links too."""
+"""Directories: which files are read, also through links."""
 
 import os
 
@@ -29,7 +29,7 @@ def test_a_link_to_a_folder_is_followed(tmp_path):
     assert documents == [b"corpus/a.txt", b"elsewhere/b.txt", b"elsewhere/deep/c.txt"]
 
 
-def test_each_real_folder_is_read_once_and_under_its_own_name(tmp_path):
+def test_each_real_folder_is_read_once_and_under_its_own_path(tmp_path):
     write(tmp_path, "corpus/z/a.txt", "outside/b.txt")
     for target, name in (
         ("z", "corpus/a"),
@@ -41,11 +41,11 @@ def test_each_real_folder_is_read_once_and_under_its_own_name(tmp_path):
     ):
         os.symlink(target, tmp_path / name)
 
-    # `parent` comes before `z/one`, and outside is found through it.
+    # `outside` is reached through `parent`, which comes before `z/one`.
     assert below(tmp_path / "corpus") == (["parent/outside/b.txt", "z/a.txt"], 0)
 
 
-def test_broken_links_and_hidden_files_are_counted_as_left_out(tmp_path):
+def test_broken_links_and_hidden_files_are_skipped_and_counted(tmp_path):
     write(tmp_path, "a.txt", ".b.txt")
     os.symlink("nowhere", tmp_path / "broken.txt")
     os.symlink("loop", tmp_path / "loop")
@@ -53,10 +53,10 @@ def test_broken_links_and_hidden_files_are_counted_as_left_out(tmp_path):
     assert below(tmp_path) == (["a.txt"], 3)
 
 
-def test_a_link_to_nothing_alone_is_refused(tmp_path):
+def test_a_directory_of_only_a_broken_link_is_refused(tmp_path):
     os.symlink("nowhere", tmp_path / "broken.txt")
 
     with pytest.raises(InputError, match="is a directory without any text file \\(1 others\\)"):
         folders.below(tmp_path)
-    with pytest.raises(InputError, match="broken.txt is a link to .*nowhere, which is not there"):
+    with pytest.raises(InputError, match="broken.txt is a link to .*nowhere, which is missing"):
         sources.files(SourceConfig(path=str(tmp_path / "broken.txt")))

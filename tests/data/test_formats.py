@@ -1,4 +1,4 @@
-"""What a file is read as: by its name, by its content where the name does not tell, or as `config.data.format` says."""
+"""The format of a file: by its name, by its content if the name does not tell, or by `config.data.format`."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ def read(path, **settings):
 @pytest.mark.parametrize(
     "name", ["r.json", "r.json.gz", "R.JSON", "r", "r.data", "r.txt", "r.txt.gz", "r.jsonl", "r.NDJSON", "R.JsonLines"]
 )
-def test_json_lines_are_read_whatever_the_name(tmp_path, name):
+def test_json_lines_are_read_under_any_name(tmp_path, name):
     for lines in (LINES, LINES.rstrip(), LINES.replace("\n", "  \r\n\r\n"), "\n\n" + LINES):
         path = write(tmp_path / name, gzip.compress(lines.encode()) if name.endswith(".gz") else lines)
 
@@ -44,7 +44,7 @@ def test_json_lines_are_read_whatever_the_name(tmp_path, name):
 
 @pytest.mark.parametrize("content", [ARRAY, PRETTY, OBJECTS, "\ufeff\n" + PRETTY], ids=range(4))
 @pytest.mark.parametrize("name", ["r.json", "r.JSON.gz", "r", "r.txt"])
-def test_arrays_and_objects_over_several_lines_are_read_whatever_the_name(tmp_path, name, content):
+def test_arrays_and_objects_over_several_lines_are_read_under_any_name(tmp_path, name, content):
     content = content.encode()
     path = write(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
 
@@ -58,7 +58,7 @@ def test_a_single_object_is_a_record(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "[]", " [\n] "])
-def test_json_of_nothing_holds_no_document(tmp_path, content):
+def test_empty_json_gives_no_document(tmp_path, content):
     assert read(write(tmp_path / "a.json", content)) == []
     assert read(write(tmp_path / "a.jsonl", content.strip("[] "))) == []
 
@@ -74,7 +74,7 @@ def test_text_that_starts_with_a_bracket_is_text(tmp_path, content):
         assert sources.notes(source(path)) == []
 
 
-def test_what_was_decided_by_content_is_said(tmp_path):
+def test_notes_list_the_files_whose_content_decided(tmp_path):
     contents = {
         "a.json": LINES,
         "b.json": PRETTY,
@@ -111,7 +111,7 @@ def test_what_was_decided_by_content_is_said(tmp_path):
         ("csv", 'id,body\n1,"o\tne"\n', {"field": "body"}, [b"o\tne"]),
     ],
 )
-def test_the_setting_decides_whatever_name_and_content(tmp_path, format, content, settings, texts):
+def test_the_setting_overrides_name_and_content(tmp_path, format, content, settings, texts):
     for name in ("a.json", "a.jsonl", "a.tsv", "a.csv", "a.txt", "a"):
         path = write(tmp_path / name, content)
         assert read(path, format=format, **settings) == texts
@@ -154,10 +154,10 @@ def test_recipes_have_the_settings_of_a_source():
         ("a.csv", "id\ttext\n1\ta\n", {"field": "1"}, "separated by tabs: set config.data.format=tsv"),
         ("a.csv", "id;text\n1;a\n", {}, "separated by semicolons.*config.data.format=tsv"),
         ("a.tsv", "id,text\n1,a\n", {}, "separated by commas: set config.data.format=csv"),
-        ("stdlib", None, {"format": "json"}, "config.data.format is 'json', but stdlib is no file"),
+        ("stdlib", None, {"format": "json"}, "config.data.format is 'json', but stdlib is not a file"),
     ],
 )
-def test_what_cannot_be_read_as_wanted_is_one_line(tmp_path, name, content, settings, message):
+def test_files_that_do_not_fit_the_settings_are_reported_in_one_line(tmp_path, name, content, settings, message):
     path = name if content is None else write(tmp_path / name, content)
 
     with pytest.raises(InputError, match=message) as error:
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_as_wanted_is_one_line(tmp_path, name, content, sett
     assert "\n" not in str(error.value)
 
 
-def test_files_of_several_formats_are_read_each_as_what_it_is(tmp_path):
+def test_files_of_several_formats_are_read_each_in_its_own(tmp_path):
     for name, content in {"a.json": ARRAY, "b.csv": "body\nb\n", "c.tsv": "body\nc\n", "d": LINES}.items():
         write(tmp_path / name, content)
 
@@ -177,7 +177,7 @@ def test_files_of_several_formats_are_read_each_as_what_it_is(tmp_path):
         read(tmp_path, field="body")
 
 
-def test_a_folder_of_source_code_is_text_where_the_format_says_so(tmp_path):
+def test_a_folder_of_source_code_is_read_as_text_with_format_text(tmp_path):
     for name, content in {"a.py": "import json\n", "package.json": '{\n "name": "x"\n}\n'}.items():
         write(tmp_path / name, content)
 
@@ -266,7 +266,7 @@ def test_a_quote_that_is_never_closed_is_not_one_bad_row(tmp_path):
 
 PLAIN, TABLE = b"First line.\n\nSecond.\n", b"text\tbody\na\tb\n"
 TWO = b'{"text": "a", "body": "b"}\n{"text": "c", "body": "d"}\n'
-# From version 1, before content could decide: stores and checkpoints are known by them.
+# Fingerprints of version 1, before content could decide: stores and checkpoints refer to them.
 FINGERPRINTS = [
     ("t.txt", PLAIN, {}, "69bd9954f691898457576c5487d95cba"),
     ("t.md", PLAIN, {"document": "line"}, "9a2cd77b3f7bceee4fa8c24fe3df6745"),
@@ -289,7 +289,7 @@ FORMER = [
 
 
 @pytest.mark.parametrize(("name", "content", "settings", "fingerprint"), FINGERPRINTS)
-def test_what_is_read_as_ever_has_its_fingerprint_and_new_settings_change_it(
+def test_unchanged_reading_keeps_its_fingerprint_and_new_settings_change_it(
     tmp_path, name, content, settings, fingerprint
 ):
     path = write(tmp_path / name, content)
@@ -302,12 +302,12 @@ def test_what_is_read_as_ever_has_its_fingerprint_and_new_settings_change_it(
 
 
 @pytest.mark.parametrize(("name", "content", "fingerprint"), FORMER)
-def test_what_is_read_in_another_way_has_another_fingerprint(tmp_path, name, content, fingerprint):
+def test_changed_reading_changes_the_fingerprint(tmp_path, name, content, fingerprint):
     assert sources.fingerprint(source(write(tmp_path / name, content))) != fingerprint
 
 
-def test_compression_that_the_name_does_not_tell_changes_the_fingerprint(tmp_path):
-    # The header of a gzip file differs between versions of Python; this is what version 1 would have said.
+def test_compression_without_its_suffix_changes_the_fingerprint(tmp_path):
+    # Computed as in version 1, because the header of a gzip file differs between versions of Python.
     import xxhash
 
     data = gzip.compress(PLAIN)

@@ -22,7 +22,7 @@ def features(row, rng):
 
 
 def numbered(*sizes, count=None, names="abcdefgh"):
-    """A mixture of sources that say their rows' numbers; source i counts from 1000 i."""
+    """Returns a mixture whose rows are their own numbers; those of source i start at 1000 i."""
 
     class Offset(Numbers):
         def __init__(self, size, start):
@@ -48,99 +48,99 @@ def config(**sources):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 3.33, 1e6])
 def test_shares_follow_the_temperature(temperature):
-    made = MixtureConfig(sources=Tree(en=Tree(path="a"), sw=Tree(path="b")), temperature=temperature)
+    settings = MixtureConfig(sources=Tree(en=Tree(path="a"), sw=Tree(path="b")), temperature=temperature)
 
-    shares = made.shares({"en": 1_000_000, "sw": 10_000})
+    shares = settings.shares({"en": 1_000_000, "sw": 10_000})
 
     assert shares["en"] / shares["sw"] == pytest.approx(100 ** (1 / temperature))
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_weights_decide_where_there_are_some():
-    made = config(en={"path": "a", "weight": 3.0}, zh={"path": "b", "weight": 1.0})
+def test_weights_override_sizes():
+    settings = config(en={"path": "a", "weight": 3.0}, zh={"path": "b", "weight": 1.0})
 
-    assert made.shares({"en": 5, "zh": 10**9}) == {"en": 0.75, "zh": 0.25}
+    assert settings.shares({"en": 5, "zh": 10**9}) == {"en": 0.75, "zh": 0.25}
 
 
 @pytest.mark.parametrize(
     "shares", [[1.0], [0.5, 0.3, 0.2], [1 / 3] * 3, [1e-9, 1e-9, 1 - 2e-9], [2.0**-i for i in range(30)]]
 )
-def test_counts_are_the_shares_in_whole_slots(shares):
+def test_counts_round_the_shares_to_whole_slots(shares):
     counts = mixture.counts(shares, 1024)
 
     assert counts.sum() == 1024
     assert counts.min() >= 1
-    wanted = np.array(shares) / sum(shares) * 1024
-    raised = np.maximum(1 - wanted, 0).sum()
-    assert np.abs(counts - wanted).max() <= 1 + raised
+    exact = np.array(shares) / sum(shares) * 1024
+    raised = np.maximum(1 - exact, 0).sum()
+    assert np.abs(counts - exact).max() <= 1 + raised
 
 
 @pytest.mark.parametrize(
     "count",
     [[8], [1, 1], [1, 63], [5, 3, 2], [1, 1, 1], [400, 300, 200, 99, 1], [1] * 40 + [24], list(range(1, 60))],
 )
-def test_no_source_is_ever_a_slot_ahead_of_its_share_or_behind(count):
+def test_a_source_is_never_a_slot_ahead_of_or_behind_its_share(count):
     count = np.array(count)
-    made = mixture.schedule(count)
+    schedule = mixture.schedule(count)
 
-    given = np.cumsum(made[:, None] == np.arange(len(count)), axis=0)
-    wanted = np.arange(1, count.sum() + 1)[:, None] * count / count.sum()
+    filled = np.cumsum(schedule[:, None] == np.arange(len(count)), axis=0)
+    expected = np.arange(1, count.sum() + 1)[:, None] * count / count.sum()
 
-    assert np.array_equal(given[-1], count)
-    assert np.abs(given - wanted).max() < 1
+    assert np.array_equal(filled[-1], count)
+    assert np.abs(filled - expected).max() < 1
 
 
 def test_a_schedule_of_random_shares_stays_within_a_slot():
     shares = np.random.default_rng(0).dirichlet(np.full(100, 0.3))
     count = mixture.counts(shares.tolist(), 8192)
-    made = mixture.schedule(count)
+    schedule = mixture.schedule(count)
 
-    given = np.cumsum(made[:, None] == np.arange(100), axis=0)
-    assert np.abs(given - np.arange(1, 8193)[:, None] * count / 8192).max() < 1
+    filled = np.cumsum(schedule[:, None] == np.arange(100), axis=0)
+    assert np.abs(filled - np.arange(1, 8193)[:, None] * count / 8192).max() < 1
 
 
-def test_every_source_has_epochs_of_its_own():
-    made = numbered(10, 40, count=[4, 4])
-    drawn = [pipeline.batch_at(made, features, step, seed=3, batch=8) for step in range(20)]
-    numbers, epochs = (np.concatenate([batch[name] for batch in drawn]) for name in ("number", "epoch"))
+def test_every_source_counts_its_own_epochs():
+    rows = numbered(10, 40, count=[4, 4])
+    batches = [pipeline.batch_at(rows, features, step, seed=3, batch=8) for step in range(20)]
+    numbers, epochs = (np.concatenate([batch[name] for batch in batches]) for name in ("number", "epoch"))
 
     for source, size in ((0, 10), (1, 40)):
-        own = numbers // 1000 == source
-        assert own.sum() == 80
-        assert np.array_equal(epochs[own], np.arange(80) // size)
+        chosen = numbers // 1000 == source
+        assert chosen.sum() == 80
+        assert np.array_equal(epochs[chosen], np.arange(80) // size)
         for epoch in range(80 // size):
-            assert sorted(numbers[own & (epochs == epoch)] - 1000 * source) == list(range(size))
+            assert sorted(numbers[chosen & (epochs == epoch)] - 1000 * source) == list(range(size))
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    made = numbered(13, 29, 7)
-    stream = list(itertools.islice(pipeline.batches(made, features, seed=5, batch=8, threads=2), 9))
+    rows = numbered(13, 29, 7)
+    stream = list(itertools.islice(pipeline.batches(rows, features, seed=5, batch=8, threads=2), 9))
 
     for step, batch in enumerate(stream):
-        assert_equal(batch, pipeline.batch_at(made, features, step, seed=5, batch=8))
+        assert_equal(batch, pipeline.batch_at(rows, features, step, seed=5, batch=8))
         halves = [
-            pipeline.batch_at(made, features, step, seed=5, batch=8, local=local) for local in np.split(np.arange(8), 2)
+            pipeline.batch_at(rows, features, step, seed=5, batch=8, local=local) for local in np.split(np.arange(8), 2)
         ]
         assert_equal(batch, {name: np.concatenate([half[name] for half in halves]) for name in batch})
-    small = np.concatenate([pipeline.batch_at(made, features, step, seed=5, batch=4)["number"] for step in range(18)])
+    small = np.concatenate([pipeline.batch_at(rows, features, step, seed=5, batch=4)["number"] for step in range(18)])
     assert np.array_equal(small, np.concatenate([batch["number"] for batch in stream]))
 
 
-def test_another_source_changes_nothing_about_the_order_of_the_first():
+def test_the_order_of_a_source_does_not_depend_on_the_others():
     alone, beside = numbered(50, count=[64]), numbered(50, 80, count=[32, 32])
     first = pipeline.batch_at(alone, features, 0, seed=1, batch=60)
     both = pipeline.batch_at(beside, features, 0, seed=1, batch=120)
 
-    own = both["number"] < 1000
-    assert np.array_equal(both["number"][own], first["number"])
-    assert np.array_equal(both["noise"][own], first["noise"])
-    assert np.array_equal(both["row_keys"][own], first["row_keys"])
+    chosen = both["number"] < 1000
+    assert np.array_equal(both["number"][chosen], first["number"])
+    assert np.array_equal(both["noise"][chosen], first["noise"])
+    assert np.array_equal(both["row_keys"][chosen], first["row_keys"])
     assert len(np.unique(both["row_keys"], axis=0)) == 120
 
 
 def test_evaluation_reads_every_row_once_and_evenly_mixed():
-    made = numbered(5, 20)
-    read = np.concatenate([batch["number"] for batch in pipeline.ordered(made, features, batch=5)])
+    rows = numbered(5, 20)
+    read = np.concatenate([batch["number"] for batch in pipeline.ordered(rows, features, batch=5)])
 
     assert sorted(read) == [*range(5), *range(1000, 1020)]
     assert [int((read[start : start + 5] < 1000).sum()) for start in range(0, 25, 5)] == [1] * 5
@@ -158,7 +158,7 @@ def test_evaluation_reads_every_row_once_and_evenly_mixed():
         (["soruces.en.path=a"], "unknown key config.data.mixture.soruces.en.path; did you mean sources"),
     ],
 )
-def test_a_mixture_that_cannot_work_is_one_line(over, message):
+def test_an_invalid_mixture_is_reported_in_one_line(over, message):
     with pytest.raises(InputError, match=message) as caught:
         recipe = flags.load_recipe("gpt:tiny")
         experiment.parse(flags.configure(recipe, [f"--config.data.mixture.{word}" for word in over])[0])
@@ -168,7 +168,7 @@ def test_a_mixture_that_cannot_work_is_one_line(over, message):
 
 @pytest.fixture(scope="module")
 def languages(shared_data_module):
-    """Four languages of the declaration of human rights, a file each, of very different sizes."""
+    """The declaration of human rights in four languages."""
     import lzma
 
     lines = [json.loads(line) for line in lzma.open(shared_data_module / "udhr" / "udhr.jsonl.xz", "rt")]
@@ -186,7 +186,7 @@ def shared_data_module(repository):
 
 @pytest.fixture(scope="module")
 def prepared(languages, tmp_path_factory):
-    """The data settings and the stores of a mixture whose Zulu is a fraction of the others."""
+    """The data settings and the stores of a mixture in which Zulu is a small fraction."""
     root = tmp_path_factory.mktemp("mixture")
     for name, text in languages.items():
         (root / f"{name}.txt").write_text(text[: 1500 if name == "zu" else len(text)] * (20 if name == "en" else 1))
@@ -202,23 +202,23 @@ def prepared(languages, tmp_path_factory):
 
 
 @pytest.mark.parametrize("plan", ["packed", "examples"])
-def test_a_mixture_of_languages_is_read_in_its_shares(prepared, plan):
+def test_languages_are_read_in_their_shares(prepared, plan):
     data, stores = prepared
-    made = make_rows(stores, plan)
+    rows = make_rows(stores, plan)
     shares = stores.shares(0.1)
 
     slots = np.arange(5000)
-    drawn = np.bincount(made.drawn(slots)[0], minlength=4) / len(slots)
+    filled = np.bincount(rows.assign(slots)[0], minlength=4) / len(slots)
 
-    assert made.names == ("de", "en", "zh", "zu")
-    assert drawn == pytest.approx([shares[name] for name in made.names], abs=2 / 5000)
+    assert rows.names == ("de", "en", "zh", "zu")
+    assert filled == pytest.approx([shares[name] for name in rows.names], abs=2 / 5000)
     sizes = {name: int(each.tokens * 0.9) for name, each in stores.stores.items()}
     assert shares["en"] / shares["zu"] == pytest.approx((sizes["en"] / sizes["zu"]) ** (1 / 3))
-    batch = pipeline.batch_at(made, lambda row, rng: {"size": np.int32(len(row["tokens"]))}, 3, seed=0, batch=32)
+    batch = pipeline.batch_at(rows, lambda row, rng: {"size": np.int32(len(row["tokens"]))}, 3, seed=0, batch=32)
     assert batch["size"].max() == 17
 
 
-def test_a_small_language_has_pieces_of_its_own(prepared, languages):
+def test_a_raised_small_language_gets_more_pieces(prepared, languages):
     data, stores = prepared
     zulu = languages["zu"][:1500]
     proportional = DataConfig(**{**vars(data), "mixture": MixtureConfig(sources=data.mixture.sources)})
@@ -230,7 +230,7 @@ def test_a_small_language_has_pieces_of_its_own(prepared, languages):
     assert stores.fingerprint == corpora.prepare(data).fingerprint
 
 
-def test_the_fingerprint_of_a_mixture_follows_its_shares(prepared):
+def test_the_fingerprint_of_a_mixture_depends_on_its_shares(prepared):
     data, stores = prepared
     weighed = {name: Tree({**source, "weight": 1.0}) for name, source in data.mixture.sources.items()}
     others = [
@@ -253,7 +253,7 @@ def test_a_source_that_is_missing_or_too_small_is_named(prepared, tmp_path):
         corpora.prepare(DataConfig(**{**vars(data), "path": "x.txt"}))
 
 
-def test_a_mixture_trains_from_the_command_line_and_is_not_changed_on_resume(golden, tmp_path, capsys):
+def test_a_mixture_trains_from_the_command_line_and_cannot_change_on_resume(golden, tmp_path, capsys):
     halves = (golden / "text.txt").read_text().split("\n\n")
     (tmp_path / "one.txt").write_text("\n\n".join(halves[::2]))
     (tmp_path / "two.tsv").write_text(
@@ -293,6 +293,6 @@ def test_a_mixture_trains_from_the_command_line_and_is_not_changed_on_resume(gol
     assert "text.txt" in capsys.readouterr().out
 
 
-def test_keys_of_sources_do_not_meet(prepared):
-    made = make_rows(prepared[1])
-    assert len({order.key(0, key) for key in made.keys}) == 4
+def test_keys_of_sources_differ(prepared):
+    rows = make_rows(prepared[1])
+    assert len({order.key(0, key) for key in rows.keys}) == 4

@@ -1,4 +1,4 @@
-"""JSON values, one at a time."""
+"""Streaming JSON: one value at a time."""
 
 import io
 import itertools
@@ -22,7 +22,7 @@ def values(data):
 
 
 class Endless(io.RawIOBase):
-    """A start, then the same piece for ever."""
+    """A stream of `start`, then `piece` for ever."""
 
     def __init__(self, start, piece):
         self.bytes = itertools.chain(start, itertools.cycle(piece))
@@ -46,7 +46,7 @@ def test_values_do_not_depend_on_where_blocks_end(monkeypatch, indent, block):
     assert values("\n".join(json.dumps(value, indent=indent) for value in content)) == content
 
 
-def test_a_value_knows_its_line_and_its_size():
+def test_values_come_with_their_line_and_size():
     text = '\ufeff[\r\n {"a": 1},\n\n  {"b":\n "ü"} , 3]\n\n'
 
     assert list(objects.values(stream(text), PATH)) == [(2, 8, {"a": 1}), (4, 12, {"b": "ü"}), (5, 1, 3)]
@@ -58,7 +58,7 @@ def test_an_array_is_streamed():
     assert [value for _, _, value in itertools.islice(endless, 3)] == [{"text": "again"}] * 3
 
 
-def test_long_values_are_tried_seldom(monkeypatch):
+def test_parsing_a_long_value_takes_linear_time(monkeypatch):
     failed = []
 
     class Counting(json.JSONDecoder):
@@ -75,14 +75,14 @@ def test_long_values_are_tried_seldom(monkeypatch):
     data = json.dumps(content)
 
     assert values(data) == content
-    # Each time that a value is tried again, twice as much of it is there: linear in all.
+    # The buffer doubles before every new attempt, so the total is linear.
     assert sum(failed) < 3 * len(data)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ('[{"a": 1}\n {"b": 2}]', "line 2 is not JSON \\('{' where the array should go on or end\\)"),
+        ('[{"a": 1}\n {"b": 2}]', "line 2 is not JSON \\('{' instead of , or \\] in the array\\)"),
         ('[{"a": 1},\n', "line 2 is not JSON \\(Expecting value\\)"),
         ('[{"a": 1}\n', "line 2 is not JSON \\(the file ends within its array\\)"),
         ('[{"a": 1}]\n[{"b": 2}]', "line 2 is not JSON \\(text after the end of the array\\)"),
@@ -93,7 +93,7 @@ def test_long_values_are_tried_seldom(monkeypatch):
         ("[" * 100_000, "line 1 is not JSON"),
     ],
 )
-def test_what_is_no_json_is_one_line_with_its_place(data, message):
+def test_invalid_json_is_reported_in_one_line_with_its_place(data, message):
     with pytest.raises(InputError, match=f"config.data.path: x.json {message}") as error:
         values(data)
 
@@ -101,7 +101,7 @@ def test_what_is_no_json_is_one_line_with_its_place(data, message):
     assert "config.data.format=text" in str(error.value)
 
 
-def test_what_is_wrong_is_said_before_the_rest_is_read():
+def test_an_error_is_raised_before_the_rest_is_read():
     for start in (b"not JSON", b"[1 2", b'[{"a": x'):
         with pytest.raises(InputError, match="line 1 is not JSON"):
             list(objects.values(io.BufferedReader(Endless(start, b" and so on")), PATH))

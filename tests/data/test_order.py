@@ -14,7 +14,7 @@ def test_a_permutation_visits_every_row_once(count, key):
     assert np.array_equal(np.sort(permuted), np.arange(count))
 
 
-def test_a_permutation_depends_on_nothing_but_its_arguments():
+def test_a_permutation_depends_on_its_arguments_only():
     whole = order.permute(np.arange(5000), 5000, 11)
 
     pieces = [order.permute(np.arange(start, start + 50), 5000, 11) for start in range(0, 5000, 50)]
@@ -27,18 +27,18 @@ def test_permutations_of_other_keys_look_unrelated():
     count = 10_000
     first, second = (order.permute(np.arange(count), count, key) for key in (order.key(0, 0), order.key(0, 1)))
 
-    # Two random permutations agree in one place on average; 12 or more happens once in 10^9 times.
+    # Two random permutations agree in one place on average; they agree in 12 or more once in 10^9 times.
     assert (first == second).sum() < 12
     assert (first == np.arange(count)).sum() < 12
-    # Neighbours land far apart: the correlation of random permutations is within 5 / sqrt(count).
+    # The correlation of neighbours in a random permutation is within 5 / sqrt(count).
     assert abs(np.corrcoef(first, np.arange(count))[0, 1]) < 0.05
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.05
 
 
-def test_every_small_permutation_is_reached():
-    reached = {tuple(order.permute(np.arange(3), 3, order.key(7, epoch)).tolist()) for epoch in range(200)}
+def test_every_small_permutation_occurs():
+    permutations = {tuple(order.permute(np.arange(3), 3, order.key(7, epoch)).tolist()) for epoch in range(200)}
 
-    assert len(reached) == 6
+    assert len(permutations) == 6
 
 
 def test_ranges_beyond_four_billion_are_permuted():
@@ -54,7 +54,7 @@ def test_an_index_outside_the_range_is_refused():
         order.permute(np.array([10]), 10, 0)
 
 
-def test_orders_are_those_of_every_earlier_version(golden):
+def test_orders_equal_those_of_earlier_versions(golden):
     expected = json.loads((golden / "order.json").read_text())
 
     for name, permuted in expected["permute"].items():
@@ -64,7 +64,7 @@ def test_orders_are_those_of_every_earlier_version(golden):
     assert order.generator(7, 2, 11).bit_generator.random_raw(4).tolist() == expected["philox"]
 
 
-def test_rows_have_generators_of_their_own():
+def test_rows_have_different_generators():
     draws = {
         order.generator(seed, epoch, row).integers(2**62) for seed in (0, 1) for epoch in (0, 1) for row in range(50)
     }
@@ -72,8 +72,8 @@ def test_rows_have_generators_of_their_own():
     assert len(draws) == 200
 
 
-def test_keys_of_many_are_those_of_each():
+def test_keys_of_arrays_equal_keys_of_integers():
     seeds, rows = np.array([0, 7, 2**64 - 1], np.uint64), np.array([5, 0, 2**40])
 
-    for made, seed, row in zip(order.keys(seeds, np.array([3]), rows), seeds.tolist(), rows.tolist(), strict=True):
-        assert made.tolist() == list(divmod(order.key(seed, 3, row), 2**32))
+    for words, seed, row in zip(order.keys(seeds, np.array([3]), rows), seeds.tolist(), rows.tolist(), strict=True):
+        assert words.tolist() == list(divmod(order.key(seed, 3, row), 2**32))

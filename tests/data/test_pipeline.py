@@ -10,7 +10,7 @@ from lm_jax.data.rows import Reads, Request, RowsConfig
 
 
 class Numbers:
-    """Rows that say their own number."""
+    """Rows that hold their own index."""
 
     def __init__(self, count):
         self.count = count
@@ -35,12 +35,12 @@ def assert_equal(first, second):
         assert first[name].dtype == second[name].dtype
 
 
-def take(count, made, **settings):
-    return list(itertools.islice(pipeline.batches(made, features, **settings), count))
+def take(count, plan, **settings):
+    return list(itertools.islice(pipeline.batches(plan, features, **settings), count))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_the_batch_of_a_step_is_that_of_the_stream(threads):
+def test_batch_at_equals_the_batch_of_the_stream(threads):
     stream = take(12, Numbers(37), seed=5, batch=8, threads=threads)
 
     for step, batch in enumerate(stream):
@@ -65,17 +65,17 @@ def test_hosts_read_parts_of_the_same_global_batch(hosts):
         assert_equal(batch, {name: np.concatenate([part[step][name] for part in parts]) for name in batch})
 
 
-def test_every_row_comes_once_an_epoch_in_another_order():
-    seen = np.concatenate([batch["number"] for batch in take(30, Numbers(50), seed=0, batch=10)])
+def test_every_epoch_has_every_row_once_in_another_order():
+    numbers = np.concatenate([batch["number"] for batch in take(30, Numbers(50), seed=0, batch=10)])
     epochs = np.concatenate([batch["epoch"] for batch in take(30, Numbers(50), seed=0, batch=10)])
 
     for epoch in range(6):
-        assert sorted(seen[epochs == epoch]) == list(range(50))
-    assert not np.array_equal(seen[:50], seen[50:100])
+        assert sorted(numbers[epochs == epoch]) == list(range(50))
+    assert not np.array_equal(numbers[:50], numbers[50:100])
     assert np.array_equal(epochs, np.repeat(np.arange(6), 50))
 
 
-def test_epochs_wrap_inside_a_batch_that_is_larger_than_the_corpus():
+def test_a_batch_larger_than_the_corpus_holds_several_epochs():
     batch = pipeline.batch_at(Numbers(3), features, 1, seed=0, batch=8)
 
     assert batch["epoch"].tolist() == [2, 3, 3, 3, 4, 4, 4, 5]
@@ -89,7 +89,7 @@ def test_the_batch_size_does_not_change_the_order_of_rows():
     assert np.array_equal(small, large)
 
 
-def test_noise_belongs_to_seed_epoch_and_row():
+def test_noise_depends_on_seed_epoch_and_row():
     first, second = (take(2, Numbers(8), seed=seed, batch=8) for seed in (0, 1))
     by_row = [dict(zip(batch["number"].tolist(), batch["noise"][:, 0].tolist(), strict=True)) for batch in first]
 
@@ -102,12 +102,12 @@ def test_steps_late_in_a_long_run_are_exact():
     batch = take(1, Numbers(7), seed=0, batch=4096, start=step)[0]
 
     assert batch["epoch"].tolist() == [(step * 4096 + place) // 7 for place in range(4096)]
-    # The batch begins inside an epoch; the first whole one starts at place 4.
+    # The batch begins inside an epoch; the first complete epoch starts at place 4.
     assert step * 4096 % 7 == 3
     assert all(sorted(batch["number"][place : place + 7]) == list(range(7)) for place in range(4, 4000, 7))
 
 
-def test_an_ordered_pass_ends_with_rows_of_zeros():
+def test_an_ordered_pass_is_padded_with_rows_of_zeros():
     passed = list(pipeline.ordered(Numbers(10), features, batch=4))
 
     assert [batch["number"].tolist() for batch in passed] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
@@ -116,7 +116,7 @@ def test_an_ordered_pass_ends_with_rows_of_zeros():
     assert_equal(passed[1], list(pipeline.ordered(Numbers(10), features, batch=4, limit=2))[1])
 
 
-def test_every_host_passes_the_same_number_of_batches():
+def test_every_host_reads_the_same_number_of_batches():
     whole = list(pipeline.ordered(Numbers(9), features, batch=8))
 
     parts = [list(pipeline.ordered(Numbers(9), features, batch=8, local=np.arange(i, i + 4))) for i in (0, 4)]
@@ -143,13 +143,13 @@ def test_an_error_in_features_reaches_the_reader():
 
 def test_real_rows_are_the_same_on_any_number_of_threads(golden_store):
     reads = Reads(plan="packed", length=33, overlap=1)
-    made = rows.make(Request(tokens=golden_store, config=RowsConfig(), split="train", reads=reads, validation=0.1))
+    plan = rows.make(Request(tokens=golden_store, config=RowsConfig(), split="train", reads=reads, validation=0.1))
 
     one, four = (
         [
             batch["tokens"]
             for batch in itertools.islice(
-                pipeline.batches(made, lambda row, rng: row, seed=0, batch=8, threads=threads), 100
+                pipeline.batches(plan, lambda row, rng: row, seed=0, batch=8, threads=threads), 100
             )
         ]
         for threads in (1, 4)
@@ -171,7 +171,7 @@ def test_a_batch_holds_the_keys_of_its_rows():
         pipeline.batch_at(Numbers(5), lambda row, rng: {pipeline.KEYS: row["number"]}, 0, seed=0, batch=1)
 
 
-def test_settings_survive_the_edge():
+def test_settings_survive_conversion_to_a_config_dict():
     config = DataConfig(path="a.txt", length=7)
 
     assert from_config_dict(DataConfig, to_config_dict(config)) == config

@@ -24,8 +24,8 @@ def generator():
     return np.random.default_rng(0)
 
 
-def all_tokens(made, epoch=0):
-    return [made.row(index, epoch, generator())["tokens"] for index in range(len(made))]
+def all_tokens(plan, epoch=0):
+    return [plan.row(index, epoch, generator())["tokens"] for index in range(len(plan))]
 
 
 def bytes_store(path, documents):
@@ -35,25 +35,25 @@ def bytes_store(path, documents):
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 7])
-def test_packed_rows_cover_the_training_part_once(golden_store, overlap):
-    made = make(golden_store, STILL, "train", length=32, validation=0.1, overlap=overlap)
+def test_packed_rows_cover_the_training_split_once(golden_store, overlap):
+    plan = make(golden_store, STILL, "train", length=32, validation=0.1, overlap=overlap)
     cut = int(golden_store.tokens * 0.9)
 
-    tokens = all_tokens(made)
+    tokens = all_tokens(plan)
 
     assert {len(row) for row in tokens} == {32}
     joined = np.concatenate([tokens[0], *(row[overlap:] for row in tokens[1:])])
     assert np.array_equal(joined, golden_store.read(0, len(joined)))
-    # The last partial row is dropped, and nothing more.
+    # Only the last partial row is dropped.
     assert cut - (32 - overlap) < len(joined) <= cut
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 7])
 def test_validation_keeps_its_last_short_row(golden_store, overlap):
-    made = make(golden_store, PACKED, "validation", length=32, validation=0.1, overlap=overlap)
+    plan = make(golden_store, PACKED, "validation", length=32, validation=0.1, overlap=overlap)
     cut = int(golden_store.tokens * 0.9)
 
-    tokens = all_tokens(made)
+    tokens = all_tokens(plan)
 
     joined = np.concatenate([tokens[0], *(row[overlap:] for row in tokens[1:])])
     assert np.array_equal(joined, golden_store.read(cut, golden_store.tokens))
@@ -62,31 +62,31 @@ def test_validation_keeps_its_last_short_row(golden_store, overlap):
 
 
 def test_shifted_rows_stay_inside_and_move_with_the_epoch(golden_store):
-    made = make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
+    plan = make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
     start, stop = rows.span(golden_store.tokens, "train", 0.1)
     whole = golden_store.read(start, stop)
     offsets = []
 
     for epoch in range(40):
-        first = made.row(0, epoch, generator())["tokens"]
-        last = made.row(len(made) - 1, epoch, generator())["tokens"]
+        first = plan.row(0, epoch, generator())["tokens"]
+        last = plan.row(len(plan) - 1, epoch, generator())["tokens"]
         offsets.append(next(offset for offset in range(64) if np.array_equal(whole[offset : offset + 33], first)))
-        end = offsets[-1] + (len(made) - 1) * 32
+        end = offsets[-1] + (len(plan) - 1) * 32
         assert np.array_equal(whole[end : end + 33], last)
 
     assert len(set(offsets)) > 15
     assert max(offsets) < 32
     again = make(golden_store, PACKED, "train", length=33, validation=0.1, overlap=1, seed=3)
-    assert np.array_equal(again.row(5, 7, generator())["tokens"], made.row(5, 7, generator())["tokens"])
+    assert np.array_equal(again.row(5, 7, generator())["tokens"], plan.row(5, 7, generator())["tokens"])
 
 
 @pytest.mark.parametrize("length", [19_342, 19_300, 10_000, 9_000])
-def test_few_long_rows_are_shifted_no_further_than_they_fit(golden_store, length):
-    made = make(golden_store, PACKED, "train", length=length, validation=0.1)
+def test_shifts_of_few_long_rows_stay_within_the_split(golden_store, length):
+    plan = make(golden_store, PACKED, "train", length=length, validation=0.1)
 
-    assert len(made) >= 1
+    assert len(plan) >= 1
     for epoch in range(20):
-        assert all(len(row) == length for row in all_tokens(made, epoch))
+        assert all(len(row) == length for row in all_tokens(plan, epoch))
 
 
 @pytest.mark.parametrize("plan", sorted(rows.PLANS.keys() - {"columns"}))
@@ -94,12 +94,12 @@ def test_training_and_validation_share_no_token(golden_store, plan):
     config = RowsConfig(plan=plan)
     parts = {}
     for split in ("train", "validation"):
-        made = make(golden_store, config, split, length=64, validation=0.2)
+        plan = make(golden_store, config, split, length=64, validation=0.2)
         spans = set()
-        read, golden_store.read = golden_store.read, lambda start, stop, spans=spans: _noted(spans, start, stop)
+        read, golden_store.read = golden_store.read, lambda start, stop, spans=spans: _recorded(spans, start, stop)
         try:
-            for index in range(len(made)):
-                made.row(index, 0, order.generator(0, 0, index))
+            for index in range(len(plan)):
+                plan.row(index, 0, order.generator(0, 0, index))
         finally:
             golden_store.read = read
         parts[split] = set().union(*(range(start, stop) for start, stop in spans))
@@ -108,54 +108,54 @@ def test_training_and_validation_share_no_token(golden_store, plan):
     assert not parts["train"] & parts["validation"]
 
 
-def _noted(spans, start, stop):
+def _recorded(spans, start, stop):
     spans.add((start, stop))
     return np.zeros(stop - start, np.int32)
 
 
-def test_examples_are_documents_cut_at_the_length(golden_store):
-    made = make(golden_store, RowsConfig(plan="examples"), "train", length=100, validation=0.1)
+def test_examples_are_truncated_documents(golden_store):
+    plan = make(golden_store, RowsConfig(plan="examples"), "train", length=100, validation=0.1)
     bounds = zip(golden_store.document_starts.tolist(), golden_store.document_stops().tolist(), strict=True)
 
-    for row, (start, stop) in zip(all_tokens(made), bounds, strict=False):
+    for row, (start, stop) in zip(all_tokens(plan), bounds, strict=False):
         assert np.array_equal(row, golden_store.read(start, stop)[:100])
     validation = make(golden_store, RowsConfig(plan="examples"), "validation", length=100, validation=0.1)
-    assert len(made) + len(validation) == golden_store.documents
+    assert len(plan) + len(validation) == golden_store.documents
 
 
-def test_pairs_fill_their_length_with_neighbours_or_strangers(golden_store, golden_tokenizer):
-    made = make(golden_store, RowsConfig(plan="pairs"), "train", length=96, validation=0.1)
+def test_pairs_hold_neighbouring_or_random_segments(golden_store, golden_tokenizer):
+    plan = make(golden_store, RowsConfig(plan="pairs"), "train", length=96, validation=0.1)
     whole = golden_tokenizer.decode(golden_store.read(0, golden_store.tokens))
     following = lengths = 0
-    drawn = [
-        made.row(index, epoch, order.generator(0, epoch, index)) for epoch in range(4) for index in range(len(made))
+    pairs = [
+        plan.row(index, epoch, order.generator(0, epoch, index)) for epoch in range(4) for index in range(len(plan))
     ]
 
-    for row in drawn:
+    for row in pairs:
         first, second = row["first"], row["second"]
         assert 1 <= len(first) and 1 <= len(second) and len(first) + len(second) <= 96
         assert golden_tokenizer.eos not in first and golden_tokenizer.eos not in second
         following += int(row["is_next"])
         lengths += len(first) + len(second)
 
-    # 0.5 within four standard deviations, less what single sentences take from it.
-    assert 0.4 < following / len(drawn) < 0.5 + 2 / len(drawn) ** 0.5
-    assert lengths / len(drawn) > 0.6 * 96
-    neighbours = [row for row in drawn if row["is_next"] and len(row["first"]) + len(row["second"]) < 70]
+    # At most 0.5 plus four standard deviations; less because chunks of one sentence have no next segment.
+    assert 0.4 < following / len(pairs) < 0.5 + 2 / len(pairs) ** 0.5
+    assert lengths / len(pairs) > 0.6 * 96
+    neighbours = [row for row in pairs if row["is_next"] and len(row["first"]) + len(row["second"]) < 70]
     joined = [golden_tokenizer.decode(np.concatenate([row["first"], row["second"]])) for row in neighbours]
     assert np.mean([text in whole for text in joined]) > 0.8
-    repeated = made.row(3, 1, order.generator(0, 1, 3))
-    assert all(np.array_equal(repeated[name], made.row(3, 1, order.generator(0, 1, 3))[name]) for name in repeated)
+    repeated = plan.row(3, 1, order.generator(0, 1, 3))
+    assert all(np.array_equal(repeated[name], plan.row(3, 1, order.generator(0, 1, 3))[name]) for name in repeated)
 
 
-def test_strangers_come_from_another_document(tmp_path):
+def test_random_segments_come_from_another_document(tmp_path):
     prepared = bytes_store(
         tmp_path, ["aaaa aaa. Aaaa aaaa. Aaa." * 3, "bbb bb. Bb bbb. Bbb." * 3, "ccc cc. Ccc. Cc." * 3]
     )
-    made = make(prepared, RowsConfig(plan="pairs", random=1.0), "train", length=40, validation=0.0)
+    plan = make(prepared, RowsConfig(plan="pairs", random=1.0), "train", length=40, validation=0.0)
 
-    for index in range(len(made)):
-        row = made.row(index, 0, order.generator(0, 0, index))
+    for index in range(len(plan)):
+        row = plan.row(index, 0, order.generator(0, 0, index))
         first, second = (prepared.tokenizer.decode(row[name]).lower() for name in ("first", "second"))
         letters = [set(text) & set("abc") for text in (first, second)]
         assert not letters[0] & letters[1]
@@ -164,59 +164,59 @@ def test_strangers_come_from_another_document(tmp_path):
 
 def test_pairs_of_one_long_sentence_are_cut(tmp_path):
     prepared = bytes_store(tmp_path, ["a" * 500, "b" * 500])
-    made = make(prepared, RowsConfig(plan="pairs", random=0.0, short=0.0), "train", length=50, validation=0.0)
+    plan = make(prepared, RowsConfig(plan="pairs", random=0.0, short=0.0), "train", length=50, validation=0.0)
 
-    sizes = [len(row["first"]) + len(row["second"]) for row in (made.row(i, 0, generator()) for i in range(len(made)))]
+    sizes = [len(row["first"]) + len(row["second"]) for row in (plan.row(i, 0, generator()) for i in range(len(plan)))]
 
     assert sizes == [50] * 20
 
 
 @pytest.mark.parametrize("shift", [True, False])
-def test_lanes_of_streams_go_on_where_they_stood_and_read_every_window_once_an_epoch(golden_store, shift):
+def test_lanes_of_streams_continue_and_read_every_window_once_an_epoch(golden_store, shift):
     config = RowsConfig(plan="streams", shift=shift)
-    made = make(golden_store, config, "train", length=97, overlap=1, validation=0.1, seed=3, lanes=5)
-    steps = len(made) // 5
-    drawn = [pipeline.batch_at(made, lambda row, rng: row, step, seed=3, batch=5) for step in range(2 * steps)]
+    plan = make(golden_store, config, "train", length=97, overlap=1, validation=0.1, seed=3, lanes=5)
+    steps = len(plan) // 5
+    stream = [pipeline.batch_at(plan, lambda row, rng: row, step, seed=3, batch=5) for step in range(2 * steps)]
 
     for epoch in range(2):
-        batches = drawn[epoch * steps : (epoch + 1) * steps]
+        batches = stream[epoch * steps : (epoch + 1) * steps]
         assert [batch["begins"].all() for batch in batches] == [True, *[False] * (steps - 1)]
         assert not any(batch["begins"].any() for batch in batches[1:])
-        # Lane after lane, each batch after batch, is the text; a row's first token is the last of the one before.
+        # The lanes joined are the text; a row's first token is the last token of the row before.
         lanes = np.concatenate([[batch["tokens"][lane] for batch in batches] for lane in range(5)])
         joined = np.concatenate([lanes[0], *lanes[1:, 1:]])
         whole = golden_store.read(0, int(golden_store.tokens * 0.9))
         offset = next(at for at in range(97) if np.array_equal(whole[at : at + len(joined)], joined))
         assert len(whole) - len(joined) - offset < 6 * 96
-    assert len(np.unique(np.concatenate([batch["row_keys"] for batch in drawn]), axis=0)) == 10 * steps
-    # Pure in (seed, step): what a resumed run or another host reads.
-    half = pipeline.batch_at(made, lambda row, rng: row, 7, seed=3, batch=5, local=np.array([1, 4]))
-    assert all(np.array_equal(half[name], drawn[7][name][[1, 4]]) for name in half)
+    assert len(np.unique(np.concatenate([batch["row_keys"] for batch in stream]), axis=0)) == 10 * steps
+    # A batch depends on (seed, step) only, so a resumed run or another host reads the same.
+    half = pipeline.batch_at(plan, lambda row, rng: row, 7, seed=3, batch=5, local=np.array([1, 4]))
+    assert all(np.array_equal(half[name], stream[7][name][[1, 4]]) for name in half)
 
 
-def test_streams_of_novels_go_through_whole_texts_in_lanes(shared_data, tmp_path):
+def test_lanes_of_streams_cover_novels(shared_data, tmp_path):
     with lzma.open(shared_data / "english_novels" / "novels_dev.jsonl.xz", "rt") as lines:
         corpus = bytes_store(tmp_path, [json.loads(next(lines))["text"] for _ in range(2)])
-    made = make(corpus, RowsConfig(plan="streams", shift=False), "train", length=1024, validation=0.1, lanes=4)
-    steps = len(made) // 4
-    drawn = [pipeline.batch_at(made, lambda row, rng: row, step, seed=0, batch=4) for step in range(steps)]
-    lanes = [np.concatenate([batch["tokens"][lane] for batch in drawn]) for lane in range(4)]
+    plan = make(corpus, RowsConfig(plan="streams", shift=False), "train", length=1024, validation=0.1, lanes=4)
+    steps = len(plan) // 4
+    batches = [pipeline.batch_at(plan, lambda row, rng: row, step, seed=0, batch=4) for step in range(steps)]
+    lanes = [np.concatenate([batch["tokens"][lane] for batch in batches]) for lane in range(4)]
     assert np.array_equal(np.concatenate(lanes), corpus.read(0, 4 * steps * 1024))
     assert int(corpus.tokens * 0.9) - 4 * steps * 1024 < 4 * 1024
 
 
 @pytest.mark.parametrize("lanes", [1, 4, 7, 100])
 def test_an_ordered_pass_over_streams_reads_every_token_once_and_keeps_the_lanes(golden_store, lanes):
-    made = make(golden_store, RowsConfig(plan="streams"), "validation", length=32, validation=0.1, lanes=lanes)
+    plan = make(golden_store, RowsConfig(plan="streams"), "validation", length=32, validation=0.1, lanes=lanes)
     cut = int(golden_store.tokens * 0.9)
 
-    passed = list(pipeline.ordered(made, lambda row, rng: {**row, "tokens": _filled(row["tokens"])}, batch=lanes))
+    passed = list(pipeline.ordered(plan, lambda row, rng: {**row, "tokens": _filled(row["tokens"])}, batch=lanes))
 
     read = [tokens[tokens >= 0] for lane in range(lanes) for tokens in (batch["tokens"][lane] for batch in passed)]
     filled = [keys.any() for lane in range(lanes) for keys in (batch["row_keys"][lane] for batch in passed)]
     joined = np.concatenate([tokens for tokens, whole in zip(read, filled, strict=True) if whole])
     assert np.array_equal(joined, golden_store.read(cut, golden_store.tokens))
-    assert passed[0]["begins"][: len(made)].all() and not any(batch["begins"].any() for batch in passed[1:])
+    assert passed[0]["begins"][: len(plan)].all() and not any(batch["begins"].any() for batch in passed[1:])
 
 
 def _filled(tokens):
@@ -226,32 +226,32 @@ def _filled(tokens):
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        (RowsConfig(plan="streams"), {"lanes": 700}, "config.data.batch is 700, but the training part has 60. rows"),
-        (STILL, {"length": 30_000}, "config.data.length: a row takes 30000 tokens, but the training part has"),
+        (RowsConfig(plan="streams"), {"lanes": 700}, "config.data.batch is 700, but the training split has 60. rows"),
+        (STILL, {"length": 30_000}, "config.data.length: a row takes 30000 tokens, but the training split has"),
         (RowsConfig(plan="stream"), {}, "config.data.rows.plan is 'stream'.*packed.*did you mean streams"),
         (STILL, {"validation": 1.5}, "config.data.validation is 1.5"),
         (STILL, {"length": 4, "overlap": 4}, "config.data.length"),
-        (RowsConfig(plan="pairs"), {"validation": 0.999}, "config.data.rows.plan is pairs, but the train part has 1"),
+        (RowsConfig(plan="pairs"), {"validation": 0.999}, "config.data.rows.plan is pairs, but the train split has 1"),
         (RowsConfig(plan="pairs"), {"length": 1}, "config.data.length leaves 1"),
     ],
 )
-def test_plans_that_cannot_work_are_refused(golden_store, config, settings, message):
+def test_invalid_plans_are_refused(golden_store, config, settings, message):
     with pytest.raises(InputError, match=message) as caught:
         make(golden_store, config, "train", **{"length": 32, "validation": 0.1, **settings})
 
     assert "\n" not in str(caught.value)
 
 
-def test_the_first_batches_are_those_of_every_earlier_version(golden, golden_store):
+def test_batches_equal_those_of_earlier_versions(golden, golden_store):
     expected = json.loads((golden / "order.json").read_text())
-    made = make(golden_store, PACKED, "train", length=33, overlap=1, validation=0.1)
+    plan = make(golden_store, PACKED, "train", length=33, overlap=1, validation=0.1)
 
     assert golden_store.tokenizer.fingerprint == expected["tokenizer"]
-    assert (golden_store.tokens, golden_store.documents, len(made)) == (
+    assert (golden_store.tokens, golden_store.documents, len(plan)) == (
         expected["tokens"],
         expected["documents"],
         expected["rows"],
     )
     for step, tokens in zip((0, 1, 1000), expected["batches"], strict=True):
-        batch = pipeline.batch_at(made, lambda row, rng: row, step, seed=7, batch=4)
+        batch = pipeline.batch_at(plan, lambda row, rng: row, step, seed=7, batch=4)
         assert batch["tokens"].tolist() == tokens

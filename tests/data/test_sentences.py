@@ -1,4 +1,4 @@
-"""Sentences of running text: each case is written as the sentences that it should fall into, joined."""
+"""Sentence starts: each case is the list of sentences into which its joined text should be split."""
 
 import json
 import lzma
@@ -63,11 +63,11 @@ WRAPPED = (
 
 
 @pytest.mark.parametrize("parts", LATIN + CHINESE, ids=lambda parts: parts[0][:20])
-def test_text_falls_into_its_sentences(parts):
+def test_text_is_split_into_its_sentences(parts):
     assert split("".join(parts)) == parts
 
 
-def test_lines_of_a_wrapped_paragraph_are_no_sentences():
+def test_lines_of_a_wrapped_paragraph_are_not_sentences():
     assert split(WRAPPED) == [
         WRAPPED[: WRAPPED.index(" In the story")],
         " In the story he is a rascal.\n",
@@ -82,7 +82,7 @@ def test_short_lines_and_paragraphs_are_sentences():
 
 
 @pytest.mark.parametrize("text", ["", ".", "\n", "\n\n\n", "。", "…", " ", "a", "Mr.", "... ", "é", "“"])
-def test_the_first_sentence_starts_at_0_and_none_behind_the_end(text):
+def test_sentence_starts_ascend_from_0_within_the_text(text):
     starts = sentences.starts(text.encode())
 
     assert starts[0] == 0
@@ -90,18 +90,18 @@ def test_the_first_sentence_starts_at_0_and_none_behind_the_end(text):
     assert (np.diff(starts) > 0).all()
 
 
-def test_a_text_has_the_sentences_of_its_parts():
+def test_joined_texts_have_the_sentences_of_each():
     parts = [*LATIN[0], "\n", *CHINESE[0], "\n", *LATIN[1]]
     alone = [split("".join(group)) for group in (LATIN[0], CHINESE[0], LATIN[1])]
 
     assert len(split("".join(parts))) == sum(map(len, alone))
 
 
-def test_sentences_of_novels_are_about_as_long_as_prose_is(shared_data):
+def test_sentences_of_novels_have_plausible_lengths(shared_data):
     with lzma.open(shared_data / "english_novels" / "novels_dev.jsonl.xz", "rt") as lines:
         data = json.loads(next(lines))["text"].encode()
     lengths = np.diff(sentences.starts(data))
 
     assert 60 < np.median(lengths) < 110
-    # Its lines are 70 bytes: sentences must run across them.
+    # Lines of the novel have 70 bytes: some sentences must span several.
     assert (lengths > 100).mean() > 0.3

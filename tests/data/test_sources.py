@@ -52,7 +52,7 @@ def test_several_compressed_streams_in_one_file_are_all_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-def test_a_file_cut_short_is_named(tmp_path, suffix):
+def test_a_truncated_file_is_reported_by_name(tmp_path, suffix):
     path = tmp_path / f"text.txt{suffix}"
     data = COMPRESS[suffix](bytes(range(256)) * 40 + TEXT)
     path.write_bytes(data[: len(data) - 12])
@@ -64,7 +64,7 @@ def test_a_file_cut_short_is_named(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst"])
-def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, suffix):
+def test_a_file_without_the_compression_of_its_name_is_refused(tmp_path, suffix):
     path = tmp_path / f"text.txt{suffix}"
     path.write_bytes(b"this is not compressed at all")
 
@@ -80,7 +80,7 @@ def test_globs_are_sorted_and_lists_keep_their_order(tmp_path):
     assert read(f"{tmp_path}/c.md, {tmp_path}/*.txt,{tmp_path}/a.txt") == [b"c.md", b"a.txt", b"b.txt"]
 
 
-def test_names_with_commas_and_brackets_are_files_first(tmp_path):
+def test_existing_files_may_have_commas_and_brackets_in_their_names(tmp_path):
     (tmp_path / "a,b [1].txt").write_text("odd")
 
     assert read(tmp_path / "a,b [1].txt") == [b"odd"]
@@ -113,7 +113,7 @@ def test_utf16_is_read_by_its_byte_order_mark(tmp_path):
         ("rows.parquet", "PAR1", {}, "is .parquet"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tmp_path, name, content, settings, message):
+def test_unreadable_sources_are_reported_in_one_line(tmp_path, name, content, settings, message):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
@@ -131,7 +131,7 @@ def test_a_column_of_a_table_is_read_by_name_compressed_or_not(tmp_path, suffix)
     path = tmp_path / f"rows.tsv{suffix}"
     path.write_bytes(COMPRESS[suffix](b"\xef\xbb\xbf" + TABLE))
 
-    # Quotes are text: real tables open one in a column and close it nowhere.
+    # Quotes are text: real tables open quotes that they never close.
     assert read(path, field="modern") == [b'"Hi," he said', "第二。".encode(), b'"open']
     assert read(path, field="id") == [b"1", b"2", b"3"]
 
@@ -170,7 +170,7 @@ def test_comma_separated_values_are_unquoted(tmp_path):
         ("wnli/val.tsv", "1", None),
     ],
 )
-def test_tables_of_the_field_are_read_whole(shared_data, name, field, rows):
+def test_common_data_sets_are_read_completely(shared_data, name, field, rows):
     texts = read(shared_data / name, field=field)
 
     assert rows is None or len(texts) == rows
@@ -181,14 +181,14 @@ def test_tables_of_the_field_are_read_whole(shared_data, name, field, rows):
     ("name", "content", "settings", "message"),
     [
         ("t.tsv", "en\tzh\na\tb\n", {}, "line 1 has no column 'text'; it has 'en', 'zh': set config.data.field"),
-        ("t.tsv", "en\tzh\na\tb\n", {"field": "2"}, "line 1 has 2 columns, none of them column 2 counted from 0"),
+        ("t.tsv", "en\tzh\na\tb\n", {"field": "2"}, "line 1 has 2 columns and no column 2, counted from 0"),
         ("t.tsv", "en\tzh\na\tb\n\na\n", {"field": "en"}, "line 4 has 1 column, but line 1 has 2: 'en', 'zh'"),
         ("t.tsv", "en\tzh\n", {"field": "en", "group": "book"}, "no column 'book'; .*config.data.group"),
         ("t.csv", 'text\n"a"b\n', {}, "t.csv line 2 is not a row of a table"),
         ("t.jsonl", '{"text": "a"}\n', {"group": "book"}, "line 1 has no field 'book'; .*config.data.group"),
     ],
 )
-def test_a_column_that_is_not_there_is_one_line(tmp_path, name, content, settings, message):
+def test_a_missing_column_is_reported_in_one_line(tmp_path, name, content, settings, message):
     (tmp_path / name).write_text(content)
 
     with pytest.raises(InputError, match=message) as caught:
@@ -197,7 +197,7 @@ def test_a_column_that_is_not_there_is_one_line(tmp_path, name, content, setting
     assert "\n" not in str(caught.value)
 
 
-def test_a_directory_is_all_text_below_it(tmp_path):
+def test_a_directory_stands_for_all_text_files_below_it(tmp_path):
     for name in ("b/2.txt", "b/1.jsonl", "a.txt", ".hidden/x.txt", "b/.y.txt", "c/pages.zip", "c/deep/d.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"text": name}) if name.endswith(".jsonl") else name)
@@ -206,7 +206,7 @@ def test_a_directory_is_all_text_below_it(tmp_path):
     (tmp_path / "zero.gz").write_bytes(gzip.compress(bytes(9)))
 
     assert read(tmp_path) == [b"a.txt", "b/1.jsonl", b"b/2.txt", b"c/deep/d.md", b"e"]
-    # b/.y.txt, c/pages.zip, picture and zero.gz; a hidden folder is not looked into.
+    # b/.y.txt, c/pages.zip, picture and zero.gz; hidden folders are not searched.
     assert sources.skipped(SourceConfig(path=str(tmp_path))) == 4
     assert read(f"{tmp_path}/c,{tmp_path}/*.txt,{tmp_path}/b") == [b"c/deep/d.md", b"a.txt", "b/1.jsonl", b"b/2.txt"]
 
@@ -221,7 +221,7 @@ def test_empty_directories_empty_paths_and_unknown_parts_are_refused(tmp_path):
         read("stdlib", part="tests")
 
 
-def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
+def test_the_fingerprint_depends_on_content_and_not_on_the_path(tmp_path):
     for folder, content in (("a", "same"), ("b", "same"), ("c", "Same")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "t.txt").write_text(content)
@@ -229,7 +229,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
 
     assert a == b != c
     assert a != sources.fingerprint(SourceConfig(path=str(tmp_path / "a" / "t.txt"), document="line"))
-    # Only records have fields.
+    # The field matters for records only.
     assert a == sources.fingerprint(SourceConfig(path=str(tmp_path / "a" / "t.txt"), field="body"))
 
 

@@ -27,7 +27,7 @@ def small_units(monkeypatch, size):
 
 
 def tree(directory):
-    """Every file of a store but the lock, by name."""
+    """Returns the content of every file of a store but the lock, by name."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
@@ -37,7 +37,7 @@ def write(path, documents):
     return SourceConfig(path=str(path))
 
 
-def test_the_store_holds_every_document_closed_by_eos(golden, golden_store, golden_tokenizer):
+def test_the_store_holds_every_document_followed_by_eos(golden, golden_store, golden_tokenizer):
     documents = [part.strip("\n") for part in (golden / "text.txt").read_text().split("\n\n")]
 
     bounds = zip(golden_store.document_starts.tolist(), golden_store.document_stops().tolist(), strict=True)
@@ -73,7 +73,7 @@ def test_any_range_of_tokens_can_be_read(golden_store):
         golden_store.read(0, golden_store.tokens + 1)
 
 
-def test_threads_share_a_store_whose_cache_is_too_small(golden_store):
+def test_threads_read_a_store_whose_cache_is_too_small(golden_store):
     whole = golden_store.read(0, golden_store.tokens)
     shared = Store.open(golden_store.directory, cache_bytes=1)
     starts = np.random.default_rng(0).integers(0, len(whole) - 300, 400).tolist()
@@ -93,7 +93,7 @@ def test_the_store_is_a_tfds_dataset_in_order(golden_store):
     assert np.array_equal(tokens, golden_store.read(0, golden_store.tokens))
 
 
-def test_the_number_of_workers_does_not_show(tmp_path, monkeypatch, golden):
+def test_the_store_does_not_depend_on_the_number_of_workers(tmp_path, monkeypatch, golden):
     small_units(monkeypatch, 6_000)
     source = SourceConfig(path=str(golden / "text.txt"), document="paragraph")
 
@@ -124,13 +124,13 @@ KILLED = """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_preparation_resumes_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, repository, golden, workers):
+def test_killed_preparation_resumes_with_the_same_result(tmp_path, monkeypatch, repository, golden, workers):
     path = str(golden / "text.txt")
     for stage in ("cleaning", "tokenising"):
         script = KILLED.format(
             repository=str(repository), stage=stage, path=path, root=str(tmp_path / "killed"), workers=workers
         )
-        # From standard input, where there is no main module that workers could import.
+        # A script from standard input has no main module that workers could import.
         process = subprocess.run(
             [sys.executable, "-"], input=textwrap.dedent(script), text=True, capture_output=True, timeout=60
         )
@@ -151,13 +151,13 @@ def test_killed_preparation_resumes_and_ends_as_if_it_had_not_been(tmp_path, mon
         )
 
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
-    # What was done before is not done again.
+    # Finished units are not done again.
     tokenised = [done for stage, done, _ in stages if stage == "tokenising"]
     assert tokenised[0] >= 3
     assert len([stage for stage, *_ in stages if stage == "training the tokenizer"]) == 1
 
 
-def test_a_finished_store_is_found_again(tmp_path, golden):
+def test_a_finished_store_is_reused(tmp_path, golden):
     source = SourceConfig(path=str(golden / "text.txt"))
     first = store.prepare(tmp_path, source, CleanConfig(), BYTES)
     before = {path: os.stat(path).st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"}
@@ -168,27 +168,27 @@ def test_a_finished_store_is_found_again(tmp_path, golden):
     assert {path: os.stat(path).st_mtime_ns for path in tmp_path.rglob("*") if path.name != "lock"} == before
 
 
-def test_another_text_cleaning_or_tokenizer_is_another_store(tmp_path):
+def test_another_text_cleaning_or_tokenizer_gives_another_store(tmp_path):
     source = write(tmp_path / "rows.jsonl", ["one two", "three\r\nfour"])
     settings = [(CleanConfig(), BYTES), (CleanConfig(steps=()), BYTES)]
     settings += [(CleanConfig(), TokenizerConfig(kind="bytes", sentinels=1))]
-    found = {store.prepare(tmp_path, source, *setting).fingerprint for setting in settings}
+    fingerprints = {store.prepare(tmp_path, source, *setting).fingerprint for setting in settings}
 
     write(tmp_path / "rows.jsonl", ["one two", "three\r\nfive"])
-    found.add(store.prepare(tmp_path, source, *settings[0]).fingerprint)
+    fingerprints.add(store.prepare(tmp_path, source, *settings[0]).fingerprint)
 
-    assert len(found) == 4
+    assert len(fingerprints) == 4
 
 
-def test_processes_that_prepare_at_once_agree(tmp_path, golden):
+def test_concurrent_preparation_gives_one_store(tmp_path, golden):
     source = SourceConfig(path=str(golden / "text.txt"), document="paragraph")
-    found, waited = [], []
+    tokens, stages = [], []
 
     def prepare():
         prepared = store.prepare(
-            tmp_path, source, CleanConfig(), BYTES, progress=lambda stage, *_: waited.append(stage)
+            tmp_path, source, CleanConfig(), BYTES, progress=lambda stage, *_: stages.append(stage)
         )
-        found.append(prepared.read(0, prepared.tokens))
+        tokens.append(prepared.read(0, prepared.tokens))
 
     threads = [threading.Thread(target=prepare) for _ in range(3)]
     for thread in threads:
@@ -196,31 +196,31 @@ def test_processes_that_prepare_at_once_agree(tmp_path, golden):
     for thread in threads:
         thread.join()
 
-    assert len(found) == 3
-    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
-    assert waited.count("cleaning") == 1
+    assert len(tokens) == 3
+    assert np.array_equal(tokens[0], tokens[1]) and np.array_equal(tokens[0], tokens[2])
+    assert stages.count("cleaning") == 1
 
 
-def test_the_first_of_equal_documents_stays_whoever_cleans_it(tmp_path, monkeypatch):
+def test_the_first_of_equal_documents_stays_with_any_number_of_workers(tmp_path, monkeypatch):
     small_units(monkeypatch, 20)
     documents = ["alpha beta gamma", "delta", "alpha beta gamma  ", "epsilon zeta eta theta", "delta", "DELTA", " "]
     source = write(tmp_path / "rows.jsonl", documents)
-    kept = ["alpha beta gamma", "delta", "epsilon zeta eta theta", "DELTA"]
+    unique = ["alpha beta gamma", "delta", "epsilon zeta eta theta", "DELTA"]
 
     for workers in (1, 2):
         cleaned = texts.prepare(tmp_path / str(workers), source, CleanConfig(), workers=workers)
-        assert list(cleaned) == kept
+        assert list(cleaned) == unique
         assert cleaned.report["read"] == {"documents": 7, "bytes": sum(map(len, documents))}
         assert cleaned.report["dropped"]["duplicate"] == {"documents": 2, "bytes": 21}
         assert cleaned.report["dropped"]["empty"] == {"documents": 1, "bytes": 1}
-        assert cleaned.report["kept"] == {"documents": 4, "bytes": sum(map(len, kept))}
+        assert cleaned.report["kept"] == {"documents": 4, "bytes": sum(map(len, unique))}
         assert cleaned.documents == 4
-    everything = texts.prepare(tmp_path, source, CleanConfig(deduplicate=False))
-    assert everything.documents == 6
+    all_documents = texts.prepare(tmp_path, source, CleanConfig(deduplicate=False))
+    assert all_documents.documents == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n \n", b"\x00\x01"])
-def test_a_corpus_of_nothing_is_refused(tmp_path, content):
+def test_an_empty_corpus_is_refused(tmp_path, content):
     (tmp_path / "text.txt").write_bytes(content)
 
     with pytest.raises(InputError, match="config.data.path: nothing is left") as caught:
@@ -229,7 +229,7 @@ def test_a_corpus_of_nothing_is_refused(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_source_reaches_the_caller_from_beside_the_workers(tmp_path, monkeypatch):
+def test_the_error_of_a_damaged_source_reaches_the_caller(tmp_path, monkeypatch):
     small_units(monkeypatch, 10)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "some words here"}\n' * 3 + '{"text": \n')
@@ -239,7 +239,7 @@ def test_a_damaged_source_reaches_the_caller_from_beside_the_workers(tmp_path, m
             store.prepare(tmp_path / "root", SourceConfig(path=str(path)), CleanConfig(), BYTES, workers=workers)
 
 
-def test_tokenizers_of_before_there_was_an_upper_bound_are_found_again(tmp_path):
+def test_tokenizers_from_before_the_setting_vocab_at_most_are_reused(tmp_path):
     cleaned = texts.prepare(tmp_path, write(tmp_path / "rows.jsonl", ["one two", "three"]), CleanConfig())
     store.find_tokenizer(tmp_path, TokenizerConfig(kind="bytes", vocab=512), cleaned)
     settings = dict(kind="bytes", vocab=512, path="", sentinels=0, character_coverage=0.9995, split_digits=False)
@@ -252,7 +252,7 @@ def test_tokenizers_of_before_there_was_an_upper_bound_are_found_again(tmp_path)
     assert len(list((tmp_path / "tokenizers").iterdir())) == 3
 
 
-def test_a_store_of_next_to_no_tokens_says_which_setting_helps(tmp_path):
+def test_a_store_of_few_or_unknown_tokens_warns_with_a_setting(tmp_path):
     letters = "".join(random.Random(0).choices("ACGT", k=3000))
     sources = {name: write(tmp_path / f"{name}.jsonl", [text]) for name, text in
                (("letters", letters), ("words", "some words " * 99), ("blank", "a" + " \n" * 999 + "b"))}  # fmt: skip
@@ -274,7 +274,7 @@ def test_unknown_tokens_are_counted_and_stores_without_a_count_are_read(tmp_path
     prepared = store.prepare(tmp_path, source, CleanConfig(), TokenizerConfig(kind="characters", vocab=10))
     manifest = json.loads((prepared.directory / "store.json").read_text())
 
-    # Three characters are kept: line breaks are among the frequent ones.
+    # The vocabulary has three characters, one of them the line break, which is frequent.
     assert prepared.unknown == manifest.pop("unknown") == 4
     assert (
         "5 of 8 tokens of the text are unknown" in Store(prepared.directory, {**manifest, "unknown": 5}).warnings()[0]
@@ -282,7 +282,7 @@ def test_unknown_tokens_are_counted_and_stores_without_a_count_are_read(tmp_path
     assert Store(prepared.directory, manifest).unknown == 0 and not Store(prepared.directory, manifest).warnings()
 
 
-def test_a_damaged_store_is_named(tmp_path, golden):
+def test_a_damaged_store_is_refused(tmp_path, golden):
     source = SourceConfig(path=str(golden / "text.txt"))
     prepared = store.prepare(tmp_path, source, CleanConfig(), BYTES)
     shard = next(prepared.directory.glob("*.array_record*"))
@@ -299,7 +299,7 @@ def test_large_vocabularies_are_stored_in_four_bytes():
         assert store._dtype(tokenizers.train(TokenizerConfig(kind="bytes", sentinels=sentinels), [])) == np.dtype(dtype)
 
 
-def test_the_root_is_configured_or_in_the_environment(monkeypatch, tmp_path):
+def test_the_root_is_configured_or_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path))
     assert store.default_root() == tmp_path
     assert str(store.default_root("/somewhere")) == "/somewhere"
@@ -307,7 +307,7 @@ def test_the_root_is_configured_or_in_the_environment(monkeypatch, tmp_path):
     assert store.default_root().parts[-2:] == (".cache", "lm_jax")
 
 
-def test_real_texts_come_back_exactly(shared_data, tmp_path):
+def test_real_texts_are_decoded_exactly(shared_data, tmp_path):
     path = shared_data / "zh_classical_modern" / "pairs_dev.tsv.xz"
     if not path.exists():
         pytest.skip(f"no {path.name} beside the repository")

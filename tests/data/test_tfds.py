@@ -1,4 +1,4 @@
-"""Datasets of TensorFlow Datasets, prepared here as array_record files, read without TensorFlow."""
+"""Datasets that TensorFlow Datasets prepared as array_record files are read without TensorFlow."""
 
 import shutil
 import sys
@@ -20,7 +20,7 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder of datasets: `notes` in versions 1.0.0 and 1.10.0, and `two` with two configs."""
+    """A folder of datasets: `notes` in versions 1.9.0 and 1.10.0, and `two` with two configs."""
     import tensorflow_datasets as tfds
 
     class Notes(tfds.core.GeneratorBasedBuilder):
@@ -50,7 +50,7 @@ def read(root, path="tfds:notes", **settings):
     return list(sources.documents(SourceConfig(path=path, datasets=str(root), **settings)))
 
 
-def test_a_split_is_read_whole_and_in_the_order_on_disk(root, monkeypatch):
+def test_a_split_is_read_completely_in_the_order_on_disk(root, monkeypatch):
     train = [text.decode() for text in read(root)]
 
     assert sorted(train) == sorted(TEXTS["train"])
@@ -61,17 +61,17 @@ def test_a_split_is_read_whole_and_in_the_order_on_disk(root, monkeypatch):
     assert not [name for name in sys.modules if name == "tensorflow"]
 
 
-def test_configs_and_groups(root):
-    # Examples of a book are no neighbours: the builder shuffles.
+def test_configs_are_chosen_by_name_and_examples_grouped(root):
+    # Examples of a book are not neighbours, because the builder shuffles.
     assert read(root, "tfds:two/first", split="test", group="book") == [b"Held out."]
     assert len(read(root, "tfds:two/second:2.0.0")) == len(TEXTS["train"])
 
 
-def test_a_store_is_made_of_a_dataset(root, tmp_path):
+def test_a_dataset_is_prepared_as_a_token_store(root, tmp_path):
     source = SourceConfig(path="tfds:notes", datasets=str(root))
-    made = store.prepare(tmp_path, source, CleanConfig(), TokenizerConfig(kind="bytes"))
+    prepared = store.prepare(tmp_path, source, CleanConfig(), TokenizerConfig(kind="bytes"))
 
-    assert made.documents == len(TEXTS["train"])
+    assert prepared.documents == len(TEXTS["train"])
     assert sources.fingerprint(source) != sources.fingerprint(SourceConfig(**{**vars(source), "split": "test"}))
 
 
@@ -91,7 +91,7 @@ def test_a_store_is_made_of_a_dataset(root, tmp_path):
         ("tfds:", {}, "is not prepared"),
     ],
 )
-def test_what_is_not_there_is_one_line_with_what_to_do(root, path, settings, message):
+def test_missing_datasets_are_reported_in_one_line_with_advice(root, path, settings, message):
     with pytest.raises(InputError, match=message) as caught:
         read(root, path, **settings)
 
@@ -105,6 +105,6 @@ def test_a_dataset_that_only_tensorflow_reads_is_refused_with_the_command(root, 
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
 
     with pytest.raises(
-        InputError, match="is prepared as tfrecord, which takes TensorFlow .*--file_format=array_record"
+        InputError, match="is prepared as tfrecord, which only TensorFlow reads.*--file_format=array_record"
     ):
         read(tmp_path, "tfds:old")

@@ -22,7 +22,7 @@ def speak(words, job):
     return job, os.getpid()
 
 
-def test_a_call_apart_runs_in_another_process_whose_standard_error_is_heard(capfd):
+def test_apart_runs_in_another_process_and_passes_on_its_standard_error(capfd):
     heard = []
 
     answer, process = workers.apart(speak, (["one", "two"],), "answer", heard.append)
@@ -32,7 +32,7 @@ def test_a_call_apart_runs_in_another_process_whose_standard_error_is_heard(capf
     assert capfd.readouterr().err == ""
 
 
-def test_what_fails_apart_fails_here():
+def test_errors_of_the_other_process_are_raised_here():
     ends = {"fail": (InputError, "the job failed"), "die": (RuntimeError, "died")}
     with ThreadPoolExecutor() as pool:
         calls = {job: pool.submit(workers.apart, speak, ([],), job, lambda line: None) for job in ends}
@@ -46,16 +46,16 @@ BUSY = """
     import signal
     import sys
     from lm_jax.data import workers
-    # What a shell starts in the background ignores Ctrl-C, and so would this.
+    # A process started in the background by a shell ignores Ctrl-C; restore the default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     def main():
-        # A regular expression that backtracks for years holds the interpreter, as a library's training does.
+        # A regular expression that backtracks for years blocks the interpreter, as the training of a tokenizer does.
         workers.apart({function}, ({arguments}), {job!r}, lambda line: print("waiting", flush=True))
     main()
 """
 
 
-def test_the_end_of_this_process_ends_what_runs_apart(repository):
+def test_the_other_process_ends_with_this_one(repository):
     script = textwrap.dedent(BUSY).format(function="__import__('re').match", arguments="'(a*)*b',", job="a" * 64)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, "-c", script]
@@ -63,7 +63,7 @@ def test_the_end_of_this_process_ends_what_runs_apart(repository):
         end: subprocess.Popen(command, cwd=repository, start_new_session=True, **pipes)
         for end in (signal.SIGINT, signal.SIGKILL)
     }
-    # The first silence is a second after the worker was started.
+    # The worker runs when the first second of silence is reported.
     assert all(process.stdout.readline() == b"waiting\n" for process in processes.values())
 
     started = time.monotonic()
@@ -71,7 +71,7 @@ def test_the_end_of_this_process_ends_what_runs_apart(repository):
     processes[signal.SIGKILL].kill()
     errors = {end: process.communicate(timeout=20)[1] for end, process in processes.items()}
 
-    # The pipes close when the last process that holds them has ended. 5 s because others may compute too.
+    # The pipes close when the last process that holds them has ended. 5 s, because the machine may be busy.
     assert time.monotonic() - started < 5
     assert all(process.returncode == -end for end, process in processes.items())
     assert errors[signal.SIGINT].count(b"Traceback") == 1 and not errors[signal.SIGKILL]
