@@ -1,7 +1,7 @@
-"""Chinese from a table to a model: histories in modern Chinese, one column of a file of sentence pairs.
+"""Models of Chinese, trained on histories in modern Chinese: one column of a table of sentence pairs.
 
 The default suite trains a small decoder on a part of it. The `slow` run trains the recipes `chinese` on all of it and
-looks at what the decoder writes; docs/claims.md records what they reach.
+checks the text that the decoder generates; docs/claims.md records the results.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.test_novels import compare_with_bigram
 
 @pytest.fixture
 def histories(shared_data):
-    """Sentences in classical and modern Chinese, neighbours of one book after another."""
+    """Return a table of sentences in classical and modern Chinese, in the order of their books."""
     return shared_data / "zh_classical_modern" / "pairs_dev.tsv.xz"
 
 
@@ -44,14 +44,14 @@ def test_models_of_chinese_fall_below_the_unigram_baseline(histories, tmp_path):
     assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags) == 0
 
     store = assert_below_unigram(run)
-    # Every sentence ends in a mark of its own; the store must have found them.
+    # The store must find sentence borders at Chinese full stops.
     sentences = np.diff(store.sentence_starts)
     assert 10 < np.median(sentences) < 40
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["gpt", "bert"])
-def test_chinese_recipes_fall_below_the_unigram_baseline_and_write_chinese(recipe, histories, tmp_path, capsys):
+def test_chinese_recipes_fall_below_the_unigram_baseline_and_generate_chinese(recipe, histories, tmp_path, capsys):
     run = tmp_path / recipe
     flags = [
         f"--config=chinese:{recipe}",
@@ -65,16 +65,16 @@ def test_chinese_recipes_fall_below_the_unigram_baseline_and_write_chinese(recip
 
     model, bigram, unigram, count = compare_with_bigram(run)
     prompt = "项羽" if recipe == "gpt" else "项羽率领军队[MASK]到河北。"
-    made = command(
+    generated = command(
         "generate", f"--workdir={run}", f"--prompt={prompt}", "--max_tokens=100", "--temperature=0.7", "--json"
     )
 
     with capsys.disabled():
         print(f"\n{recipe}: model {model:.4f}, bigram {bigram:.4f}, unigram {unigram:.4f} nats over {count:,} tokens")
-        print(made.stdout)
+        print(generated.stdout)
     assert model < unigram - 0.3
     if recipe == "gpt":
-        text = json.loads(made.stdout)["answers"][0]["text"]
+        text = json.loads(generated.stdout)["answers"][0]["text"]
         assert "\ufffd" not in text
         ideographs = [unicodedata.name(character, "").startswith("CJK") for character in text]
         assert np.mean(ideographs) > 0.7

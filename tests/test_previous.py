@@ -1,4 +1,4 @@
-"""What an earlier version left behind is read: a run with its checkpoint, and the store of its text."""
+"""Runs of an earlier version, with their checkpoint and the store of their text, can be continued."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from lm_jax.train.checkpoint import Checkpointer
 from tests.commands import GOLDEN
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_its_store(tmp_path, monkeypatch):
+def test_a_run_of_an_earlier_version_continues_with_its_store(tmp_path, monkeypatch):
     with tarfile.open(GOLDEN / "previous.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     shutil.copy(GOLDEN / "text.txt", tmp_path)
@@ -23,11 +23,11 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_store(tmp_path, monkeypatc
     checkpointer = Checkpointer(tmp_path / "run" / "checkpoints")
     state, _ = checkpointer.restore(exp.state_like)
 
-    assert sorted(path for path in (tmp_path / "store").rglob("*")) == before, "nothing is stored anew"
+    assert sorted(path for path in (tmp_path / "store").rglob("*")) == before, "the store does not change"
     extra = checkpointer.extra()
     assert extra["data_fingerprint"] == exp.tokens.fingerprint
     assert extra["tokenizer_fingerprint"] == exp.tokenizer.fingerprint
     assert int(state.step) == 2
-    # Sums of eight devices in place of one.
+    # The tolerance: sums over eight devices instead of one.
     best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
     assert dict(exp.validation().run(state.weights))["loss"] == pytest.approx(best["value"], rel=1e-5)

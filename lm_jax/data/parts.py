@@ -1,4 +1,4 @@
-"""Texts in parts: short enough to encode well, a share of them to train on, none that cannot be encoded."""
+"""Splits long texts into parts to encode, samples lines to train on, and replaces lone surrogates."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 
 from lm_jax.data.order import mix
 
-# Longer texts are encoded in parts: sentencepiece's BPE is slower the longer a text is, and its unigram lattice over
-# a whole novel sums scores in float32 until ties decide the cuts. Much shorter parts cost more in calls.
+# Longer texts are encoded in parts: sentencepiece's BPE slows down with the length of a text, and its unigram lattice
+# over a whole novel sums scores in float32 until ties decide the segmentation. Much shorter parts cost more calls.
 PART = 2_000
 _BORDER = re.compile(r"(?<=\S) (?=\S)")
 
 
 def parts(text: str, size: int = PART) -> list[str]:
-    """A text cut into parts of at most `size` characters, after a newline, else before a space, else anywhere.
+    """Split a text into parts of at most `size` characters, after a newline, else before a space, else anywhere.
 
-    No piece crosses the first two kinds of cut, so the parts' pieces are those of the text.
+    No piece crosses the first two kinds of border, so the parts have the same pieces as the text.
     """
     if len(text) <= size:
         return [text] if text else []
@@ -34,11 +34,11 @@ def parts(text: str, size: int = PART) -> list[str]:
     return [*result, text[start:]]
 
 
-def before_words(text: str, size: int = PART) -> list[str]:
-    """A text cut before single spaces between words, into parts of at most `size` characters where there are such.
+def split_at_words(text: str, size: int = PART) -> list[str]:
+    """Split a text before single spaces between words, into parts of at most `size` characters where possible.
 
-    Nothing else is a border for every tokenizer: most put something before a text that a part must not get, and the
-    space that a part begins with stands for that.
+    No other border is safe for every tokenizer: most put a prefix before a text, and the space that a part begins with
+    takes the place of that prefix.
     """
     result, start = [], 0
     while len(text) - start > size:
@@ -46,17 +46,17 @@ def before_words(text: str, size: int = PART) -> list[str]:
         while stop > start and (text[stop - 1].isspace() or text[stop + 1].isspace()):
             stop = text.rfind(" ", start + 1, stop)
         if stop <= start:
-            found = _BORDER.search(text, start + size)
-            if found is None:
+            border = _BORDER.search(text, start + size)
+            if border is None:
                 break
-            stop = found.start()
+            stop = border.start()
         result.append(text[start:stop])
         start = stop
     return [*result, text[start:]]
 
 
 def sampled(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterator[str]:
-    """Lines of the texts; an even share of them where there is more than `sample_bytes`."""
+    """Yield the lines of the texts that are not empty, or an even share of them if `total_bytes` > `sample_bytes`."""
     threshold = min(1.0, sample_bytes / total_bytes) * 2.0**64 if total_bytes else 2.0**64
     number = 0
     for text in texts:
@@ -66,8 +66,8 @@ def sampled(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterat
                 yield line
 
 
-def encodable(text: str) -> str:
-    """Text without lone surrogates, which no encoding can write."""
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates by U+FFFD, because UTF-8 cannot encode them."""
     if text.isascii():
         return text
     try:

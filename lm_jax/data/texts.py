@@ -1,8 +1,8 @@
-"""Cleaned text on disk: the documents of a source, cleaned by parallel workers, first of each kind kept.
+"""Cleaned text on disk: parallel workers clean the documents of a source, then duplicates are dropped.
 
-A corpus is cut into units of raw text whose borders depend on the source alone, so neither the number of workers nor
-an interruption can show in the result. A unit becomes three files: its text, the lengths and hashes of its documents,
-and last a note that says it is done.
+A corpus is split into units of raw text whose borders depend on the source alone, so the result does not depend on the
+number of workers or on interruptions. A unit becomes three files: its text, the lengths and hashes of its documents,
+and its report, which is written last and marks the unit as complete.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lm_jax.data import atomic, sources, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 
-# Raised when the same text would be cleaned or stored differently. Version 2 puts a space for control characters that
-# stand between words: where there was none of them, the text is that of version 1, and bears its fingerprint.
+# Increased when the same text would be cleaned or stored differently. Version 2 replaces control characters between
+# words by a space; text without control characters equals that of version 1 and keeps its fingerprint.
 VERSION = 2
 UNIT_BYTES = (2 << 20, 64 << 20)
 
@@ -34,12 +34,11 @@ class Texts:
     """Cleaned documents in a directory.
 
     Attributes:
-      directory: where they lie.
-      fingerprint: of the source and the cleaning; texts of one fingerprint are equal.
-      units: the number of units.
-      documents: documents kept.
-      bytes: their UTF-8 bytes.
-      report: what cleaning did.
+      directory: the directory of their files.
+      fingerprint: hash of the source and the cleaning; texts with the same fingerprint are equal.
+      units, documents: number of units and of kept documents.
+      bytes: size of the kept documents in UTF-8.
+      report: counts of read, changed, dropped and kept documents.
     """
 
     directory: Path
@@ -50,16 +49,16 @@ class Texts:
     report: reports.Report
 
     def unit(self, index: int) -> list[str]:
-        """The documents of one unit that were kept."""
+        """Return the documents of one unit that were kept."""
         import zstandard
 
         data = zstandard.ZstdDecompressor().decompress(_path(self.directory, index, "zst").read_bytes())
         keep = np.load(_path(self.directory, index, "keep.npy"))
         stops = np.cumsum(np.load(_path(self.directory, index, "npy"))[:, 0].astype(np.int64)).tolist()
-        return [data[a:b].decode() for a, b, kept in zip([0, *stops[:-1]], stops, keep, strict=False) if kept]
+        return [data[a:b].decode() for a, b, keeps in zip([0, *stops[:-1]], stops, keep, strict=False) if keeps]
 
     def __iter__(self) -> Iterator[str]:
-        """Every document, in the order of the source."""
+        """Iterate over all documents in the order of the source."""
         for index in range(self.units):
             yield from self.unit(index)
 
@@ -73,38 +72,38 @@ def prepare(
     progress: Progress | None = None,
     aligned: bool = False,
 ) -> Texts:
-    """The cleaned text of a source: found under `root`, finished, or made.
+    """Return the cleaned text of a source: stored under `root` already, resumed there, or cleaned now.
 
     Args:
       root: the directory of all prepared corpora.
-      source: which text.
-      clean: how it is cleaned.
-      workers: processes; 0 for one a core.
-      progress: called with a stage, what is done and the whole (0 where unknown).
-      aligned: an empty document stands for each one that is dropped, and none is dropped as a duplicate.
+      source: the text to clean.
+      clean: the cleaning steps and limits.
+      workers: number of processes; 0 for one per core.
+      progress: called with a stage, the amount done and the total (0 if unknown).
+      aligned: replace dropped documents by empty ones and keep duplicates, so that rows keep their numbers.
 
     Raises:
-      InputError: the source cannot be read, or nothing is left of it.
+      InputError: the source cannot be read, or cleaning drops every document.
     """
     chain.check(clean)
     sources.check(source)
     clean = dataclasses.replace(clean, deduplicate=clean.deduplicate and not aligned)
     contents = sources.fingerprint(source) + " aligned" * aligned
     directory = Path(root) / "texts" / _fingerprint(contents, clean, VERSION)
-    say = progress or (lambda stage, done, whole: None)
-    waiting = lambda: say("waiting for another process to clean", 0, 0)
+    report_progress = progress or (lambda stage, done, total: None)
+    waiting = lambda: report_progress("waiting for another process to clean", 0, 0)
     with atomic.unfinished(directory, "texts.json", waiting) as unfinished:
         if unfinished:
             if count := sources.skipped(source):
-                say(f"skipping {count} files of {source.path} that are hidden or no text", 0, 0)
+                report_progress(f"skipping {count} files of {source.path} that are hidden or not text", 0, 0)
             for note in sources.notes(source):
-                say(f"reading {note}", 0, 0)
-            _make(directory, contents, source, clean, workers, say, aligned)
+                report_progress(f"reading {note}", 0, 0)
+            _clean_source(directory, contents, source, clean, workers, report_progress, aligned)
     return open_texts(directory)
 
 
 def open_texts(directory: Path | str) -> Texts:
-    """Texts that `prepare` finished."""
+    """Open the texts that `prepare` wrote to a directory."""
     directory = Path(directory)
     return Texts(directory=directory, **json.loads((directory / "texts.json").read_bytes()))
 
@@ -114,7 +113,7 @@ def _fingerprint(contents: str, clean: chain.CleanConfig, version: int) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
-def _make(
+def _clean_source(
     directory: Path,
     contents: str,
     source: sources.SourceConfig,
@@ -135,7 +134,7 @@ def _make(
     for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean, aligned), jobs(), count), 1):
         progress("cleaning", done, 0)
     notes = [json.loads(_path(directory, index, "json").read_bytes()) for index in range(units)]
-    # Every document was read again here, those of units from before an interruption too: all bad rows are counted.
+    # `skipped` counts the bad rows of all units: after an interruption the source is read again from its start.
     report = reports.total([*(note["report"] for note in notes), skipped])
     documents = _deduplicate(directory, units, clean.deduplicate, report)
     if not report["kept"]["documents"]:
@@ -156,57 +155,57 @@ def _make(
 
 
 def _units(source: sources.SourceConfig, skipped: reports.Report, aligned: bool) -> Iterator[list[Document]]:
-    """Raw documents in units of a size that follows from the source's: many enough to share, few enough as files."""
+    """Yield raw documents in about 256 units, within UNIT_BYTES: enough to share among workers, few enough as files."""
     low, high = UNIT_BYTES
     size = min(max(sources.size_bytes(source) // 256, low), high)
     unit: list[Document] = []
-    held = 0
+    unit_bytes = 0
     for document in sources.documents(source, skipped, aligned=aligned):
         unit.append(document)
-        held += len(document or b"")
-        if held >= size:
+        unit_bytes += len(document or b"")
+        if unit_bytes >= size:
             yield unit
-            unit, held = [], 0
+            unit, unit_bytes = [], 0
     if unit:
         yield unit
 
 
 def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tuple[int, list[Document]]) -> int:
-    """Clean one unit and write it; the worker's part."""
+    """Clean one unit and write its files; runs in a worker process."""
     import xxhash
     import zstandard
 
     index, documents = job
     report = reports.empty()
-    # A row that was rejected is None, and is counted already.
+    # None: a rejected row, which the source has counted already.
     cleaned = (document if document is None else chain.clean(document, config, report) for document in documents)
     texts = [(text or "").encode() for text in cleaned if aligned or text is not None]
-    facts = np.array([(len(text), *divmod(xxhash.xxh3_128_intdigest(text), 1 << 64)) for text in texts], np.uint64)
+    rows = np.array([(len(text), *divmod(xxhash.xxh3_128_intdigest(text), 1 << 64)) for text in texts], np.uint64)
     compressed = zstandard.ZstdCompressor(level=3).compress(b"".join(texts))
     atomic.write_bytes(_path(Path(directory), index, "zst"), compressed)
-    atomic.write_array(_path(Path(directory), index, "npy"), facts.reshape(-1, 3))
+    atomic.write_array(_path(Path(directory), index, "npy"), rows.reshape(-1, 3))
     atomic.write_json(_path(Path(directory), index, "json"), {"report": report})
     return index
 
 
-def _deduplicate(directory: Path, units: int, wanted: bool, report: reports.Report) -> int:
-    """Decide which documents stay, the first of each hash in the order of the source, and count them."""
-    facts = [np.load(_path(directory, index, "npy")) for index in range(units)]
-    hashes = np.concatenate([unit[:, 1:] for unit in facts] or [np.zeros((0, 2), np.uint64)])
+def _deduplicate(directory: Path, units: int, enabled: bool, report: reports.Report) -> int:
+    """Keep the first document of each hash in the order of the source, update the report and return their number."""
+    rows = [np.load(_path(directory, index, "npy")) for index in range(units)]
+    hashes = np.concatenate([unit[:, 1:] for unit in rows] or [np.zeros((0, 2), np.uint64)])
     keep = np.ones(len(hashes), bool)
-    if wanted:
-        # A stable sort, so that the first of equal hashes is the first of the source.
+    if enabled:
+        # lexsort is stable: the first of equal hashes is the first in the source.
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
         repeated = (hashes[order][1:] == hashes[order][:-1]).all(axis=1)
         keep[order[1:][repeated]] = False
-    sizes = np.concatenate([unit[:, 0] for unit in facts] or [np.zeros(0, np.uint64)]).astype(np.int64)
+    sizes = np.concatenate([unit[:, 0] for unit in rows] or [np.zeros(0, np.uint64)]).astype(np.int64)
     if not keep.all():
         dropped = {"documents": int((~keep).sum()), "bytes": int(sizes[~keep].sum())}
         report["dropped"]["duplicate"] = dropped
         for name, value in dropped.items():
             report["kept"][name] -= value
     start = 0
-    for index, unit in enumerate(facts):
+    for index, unit in enumerate(rows):
         atomic.write_array(_path(directory, index, "keep.npy"), keep[start : start + len(unit)])
         start += len(unit)
     return int(keep.sum())

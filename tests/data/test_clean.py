@@ -42,7 +42,7 @@ def cleaned(document, **settings):
         (b"\tif x:\n\t\treturn  1", "\tif x:\n\t\treturn  1", {}),
     ],
 )
-def test_a_step_changes_what_it_is_for_and_is_counted(document, text, changed):
+def test_steps_change_a_document_and_are_counted(document, text, changed):
     result, counts = cleaned(document)
 
     assert result == text
@@ -54,7 +54,7 @@ def test_a_step_changes_what_it_is_for_and_is_counted(document, text, changed):
 @pytest.mark.parametrize(
     "text", ["a\r\n b \x00", "Ã© é e\u0301\n\n\n\n\n", "\ufeff“x” \u2028", "plain", "a\x0cb \x00 \x1c c\n\x0b d\x0c"]
 )
-def test_a_step_leaves_what_it_cleaned(name, text):
+def test_steps_are_idempotent(name, text):
     once = steps.STEPS[name](text)
 
     assert steps.STEPS[name](once) == once
@@ -79,18 +79,18 @@ def test_a_dropped_document_is_counted_with_its_reason(document, settings, reaso
     assert counts["kept"] == {"documents": 0, "bytes": 0}
 
 
-def test_without_steps_text_stays_as_it_was_decoded():
+def test_without_steps_the_decoded_text_does_not_change():
     assert cleaned(b"a\r\n\x00 ", steps=())[0] == "a\r\n\x00 "
 
 
 def test_reports_add_up_and_can_be_printed():
     counts = [cleaned(document)[1] for document in (b"one ", b"two", b" ")]
 
-    whole = report.total(counts)
+    total = report.total(counts)
 
-    assert whole["read"] == {"documents": 3, "bytes": 8}
-    assert whole["kept"] == {"documents": 2, "bytes": 6}
-    lines = report.table(whole).splitlines()
+    assert total["read"] == {"documents": 3, "bytes": 8}
+    assert total["kept"] == {"documents": 2, "bytes": 6}
+    lines = report.table(total).splitlines()
     assert lines[0].split()[:3] == ["documents", "read", "3"]
     assert any(line.split()[:3] == ["dropped:", "empty", "1"] for line in lines)
     assert lines[-1].split() == ["changed:", "whitespace", "2"]
@@ -106,11 +106,11 @@ def test_a_long_reason_does_not_run_into_its_count():
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_summary_is_empty_where_all_is_well():
+def test_a_summary_is_empty_without_problems():
     assert report.summary(cleaned(b"well \r\n")[1]) == []
 
 
-def test_a_summary_says_what_was_dropped_guessed_and_damaged():
+def test_a_summary_lists_dropped_guessed_and_damaged_documents():
     latin, damaged = "crème brûlée".encode("latin-1"), "你好世界".encode() + b"\xff"
     counts = report.total(cleaned(document)[1] for document in (b"one", b" ", latin, damaged))
     report.count(counts, "dropped", 3, "duplicate")
@@ -130,7 +130,7 @@ def test_a_summary_says_what_was_dropped_guessed_and_damaged():
     ]
 
 
-def test_a_report_of_an_earlier_version_is_summed_up_too():
+def test_a_report_of_an_earlier_version_has_a_summary():
     earlier = {**report.empty(), "changed": {"decode (fallback)": 2, "controls": 1}}
 
     assert report.summary(earlier) == [

@@ -1,4 +1,4 @@
-"""Cleaned text on disk: its name, what its report counts, and what its making says."""
+"""Cleaned text on disk: its fingerprint, its report, and the progress of its preparation."""
 
 import json
 
@@ -15,7 +15,7 @@ def source(path, content, **settings):
     return SourceConfig(path=str(path), **settings)
 
 
-# Of version 1, by which stores and checkpoints are known.
+# Fingerprints of version 1, which stores and checkpoints refer to.
 @pytest.mark.parametrize(
     ("content", "settings", "former"),
     [
@@ -23,15 +23,15 @@ def source(path, content, **settings):
         (b"page 1\x0cpage 2\n", {"steps": ("whitespace",)}, "6d86d654614242e55327e236a3d422a7"),
     ],
 )
-def test_text_that_controls_leaves_keeps_the_fingerprint_of_version_1(tmp_path, content, settings, former):
+def test_text_without_control_characters_keeps_the_fingerprint_of_version_1(tmp_path, content, settings, former):
     cleaned = texts.prepare(tmp_path, source(tmp_path / "t.txt", content), CleanConfig(**settings))
 
     assert cleaned.fingerprint == former
-    # Where it lies says how it was made: text of version 1 is not taken for this.
+    # The directory differs between versions, so text of version 1 is not reused.
     assert cleaned.directory.name != former
 
 
-def test_text_that_controls_changes_has_a_fingerprint_of_its_own(tmp_path):
+def test_text_with_control_characters_has_a_new_fingerprint(tmp_path):
     cleaned = texts.prepare(tmp_path, source(tmp_path / "t.txt", b"page 1\x0cpage 2\n"), CleanConfig())
 
     assert list(cleaned) == ["page 1 page 2"]
@@ -41,7 +41,7 @@ def test_text_that_controls_changes_has_a_fingerprint_of_its_own(tmp_path):
     assert (again.directory, again.fingerprint) == (cleaned.directory, cleaned.fingerprint)
 
 
-def test_bad_rows_show_in_the_report_of_an_interrupted_and_resumed_preparation(tmp_path, monkeypatch):
+def test_the_report_of_a_resumed_preparation_counts_all_bad_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(texts, "UNIT_BYTES", (40, 40))
     rows = [json.dumps({"text": f"document {number}" if number % 3 else None}) for number in range(30)]
     data = source(tmp_path / "r.jsonl", "\n".join(rows).encode(), bad_rows="skip")
@@ -49,21 +49,21 @@ def test_bad_rows_show_in_the_report_of_an_interrupted_and_resumed_preparation(t
     class Killed(Exception):
         pass
 
-    def kill(stage, done, whole):
+    def kill(stage, done, total):
         if stage == "cleaning" and done == 3:
             raise Killed
 
     with pytest.raises(Killed):
         texts.prepare(tmp_path / "root", data, CleanConfig(), progress=kill)
     resumed = texts.prepare(tmp_path / "root", data, CleanConfig())
-    whole = texts.prepare(tmp_path / "whole", data, CleanConfig())
+    uninterrupted = texts.prepare(tmp_path / "uninterrupted", data, CleanConfig())
 
     assert resumed.units > 3
-    assert resumed.report == whole.report
+    assert resumed.report == uninterrupted.report
     assert resumed.report["dropped"] == {"bad row ('text' is null)": {"documents": 10, "bytes": 150}}
     assert resumed.report["read"]["documents"] == 30
     assert resumed.documents == 20
-    assert json.loads((resumed.directory / "texts.json").read_bytes())["report"] == whole.report
+    assert json.loads((resumed.directory / "texts.json").read_bytes())["report"] == uninterrupted.report
 
 
 def test_a_corpus_of_bad_rows_is_refused_with_their_reasons(tmp_path):
@@ -75,7 +75,7 @@ def test_a_corpus_of_bad_rows_is_refused_with_their_reasons(tmp_path):
         texts.prepare(tmp_path / "root", data, CleanConfig())
 
 
-def test_what_files_were_taken_for_is_told_once_and_settings_without_effect_always_refused(tmp_path):
+def test_the_format_is_reported_once_and_a_field_of_plain_text_is_refused(tmp_path):
     data, stages = source(tmp_path / "r.json", b'[{"text": "a"}]'), []
 
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Added tokens are found wherever a text has them, and change nothing about the others."""
+"""Added tokens are found anywhere in a text and do not change the other ids."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ def pair(request):
     return base, tokenizers.extend(base, NAMES)
 
 
-def test_names_are_one_token_each_and_what_lies_between_is_cut_as_before(pair):
+def test_names_are_one_token_each_and_the_text_between_them_keeps_its_ids(pair):
     base, more = pair
     ids = dict(zip(NAMES, (more.encode(name).tolist() for name in NAMES), strict=True))
-    assert all(len(one) == 1 for one in ids.values())
-    # Where there was a piece of that name before, it is the token.
+    assert all(len(tokens) == 1 for tokens in ids.values())
+    # A name that was a piece before keeps its id.
     assert more.vocab_size - base.vocab_size == sum(name not in base.pieces for name in NAMES)
     user, harbour, both = (ids[name] for name in NAMES)
     between = [base.encode(part).tolist() for part in ("the ", " of ", "é ")]
@@ -34,11 +34,11 @@ def test_names_are_one_token_each_and_what_lies_between_is_cut_as_before(pair):
     np.testing.assert_array_equal(more.encode("no name in it"), base.encode("no name in it"))
 
 
-def test_batches_and_places_agree_with_texts_alone(pair):
+def test_batches_and_starts_agree_with_single_texts(pair):
     _, more = pair
     texts = [TEXT, "", "plain", "harbour"]
-    for one, text in zip(more.encode_batch(texts), texts, strict=True):
-        np.testing.assert_array_equal(one, more.encode(text))
+    for tokens, text in zip(more.encode_batch(texts), texts, strict=True):
+        np.testing.assert_array_equal(tokens, more.encode(text))
     located = more.located(texts)
     np.testing.assert_array_equal(located.tokens, np.concatenate([more.encode(text) for text in texts]))
     data = "\n".join(texts).encode()
@@ -47,14 +47,14 @@ def test_batches_and_places_agree_with_texts_alone(pair):
             assert data[start:].startswith(more.piece(int(token)).encode())
 
 
-def test_text_comes_back(pair):
+def test_decoding_gives_back_the_text(pair):
     _, more = pair
     if more.lossless:
         assert more.decode(more.encode(TEXT)) == TEXT
     assert more.decode(more.encode("harbour")) == "harbour"
 
 
-def test_a_saved_one_is_read_again_and_is_another_tokenizer(pair, tmp_path):
+def test_an_extended_tokenizer_is_saved_and_has_another_fingerprint(pair, tmp_path):
     base, more = pair
     more.save(tmp_path)
     again = tokenizers.load(tmp_path)

@@ -1,4 +1,4 @@
-"""What is written for other libraries gives our ids: the `tokenizers` library runs it here."""
+"""Exported tokenizers give our ids in the `tokenizers` library."""
 
 import copy
 
@@ -20,7 +20,7 @@ HARD = (
     *("👩‍👩‍👧‍👦 👍🏽 🇩🇪🇯🇵 ❤️", "it's 3.14, e.g. 'quoted'"),
     "def f(x):\n\tif x:\n        return {'a':  1}  # end\n\n",
 )
-# Longer than the parts that sentencepiece gets: with line breaks, spaces, marks or nothing to cut at.
+# Longer than the parts that sentencepiece encodes, with line breaks, spaces, marks or no border.
 LONG = (
     *("x" * 4100, "天地玄黄" * 1100, "the old weaver " * 300, "a line\n" * 600, "\n" * 2100),
     *("x" + " " * 3 + "y" * 2500, "the " * 600 + "▁" + "the " * 600, "x\ny" * 900),
@@ -31,7 +31,7 @@ LOSSLESS = ("unigram", "bpe", "byte_bpe", "bytes")
 
 @pytest.fixture(scope="module")
 def trained(golden):
-    """A tokenizer of every kind, by its name."""
+    """Return a tokenizer of every kind."""
     text = (golden / "text.txt").read_text()[:20_000]
     train = lambda kind: tokenizers.train(TokenizerConfig(kind=kind, vocab=500, sentinels=3), [text])
     return {kind: train(kind) for kind in KINDS}
@@ -43,7 +43,7 @@ def ours(request, trained):
 
 
 def opened(tokenizer, kind="decoder", *, literal=False):
-    """The library's tokenizer of what is written; `literal` finds no special tokens in text."""
+    """Return the library's tokenizer; `literal`: special tokens in text are read as text."""
     import tokenizers as library
 
     theirs = library.Tokenizer.from_str(interchange.files(tokenizer, kind)["tokenizer.json"].decode())
@@ -55,8 +55,8 @@ def ids(theirs, text):
     return theirs.encode(text, add_special_tokens=False).ids
 
 
-def written(tokenizer, folder, kind="decoder"):
-    """What another program of ours makes of the files."""
+def reloaded(tokenizer, folder, kind="decoder"):
+    """Write the files and load them again."""
     for name, content in interchange.files(tokenizer, kind).items():
         (folder / name).write_bytes(content)
     return tokenizers.load(folder)
@@ -80,12 +80,12 @@ def test_special_tokens_in_text_can_be_read_as_text(ours):
     assert ours.mask in ids(opened(ours), SPECIALS)
 
 
-def test_what_is_written_is_read_back_with_its_ids_and_roles(ours, tmp_path):
-    again = written(ours, tmp_path)
+def test_exported_files_are_loaded_with_the_same_ids_and_roles(ours, tmp_path):
+    again = reloaded(ours, tmp_path)
     names = ("vocab_size", "pad", "unk", "eos", "cls", "sep", "mask", "lossless", "carries_space")
     assert [getattr(again, name) for name in names] == [getattr(ours, name) for name in names]
     assert again.sentinels.tolist() == ours.sentinels.tolist()
-    # What an empty prompt of a decoder starts from.
+    # A decoder starts from EOS for an empty prompt.
     assert again.bos == ours.eos
     for text in (*HARD, SPECIALS):
         assert again.encode(text).tolist() == ours.encode(text).tolist(), text
@@ -108,12 +108,12 @@ def test_an_encoder_decoder_gets_its_sources(ours):
     assert opened(ours, "encoder_decoder").encode(text).ids == expected
 
 
-def test_what_a_run_has_around_a_text_and_tokens_that_were_added_are_expressed(ours):
+def test_ids_around_a_text_and_added_tokens_are_exported(ours):
     more = tokenizers.extend(ours, ("<|user|>", "harbour"))
-    written = interchange.files(more, "decoder", around=((ours.bos,), (ours.sep,)))
+    files = interchange.files(more, "decoder", around=((ours.bos,), (ours.sep,)))
     import tokenizers as library
 
-    theirs = library.Tokenizer.from_str(written["tokenizer.json"].decode())
+    theirs = library.Tokenizer.from_str(files["tokenizer.json"].decode())
     text = "the harbour<|user|> of"
     assert theirs.encode(text).ids == [ours.bos, *more.encode(text).tolist(), ours.sep]
 
@@ -130,14 +130,14 @@ def test_names_of_bytes_in_text_are_spelled_where_the_alphabet_lacks_them(kind):
         assert ids(theirs, text) == ours.encode(text).tolist(), text
 
 
-def test_a_kind_that_the_file_cannot_express_is_refused_by_name(trained):
+def test_a_kind_without_a_tokenizer_json_is_refused_by_name(trained):
     foreign = copy.copy(trained["bytes"])
     foreign.kind = "words"
     with pytest.raises(InputError, match="words.*unigram"):
         interchange.files(foreign, "decoder")
 
 
-def test_runs_that_may_be_cut_in_another_order_are_named(trained):
+def test_the_caveat_lists_runs_that_may_be_split_in_another_order(trained):
     assert "in another order" in interchange.caveat(trained["unigram"])
     assert not any(interchange.caveat(trained[kind]) for kind in KINDS if kind != "unigram")
 

@@ -1,4 +1,4 @@
-"""Tokenizers that others made, held against ids that others computed."""
+"""Published tokenizers, compared with published ids."""
 
 import gzip
 import json
@@ -70,7 +70,6 @@ def test_berts_ids_are_those_of_the_reference(loaded, shared_data):
         ("gpt2", "Hello, world!", [15496, 11, 995, 0]),
         ("gpt2", "Hello world", [15496, 995]),
         ("llama", "Hello world", [15043, 3186]),
-        # Every Chinese character is a word of its own.
         ("chinese", "今天", [791, 1921]),
     ],
 )
@@ -79,14 +78,14 @@ def test_known_texts_have_their_known_ids(loaded, name, text, ids):
 
 
 def test_each_family_has_its_own_special_ids(loaded):
-    found = {
+    ids = {
         name: [getattr(loaded[name], role) for role in ("pad", "unk", "bos", "eos", "cls", "mask")]
         for name in ("bert", "gpt2", "llama")
     }
 
-    assert found == {
+    assert ids == {
         "bert": [0, 100, None, 102, 101, 103],
-        # What pads or ends a text where there is no token for it: padding is masked.
+        # Without a padding token the end-of-text token pads, because padding is masked.
         "gpt2": [50256, None, None, 50256, None, None],
         "llama": [2, 0, 1, 2, None, None],
     }
@@ -110,39 +109,40 @@ def test_special_ids_never_come_from_text(named):
         assert not (tokenizer.special[ids] & (ids != tokenizer.unk)).any()
 
 
-def test_long_texts_are_cut_where_it_does_not_show(named, shared_data):
+def test_splitting_long_texts_does_not_change_their_ids(named, shared_data):
     name, tokenizer = named
     text = gzip.decompress((shared_data / "tokenizers" / "botchan.txt.gz").read_bytes()).decode()[:120_000]
     backend = tokenizer.backend
 
     ids = tokenizer.encode(text)
-    backend._cut, cut = (lambda text: [text]), backend._cut
+    backend._split, split = (lambda text: [text]), backend._split
     try:
-        whole = tokenizer.encode(text)
+        unsplit = tokenizer.encode(text)
     finally:
-        backend._cut = cut
+        backend._split = split
 
-    assert len(cut(text)) > 1
-    assert np.array_equal(ids, whole)
+    assert len(split(text)) > 1
+    assert np.array_equal(ids, unsplit)
 
 
-def test_tokens_are_found_in_the_text_whatever_normalises_it(named):
+def test_starts_are_offsets_in_the_text_before_normalisation(named):
     name, tokenizer = named
     words = ["Über", "ﬁne", "naïve", "今天", "word", "X"]
     texts = [" ".join(random.Random(seed).choices(words, k=700)) for seed in range(3)]
     data = "\n".join(texts).encode()
 
-    made = tokenizer.located(texts)
+    encoded = tokenizer.located(texts)
 
-    assert np.array_equal(made.tokens, np.concatenate([tokenizer.encode(text) for text in texts]))
-    assert (np.diff(made.starts) >= 0).all()
-    # The first letter of "word" stands in no other of the words.
-    plain = [place for token, place in zip(made.tokens, made.starts, strict=True) if "w" in tokenizer.piece(int(token))]
-    assert len(plain) == data.count(b"word")
-    assert all(data[place : place + 5].lstrip(b" \n").startswith(b"w") for place in plain)
+    assert np.array_equal(encoded.tokens, np.concatenate([tokenizer.encode(text) for text in texts]))
+    assert (np.diff(encoded.starts) >= 0).all()
+    # "w" occurs in no other word.
+    located = zip(encoded.tokens, encoded.starts, strict=True)
+    offsets = [offset for token, offset in located if "w" in tokenizer.piece(int(token))]
+    assert len(offsets) == data.count(b"word")
+    assert all(data[offset : offset + 5].lstrip(b" \n").startswith(b"w") for offset in offsets)
 
 
-def test_saved_ones_are_the_same_when_loaded(named, tmp_path):
+def test_a_saved_tokenizer_is_the_same_when_loaded(named, tmp_path):
     _, tokenizer = named
     tokenizer.save(tmp_path)
 
@@ -153,7 +153,7 @@ def test_saved_ones_are_the_same_when_loaded(named, tmp_path):
     assert all(np.array_equal(loaded.encode(text), tokenizer.encode(text)) for text in TEXTS.values())
 
 
-def test_a_trained_one_is_a_file_that_the_library_reads(golden, tmp_path):
+def test_the_library_reads_the_file_of_a_trained_tokenizer(golden, tmp_path):
     import tokenizers as library
 
     config = TokenizerConfig(kind="byte_bpe", vocab=500, sentinels=3)
@@ -168,7 +168,7 @@ def test_a_trained_one_is_a_file_that_the_library_reads(golden, tmp_path):
     assert [elsewhere.pad, elsewhere.eos, elsewhere.mask] == [trained.pad, trained.eos, trained.mask]
 
 
-def test_what_is_written_for_others_gives_the_same_ids(named):
+def test_exported_files_give_the_same_ids(named):
     import tokenizers as library
 
     name, tokenizer = named
@@ -179,16 +179,16 @@ def test_what_is_written_for_others_gives_the_same_ids(named):
         assert theirs.decode(ids, skip_special_tokens=False) == tokenizer.decode(ids)
 
 
-def test_a_model_with_symbols_of_its_user_is_refused(published, tmp_path):
-    proto = sentencepiece.parsed((published / "nfkc" / "spiece.model").read_bytes())
+def test_exporting_a_model_with_user_defined_symbols_is_refused(published, tmp_path):
+    proto = sentencepiece.parse((published / "nfkc" / "spiece.model").read_bytes())
     proto.pieces[100].type = sentencepiece.USER
     (tmp_path / "spiece.model").write_bytes(proto.SerializeToString())
-    with pytest.raises(InputError, match="symbols of its user"):
+    with pytest.raises(InputError, match="user-defined symbols"):
         interchange.files(tokenizers.load(tmp_path), "decoder")
 
 
 def t5(folder, published, **config):
-    """A model like T5's: the published one with a tokenizer_config.json beside it."""
+    """Write a model like T5's: a published one with a tokenizer_config.json beside it."""
     folder.mkdir(exist_ok=True)
     (folder / "spiece.model").write_bytes((published / "nfkc" / "spiece.model").read_bytes())
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -206,7 +206,7 @@ def test_t5s_sentinels_are_the_last_ids_downwards(published, tmp_path):
     assert not tokenizer.lossless and tokenizer.prefix_space
 
 
-def test_the_files_beside_a_vocabulary_decide(published, tmp_path):
+def test_the_files_beside_a_vocabulary_configure_it(published, tmp_path):
     (tmp_path / "vocab.txt").write_bytes((published / "bert" / "vocab.txt").read_bytes())
     lower = tokenizers.load(tmp_path)
     settings = {
@@ -226,7 +226,7 @@ def test_the_files_beside_a_vocabulary_decide(published, tmp_path):
 
 
 def test_a_special_token_in_the_vocabulary_is_spelled_out(tmp_path):
-    # Split at spaces only, "<mask>" would be found as a word.
+    # The pre-tokenizer splits at spaces only, so "<mask>" would be a word.
     vocabulary = {name: index for index, name in enumerate(["<unk>", "</s>", "<mask>", "<", "mask>", "the"])}
     tree = {
         "version": "1.0", "truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0},
@@ -240,9 +240,9 @@ def test_a_special_token_in_the_vocabulary_is_spelled_out(tmp_path):
 
     assert (tokenizer.mask, tokenizer.eos) == (2, 1)
     assert tokenizer.encode("the <mask> the").tolist() == [5, 3, 4, 5]
-    made = tokenizer.located(["the", "the <mask>", "the"])
-    assert made.tokens.tolist() == [5, 5, 3, 4, 5] and made.counts.tolist() == [1, 3, 1]
-    assert made.starts.tolist() == [0, 4, 8, 9, 15]
+    encoded = tokenizer.located(["the", "the <mask>", "the"])
+    assert encoded.tokens.tolist() == [5, 5, 3, 4, 5] and encoded.counts.tolist() == [1, 3, 1]
+    assert encoded.starts.tolist() == [0, 4, 8, 9, 15]
     assert tokenizer.starts_word.all()
 
 
@@ -295,35 +295,35 @@ def broken(case, published, folder):
         ("wrong merges", "merge 2 of merges.txt, 'no such merge'"),
         ("not a vocabulary", r"has no \[UNK\]"),
         ("latin-1", "is not UTF-8"),
-        ("half a model", "no sentencepiece model"),
+        ("half a model", "not a sentencepiece model"),
         ("two models", "several models: name one"),
-        ("shifted ids", "XLMRobertaTokenizer is not run by these files alone"),
+        ("shifted ids", "XLMRobertaTokenizer cannot be loaded from these files alone"),
         ("no such token", "'<nowhere>' as mask_token"),
-        ("no end", "no token that ends a text"),
-        ("unknown format", "of no known format"),
+        ("no end", "no end-of-text token"),
+        ("unknown format", "has an unknown format"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(case, message, published, tmp_path):
+def test_errors_in_loading_are_one_line(case, message, published, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         tokenizers.load(broken(case, published, tmp_path / "x"))
 
     assert "\n" not in str(caught.value) and str(caught.value).startswith("config.data.tokenizer.path: ")
 
 
-def test_sentences_are_found_in_text_that_is_changed(published, golden, tmp_path):
+def test_sentences_are_found_in_text_that_the_tokenizer_changes(published, golden, tmp_path):
     config = TokenizerConfig(path=str(published / "bert"))
-    made = store.prepare(
+    tokens = store.prepare(
         tmp_path, SourceConfig(path=str(golden / "text.txt"), document="paragraph"), CleanConfig(), config
     )
-    starts = made.sentence_starts
+    starts = tokens.sentence_starts
 
-    first = made.tokenizer.decode(made.read(int(starts[0]), int(starts[1])))
-    second = made.tokenizer.decode(made.read(int(starts[1]), int(starts[2])))
+    first = tokens.tokenizer.decode(tokens.read(int(starts[0]), int(starts[1])))
+    second = tokens.tokenizer.decode(tokens.read(int(starts[1]), int(starts[2])))
 
     assert first == "the lighthouse keeper polished a sack of barley although the wind was rising."
     assert second.startswith("when the tide was low,") and second.endswith(".")
-    assert made.tokens - made.documents == sum(
-        len(made.tokenizer.encode(part.strip("\n"))) for part in (golden / "text.txt").read_text().split("\n\n")
+    assert tokens.tokens - tokens.documents == sum(
+        len(tokens.tokenizer.encode(part.strip("\n"))) for part in (golden / "text.txt").read_text().split("\n\n")
     )
-    lengths = made.tokenizer.bytes_of_corpus(made.bytes, made.tokens - made.documents)
-    assert lengths[made.read(0, made.tokens)].sum() == pytest.approx(made.bytes)
+    lengths = tokens.tokenizer.bytes_of_corpus(tokens.bytes, tokens.tokens - tokens.documents)
+    assert lengths[tokens.read(0, tokens.tokens)].sum() == pytest.approx(tokens.bytes)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model that takes ids."""
+"""The placeholder tokenizer of a checkpoint without a tokenizer."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lm_jax.core.config import InputError
 from lm_jax.data import tokenizers
 
 
-def test_ids_are_saved_and_know_no_text(tmp_path):
+def test_the_placeholder_is_saved_and_refuses_text(tmp_path):
     tokenizers.ids_tokenizer({"rows": 9, "roles": {"mask": 4, "eos": 2}}).save(tmp_path)
     again = tokenizers.load(tmp_path)
     assert (again.kind, again.vocab_size, again.mask, again.eos, again.pad) == ("ids", 9, 4, 2, 2)
@@ -17,9 +17,9 @@ def test_ids_are_saved_and_know_no_text(tmp_path):
         tokenizers.refuse_ids(tmp_path)
 
 
-def test_without_an_end_nothing_ends_a_text_and_padding_is_the_first_id():
-    made = tokenizers.ids_tokenizer({"rows": 9, "roles": {}})
-    assert (made.eos, made.pad) == (-1, 0)
+def test_without_an_end_of_text_token_eos_is_minus_one_and_pad_is_zero():
+    tokenizer = tokenizers.ids_tokenizer({"rows": 9, "roles": {}})
+    assert (tokenizer.eos, tokenizer.pad) == (-1, 0)
 
 
 def test_a_vocabulary_with_upper_case_keeps_case_unless_a_file_says_otherwise(tmp_path):
@@ -33,7 +33,7 @@ def test_a_vocabulary_with_upper_case_keeps_case_unless_a_file_says_otherwise(tm
     assert not tokenizers.cased(tmp_path)
 
 
-def test_a_pointer_in_place_of_a_tokenizer_is_called_one(tmp_path):
+def test_a_git_lfs_pointer_in_place_of_a_tokenizer_is_reported(tmp_path):
     (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 1355256\n")
     with pytest.raises(InputError, match="Git LFS pointer"):
         tokenizers.load(tmp_path)

@@ -54,31 +54,31 @@ def test_a_vocabulary_is_never_larger_than_the_bound(kind, corpus):
     assert tokenizer.vocab_size == 400
 
 
-def test_training_apart_gives_the_same_and_tells_how_far_it_is(corpus, monkeypatch, capfd):
+def test_training_in_a_process_gives_the_same_and_reports_progress(corpus, monkeypatch, capfd):
     for kind in LEARNED:
         config = TokenizerConfig(kind=kind, vocab=400)
         in_line = tokenizers.train(config, [corpus])
-        heard: list = []
+        calls: list = []
         with monkeypatch.context() as patch:
             patch.setattr(training, "_IN_LINE", 0)
-            apart = tokenizers.train(config, [corpus], progress=lambda *call, heard=heard: heard.append(call))
+            apart = tokenizers.train(config, [corpus], progress=lambda *call, calls=calls: calls.append(call))
 
         assert apart.fingerprint == in_line.fingerprint
-        assert {(stage, whole) for stage, _, whole in heard} == {(training.STAGE, 1000)}
-        done = [done for _, done, _ in heard]
+        assert {(stage, total) for stage, _, total in calls} == {(training.STAGE, 1000)}
+        done = [done for _, done, _ in calls]
         assert done == sorted(done) and 200 <= done[-1] <= 1000
-    # Neither in line nor apart does a library write on the user's terminal.
+    # The libraries never write to the user's terminal.
     assert capfd.readouterr() == ("", "")
 
 
-def test_words_that_wordpiece_never_encodes_cost_it_nothing(monkeypatch):
+def test_wordpiece_training_skips_words_too_long_to_encode(monkeypatch):
     monkeypatch.setattr(training, "_IN_LINE", 1_000_000)
     config = TokenizerConfig(kind="wordpiece", character_coverage=1.0)
     started = time.monotonic()
 
     tokenizer = tokenizers.train(config, [letters(40_000) * 5 + " a word or a word"])
 
-    # To join pairs within the one long word would take the square of its length, 20 seconds.
+    # Merging pairs within the long word would take time quadratic in its length, 20 seconds.
     assert time.monotonic() - started < 5
     assert {"a", "##c", "word"} <= {tokenizer.piece(token) for token in range(tokenizer.vocab_size)}
     longest = tokenizers.train(TokenizerConfig(kind="wordpiece"), [f"{'ab' * 50} " * 3])
@@ -87,21 +87,21 @@ def test_words_that_wordpiece_never_encodes_cost_it_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", LEARNED)
-def test_time_to_encode_grows_with_the_text_and_not_faster(kind, corpus):
+def test_time_to_encode_is_linear_in_the_text(kind, corpus):
     tokenizer = tokenizers.train(TokenizerConfig(kind=kind), [corpus])
 
     def seconds(text):
-        # Of this process: what others compute at the same time does not count.
+        # CPU time of this process, because other processes run at the same time.
         started = time.process_time()
         tokenizer.located([text])
         return time.process_time() - started
 
     for text in (letters(40_000), "a" * 40_000, " " * 40_000):
-        # 4 times is even growth, 16 times that of a quadratic step; 50 ms because less cannot be measured well.
+        # Linear growth is 4 times, quadratic 16 times; less than 50 ms cannot be measured well.
         assert min(seconds(text) for _ in range(3)) < 10 * min(seconds(text[:10_000]) for _ in range(3)) + 0.05
 
 
-def test_estimates_follow_what_the_libraries_say():
+def test_estimates_follow_the_output_of_the_libraries():
     config = TokenizerConfig(vocab=1000)
     unigram = LISTENERS["unigram"](config)
     lines = [b"Initialized 9000 seed pieces", b"EM sub_iter=0 size=1950 obj=9", b"EM sub_iter=1 size=1900 obj=8",
@@ -119,7 +119,7 @@ def test_estimates_follow_what_the_libraries_say():
 
 INTERRUPTED = """
     from lm_jax.data import tokenizers
-    def progress(stage, done, whole):
+    def progress(stage, done, total):
         print(stage, flush=True)
     config = tokenizers.TokenizerConfig(kind={kind!r}, vocab=2000)
     tokenizers.train(config, [{text}], progress=progress)
@@ -154,6 +154,6 @@ def test_interrupting_a_training_ends_it_at_once(kind, repository):
 def test_unigram_trains_on_a_sample_of_text_without_words():
     unbroken, words = "ACGT" * 1000, "a line of words"
     pieces = [*[unbroken] * 300, words, *[unbroken] * 100]
-    limited = learners._limited(pieces)
+    limited = learners._limit_unbroken(pieces)
     assert limited.count(words) == 1 and limited.count(unbroken) == learners._UNBROKEN // 4000
-    assert learners._limited(pieces[:100]) == pieces[:100]
+    assert learners._limit_unbroken(pieces[:100]) == pieces[:100]

@@ -1,1 +1,1 @@
-"""Cleaning: small named steps, a chain of them, and a report of what they did."""
+"""Cleaning of text: small named steps, a chain that applies them, and a report that counts their effects."""

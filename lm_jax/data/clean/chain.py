@@ -1,7 +1,6 @@
-"""The chain that a document goes through, from raw bytes to text worth keeping.
+"""The chain of cleaning steps that turns a raw document into clean text or drops it.
 
-Duplicates are not decided here: whether a document is the first of its kind depends on those before it, which
-another worker may hold. See `lm_jax.data.texts`.
+Duplicates are dropped in `lm_jax.data.texts`, because the earlier documents may be with another worker.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from lm_jax.data.clean.steps import STEPS, decode
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CleanConfig:
-    """How text is cleaned.
+    """Settings of cleaning.
 
     Attributes:
-      steps: names from `steps.STEPS`, applied in this order; an empty tuple leaves text as it was decoded. The
+      steps: names from `steps.STEPS`, applied in this order; an empty tuple leaves the decoded text unchanged. The
         default keeps layout; add `flow` for running prose.
-      encoding: how documents that are not UTF-8 are read; empty drops them as "undecodable".
-      min_characters: shorter documents are dropped as "short" (those without any text as "empty").
+      encoding: encoding of documents that are not UTF-8; empty drops them as "undecodable".
+      min_characters: shorter documents are dropped as "short" (documents of white space alone as "empty").
       max_characters: longer documents are dropped as "long"; 0 keeps them.
       deduplicate: drop a document equal to an earlier one, after cleaning.
     """
@@ -35,7 +34,7 @@ class CleanConfig:
 
 
 def check(config: CleanConfig) -> None:
-    """Raise InputError for settings that no document can meet."""
+    """Raise InputError for unknown steps or encodings and for contradictory limits."""
     for step in config.steps:
         lookup(STEPS, step, "config.data.clean.steps")
     if config.encoding:
@@ -53,35 +52,42 @@ def check(config: CleanConfig) -> None:
 
 
 def clean(document: bytes | str, config: CleanConfig, report: reports.Report) -> str | None:
-    """A cleaned document, or None where it is dropped; the report is added to.
+    """Return the cleaned document, or None if it is dropped, and count it in the report.
 
     Args:
-      document: as a source yields it.
+      document: raw document of a source.
       config: the steps and limits.
       report: counts, changed in place.
+
+    Example:
+      >>> counts = reports.empty()
+      >>> clean(b"  Two   words ", CleanConfig(steps=("flow",)), counts)
+      'Two words'
+      >>> counts["changed"]
+      {'flow': 1}
     """
-    text, how = decode(document, config.encoding)
+    text, problem = decode(document, config.encoding)
     size = len(document) if isinstance(document, bytes) else len(text.encode())
     reports.count(report, "read", size)
-    if how == "undecodable":
-        return _dropped(report, how, size)
-    if how:
-        what = reports.fallback(config.encoding) if how == "fallback" else f"decode ({how})"
-        report["changed"][what] = report["changed"].get(what, 0) + 1
+    if problem == "undecodable":
+        return _drop(report, problem, size)
+    if problem:
+        step = reports.fallback(config.encoding) if problem == "fallback" else f"decode ({problem})"
+        report["changed"][step] = report["changed"].get(step, 0) + 1
     for name in config.steps:
         cleaned = STEPS[name](text)
         if cleaned != text:
             report["changed"][name] = report["changed"].get(name, 0) + 1
             text = cleaned
     if not text.strip():
-        return _dropped(report, "empty", size)
+        return _drop(report, "empty", size)
     if len(text) < config.min_characters:
-        return _dropped(report, "short", size)
+        return _drop(report, "short", size)
     if 0 < config.max_characters < len(text):
-        return _dropped(report, "long", size)
+        return _drop(report, "long", size)
     reports.count(report, "kept", len(text.encode()))
     return text
 
 
-def _dropped(report: reports.Report, reason: str, size: int) -> None:
+def _drop(report: reports.Report, reason: str, size: int) -> None:
     reports.count(report, "dropped", size, reason)

@@ -1,4 +1,4 @@
-"""What cleaning did: counts of documents and bytes, added up over workers."""
+"""Report of cleaning: counts of documents and bytes, summed over workers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 Report = dict[str, Any]
 
 _FALLBACK = re.compile(r"decode \(not UTF-8, read as (.*)\)")
-# What reports of version 1 say instead; they do not name the encoding.
+# The wording of reports of version 1, which do not name the encoding.
 _FORMER_FALLBACK = "decode (fallback)"
 
 
 def empty() -> Report:
-    """A report of nothing.
+    """Return a report with all counts zero.
 
-    `read` and `kept` hold documents and bytes; `dropped` holds the same for each reason, with bytes as they were read
-    (of duplicates as they were cleaned); `changed` counts the documents that a step altered.
+    `read` and `kept` count documents and bytes; `dropped` counts both by reason, in bytes before cleaning (duplicates:
+    after cleaning); `changed` counts the documents that each step altered.
     """
     return {"read": _count(), "kept": _count(), "dropped": {}, "changed": {}}
 
@@ -30,7 +30,7 @@ def count(report: Report, group: str, size: int, reason: str = "") -> None:
 
 
 def total(reports: Iterable[Report]) -> Report:
-    """Reports of disjoint documents as one."""
+    """Return the sum of reports of disjoint documents."""
     result = empty()
     for report in reports:
         for group in ("read", "kept"):
@@ -43,12 +43,12 @@ def total(reports: Iterable[Report]) -> Report:
 
 
 def fallback(encoding: str) -> str:
-    """What a report calls the decoding of documents that are not UTF-8."""
+    """Return the name in `changed` of decoding documents that are not UTF-8."""
     return f"decode (not UTF-8, read as {encoding})"
 
 
 def table(report: Report) -> str:
-    """A report as lines to print."""
+    """Return a report as lines to print."""
     rows = [("documents read", report["read"]), ("documents kept", report["kept"])]
     rows += [(f"dropped: {reason}", entry) for reason, entry in sorted(report["dropped"].items())]
     changed = [(f"changed: {step}", documents) for step, documents in sorted(report["changed"].items())]
@@ -59,15 +59,13 @@ def table(report: Report) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """Short lines about text that was dropped, guessed or damaged; none where all is well."""
+    """Return a line for each problem: dropped documents, guessed encodings, damaged text. Empty if there is none."""
     lines = []
     reasons = {reason: entry["documents"] for reason, entry in report["dropped"].items() if entry["documents"]}
     if reasons:
-        named = ", ".join(
-            f"{documents:,} {_plural(reason, documents)}" for reason, documents in sorted(reasons.items())
-        )
+        listed = ", ".join(f"{number:,} {_plural(reason, number)}" for reason, number in sorted(reasons.items()))
         read = report["read"]["documents"]
-        lines.append(f"{sum(reasons.values()):,} of {read:,} document{'s' * (read != 1)} dropped: {named}")
+        lines.append(f"{sum(reasons.values()):,} of {read:,} document{'s' * (read != 1)} dropped: {listed}")
     for step, documents in sorted(report["changed"].items()):
         match = _FALLBACK.fullmatch(step)
         one = documents == 1
@@ -84,7 +82,7 @@ def summary(report: Report) -> list[str]:
 
 
 def _plural(reason: str, documents: int) -> str:
-    """A reason as it follows a number: those that are nouns have a plural."""
+    """Return a reason in the plural if it is a noun and counts several documents."""
     return re.sub("^(duplicate|bad row)", r"\1s", reason) if documents != 1 else reason
 
 

@@ -1,6 +1,6 @@
-"""Tokenizers behind one interface: sentencepiece, WordPiece, byte-level BPE, bytes, characters; trained or loaded.
+"""Tokenizers, trained or loaded, with one interface: sentencepiece, WordPiece, byte-level BPE, bytes, characters.
 
-`Tokenizer` names the special ids and holds tables over the vocabulary; a backend for each library finds the pieces.
+`Tokenizer` holds the special ids and tables over the vocabulary; a backend for each library splits text into pieces.
 """
 
 from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig

@@ -1,7 +1,7 @@
-"""What every tokenizer offers, whatever finds its pieces: named special ids, tables over the vocabulary, files.
+"""The interface of all tokenizers: special ids by role, tables over the vocabulary, saving to files.
 
-A `Backend` turns text into ids and back; `Tokenizer` is a backend with names for its special ids. Special ids never
-come from text: a document that says "[MASK]" is spelled out.
+A `Backend` encodes text to ids and decodes ids to text; `Tokenizer` adds the roles of special ids. Encoding never
+returns special ids: a "[MASK]" in a document is spelled in ordinary pieces.
 """
 
 from __future__ import annotations
@@ -19,42 +19,44 @@ from jaxtyping import Bool, Float, Int
 
 from lm_jax.core.config import InputError, setting
 from lm_jax.data import atomic
-from lm_jax.data.parts import encodable
+from lm_jax.data.parts import replace_surrogates
 
-# The layout of tokenizers that are trained here: these, the kind's own pieces, the sentinels.
+# The vocabulary of tokenizers trained here: these special tokens, then ordinary pieces, then sentinels.
 SPECIALS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, BOS, EOS, CLS, SEP, MASK = range(len(SPECIALS))
 ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+TRAINED_ROLES: dict[str, int] = dict(zip(ROLES, range(len(ROLES)), strict=True))
 UNKNOWN = "\ufffd"
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
-
 SETTINGS = "lm_jax_tokenizer.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Which tokenizer.
+    """Settings of a tokenizer.
 
     Attributes:
-      kind: "unigram", "bpe" (sentencepiece), "wordpiece", "byte_bpe", "bytes" or "characters". ("ids" is what a
-        checkpoint without a tokenizer has.)
-      vocab: the size of the vocabulary, specials and sentinels included; text that allows fewer pieces is refused.
-        None takes as many as the text allows, at most `vocab_at_most`. "characters" takes both as an upper limit (rarer
-        ones are unknown); "bytes" has 263 ids and the sentinels in any case.
-      path: a tokenizer to load instead of training one: a directory written by `save`, one of Hugging Face
-        (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece model), or such a file.
-      sentinels: ids for span corruption, the last of the vocabulary. A loaded tokenizer keeps its own; one from
-        elsewhere that has none gets so many behind its vocabulary, the first one last as T5 has it.
-      character_coverage: the share of characters that get a piece of their own; the rest is spelled in bytes or, in
-        "wordpiece", unknown.
-      split_digits: every digit is a piece ("unigram" and "bpe").
-      lowercase: "wordpiece" lower-cases and drops accents, as BERT's uncased models; also for a vocab.txt whose
-        tokenizer_config.json does not say.
-      add: tokens behind the vocabulary that are found wherever a text has them, such as markers of a chat; the model's
-        tables get a row for each.
-      anew: with `--fork`: take this tokenizer, not the forked run's, and draw the tables of tokens anew.
-      sample_bytes: at most about so much text is trained on, lines chosen evenly over the corpus.
-      vocab_at_most: the largest vocabulary where `vocab` is None.
+      kind: "unigram" or "bpe" (both sentencepiece), "wordpiece", "byte_bpe", "bytes" or "characters". (A checkpoint
+        imported without a tokenizer has the kind "ids".)
+      vocab: vocabulary size with specials and sentinels; it is an error if the text allows fewer pieces. None: as many
+        as the text allows, at most `vocab_at_most`. For "characters" both are upper limits (rarer characters are
+        unknown); "bytes" always has 263 ids plus the sentinels.
+      path: tokenizer to load instead of training one: a directory written by `save`, a Hugging Face directory
+        (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece model), or one of these files.
+      sentinels: number of sentinel ids for span corruption, at the end of the vocabulary. A loaded tokenizer keeps its
+        sentinels; a published one without any gets this many after its vocabulary, in reverse order as in T5.
+      character_coverage: share of characters covered by pieces; others are spelled in bytes or unknown ("wordpiece").
+      split_digits: make every digit a piece ("unigram" and "bpe").
+      lowercase: lower-case and strip accents in "wordpiece", like BERT's uncased models, and in a loaded vocab.txt
+        whose tokenizer_config.json does not set it.
+      add: tokens to append to the vocabulary and find in text, such as chat markers; each gets an embedding row.
+      anew: with `--fork`: use this tokenizer instead of the forked run's and initialise the token embeddings anew.
+      sample_bytes: approximate limit of the text to train on; lines are sampled evenly from the corpus.
+      vocab_at_most: largest vocabulary if `vocab` is None.
+
+    Example:
+      >>> TokenizerConfig(vocab=32_000).target_size, TokenizerConfig().target_size
+      (32000, 8192)
     """
 
     kind: str = "unigram"
@@ -71,23 +73,23 @@ class TokenizerConfig:
 
     @property
     def target_size(self) -> int:
-        """The size of the vocabulary where the text allows it."""
+        """The vocabulary size to train, if the text allows it."""
         return self.vocab_at_most if self.vocab is None else self.vocab
 
     @property
     def size_key(self) -> str:
-        """The key of the setting that `target_size` comes from."""
+        """The config key that sets `target_size`."""
         return "config.data.tokenizer.vocab_at_most" if self.vocab is None else "config.data.tokenizer.vocab"
 
 
 class Encoded(NamedTuple):
-    """Texts as one line of tokens: a few array operations for all of them instead of a few for each.
+    """Token ids of several texts in one flat array, which needs fewer array operations than an array per text.
 
     Attributes:
       tokens: ids of all texts, int32 [tokens].
-      counts: how many each text has, [texts].
-      starts: [tokens] where `located` made it: the byte at which each token's text starts, not descending, in the
-        UTF-8 of the texts joined by line breaks.
+      counts: number of tokens of each text, [texts].
+      starts: only from `located`, [tokens]: offset in bytes at which the text of each token starts in the UTF-8 of the
+        texts joined by line breaks; never decreasing.
     """
 
     tokens: Int[np.ndarray, " tokens"]
@@ -95,44 +97,53 @@ class Encoded(NamedTuple):
     starts: Int[np.ndarray, " tokens"] | None = None
 
     def split(self) -> list[Int[np.ndarray, " tokens"]]:
-        """The tokens of each text."""
+        """Return the tokens of each text."""
         stops = np.cumsum(self.counts).tolist()
         return [self.tokens[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
+    def with_starts(self, lengths: Int[np.ndarray, " vocab"]) -> Encoded:
+        """Return the same with `starts` summed from the lengths in bytes of each token's text."""
+        starts = np.zeros(len(self.tokens) + 1, np.int64 if len(self.tokens) > 1 << 24 else np.int32)
+        np.cumsum(lengths[self.tokens], out=starts[1:])
+        starts = starts[:-1]
+        if len(self.counts) > 1:
+            starts += np.repeat(np.arange(len(self.counts), dtype=starts.dtype), self.counts)
+        return self._replace(starts=starts)
+
 
 class Backend(Protocol):
-    """Finds pieces; knows nothing of roles.
+    """Encodes text to ids and decodes ids to text, without roles of special ids.
 
     Attributes:
-      lossless: whether any text comes back from its ids.
+      lossless: whether decoding returns the encoded text for any text.
     """
 
     lossless: bool
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Texts without lone surrogates as ids."""
+        """Encode texts without lone surrogates."""
         ...
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        """The same, with `starts`."""
+        """Encode like `encode`, and fill in `starts`."""
         ...
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """Text of ids that are pieces or unknown."""
+        """Decode ids of ordinary pieces or of the unknown token."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """What is known of every id.
+    """Tables over the ids of a vocabulary.
 
     Attributes:
-      pieces: printable forms; "" of an id that stands for nothing.
-      special: ids that are no piece of text, such as control symbols; roles and sentinels need not be among them.
-      lengths: UTF-8 bytes of text that each id stands for; an estimate where the backend is not lossless.
-      starts_word: ids that begin a word.
+      pieces: printable pieces; "" for an unused id.
+      special: mask of ids that are not text, such as control symbols; may omit roles and sentinels.
+      lengths: UTF-8 bytes of the text of each id; an estimate unless the backend is lossless.
+      starts_word: mask of ids that begin a word.
       carries_space: whether pieces begin with the space before their word.
-      prefix_space: whether a space is put before every text.
+      prefix_space: whether encoding puts a space before every text.
     """
 
     pieces: Sequence[str]
@@ -151,9 +162,9 @@ def vocabulary(
     starts_word: Bool[np.ndarray, " vocab"] | None = None,
     prefix_space: bool = False,
 ) -> Vocabulary:
-    """What the UTF-8 text of every id tells; b"" is no text.
+    """Build the tables from the pieces and the UTF-8 text of every id (b"" for an id without text).
 
-    Special ids are None where roles and sentinels are all there is, those that begin a word where the texts show it.
+    `special=None`: roles and sentinels are the only special ids. `starts_word=None`: derived from `texts`.
     """
     return Vocabulary(
         pieces=pieces,
@@ -166,24 +177,30 @@ def vocabulary(
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """Encodes text to ids and decodes ids to text.
 
     Attributes:
-      kind: which backend; see `TokenizerConfig.kind` and, for tokenizers from elsewhere, `loading`.
-      vocab_size: ids are below this.
-      pad, eos: ids; padding is [EOS] where there is no other (it is masked), and [EOS] is [SEP] in BERT's family. Of
-        "ids" eos may be -1, which no text has, and padding then is the first id.
-      unk, bos, cls, sep, mask: ids, or None where the tokenizer has none.
+      kind: kind of backend; see `TokenizerConfig.kind` and, for published tokenizers, `loading`.
+      vocab_size: number of ids.
+      pad, eos: ids. Without a padding token pad equals eos (padding is masked); in BERT's family eos is [SEP]. In a
+        tokenizer of kind "ids" eos may be -1, which occurs in no text, and pad is then 0.
+      unk, bos, cls, sep, mask: ids, or None if the tokenizer has no such token.
       sentinels: ids of <extra_id_0>, <extra_id_1>, ..., int32.
-      special: bool [vocab], ids that are no piece of text.
-      ordinary: the longest run of ids without a special one, [first, one past the last): what random tokens are
-        drawn from.
-      starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the" but not "##the", white space, a
-        Chinese character or what begins with one.
+      special: bool [vocab], ids that are not text.
+      ordinary: longest run of ids without a special id, [first, last + 1); random tokens are drawn from it.
+      starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the" (not "##the"), white space, "天气".
       lossless: whether `decode(encode(text)) == text` for any text.
       pieces, lengths, carries_space, prefix_space: see `Vocabulary`.
-      backend: finds the pieces.
-      fingerprint: equal for tokenizers that give the same ids.
+      backend: splits text into pieces.
+      fingerprint: hash of kind, content and options; equal fingerprints mean equal ids.
+
+    Example:
+      >>> from lm_jax.data import tokenizers
+      >>> tokenizer = tokenizers.train(TokenizerConfig(kind="bytes"), [])
+      >>> tokenizer.encode("Hi!").tolist()
+      [79, 112, 40]
+      >>> tokenizer.decode([79, 112, 40]), tokenizer.piece(79)
+      ('Hi!', '<0x48>')
     """
 
     def __init__(
@@ -192,25 +209,25 @@ class Tokenizer:
         content: bytes,
         options: Mapping[str, Any],
         *,
-        file: str,
+        file: str = "",
         roles: Mapping[str, int],
         sentinels: Sequence[int],
         vocabulary: Vocabulary,
         backend: Backend,
         trusted: bool = False,
-        endless: bool = False,
+        no_eos: bool = False,
     ):
-        """A tokenizer from its parts; `trusted` backends cannot find a special id in text, `endless` ones end none."""
+        """Build a tokenizer; a `trusted` backend never returns special ids for text, and `no_eos` allows eos = -1."""
         self.kind, self.content, self.options, self.file = kind, content, dict(options), file
         self.backend, self.pieces, self.lengths = backend, list(vocabulary.pieces), vocabulary.lengths
         self.vocab_size = len(self.pieces)
         self.unk, self.bos, self.cls, self.sep, self.mask = (
             roles.get(name) for name in ("unk", "bos", "cls", "sep", "mask")
         )
-        eos = roles.get("eos", -1 if endless else self.sep)
+        eos = roles.get("eos", -1 if no_eos else self.sep)
         if eos is None:
             raise InputError(
-                "config.data.tokenizer.path: the tokenizer has no token that ends a text; name one as eos_token (or "
+                "config.data.tokenizer.path: the tokenizer has no end-of-text token; name one as eos_token (or "
                 "sep_token) in a tokenizer_config.json beside it"
             )
         self.eos: int = eos
@@ -230,91 +247,91 @@ class Tokenizer:
         self._trusted = trusted
 
     def encode(self, text: str) -> Int[np.ndarray, " tokens"]:
-        """Ids of a text, int32, without specials."""
-        return self._made([encodable(text)], located=False).tokens
+        """Return the ids of a text, int32, without special ids."""
+        return self._encode([replace_surrogates(text)], located=False).tokens
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " tokens"]]:
-        """Ids of each text."""
-        return self._made([encodable(text) for text in texts], located=False).split()
+        """Return the ids of each text."""
+        return self._encode([replace_surrogates(text) for text in texts], located=False).split()
 
     def located(self, texts: Sequence[str]) -> Encoded:
-        """Ids of all texts, and where in the texts they start."""
-        return self._made([encodable(text) for text in texts], located=True)
+        """Return the ids of all texts and the offsets at which their text starts."""
+        return self._encode([replace_surrogates(text) for text in texts], located=True)
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
-        """Text of ids; specials, sentinels and ids beyond the vocabulary are skipped, the unknown one is U+FFFD."""
+        """Return the text of ids; skips specials, sentinels and ids out of range, and decodes [UNK] to U+FFFD."""
         ids = np.asarray(ids, np.int64).reshape(-1)
         ids = ids[(ids >= 0) & (ids < self.vocab_size)]
         return self.backend.decode(ids[~self._hidden[ids]])
 
     def piece(self, token: int) -> str:
-        """One id in printable form."""
+        """Return the printable piece of an id."""
         if not 0 <= token < self.vocab_size:
             raise ValueError(f"id {token} is outside the vocabulary 0..{self.vocab_size - 1}")
         return self.pieces[token] or f"<no piece {token}>"
 
     def bytes_of_corpus(self, size_bytes: int, pieces: int) -> Float[np.ndarray, " vocab"]:
-        """UTF-8 bytes of a corpus's original text that each id stands for.
+        """Return the UTF-8 bytes of original text for each id.
 
-        Where a tokenizer changes text (lower case, white space) its ids do not tell: every piece then counts as many
-        bytes as the corpus has for each of its pieces on average.
+        If the tokenizer changes text (lower case, white space), the exact length is unknown: every piece then counts
+        the corpus's average number of bytes per piece.
 
         Args:
-          size_bytes: of the corpus.
-          pieces: how many it was cut into, without the [EOS] of its documents.
+          size_bytes: size of the corpus.
+          pieces: number of its tokens, without the [EOS] of its documents.
         """
-        # What an alphabet does not know is as short as what it knows, to within a byte or two.
+        # Characters: the length of an unknown character differs from its entry by a byte or two.
         if self.lossless or self.kind == "characters":
             return self.lengths.astype(float)
         return np.where(self._hidden, 0.0, size_bytes / max(1, pieces))
 
     def save(self, directory: Path | str) -> None:
-        """Write the tokenizer to a directory, its pieces in the format that other programs read."""
+        """Write the tokenizer to a directory, with its vocabulary in the format of its library."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.content:
             atomic.write_bytes(directory / self.file, self.content)
         settings = {name: getattr(self, name) for name in ("kind", "file", "options", "vocab_size", "fingerprint")}
-        # Last: a directory with this file is complete.
+        # Written last: a directory with this file is complete.
         atomic.write_json(directory / SETTINGS, settings)
 
-    def _made(self, texts: list[str], *, located: bool) -> Encoded:
+    def _encode(self, texts: list[str], *, located: bool) -> Encoded:
         run = self.backend.locate if located else self.backend.encode
-        made = run(texts)
-        if self._trusted or not self._hidden[made.tokens].any():
-            return made
-        # Rare: one of these texts spells a special token and the backend took it at its word.
-        broken = [Encoded(*self._spelled(text, run)) for text in texts]
+        batch = run(texts)
+        if self._trusted or not self._hidden[batch.tokens].any():
+            return batch
+        # Rare: a text contains the name of a special token and the backend returned the special id.
+        encoded = [Encoded(*self._encode_spelled(text, run)) for text in texts]
         shifts = np.cumsum([0, *(len(text.encode()) + 1 for text in texts)])
-        starts = [part.starts + shift for part, shift in zip(broken, shifts, strict=False) if part.starts is not None]
+        starts = [each.starts + shift for each, shift in zip(encoded, shifts, strict=False) if each.starts is not None]
         return Encoded(
-            np.concatenate([part.tokens for part in broken]),
-            np.concatenate([part.counts for part in broken]),
+            np.concatenate([each.tokens for each in encoded]),
+            np.concatenate([each.counts for each in encoded]),
             np.concatenate(starts) if located else None,
         )
 
-    def _spelled(self, text: str, run: Any) -> Encoded:
-        """One text, every special token in it cut in two so that it is no special token."""
-        made = run([text])
-        if not self._hidden[made.tokens].any():
-            return made
+    def _encode_spelled(self, text: str, run: Any) -> Encoded:
+        """Encode one text, splitting the names of special tokens after their first character."""
+        encoded = run([text])
+        if not self._hidden[encoded.tokens].any():
+            return encoded
         names = {self.pieces[index].removeprefix("▁") for index in np.flatnonzero(self._hidden)} - {""}
-        found = re.finditer("|".join(map(re.escape, sorted(names, key=len, reverse=True))), text)
-        cuts = [0, *(match.start() + 1 for match in found), len(text)]
-        tokens, starts, at = [], [], 0
+        matches = re.finditer("|".join(map(re.escape, sorted(names, key=len, reverse=True))), text)
+        cuts = [0, *(match.start() + 1 for match in matches), len(text)]
+        tokens, starts, offset = [], [], 0
         for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
             part = run([text[start:stop]])
             tokens.append(part.tokens)
-            starts.append(None if part.starts is None else part.starts + at)
-            at += len(text[start:stop].encode())
+            starts.append(None if part.starts is None else part.starts + offset)
+            offset += len(text[start:stop].encode())
         joined = np.concatenate(tokens)
         if self.unk is not None:
             joined = np.where(self._hidden[joined], np.int32(self.unk), joined)
         return Encoded(joined, np.array([len(joined)]), None if starts[0] is None else np.concatenate(starts))
 
 
-def _longest_run(wanted: Bool[np.ndarray, " vocab"]) -> tuple[int, int]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]])))
+def _longest_run(mask: Bool[np.ndarray, " vocab"]) -> tuple[int, int]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
     if not len(edges):
         return 0, 0
     longest = int(np.argmax(edges[1::2] - edges[::2]))
@@ -322,7 +339,7 @@ def _longest_run(wanted: Bool[np.ndarray, " vocab"]) -> tuple[int, int]:
 
 
 def fingerprint(kind: str, content: bytes, options: Mapping[str, Any]) -> str:
-    """What tells two tokenizers apart."""
+    """Return a hash that identifies a tokenizer."""
     if set(options) == {"sentinels"} and isinstance(options["sentinels"], int):
         described = ["tokenizer 1", kind, options["sentinels"]]
     else:
@@ -331,20 +348,8 @@ def fingerprint(kind: str, content: bytes, options: Mapping[str, Any]) -> str:
 
 
 def begin_words(texts: Sequence[bytes]) -> Bool[np.ndarray, " vocab"]:
-    """Which pieces begin a word, by their UTF-8: white space comes before one, a Chinese character is one."""
-    # E3..E9 lead U+3000..U+9FFF, F0 A0.. the ideographs beyond; a piece may be the first byte alone.
+    """Return which pieces begin a word by their UTF-8: those that begin with white space or a Chinese character."""
+    # E3..E9 are the first bytes of U+3000..U+9FFF, F0 A0.. of later ideographs; a piece may be the first byte alone.
     return np.array(
         [text[:1] in (b" ", b"\n", b"\t", b"\r", b"\xf0") or b"\xe3" <= text[:1] <= b"\xe9" for text in texts]
     )
-
-
-def by_length(
-    tokens: Int[np.ndarray, " tokens"], counts: Int[np.ndarray, " texts"], lengths: Int[np.ndarray, " vocab"]
-) -> Encoded:
-    """Texts with the starts of tokens that stand for a fixed number of bytes each."""
-    starts = np.zeros(len(tokens) + 1, np.int64 if len(tokens) > 1 << 24 else np.int32)
-    np.cumsum(lengths[tokens], out=starts[1:])
-    starts = starts[:-1]
-    if len(counts) > 1:
-        starts += np.repeat(np.arange(len(counts), dtype=starts.dtype), counts)
-    return Encoded(tokens, counts, starts)

@@ -1,7 +1,7 @@
-"""How far the training of a tokenizer is, from the lines that the libraries write on standard error.
+"""Estimates the progress of training a tokenizer from what the libraries write to standard error.
 
-The shares of time are those of some megabytes of documentation and of random letters; other text may be half or twice
-as far.
+The shares of time were measured on some megabytes of documentation and of random letters; on other text they may be
+wrong by a factor of two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from lm_jax.data.tokenizers.base import SPECIALS, TokenizerConfig
 
-# What a line says is done, in 0..1; None where it says nothing of that.
+# Returns the share done according to a line, in 0..1, or None if the line says nothing about it.
 Listener = Callable[[bytes], float | None]
 
 # Sentencepiece's unigram drops a quarter of its pieces in each round of two iterations, until it has 1.1 times the
@@ -23,7 +23,7 @@ _SEEDS = 0.15
 
 
 def unigram(config: TokenizerConfig) -> Listener:
-    """Seed pieces, then rounds of expectation maximisation whose number follows from the sizes."""
+    """Seed pieces, then rounds of expectation maximisation; their number follows from the sizes."""
     iterations = 0
 
     def share(line: bytes) -> float | None:
@@ -32,42 +32,42 @@ def unigram(config: TokenizerConfig) -> Listener:
             return _SEEDS / 3
         if b"seed pieces" in line and b"Initialized" in line:
             return _SEEDS
-        found = re.search(rb"EM sub_iter=(\d+) size=(\d+)", line)
-        if not found:
+        match = re.search(rb"EM sub_iter=(\d+) size=(\d+)", line)
+        if not match:
             return None
         iterations += 1
-        rounds = math.log(int(found[2]) / (_SPARE * config.target_size), 1 / _SHRINKS)
-        left = _ITERATIONS * max(0, math.ceil(rounds)) + _ITERATIONS - 1 - int(found[1])
-        return _SEEDS + (1 - _SEEDS) * iterations / (iterations + max(0, left))
+        rounds = math.log(int(match[2]) / (_SPARE * config.target_size), 1 / _SHRINKS)
+        remaining = _ITERATIONS * max(0, math.ceil(rounds)) + _ITERATIONS - 1 - int(match[1])
+        return _SEEDS + (1 - _SEEDS) * iterations / (iterations + max(0, remaining))
 
     return share
 
 
 def bpe(config: TokenizerConfig) -> Listener:
     """Merges; the first ones are the most frequent and take longest."""
-    whole = max(1, config.target_size - config.sentinels - len(SPECIALS) - 256)
+    total = max(1, config.target_size - config.sentinels - len(SPECIALS) - 256)
 
     def share(line: bytes) -> float | None:
         if b"Done! preprocessed" in line:
             return 0.2
-        found = re.search(rb"Merged: .*merges=(\d+)", line)
-        return 0.3 + 0.7 * math.sqrt(min(1.0, int(found[1]) / whole)) if found else None
+        match = re.search(rb"Merged: .*merges=(\d+)", line)
+        return 0.3 + 0.7 * math.sqrt(min(1.0, int(match[1]) / total)) if match else None
 
     return share
 
 
 def _stages(spans: dict[str, tuple[float, float]]) -> Callable[[TokenizerConfig], Listener]:
-    """Stages in lines of JSON, and what is done before and after each."""
+    """Stages in lines of JSON; `spans` holds the share done before and after each stage."""
 
     def listener(config: TokenizerConfig) -> Listener:
         def share(line: bytes) -> float | None:
             try:
                 entry = json.loads(line)
                 first, last = spans[entry["stage"]]
-                part = entry["current"] / max(1, entry["total"])
+                done = entry["current"] / max(1, entry["total"])
             except (ValueError, TypeError, KeyError):
                 return None
-            return first + (last - first) * (math.sqrt(part) if entry["stage"] == _MERGES else part)
+            return first + (last - first) * (math.sqrt(done) if entry["stage"] == _MERGES else done)
 
         return share
 

@@ -1,7 +1,7 @@
-"""A tokenizer with tokens added behind its vocabulary: markers of a chat, words of a domain.
+"""Appends tokens to the vocabulary of a tokenizer, such as chat markers or words of a domain.
 
-Unlike special tokens they are text: wherever a text has one of them, it is that one token. What lies between them is
-cut as before, so that all other ids stay.
+Unlike special tokens they are text: each occurrence in a text becomes that one token. The text between them is encoded
+as before, so all other ids stay the same.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from jaxtyping import Int
 from lm_jax.core.config import InputError
 from lm_jax.data.tokenizers.base import ROLES, Backend, Encoded, Tokenizer, Vocabulary
 
-# The key of `Tokenizer.options` that lists them.
+# The key of `Tokenizer.options` that lists the added tokens.
 OPTION = "more"
 
 
 def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
-    """`tokenizer` with a token for each of `names`; the ids of those that it has no piece for follow its own, in order.
+    """Return `tokenizer` with a token for each of `names`; names without a piece get the ids after the vocabulary.
 
     Raises:
-      InputError: a name is empty, stands twice, or is that of a special token.
+      InputError: a name is blank, repeated, or the name of a special token.
     """
     for name in names:
         if not name.strip() or list(names).count(name) > 1:
-            raise InputError(f"config.data.tokenizer.add holds {name!r}; expected different tokens, none of them blank")
+            raise InputError(f"config.data.tokenizer.add holds {name!r}; expected distinct tokens that are not blank")
     pieces = tokenizer.pieces
     special = {pieces[index] for index in np.flatnonzero(tokenizer.special)}
     if taken := [name for name in names if name in special]:
         raise InputError(f"config.data.tokenizer.add holds {taken[0]!r}, which is a special token of the tokenizer")
-    had = tokenizer.options.get(OPTION, [])
-    listed = [*had, *(name for name in names if name not in had)]
-    if listed == had:
+    previous = tokenizer.options.get(OPTION, [])
+    listed = [*previous, *(name for name in names if name not in previous)]
+    if listed == previous:
         return tokenizer
     backend = tokenizer.backend
     base = backend.base if isinstance(backend, Extended) else backend
-    known = {piece: index for index, piece in reversed([*enumerate(pieces)]) if piece}
-    names = [name for name in listed if name not in known]
-    ids = {name: known[name] if name in known else tokenizer.vocab_size + names.index(name) for name in listed}
+    index_of = {piece: index for index, piece in reversed([*enumerate(pieces)]) if piece}
+    names = [name for name in listed if name not in index_of]
+    ids = {name: index_of[name] if name in index_of else tokenizer.vocab_size + names.index(name) for name in listed}
     roles = {role: getattr(tokenizer, role) for role in ROLES if getattr(tokenizer, role) is not None}
     grow = lambda table, values: np.concatenate([table, np.array(values, table.dtype)])
     vocabulary = Vocabulary(
@@ -64,10 +64,10 @@ def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
 
 
 class Extended:
-    """A backend, and tokens that are looked for in a text before it."""
+    """A backend that first splits texts at the added tokens."""
 
     def __init__(self, base: Backend, ids: Mapping[str, int], between: str):
-        """`ids` are those of the added names; `between` is what stands around names when ids become text."""
+        """`ids`: ids of the added names. `between`: text to put around names in decoding."""
         self.base, self.ids, self._between = base, dict(ids), between
         self._names = {token: name for name, token in ids.items()}
         self._added = np.array(sorted(self._names), np.int64)
@@ -77,47 +77,48 @@ class Extended:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """See `Backend`."""
-        return self._joined(texts, located=False)
+        return self._encode(texts, located=False)
 
     def locate(self, texts: Sequence[str]) -> Encoded:
         """See `Backend`."""
-        return self._joined(texts, located=True)
+        return self._encode(texts, located=True)
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
         """See `Backend`."""
         added = np.flatnonzero(np.isin(ids, self._added))
-        parts, at = [], 0
+        parts, start = [], 0
         for index in added.tolist():
-            parts += [self.base.decode(ids[at:index]), self._names[int(ids[index])]]
-            at = index + 1
-        parts.append(self.base.decode(ids[at:]))
+            parts += [self.base.decode(ids[start:index]), self._names[int(ids[index])]]
+            start = index + 1
+        parts.append(self.base.decode(ids[start:]))
         return self._between.join(filter(None, parts)) if len(parts) > 1 else parts[0]
 
-    def _joined(self, texts: Sequence[str], *, located: bool) -> Encoded:
-        """The texts' ids: stretches between names in one call of the backend, and the names between them."""
-        pieces = [self._find.split(text) for text in texts]
-        stretches = [stretch for piece in pieces for stretch in piece[::2]]
-        made = self.base.locate(stretches) if located else self.base.encode(stretches)
-        stops = np.cumsum(made.counts)
+    def _encode(self, texts: Sequence[str], *, located: bool) -> Encoded:
+        """Encode the stretches between names in one call of the backend, and insert the ids of the names."""
+        splits = [self._find.split(text) for text in texts]
+        stretches = [stretch for split in splits for stretch in split[::2]]
+        encoded = self.base.locate(stretches) if located else self.base.encode(stretches)
+        stops = np.cumsum(encoded.counts)
         tokens: list[np.ndarray] = []
         starts: list[np.ndarray] = []
-        counts, number, at, own = [], 0, 0, 0
-        for piece in pieces:
+        # Byte offsets of a part: in the joined texts, and in the joined stretches that the backend encoded.
+        counts, number, offset, stretch_offset = [], 0, 0, 0
+        for split in splits:
             first = len(tokens)
-            for place, part in enumerate(piece):
-                if place % 2:
+            for index, part in enumerate(split):
+                if index % 2:
                     tokens.append(np.array([self.ids[part]], np.int32))
-                    starts.append(np.array([at], np.int64))
+                    starts.append(np.array([offset], np.int64))
                 else:
-                    cut = slice(int(stops[number] - made.counts[number]), int(stops[number]))
-                    tokens.append(made.tokens[cut])
-                    if made.starts is not None:
-                        starts.append(made.starts[cut].astype(np.int64) - own + at)
-                    own += len(part.encode()) + 1
+                    span = slice(int(stops[number] - encoded.counts[number]), int(stops[number]))
+                    tokens.append(encoded.tokens[span])
+                    if encoded.starts is not None:
+                        starts.append(encoded.starts[span].astype(np.int64) - stretch_offset + offset)
+                    stretch_offset += len(part.encode()) + 1
                     number += 1
-                at += len(part.encode())
+                offset += len(part.encode())
             counts.append(sum(map(len, tokens[first:])))
-            at += 1
-        whole = np.concatenate([np.zeros(0, np.int32), *tokens])
-        places = np.concatenate([np.zeros(0, np.int64), *starts]) if located else None
-        return Encoded(whole, np.array(counts, np.int64), places)
+            offset += 1
+        all_tokens = np.concatenate([np.zeros(0, np.int32), *tokens])
+        all_starts = np.concatenate([np.zeros(0, np.int64), *starts]) if located else None
+        return Encoded(all_tokens, np.array(counts, np.int64), all_starts)

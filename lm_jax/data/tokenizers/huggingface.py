@@ -1,7 +1,7 @@
 """Tokenizers in Hugging Face's tokenizer.json: WordPiece with BERT's normalisation, byte-level BPE, and others.
 
-A vocab.txt (Devlin et al. 2019, arXiv:1810.04805) and a vocab.json with merges.txt (Radford et al. 2019) become the
-same format here, so that there is one way to run and to save them.
+A vocab.txt (Devlin et al. 2019, arXiv:1810.04805) and a vocab.json with merges.txt (Radford et al. 2019) are converted
+to this format, so there is one way to run and save them.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError
-from lm_jax.data.parts import before_words
+from lm_jax.data.parts import split_at_words
 from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, begin_words, vocabulary
 
 FILE = "tokenizer.json"
-PREFIX = "##"  # WordPiece: this piece goes on with a word.
-LONGEST_WORD = 100  # WordPiece: a longer word is unknown as a whole.
-# The decoder of a tokenizer that spells in bytes and puts nothing around its pieces.
+PREFIX = "##"  # WordPiece: the piece continues a word.
+LONGEST_WORD = 100  # WordPiece: a longer word becomes one [UNK].
+# The decoder of a tokenizer with byte fallback that adds nothing around its pieces.
 SPELLED = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-# Long texts are cut: what the library notes of every token takes a hundred times the text.
+# Long texts are split, because the library's records of every token take a hundred times the memory of the text.
 _PART = 100_000
 _ATTACHED, _OPENING = (re.escape(marks) for marks in (".,!?;:)]}%'’”…，。！？；：、」』）》", "([{'‘“「『（《"))
-# Scripts that are written without spaces.
+# Scripts written without spaces.
 _WIDE = "\u2e80-\u9fff\uff00-\uffef\U00020000-\U0010ffff"
-# Spaces between pieces of words that a text does not have.
+# Spaces between decoded pieces that a text would not have.
 JOINTS = f" (?=[{_ATTACHED}])|(?<=[{_OPENING}]) |(?<=[{_WIDE}]) (?=[{_WIDE}])"
 
 
 def wordpiece(
     vocab: Mapping[str, int], *, lowercase: bool, strip_accents: bool | None, chinese: bool, unk: str
 ) -> dict:
-    """BERT's tokenizer over a vocabulary, as tokenizer.json has it."""
+    """Return the tokenizer.json of BERT's tokenizer with a vocabulary."""
     accents = {"strip_accents": strip_accents, "lowercase": lowercase}
     model = {"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": PREFIX}
     return {
@@ -49,44 +49,44 @@ def wordpiece(
 
 
 def byte_bpe(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], *, prefix_space: bool) -> dict:
-    """GPT-2's tokenizer over a vocabulary and merges, as tokenizer.json has it."""
+    """Return the tokenizer.json of GPT-2's tokenizer with a vocabulary and merges."""
     level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": True}
     return {**frame(), "pre_tokenizer": level, "decoder": level, "model": bpe(vocab, merges)}
 
 
 def bpe(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> dict[str, Any]:
-    """Byte-pair encoding without anything around it."""
+    """Return the `model` entry of a tokenizer.json for byte-pair encoding."""
     unset = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
     model = {"type": "BPE", **unset, "fuse_unk": False, "byte_fallback": False}
     return {**model, "vocab": dict(vocab), "merges": [[*pair] for pair in merges]}
 
 
 def frame() -> dict[str, Any]:
-    """A tokenizer.json without steps and special tokens."""
+    """Return a tokenizer.json without steps or special tokens."""
     return dict(version="1.0", truncation=None, padding=None, added_tokens=[], normalizer=None, post_processor=None)
 
 
-def added(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Entries of `added_tokens` for special tokens."""
+def added_tokens(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the entries of `added_tokens` for special tokens."""
     shape = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return [{"id": token, "content": name, **shape} for name, token in sorted(tokens.items(), key=lambda one: one[1])]
+    return [{"id": token, "content": name, **shape} for name, token in sorted(tokens.items(), key=lambda item: item[1])]
 
 
-def written(tree: Mapping[str, Any]) -> bytes:
-    """A tokenizer.json."""
+def serialise(tree: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a tokenizer.json."""
     return json.dumps(tree, ensure_ascii=False).encode()
 
 
 def build_tokenizer(kind: str, content: bytes, options: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer of a tokenizer.json.
+    """Build a tokenizer from a tokenizer.json.
 
     Args:
       kind: "wordpiece", "byte_bpe" or "huggingface".
-      content: the file.
-      options: `roles` and `sentinels` as ids, and `added`, ids of tokens that the file itself does not have.
+      content: the file's bytes.
+      options: `roles` and `sentinels` as ids, and `added`, ids of tokens that are not in the file.
     """
     tree = json.loads(content)
-    library = opened(content)
+    library = library_tokenizer(content)
     listed = {**library.get_vocab(with_added_tokens=True), **options["added"]}
     names = [""] * (1 + max(listed.values(), default=-1))
     for name, index in listed.items():
@@ -94,28 +94,28 @@ def build_tokenizer(kind: str, content: bytes, options: Mapping[str, Any]) -> To
     special = np.zeros(len(names), bool)
     special[[*(entry["id"] for entry in tree.get("added_tokens") or () if entry["special"])]] = True
     special[[*options["added"].values()]] = True
-    level, words, spelled = _step(tree, "ByteLevel"), _is_wordpiece(tree), bool(tree["model"].get("byte_fallback"))
-    outside = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
-    texts = _texts(names, special.tolist(), outside if level else None, words, spelled)
+    level, words, fallback = _step(tree, "ByteLevel"), _is_wordpiece(tree), bool(tree["model"].get("byte_fallback"))
+    plain = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
+    texts = _texts(names, special.tolist(), plain if level else None, words, fallback)
     begins = None
     if words:
         begins = np.array([not name.startswith(PREFIX) for name in names])
     elif level is None and not begin_words(texts).any():
-        # Whole words without a mark, as WordLevel has them.
+        # Pieces are entire words without a mark for spaces, as in WordLevel.
         begins = np.ones(len(names), bool)
     prefix = _step(tree, "Metaspace") or level or {}
     prefixed = bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never"))
     roles, sentinels = options["roles"], options["sentinels"]
     cut = words or (level is not None and not level["add_prefix_space"])
     backend = _Pipeline(library, names, unknown=roles.get("unk"), words=words, cut=cut, lossless=_is_lossless(tree))
-    known = vocabulary(names, texts, special=special, starts_word=begins, prefix_space=prefixed)
+    tables = vocabulary(names, texts, special=special, starts_word=begins, prefix_space=prefixed)
     return Tokenizer(
-        kind, content, options, file=FILE, roles=roles, sentinels=sentinels, vocabulary=known, backend=backend
+        kind, content, options, file=FILE, roles=roles, sentinels=sentinels, vocabulary=tables, backend=backend
     )
 
 
-def opened(content: bytes) -> Any:
-    """The library's tokenizer, without truncation and padding and blind to special tokens in text.
+def library_tokenizer(content: bytes) -> Any:
+    """Return the library's tokenizer; it neither truncates nor pads, and ignores special tokens in text.
 
     Raises:
       InputError: the library cannot read the file.
@@ -133,7 +133,7 @@ def opened(content: bytes) -> Any:
 
 
 def kind_of(tree: Mapping[str, Any]) -> str:
-    """What `Tokenizer.kind` says of a tokenizer.json."""
+    """Return the `Tokenizer.kind` of a tokenizer.json."""
     if _is_wordpiece(tree):
         return "wordpiece"
     return "byte_bpe" if _step(tree, "ByteLevel") and "merges" in tree["model"] else "huggingface"
@@ -145,39 +145,39 @@ def _is_wordpiece(tree: Mapping[str, Any]) -> bool:
 
 
 def _step(tree: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
-    """The pre-tokenizer of a type, alone or in a sequence."""
+    """Return the pre-tokenizer of a type, which may be part of a sequence, or None."""
     step = tree.get("pre_tokenizer") or {}
     steps = step.get("pretokenizers", [step])
-    return next((one for one in steps if one.get("type") == kind), None)
+    return next((each for each in steps if each.get("type") == kind), None)
 
 
 def _is_lossless(tree: Mapping[str, Any]) -> bool:
-    """Whether pieces are bytes, or are exactly their text and all else is spelled in bytes."""
+    """Return whether pieces are bytes, or equal their text with byte fallback for all other text."""
     step, level = tree.get("pre_tokenizer") or {}, _step(tree, "ByteLevel")
     if tree.get("normalizer") is not None:
         return False
     if level is not None:
         return not level["add_prefix_space"]
     steps = step.get("pretokenizers", [step] if step else [])
-    cuts = all(one.get("type") == "Split" and one.get("behavior") == "Isolated" for one in steps)
-    return cuts and bool(tree["model"].get("byte_fallback")) and tree.get("decoder") == SPELLED
+    isolated = all(each.get("type") == "Split" and each.get("behavior") == "Isolated" for each in steps)
+    return isolated and bool(tree["model"].get("byte_fallback")) and tree.get("decoder") == SPELLED
 
 
 def _texts(
-    names: Sequence[str], special: Sequence[bool], outside: set[str] | None, words: bool, spelled: bool
+    names: Sequence[str], special: Sequence[bool], plain: set[str] | None, words: bool, byte_fallback: bool
 ) -> list[bytes]:
-    """What pieces stand for; of WordPiece without the space before it.
+    """Return the UTF-8 text of each piece; for WordPiece without the space before a word.
 
-    `outside` are those that are not written in GPT-2's alphabet for bytes (None where none is); where `spelled`, <0x00>
-    to <0xFF> stand for bytes.
+    `plain`: pieces that are not written in GPT-2's byte alphabet (None: no piece is). `byte_fallback`: <0x00> to <0xFF>
+    are bytes.
     """
     texts = []
     for name, hidden in zip(names, special, strict=True):
         if hidden:
             texts.append(b"")
-        elif outside is not None and name not in outside and BYTES.keys() >= set(name):
+        elif plain is not None and name not in plain and BYTES.keys() >= set(name):
             texts.append(bytes([BYTES[character] for character in name]))
-        elif spelled and _BYTE.fullmatch(name):
+        elif byte_fallback and _BYTE.fullmatch(name):
             texts.append(bytes([int(name[3:5], 16)]))
         else:
             texts.append((name.removeprefix(PREFIX) if words else name.replace("▁", " ")).encode())
@@ -185,7 +185,7 @@ def _texts(
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in of every byte: itself where it is printable Latin-1, else U+0100 and on."""
+    """Return GPT-2's printable character of every byte: the same in printable Latin-1, else from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
@@ -195,11 +195,11 @@ BYTES = _byte_alphabet()
 
 
 class _Pipeline:
-    """What a tokenizer.json describes, run by the `tokenizers` library."""
+    """The pipeline of a tokenizer.json, run by the `tokenizers` library."""
 
     def __init__(self, library: Any, names: list[str], *, unknown: int | None, words: bool, cut: bool, lossless: bool):
         self._library, self._names, self._unknown, self._words = library, names, unknown, words
-        self._cut = (lambda text: before_words(text, _PART)) if cut else (lambda text: [text])
+        self._split = (lambda text: split_at_words(text, _PART)) if cut else (lambda text: [text])
         self.lossless = lossless
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -207,24 +207,24 @@ class _Pipeline:
         counts = []
         for text in texts:
             before = len(ids)
-            for part in self._cut(text):
+            for part in self._split(text):
                 ids += self._library.encode(part, add_special_tokens=False).ids
             counts.append(len(ids) - before)
         return Encoded(np.array(ids, np.int32), np.array(counts, np.int64))
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        arrays, starts, counts, at = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
+        arrays, starts, counts, offset = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
         for text in texts:
             counts.append(0)
-            for part in self._cut(text):
-                made = self._library.encode(part, add_special_tokens=False)
-                arrays.append(np.array(made.ids, np.int32))
-                offsets = np.array(made.offsets, np.int64).reshape(-1, 2)[:, 0]
-                starts.append(_in_bytes(part, offsets) + at)
+            for part in self._split(text):
+                encoded = self._library.encode(part, add_special_tokens=False)
+                arrays.append(np.array(encoded.ids, np.int32))
+                characters = np.array(encoded.offsets, np.int64).reshape(-1, 2)[:, 0]
+                starts.append(_byte_offsets(part, characters) + offset)
                 counts[-1] += len(arrays[-1])
-                at += len(part.encode())
-            at += 1
-        # A pipeline that moves characters may report offsets out of order; a search needs them in order.
+                offset += len(part.encode())
+            offset += 1
+        # A normalizer that moves characters may report offsets out of order, but they are binary-searched later.
         ordered = np.maximum.accumulate(np.concatenate(starts))
         return Encoded(np.concatenate(arrays), np.array(counts, np.int64), ordered)
 
@@ -237,8 +237,8 @@ class _Pipeline:
         return text if unknown is None or unknown not in tokens else text.replace(self._names[unknown], UNKNOWN)
 
 
-def _in_bytes(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
-    """Positions of characters as positions of bytes in UTF-8."""
+def _byte_offsets(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
+    """Convert offsets in characters to offsets in UTF-8 bytes."""
     if text.isascii():
         return offsets
     leads = np.flatnonzero((np.frombuffer(text.encode(), np.uint8) & 0xC0) != 0x80)
@@ -246,7 +246,7 @@ def _in_bytes(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray,
 
 
 def _sentence(pieces: Sequence[str]) -> str:
-    """WordPiece's pieces as text: words joined by spaces, but not within Chinese or before a full stop."""
-    goes_on = lambda piece: piece.startswith(PREFIX) and len(piece) > len(PREFIX)
-    text = "".join(piece.removeprefix(PREFIX) if goes_on(piece) else f" {piece}" for piece in pieces)
+    """Join WordPiece pieces: spaces between words, except between Chinese characters and next to punctuation."""
+    continues = lambda piece: piece.startswith(PREFIX) and len(piece) > len(PREFIX)
+    text = "".join(piece.removeprefix(PREFIX) if continues(piece) else f" {piece}" for piece in pieces)
     return re.sub(JOINTS, "", text.removeprefix(" "))

@@ -1,9 +1,9 @@
-"""A tokenizer as Hugging Face's libraries read it: tokenizer.json and tokenizer_config.json, which give our ids.
+"""Exports a tokenizer to Hugging Face's tokenizer.json and tokenizer_config.json, with the same ids.
 
-Ours have no normalisation, so that pieces are written as their text, spaces as spaces: the mark that sentencepiece
-writes for them is then a character as any other, which no piece has and which is spelled in bytes. What is not the same
-there: special tokens are found in text unless `split_special_tokens` is set, a character that was cut off takes the
-whole run of bytes around it along when ids are decoded, and `caveat` names runs that may be cut in another order.
+Tokenizers trained here have no normalisation, so pieces are written as their text, with spaces as spaces. The mark of
+sentencepiece is then an ordinary character that no piece contains and that is spelled in bytes. Remaining differences:
+the library finds special tokens in text unless `split_special_tokens` is set, decoding an incomplete UTF-8 character
+loses the whole run of bytes around it, and `caveat` lists runs that may be segmented in another order.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ def files(
     longest: int | None = None,
     around: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> dict[str, bytes]:
-    """The files by name.
+    """Return the contents of the files by name.
 
     Args:
-      tokenizer: of any kind in `TREES`.
-      kind: of the model that reads its ids, which decides what is put around a text.
-      types: whether the model tells the two texts of a pair apart.
-      longest: the most tokens that the model reads; None where it has no limit.
-      around: ids before and after a text; None where `kind` says which.
+      tokenizer: a tokenizer of any kind in `TREES`.
+      kind: kind of the model; determines the special tokens around a text.
+      types: whether the model has token types for the two texts of a pair.
+      longest: maximum number of tokens of the model; None for no limit.
+      around: ids before and after a text; None: determined by `kind`.
 
     Raises:
-      InputError: the tokenizer is of a kind that tokenizer.json cannot express.
+      InputError: tokenizer.json cannot express this kind of tokenizer.
     """
     tree = lookup(TREES, tokenizer.kind, "the kind of the tokenizer")(tokenizer)
-    tree["added_tokens"] = [*(tree.get("added_tokens") or ()), *_more(tokenizer)]
+    tree["added_tokens"] = [*(tree.get("added_tokens") or ()), *_extended(tokenizer)]
     frame = _frame(tokenizer, kind) if around is None else (("A",), ("B",))
     if around is not None:
         names = [[tokenizer.piece(int(token)) for token in side] for side in around]
         frame = ((*names[0], "A", *names[1]), (*names[0], "B", *names[1]))
     tree |= {"post_processor": _template(tokenizer, *frame), "truncation": None, "padding": None}
-    return {huggingface.FILE: huggingface.written(tree), CONFIG: _config(tokenizer, kind, types, longest)}
+    return {huggingface.FILE: huggingface.serialise(tree), CONFIG: _config(tokenizer, kind, types, longest)}
 
 
 def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
-    """Ids by role as a model of ours uses them: an empty prompt of a decoder starts from the end of the last text."""
+    """Return ids by role; bos of a decoder is eos, because generation from an empty prompt starts from it."""
     ids = {role: getattr(tokenizer, role) for role in ROLES}
     if kind == "decoder":
         ids["bos"] = tokenizer.eos
@@ -64,13 +64,13 @@ def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
 
 
 def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -> bytes:
-    """tokenizer_config.json. The class is named because a family's own would put its own steps around the pieces."""
+    """Return tokenizer_config.json. It names the generic class, because a family's class adds steps of its own."""
     tree = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": tokenizer.piece(token) for role, token in roles(tokenizer, kind).items()},
         "additional_special_tokens": [tokenizer.piece(int(token)) for token in tokenizer.sentinels],
         "clean_up_tokenization_spaces": False,
-        # GPT-2 would add the embeddings of tokens 0 and 1 for types, and others refuse them.
+        # GPT-2 would embed the types as tokens 0 and 1, and other models refuse them.
         "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
         "padding_side": "left" if kind == "decoder" else "right",
     }
@@ -79,7 +79,7 @@ def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -
 
 
 def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names around a text A and a second text B in prompts of ours: [CLS] and [SEP] of an encoder, EOS of a source."""
+    """Return the tokens around a text A and a second text B: [CLS] and [SEP] of an encoder, EOS of a source."""
     first, second = {
         "decoder": ((), ()),
         "encoder": (("cls", "A", "sep"), ("B", "sep")),
@@ -88,12 +88,12 @@ def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str,
     ids = [getattr(tokenizer, name) for name in (*first, *second) if name not in "AB"]
     if any(token is None for token in ids):
         return (), ()
-    named = lambda side: tuple(name if name in "AB" else tokenizer.piece(getattr(tokenizer, name)) for name in side)
-    return named(first), named(second)
+    pieces = lambda side: tuple(name if name in "AB" else tokenizer.piece(getattr(tokenizer, name)) for name in side)
+    return pieces(first), pieces(second)
 
 
 def _template(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str]) -> dict[str, Any] | None:
-    """A post-processor that puts special tokens around a text A, and around a second text B behind it."""
+    """Return a post-processor that puts special tokens around a text A and a second text B."""
     names = [name for name in (*first, *second) if name not in "AB"]
     if not names:
         return None
@@ -110,83 +110,82 @@ def _template(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str])
     }
 
 
-def _more(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Tokens that were added to a tokenizer: found in text before anything else, and no special ones."""
+def _extended(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Return the entries of tokens added by `extend`, which the library finds first and which are not special."""
     backend = tokenizer.backend
-    entries = huggingface.added(backend.ids) if isinstance(backend, Extended) else []
+    entries = huggingface.added_tokens(backend.ids) if isinstance(backend, Extended) else []
     return [{**entry, "special": False} for entry in entries]
 
 
 def _framed(tokenizer: Tokenizer, model: Mapping[str, Any], decoder: Mapping[str, Any], *steps: Any) -> dict[str, Any]:
-    """The file of a tokenizer that was trained here."""
+    """Return the tokenizer.json of a tokenizer trained here."""
     names = {name: index for index, name in enumerate(SPECIALS)}
     names |= {tokenizer.piece(int(token)): int(token) for token in tokenizer.sentinels}
     return {
         **huggingface.frame(),
-        "added_tokens": _eager(tokenizer, huggingface.added(names)),
+        "added_tokens": _strip_spaces(tokenizer, huggingface.added_tokens(names)),
         "pre_tokenizer": None if not steps else {"type": "Sequence", "pretokenizers": [*steps]},
         "decoder": decoder,
         "model": model,
     }
 
 
-def _eager(tokenizer: Tokenizer, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Special tokens of which the mask and sentinels take the space before them, as in prompts of ours."""
+def _strip_spaces(tokenizer: Tokenizer, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Let the mask and sentinels take the space before them, as in `decode.prompting`."""
     spans = {tokenizer.mask, *tokenizer.sentinels.tolist()} if tokenizer.carries_space else set()
     return [{**entry, "lstrip": True} if entry["id"] in spans else entry for entry in entries]
 
 
 def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
-    proto = sentencepiece.parsed(tokenizer.content)
+    proto = sentencepiece.parse(tokenizer.content)
     texts, others = _pieces(proto.pieces)
-    alone = _strange(texts, others)
-    return _framed(tokenizer, _likeliest(proto, texts, others), huggingface.SPELLED, _split(_PARTS), *alone)
+    isolate = _isolate_unknown(texts, others)
+    return _framed(tokenizer, _unigram_model(proto, texts, others), huggingface.SPELLED, _split(_PARTS), *isolate)
 
 
-def _likeliest(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
-    """A unigram model. The library looks for every piece, so one that is no text costs more than any spelling of it."""
+def _unigram_model(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
+    """Return a unigram model; the library matches all pieces, so `others` score below any spelling of their names."""
     never = (1 + max(map(len, others.values()))) * min(piece.score for piece in proto.pieces)
     vocab = [
         [texts[index], piece.score] if index in texts else [others[index], never]
         for index, piece in enumerate(proto.pieces)
     ]
-    spelled = proto.trainer_spec.byte_fallback
-    return {"type": "Unigram", "unk_id": proto.trainer_spec.unk_id, "vocab": vocab, "byte_fallback": spelled}
+    fallback = proto.trainer_spec.byte_fallback
+    return {"type": "Unigram", "unk_id": proto.trainer_spec.unk_id, "vocab": vocab, "byte_fallback": fallback}
 
 
-def _strange(texts: Mapping[int, str], others: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Cuts out what no piece has: the name of a piece that is no text would be the cheapest spelling of itself."""
-    strange = sorted(set("".join(others.values())) - set(texts.values()))
-    return [_split("[" + "".join(map(re.escape, strange)) + "]")] if strange else []
+def _isolate_unknown(texts: Mapping[int, str], others: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Return a step that isolates characters without a piece, so that names of special tokens or bytes never match."""
+    characters = sorted(set("".join(others.values())) - set(texts.values()))
+    return [_split("[" + "".join(map(re.escape, characters)) + "]")] if characters else []
 
 
 def _bpe(tokenizer: Tokenizer) -> dict[str, Any]:
-    proto = sentencepiece.parsed(tokenizer.content)
-    return _framed(tokenizer, _joined(proto, *_pieces(proto.pieces)), huggingface.SPELLED, _split(_PARTS))
+    proto = sentencepiece.parse(tokenizer.content)
+    return _framed(tokenizer, _bpe_model(proto, *_pieces(proto.pieces)), huggingface.SPELLED, _split(_PARTS))
 
 
-def _joined(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
-    """A model of merges."""
+def _bpe_model(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
     vocab = {name: index for index, name in sorted({**texts, **others}.items())}
-    spelled, unknown = proto.trainer_spec.byte_fallback, proto.pieces[proto.trainer_spec.unk_id].piece
+    fallback, unknown = proto.trainer_spec.byte_fallback, proto.pieces[proto.trainer_spec.unk_id].piece
     model = huggingface.bpe(vocab, _merges(proto, texts))
-    return {**model, "unk_token": unknown, "fuse_unk": True, "byte_fallback": spelled}
+    return {**model, "unk_token": unknown, "fuse_unk": True, "byte_fallback": fallback}
 
 
-def _foreign(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A sentencepiece model from elsewhere, with its normalisation; here its mark is a space in texts too.
+def _published(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the tokenizer.json of a published sentencepiece model, with its normalisation and its mark for spaces.
 
     Raises:
-      InputError: it has what the library has not.
+      InputError: the model has features that the library lacks.
     """
-    proto = sentencepiece.parsed(tokenizer.content)
+    proto = sentencepiece.parse(tokenizer.content)
     normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
     symbols = any(piece.type == sentencepiece.USER for piece in proto.pieces)
-    behind = trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces
-    if symbols or behind or trainer.model_type not in _MODELS:
+    suffix = trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces
+    if symbols or suffix or trainer.model_type not in _MODELS:
         raise InputError(
-            "no tokenizer.json expresses a sentencepiece model with symbols of its user, spaces behind words, or words "
-            "or characters for pieces"
+            "tokenizer.json cannot express a sentencepiece model with user-defined symbols, spaces after words, or "
+            "pieces that are words or characters"
         )
     texts, others = _pieces(proto.pieces, mark=_MARK)
     charsmap = base64.b64encode(normaliser.precompiled_charsmap).decode()
@@ -195,13 +194,14 @@ def _foreign(tokenizer: Tokenizer) -> dict[str, Any]:
         steps.append(_replace({"Regex": r"\A +| +\z| +(?= )"}, ""))
     steps += [{"type": "Prepend", "prepend": _MARK}] if normaliser.add_dummy_prefix else []
     ends = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if normaliser.add_dummy_prefix else []
-    kept = {*(index for index, piece in enumerate(proto.pieces) if piece.type in sentencepiece.NAMED)}
-    kept |= {*tokenizer.options["roles"].values(), *tokenizer.sentinels.tolist()}
+    special = {*(index for index, piece in enumerate(proto.pieces) if piece.type in sentencepiece.NAMED)}
+    special |= {*tokenizer.options["roles"].values(), *tokenizer.sentinels.tolist()}
+    entries = huggingface.added_tokens({tokenizer.piece(index): index for index in special})
     unknown = _replace({"String": proto.pieces[trainer.unk_id].piece}, UNKNOWN)
     decoders = [unknown, _replace({"String": _MARK}, " "), *huggingface.SPELLED["decoders"], *ends]
     return {
         **huggingface.frame(),
-        "added_tokens": _eager(tokenizer, huggingface.added({tokenizer.piece(index): index for index in kept})),
+        "added_tokens": _strip_spaces(tokenizer, entries),
         "normalizer": {"type": "Sequence", "normalizers": [*steps, _replace({"String": " "}, _MARK)]},
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": _MODELS[trainer.model_type](proto, texts, others),
@@ -209,22 +209,22 @@ def _foreign(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _merges(proto: Any, texts: Mapping[int, str]) -> Iterable[tuple[str, str]]:
-    """Every pair of pieces that makes a third, the best third first: sentencepiece joins whatever makes a piece."""
-    known = set(texts.values())
+    """Yield every pair of pieces that joins to a piece, by descending score; sentencepiece merges any such pair."""
+    pieces = set(texts.values())
     ranked = sorted(texts, key=lambda index: (-proto.pieces[index].score, index))
     for piece in (texts[index] for index in ranked):
         for cut in range(1, len(piece)):
-            if piece[:cut] in known and piece[cut:] in known:
+            if piece[:cut] in pieces and piece[cut:] in pieces:
                 yield piece[:cut], piece[cut:]
 
 
-# By their types in sentencepiece_model.proto.
-_UNIGRAM, _MERGED = 1, 2
-_MODELS = {_UNIGRAM: _likeliest, _MERGED: _joined}
+# Model types in sentencepiece_model.proto.
+_UNIGRAM, _BPE = 1, 2
+_MODELS = {_UNIGRAM: _unigram_model, _BPE: _bpe_model}
 
 
 def _pieces(pieces: Any, mark: str = " ") -> tuple[dict[int, str], dict[int, str]]:
-    """Pieces of text, with `mark` for a space, and the names of the others (special tokens and bytes), by id."""
+    """Return text pieces, with `mark` for a space, and the names of other pieces (special tokens and bytes), by id."""
     texts, others = {}, {}
     for index, piece in enumerate(pieces):
         if piece.type == sentencepiece.NORMAL:
@@ -235,17 +235,17 @@ def _pieces(pieces: Any, mark: str = " ") -> tuple[dict[int, str], dict[int, str
 
 
 def _replace(pattern: Mapping[str, str], content: str) -> dict[str, Any]:
-    """A step that puts `content` for what a pattern matches."""
+    """Return a step that replaces matches of a pattern by `content`."""
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
 def _split(pattern: str) -> dict[str, Any]:
-    """Cuts a text into what a pattern matches and what lies between."""
+    """Return a step that splits a text into matches of a pattern and the text between them."""
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-# The mark alone, and between marks what `data.parts.parts` does: at most 2,000 characters, up to a newline, else up to
-# a space, else anywhere.
+# Isolates marks, and splits the text between them like `data.parts.parts`: at most 2,000 characters, up to a newline,
+# else up to a space, else anywhere.
 _PARTS = (
     f"{_MARK}"
     f"|(?=[^{_MARK}]{{{PART + 1}}})"
@@ -255,8 +255,8 @@ _PARTS = (
 
 
 def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:
-    named = {byte: name for name, byte in huggingface.BYTES.items()}
-    names = [*SPECIALS, *(named[byte] for byte in range(256))]
+    characters = {byte: character for character, byte in huggingface.BYTES.items()}
+    names = [*SPECIALS, *(characters[byte] for byte in range(256))]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     model = huggingface.bpe({name: index for index, name in enumerate(names)}, [])
     return _framed(tokenizer, model, level, level)
@@ -264,7 +264,7 @@ def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
     names = [*SPECIALS, *tokenizer.content.decode()]
-    # Pairs that are never joined: unlike a vocabulary of words it needs no cutting beforehand.
+    # BPE without merges: unlike WordLevel it needs no pre-tokenizer.
     model = huggingface.bpe({name: index for index, name in enumerate(names)}, [])
     unknown = _replace({"String": SPECIALS[UNK]}, UNKNOWN)
     decoder = {"type": "Sequence", "decoders": [unknown, {"type": "Fuse"}]}
@@ -272,10 +272,10 @@ def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _stored(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the tokenizer runs itself, with the special tokens that its file does not have."""
+    """Return the tokenizer's own tokenizer.json, with the special tokens that are not in that file."""
     tree = json.loads(tokenizer.content)
-    entries = [*(tree.get("added_tokens") or ()), *huggingface.added(tokenizer.options["added"])]
-    return {**tree, "added_tokens": _eager(tokenizer, entries)}
+    entries = [*(tree.get("added_tokens") or ()), *huggingface.added_tokens(tokenizer.options["added"])]
+    return {**tree, "added_tokens": _strip_spaces(tokenizer, entries)}
 
 
 def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -287,22 +287,22 @@ def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def caveat(tokenizer: Tokenizer) -> str:
-    """Where the library may cut a text otherwise all the same, in one line; "" nowhere.
+    """Return a line about text that the library may segment differently, or "" if there is none.
 
-    Pieces that are the same string repeated can change places at no cost: in ">>>" the pieces ">>" and ">". Which comes
-    first then depends on rounding, and sentencepiece sums scores in 32 bits, the library in 64.
+    Pieces that repeat one string have the same score in any order: ">>" and ">" in ">>>". Rounding then decides the
+    order, and sentencepiece sums scores in 32 bits, the library in 64.
     """
     if tokenizer.kind not in ("unigram", "sentencepiece"):
         return ""
-    proto = sentencepiece.parsed(tokenizer.content)
+    proto = sentencepiece.parse(tokenizer.content)
     texts, _ = _pieces(proto.pieces) if proto.trainer_spec.model_type == _UNIGRAM else ({}, {})
     repeated = collections.Counter(text[: (text + text).find(text, 1)] for text in texts.values())
     ties = [root for root, count in repeated.items() if count > 1]
     if not ties:
         return ""
-    shown = ", ".join(repr(3 * root) for root in ties[:3])
+    examples = ", ".join(repr(3 * root) for root in ties[:3])
     return (
-        f"a run such as {shown} may be cut into the same pieces in another order: sentencepiece sums scores in 32 "
+        f"a run such as {examples} may be split into the same pieces in another order: sentencepiece sums scores in 32 "
         "bits, the tokenizers library in 64"
     )
 
@@ -315,5 +315,5 @@ TREES: dict[str, Callable[[Tokenizer], dict[str, Any]]] = {
     "bytes": _bytes,
     "characters": _characters,
     "huggingface": _stored,
-    "sentencepiece": _foreign,
+    "sentencepiece": _published,
 }

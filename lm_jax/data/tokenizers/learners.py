@@ -1,7 +1,7 @@
-"""What the libraries learn from lines of text: sentencepiece's unigram and BPE, WordPiece, byte-level BPE.
+"""Trains vocabularies on lines of text: sentencepiece's unigram and BPE, WordPiece, byte-level BPE.
 
-A learner is a function of its arguments alone, so that it gives the same in any process. Where it is `aloud`, standard
-error says how far it is; `estimates` reads that.
+A learner is a pure function, so its result is the same in any process. With `verbose` it writes its progress to
+standard error, which `estimates` reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from lm_jax.core.config import InputError
 from lm_jax.data.parts import parts
 from lm_jax.data.tokenizers import huggingface, simple
-from lm_jax.data.tokenizers.base import BOS, CLS, EOS, PAD, ROLES, SPECIALS, UNK, UNKNOWN, TokenizerConfig
+from lm_jax.data.tokenizers.base import BOS, CLS, EOS, PAD, SPECIALS, TRAINED_ROLES, UNK, UNKNOWN, TokenizerConfig
 
 NO_TEXT = "there is no text to train a tokenizer on; check config.data.path and config.data.clean"
 # Content and options of a tokenizer, as `loading.BUILDERS` takes them.
@@ -26,17 +26,17 @@ Learned = tuple[bytes, dict[str, Any]]
 _LINE = 4_000
 _UNBROKEN = 500_000
 _BYTES = 256
-# WordPiece and byte-level BPE join what was seen together at least so often.
-_SEEN = 2
-# Longer lines are normalised in parts: what the library notes of every character takes a hundred times the text.
+# WordPiece and byte-level BPE merge pairs that occur at least this often.
+_MIN_FREQUENCY = 2
+# Longer lines are normalised in parts, because the library's records of every character take a hundred times the text.
 _PART = 100_000
 
 
-def sentencepiece_model(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Learned:
-    """Sentencepiece's unigram or BPE, without normalisation and with a piece for every byte."""
+def sentencepiece_model(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Learned:
+    """Train sentencepiece's unigram or BPE, without normalisation and with a piece for every byte."""
     fitting = [part for line in lines if "\0" not in line for part in parts(line, _LINE)]
     if config.kind == "unigram":
-        fitting = _limited(fitting)
+        fitting = _limit_unbroken(fitting)
     if not fitting:
         raise InputError(NO_TEXT)
     size = config.target_size - config.sentinels
@@ -44,36 +44,36 @@ def sentencepiece_model(config: TokenizerConfig, lines: Sequence[str], aloud: bo
         raise InputError(_too_small(config, "specials, sentinels and bytes", len(SPECIALS) + _BYTES))
     while True:
         try:
-            return _sentencepiece(config, fitting, size, aloud), {"sentinels": config.sentinels}
+            return _sentencepiece(config, fitting, size, verbose), {"sentinels": config.sentinels}
         except RuntimeError as error:
-            found = re.search(r"<= (\d+)", str(error))
-            if config.vocab is not None or not found or int(found[1]) >= size:
-                raise InputError(_explained(config, str(error))) from error
-            # The library knows what the text allows only after it was trained.
-            size = int(found[1])
+            match = re.search(r"<= (\d+)", str(error))
+            if config.vocab is not None or not match or int(match[1]) >= size:
+                raise InputError(_explain(config, str(error))) from error
+            # The library reports the size that the text allows only after training.
+            size = int(match[1])
 
 
-def _limited(pieces: list[str]) -> list[str]:
-    """Pieces of lines, of which those that had to be cut within a word are an even sample of `_UNBROKEN` characters.
+def _limit_unbroken(chunks: list[str]) -> list[str]:
+    """Reduce the chunks of lines that were split within a word to an even sample of `_UNBROKEN` characters.
 
-    Unigram takes every substring that repeats for a candidate: in text without words, such as DNA, their number grows
-    faster than the text.
+    Unigram's candidates are all repeated substrings: in text without words, such as DNA, their number grows faster than
+    the text.
     """
-    unbroken = [number for number, piece in enumerate(pieces) if len(piece) == _LINE and " " not in piece]
+    unbroken = [number for number, chunk in enumerate(chunks) if len(chunk) == _LINE and " " not in chunk]
     most = _UNBROKEN // _LINE
     if len(unbroken) <= most:
-        return pieces
-    left_out = set(unbroken) - {unbroken[index * len(unbroken) // most] for index in range(most)}
-    return [piece for number, piece in enumerate(pieces) if number not in left_out]
+        return chunks
+    dropped = set(unbroken) - {unbroken[index * len(unbroken) // most] for index in range(most)}
+    return [chunk for number, chunk in enumerate(chunks) if number not in dropped]
 
 
-def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, aloud: bool) -> bytes:
+def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, verbose: bool) -> bytes:
     import sentencepiece as library
 
     model, ids = io.BytesIO(), {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
     pieces: dict[str, Any] = {f"{role}_piece": SPECIALS[token] for role, token in ids.items()}
     library.SentencePieceTrainer.train(
-        sentence_iterator=_read(lines, aloud),
+        sentence_iterator=_read(lines, verbose),
         model_writer=model,
         model_type=config.kind,
         vocab_size=size,
@@ -87,47 +87,47 @@ def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, aloud: 
         max_sentence_length=4 * _LINE,
         **{f"{role}_id": token for role, token in ids.items()},
         **pieces,
-        # Control symbols are never found in text, unlike user-defined ones.
+        # Unlike user-defined symbols, control symbols never match in text.
         control_symbols=list(SPECIALS[CLS:]),
         unk_surface=UNKNOWN,
-        # Sums over threads are rounded in their order: the count is part of the result.
+        # Sums over threads are rounded in the order of threads, so their number affects the result.
         num_threads=16,
-        minloglevel=0 if aloud else 2,
+        minloglevel=0 if verbose else 2,
     )
     return model.getvalue()
 
 
-def _explained(config: TokenizerConfig, message: str) -> str:
-    """What sentencepiece says about a vocabulary, in terms of the config."""
+def _explain(config: TokenizerConfig, message: str) -> str:
+    """Translate sentencepiece's error message to the keys of the config."""
     if "character_coverage()" in message:
         return f"config.data.tokenizer.character_coverage is {config.character_coverage}; expected 0.98 to 1"
-    if found := re.search(r"<= (\d+)", message):
-        return _too_large(config, int(found[1]))
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return _too_small(config, "specials, sentinels, bytes and the corpus's characters", int(found[1]))
+    if match := re.search(r"<= (\d+)", message):
+        return _too_large(config, int(match[1]))
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return _too_small(config, "specials, sentinels, bytes and the corpus's characters", int(match[1]))
     return f"{config.size_key} is {config.target_size}; sentencepiece cannot train it: {' '.join(message.split())}"
 
 
-def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Learned:
-    """WordPiece by frequency of pairs, as the library has it (Google never published its own)."""
+def wordpiece(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Learned:
+    """Train WordPiece by pair frequency, as the library does (Google never published its own trainer)."""
     import tokenizers
 
     options = {"lowercase": config.lowercase, "strip_accents": None, "chinese": True, "unk": SPECIALS[UNK]}
     tree = huggingface.wordpiece({SPECIALS[UNK]: 0}, **options)
     library = tokenizers.Tokenizer.from_str(json.dumps(tree))
-    counts, texts = _words(library, lines, aloud)
+    counts, texts = _count_characters(library, lines, verbose)
     alphabet = _alphabet(config, counts)
-    # The library gives pieces that continue words their ids in the order of a hash table that is new in every
-    # process, and ids break ties. Named before, they have their place.
+    # The library numbers pieces that continue words in the order of a hash table, which differs between processes, and
+    # ids break ties. Listed as special tokens, they have fixed ids.
     split = library.pre_tokenizer.pre_tokenize_str
-    inner = [huggingface.PREFIX + one for one in alphabet if len(split(f"a{one}")) == 1]
+    inner = [huggingface.PREFIX + character for character in alphabet if len(split(f"a{character}")) == 1]
     least = len(SPECIALS) + len(alphabet) + len(inner)
     if config.target_size < least + config.sentinels:
         raise InputError(_too_small(config, "specials, sentinels and the corpus's characters", least))
-    model = _merged(
+    model = _merge_pairs(
         config,
-        _read(texts, aloud),
-        aloud,
+        _read(texts, verbose),
+        verbose,
         library,
         special_tokens=[*SPECIALS, *alphabet, *inner],
         initial_alphabet=alphabet,
@@ -135,76 +135,76 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Lea
         continuing_subword_prefix=huggingface.PREFIX,
     )
     tree["model"]["vocab"] = model["vocab"]
-    return _finished(tree, len(model["vocab"]), config.sentinels)
+    return _finish(tree, len(model["vocab"]), config.sentinels)
 
 
-def _words(library: Any, lines: Sequence[str], aloud: bool) -> tuple[collections.Counter[str], list[str]]:
-    """How often each normalised character occurs, and the text without words that are too long to be encoded."""
+def _count_characters(library: Any, lines: Sequence[str], verbose: bool) -> tuple[collections.Counter[str], list[str]]:
+    """Return counts of the normalised characters, and the text without words that are too long to be encoded."""
     counts: collections.Counter[str] = collections.Counter()
     texts = []
-    for part in _read([part for line in lines for part in parts(line, _PART)], aloud, "Count characters"):
+    for part in _read([part for line in lines for part in parts(line, _PART)], verbose, "Count characters"):
         text = library.normalizer.normalize_str(part)
         counts.update(text)
         if max(map(len, text.split()), default=0) <= huggingface.LONGEST_WORD:
             texts.append(part)
             continue
         words = (word for word, _ in library.pre_tokenizer.pre_tokenize_str(text))
-        # Their time would grow with the square of their length, and what is learned from them is never used.
+        # Training takes time quadratic in the length of a word, and pieces of longer words are never used.
         texts.append(" ".join(word for word in words if len(word) <= huggingface.LONGEST_WORD))
     return counts, texts
 
 
 def _alphabet(config: TokenizerConfig, counts: Mapping[str, int]) -> list[str]:
-    """The characters of normalised text, the rarest left out: together 1 - coverage of it."""
-    found = {character: count for character, count in counts.items() if not character.isspace()}
-    if not found:
+    """Return the most frequent characters of normalised text that together make up `character_coverage` of it."""
+    visible = {character: count for character, count in counts.items() if not character.isspace()}
+    if not visible:
         raise InputError(NO_TEXT)
-    wanted, covered, alphabet = config.character_coverage * sum(found.values()), 0, []
-    for character in sorted(found, key=lambda character: (-found[character], character)):
-        if covered >= wanted:
+    target, covered, alphabet = config.character_coverage * sum(visible.values()), 0, []
+    for character in sorted(visible, key=lambda character: (-visible[character], character)):
+        if covered >= target:
             break
-        covered += found[character]
+        covered += visible[character]
         alphabet.append(character)
     return sorted(alphabet)
 
 
-def byte_bpe(config: TokenizerConfig, lines: Sequence[str], aloud: bool) -> Learned:
-    """Byte-level BPE (Radford et al. 2019, section 2.2) with GPT-2's rule where words end."""
+def byte_bpe(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Learned:
+    """Train byte-level BPE (Radford et al. 2019, section 2.2) with GPT-2's pre-tokenizer."""
     import tokenizers
 
     if config.target_size < len(SPECIALS) + _BYTES + config.sentinels:
         raise InputError(_too_small(config, "specials, sentinels and bytes", len(SPECIALS) + _BYTES))
     library = tokenizers.Tokenizer.from_str(json.dumps(huggingface.byte_bpe({}, [], prefix_space=False)))
-    model = _merged(
+    model = _merge_pairs(
         config,
-        # With their line breaks, which texts have.
-        (f"{part}\n" for part in _read([part for line in lines for part in parts(line, _LINE)], aloud)),
-        aloud,
+        # With line breaks, because texts contain them.
+        (f"{part}\n" for part in _read([part for line in lines for part in parts(line, _LINE)], verbose)),
+        verbose,
         library,
         special_tokens=list(SPECIALS),
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
     )
     tree = huggingface.byte_bpe(model["vocab"], [tuple(pair) for pair in model["merges"]], prefix_space=False)
-    return _finished(tree, len(model["vocab"]), config.sentinels)
+    return _finish(tree, len(model["vocab"]), config.sentinels)
 
 
-def _merged(config: TokenizerConfig, texts: Iterator[str], aloud: bool, steps: Any, **options: Any) -> dict[str, Any]:
-    """Vocabulary and merges of the pairs that are most frequent; WordPiece's trainer does the same in silence.
+def _merge_pairs(config: TokenizerConfig, texts: Iterator[str], verbose: bool, pipeline: Any, **options: Any) -> dict:
+    """Return vocabulary and merges of the most frequent pairs. WordPiece's trainer does the same without progress.
 
-    `steps` is a tokenizer whose normalizer, if any, and pre-tokenizer come first.
+    `pipeline`: a tokenizer whose normalizer, if any, and pre-tokenizer prepare the text.
     """
     import tokenizers
 
     library = tokenizers.Tokenizer(tokenizers.models.BPE())
-    library.pre_tokenizer = steps.pre_tokenizer
-    if steps.normalizer is not None:
-        library.normalizer = steps.normalizer
+    library.pre_tokenizer = pipeline.pre_tokenizer
+    if pipeline.normalizer is not None:
+        library.normalizer = pipeline.normalizer
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=config.target_size - config.sentinels,
-        min_frequency=_SEEN,
-        show_progress=aloud,
-        # What it writes in JSON it writes whether progress is shown or not.
-        progress_format="json" if aloud else "silent",
+        min_frequency=_MIN_FREQUENCY,
+        show_progress=verbose,
+        # In the format "json" the library writes progress even if show_progress is False.
+        progress_format="json" if verbose else "silent",
         **options,
     )
     library.train_from_iterator(texts, trainer)
@@ -214,39 +214,38 @@ def _merged(config: TokenizerConfig, texts: Iterator[str], aloud: bool, steps: A
     return model
 
 
-def _read(texts: Sequence[str], aloud: bool, stage: str = "Read text") -> Iterator[str]:
-    """The texts one by one; aloud, with lines about it as the tokenizers library writes them."""
-    whole, done, step = sum(map(len, texts)), 0, 0
+def _read(texts: Sequence[str], verbose: bool, stage: str = "Read text") -> Iterator[str]:
+    """Yield the texts; with `verbose`, write progress in the format of the tokenizers library."""
+    total, done, step = sum(map(len, texts)), 0, 0
     for text in texts:
         yield text
         done += len(text)
-        if aloud and 100 * done >= whole * step:
-            step = 100 * done // max(1, whole) + 1
-            print(json.dumps({"stage": stage, "current": done, "total": whole}), file=sys.stderr, flush=True)
+        if verbose and 100 * done >= total * step:
+            step = 100 * done // max(1, total) + 1
+            print(json.dumps({"stage": stage, "current": done, "total": total}), file=sys.stderr, flush=True)
 
 
 def _too_large(config: TokenizerConfig, size: int) -> str:
     most = size + config.sentinels
     return (
         f"{config.size_key} is {config.target_size}, but this corpus allows at most {most}; "
-        f"set {config.size_key}={most}, leave it unset for as many as the text allows, or add text"
+        f"set {config.size_key}={most}, leave it unset for the largest size that the text allows, or add text"
     )
 
 
-def _too_small(config: TokenizerConfig, what: str, size: int) -> str:
+def _too_small(config: TokenizerConfig, parts: str, size: int) -> str:
     least = size + config.sentinels
-    advice = " or lower config.data.tokenizer.character_coverage" if "characters" in what else ""
+    advice = " or lower config.data.tokenizer.character_coverage" if "characters" in parts else ""
     return (
-        f"{config.size_key} is {config.target_size}, but {what} take {least}; set {config.size_key} above that{advice}"
+        f"{config.size_key} is {config.target_size}, but {parts} take {least}; set {config.size_key} above that{advice}"
     )
 
 
-def _finished(tree: dict[str, Any], size: int, sentinels: int) -> Learned:
-    """A trained tokenizer.json with its special tokens and sentinels."""
-    behind = {name: size + index for index, name in enumerate(simple.sentinel_names(sentinels))}
-    tree["added_tokens"] = huggingface.added({name: index for index, name in enumerate(SPECIALS)} | behind)
-    roles = dict(zip(ROLES, range(len(ROLES)), strict=True))
-    return huggingface.written(tree), {"roles": roles, "sentinels": list(behind.values()), "added": {}}
+def _finish(tree: dict[str, Any], size: int, sentinels: int) -> Learned:
+    """Add special tokens and sentinels to a trained tokenizer.json."""
+    last = {name: size + index for index, name in enumerate(simple.sentinel_names(sentinels))}
+    tree["added_tokens"] = huggingface.added_tokens({name: index for index, name in enumerate(SPECIALS)} | last)
+    return huggingface.serialise(tree), {"roles": {**TRAINED_ROLES}, "sentinels": [*last.values()], "added": {}}
 
 
 LEARNERS: dict[str, Callable[[TokenizerConfig, Sequence[str], bool], Learned]] = {

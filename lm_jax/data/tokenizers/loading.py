@@ -1,7 +1,7 @@
-"""Tokenizers from disk: our own directories, and what others publish; nothing that is found there is executed.
+"""Loads tokenizers from disk, saved here or published; no code from disk is executed.
 
-Which tokens are special is read from tokenizer_config.json and special_tokens_map.json, added_tokens.json gives ids
-beyond the vocabulary; where none says so, the names that the field gives them decide.
+tokenizer_config.json and special_tokens_map.json define the special tokens, and added_tokens.json the ids beyond the
+vocabulary; without them, special tokens are recognised by their usual names.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from lm_jax.data.tokenizers.base import ROLES, SENTINEL, SETTINGS, Tokenizer, fi
 from lm_jax.data.tokenizers.extended import OPTION, extend
 
 _KEY = "config.data.tokenizer.path"
-# The name of our settings before other programs' tokenizer.json could lie beside them.
+# The first version's file names of settings and pieces; tokenizer.json is now Hugging Face's format.
 _EARLIER = ("tokenizer.json", "pieces")
 
 BUILDERS: dict[str, Callable[[str, bytes, Mapping[str, Any]], Tokenizer]] = {
-    "unigram": lambda kind, content, options: sentencepiece.own(kind, content, options["sentinels"]),
-    "bpe": lambda kind, content, options: sentencepiece.own(kind, content, options["sentinels"]),
+    "unigram": lambda kind, content, options: sentencepiece.build_trained(kind, content, options["sentinels"]),
+    "bpe": lambda kind, content, options: sentencepiece.build_trained(kind, content, options["sentinels"]),
     "bytes": lambda kind, content, options: simple.bytes_tokenizer(options["sentinels"]),
     "characters": lambda kind, content, options: simple.characters_tokenizer(content, options["sentinels"]),
     simple.IDS: lambda kind, content, options: simple.ids_tokenizer(options),
     "wordpiece": huggingface.build_tokenizer,
     "byte_bpe": huggingface.build_tokenizer,
     "huggingface": huggingface.build_tokenizer,
-    "sentencepiece": sentencepiece.foreign,
+    "sentencepiece": sentencepiece.build_published,
 }
 
-# What the field calls them, the likeliest first.
+# Usual names of special tokens, the likeliest first.
 _NAMES = {
     "pad": ("[PAD]", "<pad>", "<|padding|>", "<|pad|>"),
     "unk": ("[UNK]", "<unk>"),
@@ -44,7 +44,7 @@ _NAMES = {
     "sep": ("[SEP]", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
 }
-# Classes whose ids are not those of their sentencepiece model, or whose vocab files are not run as BERT's or GPT-2's.
+# Classes whose ids differ from their sentencepiece model's, or whose vocab files are not read as BERT's or GPT-2's.
 _OTHERS = tuple(
     "XLMRoberta MBart Camembert Pegasus PLBart XGLM Nllb M2M100 Marian Barthez LayoutXLM CLIP CTRL OpenAIGPT "
     "BertJapanese Bertweet Phobert BlenderbotSmall FSMT XLMTokenizer Esm Flaubert Speech2Text".split()
@@ -53,24 +53,32 @@ _T5_SENTINELS = 100
 
 
 def load(path: Path | str, *, sentinels: int = 0, lowercase: bool = True) -> Tokenizer:
-    """A tokenizer that `save` wrote, or one from elsewhere.
+    """Load a tokenizer that `save` wrote, or a published one.
 
     Args:
       path: a directory or a file; see `TokenizerConfig.path`.
-      sentinels: added to one from elsewhere that has none.
-      lowercase: of a vocab.txt whose tokenizer_config.json does not say.
+      sentinels: number of sentinels to add to a published tokenizer without any.
+      lowercase: whether to lower-case for a vocab.txt whose tokenizer_config.json does not set it.
 
     Raises:
-      InputError: there is none, its files are damaged, or they are of a format that is not known.
+      InputError: there is no tokenizer, its files are damaged, or their format is unknown.
+
+    Example:
+      >>> import tempfile
+      >>> from lm_jax.data.tokenizers import TokenizerConfig, train
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     train(TokenizerConfig(kind="characters"), ["hello"]).save(directory)
+      ...     load(directory).encode("hole").tolist()
+      [9, 11, 10, 8]
     """
     path = Path(path).expanduser()
-    found = next((names for names in ((SETTINGS, None), _EARLIER) if _is_ours(path / names[0])), None)
-    if found:
-        return _saved(path, found[0])
-    form, file = _format(path)
+    settings = next((name for name in (SETTINGS, _EARLIER[0]) if _is_ours(path / name)), None)
+    if settings:
+        return _load_saved(path, settings)
+    reader, file = _format(path)
     pointers.refuse(file)
     try:
-        return form(file, sentinels, lowercase)
+        return reader(file, sentinels, lowercase)
     except InputError as error:
         raise error if str(error).startswith(_KEY) else InputError(f"{_KEY}: {file}: {error}") from error
     except OSError as error:
@@ -80,27 +88,27 @@ def load(path: Path | str, *, sentinels: int = 0, lowercase: bool = True) -> Tok
 
 
 def refuse_ids(path: Path | str) -> None:
-    """Refuses to tokenise text where a path names no tokenizer but the ids of a model that came without one."""
+    """Raise InputError if the path is the placeholder of a checkpoint without a tokenizer, which cannot encode text."""
     file = Path(path).expanduser() / SETTINGS
     if path and file.is_file() and _json(file).get("kind") == simple.IDS:
         raise InputError(simple.NO_TEXT)
 
 
 def cased(path: Path | str) -> bool:
-    """Whether a vocab.txt has pieces that lower case never is, and no file beside it says what to do with case."""
-    form, file = _format(Path(path).expanduser())
-    if form is not _vocab_txt or "do_lower_case" in read_config(file.parent):
+    """Return whether a vocab.txt has pieces with upper case and no file beside it sets `do_lower_case`."""
+    reader, file = _format(Path(path).expanduser())
+    if reader is not _vocab_txt or "do_lower_case" in read_config(file.parent):
         return False
     return any(re.search("[A-Z]", piece) and piece[:1] not in "[<" for piece in _text(file).split("\n"))
 
 
 def is_saved(directory: Path | str) -> bool:
-    """Whether `save` finished there."""
+    """Return whether `save` completed in a directory."""
     return (Path(directory) / SETTINGS).exists()
 
 
 def is_ours(directory: Path | str) -> bool:
-    """Whether `save` wrote a directory, in this release or an earlier one."""
+    """Return whether `save` wrote a directory, in this version or the first."""
     return any(_is_ours(Path(directory) / name) for name in (SETTINGS, _EARLIER[0]))
 
 
@@ -110,7 +118,7 @@ def _is_ours(file: Path) -> bool:
     )
 
 
-def _saved(directory: Path, name: str) -> Tokenizer:
+def _load_saved(directory: Path, name: str) -> Tokenizer:
     settings = _json(directory / name)
     build_tokenizer = lookup(BUILDERS, settings.get("kind", ""), f"kind in {directory / name}")
     options = settings["options"] if name == SETTINGS else {"sentinels": settings["sentinels"]}
@@ -121,7 +129,7 @@ def _saved(directory: Path, name: str) -> Tokenizer:
             content = file.read_bytes()
         except OSError as error:
             raise InputError(f"{_KEY}: {directory} is incomplete; {file.name} cannot be read") from error
-    # Before the library, whose complaint about a damaged model names no file.
+    # Checked before the library reads the file, because its error for a damaged model does not name the file.
     if fingerprint(settings["kind"], content, options) != settings["fingerprint"]:
         raise InputError(f"{_KEY}: {directory} is damaged; {file.name} does not match its fingerprint")
     base = {key: value for key, value in options.items() if key != OPTION}
@@ -129,24 +137,22 @@ def _saved(directory: Path, name: str) -> Tokenizer:
 
 
 def _format(path: Path) -> tuple[Callable[[Path, int, bool], Tokenizer], Path]:
-    """How a path is read, and its main file."""
+    """Return the function that reads a path, and the main file."""
     if path.is_dir():
         models = sorted(path.glob("*.model"))
-        forms = {"tokenizer.json": _tokenizer_json, "vocab.txt": _vocab_txt, "vocab.json": _vocab_json}
-        for name, form in forms.items():
+        readers = {"tokenizer.json": _tokenizer_json, "vocab.txt": _vocab_txt, "vocab.json": _vocab_json}
+        for name, reader in readers.items():
             if (path / name).is_file():
-                return form, path / name
+                return reader, path / name
         if len(models) == 1:
             return _model, models[0]
         raise InputError(
             f"{_KEY}: {path} holds no tokenizer{' but several models: name one' if models else ''}; expected "
-            "tokenizer.json, vocab.txt, vocab.json with merges.txt, one *.model, or what `lm-jax tokenizer --output` "
-            "writes"
+            "tokenizer.json, vocab.txt, vocab.json with merges.txt, one *.model, or the output of `lm-jax tokenizer "
+            "--output`"
         )
     if not path.is_file():
-        raise InputError(
-            f"{_KEY}: {path} holds no tokenizer: there is no such file or directory; leave it empty to train one"
-        )
+        raise InputError(f"{_KEY}: {path}: no such file or directory; leave it empty to train a tokenizer")
     if path.suffix == ".model":
         return _model, path
     if path.name == "merges.txt":
@@ -155,15 +161,15 @@ def _format(path: Path) -> tuple[Callable[[Path, int, bool], Tokenizer], Path]:
         return _vocab_txt, path
     if path.suffix == ".json":
         return (_tokenizer_json if isinstance(_json(path).get("model"), dict) else _vocab_json), path
-    raise InputError(f"{_KEY}: {path} is of no known format; expected .json, .txt or .model")
+    raise InputError(f"{_KEY}: {path} has an unknown format; expected .json, .txt or .model")
 
 
 def _tokenizer_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     tree = _json(file)
     if not isinstance(tree.get("model"), dict):
-        raise InputError("it has no model; expected the tokenizer.json of Hugging Face's tokenizers library")
+        raise InputError("it has no model; expected a tokenizer.json of Hugging Face's tokenizers library")
     content = file.read_bytes()
-    vocabulary = huggingface.opened(content).get_vocab(with_added_tokens=True)
+    vocabulary = huggingface.library_tokenizer(content).get_vocab(with_added_tokens=True)
     listed = {entry["content"] for entry in tree.get("added_tokens") or () if entry["special"]}
     unk = tree["model"].get("unk_token")
     marked = {name: token for name, token in vocabulary.items() if name in listed or name == unk}
@@ -172,21 +178,20 @@ def _tokenizer_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     for role in ("cls", "sep"):
         if role not in roles and isinstance(post.get(role), list):
             roles[role] = int(post[role][1])
-    return huggingface.build_tokenizer(
-        huggingface.kind_of(tree), content, _options(vocabulary, roles, added, sentinels)
-    )
+    options = _options(vocabulary, roles, added, sentinels)
+    return huggingface.build_tokenizer(huggingface.kind_of(tree), content, options)
 
 
 def _vocab_txt(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     config = read_config(file.parent)
-    # Not splitlines, which also cuts at U+2028 and other pieces of multilingual vocabularies.
+    # Not splitlines, which also splits at U+2028 and other pieces of multilingual vocabularies.
     lines = [line.rstrip("\r") for line in _text(file).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     vocabulary = {piece: index for index, piece in enumerate(lines)}
     roles, added = _roles(file.parent, vocabulary, vocabulary)
     if "unk" not in roles:
-        raise InputError("it has no [UNK]; expected a WordPiece vocabulary with a piece a line, as BERT's")
+        raise InputError("it has no [UNK]; expected a WordPiece vocabulary with one piece per line, as BERT's")
     tree = huggingface.wordpiece(
         vocabulary,
         lowercase=config.get("do_lower_case", lowercase),
@@ -195,10 +200,9 @@ def _vocab_txt(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
         unk=lines[roles["unk"]],
     )
     names = {lines[token]: token for token in roles.values() if token < len(lines)}
-    tree["added_tokens"] = huggingface.added(names)
-    return huggingface.build_tokenizer(
-        "wordpiece", huggingface.written(tree), _options(vocabulary, roles, added, sentinels)
-    )
+    tree["added_tokens"] = huggingface.added_tokens(names)
+    options = _options(vocabulary, roles, added, sentinels)
+    return huggingface.build_tokenizer("wordpiece", huggingface.serialise(tree), options)
 
 
 def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
@@ -207,77 +211,76 @@ def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
         raise InputError(f"merges.txt is missing; a byte-level BPE needs it beside {file.name}")
     vocabulary = _json(file)
     if not vocabulary or not all(type(token) is int and token >= 0 for token in vocabulary.values()):
-        raise InputError("expected an object of pieces and their ids, as GPT-2's vocab.json")
+        raise InputError("expected an object that maps pieces to ids, as GPT-2's vocab.json")
     lines = [line for line in _text(merges).split("\n") if line and not line.startswith("#version")]
     pairs = [tuple(line.rstrip("\r").split(" ")) for line in lines]
     for number, pair in enumerate(pairs, 1):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
-            shown = " ".join(pair)[:40]
+            merge = " ".join(pair)[:40]
             raise InputError(
-                f"merge {number} of merges.txt, {shown!r}, is not two pieces of {file.name} that make a third"
+                f"merge {number} of merges.txt, {merge!r}, is not two pieces of {file.name} that join to a third"
             )
     if sum(piece.endswith("</w>") for piece in vocabulary) > len(vocabulary) // 10:
-        raise InputError("its pieces end in </w>, so it is no byte-level BPE; give its tokenizer.json")
-    made = {"".join(pair) for pair in pairs}
-    marked = {piece: token for piece, token in vocabulary.items() if len(piece) > 1 and piece not in made}
+        raise InputError("its pieces end in </w>, so it is not a byte-level BPE; give its tokenizer.json")
+    merged = {"".join(pair) for pair in pairs}
+    marked = {piece: token for piece, token in vocabulary.items() if len(piece) > 1 and piece not in merged}
     roles, added = _roles(file.parent, vocabulary, marked)
     prefix_space = bool(read_config(file.parent).get("add_prefix_space", False))
     tree = huggingface.byte_bpe(vocabulary, pairs, prefix_space=prefix_space)
     pieces = {token: name for name, token in vocabulary.items()}
-    tree["added_tokens"] = huggingface.added({pieces[token]: token for token in roles.values() if token in pieces})
-    return huggingface.build_tokenizer(
-        "byte_bpe", huggingface.written(tree), _options(vocabulary, roles, added, sentinels)
-    )
+    names = {pieces[token]: token for token in roles.values() if token in pieces}
+    tree["added_tokens"] = huggingface.added_tokens(names)
+    options = _options(vocabulary, roles, added, sentinels)
+    return huggingface.build_tokenizer("byte_bpe", huggingface.serialise(tree), options)
 
 
 def _model(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     config = read_config(file.parent)
     if file.name == "sentencepiece.bpe.model":
-        raise InputError("the ids of this family are not those of its model; give its tokenizer.json")
+        raise InputError("the ids of this family differ from its model's; give its tokenizer.json")
     content = file.read_bytes()
-    proto = sentencepiece.parsed(content)
+    proto = sentencepiece.parse(content)
     trainer = proto.trainer_spec
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     roles = {role: getattr(trainer, f"{role}_id") for role in ("unk", "bos", "eos", "pad")}
     roles = {role: token for role, token in roles.items() if 0 <= token < len(proto.pieces)}
-    named, added = _roles(file.parent, vocabulary, vocabulary)
-    roles = {**roles, **named}
+    configured, added = _roles(file.parent, vocabulary, vocabulary)
+    roles = {**roles, **configured}
     listed = [_name(entry) for entry in config.get("additional_special_tokens") or ()]
     count = sum(SENTINEL.fullmatch(name) is not None for name in listed)
     if not count and config.get("tokenizer_class", "").startswith("T5"):
         count = config.get("extra_ids", _T5_SENTINELS)
-    return sentencepiece.foreign("sentencepiece", content, _options(vocabulary, roles, added, count or sentinels))
+    options = _options(vocabulary, roles, added, count or sentinels)
+    return sentencepiece.build_published("sentencepiece", content, options)
 
 
 def _roles(
     directory: Path, vocabulary: Mapping[str, int], marked: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Ids by role, and the ids of tokens beyond the vocabulary.
+    """Return ids by role, and the ids of tokens beyond the vocabulary.
 
     Args:
-      directory: where the files that name them lie.
+      directory: directory of the files that name special tokens.
       vocabulary: ids by piece.
-      marked: those of them that may be special though no file names them.
+      marked: the part of the vocabulary that may be special if no file names the role's token.
     """
     config = read_config(directory)
     added = _json(directory / "added_tokens.json") if (directory / "added_tokens.json").is_file() else {}
     added |= {_name(entry): int(token) for token, entry in (config.get("added_tokens_decoder") or {}).items()}
     added = {name: token for name, token in added.items() if name not in vocabulary}
-    known = {**vocabulary, **added}
+    ids = {**vocabulary, **added}
     roles = {}
     for role in ROLES:
-        if (given := config.get(f"{role}_token")) is not None:
-            name = _name(given)
-            if name in known:
-                roles[role] = known[name]
+        if (entry := config.get(f"{role}_token")) is not None:
+            name = _name(entry)
+            if name in ids:
+                roles[role] = ids[name]
             elif role != "pad":
-                raise InputError(
-                    f"the files beside it name {name!r} as {role}_token, which its vocabulary does not have"
-                )
+                raise InputError(f"the files beside it name {name!r} as {role}_token, which is not in its vocabulary")
         elif f"{role}_token" not in config:
-            found = next((name for name in _NAMES[role] if name in marked or name in added), None)
-            roles |= {} if found is None else {role: known[found]}
-    # GPT-2's files call <|endoftext|> unknown, which bytes never are.
+            usual = next((name for name in _NAMES[role] if name in marked or name in added), None)
+            roles |= {} if usual is None else {role: ids[usual]}
+    # GPT-2's files name <|endoftext|> as the unknown token, but bytes are never unknown.
     if roles.get("unk") in {token for role, token in roles.items() if role != "unk"}:
         del roles["unk"]
     return roles, added
@@ -286,33 +289,33 @@ def _roles(
 def _options(
     vocabulary: Mapping[str, int], roles: Mapping[str, int], added: Mapping[str, int], sentinels: int
 ) -> dict[str, Any]:
-    """What a tokenizer is beside its content; new sentinels lie behind it, the first one last."""
-    known = {**vocabulary, **added}
-    found = {int(match[1]): token for name, token in known.items() if (match := SENTINEL.fullmatch(name))}
+    """Return a tokenizer's options; if it has no sentinels, new ones follow the vocabulary in reverse order."""
+    ids = {**vocabulary, **added}
+    numbered = {int(match[1]): token for name, token in ids.items() if (match := SENTINEL.fullmatch(name))}
     added = dict(added)
-    if not found and sentinels:
-        size = 1 + max(known.values())
+    if not numbered and sentinels:
+        size = 1 + max(ids.values())
         added |= {f"<extra_id_{index}>": size + sentinels - 1 - index for index in range(sentinels)}
-        found = {index: added[f"<extra_id_{index}>"] for index in range(sentinels)}
-    if sorted(found) != [*range(len(found))]:
-        raise InputError(f"its sentinels are not numbered from <extra_id_0> without gaps: {sorted(found)[:8]}")
-    return {"roles": dict(roles), "sentinels": [found[index] for index in range(len(found))], "added": added}
+        numbered = {index: added[f"<extra_id_{index}>"] for index in range(sentinels)}
+    if sorted(numbered) != [*range(len(numbered))]:
+        raise InputError(f"its sentinels are not numbered from <extra_id_0> without gaps: {sorted(numbered)[:8]}")
+    return {"roles": dict(roles), "sentinels": [numbered[index] for index in range(len(numbered))], "added": added}
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """special_tokens_map.json and tokenizer_config.json, which wins."""
+    """Return special_tokens_map.json merged with tokenizer_config.json, which takes precedence."""
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
             merged |= _json(directory / name)
     kind = merged.get("tokenizer_class") or ""
     if kind.startswith(_OTHERS) and not (directory / "tokenizer.json").is_file():
-        raise InputError(f"a {kind} is not run by these files alone; give its tokenizer.json")
+        raise InputError(f"{kind} cannot be loaded from these files alone; give its tokenizer.json")
     return merged
 
 
 def _name(entry: Any) -> str:
-    """A token in these files is its text, or an object with it."""
+    """Return the text of a token entry, which is a string or an object."""
     return entry["content"] if isinstance(entry, dict) else str(entry)
 
 
@@ -331,5 +334,5 @@ def _json(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{_KEY}: {file} is damaged: it is not JSON ({error})") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{_KEY}: {file} is damaged: expected a JSON object, found {type(tree).__name__}")
+        raise InputError(f"{_KEY}: {file} is damaged: expected a JSON object, got {type(tree).__name__}")
     return tree

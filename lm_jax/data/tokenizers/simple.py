@@ -1,4 +1,4 @@
-"""Tokenizers without a model: bytes, the characters of a corpus, and none, whose models take ids."""
+"""Tokenizers without a model: bytes, the characters of a corpus, and "ids" for checkpoints without a tokenizer."""
 
 from __future__ import annotations
 
@@ -9,68 +9,50 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError
-from lm_jax.data.tokenizers.base import (
-    ROLES,
-    SPECIALS,
-    UNK,
-    UNKNOWN,
-    Backend,
-    Encoded,
-    Tokenizer,
-    by_length,
-    vocabulary,
-)
+from lm_jax.data.tokenizers.base import SPECIALS, TRAINED_ROLES, UNK, UNKNOWN, Backend, Encoded, Tokenizer, vocabulary
 
 IDS = "ids"
 NO_TEXT = (
-    "this model takes ids, for its checkpoint came without a tokenizer; give --prompt_ids=1,2,3, or for text import it "
-    "again with --tokenizer=PATH (to train: --config.data.tokenizer.path=PATH)"
+    "this model takes ids, because its checkpoint came without a tokenizer; give --prompt_ids=1,2,3, or for text "
+    "import it again with --tokenizer=PATH (to train: --config.data.tokenizer.path=PATH)"
 )
-_FIRST = len(SPECIALS)  # The first id that stands for text.
+_FIRST = len(SPECIALS)  # The first ordinary id.
 
 
 def sentinel_names(count: int) -> list[str]:
-    """<extra_id_0>, <extra_id_1>, ..."""
+    """Return <extra_id_0>, <extra_id_1>, ..."""
     return [f"<extra_id_{index}>" for index in range(count)]
 
 
 def bytes_tokenizer(sentinels: int) -> Tokenizer:
-    """UTF-8 bytes as tokens (Xue et al. 2022, arXiv:2105.13626)."""
+    """Build a tokenizer of UTF-8 bytes (Xue et al. 2022, arXiv:2105.13626)."""
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
     texts = [b""] * len(SPECIALS) + [bytes([byte]) for byte in range(256)]
-    return trained("bytes", b"", [*SPECIALS, *pieces], texts, sentinels, _Bytes())
+    return trained_tokenizer("bytes", b"", [*SPECIALS, *pieces], texts, sentinels, _Bytes())
 
 
 def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
-    """The characters of a corpus as tokens; others are unknown. `content` is the alphabet in UTF-8."""
+    """Build a tokenizer of the characters of an alphabet, `content` in UTF-8; other characters are unknown."""
     alphabet = content.decode()
     texts = [b""] * len(SPECIALS) + [character.encode() for character in alphabet]
     texts[UNK] = UNKNOWN.encode()
-    return trained("characters", content, [*SPECIALS, *alphabet], texts, sentinels, _Characters(alphabet))
+    return trained_tokenizer("characters", content, [*SPECIALS, *alphabet], texts, sentinels, _Characters(alphabet))
 
 
 def ids_tokenizer(options: Mapping[str, Any]) -> Tokenizer:
-    """No tokenizer: ids are all there is of a checkpoint that came without one.
+    """Build the placeholder for a checkpoint without a tokenizer, which cannot encode text.
 
     Args:
-      options: `rows`, how many ids there are, and `roles`, which of them have one.
+      options: `rows`, the number of ids, and `roles`, the special ids by role.
     """
     rows, roles = options["rows"], dict(options["roles"])
+    tables = vocabulary([str(token) for token in range(rows)], [b""] * rows)
     return Tokenizer(
-        IDS,
-        b"",
-        options,
-        file="",
-        roles=roles,
-        sentinels=(),
-        vocabulary=vocabulary([str(token) for token in range(rows)], [b""] * rows),
-        backend=_Ids(),
-        trusted=True,
-        endless=True,
+        IDS, b"", options, roles=roles, sentinels=(), vocabulary=tables, backend=_Ids(), trusted=True, no_eos=True
     )
 
 
-def trained(
+def trained_tokenizer(
     kind: str,
     content: bytes,
     pieces: Sequence[str],
@@ -79,22 +61,17 @@ def trained(
     backend: Backend,
     file: str = "alphabet.txt",
 ) -> Tokenizer:
-    """A tokenizer that was trained here: `pieces` and their `texts` begin with the specials, sentinels follow."""
+    """Build a tokenizer trained here; `pieces` and their `texts` begin with the specials; sentinels are appended."""
+    roles, ids = TRAINED_ROLES, range(len(pieces), len(pieces) + sentinels)
+    options = {"sentinels": sentinels}
+    tables = vocabulary([*pieces, *sentinel_names(sentinels)], [*texts, *[b""] * sentinels])
     return Tokenizer(
-        kind,
-        content,
-        {"sentinels": sentinels},
-        file=file,
-        roles=dict(zip(ROLES, range(len(ROLES)), strict=True)),
-        sentinels=range(len(pieces), len(pieces) + sentinels),
-        vocabulary=vocabulary([*pieces, *sentinel_names(sentinels)], [*texts, *[b""] * sentinels]),
-        backend=backend,
-        trusted=True,
+        kind, content, options, file=file, roles=roles, sentinels=ids, vocabulary=tables, backend=backend, trusted=True
     )
 
 
 class _Ids:
-    """Knows no text."""
+    """Refuses to encode text."""
 
     lossless = False
 
@@ -104,12 +81,12 @@ class _Ids:
     locate = encode
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """The ids themselves, as `--prompt_ids` takes them."""
+        """Return the ids in the format of `--prompt_ids`."""
         return ",".join(map(str, ids.tolist()))
 
 
 class _Bytes:
-    """A byte is a token."""
+    """One token per byte."""
 
     lossless = True
 
@@ -119,16 +96,15 @@ class _Bytes:
         return Encoded(tokens, np.array([*map(len, arrays)], np.int64))
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        made = self.encode(texts)
-        return by_length(*made[:2], np.ones(_FIRST + 256, np.int32))
+        return self.encode(texts).with_starts(np.ones(_FIRST + 256, np.int32))
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        known = b"".join(UNKNOWN.encode() if token == UNK else bytes([token - _FIRST]) for token in ids.tolist())
-        return known.decode("utf-8", "replace")
+        text = b"".join(UNKNOWN.encode() if token == UNK else bytes([token - _FIRST]) for token in ids.tolist())
+        return text.decode("utf-8", "replace")
 
 
 class _Characters:
-    """A character of the alphabet is a token."""
+    """One token per character of the alphabet."""
 
     lossless = False
 
@@ -142,12 +118,12 @@ class _Characters:
         return Encoded(self._ids[np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")], counts)
 
     def locate(self, texts: Sequence[str]) -> Encoded:
-        made = self.encode(texts)
-        # One token a character, known or not: every byte that continues none begins one.
+        encoded = self.encode(texts)
+        # One token per character: a token starts at every byte that is not a UTF-8 continuation byte.
         data = np.frombuffer("\n".join(texts).encode(), np.uint8)
         starts = np.flatnonzero((data & 0xC0) != 0x80)
-        breaks = np.cumsum(made.counts + 1)[:-1] - 1
-        return Encoded(made.tokens, made.counts, np.delete(starts, breaks))
+        breaks = np.cumsum(encoded.counts + 1)[:-1] - 1
+        return Encoded(encoded.tokens, encoded.counts, np.delete(starts, breaks))
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
         return self._codes[ids].tobytes().decode("utf-32-le")

@@ -1,7 +1,7 @@
-"""What a tokenizer from elsewhere puts around a text: LLaMA's `<s>`, T5's `</s>`, BART's `<s> ... </s>`.
+"""Special ids that a published tokenizer puts around a text: LLaMA's `<s>`, T5's `</s>`, BART's `<s> ... </s>`.
 
-A tokenizer.json says so in its post-processor, and `add_bos_token` or `add_eos_token` in the tokenizer_config.json
-beside it replace that. Other files are run by a class that knows.
+The post-processor of a tokenizer.json defines them; `add_bos_token` or `add_eos_token` in the tokenizer_config.json
+beside it take precedence. For other files the tokenizer's class or the model's type decides.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm_jax.data.tokenizers.base import Tokenizer
-from lm_jax.data.tokenizers.huggingface import opened
+from lm_jax.data.tokenizers.huggingface import library_tokenizer
 from lm_jax.data.tokenizers.loading import is_ours, read_config
 
 Template = tuple[tuple[int, ...], tuple[int, ...]]
 
-# What names of classes, or of model types, begin with, and the roles before and after a text.
+# Prefixes of tokenizer classes or model types, and the roles of the ids before and after a text.
 _CLASSES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     (("llama", "codellama", "gemma", "mistral"), ("bos",), ()),
     (("t5", "mt5", "umt5", "pegasus", "marian"), (), ("eos",)),
@@ -25,12 +25,12 @@ _CLASSES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] =
 
 
 def template(path: Path | str, tokenizer: Tokenizer, family: str = "") -> Template:
-    """The ids that a tokenizer puts before and after every text.
+    """Return the ids that a tokenizer puts before and after every text.
 
     Args:
-      path: its directory or file.
-      tokenizer: the same, loaded.
-      family: `model_type` of the model that it belongs to, for files that do not name their class.
+      path: directory or file of the tokenizer.
+      tokenizer: the tokenizer loaded from `path`.
+      family: `model_type` of its model, for files that do not name the tokenizer's class.
     """
     path = Path(path)
     directory = path if path.is_dir() else path.parent
@@ -44,25 +44,25 @@ def template(path: Path | str, tokenizer: Tokenizer, family: str = "") -> Templa
     if file.is_file():
         return _around(file)
     name = (config.get("tokenizer_class") or family).lower()
-    for beginnings, before, after in _CLASSES:
-        if name.startswith(beginnings):
+    for prefixes, before, after in _CLASSES:
+        if name.startswith(prefixes):
             return _ids(tokenizer, before), _ids(tokenizer, after)
     return (), ()
 
 
 def _ids(tokenizer: Tokenizer, roles: Sequence[str]) -> tuple[int, ...]:
-    # RoBERTa's files call the same tokens bos and eos, or cls and sep.
+    # RoBERTa's files name the same tokens bos and eos, or cls and sep.
     other = {"cls": tokenizer.bos, "sep": tokenizer.eos}
-    found = [getattr(tokenizer, role) for role in roles]
-    ids = [other.get(role) if one is None else one for role, one in zip(roles, found, strict=True)]
-    return tuple(int(one) for one in ids if one is not None)
+    tokens = [getattr(tokenizer, role) for role in roles]
+    ids = [other.get(role) if token is None else token for role, token in zip(roles, tokens, strict=True)]
+    return tuple(int(token) for token in ids if token is not None)
 
 
 def _around(file: Path) -> Template:
-    """What the library adds to a text."""
-    added = opened(file.read_bytes()).encode("a")
-    # 1: the library added it, 0: it is the text's own.
-    own = [index for index, special in enumerate(added.special_tokens_mask) if not special]
-    if not own:
+    """Return the ids that the library adds before and after a text."""
+    encoded = library_tokenizer(file.read_bytes()).encode("a")
+    # special_tokens_mask is 1 for tokens that the library added, 0 for tokens of the text.
+    text = [index for index, special in enumerate(encoded.special_tokens_mask) if not special]
+    if not text:
         return (), ()
-    return tuple(added.ids[: own[0]]), tuple(added.ids[own[-1] + 1 :])
+    return tuple(encoded.ids[: text[0]]), tuple(encoded.ids[text[-1] + 1 :])

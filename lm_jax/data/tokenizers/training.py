@@ -1,6 +1,6 @@
-"""Training tokenizers: sentencepiece's unigram and BPE, WordPiece, byte-level BPE, bytes, characters.
+"""Trains tokenizers: sentencepiece's unigram and BPE, WordPiece, byte-level BPE, bytes, characters.
 
-All have the same layout: seven special ids, the kind's own pieces, the sentinels of span corruption. Training is
+All have the same vocabulary layout: seven special ids, ordinary pieces, the sentinels of span corruption. Training is
 deterministic.
 """
 
@@ -21,13 +21,12 @@ from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.learners import LEARNERS, NO_TEXT
 
 STAGE = "training the tokenizer"
-# So many characters are learned from within two seconds, whatever they are; more in a process of its own, which Ctrl-C
-# ends at once. To start that one takes half a second.
+# Up to this number of characters, training takes at most two seconds on any text; more text is trained on in a separate
+# process, which Ctrl-C ends at once and which takes half a second to start.
 _IN_LINE = 50_000
-_STEP = 1 << 20  # Characters that are counted in one call.
+_STEP = 1 << 20  # Characters counted in one call.
 _QUIET_S = 2.0
-# A share done is reported in thousandths.
-_WHOLE = 1000
+_TOTAL = 1000  # Progress is reported in thousandths.
 
 Progress = Callable[[str, int, int], None]
 
@@ -35,16 +34,21 @@ Progress = Callable[[str, int, int], None]
 def train(
     config: TokenizerConfig, texts: Iterable[str], total_bytes: int = 0, progress: Progress | None = None
 ) -> Tokenizer:
-    """A tokenizer trained on texts, or loaded where the config has a path.
+    """Train a tokenizer on texts, or load it if the config has a path.
 
     Args:
       config: kind and size.
       texts: cleaned documents.
-      total_bytes: the size of all texts where it is known; more than `config.sample_bytes` is then sampled.
-      progress: called with a stage, what is done and the whole (0 where unknown), where training takes a while.
+      total_bytes: size of all texts if known; lines are then sampled if it exceeds `config.sample_bytes`.
+      progress: called with a stage, the amount done and the total (0 if unknown) if training takes a while.
 
     Raises:
-      InputError: a setting is out of range, there is no text, or the vocabulary does not fit it.
+      InputError: a setting is out of range, there is no text, or the vocabulary size does not fit the text.
+
+    Example:
+      >>> tokenizer = train(TokenizerConfig(kind="wordpiece"), ["low lower lowest slow"] * 4)
+      >>> [tokenizer.piece(int(token)) for token in tokenizer.encode("Lower slows")]
+      ['lower', 'slow', '##s']
     """
     # Checks the range of every setting.
     config = from_config_dict(TokenizerConfig, dataclasses.asdict(config), "config.data.tokenizer")
@@ -53,49 +57,49 @@ def train(
         return extend(loaded, config.add)
     trainer = lookup(KINDS, config.kind, "config.data.tokenizer.kind")
     lines = sampled(texts, config.sample_bytes, total_bytes)
-    whole = min(config.sample_bytes, total_bytes)
-    return extend(trainer(config, _told(lines, whole, progress), progress), config.add)
+    total = min(config.sample_bytes, total_bytes)
+    return extend(trainer(config, _report_reading(lines, total, progress), progress), config.add)
 
 
-def _told(lines: Iterator[str], whole: int, progress: Progress | None) -> Iterator[str]:
-    """The lines; reports how many are read where that takes a while, as of a corpus much larger than its sample."""
+def _report_reading(lines: Iterator[str], total: int, progress: Progress | None) -> Iterator[str]:
+    """Yield the lines; report progress if reading takes a while, as for a corpus much larger than its sample."""
     done, next_s = 0, time.monotonic() + _QUIET_S
     for line in lines:
         yield line
         done += len(line.encode("utf-8", "surrogatepass")) + 1
         if progress is not None and time.monotonic() > next_s:
-            progress("reading text for the tokenizer", done, max(done, whole) if whole else 0)
+            progress("reading text for the tokenizer", done, max(done, total) if total else 0)
             next_s = time.monotonic() + 0.5
 
 
 def _train_pieces(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
-    kept = list(lines)
-    if not kept:
+    sample = list(lines)
+    if not sample:
         raise InputError(NO_TEXT)
-    if sum(map(len, kept)) <= _IN_LINE:
-        content, options = LEARNERS[config.kind](config, kept, False)
+    if sum(map(len, sample)) <= _IN_LINE:
+        content, options = LEARNERS[config.kind](config, sample, False)
     else:
-        content, options = workers.apart(learn, (config,), kept, _hearer(config, progress))
+        content, options = workers.apart(learn, (config,), sample, _listener(config, progress))
     return loading.BUILDERS[config.kind](config.kind, content, options)
 
 
 def learn(config: TokenizerConfig, lines: list[str]) -> tuple[bytes, dict]:
-    """What a kind learns, aloud; the worker's part."""
+    """Train the kind's model and write progress to standard error; runs in a worker process."""
     return LEARNERS[config.kind](config, lines, True)
 
 
-def _hearer(config: TokenizerConfig, progress: Progress | None) -> Callable[[bytes], None]:
-    """Turns what a library says into progress, which never goes back."""
-    share, done = LISTENERS[config.kind](config), 0
+def _listener(config: TokenizerConfig, progress: Progress | None) -> Callable[[bytes], None]:
+    """Return a function that turns a library's lines into progress, which never decreases."""
+    share_of, done = LISTENERS[config.kind](config), 0
 
-    def hear(line: bytes) -> None:
+    def listen(line: bytes) -> None:
         nonlocal done
-        heard = share(line)
-        done = max(done, round(_WHOLE * heard) if heard is not None else 0)
-        if progress is not None and (heard is not None or not line):
-            progress(STAGE, done, _WHOLE)
+        share = share_of(line)
+        done = max(done, round(_TOTAL * share) if share is not None else 0)
+        if progress is not None and (share is not None or not line):
+            progress(STAGE, done, _TOTAL)
 
-    return hear
+    return listen
 
 
 def _train_characters(config: TokenizerConfig, lines: Iterator[str], progress: Progress | None) -> Tokenizer:
