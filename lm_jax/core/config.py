@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import operator
 import re
 import types
 import typing
@@ -44,11 +45,10 @@ def setting(
       free: the field may change when a run is resumed, because it affects neither the model, the order of the data nor
         the objective. For a subtree: all of its fields.
       local: the field is a path, or several separated by commas, on this machine.
-      at_least: inclusive lower bound. `from_config_dict` checks the bounds, for a tuple those of each element; a
-        bounded number must also be finite.
+      at_least: inclusive lower bound of a number, which must then be finite, or of each element of a tuple.
       above: exclusive lower bound.
       at_most: inclusive upper bound.
-      below: exclusive upper bound.
+      below: exclusive upper bound. `from_config_dict` checks all of them.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -63,15 +63,7 @@ class Tree(dict):
 
 
 def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
-    """Returns `table[name]`, for tables of choices.
-
-    Args:
-      table: the choices by name.
-      name: the requested choice.
-      key: its configuration key, such as `config.optimizer.name`.
-
-    Raises:
-      InputError: `name` is not in the table; the message lists the choices.
+    """Returns the choice `name`, the value of the setting `key`; raises InputError if it is not in the table.
 
     Example:
       >>> lookup({"adamw": 1, "lion": 2}, "lion", "config.optimizer.name")
@@ -114,7 +106,7 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
     """Builds a dataclass from a ConfigDict or a mapping; missing fields keep their defaults.
 
     Args:
-      cls: the dataclass.
+      cls: the dataclass to build.
       tree: the values; nested mappings become nested dataclasses, lists become tuples.
       key: the name of this tree in error messages.
 
@@ -161,12 +153,7 @@ def entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[str, C
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
-_COMPARISONS = {
-    "at least": lambda value, bound: value >= bound,
-    "above": lambda value, bound: value > bound,
-    "at most": lambda value, bound: value <= bound,
-    "below": lambda value, bound: value < bound,
-}
+_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 def check_local(path: str | None, key: str) -> None:

@@ -25,9 +25,7 @@ def keep_freed_memory() -> bool:
     On a CPU every call of a compiled function allocates its temporaries again. Memory that went back to the kernel
     costs page faults, which slow a small model's step measurably (docs/claims.md). In exchange the process stays as
     large as its peak. Call this before jax starts its threads: a thread keeps the malloc arena that it starts with.
-
-    Returns:
-      False if nothing was changed, because jax has an accelerator or the C library is not glibc.
+    Returns False if nothing was changed, because jax has an accelerator or the C library is not glibc.
     """
     accelerated = any(importlib.util.find_spec(name) for name in ACCELERATORS)
     if not sys.platform.startswith("linux") or (accelerated and os.environ.get("JAX_PLATFORMS") != "cpu"):

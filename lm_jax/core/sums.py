@@ -38,10 +38,7 @@ Sums = dict[str, Sum]
 
 def add(left: Sums, right: Sums) -> Sums:
     """Adds sums by name; a name that only one side has is included."""
-    return {
-        name: left[name] + right[name] if name in left and name in right else left.get(name, right.get(name))  # type: ignore[misc]
-        for name in {**left, **right}
-    }
+    return {**left, **right, **{name: left[name] + right[name] for name in left if name in right}}
 
 
 def means(sums: Sums) -> dict[str, float]:

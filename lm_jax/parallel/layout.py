@@ -35,8 +35,8 @@ class Layout:
     Example:
       >>> from lm_jax.parallel import mesh
       >>> layout = Layout(mesh.make(mesh.MeshConfig(fsdp=2, tensor=4)))
-      >>> layout.spec(("layers", "embed", "heads", "kv"))
-      PartitionSpec(None, 'fsdp', 'tensor', None)
+      >>> tuple(layout.spec(("layers", "embed", "heads", "kv")))
+      (None, 'fsdp', 'tensor', None)
     """
 
     mesh: Mesh
@@ -59,11 +59,11 @@ class Layout:
           KeyError: the rules lack an axis.
           InputError: two axes are sharded over the same mesh axis.
         """
-        known, used, parts = vars(self.rules), dict[str, str](), []
+        rules, used, parts = vars(self.rules), dict[str, str](), []
         for axis in axes:
-            if axis is not None and axis not in known:
-                raise KeyError(f"unknown logical axis {axis!r}{nearest(axis, known)}; known: {', '.join(known)}")
-            names = known[axis] if axis is not None else ()
+            if axis is not None and axis not in rules:
+                raise KeyError(f"unknown logical axis {axis!r}{nearest(axis, rules)}; known: {', '.join(rules)}")
+            names = rules[axis] if axis is not None else ()
             for name in names:
                 if name in used:
                     raise InputError(
@@ -96,15 +96,15 @@ class Layout:
 
         def checked(path: str, names: Axes, shape: Any) -> NamedSharding:
             sharding = self.sharding(names)
-            for size, part, name in zip(shape.shape, sharding.spec, names, strict=True):
-                parts = self._size(part)
-                if size % parts:
-                    low = size - size % parts
-                    use = f"{low} or {low + parts}" if low else f"{parts}"
-                    part = part if isinstance(part, str) else " x ".join(part or ())
+            for size, mesh_axes, name in zip(shape.shape, sharding.spec, names, strict=True):
+                shards = self._size(mesh_axes)
+                if size % shards:
+                    low = size - size % shards
+                    use = f"{low} or {low + shards}" if low else f"{shards}"
+                    mesh_axes = mesh_axes if isinstance(mesh_axes, str) else " x ".join(mesh_axes or ())
                     raise InputError(
-                        f"{path}: axis {name} of size {size} is not divisible by the {parts} devices of mesh "
-                        f"axis {part}; use {use}, or a smaller config.mesh.{part}"
+                        f"{path}: axis {name} of size {size} is not divisible by the {shards} devices of mesh "
+                        f"axis {mesh_axes}; use {use}, or a smaller config.mesh.{mesh_axes}"
                     )
             return sharding
 
@@ -150,21 +150,17 @@ class Layout:
         make = jax.make_array_from_process_local_data
         return {name: make(like[name].sharding, value, like[name].shape) for name, value in batch.items()}
 
-    def _size(self, part: str | tuple[str, ...] | None) -> int:
-        names = (part,) if isinstance(part, str) else part or ()
+    def _size(self, mesh_axes: str | tuple[str, ...] | None) -> int:
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
         return math.prod(self.mesh.shape[name] for name in names)
 
 
 def over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -> Any:
     """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
 
-    Axes other than the rows stay sharded as before. A loop inside `function` accumulates per device; the sum over
-    devices follows it. Without an active layout, or with one that does not shard rows, this is a plain call.
-
-    Args:
-      function: returns sums over rows.
-      shared: its first argument, the same on every device.
-      rows: arrays [batch, ...].
+    `function` returns sums over rows; `shared` is the same on every device, `rows` are arrays [batch, ...]. Other axes
+    stay sharded as before. A loop inside `function` accumulates per device; the sum over devices follows it. Without
+    an active layout, or with one that does not shard rows, this is a plain call.
     """
     layout = _current.get()
     if layout is None or layout.batch_divisor() == 1:

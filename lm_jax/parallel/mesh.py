@@ -32,18 +32,16 @@ class MeshConfig:
 
 
 def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
-    """Returns the size of each mesh axis for `devices` devices.
-
-    Raises:
-      InputError: the product of the sizes is not the number of devices.
-    """
+    """Returns the size of each mesh axis; raises InputError unless their product is the number of devices."""
     axes = dataclasses.asdict(config)
     open_axes = [name for name, size in axes.items() if size == -1]
-    known = math.prod(size for size in axes.values() if size != -1)
+    fixed = math.prod(size for size in axes.values() if size != -1)
     if len(open_axes) > 1 or any(size < 1 and size != -1 for size in axes.values()):
-        raise InputError(f"config.mesh is {axes}; expected positive sizes, at most one of them -1 (all remaining devices)")
-    if open_axes and known and devices % known == 0:
-        axes[open_axes[0]] = devices // known
+        raise InputError(
+            f"config.mesh is {axes}; expected positive sizes, at most one of them -1 (all remaining devices)"
+        )
+    if open_axes and fixed and devices % fixed == 0:
+        axes[open_axes[0]] = devices // fixed
     if math.prod(axes.values()) != devices:
         raise InputError(
             f"config.mesh {dict(dataclasses.asdict(config))} does not fill {devices} devices; "

@@ -24,8 +24,7 @@ class Rules:
       rank: the inner axis of a low-rank product.
 
     Example:
-      >>> rules = Rules(stream=("tensor",))  # sequence parallelism
-      >>> rules.stream, rules.batch, rules.kv
+      >>> Rules(stream=("tensor",)).stream, Rules().batch, Rules().kv
       (('tensor',), ('data', 'fsdp'), ())
     """
 
