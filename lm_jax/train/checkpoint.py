@@ -87,8 +87,8 @@ class Checkpointer:
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> bool:
         """Saves one step, after waiting for the previous save.
 
-        Later steps than `step` are from before the run went back to an earlier step; they are deleted once this one
-        is complete. The arrays may be donated as soon as this returns.
+        Steps after `step`, which exist if the run went back to an earlier one, are deleted once this one is complete.
+        The arrays may be donated as soon as this returns.
 
         Args:
           step: the number of finished steps.
