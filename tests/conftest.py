@@ -1,14 +1,14 @@
-"""What every test runs under: 8 fake CPU devices, strict broadcasting, shapes checked at run time."""
+"""Configuration of all tests: 8 fake CPU devices, no implicit rank promotion, shapes checked at run time."""
 
 import os
 import socket
 from pathlib import Path
 
-# Before the first import of jax, here and in every process that a test starts.
+# Set before the first import of jax, and inherited by the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Compiled programs outlive the run: a second one takes a third of the time.
+# A persistent compilation cache: a second test run takes a third of the time.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm_jax" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -30,7 +30,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The reference data beside the repository; a test that needs it is skipped where there is none."""
+    """The reference data beside the repository; tests that need it are skipped if it is missing."""
     path = ROOT.parent / "shared" / "data"
     if not path.is_dir():
         pytest.skip("no ../shared/data beside the repository")
@@ -39,7 +39,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of this machine that nobody listens on, for tests of several processes."""
+    """A free port of this machine, for tests of several processes."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]

@@ -52,7 +52,7 @@ BAD = {
     ),
     "a rule of no mesh axis": (
         ["train", "--config=gpt:tiny", "--config.rules.stream=tensr", "--workdir=W", "GOLDEN"],
-        "config.rules.stream is ('tensr',), and 'tensr' is none of the mesh axes data, fsdp, tensor; did you mean",
+        "config.rules.stream is ('tensr',), but 'tensr' is not one of the mesh axes data, fsdp, tensor; did you mean",
     ),
     "two rules on one mesh axis": (
         ["train", "--config=gpt:tiny", "--config.rules.mlp=fsdp", "--workdir=W", "GOLDEN"],

@@ -1,4 +1,4 @@
-"""The run-time type checker of the tests: beartype, with an int where a float is asked for, as PEP 484 has it."""
+"""The run-time type checker of the tests: beartype, accepting an int as a float (PEP 484)."""
 
 import contextlib
 import typing
@@ -12,19 +12,18 @@ _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 
 def check(function: Any) -> Any:
-    """A function that checks its arguments and result; protocols among them are made checkable first."""
+    """Wraps a function to check arguments and result; makes protocols among their types checkable at run time."""
     try:
         return _beartype(function)
     except BeartypeDecorHintPep3119Exception:
         for hint in typing.get_type_hints(function).values():
             for part in _parts(hint):
-                with contextlib.suppress(TypeError):  # no protocol
+                with contextlib.suppress(TypeError):  # not a protocol
                     typing.runtime_checkable(part)
         return _beartype(function)
 
 
 def _parts(hint: Any) -> Iterator[Any]:
     yield hint
-    arguments = typing.get_args(hint)
-    for argument in arguments:
+    for argument in typing.get_args(hint):
         yield from _parts(argument)

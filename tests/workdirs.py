@@ -1,4 +1,4 @@
-"""Runs whose parameters were drawn and never trained: everything that a reading verb asks for, in a second."""
+"""Work directories of untrained runs with random parameters, enough for verbs that read a run, written in a second."""
 
 import dataclasses
 
@@ -21,17 +21,14 @@ OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span
 
 
 def draw(workdir, preset, tokenizer, *, ends=None, **over):
-    """Writes a run of the `tiny` size of a preset.
+    """Writes a run of the `tiny` size of a preset, and returns its experiment.
 
     Args:
-      workdir: where to.
+      workdir: the directory to write.
       preset: its name.
-      tokenizer: decides the vocabulary.
-      ends: an id that the readout gives in place of the end of a text, and the end in its place; not where it is tied.
+      tokenizer: determines the vocabulary.
+      ends: a token id whose LM head logit is swapped with that of the end of text; requires an untied head.
       **over: settings of the model, `stack__depth` for `stack.depth`.
-
-    Returns:
-      The experiment.
     """
     tree = PRESETS[preset].build("tiny")
     with tree.ignore_type():

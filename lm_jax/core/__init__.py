@@ -1,1 +1,1 @@
-"""What every room may use: configuration, parameter trees, sums."""
+"""Shared by all packages: configuration, parameter trees, sums."""

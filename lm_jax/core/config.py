@@ -1,8 +1,7 @@
-"""ConfigDict at the edge, frozen dataclasses inside: the strict bridge between the two.
+"""Strict conversion between `ml_collections.ConfigDict` and frozen dataclasses.
 
-A recipe is an `ml_collections.ConfigDict`, so that every field can be overridden on the command line.
-The library reads frozen dataclasses only. `to_config_dict` and `from_config_dict` convert, and every
-disagreement is an `InputError` that names the key, what came and what was expected.
+A recipe is a ConfigDict, so that the command line can override every field; the library itself reads frozen
+dataclasses only. A mismatch raises an `InputError` that names the key, the value and what was expected.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import copy
 import dataclasses
 import difflib
 import math
+import operator
 import re
 import types
 import typing
@@ -25,7 +25,7 @@ Entry = TypeVar("Entry")
 
 
 class InputError(ValueError):
-    """What the user gave cannot work; the message is one line that says what to do. Exit code 2."""
+    """Invalid user input; the message is one line that says what to do. Exit code 2."""
 
 
 def setting(
@@ -38,18 +38,17 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A field of a settings dataclass that says which values it takes.
+    """A dataclass field with restrictions on its values.
 
     Args:
-      default: the field's default, a frozen value.
-      free: two runs of one work directory may differ in it, because it changes neither the model nor the order of the
-        data nor the objective. Of a subtree, all fields are free.
-      local: a path, or several separated by commas, which must be on this machine.
-      at_least: the smallest number, or the smallest of a tuple's numbers; `from_config_dict` checks the bounds, and a
-        number that has some is finite.
-      above: a number below the smallest.
-      at_most: the largest number.
-      below: a number above the largest.
+      default: the default, an immutable value.
+      free: the field may change when a run is resumed, because it affects neither the model, the order of the data nor
+        the objective. For a subtree: all of its fields.
+      local: the field is a path, or several separated by commas, on this machine.
+      at_least: inclusive lower bound of a number, which must then be finite, or of each element of a tuple.
+      above: exclusive lower bound.
+      at_most: inclusive upper bound.
+      below: exclusive upper bound. `from_config_dict` checks all of them.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -57,36 +56,35 @@ def setting(
 
 
 class Tree(dict):
-    """Settings whose keys are the user's own names: a mapping that can be hashed, and is not changed once made."""
+    """Settings under user-defined names: a hashable mapping, not to be modified after construction."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(self.items()))
 
 
 def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
-    """The entry of a table of choices.
+    """Returns the choice `name`, the value of the setting `key`; raises InputError if it is not in the table.
 
-    Args:
-      table: the choices by name.
-      name: what was asked for.
-      key: where it was asked for, such as `config.optimizer.name`.
-
-    Raises:
-      InputError: lists the choices when there is no such entry.
+    Example:
+      >>> lookup({"adamw": 1, "lion": 2}, "lion", "config.optimizer.name")
+      2
+      >>> lookup({"adamw": 1, "lion": 2}, "adamv", "config.optimizer.name")
+      Traceback (most recent call last):
+      lm_jax.core.config.InputError: config.optimizer.name is 'adamv'; expected one of adamw, lion; did you mean adamw?
     """
     if name not in table:
-        raise InputError(f"{key} is {name!r}, which is none of {', '.join(table)}{nearest(name, table)}")
+        raise InputError(f"{key} is {name!r}; expected one of {', '.join(table)}{nearest(name, table)}")
     return table[name]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` for the closest of `names`, or nothing."""
+    """Returns `; did you mean X?` for the closest of `names`, or an empty string."""
     close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """A dataclass tree as a ConfigDict whose every field, the unset ones too, can be overridden."""
+    """Converts nested dataclasses to a ConfigDict in which every field, also one that is None, can be overridden."""
     hints = typing.get_type_hints(type(config))
     tree = ml_collections.ConfigDict()
     for field in dataclasses.fields(config):
@@ -94,7 +92,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
         if dataclasses.is_dataclass(value):
             tree[field.name] = to_config_dict(value)
         elif isinstance(value, Tree):
-            tree[field.name] = ml_collections.ConfigDict(_opened(value))
+            tree[field.name] = ml_collections.ConfigDict(_as_dict(value))
         elif value is None:
             inner = _without_none(hints[field.name])
             kind = ml_collections.ConfigDict if dataclasses.is_dataclass(inner) else typing.get_origin(inner) or inner
@@ -105,7 +103,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
 
 
 def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Config:
-    """A dataclass from a ConfigDict or a plain mapping; fields left out keep their defaults.
+    """Builds a dataclass from a ConfigDict or a mapping; missing fields keep their defaults.
 
     Args:
       cls: the dataclass to build.
@@ -113,7 +111,15 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
       key: the name of this tree in error messages.
 
     Raises:
-      InputError: an unknown key (with the nearest one), a wrong type or a missing field.
+      InputError: unknown key, wrong type, value out of bounds, or missing field without a default.
+
+    Example:
+      >>> from lm_jax.parallel.mesh import MeshConfig
+      >>> from_config_dict(MeshConfig, {"fsdp": 4})
+      MeshConfig(data=-1, fsdp=4, tensor=1)
+      >>> from_config_dict(MeshConfig, {"fdsp": 4})
+      Traceback (most recent call last):
+      lm_jax.core.config.InputError: unknown key config.fdsp; did you mean fsdp?
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
@@ -135,10 +141,10 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
 
 
 def entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[str, Config]:
-    """The dataclasses of a tree whose keys are the user's own names, in alphabetical order.
+    """Builds one dataclass per entry of a tree of user-defined names, in alphabetical order.
 
     Raises:
-      InputError: as of `from_config_dict`; or a name that is more than letters, digits, _ and -.
+      InputError: as `from_config_dict`, or a name with characters other than letters, digits, _ and -.
     """
     for name in tree:
         if not name.replace("_", "a").replace("-", "a").isalnum():
@@ -147,20 +153,11 @@ def entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[str, C
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
-_INSIDE = {
-    "at least": lambda value, bound: value >= bound,
-    "above": lambda value, bound: value > bound,
-    "at most": lambda value, bound: value <= bound,
-    "below": lambda value, bound: value < bound,
-}
+_COMPARISONS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 def check_local(path: str | None, key: str) -> None:
-    """Refuses addresses such as gs://bucket/run, which would become folders of that name on this machine.
-
-    Raises:
-      InputError: the path has a scheme.
-    """
+    """Raises InputError for addresses such as gs://bucket/run, which would become local folders of that name."""
     for part in (path or "").split(","):
         if _ADDRESS.match(part.strip()):
             raise InputError(
@@ -175,16 +172,16 @@ def _check_bounds(value: Any, bounds: Mapping[str, float], key: str) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if not bounds or number is None:
             continue
-        if not math.isfinite(number) or not all(_INSIDE[name](number, bound) for name, bound in bounds.items()):
+        if not math.isfinite(number) or not all(_COMPARISONS[name](number, bound) for name, bound in bounds.items()):
             expected = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items())
             raise InputError(f"{key} is {value!r}; expected a number {expected}")
 
 
 def replaced(config: Config, over: Mapping[str, Any], key: str) -> Config:
-    """A dataclass with the fields of a sparse tree, such as `{"attention": {"window": 8}}`, put in.
+    """Replaces fields of nested dataclasses by those of a sparse tree, such as `{"attention": {"window": 8}}`.
 
     Raises:
-      InputError: a field of `over` that there is not, or a wrong type; it is named as a part of `key`.
+      InputError: unknown field or wrong type; the message names it below `key`.
     """
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     for name, value in over.items():
@@ -194,10 +191,10 @@ def replaced(config: Config, over: Mapping[str, Any], key: str) -> Config:
 
 
 def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml_collections.ConfigDict:
-    """`base` with the values of `over`; a key that `base` does not know raises InputError."""
-    # Not ConfigDict(base): a copy made so shares the unset fields, and setting one would set it in both.
+    """Returns `base` with the values of `over`; raises InputError for a key that is not in `base`."""
+    # Not ConfigDict(base), which shares its unset fields with `base`: setting one would set it in both.
     merged = copy.deepcopy(base)
-    # An empty tree has no names of its own: it takes the user's, and whoever reads it judges them.
+    # An empty tree is one of user-defined names: it takes any, and its reader checks them.
     closed = len(merged) > 0
     for name, value in over.items():
         if name not in merged and closed:
@@ -208,35 +205,30 @@ def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml
             inner: Any = merged[name]
             merged[name] = merge(inner, value, f"{key}.{name}")
         else:
-            # A whole number for a field of floats is a float, or the command line could give it whole numbers only.
-            whole = isinstance(value, int) and not isinstance(value, bool) and merged.get_type(name) is float
+            # An int in a float field becomes a float; as an int it would make the flag accept integers only.
+            integral = isinstance(value, int) and not isinstance(value, bool) and merged.get_type(name) is float
             with merged.ignore_type():
-                merged[name] = float(value) if whole else value
+                merged[name] = float(value) if integral else value
     return merged
 
 
 def differences(before: Any, after: Any, key: str = "config") -> list[str]:
-    """One line `key: before -> after` for every leaf that differs between two trees."""
+    """Returns one line `key: before -> after` for every leaf that differs between two trees."""
     lines: list[str] = []
     before, after = dict(before or {}), dict(after or {})
     for name in sorted(set(before) | set(after)):
         old, new = before.get(name), after.get(name)
         tree = (Mapping, ml_collections.ConfigDict)
-        # An entry that only one of them has is named field by field.
+        # A subtree that only one of them has is listed field by field.
         if isinstance(old, tree) and isinstance(new, tree) or (isinstance(old or new, tree) and None in (old, new)):
             lines += differences(old, new, f"{key}.{name}")
-        elif _plain(old) != _plain(new):
-            lines.append(f"{key}.{name}: {_plain(old)!r} -> {_plain(new)!r}")
+        elif _as_lists(old) != _as_lists(new):
+            lines.append(f"{key}.{name}: {_as_lists(old)!r} -> {_as_lists(new)!r}")
     return lines
 
 
 def free_keys(cls: Any, key: str = "config") -> list[str]:
-    """The keys of the fields that two runs of one work directory may differ in, whole subtrees by their own key.
-
-    Args:
-      cls: a settings dataclass.
-      key: the name of its tree.
-    """
+    """Returns the keys of the `free` fields of a settings dataclass; a free subtree has one key."""
     hints, keys = typing.get_type_hints(cls), []
     for field in dataclasses.fields(cls):
         name, hint = f"{key}.{field.name}", _without_none(hints[field.name])
@@ -247,17 +239,17 @@ def free_keys(cls: Any, key: str = "config") -> list[str]:
     return keys
 
 
-def _plain(value: Any) -> Any:
-    """Tuples and lists are the same thing once they have been through JSON."""
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+def _as_lists(value: Any) -> Any:
+    """Returns `value` with tuples as lists, because JSON does not distinguish them."""
+    return [_as_lists(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _opened(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _opened(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
+def _as_dict(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _as_dict(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
 
 
 def _hashable(value: Any) -> Any:
-    """`value` with mappings as `Tree` and lists as tuples."""
+    """Returns `value` with mappings as `Tree` and lists as tuples."""
     if isinstance(value, (Mapping, ml_collections.ConfigDict)):
         return Tree((name, _hashable(item)) for name, item in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
@@ -271,13 +263,13 @@ def _without_none(hint: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
-    """`value` as `hint`, the small language of types that configurations use."""
+    """Returns `value` checked against `hint` and converted to it."""
     optional = type(None) in typing.get_args(hint)
     hint = _without_none(hint)
     if value is None:
         if optional:
             return None
-        raise InputError(f"{key} is None; expected {_name(hint)}")
+        raise InputError(f"{key} is None; expected {_type_name(hint)}")
     if hint is Tree:
         if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
             raise InputError(f"{key} is {value!r}; expected a tree of settings")
@@ -292,9 +284,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
-        raise InputError(f"{key} is {value!r} ({type(value).__name__}); expected {_name(hint)}")
+        raise InputError(f"{key} is {value!r} ({type(value).__name__}); expected {_type_name(hint)}")
     return value
 
 
-def _name(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))

@@ -1,4 +1,4 @@
-"""What a process settles before jax starts: it keeps freed memory, and keeps compiled programs for the next process."""
+"""Settings of a process that must precede jax: keep freed memory; cache compiled programs for the next process."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from lm_jax.core.config import check_local
 # malloc.h of glibc.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
-# Packages that bring jax an accelerator.
+# Packages that add an accelerator to jax.
 ACCELERATORS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep freed memory instead of giving it back to the kernel.
+    """Makes glibc keep freed memory instead of returning it to the kernel.
 
-    On a CPU every call of a compiled function allocates its temporaries anew. Given back and fetched again they cost
-    page faults, which show in a small model's step (docs/claims.md). The largest need of a process stays its
-    size. To be called before jax starts its threads, which keep the arenas of memory that they began with.
-
-    Returns:
-      False where jax has an accelerator or the C library is not glibc, and nothing was changed.
+    On a CPU every call of a compiled function allocates its temporaries again. Memory that went back to the kernel
+    costs page faults, which slow a small model's step measurably (docs/claims.md). In exchange the process stays as
+    large as its peak. Call this before jax starts its threads: a thread keeps the malloc arena that it starts with.
+    Returns False if nothing was changed, because jax has an accelerator or the C library is not glibc.
     """
     accelerated = any(importlib.util.find_spec(name) for name in ACCELERATORS)
     if not sys.platform.startswith("linux") or (accelerated and os.environ.get("JAX_PLATFORMS") != "cpu"):
@@ -40,25 +38,25 @@ def keep_freed_memory() -> bool:
 
 
 def cache_root() -> Path:
-    """Where lm_jax keeps what can be made again: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
+    """Returns the directory of everything that can be recomputed: $LM_JAX_CACHE, else ~/.cache/lm_jax."""
     configured = os.environ.get("LM_JAX_CACHE")
     check_local(configured, "$LM_JAX_CACHE")
     return Path(configured or "~/.cache/lm_jax").expanduser()
 
 
 def keep_compiled_programs(root: Path) -> None:
-    """Has jax keep what it compiles below `root`, so that the next start reads it; what the user set stays.
+    """Sets jax's persistent compilation cache to a directory below `root`, unless the user has set one.
 
-    To be called before jax is imported: only then does it read these variables.
+    Call this before jax is imported, which is when it reads these variables.
     """
-    # jax's key of a program leaves out what the CPU can do, and a home directory may be seen by several machines.
+    # jax's cache key leaves out the CPU's instruction set, and several machines may share a home directory.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled" / _processor()))
-    # Below jax's own second: a small model's start is many short compilations.
+    # jax's default of 1 s is too high: a small model starts with many short compilations.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _processor() -> str:
-    """A name that processors with the same instructions share."""
+    """Returns a name shared by processors with the same instruction set."""
     flags = ""
     if sys.platform.startswith("linux"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

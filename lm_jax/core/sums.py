@@ -1,6 +1,6 @@
 """Metrics as (sum, weight): merged by addition, divided last.
 
-A mean of means is wrong as soon as two batches hold different numbers of tokens; sums never are.
+Sums stay exact where a mean of means is wrong: for batches with different numbers of tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from jaxtyping import Array, Float
 
 @flax.struct.dataclass
 class Sum:
-    """A weighted sum: `total` of `weight` things (tokens, pairs, rows)."""
+    """A weighted sum: `total` over items (tokens, pairs, rows) of summed weight `weight`.
+
+    Example:
+      >>> batches = Sum(total=6.0, weight=2.0) + Sum(total=9.0, weight=1.0)
+      >>> batches.total, batches.weight, batches.mean()
+      (15.0, 3.0, 5.0)
+    """
 
     total: Float[Array, ""] | Any
     weight: Float[Array, ""] | Any
@@ -22,7 +28,7 @@ class Sum:
         return Sum(total=self.total + other.total, weight=self.weight + other.weight)
 
     def mean(self) -> float:
-        """The mean on the host; 0 where nothing was counted."""
+        """Returns the mean, on the host; 0 if the weight is 0."""
         weight = float(self.weight)
         return float(self.total) / weight if weight else 0.0
 
@@ -31,13 +37,10 @@ Sums = dict[str, Sum]
 
 
 def add(left: Sums, right: Sums) -> Sums:
-    """Two sets of sums as one; a name that only one of them holds is kept."""
-    return {
-        name: left[name] + right[name] if name in left and name in right else left.get(name, right.get(name))  # type: ignore[misc]
-        for name in {**left, **right}
-    }
+    """Adds sums by name; a name that only one side has is included."""
+    return {**left, **right, **{name: left[name] + right[name] for name in left if name in right}}
 
 
 def means(sums: Sums) -> dict[str, float]:
-    """Every sum divided by its weight, on the host."""
+    """Divides every sum by its weight, on the host."""
     return {name: value.mean() for name, value in sums.items()}

@@ -1,1 +1,1 @@
-"""Device meshes, logical axes, and the one object that joins them: `Layout`."""
+"""Device meshes, logical axes, and `Layout`, which joins the two."""

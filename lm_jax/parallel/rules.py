@@ -1,4 +1,4 @@
-"""Logical axis -> mesh axes. Parameters and activations name their axes; only this file knows the mesh."""
+"""Sharding rules: logical axis -> mesh axes. Models name logical axes only; this file maps them to the mesh."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ MeshAxes = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Which mesh axes each logical axis is divided over; () is not divided.
+    """The mesh axes that each logical axis is sharded over; (): not sharded.
 
-    The defaults serve data, fully sharded and tensor parallelism at once: an axis of size 1 divides nothing.
+    The defaults serve data, fully sharded and tensor parallelism at once: mesh axes of size 1 shard nothing.
 
     Attributes:
-      length, stream: tokens of a batch and inside layers; of the residual stream between layers, where ("tensor",) is
-        sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198).
-      embed, memory: features of the residual stream; of the encoder's, which cross-attention reads.
-      embed_out, factor: outputs of a matrix that reads the stream; features of a factorised token table.
-      heads, groups, single: heads of queries; of keys and values; the one that all queries share.
-      taps, blocks: neighbouring tokens, and groups of features, that a convolution mixes.
-      vocab, position, types, places, buckets: rows of tables.
+      length, stream: tokens of a batch and inside layers; tokens of the residual stream between layers, where
+        ("tensor",) is sequence parallelism (Korthikanti et al. 2022, arXiv:2205.05198).
+      embed, memory: features of the residual stream; of the encoder's output, which cross-attention reads.
+      embed_out, factor: outputs of a projection of the stream; features of a factorised embedding table.
+      heads, groups, single: query heads; key-value heads; the one key-value head of multi-query attention.
+      taps, blocks: kernel positions and feature groups of a convolution.
+      vocab, position, types, places, buckets: rows of embedding tables.
       rank: the inner axis of a low-rank product.
+
+    Example:
+      >>> Rules(stream=("tensor",)).stream, Rules().batch, Rules().kv
+      (('tensor',), ('data', 'fsdp'), ())
     """
 
     batch: MeshAxes = ("data", "fsdp")
@@ -51,7 +55,7 @@ class Rules:
     rank: MeshAxes = ()
 
 
-# Activations that models and objectives constrain.
+# Logical axes of the activations that models and objectives constrain.
 ACTIVATIONS = (
     ("batch", "stream"),
     ("batch", "length", "heads", "kv"),

@@ -1,15 +1,15 @@
-"""Checkpoints: the state of a run, enough to rebuild everything else, and the proof that both are intact.
+"""Checkpoints of the training state, with hashes that detect damage.
 
-Orbax writes the arrays (any mesh and any number of processes may read them back); its own retention is not used,
-because an older step may go only when a newer one is known to be whole. One step is one directory:
+Orbax writes the arrays (any mesh and any number of processes can read them). Its retention is not used, because an
+older step may be deleted only once a newer one is complete. One step is one directory:
 
-    checkpoints/300/state/...        Orbax: one array for every leaf, by its slash-joined path
+    checkpoints/300/state/...        Orbax: one array per leaf, under its slash-joined path
     checkpoints/300/extra/...        Orbax: JSON, such as the config and the fingerprints of data and tokenizer
-    checkpoints/300/manifest.json    size and hash of every file above, the shape and dtype of every leaf
-    checkpoints/300.unfinished       there from before the first byte until after the manifest
-    checkpoints/best.json            the step with the best evaluation, which retention spares
+    checkpoints/300/manifest.json    size and hash of every file above, shape and dtype of every leaf
+    checkpoints/300.unfinished       exists from before the first byte until after the manifest
+    checkpoints/best.json            the step with the best evaluation, which is never deleted
 
-A kill at any moment leaves either a whole step or one that is marked unfinished, never one that only looks whole.
+A kill at any moment leaves a step either complete or marked unfinished.
 """
 
 from __future__ import annotations
@@ -39,24 +39,29 @@ NO_STEP, ALL_DAMAGED = -1, -2
 
 
 class NoIntactCheckpoint(RuntimeError):
-    """Every step of a directory is damaged; the message is one line that names what is wrong. Exit code 5."""
+    """A checkpoint, or every one of a directory, is damaged; the message is one line. Exit code 5."""
 
 
 class Checkpointer:
-    """Saves, checks, keeps and restores the steps of one directory.
+    """Saves, verifies, deletes and restores the steps of one directory.
 
-    A context manager: a save that the end of the program overtakes would hang in Orbax for minutes, so `with` waits.
-    Reading never changes the directory, so a run may be evaluated from another process while it trains.
-    With several processes every method but `steps`, `best`, `describe` and `verify` is called by all of them.
+    A context manager, which waits for the last save: Orbax would hang for minutes if the program ended during one.
+    Reading never changes the directory, so another process may evaluate a run while it trains.
+    With several processes, all of them must call every method except `steps`, `best`, `describe` and `verify`.
+
+    Example:
+      >>> checkpointer = Checkpointer("runs/new/checkpoints", keep=3)
+      >>> checkpointer.steps(), checkpointer.latest(), checkpointer.best_mark()  # nothing saved yet
+      ([], None, {})
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2, asynchronous: bool = True):
         """Opens a directory, which need not exist yet.
 
         Args:
-          directory: where the steps are, on a file system that every process sees.
-          keep: how many of the newest steps stay, beside the best one.
-          asynchronous: `save` returns as soon as the arrays are copied off the devices.
+          directory: of the steps, on a file system that all processes share.
+          keep: number of newest steps to keep, beside the best.
+          asynchronous: whether `save` returns as soon as the arrays are copied off the devices.
         """
         if keep < 1:
             raise InputError(f"checkpoints to keep: {keep}; expected at least 1")
@@ -65,11 +70,11 @@ class Checkpointer:
             self.directory = epath.Path(self.directory.expanduser().resolve())
         self.keep = keep
         self.asynchronous = asynchronous
-        self._orbax: Any = None  # made by the first save
+        self._orbax: Any = None  # created by the first save
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._current: int | None = None  # the step that the run has just written or come from
-        self._intact: set[int] = set()  # verified or written by this process: not hashed again
+        self._current: int | None = None  # the step last saved or restored
+        self._intact: set[int] = set()  # verified or written by this process; not hashed again
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -80,28 +85,28 @@ class Checkpointer:
     # Writing
 
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> bool:
-        """Writes one step; waits first for the step before it.
+        """Saves one step, after waiting for the previous save.
 
-        Steps after `step` belong to a course of the run that was given up (it went back to an earlier step); they go
-        once this one is whole. The arrays may be donated as soon as this returns.
+        Steps after `step`, which exist if the run went back to an earlier one, are deleted once this one is complete.
+        The arrays may be donated as soon as this returns.
 
         Args:
           step: the number of finished steps.
           state: a pytree of jax arrays; random keys as their `jax.random.key_data`.
-          extra: what is needed to rebuild the rest, as JSON.
+          extra: everything else that a resumed run needs, as JSON.
 
         Returns:
-          False if this very step was just written or restored, so that nothing was to be done.
+          False if nothing was done, because this step was the last one saved or restored.
 
         Raises:
-          Whatever went wrong with the step before, if that was not waited for.
+          OSError: the disk is full or not writable; or the error of the previous save, if `wait` has not raised it.
         """
         import orbax.checkpoint as ocp
 
         self.wait()
         if self._current == step and step in self._intact:
             return False
-        leaves = _checked(state)
+        leaves = _validated(state)
         disk.check_room(self.directory, sum(leaf.nbytes for leaf in leaves.values()))
         if self._orbax is None:
             disk.silence_orbax()
@@ -109,17 +114,17 @@ class Checkpointer:
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            self._unmake(step)
+            self._mark_unfinished(step)
         else:
             manifest.forget(self._path(step), jax.process_index())
-        described = {path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()}
-        about = {"step": step, "leaves": described}
+        shapes = {path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()}
+        about = {"step": step, "leaves": shapes}
         arrays = {path: leaf for path, leaf in leaves.items() if leaf.size}  # Orbax cannot write an array of size 0
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), extra=ocp.args.JsonSave(extra))
         try:
             self._orbax.save(self._path(step), args=items, force=True)
         except Exception as error:
-            raise disk.of_the_system(error, self._path(step)) from None
+            raise disk.as_os_error(error, self._path(step)) from None
         self._thread = threading.Thread(target=self._finish, args=(step, about), name=f"checkpoint {step}")
         self._thread.start()
         if not self.asynchronous:
@@ -127,7 +132,7 @@ class Checkpointer:
         return True
 
     def wait(self) -> None:
-        """Returns when the last `save` is on disk, hashed and safe; raises what went wrong with it."""
+        """Waits until the last `save` is on disk and hashed; raises its error."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -136,28 +141,28 @@ class Checkpointer:
             raise error
 
     def mark_best(self, step: int, value: float) -> None:
-        """Remembers `step` as the best so far, by whatever the caller compares; retention spares it from now on."""
+        """Marks `step` as the best so far, which is not deleted, with the value that the caller compares."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             manifest.write_json(self.directory / BEST, {"step": step, "value": float(value)})
 
-    # Looking
+    # Listing and verifying
 
     def steps(self) -> list[int]:
-        """The finished steps in rising order, intact or damaged; unfinished ones are none."""
+        """Returns the finished steps in ascending order, intact or damaged."""
         if not self.directory.exists():
             return []
         entries = {entry.name for entry in self.directory.iterdir()}
-        named = sorted(int(name) for name in entries if re.fullmatch(r"\d+", name))
-        return [step for step in named if f"{step}{UNFINISHED}" not in entries or self._manifest(step).exists()]
+        steps = sorted(int(name) for name in entries if re.fullmatch(r"\d+", name))
+        return [step for step in steps if f"{step}{UNFINISHED}" not in entries or self._manifest(step).exists()]
 
     def best(self) -> int | None:
-        """The step that was marked the best, if it is still there."""
+        """Returns the step marked as the best, if it still exists."""
         step = self.best_mark().get("step")
         return step if step in self.steps() else None
 
     def best_mark(self) -> dict[str, Any]:
-        """`{"step": ..., "value": ...}` of the last `mark_best`, or nothing."""
+        """Returns `{"step": ..., "value": ...}` of the last `mark_best`, or an empty dictionary."""
         path = self.directory / BEST
         try:
             return json.loads(path.read_text()) if path.exists() else {}
@@ -166,40 +171,42 @@ class Checkpointer:
             return {}
 
     def verify(self, step: int) -> list[str]:
-        """Reads every file of a step again and names what is missing or changed; an intact step has no problems."""
+        """Hashes every file of a step and lists the missing and changed ones; empty for an intact step."""
         if not self._path(step).exists():
-            return [f"{self._path(step)} is not there"]
+            return [f"{self._path(step)} does not exist"]
         problems = manifest.problems(self._path(step))
         (self._intact.discard if problems else self._intact.add)(step)
         return problems
 
     def latest(self) -> int | None:
-        """The newest intact step, or None where nothing was saved yet; every damaged one it skips is named.
+        """Returns the newest intact step, or None if nothing was saved; logs a warning for each damaged one.
 
-        Process 0 looks and all processes get its answer.
+        Process 0 decides for all processes.
 
         Raises:
-          NoIntactCheckpoint: there are steps and all of them are damaged.
+          NoIntactCheckpoint: all steps are damaged.
         """
         self.wait()
-        found = agree(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
-        if found == ALL_DAMAGED:
+        newest = agree(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
+        if newest == ALL_DAMAGED:
             damaged = ", ".join(map(str, self.steps()))
-            raise NoIntactCheckpoint(f"no intact checkpoint in {self.directory}: damaged are {damaged}; use a backup")
-        return None if found == NO_STEP else found
+            raise NoIntactCheckpoint(
+                f"no intact checkpoint in {self.directory}: steps {damaged} are damaged; use a backup"
+            )
+        return None if newest == NO_STEP else newest
 
     def describe(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shape and dtype of every leaf of a step by its path, without reading any."""
+        """Returns shape and dtype of every leaf of a step by path, without reading the arrays."""
         try:
             leaves = manifest.read(self._path(step))["about"]["leaves"]
         except ValueError as error:
             raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {error}") from error
-        return {path: jax.ShapeDtypeStruct(tuple(it["shape"]), it["dtype"]) for path, it in leaves.items()}
+        return {path: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"]) for path, leaf in leaves.items()}
 
     # Reading
 
     def extra(self, step: int | None = None) -> dict[str, Any]:
-        """The JSON that was saved with a step (by default the newest intact one)."""
+        """Returns the JSON saved with a step, by default the newest intact one."""
         import orbax.checkpoint as ocp
 
         step = self._chosen(step)
@@ -207,32 +214,33 @@ class Checkpointer:
             return reader.restore(self._path(step) / "extra", args=ocp.args.JsonRestore())
 
     def restore(self, state_like: Any, step: int | None = None, where: str = ".*") -> tuple[Any, dict[str, Any]]:
-        """Reads a step into the shapes, dtypes and shardings of `state_like`; the mesh may be another than saved.
+        """Reads a step into the shapes, dtypes and shardings of `state_like`, on any mesh.
 
-        Orbax would cast a leaf of another dtype and hand back a leaf that is not there, both in silence; here the
-        leaves that `where` selects have to be the same on both sides.
+        Orbax would silently cast leaves of another dtype and ignore leaves missing from the checkpoint; here the leaves
+        that `where` selects must be the same in the checkpoint and in `state_like`.
 
         Args:
-          state_like: the state, or a part of it from the root, as arrays or `jax.ShapeDtypeStruct`s with shardings.
-          step: which one; by default the newest intact one.
-          where: a regular expression of whole slash-joined paths, such as `params/.*`. Other leaves are not read and
-            come back as None.
+          state_like: the state, or a subtree that starts at its root, as arrays or `jax.ShapeDtypeStruct`s with
+            shardings.
+          step: by default the newest intact one.
+          where: a regular expression for full slash-joined paths, such as `params/.*`. Other leaves are not read and
+            are returned as None.
 
         Returns:
           The state in the structure of `state_like`, and the `extra` of `save`.
 
         Raises:
-          InputError: nothing is saved, or a leaf is missing, superfluous or of another shape or dtype.
+          InputError: no checkpoint, or a leaf is missing, unexpected or of another shape or dtype.
           NoIntactCheckpoint: the step, or every step, is damaged.
         """
         import orbax.checkpoint as ocp
 
         step = self._chosen(step)
-        named = dict(named_leaves(state_like))
-        wanted = {path: leaf for path, leaf in named.items() if re.fullmatch(where, path)}
+        paths = dict(named_leaves(state_like))
+        expected = {path: leaf for path, leaf in paths.items() if re.fullmatch(where, path)}
         saved = {path: leaf for path, leaf in self.describe(step).items() if re.fullmatch(where, path)}
-        _compare(f"checkpoint {self._path(step)}", saved, wanted)
-        target = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for path, x in wanted.items()}
+        _compare(f"checkpoint {self._path(step)}", saved, expected)
+        target = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for path, x in expected.items()}
         read = {path: leaf for path, leaf in target.items() if leaf.size}
         restored: dict[str, Any] = {
             path: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
@@ -245,10 +253,10 @@ class Checkpointer:
                 arguments = ocp.args.PyTreeRestore(item=read, restore_args=arguments, partial_restore=True)
                 restored |= reader.restore(self._path(step) / "state", args=arguments)
         self._current = step
-        leaves = [restored.get(path) for path in named]
+        leaves = [restored.get(path) for path in paths]
         return jax.tree.unflatten(jax.tree.structure(state_like), leaves), self.extra(step)
 
-    # Behind the scenes
+    # Internals
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)
@@ -260,21 +268,21 @@ class Checkpointer:
         return self.directory / f"{step}{UNFINISHED}"
 
     def _chosen(self, step: int | None) -> int:
-        """The step to read, known to be intact."""
+        """Returns the step to read, by default the newest, after verifying it."""
         if step is None:
             step = self.latest()
             if step is None:
-                raise InputError(f"no checkpoint in {self.directory}; train there first or name another directory")
+                raise InputError(f"no checkpoint in {self.directory}; train there first, or use another directory")
             return step
         self.wait()
         steps = self.steps()
         if agree(step if step in steps else NO_STEP) == NO_STEP:
-            there = ", ".join(map(str, steps)) or "none"
-            raise InputError(f"checkpoint {step} is not in {self.directory}; steps there: {there}")
+            existing = ", ".join(map(str, steps)) or "none"
+            raise InputError(f"checkpoint {step} is not in {self.directory}; steps there: {existing}")
         problems = self.verify(step) if jax.process_index() == 0 and step not in self._intact else []
         if agree(len(problems)):
-            what = _shortened(problems or ["see process 0"])
-            raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {what}; choose another step")
+            summary = _shortened(problems or ["see process 0"])
+            raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {summary}; choose another step")
         return step
 
     def _newest_intact(self) -> int:
@@ -287,7 +295,7 @@ class Checkpointer:
         return ALL_DAMAGED if steps else NO_STEP
 
     def _finish(self, step: int, about: dict[str, Any]) -> None:
-        """Runs in a thread of its own: waits for Orbax, hashes, writes the manifest, and only then deletes."""
+        """Waits for Orbax, hashes, writes the manifest, and only then deletes older steps; runs in a thread."""
         try:
             self._orbax.wait_until_finished()
             rank, ranks = jax.process_index(), jax.process_count()
@@ -297,40 +305,40 @@ class Checkpointer:
             if rank == 0:
                 self._marker(step).unlink()
                 self._retain(step)
-        except BaseException as error:  # handed to the next wait(), in the thread of the caller
-            self._error = disk.of_the_system(error, self._path(step))
+        except BaseException as error:  # raised by the next wait(), in the caller's thread
+            self._error = disk.as_os_error(error, self._path(step))
             if jax.process_index() == 0:
-                # What was written of it may be what fills the disk; the next save would remove it too.
+                # The incomplete step may fill the disk; the next save would delete it too.
                 with contextlib.suppress(OSError):
                     self._sweep()
 
     def _retain(self, newest: int) -> None:
-        """Deletes what is no longer needed, now that `newest` is whole."""
+        """Deletes all steps but the `keep` newest up to `newest`, which is complete, and the best."""
         steps = self.steps()
-        good = [step for step in steps if step <= newest and self._manifest(step).exists()]
-        spared = {*good[-self.keep :], self.best()}
+        complete = [step for step in steps if step <= newest and self._manifest(step).exists()]
+        retained = {*complete[-self.keep :], self.best()}
         for step in steps:
-            if step > newest or step not in spared:
+            if step > newest or step not in retained:
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
-        self._unmake(step)
+        self._mark_unfinished(step)
         if self._path(step).exists():
             self._path(step).rmtree()
         self._marker(step).unlink()
 
-    def _unmake(self, step: int) -> None:
-        """Marks a step unfinished, so that a kill half-way leaves nothing that looks like a damaged one."""
+    def _mark_unfinished(self, step: int) -> None:
+        """Marks a step unfinished, so that after a kill it does not count as damaged."""
         self._marker(step).write_text("")
         self._manifest(step).unlink(missing_ok=True)
         self._intact.discard(step)
 
     def _sweep(self) -> None:
-        """Removes what killed processes left: unfinished steps and Orbax's temporary directories."""
+        """Deletes leftovers of killed processes: unfinished steps and Orbax's temporary directories."""
         finished = self.steps()
         for entry in list(self.directory.iterdir()):
-            if found := re.fullmatch(rf"(\d+){re.escape(UNFINISHED)}", entry.name):
-                step = int(found[1])
+            if match := re.fullmatch(rf"(\d+){re.escape(UNFINISHED)}", entry.name):
+                step = int(match[1])
                 entry.unlink() if step in finished else self._delete(step)
             elif re.match(r"\d+\.orbax-checkpoint-tmp", entry.name):
                 entry.rmtree()
@@ -342,16 +350,16 @@ def _shortened(problems: list[str]) -> str:
     return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
 
 
-def _checked(state: Any) -> dict[str, jax.Array]:
-    named = named_leaves(state)
-    for path, leaf in named:
+def _validated(state: Any) -> dict[str, jax.Array]:
+    leaves = named_leaves(state)
+    for path, leaf in leaves:
         if not isinstance(leaf, jax.Array):
-            raise TypeError(f"state leaf {path} is {type(leaf).__name__}; a checkpoint holds jax arrays only")
+            raise TypeError(f"state leaf {path} is {type(leaf).__name__}; a checkpoint takes jax arrays only")
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise TypeError(f"state leaf {path} is a random key; save its jax.random.key_data")
-    if len(dict(named)) < len(named):
+    if len(dict(leaves)) < len(leaves):
         raise ValueError("two leaves of the state have the same slash-joined path")
-    return dict(named)
+    return dict(leaves)
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
@@ -361,27 +369,27 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding:
     return sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
-def _compare(name: str, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises one line when what is saved is not what is wanted."""
-    problems = [f"has no {path}" for path in wanted if path not in saved]
-    problems += [f"holds {path}, which the state has not" for path in saved if path not in wanted]
-    for path, leaf in wanted.items():
-        there = saved.get(path)
-        if there is not None and (there.shape, there.dtype) != (tuple(leaf.shape), leaf.dtype):
-            shapes = [f"{it.dtype}{list(it.shape)}" for it in (there, leaf)]
-            problems.append(f"holds {path} as {shapes[0]}, expected {shapes[1]}")
+def _compare(name: str, saved: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises InputError if saved and expected leaves differ in path, shape or dtype."""
+    problems = [f"has no {path}" for path in expected if path not in saved]
+    problems += [f"has {path}, which the state lacks" for path in saved if path not in expected]
+    for path, leaf in expected.items():
+        stored = saved.get(path)
+        if stored is not None and (stored.shape, stored.dtype) != (tuple(leaf.shape), leaf.dtype):
+            shapes = [f"{each.dtype}{list(each.shape)}" for each in (stored, leaf)]
+            problems.append(f"has {path} as {shapes[0]}, expected {shapes[1]}")
     if problems:
-        raise InputError(f"{name} {_shortened(problems)}; use the config that it was trained with")
+        raise InputError(f"{name} {_shortened(problems)}; use the config of the run that saved it")
 
 
 def _writer(path: str) -> int:
-    """Which process wrote a file and so hashes it: Orbax's per-process directories are their owner's."""
-    found = re.match(r"state/ocdbt\.process_(\d+)/", path)
-    return int(found[1]) if found else 0
+    """Returns the rank of the process that wrote a file: Orbax has a directory per process."""
+    match = re.match(r"state/ocdbt\.process_(\d+)/", path)
+    return int(match[1]) if match else 0
 
 
 def agree(value: int) -> int:
-    """Process 0's value on every process; all of them call it."""
+    """Returns process 0's value on every process; all of them must call it."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""Compiling a step before its first batch, beside whatever else a start does; compiled programs outlive the process."""
+"""Compilation of a step in the background while a run starts; jax's cache keeps the program for later processes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_m
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compilation:
-    """What compiling took.
+    """Times of one compilation.
 
     Attributes:
-      tracing_s: from Python to the compiler's input.
-      compiling_s: the compiler, or reading what it made in an earlier process.
-      cached: whether an earlier process had compiled it; None where nothing is kept.
+      tracing_s: seconds to trace and lower the function.
+      compiling_s: seconds to compile it, or to read the program from the cache.
+      cached: whether the program was in the cache; None: there is no cache.
     """
 
     tracing_s: float
@@ -31,19 +31,14 @@ class Compilation:
     cached: bool | None
 
     def __str__(self) -> str:
-        told = {True: "cache hit", False: "cache miss, kept for the next start", None: "no cache"}[self.cached]
-        return f"traced in {self.tracing_s:.1f} s, compiled in {self.compiling_s:.1f} s ({told})"
+        cache = {True: "cache hit", False: "cache miss, saved for the next start", None: "no cache"}[self.cached]
+        return f"traced in {self.tracing_s:.1f} s, compiled in {self.compiling_s:.1f} s ({cache})"
 
 
 def ahead(step: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Compilation]:
-    """Compiles a jitted function for arguments of these shapes on a thread of its own.
+    """Compiles a function from `Layout.jit` for trees of `jax.ShapeDtypeStruct` with shardings, in its own thread.
 
-    The function itself, called with such arguments later, finds the program and does not compile again. The compiler
-    leaves Python to the other threads.
-
-    Args:
-      step: made by `Layout.jit`.
-      arguments: trees of `jax.ShapeDtypeStruct` with shardings.
+    A later call of the function with such arguments reuses the program. The compiler releases the interpreter lock.
     """
     executor = concurrent.futures.ThreadPoolExecutor(1, "compilation")
     future = executor.submit(_compile, step, arguments)
@@ -67,12 +62,12 @@ def _compile(step: Any, arguments: tuple[Any, ...]) -> Compilation:
 
 @functools.cache
 def _events() -> collections.Counter[tuple[int, str]]:
-    """Counts what jax reports of its cache, by thread: other programs may be compiled meanwhile."""
-    seen: collections.Counter[tuple[int, str]] = collections.Counter()
+    """Counts jax's cache events by thread, because other threads may compile programs at the same time."""
+    counts: collections.Counter[tuple[int, str]] = collections.Counter()
 
     def count(event: str, **_: Any) -> None:
         if event in (HIT, MISS):
-            seen[threading.get_ident(), event] += 1
+            counts[threading.get_ident(), event] += 1
 
     jax.monitoring.register_event_listener(count)
-    return seen
+    return counts

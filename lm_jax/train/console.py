@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a progress bar on a terminal, plain lines elsewhere."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Console:
-    """A progress bar on a terminal, plain lines elsewhere."""
+    """Prints the metrics of a run; a `Writer` (`train.writers`)."""
 
     def __init__(self, *, total: int, start: int = 0, every: int = 1, stream: io.TextIOBase):
         self._total, self._every, self._stream = total, every, stream
@@ -21,11 +21,11 @@ class Console:
             self._bar = tqdm(total=total, initial=start, file=stream, unit="step", dynamic_ncols=True, leave=True)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A line; training goes into the bar instead, if there is one."""
+        """Prints a line; if there is a bar, training metrics go into the bar instead."""
         training = all(name.startswith("train/") for name in metrics)
         if self._bar is not None and training:
-            shown = {name.removeprefix("train/"): value for name, value in metrics.items()}
-            self._bar.set_postfix_str("  ".join(describe(name, value) for name, value in shown.items() if name in BAR))
+            values = {name.removeprefix("train/"): value for name, value in metrics.items()}
+            self._bar.set_postfix_str("  ".join(describe(name, value) for name, value in values.items() if name in BAR))
             self.tick(step)
             return
         recent = self._printed is not None and step - self._printed < self._every
@@ -37,24 +37,24 @@ class Console:
         self.say(f"step {step}/{self._total}  " + "  ".join(parts))
 
     def say(self, text: str) -> None:
-        """Prints above the bar."""
+        """Prints a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         else:
             print(text, file=self._stream, flush=True)
 
     def tick(self, step: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to `step`."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar, which stays on the screen."""
         if self._bar is not None:
             self._bar.close()
 
 
-BAR = ("loss", "tokens_per_second", "mfu", "eta_s")  # what fits beside a bar
+BAR = ("loss", "tokens_per_second", "mfu", "eta_s")  # as many as fit beside the bar
 SHORT = {
     "tokens_per_second": "tokens/s",
     "tokens_per_second_per_device": "tokens/s/device",
@@ -66,7 +66,7 @@ SHORT = {
 
 
 def describe(name: str, value: float) -> str:
-    """A metric as a reader wants it: `tokens/s 12.3k`, `MFU 41.2%`, `ETA 1:02:03`."""
+    """Formats a metric for a reader: `tokens/s 12.3k`, `MFU 41.2%`, `ETA 1:02:03`."""
     label = SHORT.get(name, name)
     if not math.isfinite(value):
         return f"{label} {value}"

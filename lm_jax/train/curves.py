@@ -1,4 +1,4 @@
-"""Curves of one run or of several, drawn from their `metrics.jsonl`."""
+"""Plots of the metrics of one or several runs, from their `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from lm_jax.core.config import InputError
 from lm_jax.data import atomic
 from lm_jax.train import metrics
 
-# One panel each, in this order; then whatever else the objective and the evaluator measured.
+# The first panels, in this order; the other metrics of the objective and the evaluator follow.
 FIRST = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-# Told by another panel: a run's clock, and rates and losses in other units.
-LEFT_OUT = ("tokens", "tokens_per_second_per_device", "mfu", "eta_s", "perplexity")
+# No panel: functions of the step or of another panel's metric.
+OMITTED = ("tokens", "tokens_per_second_per_device", "mfu", "eta_s", "perplexity")
 COLUMNS = 2
 
 
 def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | os.PathLike) -> Path:
-    """Draws a panel a metric: training smoothed over its own faint trace, validation as points.
+    """Plots one panel per metric: smoothed training curves over the faint raw ones, validation as points.
 
     Args:
-      workdirs: one run or several; each is labelled by the name of its directory.
+      workdirs: of one or several runs; the name of the directory is the label.
       path: the PNG file to write.
 
     Raises:
-      InputError: a directory without metrics, or without any loss.
+      InputError: a directory has no metrics, or no run has a loss.
     """
     from matplotlib.figure import Figure
 
     runs = [Path(run) for run in ([workdirs] if isinstance(workdirs, (str, os.PathLike)) else workdirs)]
-    found = dict(zip(labels(runs), map(_curves, runs), strict=True))
-    if not any(name == "loss" for curves in found.values() for _, name in curves):
+    by_run = dict(zip(labels(runs), map(_curves, runs), strict=True))
+    if not any(name == "loss" for curves in by_run.values() for _, name in curves):
         raise InputError(f"no train/loss or val/loss in {', '.join(map(str, runs))}; train first")
-    names = panels(found)
+    names = panels(by_run)
     rows = -(-len(names) // COLUMNS)
     figure = Figure(figsize=(6 * min(COLUMNS, len(names)), 3.2 * rows), dpi=110, layout="constrained")
-    for place, name in enumerate(names, 1):
-        axes = figure.add_subplot(rows, min(COLUMNS, len(names)), place)
-        for index, (label, curves) in enumerate(found.items()):
-            _draw(axes, curves, name, f"{label} " if len(found) > 1 else "", f"C{index % 10}")
-        _finish(axes, name)
-    figure.suptitle(next(iter(found)) if len(found) == 1 else "")
+    for position, name in enumerate(names, 1):
+        axes = figure.add_subplot(rows, min(COLUMNS, len(names)), position)
+        for index, (label, curves) in enumerate(by_run.items()):
+            _draw(axes, curves, name, f"{label} " if len(by_run) > 1 else "", f"C{index % 10}")
+        _decorate(axes, name)
+    figure.suptitle(next(iter(by_run)) if len(by_run) == 1 else "")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path) as partial:
@@ -52,22 +52,22 @@ def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | 
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
-    """What to call each run: the name of its directory, or the whole path where names repeat."""
+    """Returns a label for each run: the name of its directory, or the path if names repeat."""
     names = [run.resolve().name for run in runs]
     return [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
 
 
-def panels(found: dict[str, dict[tuple[str, str], Any]]) -> list[str]:
-    """The metrics to draw, in order."""
-    known = dict.fromkeys(name for curves in found.values() for _, name in curves)
-    return [name for name in FIRST if name in known] + [name for name in known if name not in (*FIRST, *LEFT_OUT)]
+def panels(by_run: dict[str, dict[tuple[str, str], Any]]) -> list[str]:
+    """Returns the metrics to plot, in order."""
+    names = dict.fromkeys(name for curves in by_run.values() for _, name in curves)
+    return [name for name in FIRST if name in names] + [name for name in names if name not in (*FIRST, *OMITTED)]
 
 
 Curves = dict[tuple[str, str], tuple[list[float], list[float]]]
 
 
 def _curves(run: Path) -> Curves:
-    """Steps and finite values by (part of the data, metric)."""
+    """Returns steps and finite values by (part of the data, metric)."""
     curves: Curves = {}
     for entry in metrics.read(run):
         for key, value in entry.items():
@@ -80,22 +80,21 @@ def _curves(run: Path) -> Curves:
 
 
 def _draw(axes: Any, curves: Curves, name: str, prefix: str, colour: str) -> None:
-    """One run's curves in one panel."""
+    """Plots one run's curves of one metric."""
     if ("train", name) in curves:
         steps, values = curves["train", name]
-        smooth = smoothed(values)
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps, smooth, color=colour, linewidth=1.6, label=f"{prefix}train")
+        axes.plot(steps, smoothed(values), color=colour, linewidth=1.6, label=f"{prefix}train")
     if ("val", name) in curves:
         axes.plot(*curves["val", name], "o--", color=colour, markersize=4, linewidth=1, label=f"{prefix}validation")
 
 
-def _finish(axes: Any, name: str) -> None:
-    """Labels, and limits that a single spike does not set."""
-    shown = sorted(value for line in axes.get_lines() if line.get_alpha() is None for value in line.get_ydata())
-    if name == "loss" and shown:
-        margin = 0.05 * (shown[-1] - shown[0]) or 0.05
-        axes.set_ylim(shown[0] - margin, shown[-1] + margin)
+def _decorate(axes: Any, name: str) -> None:
+    """Sets labels, and limits that a single spike does not dominate."""
+    values = sorted(value for line in axes.get_lines() if line.get_alpha() is None for value in line.get_ydata())
+    if name == "loss" and values:
+        margin = 0.05 * (values[-1] - values[0]) or 0.05
+        axes.set_ylim(values[0] - margin, values[-1] + margin)
     axes.set(xlabel="step", ylabel=name.replace("_", " "))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,7 +103,7 @@ def _finish(axes: Any, name: str) -> None:
 
 
 def smoothed(values: Sequence[float], share: float = 0.02) -> list[float]:
-    """An exponential mean that remembers about `share` of the values, without a bias towards the first."""
+    """Returns the bias-corrected exponential moving average over about `share` of the values."""
     decay = 1 - 1 / max(1.0, share * len(values))
     total = weight = 0.0
     result = []

@@ -1,4 +1,4 @@
-"""Disks that are full: found out before a checkpoint is written, and told as the system would tell it."""
+"""Full disks: checked before a checkpoint is written, and reported as OSError."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import os
 import shutil
 from pathlib import Path
 
-# What tensorstore calls an error of the system, within its message.
+# tensorstore's names of system errors, as its messages contain them.
 _NUMBERS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}
 
 
 def check_room(directory: os.PathLike, size_bytes: int) -> None:
-    """Raises OSError (ENOSPC) where a local disk has less room than `size_bytes`; the directory need not exist."""
+    """Raises OSError (ENOSPC) if a local disk has less than `size_bytes` free; the directory need not exist."""
     if "://" in str(directory):
         return
-    there = next(place for place in (Path(directory), *Path(directory).parents) if place.exists())
-    if shutil.disk_usage(there).free < size_bytes:
+    existing = next(path for path in (Path(directory), *Path(directory).parents) if path.exists())
+    if shutil.disk_usage(existing).free < size_bytes:
         raise OSError(errno.ENOSPC, f"no space left for a checkpoint of {size_bytes:,} bytes", str(directory))
 
 
-def of_the_system(error: BaseException, path: os.PathLike) -> BaseException:
-    """An error of tensorstore's as the OSError that it was, with the path being written; others as they are."""
+def as_os_error(error: BaseException, path: os.PathLike) -> BaseException:
+    """Converts a system error reported by tensorstore to an OSError with `path`; returns other errors unchanged."""
     for name, number in _NUMBERS.items():
         if not isinstance(error, OSError) and name in str(error):
             return OSError(number, os.strerror(number), str(path))
@@ -30,11 +30,11 @@ def of_the_system(error: BaseException, path: os.PathLike) -> BaseException:
 
 
 def silence_orbax() -> None:
-    """Keeps Orbax from printing the traceback of a write that failed: the caller of the save gets the error."""
+    """Stops Orbax from printing the traceback of a failed write, whose error the caller of `save` gets."""
     logger = logging.getLogger("absl")
-    if _said_elsewhere not in logger.filters:
-        logger.addFilter(_said_elsewhere)
+    if _not_raised not in logger.filters:
+        logger.addFilter(_not_raised)
 
 
-def _said_elsewhere(record: logging.LogRecord) -> bool:
+def _not_raised(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or not record.getMessage().startswith("[process=")

@@ -1,4 +1,4 @@
-"""Ways to get the gradients of a batch. All have one signature, and all give the gradients of the same loss."""
+"""Functions that compute the gradients of a batch: at once, or accumulated over micro-batches, with equal results."""
 
 from __future__ import annotations
 
@@ -15,47 +15,53 @@ from lm_jax.objectives.base import Batch, Carry, Loss
 LossFn = Callable[[Params, Batch, jax.Array, Carry], Loss]
 
 
-# (loss, parameters, batch, key, carry) -> gradients, metrics, new carry. Totals of `loss` must add up over parts.
+# (loss, parameters, batch, key, carry) -> gradients, metrics, new carry. Totals of `loss` add up over micro-batches.
 GradientFn = Callable[[LossFn, Params, Batch, jax.Array, Carry], tuple[Any, Sums, Carry]]
 
 
 def plain(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
-    """The whole batch at once."""
+    """Gradients of the whole batch at once."""
 
     def total(params: Params) -> tuple[jax.Array, tuple[Sums, Carry]]:
         result = loss(params, batch, key, carry)
         return result.total, (result.metrics, result.carry)
 
-    slopes, (sums, after) = jax.grad(total, has_aux=True)(params)
-    return slopes, sums, after
+    grads, (sums, after) = jax.grad(total, has_aux=True)(params)
+    return grads, sums, after
 
 
 def accumulate(parts: int) -> GradientFn:
-    """The batch in `parts` equal parts, one after the other, so that activations of one part are all that is kept.
+    """Accumulates gradients over `parts` equal micro-batches; only one's activations are in memory at a time.
 
-    Exact for any padding: every part's total is already divided by the weights of the whole batch.
+    Exact for any padding: the total of every micro-batch is already divided by the weights of the whole batch.
+
+    Example:
+      >>> loss = lambda params, batch, key, carry: Loss(total=(params * batch["x"]).sum(), metrics={})
+      >>> gradients = jax.jit(lambda w, x: accumulate(2)(loss, w, {"x": x}, jax.random.key(0), Carry())[0])
+      >>> float(gradients(jnp.ones(()), jnp.arange(4.0)))
+      6.0
     """
     if parts == 1:
         return plain
 
-    # Every parts-th row: consecutive rows live on one device, and each device must keep its share of every part.
-    cut = lambda tree: jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree)
-    joined = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
+    # A micro-batch takes every parts-th row: devices hold consecutive rows and need an equal share of each micro-batch.
+    split = lambda tree: jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree)
+    merge = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
     def gradients(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
-        def one(part: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
+        def of_part(part: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
             batch, rows, key = part
-            slopes, sums, after = plain(loss, params, batch, key, Carry(rows=rows, shared=carry.shared))
-            return (slopes, sums, after.shared), after.rows
+            grads, sums, after = plain(loss, params, batch, key, Carry(rows=rows, shared=carry.shared))
+            return (grads, sums, after.shared), after.rows
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
-            sums, rows = one(part)
+            sums, rows = of_part(part)
             return jax.tree.map(jnp.add, total, sums), rows
 
-        split = cut(batch), cut(carry.rows), jax.random.split(key, parts)
-        shapes, _ = jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))
+        inputs = split(batch), split(carry.rows), jax.random.split(key, parts)
+        shapes, _ = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], inputs))
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (slopes, sums, shared), rows = jax.lax.scan(add, empty, split)
-        return slopes, sums, Carry(rows=joined(rows), shared=shared)
+        (grads, sums, shared), rows = jax.lax.scan(add, empty, inputs)
+        return grads, sums, Carry(rows=merge(rows), shared=shared)
 
     return gradients

@@ -1,4 +1,4 @@
-"""What a run tells: its metrics, handed to every writer that the configuration names and to the console."""
+"""Metrics of a run, passed to the configured writers and to the console."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from lm_jax.train import writers
 from lm_jax.train.console import Console
 
-Metrics = Mapping[str, Any]  # names such as `train/loss` to anything that `float()` takes
+Metrics = Mapping[str, Any]  # `train/loss` and the like -> an argument of `float()`
 
 
 class Logger:
-    """Hands metrics to every writer of a run; a context manager.
+    """Passes metrics to every writer of a run; a context manager.
 
-    On a run that is resumed, `metrics.jsonl` is first cut back to the step that the run goes on from.
+    When a run is resumed, `metrics.jsonl` is first truncated to the restored step.
     """
 
     def __init__(
@@ -33,20 +33,17 @@ class Logger:
         active: bool = True,
         stream: io.TextIOBase | None = None,
     ):
-        """Opens the writers.
+        """Opens the writers; raises InputError as `writers.check` does.
 
         Args:
-          workdir: where the writers keep their files.
-          total: the steps of the whole run.
+          workdir: the directory of the writers' files.
+          total: steps of the whole run.
           start: finished steps: 0, or the restored step.
-          every: without a terminal, the steps between two console lines of training.
+          every: steps between two console lines of training, without a terminal.
           names: the writers (`writers.WRITERS`).
-          config: the configuration of the run, for the trackers that show it.
-          active: False on every process but one: then nothing is written.
-          stream: the console, by default standard output.
-
-        Raises:
-          InputError: a writer that does not exist, or whose library is missing.
+          config: the configuration of the run, for trackers that show it.
+          active: whether this process writes; True on one process only.
+          stream: the console; by default standard output.
         """
         console: Any = sys.stdout if stream is None else stream
         self.console: Console | None = None
@@ -59,19 +56,19 @@ class Logger:
             self._writers.append(self.console)
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Metrics of one step; waits for the device if they are still being computed."""
+        """Writes the metrics of one step; waits for the device if it still computes them."""
         if self._writers:
             numbers = {name: _number(value) for name, value in metrics.items()}
             for writer in self._writers:
                 writer.write(step, numbers)
 
     def say(self, text: str) -> None:
-        """A line for the reader, above the progress bar if there is one."""
+        """Prints a line, above the progress bar if there is one."""
         if self.console:
             self.console.say(text)
 
     def tick(self, step: int) -> None:
-        """Moves the progress bar; cheap enough for every step."""
+        """Moves the progress bar; cheap enough to call at every step."""
         if self.console:
             self.console.tick(step)
 

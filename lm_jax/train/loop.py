@@ -1,4 +1,4 @@
-"""The training loop, written once: batches in, metrics out one step late, checkpoints and evaluations between."""
+"""The training loop: steps, metrics (read one step late), evaluation, checkpoints."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from lm_jax.train.step import Step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long to train.
+    """Length and mode of training.
 
     Attributes:
       steps: batches of the whole run.
-      accumulate: parts that each batch is computed in, one after the other.
-      ema: decay of an exponential moving average of the parameters, such as 0.999, which is then what is evaluated and
-        generated from; 0 keeps none.
-      timeout_s: seconds that a step, with the checkpoint after it, may take before the run is given up as hanging (exit
-        code 4); 0 waits for ever.
+      accumulate: micro-batches per batch, for gradient accumulation.
+      ema: decay of an exponential moving average of the parameters, such as 0.999, which evaluation and generation then
+        use; 0: no average.
+      timeout_s: longest time of a step with its checkpoint; then the run ends as hung (exit code 4). 0: no limit.
     """
 
     steps: int = setting(1000, free=True)
@@ -43,19 +42,19 @@ class TrainConfig:
                 f"config.train.steps is {self.steps} and .accumulate {self.accumulate}; expected at least 1 each"
             )
         if self.timeout_s < 0:
-            raise InputError(f"config.train.timeout_s is {self.timeout_s}; expected seconds, or 0 to wait for ever")
+            raise InputError(f"config.train.timeout_s is {self.timeout_s}; expected seconds, or 0 for no limit")
         if not 0 <= self.ema < 1:
             raise InputError(f"config.train.ema is {self.ema}; expected 0 (none) or a decay below 1, such as 0.999")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the state is saved.
+    """When the state is saved, and how many checkpoints stay.
 
     Attributes:
       every: steps between checkpoints; 0 saves at the end only.
-      keep: newest ones that are kept, beside the best.
-      asynchronous: write while training goes on.
+      keep: number of newest checkpoints to keep, beside the best.
+      asynchronous: write in the background while training continues.
     """
 
     every: int = setting(500, at_least=0)
@@ -65,12 +64,12 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What is reported.
+    """Where metrics are reported, and how often.
 
     Attributes:
       every: steps between log lines.
-      writers: where metrics go (`train.writers.WRITERS`).
-      profile: first and last step to trace, as in `--config.log.profile=100,105`; empty traces on demand only
+      writers: names of `train.writers.WRITERS`.
+      profile: first and last step to trace, as in `--config.log.profile=100,105`; empty: on demand only
         (`train.profile`).
     """
 
@@ -88,7 +87,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """A signal asked the run to stop, and its state was saved; exit code 75."""
+    """A signal stopped the run after its state was saved; exit code 75."""
 
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -100,14 +99,14 @@ class Trainer:
 
     Attributes:
       step: the jitted train step.
-      put: from a host's arrays to a global batch.
+      put: converts a host's arrays to a global batch.
       terms: metrics whose means add up to the loss.
-      steps: where the run ends.
-      log_every, evaluate_every, save_every: steps between those; 0 is never.
-      report: takes (step, updates made, metrics averaged since the last report).
-      tick: takes every step's number, for progress bars.
-      evaluate: takes (step, params); None where there is nothing to evaluate on.
-      save: takes (step, state); called at the end and on a signal too.
+      steps: the last step.
+      log_every, evaluate_every, save_every: intervals in steps; 0: only at the end of the run.
+      report: called with (step, updates, metrics averaged since the last report).
+      tick: called with the number of every step, for progress bars.
+      evaluate: called with (step, weights); None if there is nothing to evaluate on.
+      save: called with (step, state).
     """
 
     step: Step
@@ -126,8 +125,8 @@ class Trainer:
         """Trains from the state's step to the last.
 
         Raises:
-          NonFiniteLoss: the state of the last checkpoint is untouched.
-          Preempted: SIGTERM or SIGINT came; the state was saved.
+          NonFiniteLoss: the loss is not finite; the last checkpoint is intact.
+          Preempted: SIGTERM or SIGINT arrived; the state was saved.
         """
         step = int(state.step)
         window: list[Sums] = []
@@ -136,7 +135,7 @@ class Trainer:
             while step < self.steps:
                 state, sums = self.step(state, self.put(next(batches)))
                 step += 1
-                # One step late: while the host looks at step - 1, the device computes step.
+                # One step late, so that the device computes `step` while the host reads step - 1.
                 if pending is not None:
                     window.append(self._checked(step - 1, pending))
                 pending = sums
@@ -159,7 +158,7 @@ class Trainer:
         return state
 
     def _checked(self, step: int, sums: Sums) -> Sums:
-        """The sums of a step on the host, once it is known that its loss is a number."""
+        """Fetches the sums of a step and raises NonFiniteLoss if its loss is not finite."""
         sums = jax.device_get(sums)
         loss = self._loss(means(sums))
         if not math.isfinite(loss) and not ("skipped" in sums and sums["skipped"].total):
@@ -178,7 +177,7 @@ class Trainer:
 
 
 class _stop_signals:  # noqa: N801
-    """Within it, the first SIGTERM or SIGINT sets an event; a second one acts as it always did."""
+    """A context in which the first SIGTERM or SIGINT sets an event; the second has its previous effect."""
 
     def __enter__(self) -> threading.Event:
         self.event = threading.Event()

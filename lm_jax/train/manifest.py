@@ -1,7 +1,7 @@
-"""A manifest names every file of a directory with its size and hash: the proof that nothing was lost or changed since.
+"""Manifests: size and hash of every file of a directory, to detect missing and changed files.
 
-The files are hashed with XXH3 (64 bits, far faster than any disk); the manifest holds the sha256 of its own content.
-Damage is what it guards against, not malice. Paths may be local or on any store that `etils.epath` opens.
+Files are hashed with XXH3 (64 bits, far faster than any disk); the manifest contains the sha256 of its own content.
+It detects damage, not tampering. Paths may be local or on any store that `etils.epath` opens.
 """
 
 from __future__ import annotations
@@ -19,19 +19,14 @@ from etils import epath
 
 NAME = "manifest.json"
 CHUNK_BYTES = 1 << 22
-PEER_TIMEOUT_S = 1200.0  # how long one process waits for another's hashes: slow disks, not slow networks
+PEER_TIMEOUT_S = 1200.0  # wait for another process's hashes: allows for slow disks
 THREADS = 8  # xxhash and file reads release the interpreter lock
 
 
 def digest(path: os.PathLike, *, flush: bool = False) -> dict[str, Any]:
-    """The size and XXH3 of one file.
+    """Returns `{"size": bytes, "xxh3": hexadecimal digits}` of a local or remote file.
 
-    Args:
-      path: a file, local or remote.
-      flush: force a local file to the disk first, so that a power cut cannot take it back.
-
-    Returns:
-      `{"size": bytes, "xxh3": hexadecimal digits}`.
+    With `flush`, a local file is synced to the disk first, so that it survives a power failure.
     """
     hasher, size = xxhash.xxh3_64(), 0
     with epath.Path(path).open("rb") as file:
@@ -44,7 +39,7 @@ def digest(path: os.PathLike, *, flush: bool = False) -> dict[str, Any]:
 
 
 def digests(root: os.PathLike, paths: Iterable[str], *, flush: bool = False) -> dict[str, dict[str, Any]]:
-    """`digest` of each of `paths`, which are relative to `root`, in parallel."""
+    """Computes `digest` of each of `paths`, relative to `root`, in parallel."""
     paths = sorted(paths)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda path: digest(epath.Path(root) / path, flush=flush), paths)
@@ -52,7 +47,7 @@ def digests(root: os.PathLike, paths: Iterable[str], *, flush: bool = False) -> 
 
 
 def files(root: os.PathLike) -> list[str]:
-    """Every file below `root` but the manifest itself, relative to it, with forward slashes."""
+    """Lists every file below `root` except the manifest, relative to it, with forward slashes."""
 
     def walk(directory: epath.Path, prefix: str) -> Iterable[str]:
         for entry in directory.iterdir():
@@ -65,7 +60,7 @@ def files(root: os.PathLike) -> list[str]:
 
 
 def write_json(path: os.PathLike, value: Any) -> None:
-    """`value` as a JSON file that is there whole or not at all."""
+    """Writes a JSON file atomically."""
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     local = "://" not in os.fspath(path)
@@ -84,13 +79,7 @@ def write_json(path: os.PathLike, value: Any) -> None:
 
 
 def write(root: os.PathLike, entries: dict[str, dict[str, Any]], about: dict[str, Any]) -> None:
-    """The manifest of `root`, by a temporary name and a rename.
-
-    Args:
-      root: the directory.
-      entries: what `digests` returned for its files.
-      about: more to say, as JSON; guarded by the same sha256.
-    """
+    """Writes the manifest of `root` atomically: `digests` of its files, and further JSON under the same sha256."""
     content = {"files": entries, "about": about}
     write_json(epath.Path(root) / NAME, {"content": content, "sha256": _fingerprint(content)})
 
@@ -98,49 +87,45 @@ def write(root: os.PathLike, entries: dict[str, dict[str, Any]], about: dict[str
 def write_together(
     root: os.PathLike, about: dict[str, Any], *, writer: Callable[[str], int], rank: int = 0, ranks: int = 1
 ) -> None:
-    """The manifest of a directory that several processes have filled; all of them call this and return when it stands.
+    """Writes the manifest of a directory that several processes have written; all call this and wait for it.
 
-    Each process hashes the files that it wrote and leaves the hashes beside `root`; process 0 gathers them. They meet
-    in the file system alone, so this may run in the background while the devices are busy.
+    Each process hashes the files that it wrote and saves the hashes beside `root`; process 0 collects them. They
+    communicate through the file system alone, so this may run in the background while the devices are busy.
 
     Args:
-      root: the directory, finished and the same for every process.
+      root: the complete directory, the same for every process.
       about: as in `write`.
-      writer: which process wrote a path; files of unknown processes are hashed by process 0.
-      rank: this process.
-      ranks: how many there are.
+      writer: returns the rank of the process that wrote a path; process 0 hashes the files of unknown ranks.
+      rank: of this process.
+      ranks: number of processes.
     """
     owner = lambda path: writer(path) if writer(path) < ranks else 0
     entries = digests(root, [path for path in files(root) if owner(path) == rank], flush=True)
     if rank:
-        write_json(_hashes(root, rank), entries)
-        _await(epath.Path(root) / NAME, "process 0")
+        write_json(_hashes_path(root, rank), entries)
+        _wait_for(epath.Path(root) / NAME, "process 0")
         return
     for peer in range(1, ranks):
-        _await(_hashes(root, peer), f"process {peer}")
-        entries |= json.loads(_hashes(root, peer).read_text())
+        _wait_for(_hashes_path(root, peer), f"process {peer}")
+        entries |= json.loads(_hashes_path(root, peer).read_text())
     write(root, entries, about)
     for peer in range(1, ranks):
         forget(root, peer)
 
 
 def forget(root: os.PathLike, rank: int) -> None:
-    """Removes the hashes that a process left beside `root`; to be done before `root` is filled again."""
-    _hashes(root, rank).unlink(missing_ok=True)
+    """Deletes a process's hashes beside `root`; required before `root` is written again."""
+    _hashes_path(root, rank).unlink(missing_ok=True)
 
 
 def read(root: os.PathLike) -> dict[str, Any]:
-    """The content of the manifest of `root`: `files` and `about`.
-
-    Raises:
-      ValueError: it is missing or damaged; the message says which.
-    """
+    """Returns `files` and `about` of the manifest of `root`; raises ValueError if it is missing or damaged."""
     path = epath.Path(root) / NAME
     if not path.exists():
         raise ValueError(f"{NAME} is missing")
     try:
-        whole = json.loads(path.read_bytes().decode())
-        content, expected = whole["content"], whole["sha256"]
+        document = json.loads(path.read_bytes().decode())
+        content, expected = document["content"], document["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{NAME} is damaged: {error}") from error
     if _fingerprint(content) != expected:
@@ -149,7 +134,7 @@ def read(root: os.PathLike) -> dict[str, Any]:
 
 
 def problems(root: os.PathLike) -> list[str]:
-    """What is wrong with the files of `root`, one line each, the file named; an intact directory has none."""
+    """Lists the missing and changed files of `root`, one line each; empty for an intact directory."""
     try:
         expected = read(root)["files"]
     except ValueError as error:
@@ -162,7 +147,7 @@ def problems(root: os.PathLike) -> list[str]:
             if size != entry["size"]:
                 return f"{path} has {size} bytes instead of {entry['size']}"
             if digest(file)["xxh3"] != entry["xxh3"]:
-                return f"{path} has changed: its hash is not the manifest's"
+                return f"{path} has changed: its hash differs from the manifest's"
         except FileNotFoundError:
             return f"{path} is missing"
         except OSError as error:
@@ -173,11 +158,11 @@ def problems(root: os.PathLike) -> list[str]:
         return [line for line in pool.map(problem, sorted(expected)) if line]
 
 
-def _hashes(root: os.PathLike, rank: int) -> epath.Path:
+def _hashes_path(root: os.PathLike, rank: int) -> epath.Path:
     return epath.Path(root).parent / f"{epath.Path(root).name}.hashes-{rank}.json"
 
 
-def _await(path: epath.Path, who: str) -> None:
+def _wait_for(path: epath.Path, who: str) -> None:
     deadline = time.monotonic() + PEER_TIMEOUT_S
     while not path.exists():
         if time.monotonic() > deadline:

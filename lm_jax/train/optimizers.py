@@ -1,4 +1,4 @@
-"""Optimizers, from Optax, over a table of names."""
+"""Optimizers by name, built from Optax."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AdafactorConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LionConfig:
-    """Lion (Chen et al. 2023, arXiv:2302.06675): learning rates 3-10 times below AdamW's, decay as much above."""
+    """Lion (Chen et al. 2023, arXiv:2302.06675): 3-10 times AdamW's weight decay, a 3-10 times lower learning rate."""
 
     b1: float = setting(0.9, at_least=0, below=1)
     b2: float = setting(0.99, at_least=0, below=1)
@@ -49,7 +49,7 @@ class LionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGDConfig:
-    """Stochastic gradient descent with Nesterov's momentum (Sutskever et al. 2013)."""
+    """Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
 
     momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = True
@@ -58,16 +58,18 @@ class SGDConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MuonConfig:
-    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): momentum made orthogonal, for all kernels inside layers.
+    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): orthogonalised momentum, for all kernels inside layers.
+
+    AdamW updates the other parameters (embeddings, LM head, biases, norms).
 
     Attributes:
-      momentum: of the matrices, Nesterov's.
+      momentum: Nesterov momentum of the kernels.
       iterations: Newton-Schulz iterations.
-      rms: root mean square of an update at learning rate 1: with 0.2 it is as large as AdamW's, so that both share one
-        learning rate (Liu et al. 2025, arXiv:2502.16982, section 2.2).
-      weight_decay: of both.
-      rest: everything else (embeddings, readout, biases, norms) is AdamW's, at `rest` x the learning rate.
-      b1, b2, epsilon: of that AdamW.
+      rms: root mean square of an update at learning rate 1: 0.2 matches AdamW's, so that both can share one learning
+        rate (Liu et al. 2025, arXiv:2502.16982, section 2.2).
+      weight_decay: of all parameters.
+      rest: factor on AdamW's learning rate.
+      b1, b2, epsilon: of AdamW.
     """
 
     momentum: float = setting(0.95, at_least=0, below=1)
@@ -82,10 +84,10 @@ class MuonConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleFreeConfig:
-    """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682); give it `schedule.name="constant"` and a warmup.
+    """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682); use with `schedule.name="constant"` and a warmup.
 
     Attributes:
-      interpolation: beta_1, where between the average and the fast point gradients are taken.
+      interpolation: beta_1: gradients are taken at (1 - beta_1) z + beta_1 x, x being the average.
     """
 
     interpolation: float = setting(0.9, at_least=0, below=1)
@@ -96,7 +98,7 @@ class ScheduleFreeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Multiplier:
-    """A factor on the learning rate of the parameters whose path matches a regular expression."""
+    """A factor on the learning rate of parameters whose path matches a regular expression."""
 
     pattern: str
     factor: float
@@ -104,14 +106,14 @@ class Multiplier:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Which optimizer, and how it is driven; only the subtree of `name` is read.
+    """The optimizer `name`, its learning rate and clipping; the subtrees of other optimizers are not read.
 
     Attributes:
-      learning_rate: the peak; of `rsqrt`, the value at the end of the warmup.
-      no_decay: parameters whose path matches one of these regular expressions have no weight decay.
-      clip: largest global norm of the gradients; 0 does not clip.
-      multipliers: factors on the learning rate by path, such as `({"pattern": "embed", "factor": 0.1},)`; a parameter
-        has the product of all that match.
+      learning_rate: the peak; for `rsqrt`, the value at the end of the warmup.
+      clip: maximum global norm of the gradients; 0: no clipping.
+      no_decay: regular expressions; parameters with a matching path have no weight decay.
+      multipliers: factors on the learning rate by path, such as `({"pattern": "embed", "factor": 0.1},)`; all that
+        match a path are multiplied.
     """
 
     name: str = "adamw"
@@ -128,15 +130,16 @@ class OptimizerConfig:
     schedule_free: ScheduleFreeConfig = ScheduleFreeConfig()
 
 
-Step = Callable[[float, optax.GradientTransformation], optax.GradientTransformation]
+# (weight decay, direction) -> the direction with weight decay, multipliers and learning rate.
+Finish = Callable[[float, optax.GradientTransformation], optax.GradientTransformation]
 
 
-def _adamw(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+def _adamw(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     adam = config.adamw
-    return step(adam.weight_decay, optax.scale_by_adam(adam.b1, adam.b2, adam.epsilon))
+    return finish(adam.weight_decay, optax.scale_by_adam(adam.b1, adam.b2, adam.epsilon))
 
 
-def _adafactor(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+def _adafactor(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     factor = config.adafactor
     inner = [
         optax.scale_by_factored_rms(decay_rate=factor.decay_rate),
@@ -144,42 +147,42 @@ def _adafactor(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) ->
     ]
     if factor.scale_by_parameter:
         inner.append(optax.scale_by_param_block_rms())
-    return step(factor.weight_decay, matrices(optax.chain(*inner), axes))
+    return finish(factor.weight_decay, matrices(optax.chain(*inner), axes))
 
 
-def _lion(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
-    return step(config.lion.weight_decay, optax.scale_by_lion(config.lion.b1, config.lion.b2))
+def _lion(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+    return finish(config.lion.weight_decay, optax.scale_by_lion(config.lion.b1, config.lion.b2))
 
 
-def _sgd(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+def _sgd(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     sgd = config.sgd
-    return step(sgd.weight_decay, optax.trace(sgd.momentum, sgd.nesterov) if sgd.momentum else optax.identity())
+    return finish(sgd.weight_decay, optax.trace(sgd.momentum, sgd.nesterov) if sgd.momentum else optax.identity())
 
 
-def _muon(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+def _muon(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     from optax import contrib
 
     muon = config.muon
     plain = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
     # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
-    even: Any = lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)
+    to_rms: Any = lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)
     orthogonal = optax.chain(
         contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=plain),
-        optax.stateless_with_tree_map(even),
+        optax.stateless_with_tree_map(to_rms),
     )
     adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
-    # Matrices of layers only: tables and readouts are looked up by row, which orthogonal updates do not suit.
-    inside = lambda names: is_matrix(names) and "layers" in names and "experts" not in names
-    labels = lambda params: map_named(lambda path, leaf: "matrix" if inside(axes[path]) else "rest", params)
-    return step(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal, axes), "rest": adam}, labels))
+    # Layers' matrices only: embedding tables and LM heads are used row by row, which orthogonal updates do not suit.
+    is_orthogonal = lambda names: is_matrix(names) and "layers" in names and "experts" not in names
+    labels = lambda params: map_named(lambda path, leaf: "matrix" if is_orthogonal(axes[path]) else "rest", params)
+    return finish(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal, axes), "rest": adam}, labels))
 
 
-def _schedule_free(config: OptimizerConfig, step: Step, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
+def _schedule_free(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
     from optax import contrib
 
     free = config.schedule_free
-    # Interpolation takes the place of momentum.
-    fast = step(free.weight_decay, optax.scale_by_adam(0.0, free.b2, free.epsilon))
+    # b1 = 0: interpolation replaces momentum.
+    fast = finish(free.weight_decay, optax.scale_by_adam(0.0, free.b2, free.epsilon))
     rate = schedules.build_schedule(config.schedule, config.learning_rate, 1 << 30)
     # Optax counts updates from 1 here.
     return optax.GradientTransformation(*contrib.schedule_free(fast, lambda count: rate(count - 1), free.interpolation))
@@ -196,102 +199,105 @@ OPTIMIZERS = {
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the number of updates made so far, in a run of `steps`."""
+    """Returns the learning rate as a function of the update count, for a run of `steps` updates."""
     return schedules.build_schedule(config.schedule, config.learning_rate, steps)
 
 
 def build_optimizer(
     config: OptimizerConfig, steps: int, axes: Any, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:
-    """Clipping, the optimizer and its schedule as one transformation.
+    """Builds clipping, optimizer, weight decay and schedule as one transformation.
 
     Args:
-      config: what to build.
+      config: the optimizer's settings.
       steps: updates of the run.
       axes: a tuple of logical axes for every parameter.
-      factors: what the model asks for beside `config.multipliers`: path -> factor on the learning rate.
+      factors: the model's own factors on the learning rate, by path; they multiply `config.multipliers`.
+
+    Example:
+      >>> params = {"out": {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)}}
+      >>> axes = {"out": {"kernel": ("mlp", "embed"), "bias": ("embed",)}}
+      >>> state = jax.eval_shape(build_optimizer(OptimizerConfig(), 100, axes).init, params)
+      >>> optax.tree.get(state, "mu")["out"]["kernel"].shape
+      (4, 2)
     """
     rate = schedule(config, steps)
-    # In steps: schedule_free knows no end, and so no share of the way there.
+    # In updates, because schedule_free has no last step of which the warmup could be a fraction.
     warmup = float(config.schedule.resolved(steps)[0])
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=warmup))
     if config.name == "schedule_free" and config.schedule.name != "constant":
         raise InputError(
-            f"config.optimizer.schedule.name is {config.schedule.name!r}; the optimizer schedule_free wants 'constant'"
+            f"config.optimizer.schedule.name is {config.schedule.name!r}; optimizer schedule_free requires 'constant'"
         )
 
     def scaled(path: str, update: jax.Array) -> jax.Array:
         factor = 1.0
-        for one in config.multipliers:
-            factor *= one.factor if matches([one.pattern], path) else 1.0
+        for multiplier in config.multipliers:
+            factor *= multiplier.factor if matches([multiplier.pattern], path) else 1.0
         factor *= (factors or {}).get(path, 1.0)
         return update * factor if factor != 1 else update
 
-    def step(weight_decay: float, direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        decayed = lambda params: map_named(lambda path, leaf: not matches(config.no_decay, path), params)
+    def finish(weight_decay: float, direction: optax.GradientTransformation) -> optax.GradientTransformation:
+        mask = lambda params: map_named(lambda path, leaf: not matches(config.no_decay, path), params)
         return optax.chain(
             direction,
-            optax.add_decayed_weights(weight_decay, decayed),
+            optax.add_decayed_weights(weight_decay, mask),
             optax.stateless(lambda updates, params: map_named(scaled, updates)),
             optax.scale_by_learning_rate(rate),
         )
 
-    transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, step, by_path(axes))
+    transform = lookup(OPTIMIZERS, config.name, "config.optimizer.name")(config, finish, by_path(axes))
     return optax.chain(clipping(config.clip), transform) if config.clip else transform
 
 
 def reclipped(opt_state: Any, before: float, after: float) -> Any:
-    """The state of `build`'s optimizer after `config.clip` has changed: clipping has a place in it, but no numbers."""
+    """Adapts an optimizer state to a change of `config.clip`: clipping adds an empty entry to the chain's state."""
     if bool(before) == bool(after):
         return opt_state
     return (optax.EmptyState(), opt_state) if after else opt_state[1]
 
 
-def clipping(largest: float) -> optax.GradientTransformation:
-    """Scales gradients so that their global norm is at most `largest` (Pascanu et al. 2013, section 3.2)."""
+def clipping(max_norm: float) -> optax.GradientTransformation:
+    """Scales gradients so that their global norm is at most `max_norm` (Pascanu et al. 2013, section 3.2)."""
 
     def scaled(updates: Any, _: Any) -> Any:
-        # One factor for all, which XLA multiplies with where it reads them; optax's division costs a pass of its own.
-        factor = largest / jnp.maximum(optax.tree.norm(updates), largest)
+        # XLA fuses a product by one factor into the optimizer's own pass; optax's division costs a pass of its own.
+        factor = max_norm / jnp.maximum(optax.tree.norm(updates), max_norm)
         return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
 
     return optax.stateless(scaled)
 
 
 def matrices(inner: optax.GradientTransformation, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
-    """`inner` on one layer's matrices at a time, for optimizers that look at more than single numbers.
+    """Applies `inner` to one matrix at a time, for optimizers that are not elementwise.
 
-    Parameters of a stack are stored with a leading `layers` axis, those of experts with an `experts` axis after it, and
-    projections with their heads apart. `inner` sees what a model written out layer by layer would hold: one matrix
-    [in, out] per projection, layer and expert.
-
-    Args:
-      inner: the optimizer.
-      axes: logical axes of every parameter by its path.
+    Parameters of a stack have a leading `layers` axis, those of experts also an `experts` axis, and projections have
+    separate axes for heads. `inner` gets one matrix [in, out] per projection, layer and expert, as if every layer were
+    a module of its own. `axes` are the logical axes of every parameter by path.
     """
 
     def split(tree: Any) -> dict[tuple[int, ...], dict[str, Any]]:
-        """Matrices by the sizes of their leading axes; those without any come first."""
+        """Groups matrices by the sizes of their leading axes; those without leading axes come first."""
         groups: dict[tuple[int, ...], dict[str, Any]] = {(): {}}
         for path, leaf in named_leaves(tree):
             lead = leaf.shape[: len(sides(axes[path])[0])]
             groups.setdefault(lead, {})[path] = leaf.reshape(joined_shape(axes[path], leaf.shape))
         return groups
 
-    def over(function: Callable[..., Any], lead: tuple[int, ...]) -> Callable[..., Any]:
-        return functools.reduce(lambda inside, _: jax.vmap(inside), lead, function)
+    def vmapped(function: Callable[..., Any], lead: tuple[int, ...]) -> Callable[..., Any]:
+        return functools.reduce(lambda mapped, _: jax.vmap(mapped), lead, function)
 
     def init(params: Any) -> Any:
-        return tuple(over(inner.init, lead)(group) if group else () for lead, group in split(params).items())
+        return tuple(vmapped(inner.init, lead)(group) if group else () for lead, group in split(params).items())
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        done, states = dict[str, Any](), []
+        results, states = dict[str, Any](), []
         groups = zip(split(updates).items(), split(params).values(), state, strict=True)
         for (lead, group), group_params, group_state in groups:
             if group:
-                group, group_state = over(inner.update, lead)(group, group_state, group_params)
-            done.update(group)
+                group, group_state = vmapped(inner.update, lead)(group, group_state, group_params)
+            results.update(group)
             states.append(group_state)
-        return map_named(lambda path, leaf: done[path].reshape(leaf.shape), updates), tuple(states)
+        return map_named(lambda path, leaf: results[path].reshape(leaf.shape), updates), tuple(states)
 
     return optax.GradientTransformation(init, update)

@@ -1,7 +1,7 @@
-"""Profiler traces of chosen steps, or on demand: `touch WORKDIR/profile.now` traces the next few of a running run.
+"""Profiler traces of chosen steps, or on demand: `touch WORKDIR/profile.now` traces the next steps of a run.
 
-A file and not a signal: it needs no process id, works from another host or container, and cannot end a run that has not
-begun to listen (SIGUSR1 would; job schedulers send it before a preemption).
+A file, because it needs no process id and works from another host or container. The signal SIGUSR1 would end a run that
+has not installed its handler yet; job schedulers send it before a preemption.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import jax
 
 log = logging.getLogger(__name__)
 
-REQUEST = "profile.now"  # The file whose appearance asks for a trace; a number in it is how many steps.
-STEPS = 5  # Unless the file asks for another number.
+REQUEST = "profile.now"  # Creating this file requests a trace; a number in it is the number of steps.
+STEPS = 5  # The number of steps if the file has none.
 
 
 class Profiler:
@@ -31,21 +31,21 @@ class Profiler:
         say: Callable[[str], None] = print,
         active: bool = True,
     ):
-        """Nothing is traced yet.
+        """Stores the settings; `wrap` starts and ends traces.
 
         Args:
           workdir: of the run.
           start: finished steps.
-          steps: (first, last) to trace; empty traces on demand only.
-          say: told where a finished trace is.
-          active: False on every process but one.
+          steps: (first, last) to trace; empty: on demand only.
+          say: called with a message about each finished trace.
+          active: whether this process traces; True on one process only.
         """
         self._workdir, self._step, self._say, self._active = workdir, start, say, active
         self._first, self._last = steps if steps else (0, 0)
         self._tracing = False
 
     def wrap(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """A train step that is traced when its turn comes."""
+        """Wraps a train step so that the chosen steps are traced."""
 
         def profiled(state: Any, batch: Any) -> Any:
             self._step += 1
@@ -64,7 +64,7 @@ class Profiler:
         return profiled if self._active else step
 
     def poll(self) -> None:
-        """Looks whether somebody asked for a trace; a visit to the file system: call it where a line is logged."""
+        """Checks for a request file. It costs a file system access, so call it only when metrics are logged."""
         request = self._workdir / REQUEST
         if not self._active or self._tracing or not request.exists():
             return
@@ -72,7 +72,7 @@ class Profiler:
             words = request.read_text().split()
             request.unlink()
         except OSError as error:
-            log.warning("%s cannot be taken (%s); nothing is traced", request, error)
+            log.warning("%s cannot be read and deleted (%s); nothing is traced", request, error)
             return
         count = int(words[0]) if words and words[0].isdigit() and int(words[0]) else STEPS
         self._first, self._last = self._step + 1, self._step + count
@@ -81,12 +81,12 @@ class Profiler:
         try:
             jax.profiler.start_trace(self.directory)
             self._tracing, self._first = True, self._step
-        except Exception as error:  # No trace is worth a run.
-            log.warning("the profiler did not start (%s); the run goes on without a trace", error)
+        except Exception as error:  # A failed trace must not end the run.
+            log.warning("the profiler did not start (%s); the run continues without a trace", error)
             self._first, self._last = 0, 0
 
     def close(self) -> None:
-        """Ends a trace that is still being taken, and says where it is."""
+        """Ends the current trace, if there is one, and reports its directory."""
         if not self._tracing:
             return
         self._tracing = False
@@ -99,5 +99,5 @@ class Profiler:
 
     @property
     def directory(self) -> Path:
-        """Where traces are."""
+        """The directory of the traces."""
         return self._workdir / "profile"

@@ -1,6 +1,6 @@
-"""The train state: arrays only, so that two of them always have the same tree structure.
+"""The train state: arrays only, so that any two states of a run have the same tree structure.
 
-Fields of such trees are typed `| Any`: the same trees also hold shapes, shardings and names.
+Fields have the type `| Any`, because trees of the same classes also hold shapes, shardings and logical axes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LossScale:
     """Dynamic loss scaling for float16 (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
 
     Attributes:
-      scale: what the loss is multiplied by before differentiation.
+      scale: factor on the loss before differentiation.
       good: updates since the scale last changed.
     """
 
@@ -31,17 +31,17 @@ class LossScale:
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that training changes.
+    """The training state.
 
     Attributes:
-      step: batches seen; decides the next batch and every random draw.
-      updates: batches that changed the parameters; decides the learning rate. Less than `step` by the skipped ones.
+      step: finished steps; determines the next batch and all random numbers.
+      updates: steps that changed the parameters, not counting skipped ones; determines the learning rate.
       params: trees of float32 parameters by role.
-      opt_state: the optimizer's.
+      opt_state: the optimizer state.
       loss_scale: for float16 only.
-      averaged: averages of `params` along the run, where the recipe asks for them.
-      frozen: parameters that are not trained: no gradients, no optimizer state.
-      carry: arrays that the objective keeps between steps.
+      averaged: averages of `params` over updates, if the recipe has them.
+      frozen: parameters without gradients and optimizer state.
+      carry: arrays that the objective passes from step to step.
     """
 
     step: Int[Array, ""] | Any
@@ -55,7 +55,7 @@ class TrainState:
 
     @property
     def weights(self) -> Weights:
-        """What is evaluated: the averaged parameters where there are any."""
+        """The parameters to evaluate: averaged ones if the recipe has them."""
         return Weights(self.params if self.averaged is None else self.averaged, self.frozen, self.carry.shared)
 
 
@@ -77,8 +77,8 @@ def create(
     frozen: Any = None,
     carry: Carry = Carry(),  # noqa: B008 - it is frozen
 ) -> TrainState:
-    """The state before the first step."""
-    # A buffer each: donating one buffer twice is an error.
+    """Creates the state before the first step."""
+    # A new buffer for each field, because donating one buffer twice is an error.
     zero = lambda: jnp.zeros((), jnp.int32)
     scale = LossScale(scale=jnp.full((), 2.0**15, jnp.float32), good=zero()) if loss_scaled else None
     return TrainState(
@@ -94,7 +94,7 @@ def create(
 
 
 def empty(carry: Carry, rows: int) -> Carry:
-    """The carry before the first step: zeros."""
+    """Creates the carry before the first step: zeros."""
     zeros = lambda fields, *lead: {
         name: jnp.zeros((*lead, *field.shape), field.dtype) for name, field in fields.items()
     }

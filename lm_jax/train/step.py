@@ -1,4 +1,4 @@
-"""The one train step: any objective, any model, any optimizer."""
+"""The train step and the evaluation step, for every objective, model and optimizer."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def make_train_step(
     average: Average | None = None,
     seed: int = 0,
 ) -> Step:
-    """A function (state, batch) -> (state, sums), to be jitted by a layout.
+    """Makes a function (state, batch) -> (state, sums), to be jitted by a layout.
 
     Args:
-      objective: gives the loss.
+      objective: defines the loss.
       models: the models of its roles.
-      optimizer: from gradients to updates.
-      gradients: how the gradients of a batch are made.
-      average: how `state.averaged` follows the parameters.
-      seed: with the step, decides every random draw on the device.
+      optimizer: converts gradients to updates.
+      gradients: computes the gradients of a batch, such as `gradients.accumulate(4)`.
+      average: updates `state.averaged`.
+      seed: seed of all random numbers on the device, together with the step.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -50,11 +50,11 @@ def make_train_step(
             result = objective.loss(bound, Part(batch=part, weights=weights, key=key, carry=carry))
             return result.replace(total=result.total * scale)  # type: ignore[attr-defined]
 
-        slopes, sums, carry = gradients(loss, state.params, batch, key, state.carry)
+        grads, sums, carry = gradients(loss, state.params, batch, key, state.carry)
         if state.loss_scale is not None:
-            slopes = jax.tree.map(lambda slope: slope / scale, slopes)
-        norm = optax.tree.norm(slopes)
-        updates, opt_state = optimizer.update(slopes, state.opt_state, state.params)
+            grads = jax.tree.map(lambda grad: grad / scale, grads)
+        norm = optax.tree.norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1,
             updates=state.updates + 1,
@@ -72,7 +72,7 @@ def make_train_step(
 
 
 def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, Batch], Sums]:
-    """A function (weights of a state, batch) -> sums, without dropout; rows begin with nothing kept of earlier ones."""
+    """Makes a function (weights, batch) -> sums, without dropout; every row starts with an empty carry."""
 
     def step(weights: Weights, batch: Batch) -> Sums:
         rows = len(next(iter(batch.values())))
@@ -86,12 +86,12 @@ def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, B
 def _skip_overflow(
     old: TrainState, before: LossScale, new: TrainState, finite: jax.Array, sums: Sums
 ) -> tuple[TrainState, Sums]:
-    """After an overflow of float16 the step and the scale move on; parameters and optimizer stay."""
-    kept = jax.tree.map(lambda after, earlier: jnp.where(finite, after, earlier), new, old)
+    """After a float16 overflow, restores the old state except the step; also adjusts the loss scale."""
+    selected = jax.tree.map(lambda after, earlier: jnp.where(finite, after, earlier), new, old)
     scale = states.adjust(before, finite)
     one = jnp.ones(())
     report = {
         "loss_scale": Sum(total=before.scale, weight=one),
         "skipped": Sum(total=1.0 - finite.astype(jnp.float32), weight=one),
     }
-    return kept.replace(step=new.step, loss_scale=scale), {**sums, **report}
+    return selected.replace(step=new.step, loss_scale=scale), {**sums, **report}

@@ -1,7 +1,7 @@
-"""Tokens per second, model FLOP utilisation and the time that is left.
+"""Tokens per second, model FLOPs utilisation (MFU) and remaining time.
 
-MFU counts the floating-point operations that the model needs, not those that the compiler chose to do (recomputed
-activations count nothing), after Chowdhery et al. 2022 (PaLM, arXiv:2204.02311), appendix B.
+MFU counts the floating-point operations that the model requires, without recomputed activations (Chowdhery et al. 2022,
+PaLM, arXiv:2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 # Dense bfloat16 FLOP/s of one jax device, by `device_kind`. TPUs: cloud.google.com/tpu/docs, the page of each version;
-# a device is a chip, but on v2, v3 and TPU7x one of a chip's two cores. GPUs: the vendor's data sheets, without
-# sparsity; V100 and T4 have no bfloat16, so their float16.
+# a device is a chip, on v2, v3 and TPU7x one of a chip's two cores. GPUs: the vendor's data sheets, without sparsity;
+# float16 for V100 and T4, which have no bfloat16.
 TPU_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -51,32 +51,32 @@ GPU_FLOPS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Peak:
-    """What a device can do.
+    """Peak performance of a device.
 
     Attributes:
-      flops: floating-point operations per second and device.
-      source: `table`, or `measured` with what was measured.
+      flops: floating-point operations per second.
+      source: `table`, or `measured` and the measured product.
     """
 
     flops: float
     source: str
 
 
-def listed(kind: str) -> float | None:
-    """The peak that the tables give for a `device_kind`, such as `TPU v5 lite` or `NVIDIA A100-SXM4-80GB`."""
+def tabulated(kind: str) -> float | None:
+    """Returns the peak of a `device_kind` according to the tables, such as `TPU v5 lite` or `NVIDIA A100-SXM4-80GB`."""
     names = [name for name in GPU_FLOPS if re.search(rf"\b{name}\b", kind)]
     return GPU_FLOPS[max(names, key=len)] if names else TPU_FLOPS.get(kind)
 
 
 def peak(device: jax.Device) -> Peak:  # type: ignore[valid-type]
-    """The peak of a device: from the tables, else by a short matrix product, measured once a process."""
-    known = listed(device.device_kind)
-    return Peak(flops=known, source="table") if known else _measured(device.platform)
+    """Returns the peak of a device: from the tables, else measured once per process."""
+    flops = tabulated(device.device_kind)
+    return Peak(flops=flops, source="table") if flops else _measured(device.platform)
 
 
 @functools.cache
 def _measured(platform: str) -> Peak:
-    """The best of a few chained matrix products on the first device of a platform."""
+    """Measures matrix products on the first device of a platform; the best of three runs."""
     cpu = platform == "cpu"
     size, chain, dtype = (1024, 4, jnp.float32) if cpu else (8192, 16, jnp.bfloat16)
     device = jax.local_devices(backend=platform)[0]
@@ -92,7 +92,7 @@ def _measured(platform: str) -> Peak:
         start = time.perf_counter()
         products(x).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    # The devices of a CPU are slices of the same cores.
+    # The devices of a CPU share the same cores.
     shared = jax.local_device_count(backend=platform) if cpu else 1
     flops = 2 * size**3 * chain / best / shared
     return Peak(flops=flops, source=f"measured ({size} x {size} {jnp.dtype(dtype).name} product)")
@@ -100,12 +100,12 @@ def _measured(platform: str) -> Peak:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeterConfig:
-    """What the rates are measured against.
+    """Constants of a run from which rates are computed.
 
     Attributes:
-      steps: the length of the run.
-      devices: how many share the work.
-      flops_per_token: of the model's forward and backward pass (`models.flops`); 0 leaves MFU out.
+      steps: length of the run.
+      devices: number of devices.
+      flops_per_token: of the forward and backward pass (`models.flops`); 0: no MFU.
       peak_flops: of one device.
     """
 
@@ -116,51 +116,46 @@ class MeterConfig:
 
 
 class Meter:
-    """Rates between two readings, from the number of steps and tokens so far.
+    """Computes rates between readings from the numbers of steps and tokens so far.
 
-    Start it after the first step, so that compilation is not counted; reading it does not wait for the device, so
-    read it where the metrics of the same step have just been fetched.
+    Start it after the first step, so that compilation does not count. Reading does not wait for the device, so read
+    just after the metrics of the same step were fetched.
     """
 
     def __init__(self, config: MeterConfig, *, clock: Callable[[], float] = time.perf_counter):
         self._config = config
         self._clock = clock
-        self._away = 0.0  # paused since the last reading
+        self._paused_s = 0.0  # since the last reading
         self._begin: tuple[int, float] | None = None
         self._last: tuple[int, int, float] | None = None
 
     def start(self, step: int, tokens: int) -> None:
-        """Begins to count after `step` steps and `tokens` tokens of the whole run."""
+        """Starts the clock after `step` steps and `tokens` tokens of the run."""
         now = self._clock()
-        self._begin, self._last, self._away = (step, now), (step, tokens, now), 0.0
+        self._begin, self._last, self._paused_s = (step, now), (step, tokens, now), 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Evaluation and the like: time that is no training, though the end of the run comes later by it."""
+        """Excludes time, such as evaluations, from the rates, but not from the estimated time of arrival."""
         begin = self._clock()
         try:
             yield
         finally:
-            self._away += self._clock() - begin
+            self._paused_s += self._clock() - begin
 
     def read(self, step: int, tokens: int) -> dict[str, float]:
-        """Rates since the last reading.
+        """Returns rates since the last reading, given the steps and the tokens (over all devices) so far.
 
-        Args:
-          step: steps so far.
-          tokens: tokens so far, over all devices.
-
-        Returns:
-          `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (a fraction) and `eta_s`; nothing before `start`
-          or without a step since.
+        The rates are `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (a fraction) and `eta_s`. The result is
+        empty before `start` and if there was no step since the last reading.
         """
         if self._begin is None or self._last is None or step <= self._last[0]:
             return {}
         config, now = self._config, self._clock()
-        seconds = max(now - self._last[2] - self._away, 1e-9)
+        seconds = max(now - self._last[2] - self._paused_s, 1e-9)
         rate = (tokens - self._last[1]) / seconds
         per_step = (now - self._begin[1]) / (step - self._begin[0])
-        self._last, self._away = (step, tokens, now), 0.0
+        self._last, self._paused_s = (step, tokens, now), 0.0
         rates = {"tokens_per_second": rate, "tokens_per_second_per_device": rate / config.devices}
         if config.flops_per_token and config.peak_flops:
             rates["mfu"] = rate * config.flops_per_token / (config.devices * config.peak_flops)

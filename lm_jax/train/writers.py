@@ -1,8 +1,7 @@
-"""Where metrics go: a file, TensorBoard, Weights & Biases, Aim; `config.log.writers` names them.
+"""Writers of metrics: a file, TensorBoard, Weights & Biases, Aim; `config.log.writers` selects them.
 
-A tracker is a service for the reader: one that fails, at its start or in the middle of a run, is told of once and left
-out, and training goes on. A run that is resumed goes on in the same run of the tracker; `trackers.json` in the
-work directory keeps the names that they know it by.
+If a tracker fails, at its start or during a run, a warning is logged once and training continues without it. A resumed
+run continues the same run of the tracker, whose id is in `trackers.json` in the work directory.
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ NAMES = "trackers.json"
 
 
 class Writer(Protocol):
-    """Where metrics go."""
+    """A destination of metrics."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of one step."""
+        """Writes the metrics of one step."""
 
     def close(self) -> None:
-        """Leaves nothing unwritten."""
+        """Writes everything that is buffered, and closes the writer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a writer may know of its run.
+    """A run, as writers see it.
 
     Attributes:
-      workdir: the run's directory, which exists.
+      workdir: the run's directory, which must exist.
       start: finished steps: 0, or the restored step.
-      config: the configuration, as JSON writes it.
+      config: the configuration as a JSON tree.
     """
 
     workdir: Path
@@ -51,11 +50,11 @@ class Run:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def name(self, tracker: str) -> str | None:
-        """What the tracker called this run before, if it knew it."""
+        """Returns the tracker's id of this run, or None for a new run."""
         return self._names().get(tracker)
 
     def remember(self, tracker: str, name: str) -> None:
-        """Keeps what the tracker calls this run."""
+        """Saves the tracker's id of this run."""
         atomic.write_json(self.workdir / NAMES, {**self._names(), tracker: name})
 
     def _names(self) -> dict[str, str]:
@@ -63,14 +62,14 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else {}
 
 
-def lines(run: Run) -> Writer:
-    """`metrics.jsonl`, cut back to where the run goes on."""
-    metrics.cut(run.workdir / metrics.FILE, run.start)
-    return metrics.Lines(run.workdir / metrics.FILE)
+def json_lines(run: Run) -> Writer:
+    """Opens `metrics.jsonl`, truncated to the restored step."""
+    metrics.truncate(run.workdir / metrics.FILE, run.start)
+    return metrics.JsonLines(run.workdir / metrics.FILE)
 
 
 class TensorBoard:
-    """Writes TensorBoard events; those after `start` that an earlier process wrote are hidden."""
+    """Writes TensorBoard events and hides an earlier process's events after `start`."""
 
     def __init__(self, run: Run):
         from tensorboardX import SummaryWriter
@@ -78,7 +77,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=run.start + 1 if run.start else None)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric."""
+        """Writes one scalar per metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
@@ -88,10 +87,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of wandb.ai, whose own variables (WANDB_PROJECT, WANDB_MODE=offline, ...) hold.
+    """A run of wandb.ai; environment variables such as WANDB_PROJECT and WANDB_MODE=offline apply.
 
-    Its own step only ever grows, and a resumed run goes back: here `step` is a metric, and the axis of all others.
-    Steps that are computed again after a resume have the same values again.
+    wandb's own step cannot decrease, but a resumed run goes back, so `step` is a metric and the x-axis of the others.
+    Steps that are repeated after a resume repeat the same values.
     """
 
     def __init__(self, run: Run):
@@ -104,7 +103,7 @@ class WeightsAndBiases:
             id=name,
             resume="allow",
             dir=str(run.workdir),
-            # Console capture would take standard output away from the progress bar.
+            # Console capture would redirect the standard output of the progress bar.
             settings=wandb.Settings(console="off"),
         )
         run.remember("wandb", name)
@@ -113,31 +112,31 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row; sent by a process of wandb's own."""
+        """Logs one row, which wandb's own process sends."""
         self._run.log({"step": step, **metrics})
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends the remaining rows."""
         self._run.finish()
 
 
 class Aim:
     """A run of an Aim repository: `.aim` beside the work directory, unless AIM_REPO names another; `aim up` shows it.
 
-    `train/loss` is tracked as `loss` in the context `{"subset": "train"}`: so Aim lays curves over each other.
+    `train/loss` is tracked as `loss` in the context `{"subset": "train"}`, so that Aim overlays the curves.
     """
 
     def __init__(self, run: Run):
         import aim  # pyright: ignore[reportMissingImports]
 
         repo = os.environ.get("AIM_REPO") or str(run.workdir.resolve().parent)
-        known = run.name("aim")
+        previous = run.name("aim")
         self._run: Any = aim.Run(
-            known,
+            previous,
             repo=repo,
             experiment="lm_jax",
-            # A killed process leaves its lock behind.
-            force_resume=known is not None,
+            # Override the lock of a killed process.
+            force_resume=previous is not None,
             system_tracking_interval=None,
             capture_terminal_logs=False,
         )
@@ -146,7 +145,7 @@ class Aim:
         self._run["config"] = dict(run.config)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One value a metric."""
+        """Tracks one value per metric."""
         for name, value in metrics.items():
             subset, _, short = name.rpartition("/")
             self._run.track(value, name=short, step=step, context={"subset": subset} if subset else {})
@@ -156,9 +155,9 @@ class Aim:
         self._run.close()
 
 
-# Name: writer of a run, and the library that it needs beyond the core ones.
+# Name -> constructor, and the optional library that it needs.
 WRITERS: dict[str, tuple[Callable[[Run], Writer], str]] = {
-    "jsonl": (lines, ""),
+    "jsonl": (json_lines, ""),
     "tensorboard": (TensorBoard, ""),
     "wandb": (WeightsAndBiases, "wandb"),
     "aim": (Aim, "aim"),
@@ -166,11 +165,7 @@ WRITERS: dict[str, tuple[Callable[[Run], Writer], str]] = {
 
 
 def check(names: Sequence[str]) -> None:
-    """Finds what `build` would refuse, without opening anything.
-
-    Raises:
-      InputError: a writer that does not exist, or whose library is missing.
-    """
+    """Raises InputError for an unknown writer or one whose library is not installed; opens none."""
     for name in names:
         _, library = lookup(WRITERS, name, "config.log.writers")
         if library and importlib.util.find_spec(library) is None:
@@ -180,7 +175,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def build_writers(names: Sequence[str], run: Run) -> list[Writer]:
-    """The named writers of a run; all but `metrics.jsonl`, which the run itself needs, may die without harm."""
+    """Builds the named writers; all may fail without ending the run, except `metrics.jsonl`, which the run needs."""
     check(names)
     return [
         WRITERS[name][0](run) if name == "jsonl" else Expendable(name, lambda name=name: WRITERS[name][0](run))
@@ -189,7 +184,7 @@ def build_writers(names: Sequence[str], run: Run) -> list[Writer]:
 
 
 class Expendable:
-    """A writer that may fail: it is told of in one line and left out from then on."""
+    """A writer whose first failure is logged as one warning, after which it is ignored."""
 
     def __init__(self, name: str, make: Callable[[], Writer]):
         self._name = name
@@ -197,21 +192,21 @@ class Expendable:
         self._writer = self._attempt(make)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Passes the metrics on, while the writer lives."""
+        """Writes the metrics, unless the writer has failed."""
         if self._writer is not None:
             writer = self._writer
             self._attempt(lambda: writer.write(step, metrics))
 
     def close(self) -> None:
-        """Closes the writer, if it still lives."""
+        """Closes the writer, unless it has failed."""
         if self._writer is not None:
             self._attempt(self._writer.close)
 
     def _attempt(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # Whatever a tracker dies of, the run goes on.
+        except Exception as error:  # No failure of a tracker may end the run.
             self._writer = None
             reason = " ".join(str(error).split())[:200]
-            log.warning("%s failed (%s: %s); the run goes on without it", self._name, type(error).__name__, reason)
+            log.warning("%s failed (%s: %s); the run continues without it", self._name, type(error).__name__, reason)
             return None

@@ -1,4 +1,4 @@
-"""Git LFS pointers are told from the files that they stand for."""
+"""Git LFS pointers are distinguished from other files."""
 
 import pytest
 
@@ -8,14 +8,16 @@ from lm_jax.core.config import InputError
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440473133\n"
 
 
-def test_a_pointer_is_called_one_with_what_to_do(tmp_path):
+def test_a_pointer_is_refused_with_advice(tmp_path):
     (tmp_path / "model.safetensors").write_text(POINTER)
-    with pytest.raises(InputError, match=r"Git LFS pointer in place of the 440,473,133 bytes.*git lfs pull") as error:
+    with pytest.raises(
+        InputError, match=r"Git LFS pointer, a placeholder for 440,473,133 bytes; .*git lfs pull"
+    ) as error:
         pointers.refuse(tmp_path / "model.safetensors")
     assert "\n" not in str(error.value)
 
 
-def test_files_and_absent_files_are_no_pointers(tmp_path):
+def test_other_and_missing_files_are_ignored(tmp_path):
     (tmp_path / "vocab.txt").write_text("version\nhttps\n")
     assert pointers.refuse(tmp_path / "vocab.txt") is None
     assert pointers.refuse(tmp_path / "absent") is None

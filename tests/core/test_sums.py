@@ -5,18 +5,18 @@ import numpy as np
 from lm_jax.core.sums import Sum, add, means
 
 
-def test_the_mean_of_uneven_parts_is_the_mean_of_the_whole():
-    values, cut = np.arange(10.0), 3
-    parts = [Sum(total=part.sum(), weight=float(len(part))) for part in (values[:cut], values[cut:])]
+def test_the_mean_over_uneven_parts_is_the_mean_of_all_values():
+    values = np.arange(10.0)
+    parts = [Sum(total=part.sum(), weight=float(len(part))) for part in (values[:3], values[3:])]
     assert (parts[0] + parts[1]).mean() == values.mean()
     assert np.mean([part.mean() for part in parts]) != values.mean()
 
 
-def test_nothing_has_a_mean_of_zero():
+def test_a_sum_without_weight_has_a_mean_of_zero():
     assert Sum(total=0.0, weight=0.0).mean() == 0.0
 
 
-def test_names_that_only_one_side_holds_are_kept():
-    one = {"loss": Sum(total=1.0, weight=1.0), "left": Sum(total=2.0, weight=1.0)}
-    other = {"loss": Sum(total=5.0, weight=1.0), "right": Sum(total=4.0, weight=1.0)}
-    assert means(add(one, other)) == {"loss": 3.0, "left": 2.0, "right": 4.0}
+def test_names_that_only_one_side_has_are_included():
+    left = {"loss": Sum(total=1.0, weight=1.0), "left": Sum(total=2.0, weight=1.0)}
+    right = {"loss": Sum(total=5.0, weight=1.0), "right": Sum(total=4.0, weight=1.0)}
+    assert means(add(left, right)) == {"loss": 3.0, "left": 2.0, "right": 4.0}

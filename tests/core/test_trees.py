@@ -1,4 +1,4 @@
-"""Parameters are named by the words of their path."""
+"""Parameters are identified by their path."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def test_paths_of_optimizer_states_end_with_the_path_of_the_parameter():
     assert "0/mu/stack/layers/kernel" in names
 
 
-def test_map_named_gives_the_path_first():
+def test_map_named_passes_the_path_first():
     doubled = trees.map_named(lambda path, a, b: a + b if path.endswith("kernel") else a, tree(), tree())
     assert jax.tree.structure(doubled) == jax.tree.structure(tree())
 

@@ -137,9 +137,9 @@ def test_recipes_have_the_settings_of_a_source():
             "a.txt",
             "plain",
             {"format": "yaml"},
-            "config.data.format is 'yaml', which is none of auto, text, json, tsv, csv",
+            "config.data.format is 'yaml'; expected one of auto, text, json, tsv, csv",
         ),
-        ("a.txt", "plain", {"bad_rows": "drop"}, "config.data.bad_rows is 'drop', which is none of fail, skip"),
+        ("a.txt", "plain", {"bad_rows": "drop"}, "config.data.bad_rows is 'drop'; expected one of fail, skip"),
         (
             "package.json",
             '{\n "name": "x"\n}',

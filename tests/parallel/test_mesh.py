@@ -1,4 +1,4 @@
-"""A mesh fills the devices, or says how."""
+"""A mesh uses all devices, or the error says how to."""
 
 import jax
 import pytest
@@ -17,7 +17,7 @@ from lm_jax.parallel.mesh import MeshConfig
         (MeshConfig(data=2, fsdp=2, tensor=-1), (2, 2, 2)),
     ],
 )
-def test_one_axis_may_take_what_is_left(config, expected):
+def test_one_axis_may_take_all_remaining_devices(config, expected):
     assert tuple(mesh.sizes(config, 8).values()) == expected
 
 
@@ -39,12 +39,12 @@ def test_axes_that_do_not_fill_the_devices_are_refused(config):
         mesh.sizes(config, 8)
 
 
-def test_a_mesh_has_automatic_axes_over_all_devices():
-    made = mesh.make(MeshConfig(fsdp=4))
-    assert dict(made.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
-    assert set(made.axis_types) == {jax.sharding.AxisType.Auto}
-    assert made.devices.size == 8
+def test_a_mesh_has_auto_axes_over_all_devices():
+    grid = mesh.make(MeshConfig(fsdp=4))
+    assert dict(grid.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert set(grid.axis_types) == {jax.sharding.AxisType.Auto}
+    assert grid.devices.size == 8
 
 
-def test_a_mesh_may_use_some_devices_only():
+def test_a_mesh_may_use_some_of_the_devices():
     assert mesh.make(MeshConfig(), jax.devices()[:2]).devices.size == 2

@@ -1,4 +1,4 @@
-"""Rules are settings, and every axis that a parameter is born with has one."""
+"""Rules are settings, and every logical axis of a parameter has one."""
 
 import jax
 import pytest
@@ -11,7 +11,7 @@ from lm_jax.parallel.rules import Rules
 from tests import tiny
 
 
-def test_rules_are_set_on_the_command_line_and_may_change_in_a_run():
+def test_rules_are_set_on_the_command_line_and_may_change_on_resume():
     words = ["stream=tensor", "heads=()", "groups=", "batch=data,fsdp", "embed=('fsdp',)"]
     config, _ = flags.configure(flags.load_recipe("gpt:tiny"), [f"--config.rules.{word}" for word in words])
     assert experiment.parse(config).rules == Rules(stream=("tensor",), heads=(), groups=())

@@ -1,4 +1,4 @@
-"""Averages of the parameters: what they are, and that every reader uses them."""
+"""Averages of the parameters: the exponential one, and refused settings."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +10,9 @@ from lm_jax.train.loop import TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
 
 
-def test_the_average_forgets_where_it_started_and_follows_slowly_later():
+def test_the_average_forgets_the_initial_parameters_and_follows_slowly_later():
     average = averaging.exponential(0.9)
-    # The first update keeps a tenth; in the long run the decay is what the recipe says.
+    # The decay is 0.1 at the first update, and the configured 0.9 in the long run.
     np.testing.assert_allclose(
         average({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, None, jnp.int32(0))["a"], [0.9], rtol=1e-6
     )
@@ -21,14 +21,14 @@ def test_the_average_forgets_where_it_started_and_follows_slowly_later():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_outside_of_zero_to_one_is_refused(decay):
+def test_a_decay_outside_zero_to_one_is_refused(decay):
     with pytest.raises(InputError, match=r"config\.train\.ema is"):
         TrainConfig(ema=decay)
 
 
-def test_an_optimizer_with_an_average_of_its_own_takes_no_other():
-    own = OptimizerConfig(name="schedule_free")
-    assert averaging.build_average(own, 0.0) is not None
+def test_an_optimizer_with_its_own_average_accepts_no_other():
+    schedule_free = OptimizerConfig(name="schedule_free")
+    assert averaging.build_average(schedule_free, 0.0) is not None
     assert averaging.build_average(OptimizerConfig(), 0.0) is None
     with pytest.raises(InputError, match=r"config\.train\.ema is 0\.9, but the optimizer schedule_free"):
-        averaging.build_average(own, 0.9)
+        averaging.build_average(schedule_free, 0.9)

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit or not at all."""
+"""Checkpoints are restored bit for bit or not at all."""
 
 import json
 import logging
@@ -22,18 +22,21 @@ from lm_jax.train.checkpoint import Checkpointer, NoIntactCheckpoint
 
 
 def sharded(devices=8, seed=0):
-    """A state of several dtypes and shapes, a function of the seed."""
+    """A state with several dtypes and shapes, determined by the seed."""
     mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,))
-    rows, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in [("data",), ()])
+    rows, replicated = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in [("data",), ()])
     rng = np.random.default_rng(seed)
     kernel = rng.standard_normal((16, 24), np.float32)
     return {
-        "step": jax.device_put(jnp.int32(seed), whole),
+        "step": jax.device_put(jnp.int32(seed), replicated),
         "params": {
             "embed": {"table": jax.device_put(kernel, rows)},
             "head": {"kernel": jax.device_put(kernel.T.astype(jnp.bfloat16), rows)},
         },
-        "opt_state": (jax.device_put(kernel**2, whole), [jax.device_put(np.full((8,), seed % 7, np.uint32), rows)]),
+        "opt_state": (
+            jax.device_put(kernel**2, replicated),
+            [jax.device_put(np.full((8,), seed % 7, np.uint32), rows)],
+        ),
     }
 
 
@@ -48,7 +51,7 @@ def assert_same_bits(left, right):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def saved(directory, *steps, **kwargs):
+def save_steps(directory, *steps, **kwargs):
     checkpointer = Checkpointer(directory, **{"keep": 9, "asynchronous": False, **kwargs})
     for step in steps:
         checkpointer.save(step, sharded(seed=step), {"seed": step})
@@ -61,7 +64,7 @@ def largest_file(step_directory):
 
 
 @pytest.mark.parametrize(("before", "after"), [(8, 8), (8, 1), (1, 8)])
-def test_a_state_returns_bit_for_bit_on_another_mesh(tmp_path, before, after):
+def test_a_state_is_restored_bit_for_bit_on_another_mesh(tmp_path, before, after):
     state = sharded(before, seed=3)
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(3, state, {"config": {"depth": 2}})
@@ -82,15 +85,15 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
     assert_same_bits(Checkpointer(tmp_path).restore(expected)[0], expected)
 
 
-def test_leaves_of_size_zero_return_too(tmp_path):
+def test_leaves_of_size_zero_are_restored(tmp_path):
     state = {"memory": jnp.zeros((0, 4)), "weight": jnp.ones(3)}
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(1, state, {})
     assert_same_bits(Checkpointer(tmp_path).restore(state)[0], state)
 
 
-def test_a_flipped_bit_is_named_and_the_step_before_is_used(tmp_path, caplog):
-    checkpointer = saved(tmp_path, 1, 2)
+def test_a_flipped_bit_is_reported_and_the_previous_step_is_used(tmp_path, caplog):
+    checkpointer = save_steps(tmp_path, 1, 2)
     assert checkpointer.latest() == 2
     file = largest_file(tmp_path / "2")
     content = bytearray(file.read_bytes())
@@ -110,8 +113,8 @@ def test_a_flipped_bit_is_named_and_the_step_before_is_used(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing file", "missing manifest", "changed manifest"])
-def test_every_damage_is_named(tmp_path, damage):
-    checkpointer = saved(tmp_path, 1, 2)
+def test_every_kind_of_damage_is_reported(tmp_path, damage):
+    checkpointer = save_steps(tmp_path, 1, 2)
     data, listing = largest_file(tmp_path / "2"), tmp_path / "2" / manifest.NAME
     if damage == "truncated":
         data.write_bytes(data.read_bytes()[:-1])
@@ -128,7 +131,7 @@ def test_every_damage_is_named(tmp_path, damage):
 
 
 def test_a_directory_whose_steps_are_all_damaged_is_refused(tmp_path):
-    saved(tmp_path, 1, 2)
+    save_steps(tmp_path, 1, 2)
     for step in ("1", "2"):
         largest_file(tmp_path / step).unlink()
     with pytest.raises(NoIntactCheckpoint) as error:
@@ -136,7 +139,7 @@ def test_a_directory_whose_steps_are_all_damaged_is_refused(tmp_path):
     assert "1, 2" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_empty_directory_has_no_latest_step_and_nothing_to_restore(tmp_path):
+def test_an_empty_directory_has_no_steps(tmp_path):
     checkpointer = Checkpointer(tmp_path / "new")
     assert checkpointer.latest() is None and checkpointer.steps() == [] and checkpointer.best() is None
     with pytest.raises(InputError, match="no checkpoint in"):
@@ -155,8 +158,8 @@ def test_the_newest_steps_and_the_best_are_kept(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "5", "6", "best.json"]
 
 
-def test_older_steps_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    checkpointer = saved(tmp_path, 1)
+def test_older_steps_stay_until_the_new_one_is_complete(tmp_path, monkeypatch):
+    checkpointer = save_steps(tmp_path, 1)
     checkpointer.keep = 1
     monkeypatch.setattr(manifest, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     checkpointer.save(2, sharded(seed=2), {})
@@ -165,16 +168,16 @@ def test_older_steps_stay_until_the_new_one_is_whole(tmp_path, monkeypatch):
     assert Checkpointer(tmp_path).latest() == 1
 
 
-def test_going_back_drops_the_course_that_was_given_up(tmp_path):
-    checkpointer = saved(tmp_path, 10, 20, 30)
+def test_going_back_deletes_later_steps(tmp_path):
+    checkpointer = save_steps(tmp_path, 10, 20, 30)
     checkpointer.restore(like(sharded()), step=10)
     checkpointer.save(15, sharded(seed=15), {})
     checkpointer.wait()
     assert Checkpointer(tmp_path).steps() == [10, 15]
 
 
-def test_a_damaged_step_is_written_anew(tmp_path):
-    saved(tmp_path, 1, 2)
+def test_a_damaged_step_can_be_saved_again(tmp_path):
+    save_steps(tmp_path, 1, 2)
     largest_file(tmp_path / "2").unlink()
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.latest() == 1
@@ -182,22 +185,22 @@ def test_a_damaged_step_is_written_anew(tmp_path):
     assert_same_bits(checkpointer.restore(like(sharded()))[0], sharded(seed=5))
 
 
-def test_a_step_that_was_just_written_or_restored_is_not_written_again(tmp_path):
-    checkpointer = saved(tmp_path, 1)
+def test_the_step_last_saved_or_restored_is_not_saved_again(tmp_path):
+    checkpointer = save_steps(tmp_path, 1)
     checkpointer.restore(like(sharded()))
     assert not checkpointer.save(1, sharded(seed=1), {})
     assert checkpointer.save(2, sharded(seed=2), {})
     assert not checkpointer.save(2, sharded(seed=2), {})
 
 
-def test_leaves_that_do_not_fit_are_refused_in_one_line(tmp_path):
-    checkpointer = saved(tmp_path, 1)
-    fitting = like(sharded())
-    table = fitting["params"]["embed"]["table"]
+def test_leaves_that_do_not_match_are_refused_in_one_line(tmp_path):
+    checkpointer = save_steps(tmp_path, 1)
+    matching = like(sharded())
+    table = matching["params"]["embed"]["table"]
 
     def refused(**params):
         with pytest.raises(InputError) as error:
-            checkpointer.restore({**fitting, "params": {**fitting["params"], **params}})
+            checkpointer.restore({**matching, "params": {**matching["params"], **params}})
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -208,17 +211,17 @@ def test_leaves_that_do_not_fit_are_refused_in_one_line(tmp_path):
         embed={"table": jax.ShapeDtypeStruct((32, 24), table.dtype, sharding=table.sharding)}
     )
     assert "has no params/adapter/kernel" in refused(adapter={"kernel": table})
-    assert "holds params/embed/table, which the state has not" in refused(embed={})
+    assert "has params/embed/table, which the state lacks" in refused(embed={})
 
 
-def test_a_part_of_the_state_is_read_alone(tmp_path):
-    checkpointer = saved(tmp_path, 4)
-    whole = sharded(seed=4)
-    part, _ = checkpointer.restore({"params": like(whole)["params"]}, where="params/.*")
-    assert_same_bits(part, {"params": whole["params"]})
-    rest, _ = checkpointer.restore(like(whole), where="params/embed/.*")
+def test_a_part_of_the_state_can_be_read_alone(tmp_path):
+    checkpointer = save_steps(tmp_path, 4)
+    state = sharded(seed=4)
+    part, _ = checkpointer.restore({"params": like(state)["params"]}, where="params/.*")
+    assert_same_bits(part, {"params": state["params"]})
+    rest, _ = checkpointer.restore(like(state), where="params/embed/.*")
     assert rest["step"] is None and rest["params"]["head"] == {"kernel": None}
-    assert_same_bits(rest["params"]["embed"], whole["params"]["embed"])
+    assert_same_bits(rest["params"]["embed"], state["params"]["embed"])
     assert checkpointer.describe(4)["params/head/kernel"].dtype == jnp.bfloat16
 
 
@@ -238,14 +241,14 @@ SAVER = """
     print("from", start, flush=True)
     for step in range(start + 1, start + 400):
         checkpointer.save(step, {"x": jnp.full((1000, 50), step), "y": jnp.arange(64) + step}, {"step": step})
-        print("asked", step, flush=True)
+        print("saving", step, flush=True)
         if step > start + 1:
             print("safe", step - 1, flush=True)
 """
 
 
-def kill_and_look(directory, rng):
-    """Kills a process that saves all the time, at a random moment; returns the last step it knew to be safe."""
+def kill_while_saving(directory, rng):
+    """Kills a process at a random moment while it saves; returns the last step that it reported as safe."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SAVER), str(directory)], stdout=subprocess.PIPE, text=True
     )
@@ -262,20 +265,20 @@ def kill_and_look(directory, rng):
 def check_kills(directory, kills):
     rng = random.Random(7)
     for _ in range(kills):
-        safe = kill_and_look(directory, rng)
+        safe = kill_while_saving(directory, rng)
         checkpointer = Checkpointer(directory)
         steps = checkpointer.steps()
-        assert all(checkpointer.verify(step) == [] for step in steps), "a kill leaves no damaged step"
+        assert all(checkpointer.verify(step) == [] for step in steps), "a kill must leave no damaged step"
         latest = checkpointer.latest() or 0
-        assert latest >= safe, "what was safe is never lost"
+        assert latest >= safe, "a safe step must never be lost"
         if latest:
             target = {"x": jnp.zeros((1000, 50), int), "y": jnp.zeros((64,), int)}
             restored, extra = checkpointer.restore(target)
             assert extra == {"step": latest} and int(restored["x"][3, 3]) == latest == int(restored["y"][0])
     with Checkpointer(directory) as checkpointer:
         checkpointer.save(latest + 1, {"x": jnp.zeros(3)}, {})
-    left = {entry.name for entry in directory.iterdir()}
-    assert left <= {str(step) for step in checkpointer.steps()}, "the next save sweeps what was left behind"
+    names = {entry.name for entry in directory.iterdir()}
+    assert names <= {str(step) for step in checkpointer.steps()}, "the next save must delete leftovers"
 
 
 def test_kills_never_lose_an_intact_step(tmp_path):
@@ -327,7 +330,7 @@ def test_two_processes_save_and_agree(tmp_path, free_port):
     entries = json.loads((tmp_path / "3" / manifest.NAME).read_text())["content"]["files"]
     assert {path.split("/")[1] for path in entries if "ocdbt." in path} >= {"ocdbt.process_0", "ocdbt.process_1"}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "3"]
-    checkpointer = Checkpointer(tmp_path)  # and one process reads what two have written
+    checkpointer = Checkpointer(tmp_path)  # One process reads what two have written.
     assert checkpointer.verify(3) == []
     np.testing.assert_array_equal(
         checkpointer.restore({"x": jax.ShapeDtypeStruct((8, 8), jnp.float32)})[0]["x"],

@@ -1,4 +1,4 @@
-"""A step is compiled once, before its first batch; a second process does not compile it again."""
+"""A step is compiled once, before its first batch; a second process reads it from the cache."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Counts what the compiler does meanwhile."""
+    """A function that returns the number of compilations so far."""
     names = []
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: names.append(event))
     yield lambda: names.count(COMPILED)
@@ -37,7 +37,7 @@ def step_and_arguments(seed):
     return layout.jit(step, donate_argnums=0), like, (state, batch)
 
 
-def test_the_first_call_finds_the_program_that_was_compiled_ahead(compiled):
+def test_the_first_call_uses_the_program_compiled_ahead(compiled):
     step, like, (state, batch) = step_and_arguments(seed=0.125)
     compilation.ahead(step, *like).result()
     before = compiled()
@@ -46,7 +46,7 @@ def test_the_first_call_finds_the_program_that_was_compiled_ahead(compiled):
     assert compiled() == before
 
 
-def test_a_second_process_reads_what_the_first_one_compiled(tmp_path, monkeypatch):
+def test_a_second_compilation_is_a_cache_hit(tmp_path, monkeypatch):
     from jax.experimental.compilation_cache import compilation_cache
 
     settings = {

@@ -1,4 +1,4 @@
-"""What a reader sees while a run trains."""
+"""Console output of a run."""
 
 import io
 
@@ -16,5 +16,5 @@ def test_a_terminal_gets_a_bar():
     console.write(5, {"train/loss": 2.5, "train/eta_s": 3723.0, "train/gradient_norm": 1.0})
     console.write(5, {"val/loss": 2.25})
     console.close()
-    shown = stream.getvalue()
-    assert "5/10" in shown and "loss 2.5  ETA 1:02:03" in shown and "step 5/10  val/loss 2.25\n" in shown
+    output = stream.getvalue()
+    assert "5/10" in output and "loss 2.5  ETA 1:02:03" in output and "step 5/10  val/loss 2.25\n" in output

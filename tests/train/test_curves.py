@@ -1,4 +1,4 @@
-"""Curves show what a run measured, and nothing that it did not."""
+"""Plots have a panel per metric and a curve per run."""
 
 import io
 import math
@@ -34,11 +34,11 @@ def run(directory, *, steps=100):
 def test_there_is_a_panel_for_every_metric_and_a_curve_for_every_run(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    drawn = {}
+    legends = {}
     save = Figure.savefig
 
     def remember(figure, path, **options):
-        drawn.update({axes.get_ylabel(): axes.get_legend_handles_labels()[1] for axes in figure.axes})
+        legends.update({axes.get_ylabel(): axes.get_legend_handles_labels()[1] for axes in figure.axes})
         save(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", remember)
@@ -46,12 +46,12 @@ def test_there_is_a_panel_for_every_metric_and_a_curve_for_every_run(tmp_path, m
 
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in path.parent.iterdir()] == ["both.png"]
-    assert list(drawn) == ["loss", "learning rate", "gradient norm", "tokens per second", "masked"]
-    assert drawn["loss"] == ["bert train", "bert validation", "gpt train", "gpt validation"]
-    assert drawn["learning rate"] == ["bert train", "gpt train"]
+    assert list(legends) == ["loss", "learning rate", "gradient norm", "tokens per second", "masked"]
+    assert legends["loss"] == ["bert train", "bert validation", "gpt train", "gpt validation"]
+    assert legends["learning rate"] == ["bert train", "gpt train"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_paths():
+def test_runs_with_the_same_name_are_labelled_by_their_paths():
     assert curves.labels([Path("a/run"), Path("b/run"), Path("b/other")]) == ["a/run", "b/run", "other"]
 
 

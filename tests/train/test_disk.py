@@ -1,4 +1,4 @@
-"""A full disk is found out before a checkpoint is written, and is one line."""
+"""A full disk is detected before a checkpoint is written, and reported in one line."""
 
 import collections
 import errno
@@ -18,17 +18,17 @@ ABOUT = {"config": {}}
 @pytest.fixture
 def full(monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 92, 8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 92, 8))
 
 
-def test_a_checkpoint_without_room_is_refused_and_the_last_one_stays(tmp_path, monkeypatch):
+def test_a_checkpoint_that_does_not_fit_is_refused_and_the_last_one_stays(tmp_path, monkeypatch):
     state = {"params": {"w": jnp.ones(4)}}
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         checkpointer.save(1, state, ABOUT)
         checkpointer.wait()
         before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
         usage = collections.namedtuple("usage", "total used free")
-        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 92, 8))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 92, 8))
         with pytest.raises(OSError, match="no space left for a checkpoint of 16 bytes") as caught:
             checkpointer.save(2, state, ABOUT)
         assert caught.value.errno == errno.ENOSPC
@@ -36,24 +36,24 @@ def test_a_checkpoint_without_room_is_refused_and_the_last_one_stays(tmp_path, m
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
 
 
-def test_the_room_is_that_of_the_nearest_directory_there_is(full, tmp_path):
+def test_the_free_space_is_that_of_the_nearest_existing_directory(full, tmp_path):
     disk.check_room(tmp_path / "not" / "yet", 8)
     with pytest.raises(OSError, match="9 bytes"):
         disk.check_room(tmp_path / "not" / "yet", 9)
     disk.check_room(epath.Path("gs://bucket/run"), 9)
 
 
-def test_an_error_within_the_writers_is_the_systems_own():
-    error = disk.of_the_system(ValueError("RESOURCE_EXHAUSTED: Error writing x"), Path("checkpoints/3"))
+def test_a_system_error_of_tensorstore_becomes_an_os_error():
+    error = disk.as_os_error(ValueError("RESOURCE_EXHAUSTED: Error writing x"), Path("checkpoints/3"))
     assert isinstance(error, OSError) and (error.errno, error.filename) == (errno.ENOSPC, "checkpoints/3")
     other = ValueError("shapes differ")
-    assert disk.of_the_system(other, Path("checkpoints/3")) is other
+    assert disk.as_os_error(other, Path("checkpoints/3")) is other
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EROFS, 2), (errno.EACCES, 2)]
 )
-def test_what_the_system_refuses_is_one_line(number, code, monkeypatch, capsys):
+def test_an_os_error_is_reported_in_one_line(number, code, monkeypatch, capsys):
     from lm_jax import flags, main
 
     def refused(*_):
@@ -65,7 +65,7 @@ def test_what_the_system_refuses_is_one_line(number, code, monkeypatch, capsys):
     assert line.startswith("lm-jax train: /somewhere/file: no luck; ")
 
 
-def test_ctrl_c_is_one_line_and_the_shells_code(monkeypatch, capsys):
+def test_ctrl_c_is_one_line_and_exits_with_130(monkeypatch, capsys):
     from lm_jax import flags, main
 
     def interrupted(*_):

@@ -1,4 +1,4 @@
-"""Gradients in parts are the gradients of the whole, whatever the parts weigh."""
+"""Accumulated gradients equal those of the whole batch, for micro-batches of any weight."""
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +17,26 @@ PARAMS = {"w": jnp.array([0.5, -1.0, 2.0])}
 
 
 def loss_of(batch):
-    """A weighted mean over the whole of `batch`, as objectives compute it for a part."""
-    whole = batch["weights"].sum()
+    """A weighted mean over `batch`: the loss function returns the share of one micro-batch, as objectives do."""
+    weight = batch["weights"].sum()
 
     def loss(params, part, key, carry):
         values = jnp.tanh(part["x"] @ params["w"])
         total = (values * part["weights"]).sum()
-        return Loss(total=total / whole, metrics={"loss": Sum(total=total, weight=part["weights"].sum())})
+        return Loss(total=total / weight, metrics={"loss": Sum(total=total, weight=part["weights"].sum())})
 
     return loss
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 8])
-def test_parts_of_uneven_weight_give_the_gradients_of_the_whole(parts):
+def test_micro_batches_of_uneven_weight_give_the_gradients_of_the_batch(parts):
     key = jax.random.key(0)
     expected, sums, _ = plain(loss_of(BATCH), PARAMS, BATCH, key, Carry())
-    found, found_sums, _ = jax.jit(lambda: accumulate(parts)(loss_of(BATCH), PARAMS, BATCH, key, Carry()))()
+    grads, accumulated, _ = jax.jit(lambda: accumulate(parts)(loss_of(BATCH), PARAMS, BATCH, key, Carry()))()
     # float32 sums of eight numbers in another order.
-    np.testing.assert_allclose(found["w"], expected["w"], atol=1e-6)
-    np.testing.assert_allclose(found_sums["loss"].total, sums["loss"].total, atol=1e-6)
-    assert found_sums["loss"].weight == sums["loss"].weight == 5
+    np.testing.assert_allclose(grads["w"], expected["w"], atol=1e-6)
+    np.testing.assert_allclose(accumulated["loss"].total, sums["loss"].total, atol=1e-6)
+    assert accumulated["loss"].weight == sums["loss"].weight == 5
 
 
 def test_a_mean_of_means_would_be_wrong():
@@ -46,29 +46,29 @@ def test_a_mean_of_means_would_be_wrong():
     assert np.abs(naive - exact).max() > 1e-2
 
 
-def test_one_part_is_the_plain_function():
+def test_one_micro_batch_is_the_plain_function():
     assert accumulate(1) is plain
 
 
-def test_every_part_has_a_key_of_its_own():
+def test_every_micro_batch_has_its_own_key():
     def loss(params, part, key, carry):
-        drawn = jax.random.normal(key)
-        return Loss(total=params["w"].sum() * drawn, metrics={"square": Sum(total=drawn**2, weight=1.0 + 0 * drawn)})
+        noise = jax.random.normal(key)
+        return Loss(total=params["w"].sum() * noise, metrics={"square": Sum(total=noise**2, weight=1.0 + 0 * noise)})
 
-    found, sums, _ = accumulate(4)(loss, PARAMS, BATCH, jax.random.key(0), Carry())
-    # Equal draws d would give 4 d and 4 d ** 2.
-    assert abs(found["w"][0] ** 2 / 4 - sums["square"].total) > 1e-3
+    grads, sums, _ = accumulate(4)(loss, PARAMS, BATCH, jax.random.key(0), Carry())
+    # Equal noise d in all four would give 4 d and 4 d ** 2.
+    assert abs(grads["w"][0] ** 2 / 4 - sums["square"].total) > 1e-3
 
 
-def test_every_device_keeps_its_share_of_every_part():
+def test_every_micro_batch_takes_rows_of_every_device():
     rows = {"row": jnp.arange(8.0)}
-    seen = []
+    batches = []
 
     def loss(params, part, key, carry):
-        jax.debug.callback(lambda part: seen.append(tuple(np.asarray(part).astype(int))), part["row"], ordered=True)
+        jax.debug.callback(lambda part: batches.append(tuple(np.asarray(part).astype(int))), part["row"], ordered=True)
         return Loss(total=params["w"].sum(), metrics={})
 
     accumulate(2)(loss, PARAMS, rows, jax.random.key(0), Carry())
     jax.effects_barrier()
-    # Devices hold consecutive rows: 0-1, 2-3, 4-5, 6-7 of four devices.
-    assert seen == [(0, 2, 4, 6), (1, 3, 5, 7)]
+    # Four devices hold rows 0-1, 2-3, 4-5 and 6-7.
+    assert batches == [(0, 2, 4, 6), (1, 3, 5, 7)]

@@ -1,4 +1,4 @@
-"""Metrics survive kills and can be read by eye, by TensorBoard and by any JSON reader."""
+"""Metrics survive kills; TensorBoard, JSON readers and people can read them."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def test_every_line_is_strict_json(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_resuming_cuts_what_came_after_and_a_half_written_line(tmp_path):
+def test_resuming_drops_later_lines_and_an_incomplete_one(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with Logger(tmp_path, total=10, names=["jsonl"], stream=io.StringIO()) as logger:
         for step in range(1, 7):
@@ -37,7 +37,7 @@ def test_resuming_cuts_what_came_after_and_a_half_written_line(tmp_path):
     with Logger(tmp_path, total=10, start=4, names=["jsonl"], stream=io.StringIO()) as logger:
         logger.write(5, {"train/loss": 0.5})
     assert [(entry["step"], entry["train/loss"]) for entry in lines(tmp_path)][-2:] == [(4, 0.25), (5, 0.5)]
-    assert metrics.cut(path, 2) == 3
+    assert metrics.truncate(path, 2) == 3
     assert [entry["step"] for entry in lines(tmp_path)] == [1, 2]
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 

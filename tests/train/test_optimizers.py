@@ -1,4 +1,4 @@
-"""Schedules, clipping, decay, and optimizers that look at whole matrices."""
+"""Schedules, clipping, weight decay, and optimizers of whole matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def rate(name, count, *, warmup=10, final=0.1, steps=110, peak=2.0):
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_every_schedule_rises_from_one_step_above_zero_to_the_peak(name):
+def test_every_warmup_rises_from_one_step_above_zero_to_the_peak(name):
     assert rate(name, 0) == pytest.approx(2.0 / 11)
     assert rate(name, 9) == pytest.approx(2.0 * 10 / 11)
     assert rate(name, 10) == pytest.approx(2.0)
@@ -48,24 +48,24 @@ def test_schedules_at_their_key_points(name, halfway, end):
     assert rate(name, 110) == pytest.approx(end, rel=1e-5)
 
 
-def test_wsd_stays_at_the_peak_and_falls_in_a_line_over_the_last_share():
-    # 110 steps of which the last 22 fall.
+def test_wsd_stays_at_the_peak_and_decays_linearly_over_the_last_fraction():
+    # The last 22 of 110 steps decay.
     assert rate("wsd", 88) == pytest.approx(2.0)
     assert rate("wsd", 99) == pytest.approx(1.1)
     assert rate("wsd", 500) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5])
-def test_a_decay_that_is_no_share_is_refused(decay):
-    with pytest.raises(InputError, match=r"schedule\.decay is .*expected a share"):
+def test_a_decay_that_is_not_a_fraction_is_refused(decay):
+    with pytest.raises(InputError, match=r"schedule\.decay is .*expected a fraction"):
         ScheduleConfig(decay=decay)
 
 
-def test_after_the_end_the_final_rate_stays():
+def test_the_final_rate_stays_after_the_end():
     assert rate("linear", 500) == rate("cosine", 500) == pytest.approx(0.2)
 
 
-def test_without_a_warmup_the_first_update_has_the_peak():
+def test_without_a_warmup_the_first_update_has_the_peak_rate():
     assert rate("cosine", 0, warmup=0) == 2.0
 
 
@@ -80,29 +80,29 @@ def test_a_warmup_longer_than_the_run_is_refused():
 
 
 def test_unknown_names_list_the_choices():
-    with pytest.raises(InputError, match=r"config\.optimizer\.name is 'adam', which is none of adamw"):
+    with pytest.raises(InputError, match=r"config\.optimizer\.name is 'adam'; expected one of adamw"):
         optimizers.build_optimizer(OptimizerConfig(name="adam"), 10, {})
     with pytest.raises(InputError, match=r"config\.optimizer\.schedule\.name is 'cosin'.*did you mean cosine"):
         rate("cosin", 0)
 
 
-def updated(config, params, slopes, axes=None):
+def first_update(config, params, grads, axes=None):
     optimizer = optimizers.build_optimizer(config, 10, axes or {})
-    changes, _ = jax.jit(optimizer.update)(slopes, jax.jit(optimizer.init)(params), params)
+    changes, _ = jax.jit(optimizer.update)(grads, jax.jit(optimizer.init)(params), params)
     return changes
 
 
 STEADY = ScheduleConfig(name="constant")
 
 
-def test_adamw_is_its_formula():
+def test_adamw_follows_its_formula():
     config = OptimizerConfig(
         learning_rate=0.1, clip=0.0, schedule=STEADY, adamw=AdamWConfig(weight_decay=0.5, epsilon=1e-8)
     )
-    params, slopes = {"kernel": jnp.array([1.0, -2.0])}, {"kernel": jnp.array([3.0, -0.5])}
-    # At the first update the corrected moments are g and g ** 2: a step of sign(g), and the decay beside it.
+    params, grads = {"kernel": jnp.array([1.0, -2.0])}, {"kernel": jnp.array([3.0, -0.5])}
+    # At the first update the corrected moments are g and g ** 2, so the step is sign(g) plus the decay.
     expected = -0.1 * (np.sign([3.0, -0.5]) + 0.5 * np.array([1.0, -2.0]))
-    np.testing.assert_allclose(updated(config, params, slopes)["kernel"], expected, rtol=1e-5)
+    np.testing.assert_allclose(first_update(config, params, grads)["kernel"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
@@ -122,23 +122,23 @@ def test_biases_scales_and_norms_do_not_decay(name):
     names = {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")}
     norm = {"scale": ("layers", "norm")}
     axes = {"model": {"layers": {"in": names, "attention_norm": norm}, "position": ("position", "embed")}}
-    # Without gradients the decay is all that is left.
-    changes = updated(config, params, jax.tree.map(jnp.zeros_like, params), axes)["model"]
+    # Without gradients only the decay remains.
+    changes = first_update(config, params, jax.tree.map(jnp.zeros_like, params), axes)["model"]
     np.testing.assert_allclose(changes["layers"]["in"]["kernel"], -0.05, rtol=1e-5)
     np.testing.assert_allclose(changes["position"], -0.05, rtol=1e-5)
     assert not changes["layers"]["in"]["bias"].any()
     assert not changes["layers"]["attention_norm"]["scale"].any()
 
 
-def test_clipping_scales_all_gradients_to_the_largest_norm_allowed():
-    slopes = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+def test_clipping_scales_all_gradients_to_the_maximum_norm():
+    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     config = OptimizerConfig(name="adamw", clip=1.0)
     sgd = optax.chain(optax.clip_by_global_norm(config.clip), optax.sgd(1.0))
-    changes, _ = sgd.update(slopes, sgd.init(slopes))
+    changes, _ = sgd.update(grads, sgd.init(grads))
     np.testing.assert_allclose([changes["a"][0], changes["b"][0]], [-0.6, -0.8], rtol=1e-6)
-    # Adam's first moment shows what it was given.
+    # Adam's first moment is 0.1 times its input.
     optimizer = optimizers.build_optimizer(config, 10, {})
-    _, state = optimizer.update(slopes, optimizer.init(slopes), slopes)
+    _, state = optimizer.update(grads, optimizer.init(grads), grads)
     moments = optax.tree.get(state, "mu")
     np.testing.assert_allclose([moments["a"][0], moments["b"][0]], [0.06, 0.08], rtol=1e-5)
 
@@ -153,12 +153,12 @@ def test_the_learning_rate_follows_the_number_of_updates():
     for _ in range(4):
         changes, state = optimizer.update({"kernel": jnp.array([1.0])}, state, params)
         sizes.append(float(-changes["kernel"][0]))
-    # Steady gradients make Adam's steps the learning rate itself.
+    # With constant gradients Adam's steps equal the learning rate.
     np.testing.assert_allclose(sizes, [1.0, 0.75, 0.5, 0.25], rtol=1e-4)
 
 
 @pytest.mark.parametrize("scale_by_parameter", [True, False])
-def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_parameter):
+def test_adafactor_treats_stacked_layers_like_separate_ones(scale_by_parameter):
     config = OptimizerConfig(
         name="adafactor",
         learning_rate=0.1,
@@ -167,7 +167,7 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
         adafactor=AdafactorConfig(scale_by_parameter=scale_by_parameter),
     )
     rng = np.random.default_rng(0)
-    # Wide enough that Adafactor keeps rows and columns instead of the matrix: 128 either way.
+    # At least 128 x 128, so that Adafactor factors the second moments into rows and columns.
     shapes = {
         "attention/query/kernel": (2, 128, 4, 32),
         "attention/out/kernel": (2, 4, 32, 128),
@@ -186,7 +186,7 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
         name: rng.standard_normal(shape, np.float32) * sizes.reshape(-1, *[1] * (len(shape) - 1))
         for name, shape in shapes.items()
     }
-    params, all_slopes = draw(), [draw(), draw()]
+    params, all_grads = draw(), [draw(), draw()]
     flat = {
         "attention/query/kernel": (128, 128),
         "attention/out/kernel": (128, 128),
@@ -194,20 +194,20 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
         "in/bias": (130,),
     }
 
-    def trained(tree_of, axes):
+    def train(tree_of, axes):
         optimizer = optimizers.build_optimizer(config, 10, axes)
         optimizer = jax.jit(optimizer.update), optimizer.init
         tree, state = tree_of(params), optimizer[1](tree_of(params))
-        for slopes in all_slopes:
-            changes, state = optimizer[0](tree_of(slopes), state, tree)
+        for grads in all_grads:
+            changes, state = optimizer[0](tree_of(grads), state, tree)
             tree = optax.apply_updates(tree, changes)
         return tree
 
-    stacked = trained(
+    stacked = train(
         lambda arrays: {"stack/layers/" + name: jnp.asarray(array) for name, array in arrays.items()},
         {"stack/layers/" + name: ("layers", *axes) for name, axes in names.items()},
     )
-    apart = trained(
+    separate = train(
         lambda arrays: {
             f"layer_{layer}/{name}": jnp.asarray(array[layer].reshape(flat[name]))
             for name, array in arrays.items()
@@ -217,12 +217,12 @@ def test_adafactor_treats_stacked_layers_as_if_they_were_stored_apart(scale_by_p
     )
     for name in shapes:
         for layer in range(2):
-            found = stacked["stack/layers/" + name][layer].reshape(flat[name])
+            weights = stacked["stack/layers/" + name][layer].reshape(flat[name])
             # float32 means over 128 numbers in another order.
-            np.testing.assert_allclose(found, apart[f"layer_{layer}/{name}"], rtol=1e-4, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(weights, separate[f"layer_{layer}/{name}"], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_adafactor_keeps_rows_and_columns_of_one_layers_matrix():
+def test_adafactor_factors_the_matrix_of_each_layer():
     params = {"layers": {"query": {"kernel": jnp.ones((3, 128, 4, 32))}}}
     axes = {"layers": {"query": {"kernel": ("layers", "embed", "heads", "kv")}}}
     state = optimizers.build_optimizer(OptimizerConfig(name="adafactor"), 10, axes).init(params)
@@ -235,7 +235,7 @@ def test_adafactor_keeps_rows_and_columns_of_one_layers_matrix():
     ("name", "longest"),
     [("adafactor", {(3, 128), (2, 128), (2, 4, 128), (2, 4, 256)}), ("muon", {(3, 128, 128), (2, 128, 128)})],
 )
-def test_layers_of_two_numbers_and_experts_are_matrices_of_their_own(name, longest):
+def test_stacks_of_different_depth_and_experts_are_separate_matrices(name, longest):
     shapes = {"a/query": (3, 128, 4, 32), "b/query": (2, 128, 4, 32), "b/experts": (2, 4, 128, 256)}
     axes = {path: ("layers", "embed", "heads", "kv") for path in shapes} | {
         "b/experts": ("layers", "experts", "embed", "mlp")
@@ -252,25 +252,25 @@ def test_lion_steps_by_the_sign_of_its_interpolation():
     config = OptimizerConfig(
         name="lion", learning_rate=0.1, clip=0.0, schedule=STEADY, lion=LionConfig(weight_decay=0.0)
     )
-    changes = updated(config, {"kernel": jnp.ones(3)}, {"kernel": jnp.array([3.0, -0.5, 0.0])})
+    changes = first_update(config, {"kernel": jnp.ones(3)}, {"kernel": jnp.array([3.0, -0.5, 0.0])})
     np.testing.assert_allclose(changes["kernel"], [-0.1, 0.1, 0.0], rtol=1e-6)
 
 
 def test_sgd_with_nesterovs_momentum_looks_ahead():
     config = OptimizerConfig(name="sgd", learning_rate=1.0, clip=0.0, schedule=STEADY)
-    # The first momentum is g; the step is g + 0.9 x that.
+    # The first momentum is g, so the step is g + 0.9 g.
     np.testing.assert_allclose(
-        updated(config, {"kernel": jnp.zeros(1)}, {"kernel": jnp.ones(1)})["kernel"], [-1.9], rtol=1e-6
+        first_update(config, {"kernel": jnp.zeros(1)}, {"kernel": jnp.ones(1)})["kernel"], [-1.9], rtol=1e-6
     )
 
 
-def test_muon_makes_the_updates_of_each_layers_matrices_orthogonal_and_leaves_the_rest_to_adamw():
+def test_muon_orthogonalises_the_matrices_of_each_layer_and_adamw_updates_the_rest():
     config = OptimizerConfig(
         name="muon", learning_rate=0.1, clip=0.0, schedule=STEADY, muon=MuonConfig(weight_decay=0.0, rest=0.5)
     )
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))
-    slopes = {
+    grads = {
         "embed": {"table": draw(20, 16)},
         "stack": {
             "layers": {"query": {"kernel": draw(3, 16, 4, 4), "bias": draw(3, 4, 4)}, "in": {"kernel": draw(3, 16, 64)}}
@@ -281,13 +281,13 @@ def test_muon_makes_the_updates_of_each_layers_matrices_orthogonal_and_leaves_th
         "embed": {"table": ("vocab", "embed")},
         "stack": {"layers": {"query": query, "in": {"kernel": ("layers", "embed", "mlp")}}},
     }
-    changes = updated(config, jax.tree.map(jnp.zeros_like, slopes), slopes, axes)
+    changes = first_update(config, jax.tree.map(jnp.zeros_like, grads), grads, axes)
     layers = changes["stack"]["layers"]
     for name, shape in (("query", (16, 16)), ("in", (16, 64))):
         for layer in range(3):
             update = np.asarray(layers[name]["kernel"][layer]).reshape(shape)
             values = np.linalg.svd(update, compute_uv=False) / (0.1 * 0.2 * max(shape) ** 0.5)
-            # Jordan's five iterations bring singular values near 1, not to it.
+            # Five Newton-Schulz iterations bring singular values near 1, not to it.
             assert values.min() > 0.5 and values.max() < 1.3, (name, layer, values)
     for leaf in (changes["embed"]["table"], layers["query"]["bias"]):
         np.testing.assert_allclose(np.abs(leaf), 0.05, rtol=1e-3)
@@ -302,14 +302,14 @@ def test_multipliers_scale_the_updates_of_matching_paths_decay_included():
         multipliers=(Multiplier(pattern="^model/embed", factor=0.1), Multiplier(pattern="table$", factor=2.0)),
     )
     params = {"model": {"embed": {"table": jnp.ones(2)}, "head": {"kernel": jnp.ones(2), "table": jnp.ones(2)}}}
-    changes = updated(config, params, jax.tree.map(jnp.ones_like, params))["model"]
+    changes = first_update(config, params, jax.tree.map(jnp.ones_like, params))["model"]
     whole = -0.1 * 1.5
     np.testing.assert_allclose(changes["embed"]["table"], 0.2 * whole, rtol=1e-5)
     np.testing.assert_allclose(changes["head"]["kernel"], whole, rtol=1e-5)
     np.testing.assert_allclose(changes["head"]["table"], 2 * whole, rtol=1e-5)
 
 
-def test_a_models_own_factors_multiply_the_recipes():
+def test_factors_of_the_model_multiply_those_of_the_config():
     config = OptimizerConfig(
         learning_rate=0.1, clip=0.0, schedule=STEADY, multipliers=(Multiplier(pattern="a", factor=3.0),)
     )
@@ -319,11 +319,11 @@ def test_a_models_own_factors_multiply_the_recipes():
 
 
 def test_schedule_free_refuses_a_schedule():
-    with pytest.raises(InputError, match=r"schedule\.name is 'cosine'; the optimizer schedule_free wants 'constant'"):
+    with pytest.raises(InputError, match=r"schedule\.name is 'cosine'; optimizer schedule_free requires 'constant'"):
         optimizers.build_optimizer(OptimizerConfig(name="schedule_free"), 10, {})
 
 
-def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
+def test_the_average_of_schedule_free_reaches_the_minimum_of_a_noisy_quadratic():
     from lm_jax.train import averaging, state
 
     config = OptimizerConfig(
@@ -338,28 +338,28 @@ def test_schedule_free_moves_the_average_to_the_minimum_of_a_noisy_bowl():
     noise = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
 
     @jax.jit
-    def step(now, push):
-        slopes = jax.tree.map(lambda x: 2 * (x - 3.0) + push, now.params)
-        changes, opt_state = optimizer.update(slopes, now.opt_state, now.params)
+    def step(now, shift):
+        grads = jax.tree.map(lambda x: 2 * (x - 3.0) + shift, now.params)
+        changes, opt_state = optimizer.update(grads, now.opt_state, now.params)
         params = optax.apply_updates(now.params, changes)
         averaged = average(now.averaged, params, opt_state, now.updates)
         return now.replace(params=params, opt_state=opt_state, averaged=averaged, updates=now.updates + 1)
 
     now = state.create({"kernel": jnp.zeros(4)}, optimizer, loss_scaled=False, averaged=True)
-    for push in noise:
-        now = step(now, push)
+    for shift in noise:
+        now = step(now, shift)
     fast = np.abs(np.asarray(optax.tree.get(now.opt_state, "z")["kernel"]) - 3.0).max()
     averaged = np.abs(np.asarray(now.weights.params["kernel"]) - 3.0).max()
     assert averaged < 0.1 and averaged < fast
 
 
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
-def test_a_warmup_below_one_is_a_share_of_the_steps(name):
-    share = ScheduleConfig(name=name, warmup=0.1)
+def test_a_warmup_below_one_is_a_fraction_of_the_steps(name):
+    fraction = ScheduleConfig(name=name, warmup=0.1)
     steps = ScheduleConfig(name=name, warmup=20)
-    rates = [schedules.build_schedule(config, 1.0, 200) for config in (share, steps)]
+    rates = [schedules.build_schedule(config, 1.0, 200) for config in (fraction, steps)]
     assert [rates[0](count) for count in range(0, 200, 7)] == [rates[1](count) for count in range(0, 200, 7)]
-    assert share.resolved(3) == (0, 3)
+    assert fraction.resolved(3) == (0, 3)
 
 
 def test_a_warmup_of_one_is_one_step():
@@ -367,19 +367,19 @@ def test_a_warmup_of_one_is_one_step():
 
 
 @pytest.mark.parametrize(("before", "after"), [(1.0, 0.0), (0.0, 0.5), (1.0, 0.5), (0.0, 0.0)])
-def test_the_state_fits_after_clipping_was_switched(before, after):
+def test_the_state_can_be_adapted_when_clipping_is_switched(before, after):
     params = {"w": jnp.ones((2, 2))}
     states = [optimizers.build_optimizer(OptimizerConfig(clip=clip), 10, {}).init(params) for clip in (before, after)]
     adapted = optimizers.reclipped(states[0], before, after)
     assert jax.tree.structure(adapted) == jax.tree.structure(states[1])
 
 
-def test_schedule_free_takes_a_share_of_the_runs_steps_as_its_warmup():
-    config = OptimizerConfig(name="schedule_free", schedule=ScheduleConfig(name="constant", warmup=0.5))
-    same = OptimizerConfig(name="schedule_free", schedule=ScheduleConfig(name="constant", warmup=5))
+def test_the_warmup_of_schedule_free_may_be_a_fraction_of_the_steps():
+    fraction = OptimizerConfig(name="schedule_free", schedule=ScheduleConfig(name="constant", warmup=0.5))
+    steps = OptimizerConfig(name="schedule_free", schedule=ScheduleConfig(name="constant", warmup=5))
     params, gradient = {"w": jnp.ones(3)}, {"w": jnp.full(3, 0.5)}
     updates = []
-    for one in (config, same):
-        optimizer = optimizers.build_optimizer(one, 10, {})
+    for config in (fraction, steps):
+        optimizer = optimizers.build_optimizer(config, 10, {})
         updates.append(optimizer.update(gradient, optimizer.init(params), params)[0]["w"])
     np.testing.assert_array_equal(*updates)

@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends with the same bits as one that was left alone."""
+"""A run that is killed and restarted ends with the same bits as an uninterrupted one."""
 
 import json
 import signal
@@ -26,8 +26,8 @@ def test_sigkill_and_restart_end_with_the_same_bits(tmp_path):
         "--config.train.ema=0.9",
         *golden_flags(tmp_path / "store"),
     ]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(*flags, f"--workdir={whole}"), env=one_device(), check=True, capture_output=True)
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    subprocess.run(command(*flags, f"--workdir={uninterrupted}"), env=one_device(), check=True, capture_output=True)
 
     process = subprocess.Popen(command(*flags, f"--workdir={killed}"), env=one_device(), stdout=subprocess.DEVNULL)
     _wait_for_step(killed / "metrics.jsonl", 15, process)
@@ -36,11 +36,10 @@ def test_sigkill_and_restart_end_with_the_same_bits(tmp_path):
     assert max(_steps(killed)) < STEPS
     subprocess.run(command(*flags, f"--workdir={killed}"), env=one_device(), check=True, capture_output=True)
 
-    assert _arrays(whole) == _arrays(killed)
-    kept = ("step", "train/loss", "val/loss", "train/tokens", "train/learning_rate")
-    assert [{name: line.get(name) for name in kept} for line in _lines(whole)] == [
-        {name: line.get(name) for name in kept} for line in _lines(killed)
-    ]
+    assert _arrays(uninterrupted) == _arrays(killed)
+    names = ("step", "train/loss", "val/loss", "train/tokens", "train/learning_rate")
+    read = lambda run: [{name: line.get(name) for name in names} for line in _lines(run)]
+    assert read(killed) == read(uninterrupted)
 
 
 def _wait_for_step(path, step, process):
@@ -50,7 +49,7 @@ def _wait_for_step(path, step, process):
         if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines()[:-1]):
             return
         time.sleep(0.005)
-    raise AssertionError("the run did not get under way")
+    raise AssertionError("the run did not start")
 
 
 def _lines(run):

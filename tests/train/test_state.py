@@ -1,4 +1,4 @@
-"""The train state, and the loss scale's rules."""
+"""The train state, and the adjustment of the loss scale."""
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ def adjusted(before, finite, **options):
     return float(after.scale), int(after.good)
 
 
-def test_an_overflow_halves_the_scale_and_starts_the_count_again():
+def test_an_overflow_halves_the_scale_and_resets_the_count():
     assert adjusted(scale(1024, good=7), False) == (512, 0)
 
 
-def test_enough_good_updates_double_it():
+def test_enough_good_updates_double_the_scale():
     assert adjusted(scale(1024, good=1), True, patience=3) == (1024, 2)
     assert adjusted(scale(1024, good=2), True, patience=3) == (2048, 0)
 
@@ -38,8 +38,8 @@ def test_two_states_have_one_tree_structure():
 
 
 def test_no_two_leaves_share_a_buffer():
-    made = create({"model": jnp.ones(2)}, optax.sgd(1.0), loss_scaled=True)
-    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(made)]
+    scaled = create({"model": jnp.ones(2)}, optax.sgd(1.0), loss_scaled=True)
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(scaled)]
     assert len(set(pointers)) == len(pointers)
 
 

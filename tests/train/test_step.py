@@ -1,4 +1,4 @@
-"""One step is one step: in parts, on many devices, or with a scaled loss."""
+"""A step gives the same result accumulated, on many devices, or with a scaled loss."""
 
 import functools
 
@@ -23,14 +23,14 @@ from lm_jax.train.placing import state_axes
 from lm_jax.train.step import make_eval_step, make_train_step
 
 OBJECTIVES = ("causal", "masked", "span")
-# Parameters after one step of this are parameters minus gradients: nothing hides a small difference.
+# Plain gradient descent: the new parameters are the old ones minus the gradients, so small differences show.
 DESCENT = optax.sgd(1.0)
 PLAIN, SEQUENCE = Rules(), Rules(stream=("tensor",))
 setting = functools.cache(tiny.setting)
 
 
 def stepped(name, gradients=plain):
-    """The state and the metrics after one step on one device."""
+    """State and metrics after one step on one device."""
     case = setting(name)
     step = jax.jit(make_train_step(case.objective, case.models, DESCENT, gradients=gradients))
     return step(state.create(case.params, DESCENT, loss_scaled=False), case.batch)
@@ -39,25 +39,25 @@ def stepped(name, gradients=plain):
 reference = functools.cache(stepped)
 
 
-def assert_same(found, expected):
-    """Two results of a step, up to float32 noise: sums of hundreds of terms of size 1 in another order."""
-    for (path, ours), theirs in zip(named_leaves(found[0].params), jax.tree.leaves(expected[0].params), strict=True):
+def assert_same(result, expected):
+    """Compares two results of a step up to float32 noise: sums of hundreds of terms of size 1 in another order."""
+    for (path, ours), theirs in zip(named_leaves(result[0].params), jax.tree.leaves(expected[0].params), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=2e-6, err_msg=path)
-    ours, theirs = means(found[1]), means(expected[1])
+    ours, theirs = means(result[1]), means(expected[1])
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_accumulating_four_parts_is_one_step(name):
+def test_accumulating_four_micro_batches_is_one_step(name):
     weights = setting(name).batch["weights"]
-    assert len({float(weights[part::4].sum()) for part in range(4)}) > 1, "the parts should weigh differently"
+    assert len({float(weights[part::4].sum()) for part in range(4)}) > 1, "the micro-batches should differ in weight"
     assert_same(stepped(name, accumulate(4)), reference(name))
 
 
-def placed(layout, case, optimizer):
-    """The state of a case where a layout wants it."""
-    made = state.create(case.params, optimizer, loss_scaled=False)
-    return jax.device_put(made, layout.shardings(state_axes(made, case.axes), made))
+def sharded_state(layout, case, optimizer):
+    """The state of a case with the shardings of a layout."""
+    new = state.create(case.params, optimizer, loss_scaled=False)
+    return jax.device_put(new, layout.shardings(state_axes(new, case.axes), new))
 
 
 def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rules=PLAIN):
@@ -65,7 +65,7 @@ def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rul
     layout = Layout(mesh.make(MeshConfig(data=data, fsdp=fsdp, tensor=tensor)), rules)
     step = layout.jit(make_train_step(case.objective, case.models, optimizer, gradients=gradients))
     batch = tiny.put(layout, case.batch)
-    now = placed(layout, case, optimizer)
+    now = sharded_state(layout, case, optimizer)
     program = step.lower(now, batch).compile()
     return program(now, batch), program
 
@@ -80,29 +80,29 @@ def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rul
     ],
 )
 def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
-    # Each device makes its logits in parts.
+    # So that each device computes its logits in chunks.
     monkeypatch.setattr(cross_entropy, "LEAST_TOKENS", 4)
-    found, program = on_devices(name, *axes, rules=rules)
-    assert_same(found, reference(name))
+    result, program = on_devices(name, *axes, rules=rules)
+    assert_same(result, reference(name))
     rows, length = setting(name).batch["tokens"].shape
     rows, length = rows // (axes[0] * axes[1]), length // (axes[2] if rules == SEQUENCE else 1)
     # The residual stream of one device.
     assert f"f32[{rows},{length},64]{{2,1,0}} add" in program.as_text()
 
 
-def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
+def test_parameters_and_optimizer_state_are_sharded_before_and_after_a_step():
     optimizer = optimizers.build_optimizer(OptimizerConfig(), 10, setting("causal").axes)
-    # Fully sharded, in parts: the gradients of a part must not fall back to whole copies either.
+    # Fully sharded, with accumulation: the gradients of a micro-batch must not become replicated either.
     (new, sums), _ = on_devices("causal", 1, 4, 2, optimizer, accumulate(2))
     leaves = dict(named_leaves(new))
-    whole = {"in/kernel": (1, 64, 256), "attention/query/kernel": (1, 64, 2, 32), "token/embedding": (64, 64)}
-    part = {"in/kernel": (1, 16, 128), "attention/query/kernel": (1, 16, 1, 32), "token/embedding": (32, 16)}
-    for name, shape in whole.items():
-        found = [leaf for path, leaf in leaves.items() if path.endswith(name)]
-        assert len(found) == 3, "the parameter and Adam's two moments"
-        for leaf in found:
+    shapes = {"in/kernel": (1, 64, 256), "attention/query/kernel": (1, 64, 2, 32), "token/embedding": (64, 64)}
+    shards = {"in/kernel": (1, 16, 128), "attention/query/kernel": (1, 16, 1, 32), "token/embedding": (32, 16)}
+    for name, shape in shapes.items():
+        matches = [leaf for path, leaf in leaves.items() if path.endswith(name)]
+        assert len(matches) == 3, "the parameter and Adam's two moments"
+        for leaf in matches:
             assert leaf.shape == shape
-            assert {shard.data.shape for shard in leaf.addressable_shards} == {part[name]}, name
+            assert {shard.data.shape for shard in leaf.addressable_shards} == {shards[name]}, name
     assert means(sums)["loss"] == pytest.approx(means(reference("causal")[1])["loss"], rel=1e-5)
     assert means(sums)["gradient_norm"] == pytest.approx(means(reference("causal")[1])["gradient_norm"], rel=1e-5)
 
@@ -110,12 +110,12 @@ def test_parameters_and_optimizer_state_are_really_sharded_and_stay_so():
 def test_a_scaled_loss_gives_the_same_gradients():
     case = setting("causal")
     step = jax.jit(make_train_step(case.objective, case.models, DESCENT))
-    found = step(state.create(case.params, DESCENT, loss_scaled=True), case.batch)
-    # A power of two changes no digit.
+    scaled, scaled_sums = step(state.create(case.params, DESCENT, loss_scaled=True), case.batch)
+    # Scaling by a power of two is exact.
     expected, sums = reference("causal")
-    assert tiny.largest_difference(found[0].params, expected.params) < 1e-7
-    assert means(found[1])["loss"] == pytest.approx(means(sums)["loss"], rel=1e-6)
-    assert means(found[1])["skipped"] == 0
+    assert tiny.largest_difference(scaled.params, expected.params) < 1e-7
+    assert means(scaled_sums)["loss"] == pytest.approx(means(sums)["loss"], rel=1e-6)
+    assert means(scaled_sums)["skipped"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +152,11 @@ def test_without_overflow_float16_trains_and_the_scale_grows(half):
     assert (float(after.loss_scale.scale), int(after.loss_scale.good)) == (2.0**11, 0)
     assert 0 < tiny.largest_difference(after.params, before.params) < 2e-3
     assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
-    # 11 bits of precision on a loss of 4.
+    # float16 has 11 bits of precision, for a loss of 4.
     assert means(sums)["loss"] == pytest.approx(means(reference("causal")[1])["loss"], rel=1e-2)
 
 
-def test_evaluation_sums_what_training_sums():
+def test_evaluation_computes_the_metrics_of_training():
     case = setting("masked")
     sums = jax.jit(make_eval_step(case.objective, case.models))(state.Weights(case.params), case.batch)
     expected = {name: value for name, value in means(reference("masked")[1]).items() if name != "gradient_norm"}
@@ -169,11 +169,8 @@ def test_rows_without_weight_change_nothing():
     empty = jax.tree.map(jnp.zeros_like, case.batch)
     padded = jax.tree.map(lambda leaf, zeros: jnp.concatenate([leaf[:5], zeros[:3]]), case.batch, empty)
     unweighted = case.batch | {"weights": case.batch["weights"].at[5:].set(0)}
-    found, expected = (
-        evaluate(state.Weights(case.params), padded)["loss"],
-        evaluate(state.Weights(case.params), unweighted)["loss"],
-    )
-    assert float(found.total) == pytest.approx(float(expected.total), rel=1e-6)
-    assert float(found.weight) == float(case.batch["weights"][:5].sum())
-    nothing = evaluate(state.Weights(case.params), empty)["loss"]
+    weights = state.Weights(case.params)
+    loss, expected, nothing = (evaluate(weights, batch)["loss"] for batch in (padded, unweighted, empty))
+    assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-6)
+    assert float(loss.weight) == float(case.batch["weights"][:5].sum())
     assert (float(nothing.total), float(nothing.weight)) == (0, 0)

@@ -1,4 +1,4 @@
-"""Rates add up and peaks are sane."""
+"""Rates are correct and peaks plausible."""
 
 import time
 
@@ -24,12 +24,12 @@ from lm_jax.train.throughput import Meter, MeterConfig
     ],
 )
 def test_known_devices_are_in_the_tables(kind, tera):
-    assert throughput.listed(kind) == tera * 1e12
+    assert throughput.tabulated(kind) == tera * 1e12
 
 
 @pytest.mark.parametrize("kind", ["cpu", "TPU v9", "NVIDIA A1000"])
-def test_unknown_devices_are_not(kind):
-    assert throughput.listed(kind) is None
+def test_unknown_devices_are_not_in_the_tables(kind):
+    assert throughput.tabulated(kind) is None
 
 
 def test_an_unknown_device_is_measured_once():
@@ -40,7 +40,7 @@ def test_an_unknown_device_is_measured_once():
     assert first.source.startswith("measured") and 1e8 < first.flops < 1e14
 
 
-def test_the_meter_counts_training_alone_but_expects_the_end_with_everything():
+def test_rates_exclude_pauses_but_the_estimated_end_includes_them():
     now = [0.0]
     config = MeterConfig(steps=100, devices=4, flops_per_token=1e9, peak_flops=1e12)
     meter = Meter(config, clock=lambda: now[0])
@@ -59,7 +59,7 @@ def test_the_meter_counts_training_alone_but_expects_the_end_with_everything():
     assert meter.read(30, 10000)["tokens_per_second"] == pytest.approx(1000)
 
 
-def test_without_a_known_cost_there_is_no_mfu():
+def test_without_flops_per_token_there_is_no_mfu():
     now = [0.0]
     meter = Meter(MeterConfig(steps=10, devices=1), clock=lambda: now[0])
     meter.start(0, 0)

@@ -1,4 +1,4 @@
-"""A run that hangs ends by itself, and one that works does not."""
+"""A run that hangs is ended; a run that makes progress is not."""
 
 import subprocess
 import sys
@@ -19,14 +19,14 @@ with Watchdog(0.5) as watchdog:
 """
 
 
-def test_a_run_that_hangs_ends_with_code_4_and_says_where_it_stood():
-    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=30)
-    assert done.returncode == HUNG == 4
-    assert "waits_for_a_lost_host" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("lm-jax train: no step for 0.5 s after step 7")
+def test_a_run_that_hangs_exits_with_code_4_and_prints_its_stacks():
+    result = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=30)
+    assert result.returncode == HUNG == 4
+    assert "waits_for_a_lost_host" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("lm-jax train: no step for 0.5 s after step 7")
 
 
-def test_a_run_that_makes_steps_goes_on():
+def test_a_run_that_makes_steps_continues():
     ended = []
     with Watchdog(0.4, ended.append) as watchdog:
         for step in range(8):
@@ -35,14 +35,14 @@ def test_a_run_that_makes_steps_goes_on():
     assert not ended
 
 
-def test_an_evaluation_may_take_its_time():
+def test_a_paused_watchdog_does_not_end_the_run():
     ended = []
     with Watchdog(0.2, ended.append) as watchdog, watchdog.paused():
         time.sleep(0.6)
     assert not ended
 
 
-def test_without_a_limit_nobody_watches():
+def test_without_a_limit_the_run_continues():
     ended = []
     with Watchdog(0.0, ended.append):
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Trackers follow a run through its resumes, and a run outlives its trackers."""
+"""Trackers continue a resumed run, and a run survives failures of its trackers."""
 
 import importlib.util
 import io
@@ -15,7 +15,7 @@ from lm_jax.train.logging import Logger
 
 
 class Tracker(types.ModuleType):
-    """Stands in for wandb and aim: remembers what it is told, and breaks when it is told to."""
+    """A fake of wandb and aim that records its calls and fails on request."""
 
     def __init__(self, name, *, broken_at=None, broken_start=False):
         super().__init__(name)
@@ -38,28 +38,28 @@ class Tracker(types.ModuleType):
         pass
 
     def log(self, row):
-        self._take(row)
+        self._record(row)
 
     def finish(self):
         self.ended += 1
 
     # aim
-    def Run(self, known, **options):  # noqa: N802
+    def Run(self, previous, **options):  # noqa: N802
         if self.broken_start:
             raise ConnectionError("no\nnetwork")
-        self.starts.append(known)
+        self.starts.append(previous)
         return self
 
     def __setitem__(self, key, value):
         self.settings[key] = value
 
     def track(self, value, *, name, step, context):
-        self._take((value, name, step, context))
+        self._record((value, name, step, context))
 
     def close(self):
         self.ended += 1
 
-    def _take(self, row):
+    def _record(self, row):
         if len(self.rows) == self.broken_at:
             raise BrokenPipeError("the service went away")
         self.rows.append(row)
@@ -95,7 +95,7 @@ def test_aim_gets_every_step_with_its_part_of_the_data(tmp_path, tracker):
     assert aim.settings["config"] == {"seed": 3} and aim.ended == 1
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_of_its_tracker(tmp_path, tracker):
+def test_a_resumed_run_continues_the_same_run_of_its_tracker(tmp_path, tracker):
     wandb, aim = tracker("wandb"), tracker("aim")
     train(tmp_path, ["wandb", "aim"])
     train(tmp_path, ["wandb", "aim"], start=3)
@@ -105,13 +105,13 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_its_tracker(tmp_path, tracker)
     assert aim.starts == [None, "a1b2", None]
 
 
-@pytest.mark.parametrize("trouble", [{"broken_start": True}, {"broken_at": 1}])
-def test_a_dying_tracker_is_told_of_once_and_the_run_goes_on(trouble, tmp_path, tracker, caplog):
-    tracker("wandb", **trouble)
+@pytest.mark.parametrize("failure", [{"broken_start": True}, {"broken_at": 1}])
+def test_a_failing_tracker_is_reported_once_and_the_run_continues(failure, tmp_path, tracker, caplog):
+    tracker("wandb", **failure)
     with caplog.at_level(logging.WARNING):
         train(tmp_path, ["wandb", "jsonl"])
     assert len(caplog.records) == 1
-    assert "\n" not in caplog.messages[0] and "the run goes on without it" in caplog.messages[0]
+    assert "\n" not in caplog.messages[0] and "the run continues without it" in caplog.messages[0]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
@@ -127,7 +127,7 @@ def test_an_unknown_writer_is_refused_with_the_choices():
         writers.check(["wandbb"])
 
 
-def test_every_tracker_has_an_extra_of_its_own(repository):
+def test_every_tracker_has_an_extra(repository):
     import configparser
 
     setup = configparser.ConfigParser()
@@ -136,7 +136,7 @@ def test_every_tracker_has_an_extra_of_its_own(repository):
     assert all(library in extras[library] for _, library in writers.WRITERS.values() if library)
 
 
-def test_wandb_itself_takes_a_run_without_a_network(tmp_path, monkeypatch):
+def test_the_real_wandb_accepts_a_run_without_a_network(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -146,12 +146,12 @@ def test_wandb_itself_takes_a_run_without_a_network(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{name}/run-{name}.wandb"))) == 2
 
 
-def test_aim_itself_goes_on_in_the_same_run(tmp_path, monkeypatch):
+def test_the_real_aim_continues_the_same_run(tmp_path, monkeypatch):
     aim = pytest.importorskip("aim")
     monkeypatch.delenv("AIM_REPO", raising=False)
     train(tmp_path / "run", ["aim"])
     train(tmp_path / "run", ["aim"], start=3)
     (name,) = aim.Repo(str(tmp_path)).list_all_runs()
-    # Aim shows what is not indexed yet to those only who may write.
+    # Aim shows data that is not indexed yet only in a writable run.
     (loss,) = aim.Run(name, repo=str(tmp_path), system_tracking_interval=None, force_resume=True).metrics()
     assert sorted(loss.values.sparse_numpy()[1]) == sorted(1 / step for step in range(1, 7))

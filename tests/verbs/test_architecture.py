@@ -49,7 +49,7 @@ def test_both_sides_of_an_encoder_decoder_leave_keys_and_values():
     ("words", "expected"),
     [
         (["lama:7b"], "lama:7b is neither the directory of a run nor a preset; did you mean llama?"),
-        (["llama:8b"], "the size of llama is '8b', which is none of tiny, 7b"),
+        (["llama:8b"], "the size of llama is '8b'; expected one of tiny, 7b"),
         (["bert:base", "gpt2:xl"], "inspect shows one preset, or runs"),
         (["bert:base", "--config=gpt:tiny"], "inspect shows a recipe or runs"),
     ],

@@ -175,5 +175,5 @@ def test_auto_is_blockwise_where_blocks_can_be_skipped():
 
 
 def test_an_unknown_kernel_lists_the_known_ones():
-    with pytest.raises(InputError, match="attention.kernel is 'dens', which is none of dense, blockwise"):
+    with pytest.raises(InputError, match="attention.kernel is 'dens'; expected one of dense, blockwise"):
         kernels.choose("dens", Visibility(mask=full), 4, 4, 4)

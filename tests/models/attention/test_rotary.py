@@ -107,7 +107,7 @@ def test_dynamic_scaling_changes_nothing_within_the_trained_length():
     ("scaling", "message"),
     [
         (ScalingConfig(name="yarn", factor=4.0), "rotary.scaling.length is None; yarn needs the length"),
-        (ScalingConfig(name="yaarn"), "rotary.scaling.name is 'yaarn', which is none of .*did you mean yarn"),
+        (ScalingConfig(name="yaarn"), "rotary.scaling.name is 'yaarn'; expected one of .*did you mean yarn"),
     ],
     ids=["no length", "unknown name"],
 )
