@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lm_jax.interop.rules import Rule, Rules, turned
+from lm_jax.interop.rules import Change, Rule, Rules, turned
 from lm_jax.interop.rules import joined as concatenated
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama, mistral
@@ -52,31 +52,21 @@ def learned(config: models.TransformerConfig, architecture: str) -> Rules:
         return [
             turned(f"{ours}/router/kernel", f"{theirs}mlp.gate.weight"),
             Rule(gated, (f"{theirs}mlp.experts.gate_up_proj",), _split_gate, _join_gate),
-            Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swapped, _swapped),
+            Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swap, _swap),
         ]
 
     return llama.tensors(config, experts)
 
 
-def _stack(*arrays: Any) -> tuple[Any]:
-    return (concatenated([array.T[None] for array in arrays], 0),)
-
-
-def _unstack(array: Any) -> tuple[Any, ...]:
-    return tuple(matrix.T for matrix in array)
-
-
-def _swapped(array: Any) -> tuple[Any]:
-    return (array.swapaxes(1, 2),)
-
-
-def _join_gate(gate: Any, other: Any) -> tuple[Any]:
-    return _swapped(concatenated([gate, other], 2))
+_stack: Change = lambda *arrays: (concatenated([array.T[None] for array in arrays], 0),)
+_unstack: Change = lambda array: tuple(matrix.T for matrix in array)
+_swap: Change = lambda array: (array.swapaxes(1, 2),)
+_join_gate: Change = lambda gate, other: _swap(concatenated([gate, other], 2))
 
 
 def _split_gate(array: Any) -> tuple[Any, Any]:
     half = array.shape[1] // 2
-    return _swapped(array[:, :half])[0], _swapped(array[:, half:])[0]
+    return _swap(array[:, :half])[0], _swap(array[:, half:])[0]
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:

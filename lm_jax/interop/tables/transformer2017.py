@@ -42,10 +42,7 @@ def config(hf: Settings) -> models.EncoderDecoderConfig:
 
     return models.EncoderDecoderConfig(
         embed=models.EmbedConfig(
-            vocab=hf.get("vocab_size"),
-            width=hf.get("d_model"),
-            positions="sinusoidal_interleaved",
-            scale=True,
+            vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="sinusoidal_interleaved", scale=True
         ),
         encoder=models.StackConfig(depth=hf.get("num_encoder_layers"), block=block("full")),
         decoder=models.StackConfig(depth=hf.get("num_decoder_layers"), block=block("causal")),

@@ -8,7 +8,7 @@ from typing import Any
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head, Heads
-from lm_jax.interop.rules import Rule, Rules, feedforward, same
+from lm_jax.interop.rules import Change, Rule, Rules, feedforward, same
 from lm_jax.interop.settings import ACTIVATIONS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -82,7 +82,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     top, block = "transformer.", config.stack.block
     rules = [
         same("token/embedding", f"{top}word_embedding.weight"),
-        Rule(("query_stream/start",), (f"{top}mask_emb",), _flat, _cubed),
+        Rule(("query_stream/start",), (f"{top}mask_emb",), _load_mask, _save_mask),
     ]
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"{top}layer.{layer}."
@@ -104,20 +104,10 @@ def _attention(ours: str, theirs: str) -> Rules:
     return rules + [same(f"{ours}/relative/{part}", f"{theirs}{name}") for part, name in names.items()]
 
 
-def _load_out(array: Any) -> tuple[Any]:
-    return (array.transpose(1, 2, 0),)
-
-
-def _save_out(array: Any) -> tuple[Any]:
-    return (array.transpose(2, 0, 1),)
-
-
-def _flat(array: Any) -> tuple[Any]:
-    return (array.reshape(-1),)
-
-
-def _cubed(array: Any) -> tuple[Any]:
-    return (array.reshape(1, 1, -1),)
+_load_out: Change = lambda array: (array.transpose(1, 2, 0),)
+_save_out: Change = lambda array: (array.transpose(2, 0, 1),)
+_load_mask: Change = lambda array: (array.reshape(-1),)
+_save_mask: Change = lambda array: (array.reshape(1, 1, -1),)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
