@@ -1,4 +1,4 @@
-# Everything happens in .venv; PYTHON is the interpreter that makes it (3.11 or newer).
+# All targets use .venv; PYTHON is the interpreter that creates it (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  (PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) can be overridden)"
 
-install: $(VENV)/.installed-test  ## virtual environment with the library and what its tests need
+install: $(VENV)/.installed-test  ## virtual environment with the library and the requirements of its tests
 
 dev: $(VENV)/.installed-dev  ## the same, with ruff, pyright and pre-commit
 
@@ -28,7 +28,7 @@ lint: dev  ## formatting and lint
 types: dev  ## static types
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
-bench: install  ## speed: ratios to PEER=python-with-torch-and-transformers, and w5 on TEXT=input.txt.gz, where they are given
+bench: install  ## speed; optional: PEER=python-with-torch-and-transformers to compare with, TEXT=input.txt.gz for w5
 	$(BIN)/python -m benchmarks.limits
 	for work in w1 w2 w3 w4b1 w4b16; do $(BIN)/python -m benchmarks $$work $(if $(PEER),--transformers=$(PEER)) || exit 1; done
 	$(if $(TEXT),$(BIN)/python -m benchmarks w5 $(TEXT))
@@ -43,7 +43,7 @@ $(BIN)/python:
 	  echo "lm_jax needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1). Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-# A stamp per extra, older than setup.cfg when the requirements have changed.
+# One stamp file per extra; it is older than setup.cfg when the requirements have changed.
 $(VENV)/.installed-%: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@

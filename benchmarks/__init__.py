@@ -1,1 +1,1 @@
-"""Workers that do one piece of work over and over, and a controller that times them in turns and prints ratios."""
+"""Benchmarks: worker processes that repeat one piece of work, and a controller that times them in turns."""

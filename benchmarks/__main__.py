@@ -1,7 +1,7 @@
 """Times workers in turns and prints ratios: `python -m benchmarks WORK [--also NAME=COMMAND ...]`.
 
-Machines are noisy, so no single time means anything: all workers run side by side as processes that wait for their
-turn, every round gives each one turn, and what is printed is the median of the round-by-round ratios.
+Single times on a noisy machine mean little. So all workers are started as processes that wait, each round gives every
+worker one turn, and the median of the ratios of the rounds is printed.
 
 A worker is any command that prints `READY {json}`, and for each line `GO n` on its standard input does n units of work
 and prints `DONE {"s": seconds, "n": n, "rss": MB}`; it ends at `EXIT`.
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from typing import Any
 
-# What each work runs: a worker's module and its words.
+# The module of each work's worker, and its arguments.
 WORKS = {
     "w1": ("w1",),
     "w2": ("w2",),
@@ -31,7 +31,7 @@ WORKS = {
 
 
 class Worker:
-    """A process that works when told to."""
+    """A worker process."""
 
     def __init__(self, name: str, command: str):
         self.name = name
@@ -48,7 +48,7 @@ class Worker:
         self.last: dict[str, Any] = {}
 
     def go(self, units: int) -> float:
-        """Seconds for one of `units` units of work."""
+        """Run `units` units of work and return the seconds per unit."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"GO {units}\n")
         self.process.stdin.flush()
@@ -56,7 +56,7 @@ class Worker:
         return self.last["s"] / units
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         assert self.process.stdin is not None
         self.process.stdin.write("EXIT\n")
         self.process.stdin.flush()
@@ -72,45 +72,45 @@ class Worker:
 
 
 def main() -> None:
-    """Runs one work."""
+    """Time the workers of one work and print a JSON line for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("--also", action="append", default=[], metavar="NAME=COMMAND", help="a worker to compare with")
     parser.add_argument(
-        "--transformers", metavar="PYTHON", help="an interpreter with torch and transformers, to compare with those"
+        "--transformers", metavar="PYTHON", help="interpreter with torch and transformers, to compare with"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
     parser.add_argument("words", nargs="*", help="key=value settings for lm_jax's worker")
-    given = parser.parse_intermixed_args()
-    module, *words = WORKS[given.work]
-    ours = f"{sys.executable} -m benchmarks.{module} {' '.join([*words, *given.words])}"
-    others = [one.split("=", 1) for one in given.also]
-    if given.transformers:
-        # Settings are of our models; a checkpoint is everybody's.
-        shared = [word for word in given.words if word.startswith("checkpoint=")]
-        others.append(["transformers", f"{given.transformers} -m benchmarks.peers {' '.join([given.work, *shared])}"])
+    args = parser.parse_intermixed_args()
+    module, *words = WORKS[args.work]
+    ours = f"{sys.executable} -m benchmarks.{module} {' '.join([*words, *args.words])}"
+    others = [worker.split("=", 1) for worker in args.also]
+    if args.transformers:
+        # Other settings apply to lm_jax's models only.
+        shared = [word for word in args.words if word.startswith("checkpoint=")]
+        others.append(["transformers", f"{args.transformers} -m benchmarks.peers {' '.join([args.work, *shared])}"])
     workers = [Worker(name, command) for name, command in [["lm_jax", ours], *others]]
-    # One length of turn for all, from what a unit costs each of them.
-    units = {worker.name: max(1, int(given.seconds / worker.go(1))) for worker in workers}
-    for _ in range(given.rounds):
+    # All turns take about as long, whatever a unit costs a worker.
+    units = {worker.name: max(1, int(args.seconds / worker.go(1))) for worker in workers}
+    for _ in range(args.rounds):
         for worker in workers:
             worker.seconds.append(worker.go(units[worker.name]))
     first = workers[0]
     for worker in workers:
-        ratios = [mine / its for mine, its in zip(first.seconds, worker.seconds, strict=True)]
-        shown = {
-            "work": given.work,
+        ratios = [ours / theirs for ours, theirs in zip(first.seconds, worker.seconds, strict=True)]
+        report = {
+            "work": args.work,
             "worker": worker.name,
             "ms_median": round(1e3 * statistics.median(worker.seconds), 2),
             "lm_jax_time_over_its": round(statistics.median(ratios), 3),
             "rss_mb": worker.last.get("rss"),
             "out": worker.last.get("out"),
-            "rounds": given.rounds,
+            "rounds": args.rounds,
             "load": round(os.getloadavg()[0], 2),
             **{key: worker.info[key] for key in ("jax", "compile_s", "temp_mb") if key in worker.info},
         }
-        print(json.dumps(shown), flush=True)
+        print(json.dumps(report), flush=True)
     for worker in workers:
         worker.close()
 

@@ -1,8 +1,8 @@
-"""Tokens a second that the input pipeline gives on one core, and tokenising against what sentencepiece alone takes.
+"""Tokens per second of the input pipeline on one core, and tokenising compared with sentencepiece alone.
 
-`python -m benchmarks.data [path=FILE] [field=NAME] [length=128] [batch=64] [seconds=3]`. Batches are made in line, by
-one thread; a token is a place of a row, as in the log of a run. CPU seconds are what counts on a shared machine; both
-are printed. The tokenizer is unigram, 8,192 pieces, trained on the text (without a path: Python's documentation).
+`python -m benchmarks.data [path=FILE] [field=NAME] [length=128] [batch=64] [seconds=3]`. One thread builds the batches;
+each position of a row counts as a token, as in the log of a run. On a shared machine, CPU seconds are the fair measure;
+both are printed. The tokenizer is unigram, 8,192 pieces, trained on the text (without a path: Python's documentation).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# One core, whatever the libraries below would take.
+# Limits the libraries below to one core.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -35,7 +35,7 @@ PIECES, SENTINELS = 8192, 100
 
 
 def objectives(length: int) -> dict[str, Objective]:
-    """What is measured, by name."""
+    """Return the measured objectives by name."""
     plain = vocabulary(PIECES)
     first = PIECES - SENTINELS
     spans = Vocabulary(
@@ -49,9 +49,9 @@ def objectives(length: int) -> dict[str, Objective]:
     }
 
 
-def batches(made: store.Store, objective: Objective, length: int, batch: int, seconds: float) -> dict[str, Any]:
-    """How fast the batches of a run are made."""
-    plan = rows.make(Request(tokens=made, config=RowsConfig(), split="train", reads=objective.reads, validation=0.1))
+def batches(tokens: store.Store, objective: Objective, length: int, batch: int, seconds: float) -> dict[str, Any]:
+    """Measure how fast the batches of a run are built."""
+    plan = rows.make(Request(tokens=tokens, config=RowsConfig(), split="train", reads=objective.reads, validation=0.1))
 
     def work(step: int) -> int:
         pipeline.batch_at(plan, objective.features, step, seed=0, batch=batch)
@@ -61,7 +61,7 @@ def batches(made: store.Store, objective: Objective, length: int, batch: int, se
 
 
 def rate(work: Callable[[int], int], seconds: float) -> dict[str, Any]:
-    """Units of `work(step)` a second, by CPU and by wall time, after one step that fills caches."""
+    """Measure units of `work(step)` per second, by CPU and by wall time, after one step that fills caches."""
     work(0)
     done, step = 0, 1
     cpu, wall = time.process_time(), time.perf_counter()
@@ -74,19 +74,19 @@ def rate(work: Callable[[int], int], seconds: float) -> dict[str, Any]:
     }
 
 
-def tokenising(made: store.Store, documents: list[str], seconds: float) -> dict[str, Any]:
-    """Megabytes a second of the tokenising stage (tokens and where sentences start) and of bare sentencepiece.
+def tokenising(tokens: store.Store, documents: list[str], seconds: float) -> dict[str, Any]:
+    """Measure megabytes per second of the tokenising stage (tokens and sentence starts) and of bare sentencepiece.
 
-    The latter is called once a text, and once for all texts.
+    sentencepiece is called once per text, and once for all texts.
     """
     import sentencepiece
 
-    folder = made.directory / "tokenizer"
+    folder = tokens.directory / "tokenizer"
     model = sentencepiece.SentencePieceProcessor(model_file=str(next(folder.glob("*.model"))))
     pieces = [part for text in documents for part in parts(text)]
     sizes = sum(len(text.encode()) for text in documents)
     work: dict[str, Callable[[], Any]] = {
-        "stage": lambda: store._encode(made.tokenizer, (), documents),
+        "stage": lambda: store._encode(tokens.tokenizer, (), documents),
         "sentencepiece": lambda: [model.encode_as_numpy(piece) for piece in pieces],
         "sentencepiece_in_one_call": lambda: model.encode(pieces, return_type="numpy", num_threads=1),
     }
@@ -105,16 +105,16 @@ def tokenising(made: store.Store, documents: list[str], seconds: float) -> dict[
 
 
 def main() -> None:
-    """Prints one JSON line for each kind of row, and one for tokenising."""
-    given = dict(word.split("=", 1) for word in sys.argv[1:])
-    length, batch, seconds = int(given.get("length", 128)), int(given.get("batch", 64)), float(given.get("seconds", 3))
-    source = SourceConfig(path=given.get("path", SourceConfig.path), field=given.get("field", SourceConfig.field))
+    """Print one JSON line for each kind of row, and one for tokenising."""
+    args = dict(word.split("=", 1) for word in sys.argv[1:])
+    length, batch, seconds = int(args.get("length", 128)), int(args.get("batch", 64)), float(args.get("seconds", 3))
+    source = SourceConfig(path=args.get("path", SourceConfig.path), field=args.get("field", SourceConfig.field))
     settings = TokenizerConfig(vocab=PIECES, sentinels=SENTINELS)
     with tempfile.TemporaryDirectory() as folder:
-        root = given.get("store", folder)
-        made = store.prepare(root, source, CleanConfig(), settings, workers=0)
+        root = args.get("store", folder)
+        tokens = store.prepare(root, source, CleanConfig(), settings, workers=0)
         for name, objective in objectives(length).items():
-            measured = batches(made, objective, length, batch, seconds)
+            measured = batches(tokens, objective, length, batch, seconds)
             print(json.dumps({"rows": name, "length": length, "batch": batch, "tokens": measured}), flush=True)
         cleaned = texts.prepare(root, source, CleanConfig())
         documents, size = [], 0
@@ -123,7 +123,7 @@ def main() -> None:
             size += len(text)
             if size > 2_000_000:
                 break
-        print(json.dumps({"tokenising": tokenising(made, documents, seconds)}), flush=True)
+        print(json.dumps({"tokenising": tokenising(tokens, documents, seconds)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Encode: the forward pass of an imported encoder on 32 rows of 128 tokens; `checkpoint=DIR` says which."""
+"""Encode: the forward pass of the encoder in `checkpoint=DIR` on 32 rows of 128 tokens."""
 
 import sys
 
@@ -13,10 +13,10 @@ ROWS, LENGTH = 32, 128
 
 
 def main() -> None:
-    """Serves forward passes of one fixed batch of full rows."""
+    """Serve forward passes of one fixed batch without padding."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     if "checkpoint" not in words:
-        sys.exit("name an encoder's directory: checkpoint=DIR")
+        sys.exit("encode needs the directory of an encoder: checkpoint=DIR")
     module, params = interop.load(words["checkpoint"])
     tokens = generator(0).integers(1000, 20_000, (ROWS, LENGTH), dtype="int32")
     inputs = Inputs(tokens=jnp.asarray(tokens), segments=jnp.ones((ROWS, LENGTH), jnp.int32))

@@ -1,7 +1,7 @@
-"""What the machine gives at most: `python -m benchmarks.limits`.
+"""Upper limits of the machine: `python -m benchmarks.limits`.
 
-The float32 products of W1, by numpy and by XLA, bound what any program can reach on W1; sums over a first axis, beside
-the same sums as products with ones, are why `lm_jax/models/cpu.py` is there. Best of several times, one line each.
+The float32 matrix products of W1, in numpy and in XLA, limit every program on W1. Sums over a first axis, compared with
+the same sums as products with ones, are the reason for `lm_jax/models/cpu.py`. Each line is the best of several runs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Rows, contracted and columns of W1's products: projections, feed-forward, readout.
+# W1's products as rows, contracted axis, columns: projections, feed-forward, readout.
 PRODUCTS = ((2048, 384, 384), (2048, 384, 1536), (2048, 1536, 384), (2048, 384, 8192))
 SUMS = ((320, 30522), (4, 524288), (2048, 2048))
 TIMES = 15
 
 
 def fastest(work: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several calls."""
+    """Return the seconds of the fastest of several calls."""
     spent = []
     for _ in range(TIMES):
         start = time.perf_counter()
@@ -35,7 +35,7 @@ def fastest(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Prints one JSON line a shape."""
+    """Print one JSON line for each shape."""
     draw = np.random.default_rng(0).standard_normal
     times = jax.jit(jnp.matmul)
     for rows, inner, columns in PRODUCTS:
@@ -49,9 +49,8 @@ def main() -> None:
     for shape in SUMS:
         x = jnp.asarray(draw(shape).astype("float32"))
         spent = {"sum": fastest(lambda x=x: summed(x)), "product": fastest(lambda x=x: multiplied(x))}
-        print(
-            json.dumps({"over_first_axis": shape, "ms": {k: round(1e3 * v, 2) for k, v in spent.items()}}), flush=True
-        )
+        ms = {name: round(1e3 * seconds, 2) for name, seconds in spent.items()}
+        print(json.dumps({"over_first_axis": shape, "ms": ms}), flush=True)
 
 
 if __name__ == "__main__":

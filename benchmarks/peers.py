@@ -1,7 +1,7 @@
-"""The same works in Hugging Face Transformers on PyTorch, for `--also`: what a user would pick instead.
+"""The same works in Hugging Face Transformers on PyTorch, the usual alternative, for `--also`.
 
 `python -m benchmarks w1 --also transformers='PYTHON -m benchmarks.peers w1'`, where PYTHON has torch and transformers.
-It imports nothing of lm_jax, so that it also runs where only those two are installed.
+It does not import lm_jax, so it also runs where only those two are installed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 def main() -> None:
-    """Serves one work."""
+    """Serve one work."""
     if len(sys.argv) < 2 or sys.argv[1] not in WORKS:
-        sys.exit(f"name one of {', '.join(WORKS)}")
+        sys.exit(f"benchmarks.peers needs a work: {', '.join(WORKS)}")
     go, tokens = WORKS[sys.argv[1]](**dict(word.split("=", 1) for word in sys.argv[2:]))
     go(1)
     protocol.serve(go, tokens=tokens)
 
 
 def training(model: Any, loss: Callable[[], Any]) -> Callable[[int], float]:
-    """A unit is one AdamW step with clipped gradients."""
+    """Return a function of units; a unit is one AdamW step with clipped gradients."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
@@ -44,7 +44,7 @@ def training(model: Any, loss: Callable[[], Any]) -> Callable[[int], float]:
 
 
 def w1() -> tuple[Callable[[int], Any], int]:
-    """GPT-2, 6 layers of 384, 8 rows of 256."""
+    """Train GPT-2, 6 layers of 384, on 8 rows of 256."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -54,7 +54,7 @@ def w1() -> tuple[Callable[[int], Any], int]:
 
 
 def w2() -> tuple[Callable[[int], Any], int]:
-    """BERT, 4 layers of 512, 16 rows of 128, its head on the 20 masked positions only."""
+    """Train BERT, 4 layers of 512, on 16 rows of 128, with the head on the 20 masked positions only."""
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
@@ -74,7 +74,7 @@ def w2() -> tuple[Callable[[int], Any], int]:
 
 
 def w3() -> tuple[Callable[[int], Any], int]:
-    """T5, 6 + 6 layers of 512, 4 rows of 256 in and 64 out."""
+    """Train T5, 6 + 6 layers of 512, on 4 rows of 256 in and 64 out."""
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -88,7 +88,7 @@ def w3() -> tuple[Callable[[int], Any], int]:
 
 
 def w4(rows: int) -> tuple[Callable[[int], Any], int]:
-    """Greedy generation of 128 tokens after 32, with W1's model."""
+    """Generate 128 tokens greedily after prompts of 32, with W1's model."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -99,14 +99,14 @@ def w4(rows: int) -> tuple[Callable[[int], Any], int]:
     def go(units: int) -> int:
         with torch.inference_mode():
             for _ in range(units):
-                made = model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
-        return int(made[0, -1])
+                outputs = model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+        return int(outputs[0, -1])
 
     return go, rows * 128
 
 
 def encode(checkpoint: str) -> tuple[Callable[[int], Any], int]:
-    """The forward pass of an encoder on 32 rows of 128, with the attention that it comes with."""
+    """Run the forward pass of an encoder on 32 rows of 128, with its default attention kernel."""
     import torch
     from transformers import AutoModel
 

@@ -1,4 +1,4 @@
-"""How a worker talks to `python -m benchmarks`; nothing but Python, for workers that have nothing else."""
+"""The worker's side of the protocol of `python -m benchmarks`; standard library only, for workers without lm_jax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def serve(go: Callable[[int], Any], **info: Any) -> None:
-    """Answers `GO n` until `EXIT`; `go(n)` does n units and returns something to show."""
+    """Answer `GO n` until `EXIT`; `go(n)` does n units of work and returns a value to print."""
     print("READY " + json.dumps(info), flush=True)
     for line in sys.stdin:
         words = line.split()

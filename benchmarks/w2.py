@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.worker import Training, generator, serve, vocabulary
+from benchmarks.worker import Training, generator, vocabulary
 from lm_jax.models.presets.bert import bert
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.train.optimizers import OptimizerConfig
@@ -12,7 +12,7 @@ ROWS, LENGTH, VOCAB, MASKED = 16, 128, 30_522, 20
 
 
 def main() -> None:
-    """Serves train steps on one fixed batch of full rows, without next sentence and without dropout."""
+    """Serve train steps on one fixed batch without padding; no next-sentence loss, no dropout."""
     model = bert("small")
     model.embed.vocab, model.embed.max_length, model.embed.dropout = VOCAB, LENGTH, 0.0
     model.stack.block.dropout, model.stack.block.attention.dropout, model.pair_classes = 0.0, 0.0, 0
@@ -29,13 +29,7 @@ def main() -> None:
     }
     objective = Masked(MaskedConfig(next_sentence=False), vocabulary(VOCAB), LENGTH)
     training = Training(model, objective, OptimizerConfig(schedule=ScheduleConfig(name="constant")), 1000, batch)
-
-    def go(units: int) -> float:
-        for _ in range(units):
-            sums = training.train(batch)
-        return round(sums["masked_lm_loss"].mean(), 4)
-
-    serve(go, tokens=ROWS * LENGTH, compile_s=training.compile_s, temp_mb=training.temp_mb)
+    training.serve(batch, "masked_lm_loss", tokens=ROWS * LENGTH)
 
 
 if __name__ == "__main__":

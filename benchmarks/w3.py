@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.worker import Training, generator, serve, vocabulary
+from benchmarks.worker import Training, generator, vocabulary
 from lm_jax.models.presets.t5 import t5
 from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.train.optimizers import OptimizerConfig
@@ -12,7 +12,7 @@ ROWS, SOURCE, TARGET, VOCAB = 4, 256, 64, 32_128
 
 
 def main() -> None:
-    """Serves train steps on one fixed batch of full rows."""
+    """Serve train steps on one fixed batch without padding."""
     model = t5("small")
     model.embed.vocab, model.readout.tied, model.readout.scale = VOCAB, True, True
     model.encoder.depth = model.decoder.depth = 6
@@ -30,13 +30,7 @@ def main() -> None:
     }
     objective = Span(SpanConfig(), vocabulary(VOCAB, sentinels=100), SOURCE)
     training = Training(model, objective, OptimizerConfig(schedule=ScheduleConfig(name="constant")), 1000, batch)
-
-    def go(units: int) -> float:
-        for _ in range(units):
-            sums = training.train(batch)
-        return round(sums["loss"].mean(), 4)
-
-    serve(go, tokens=ROWS * (SOURCE + TARGET), compile_s=training.compile_s, temp_mb=training.temp_mb)
+    training.serve(batch, "loss", tokens=ROWS * (SOURCE + TARGET))
 
 
 if __name__ == "__main__":

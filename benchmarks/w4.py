@@ -1,4 +1,4 @@
-"""W4: greedy generation with W1's model, 128 tokens after prompts of 32; the word rows=16 sets the batch (1)."""
+"""W4: greedy generation with W1's model, 128 tokens after prompts of 32; rows=N is the batch size (default 1)."""
 
 import sys
 import time
@@ -22,7 +22,7 @@ PROMPT, TOKENS, VOCAB = 32, 128, 8192
 
 
 def main() -> None:
-    """Serves whole generations; a unit is one batch."""
+    """Serve complete generations; a unit is one batch."""
     words = [word for word in sys.argv[1:] if "=" in word]
     rows = next((int(word.removeprefix("rows=")) for word in words if word.startswith("rows=")), 1)
     model = gpt2("mini")
@@ -30,14 +30,14 @@ def main() -> None:
     model = override(model, [f"--config.{word}" for word in words if not word.startswith("rows=")])
     module = build_transformer(from_config_dict(TransformerConfig, model, "config.model"))
     inputs = Inputs(tokens=jnp.zeros((1, 8), jnp.int32))
-    drawn = jax.jit(lambda key: module.init(key, inputs, method="everything")["params"])(jax.random.key(0))
-    params = unstacked(module, nn.unbox(drawn))
+    params = jax.jit(lambda key: module.init(key, inputs, method="everything")["params"])(jax.random.key(0))
+    params = unstacked(module, nn.unbox(params))
     prompts = list(generator(0).integers(0, VOCAB, (rows, PROMPT)).astype("int32"))
 
     def go(units: int) -> int:
         for _ in range(units):
-            made = generate(module, params, prompts, max_tokens=TOKENS, sampling=GREEDY, seed=0, pad=0, eos=None, bos=2)
-        return int(made[0].tokens[-1])
+            out = generate(module, params, prompts, max_tokens=TOKENS, sampling=GREEDY, seed=0, pad=0, eos=None, bos=2)
+        return int(out[0].tokens[-1])
 
     start = time.perf_counter()
     go(1)

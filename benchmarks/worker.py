@@ -1,4 +1,4 @@
-"""What the workers share: a model on one objective's train step."""
+"""Shared parts of the workers: a model with the train step of one objective."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lm_jax.train import optimizers, state, step
 
 
 def vocabulary(size: int, sentinels: int = 0) -> Vocabulary:
-    """A vocabulary of a size, its special tokens first and its sentinels last."""
+    """Return a vocabulary with its special tokens first and its sentinels last."""
     last = size - sentinels
     return Vocabulary(
         size=size, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(last, size)), ordinary=(7, last)
@@ -38,7 +38,7 @@ def vocabulary(size: int, sentinels: int = 0) -> Vocabulary:
 
 
 class Training:
-    """A model, an objective and an optimizer on fixed or changing batches."""
+    """A model, an objective and an optimizer, with compiled train and eval steps."""
 
     def __init__(self, model: Any, objective: Objective, optimizer: optimizers.OptimizerConfig, steps: int, batch: Any):
         model = override(model, [f"--config.{word}" for word in sys.argv[1:] if "=" in word])
@@ -56,16 +56,26 @@ class Training:
         self.evaluate = jax.jit(step.make_eval_step(objective, models))
 
     def train(self, batch: Any) -> Any:
-        """One step; returns its sums, which the device may still be computing."""
+        """Run one step and return its sums, which the device may still be computing."""
         self.state, sums = self.step(self.state, batch)
         return sums
 
+    def serve(self, batch: Any, loss: str, *, tokens: int) -> None:
+        """Serve train steps on one fixed batch of `tokens` tokens, and report the mean `loss`."""
+
+        def go(units: int) -> float:
+            for _ in range(units):
+                sums = self.train(batch)
+            return round(sums[loss].mean(), 4)
+
+        serve(go, tokens=tokens, compile_s=self.compile_s, temp_mb=self.temp_mb)
+
 
 def serve(go: Callable[[int], Any], **info: Any) -> None:
-    """See `protocol.serve`; also says which jax it is."""
+    """Serve as `protocol.serve` does, and report the jax version."""
     protocol.serve(go, jax=jax.__version__, **info)
 
 
 def generator(seed: int) -> np.random.Generator:
-    """The host's random numbers."""
+    """Return a generator of the host's random numbers."""
     return np.random.default_rng(seed)

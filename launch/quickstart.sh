@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A decoder, an encoder and an encoder-decoder trained on the documentation of this machine's own Python, then put to
-# use. No download; a few minutes on two cores. `make quickstart` calls it; the argument is where the runs go.
+# Trains a decoder, an encoder and an encoder-decoder on the documentation of this machine's own Python, then generates
+# from each. No download; a few minutes on two cores. `make quickstart` calls it; the argument is the runs' directory.
 set -euo pipefail
 out=${1:-runs/quickstart}
 started=$SECONDS

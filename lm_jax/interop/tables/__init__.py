@@ -1,6 +1,6 @@
 """Families of checkpoints, by the `model_type` of their config.json.
 
-Adding one: a file with its settings and its rules, and a line in `TABLES`.
+To add a family, write a file with its settings and rules, and add a line to `TABLES`.
 """
 
 from __future__ import annotations
@@ -75,6 +75,6 @@ TABLES: dict[str, Family] = {
 
 
 def kind(tree: Mapping[str, Any]) -> str:
-    """The family of a config.json: its `model_type`, or torch's own Transformer by the names of its arguments."""
+    """Return the family of a config.json: its `model_type`, or `transformer2017` for the arguments of torch's class."""
     torch = "model_type" not in tree and {"nhead", "num_encoder_layers", "dim_feedforward"} <= set(tree)
     return "transformer2017" if torch else str(tree.get("model_type"))

@@ -1,4 +1,4 @@
-"""ALBERT (Lan et al. 2020, arXiv:1909.11942): layers that share parameters, and narrow tables."""
+"""ALBERT (Lan et al. 2020, arXiv:1909.11942): shared layers and factorised embeddings."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MASKED = ("AlbertForPreTraining", "AlbertForMaskedLM")
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     name = hf.architecture(*MASKED, CLASSIFIER, "AlbertModel")
     hf.expect("position_embedding_type", "absolute")
     classes = hf.labels() if name == CLASSIFIER else 2 if "sop_classifier.classifier.weight" in hf.tensors else 0
     factor = hf.get("embedding_size", default=128)
-    made = bert.encoder(hf, masked=name in MASKED, classes=classes, factor=factor, default="gelu_new")
+    base = bert.encoder(hf, masked=name in MASKED, classes=classes, factor=factor, default="gelu_new")
     inner, groups = hf.get("inner_group_num", default=1), hf.get("num_hidden_groups", default=1)
-    depth, share = made.stack.depth * inner, models.ShareConfig(groups=groups, layers=inner)
-    return dataclasses.replace(made, stack=dataclasses.replace(made.stack, depth=depth, share=share))
+    depth, share = base.stack.depth * inner, models.ShareConfig(groups=groups, layers=inner)
+    return dataclasses.replace(base, stack=dataclasses.replace(base.stack, depth=depth, share=share))
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     block, share = config.stack.block, config.stack.share
     rules = [
         *bert.embedding(config, "albert.embeddings."),
@@ -50,12 +50,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     share, paired = config.stack.share, config.pair_classes == 2
     if not config.readout.transform or not config.embed.types or not share.groups:
-        raise InputError("ALBERT has token types, shared layers and the head of masked language modelling")
+        raise InputError("ALBERT needs token types, shared layers and the masked-LM head")
     return {
-        **bert.skeleton(config, "albert", "AlbertForPreTraining" if paired else "AlbertForMaskedLM"),
+        **bert.config_json(config, "albert", "AlbertForPreTraining" if paired else "AlbertForMaskedLM"),
         "tensors": ("sop_classifier.classifier.weight",) if paired else (),
         "embedding_size": config.embed.factor,
         "num_hidden_layers": config.stack.depth // share.layers,

@@ -1,7 +1,7 @@
 """BART (Lewis et al. 2020, arXiv:1910.13461), Marian and Pegasus (Zhang et al. 2020, arXiv:1912.08777).
 
-One skeleton, three kinds: BART learns positions and normalises embeddings; Marian's and Pegasus's positions are
-sinusoids; Pegasus is pre-norm with norms at the end of both stacks.
+BART learns positions and normalises embeddings; Marian and Pegasus have sinusoidal positions; Pegasus is pre-norm, with
+a norm at the end of both stacks.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ _NORMS = {
 
 
 def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: str) -> models.EncoderDecoderConfig:
-    """Their settings to ours.
+    """Convert config.json to a model configuration.
 
     Args:
-      hf: theirs.
-      classes: of theirs.
-      learned: whether positions are learned and embeddings are normalised, or positions are sinusoids.
-      placement: of the norms; pre-norm stacks have a last norm.
+      hf: the fields of config.json.
+      classes: the supported Hugging Face classes.
+      learned: True: learned positions and normalised embeddings; False: sinusoidal positions.
+      placement: of the norms; pre-norm stacks end with a norm.
     """
     hf.architecture(*classes)
     hf.expect("is_decoder", False)
-    tied, one = hf.tied(True), hf.get("share_encoder_decoder_embeddings", default=True)
-    # Releases before the fifth kept one table also where the readout had its own.
-    shared = one and (tied or "model.encoder.embed_tokens.weight" not in hf.tensors)
+    tied, one_table = hf.tied(True), hf.get("share_encoder_decoder_embeddings", default=True)
+    # Before transformers 5, both sides shared a table even where the readout was untied.
+    shared = one_table and (tied or "model.encoder.embed_tokens.weight" not in hf.tensors)
     vocab = hf.get("vocab_size")
-    written = hf.get("decoder_vocab_size", default=None)
+    decoder_vocab = hf.get("decoder_vocab_size", default=None)
     activation = hf.activation("activation_function", default="gelu")
 
     def block(side: str) -> models.BlockConfig:
-        own = models.AttentionConfig(
+        self_attention = models.AttentionConfig(
             heads=hf.get(f"{side}_attention_heads"), mask="causal" if side == "decoder" else "full"
         )
-        cross = models.AttentionConfig(heads=own.heads, mask="full") if side == "decoder" else None
+        cross = models.AttentionConfig(heads=self_attention.heads, mask="full") if side == "decoder" else None
         feedforward = models.FeedForwardConfig(width=hf.get(f"{side}_ffn_dim"), activation=activation)
         return models.BlockConfig(
-            attention=own, feedforward=feedforward, norm=_NORM, norm_placement=placement, cross=cross
+            attention=self_attention, feedforward=feedforward, norm=_NORM, norm_placement=placement, cross=cross
         )
 
     return models.EncoderDecoderConfig(
@@ -66,7 +66,7 @@ def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: 
             scale=hf.get("scale_embedding", default=False),
         ),
         share_embed=shared,
-        decoder_vocab=None if shared or one else written,
+        decoder_vocab=None if shared or one_table else decoder_vocab,
         encoder=models.StackConfig(depth=hf.get("encoder_layers"), block=block("encoder")),
         decoder=models.StackConfig(depth=hf.get("decoder_layers"), block=block("decoder")),
         norm=_NORM,
@@ -76,7 +76,7 @@ def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: 
 
 
 def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = [same("token/embedding", "model.shared.weight")]
     if not config.share_embed:
         rules = [same("token/embedding", "model.encoder.embed_tokens.weight")]
@@ -90,7 +90,7 @@ def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
             rules += [same(f"{side}_embed/position", f"{top}embed_positions.weight")]
             rules += norm(f"{side}_embed/norm", f"{top}layernorm_embedding", config.norm)
         elif config.final_norm:
-            # Pegasus stores its sinusoids; Marian does not.
+            # Pegasus's checkpoints store the sinusoids; Marian's do not.
             table = functools.partial(_sinusoids, config.embed.max_length, config.embed.width)
             rules += [constant(f"{top}embed_positions.weight", table)]
         rules += norm(f"{side}_norm", f"{top}layer_norm", config.norm) if config.final_norm else []
@@ -112,9 +112,9 @@ def _sinusoids(length: int, width: int) -> np.ndarray:
 
 
 def settings(config: models.EncoderDecoderConfig, *, name: str, architecture: str) -> dict[str, Any]:
-    """Our settings to theirs; `name` is their `model_type`."""
+    """Convert a model configuration to config.json; `name` is its `model_type`."""
     if config.kind != "encoder_decoder" or not config.share_embed or not config.readout.tied:
-        raise InputError(f"{architecture} is exported with one token table for both sides and the readout")
+        raise InputError(f"{architecture} needs one token table, shared by both sides and the readout")
     block = config.encoder.block
     sides = {
         key: value

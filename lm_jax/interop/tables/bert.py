@@ -1,4 +1,4 @@
-"""BERT, with any of its heads."""
+"""BERT (Devlin et al. 2019, arXiv:1810.04805), with any of its heads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
 CLASSIFIER = "BertForSequenceClassification"
-# Those with the head of masked language modelling.
+# Classes with the masked-LM head.
 MASKED = ("BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel")
 FEEDFORWARD = ("intermediate.dense", "output.dense")
 NORMS = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "output.LayerNorm"}
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     name = hf.architecture(*MASKED, CLASSIFIER, "BertModel", "BertForNextSentencePrediction")
     hf.expect("position_embedding_type", "absolute")
     paired = "cls.seq_relationship.weight" in hf.tensors
@@ -30,15 +30,15 @@ def config(hf: Settings) -> models.TransformerConfig:
 def encoder(
     hf: Settings, *, masked: bool, classes: int, factor: int | None = None, default: str = "gelu", **embed: Any
 ) -> models.TransformerConfig:
-    """A post-norm encoder, or a decoder of the same layers.
+    """Return a post-norm encoder, or a decoder with the same layers.
 
     Args:
-      hf: theirs.
-      masked: gives it the head of masked language modelling.
-      classes: of the sentence-pair head.
-      factor: width of its tables, where they are narrower.
-      default: its activation.
-      **embed: settings of its tables that are not BERT's.
+      hf: the fields of config.json.
+      masked: whether it has the masked-LM head.
+      classes: classes of the sentence-pair head; 0: no such head.
+      factor: width of the embedding tables; None: the hidden size.
+      default: the activation where config.json has none.
+      **embed: fields of `EmbedConfig` that differ from BERT's.
     """
     hf.expect("add_cross_attention", False)
     decodes = hf.get("is_decoder", default=False)
@@ -56,8 +56,8 @@ def encoder(
         factor=factor,
         types=hf.get("type_vocab_size", default=2),
         norm=True,
+        max_length=hf.get("max_position_embeddings"),
     )
-    settings["max_length"] = hf.get("max_position_embeddings")
     tied = hf.get("tie_word_embeddings", default=True) or not masked
     return models.TransformerConfig(
         kind="decoder" if decodes else "encoder",
@@ -71,7 +71,7 @@ def encoder(
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = [*embedding(config, "bert.embeddings."), *layers(config, "bert.encoder.layer.")]
     top = "cls.predictions"
     rules += common.masked_head(config, f"{top}.transform.dense", f"{top}.transform.LayerNorm", top)
@@ -79,14 +79,14 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:
-    """The pooler and the classifier after it: that of rows, or `pairs`."""
+    """Return the rules of the pooler and of the head after it: the row classifier, or `pairs`."""
     if config.pair_classes:
         return dense("pair/pooler", pooler) + dense("pair/out", "classifier" if architecture.endswith(ROWS) else pairs)
     return optional(*dense("extra/pooler", pooler)) if bare(architecture) else []
 
 
 def embedding(config: models.TransformerConfig, theirs: str) -> Rules:
-    """The tables under `theirs` and their norm."""
+    """Return the rules of the embedding tables under `theirs` and of their norm."""
     rules = [
         same("token/embedding", f"{theirs}word_embeddings.weight"),
         same("embed/position", f"{theirs}position_embeddings.weight"),
@@ -96,26 +96,26 @@ def embedding(config: models.TransformerConfig, theirs: str) -> Rules:
 
 
 def layers(config: models.TransformerConfig, theirs: str) -> Rules:
-    """Layers named `theirs` and their number."""
+    """Return the rules of the layers, whose names are `theirs` and a number."""
     names = common.under("attention.", "self.query", "self.key", "self.value", "output.dense")
     return common.layers(config.stack, theirs, attention=names, feedforward=FEEDFORWARD, norms=NORMS)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     if not config.readout.transform or not config.embed.types:
-        raise InputError("BERT has token types and the head of masked language modelling")
+        raise InputError("BERT needs token types and the masked-LM head")
     paired = config.pair_classes == 2
-    tree = skeleton(config, "bert", "BertForPreTraining" if paired else "BertForMaskedLM")
+    tree = config_json(config, "bert", "BertForPreTraining" if paired else "BertForMaskedLM")
     return {**tree, "tensors": ("cls.seq_relationship.weight",) if paired else ()}
 
 
-def skeleton(config: models.TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
-    """The fields of config.json that BERT's kin share; arguments are as in `common.written`."""
+def config_json(config: models.TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
+    """Return the config.json fields that BERT and its relatives share, as `common.config_json`."""
     if config.kind != "encoder":
-        raise InputError("BERT and its kin are encoders")
+        raise InputError("BERT and its relatives are encoders")
     rates = dict(dropout="hidden_dropout_prob", attention_dropout="attention_probs_dropout_prob")
-    return {**common.written(config, kind, architecture, **rates), "type_vocab_size": config.embed.types}
+    return {**common.config_json(config, kind, architecture, **rates), "type_vocab_size": config.embed.types}
 
 
 IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\.dense\.\w+", r"cls\.predictions\.decoder\.\w+")

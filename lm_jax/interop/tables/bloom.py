@@ -1,4 +1,4 @@
-"""BLOOM (Le Scao et al. 2022, arXiv:2211.05100): ALiBi, a norm of the embeddings, and heads fused as GPT-NeoX's."""
+"""BLOOM (Le Scao et al. 2022, arXiv:2211.05100): ALiBi, an embedding norm, and GPT-NeoX's fused QKV."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("BloomForCausalLM", "BloomModel")
     if hf.get("slow_but_exact", default=False) and hf.get("pretraining_tp", default=1) > 1:
-        # The class then leaves biases out.
+        # With both settings the class drops biases.
         hf.expect("slow_but_exact", False)
-    placed = "stream" if hf.get("apply_residual_connection_post_layernorm", default=False) else "pre"
+    placement = "stream" if hf.get("apply_residual_connection_post_layernorm", default=False) else "pre"
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
         attention=models.AttentionConfig(heads=hf.get("n_head", "num_attention_heads"), position="alibi"),
         feedforward=models.FeedForwardConfig(activation="gelu_tanh"),
         norm=norm,
-        norm_placement=placed,
+        norm_placement=placement,
     )
     return models.TransformerConfig(
         embed=models.EmbedConfig(
@@ -35,7 +35,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     top = "transformer."
     rules = common.outside(config, f"{top}word_embeddings", embed=f"{top}word_embeddings_layernorm", last=f"{top}ln_f")
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
@@ -43,10 +43,10 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     names = dict(length="", mlp="", depth="n_layer", heads="n_head", activation="", epsilon="layer_norm_epsilon")
     return {
-        **common.written(config, "bloom", "BloomForCausalLM", **names),
+        **common.config_json(config, "bloom", "BloomForCausalLM", **names),
         "apply_residual_connection_post_layernorm": config.stack.block.norm_placement == "stream",
     }
 

@@ -1,4 +1,4 @@
-"""What tables share: trees of settings, config.json of a stack, rules of layers and of what stands around them."""
+"""Helpers that the tables share: stacks of settings, config.json fields, and rules of layers, embeddings and heads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lm_jax.interop.rules import Rules, same, turned
 from lm_jax.interop.settings import THEIRS
 from lm_jax.models.config import BlockConfig, EmbedConfig, ReadoutConfig, RotaryConfig, StackConfig, TransformerConfig
 
-# Query, key, value and output in most classes.
+# Names of the query, key, value and output matrices in most classes.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def tree(settings: Any) -> Tree:
-    """A mapping or a dataclass as a `Tree`, all the way down."""
+    """Convert a mapping or a dataclass to a `Tree`, recursively."""
     if dataclasses.is_dataclass(settings):
         settings = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     inside = lambda value: isinstance(value, Mapping) or dataclasses.is_dataclass(value)
@@ -27,40 +27,39 @@ def tree(settings: Any) -> Tree:
 
 
 def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Sequence[str]) -> StackConfig:
-    """A stack whose layers are of the named kinds, in order; `block` is the block as it is."""
+    """Return a stack whose layers have the kinds `names`, in order; the kind named `block` is `block` unchanged."""
     used = {name: tree(kinds[name]) for name in dict.fromkeys(names) if name != "block"}
     if not used:
         return StackConfig(depth=depth, block=block)
-    # The shortest pattern that gives these names.
+    # The shortest pattern whose repetition gives these names.
     period = next(size for size in range(1, depth + 1) if all(names[at] == names[at % size] for at in range(depth)))
     return StackConfig(depth=depth, block=block, kinds=Tree(used), pattern=tuple(names[:period]))
 
 
 def windows(stack: StackConfig) -> tuple[int | None, list[bool]]:
-    """The window of the layers that have one, and which layers these are; where windows differ, one of them."""
-    found = [block.attention.window for block in stack.layers]
-    return max((window for window in found if window), default=None), [window is not None for window in found]
+    """Return the largest window of a stack, or None, and for each layer whether it has a window."""
+    sizes = [block.attention.window for block in stack.layers]
+    return max((window for window in sizes if window), default=None), [window is not None for window in sizes]
 
 
 def rotary(config: RotaryConfig) -> dict[str, Any]:
-    """Our rotary settings as transformers 4 spelled them, which later releases read too."""
+    """Convert rotary settings to config.json in the spelling of transformers 4, which later releases read too."""
     scaling = config.scaling
     if scaling.name == "none":
         return {"rope_theta": config.theta}
-    stretched: dict[str, Any] = {"rope_type": scaling.name, "factor": scaling.factor}
+    rope_scaling: dict[str, Any] = {"rope_type": scaling.name, "factor": scaling.factor}
     if scaling.name == "llama3":
-        length = scaling.length
-        stretched |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
-        stretched |= {"original_max_position_embeddings": length}
-    return {"rope_theta": config.theta, "rope_scaling": stretched}
+        rope_scaling |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+        rope_scaling["original_max_position_embeddings"] = scaling.length
+    return {"rope_theta": config.theta, "rope_scaling": rope_scaling}
 
 
-def room(config: EmbedConfig) -> int:
-    """Rows of a table of positions that their class computes: our positions have no limit, and answers go on."""
+def position_rows(config: EmbedConfig) -> int:
+    """Return the rows of their computed position table: 2,048 or more, because our positions have no limit."""
     return max(config.max_length, 2048)
 
 
-def written(
+def config_json(
     config: TransformerConfig,
     kind: str,
     architecture: str,
@@ -76,10 +75,10 @@ def written(
     attention_dropout: str = "attention_dropout",
     embed_dropout: str = "",
 ) -> dict[str, Any]:
-    """The fields of config.json that most families write for a stack, under the names of one family.
+    """Return the config.json fields that most families share.
 
-    `kind` is their `model_type` and `architecture` their class. The other arguments name fields; an empty name leaves
-    the field out.
+    `kind` is the `model_type` and `architecture` the Hugging Face class. The other arguments are the family's names of
+    the fields; an empty name leaves the field out.
     """
     embed, block = config.embed, config.stack.block
     fields = {
@@ -105,25 +104,25 @@ def written(
 def outside(
     config: TransformerConfig, token: str, *, position: str = "", embed: str = "", last: str = "", out: str = "lm_head"
 ) -> Rules:
-    """Rules of the parameters outside the layers; a name is empty where the family lacks the parameter.
+    """Return the rules of the parameters outside the layers; an empty name: the family has no such parameter.
 
     Args:
       config: the model.
       token: name of the token table.
-      position: name of the learned positions.
-      embed: name of the norm of the embeddings.
+      position: name of the table of learned positions.
+      embed: name of the embedding norm.
       last: name of the norm after the last layer.
-      out: name of the matrix to logits, where it is not the token table.
+      out: name of the LM head, where it is not tied to the token table.
     """
-    found = [same("token/embedding", f"{token}.weight")]
-    found += [same("embed/position", f"{position}.weight")] if position else []
-    found += rules.norm("embed/norm", embed, config.norm) if embed else []
-    found += rules.norm("final_norm", last, config.norm) if last and config.final_norm else []
-    return found + readout(config.readout, f"{out}.weight")
+    outer = [same("token/embedding", f"{token}.weight")]
+    outer += [same("embed/position", f"{position}.weight")] if position else []
+    outer += rules.norm("embed/norm", embed, config.norm) if embed else []
+    outer += rules.norm("final_norm", last, config.norm) if last and config.final_norm else []
+    return outer + readout(config.readout, f"{out}.weight")
 
 
 def layers(stack: StackConfig, theirs: str, *, ours: str = "stack", **names: Any) -> Rules:
-    """Rules of all layers; their tensors begin with `theirs` and the layer's number. `names` are as in `layer`."""
+    """Return the rules of all layers, whose tensor names are `theirs`, a number and a name; `names` as in `layer`."""
     blocks = enumerate(stack.layers)
     return [rule for at, block in blocks for rule in layer(f"{ours}/{at}", f"{theirs}{at}.", block, **names)]
 
@@ -140,58 +139,58 @@ def layer(
     order: str = "parts",
     turn: bool = True,
 ) -> Rules:
-    """Rules of one layer: attention, cross-attention if the block has it, feed-forward and norms.
+    """Return the rules of one layer: attention, cross-attention where the block has it, feed-forward and norms.
 
     Args:
-      ours: path of the layer.
-      theirs: what the names of its tensors begin with.
-      block: its settings.
-      attention: names of its matrices, as in `rules.attention`.
-      feedforward: names as in `rules.feedforward`, or a function of our path and of `theirs`.
-      norms: our names of norms to theirs; those that the block does not have are left out.
-      cross: names of the matrices of cross-attention, as in `rules.attention`.
-      order: of queries, keys and values in one matrix (`rules.fused`).
+      ours: path of the layer in our parameters.
+      theirs: prefix of the layer's tensor names.
+      block: settings of the layer.
+      attention: names of the attention matrices, as in `rules.attention`.
+      feedforward: names as in `rules.feedforward`, or a function of our path and `theirs`.
+      norms: our norm names to theirs; norms that the block lacks are skipped.
+      cross: names of the cross-attention matrices, as in `rules.attention`.
+      order: order of a fused QKV matrix (`rules.fused`).
       turn: whether their matrices are [out, in].
     """
-    found = rules.attention(f"{ours}/attention", theirs, attention, block.attention, order=order, turn=turn)
+    block_rules = rules.attention(f"{ours}/attention", theirs, attention, block.attention, order=order, turn=turn)
     if block.cross is not None:
-        found += rules.attention(f"{ours}/cross", theirs, cross, block.cross)
+        block_rules += rules.attention(f"{ours}/cross", theirs, cross, block.cross)
     if callable(feedforward):
-        found += feedforward(f"{ours}/feedforward", theirs)
+        block_rules += feedforward(f"{ours}/feedforward", theirs)
     else:
-        found += rules.feedforward(f"{ours}/feedforward", theirs, feedforward, block.feedforward, turn=turn)
-    return found + layer_norms(ours, theirs, norms, block)
+        block_rules += rules.feedforward(f"{ours}/feedforward", theirs, feedforward, block.feedforward, turn=turn)
+    return block_rules + layer_norms(ours, theirs, norms, block)
 
 
 def layer_norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) -> Rules:
-    """Norms of a layer, our names to theirs; those that the block does not have are left out."""
+    """Return the rules of a layer's norms; `names` maps our names to theirs, and norms that it lacks are skipped."""
     lacking = {"attention_norm": not block.attention_norm, "cross_norm": block.cross is None}
-    names = {mine: name for mine, name in names.items() if not lacking.get(mine)}
-    found = [rules.norm(f"{ours}/{mine}", f"{theirs}{name}", block.norm) for mine, name in names.items()]
-    return [rule for norm in found for rule in norm]
+    names = {name: tensor for name, tensor in names.items() if not lacking.get(name)}
+    norms = [rules.norm(f"{ours}/{name}", f"{theirs}{tensor}", block.norm) for name, tensor in names.items()]
+    return [rule for norm in norms for rule in norm]
 
 
 def megatron(stack: StackConfig, theirs: str, attention: str, norms: Mapping[str, str], order: str) -> Rules:
-    """Rules of layers that are named as Megatron's: BLOOM, GPT-NeoX, Falcon. `attention` begins its matrices' names."""
+    """Return the rules of layers with Megatron's names (BLOOM, GPT-NeoX, Falcon); `attention` is a prefix of names."""
     matrices = under(attention, "query_key_value", "dense")
     feedforward = under("mlp.", "dense_h_to_4h", "dense_4h_to_h")
     return layers(stack, theirs, attention=matrices, feedforward=feedforward, norms=norms, order=order)
 
 
 def under(top: str, *names: str) -> tuple[str, ...]:
-    """Names that begin with `top`."""
+    """Return `names`, each with the prefix `top`."""
     return tuple(f"{top}{name}" for name in names)
 
 
 def readout(config: ReadoutConfig, theirs: str) -> Rules:
-    """The matrix to logits, where it is not the token table."""
+    """Return the rule of the LM head; none where it is tied to the token table."""
     return [] if config.tied else [turned("head/out/kernel", theirs)]
 
 
 def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -> Rules:
-    """Rules of BERT's head of masked language modelling; none where the model does not have it.
+    """Return the rules of BERT's masked-LM head; none where the model lacks it.
 
-    An untied matrix has a bias of its own, and the class then stores the other bias without using it.
+    An untied matrix has its own bias; the class then also stores the other bias, which it does not use.
 
     Args:
       config: the model.
@@ -201,18 +200,19 @@ def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -
     """
     if not config.readout.transform:
         return []
-    found = rules.dense("head/transform", dense) + rules.norm("head/norm", norm, config.norm)
+    head_rules = rules.dense("head/transform", dense) + rules.norm("head/norm", norm, config.norm)
     if config.readout.tied:
-        return [*found, same("head/bias", f"{theirs}.bias")]
-    found += readout(config.readout, f"{theirs}.decoder.weight")
-    return [*found, same("head/bias", f"{theirs}.decoder.bias"), *rules.unused(same("extra/unused", f"{theirs}.bias"))]
+        return [*head_rules, same("head/bias", f"{theirs}.bias")]
+    head_rules += readout(config.readout, f"{theirs}.decoder.weight")
+    head_rules += [same("head/bias", f"{theirs}.decoder.bias")]
+    return head_rules + rules.unused(same("extra/unused", f"{theirs}.bias"))
 
 
 def decoder(config: Any, weights: Any, settings: Any, **others: Any) -> Family:
-    """A family of decoders with the usual heads; `others` are attributes of `Family`."""
+    """Return a family of decoders with the usual heads; `others` are attributes of `Family`."""
     return Family(config=config, weights=weights, settings=settings, heads=CLASSIFIED, **others)
 
 
 def encoder(config: Any, weights: Any, settings: Any, heads: Heads = ENCODED, **others: Any) -> Family:
-    """A family of encoders, whose padding token gets no gradient; `others` are attributes of `Family`."""
+    """Return a family of encoders, whose padding embedding gets no gradient; `others` are attributes of `Family`."""
     return Family(config=config, weights=weights, settings=settings, heads=heads, still_padding=True, **others)

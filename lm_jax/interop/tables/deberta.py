@@ -15,7 +15,7 @@ MASKED = "DebertaV2ForMaskedLM"
 CLASSIFIER = "DebertaV2ForSequenceClassification"
 _TABLE = "deberta.encoder.rel_embeddings.weight"
 _TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
-# The masked-LM head of the models as they were trained, and what the first releases of the class call the same.
+# Tensor names of the masked-LM head in the original models, and in the first releases of the class.
 _LATER = {
     "lm_predictions.lm_head.dense.weight": "cls.predictions.transform.dense.weight",
     "lm_predictions.lm_head.dense.bias": "cls.predictions.transform.dense.bias",
@@ -26,21 +26,21 @@ _LATER = {
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
-    headed = "cls.predictions.transform.dense.weight" in hf.tensors
-    # The released models do not say which class they are of.
-    name = hf.architecture(*((MASKED, "DebertaV2Model") if headed else ("DebertaV2Model", MASKED)), CLASSIFIER)
+    """Convert config.json to a model configuration."""
+    has_head = "cls.predictions.transform.dense.weight" in hf.tensors
+    # The released models do not name their class.
+    name = hf.architecture(*((MASKED, "DebertaV2Model") if has_head else ("DebertaV2Model", MASKED)), CLASSIFIER)
     masked, width = name == MASKED, hf.get("hidden_size")
     factor = hf.get("embedding_size", default=width)
     legacy, tied = hf.get("legacy", default=True), hf.get("tie_word_embeddings", default=True)
     if masked and factor != width and not (legacy and tied):
         raise InputError(
-            f"{hf.file}: embedding_size is {factor} and hidden_size {width}; {MASKED} is supported with both only "
-            "where legacy and tie_word_embeddings are true"
+            f"{hf.file}: embedding_size is {factor} and hidden_size {width}; {MASKED} supports two widths only where "
+            "legacy and tie_word_embeddings are true"
         )
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-7)))
     activation = hf.activation("hidden_act", default="gelu")
-    longest = hf.get("max_position_embeddings", default=512)
+    max_length = hf.get("max_position_embeddings", default=512)
     return models.TransformerConfig(
         kind="encoder",
         embed=models.EmbedConfig(
@@ -49,13 +49,13 @@ def config(hf: Settings) -> models.TransformerConfig:
             factor=None if factor == width else factor,
             factor_bias=False,
             positions="learned" if hf.get("position_biased_input", default=True) else "none",
-            max_length=longest,
+            max_length=max_length,
             types=hf.get("type_vocab_size", default=0),
             norm=True,
             norm_last=True,
             blank_padding=True,
         ),
-        stack=_stack(hf, norm, activation, longest),
+        stack=_stack(hf, norm, activation, max_length),
         norm=norm,
         final_norm=False,
         readout=models.ReadoutConfig(
@@ -67,48 +67,48 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def _pooler(hf: Settings, width: int) -> str:
-    """The activation of the pooled token."""
+    """Return the pooler's activation."""
     hf.expect("pooler_hidden_size", width)
     return hf.activation("pooler_hidden_act", default="gelu")
 
 
-def _stack(hf: Settings, norm: models.NormConfig, activation: str, longest: int) -> models.StackConfig:
+def _stack(hf: Settings, norm: models.NormConfig, activation: str, max_length: int) -> models.StackConfig:
     width, count, depth = hf.get("hidden_size"), hf.get("num_attention_heads"), hf.get("num_hidden_layers")
     hf.expect("attention_head_size", width // count)
     block = models.BlockConfig(
-        attention=_attention(hf, count, width // count, longest),
+        attention=_attention(hf, count, width // count, max_length),
         feedforward=models.FeedForwardConfig(width=hf.get("intermediate_size"), activation=activation),
         norm=norm,
         norm_placement="post",
     )
     size = hf.get("conv_kernel_size", default=0)
-    groups, beside = hf.get("conv_groups", default=1), hf.activation("conv_act", default="tanh")
+    groups, conv_activation = hf.get("conv_groups", default=1), hf.activation("conv_act", default="tanh")
     if size <= 0:
         return models.StackConfig(depth=depth, block=block)
-    first = {"neighbours": models.NeighboursConfig(width=size, activation=beside, groups=groups)}
+    first = {"neighbours": models.NeighboursConfig(width=size, activation=conv_activation, groups=groups)}
     return common.stack(depth, block, {"first": first}, ["first", *["block"] * (depth - 1)])
 
 
-def _attention(hf: Settings, count: int, width: int, longest: int) -> models.AttentionConfig:
+def _attention(hf: Settings, count: int, width: int, max_length: int) -> models.AttentionConfig:
     terms = hf.get("pos_att_type", default=[])
     terms = [term.strip() for term in terms.lower().split("|")] if isinstance(terms, str) else list(terms)
     if unknown := set(terms) - {*_TERMS, ""}:
         raise InputError(f"{hf.file}: pos_att_type has {', '.join(sorted(unknown))}; supported are {', '.join(_TERMS)}")
-    normed = {part.strip() for part in hf.get("norm_rel_ebd", default="none").lower().split("|")}
-    if unknown := normed - {"none", "layer_norm", ""}:
+    norms = {part.strip() for part in hf.get("norm_rel_ebd", default="none").lower().split("|")}
+    if unknown := norms - {"none", "layer_norm", ""}:
         raise InputError(f"{hf.file}: norm_rel_ebd has {', '.join(sorted(unknown))}; supported are none and layer_norm")
     relative = hf.get("relative_attention", default=False)
     buckets, distance = hf.get("position_buckets", default=-1), hf.get("max_relative_positions", default=-1)
     share = hf.get("share_att_key", default=False)
     disentangled = models.DisentangledConfig(
         buckets=max(buckets, 0),
-        max_distance=distance if distance > 0 else longest,
+        max_distance=distance if distance > 0 else max_length,
         content_to_position="c2p" in terms,
         position_to_content="p2c" in terms,
         share=share,
-        norm="layer_norm" in normed,
+        norm="layer_norm" in norms,
     )
-    # Scores are scaled as if all terms were there, even where there are no relative positions.
+    # The scale counts all terms, even where relative positions are off.
     scale = (width * disentangled.terms) ** -0.5
     used = relative and disentangled.terms > 1
     return models.AttentionConfig(
@@ -121,7 +121,7 @@ def _attention(hf: Settings, count: int, width: int, longest: int) -> models.Att
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     block, readout, embed = config.stack.block, config.readout, config.embed
     rules = [same("token/embedding", "deberta.embeddings.word_embeddings.weight")]
     rules += norm("embed/norm", "deberta.embeddings.LayerNorm", config.norm)
@@ -135,7 +135,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += norm("head/norm", "cls.predictions.transform.LayerNorm", config.norm)
         rules += common.readout(readout, "cls.predictions.decoder.weight")
         rules += [same("head/bias", "cls.predictions.bias" if readout.tied else "cls.predictions.decoder.bias")]
-        # A head of its own has a bias of its own, and the shared one is left without use.
+        # An untied head has its own bias; the class stores the other one without using it.
         rules += [] if readout.tied else unused(same("extra/bias", "cls.predictions.bias"))
     elif embed.factor:
         rules += [absent("head/factor/kernel", embed.width, embed.factor)]
@@ -153,7 +153,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def _relative(block: models.BlockConfig) -> Rules:
-    """The table of relative positions, which checkpoints may also have where no score uses it."""
+    """Return the rules of the relative position table, which checkpoints may store even where no score uses it."""
     used = block.attention.position == "disentangled"
     top = "stack/relative" if used else "extra/relative"
     rules = [same(f"{top}/table", _TABLE)]
@@ -166,16 +166,16 @@ def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
     names = common.under("attention.", "self.query_proj", "self.key_proj", "self.value_proj", "output.dense")
     rules = common.layer(ours, theirs, block, attention=names, feedforward=bert.FEEDFORWARD, norms=bert.NORMS)
     settings = block.attention.disentangled
-    own = block.attention.position == "disentangled" and not settings.share
-    for name, wanted in (("key", settings.content_to_position), ("query", settings.position_to_content)):
-        if own and wanted:
-            there = f"{theirs}attention.self.pos_{name}_proj"
-            rules += heads(f"{ours}/attention/place_{name}", there, block.attention.heads, bias=True)
+    separate = block.attention.position == "disentangled" and not settings.share
+    for name, used in (("key", settings.content_to_position), ("query", settings.position_to_content)):
+        if separate and used:
+            projection = f"{theirs}attention.self.pos_{name}_proj"
+            rules += heads(f"{ours}/attention/place_{name}", projection, block.attention.heads, bias=True)
     return rules
 
 
 def _convolution(groups: int) -> Rule:
-    """Their [out, in / groups, width] is [width, groups, in / groups, out / groups] here."""
+    """Return a kernel's rule: theirs [out, in / groups, width]; ours [width, groups, in / groups, out / groups]."""
 
     def load(array: Any) -> tuple[Any]:
         out, narrow, width = array.shape
@@ -189,19 +189,19 @@ def _convolution(groups: int) -> Rule:
 
 
 def spelled(tree: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
-    """What the checkpoint calls the masked-LM head otherwise than the table does."""
-    later = set(_LATER) <= set(names) and not set(_LATER.values()) & set(names)
-    return _LATER if later or tree.get("legacy") is False else {}
+    """Return the checkpoint's names of the masked-LM head to the table's names, where they differ."""
+    renamed = set(_LATER) <= set(names) and not set(_LATER.values()) & set(names)
+    return _LATER if renamed or tree.get("legacy") is False else {}
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block, embed, readout = config.stack.block, config.embed, config.readout
     attention = block.attention.disentangled
     if config.kind != "encoder" or not readout.transform or block.attention.position != "disentangled":
-        raise InputError("DeBERTa is an encoder with disentangled attention and the head of masked language modelling")
+        raise InputError("DeBERTa must be an encoder with disentangled attention and the masked-LM head")
     return {
-        **bert.skeleton(config, "deberta-v2", MASKED),
+        **bert.config_json(config, "deberta-v2", MASKED),
         "embedding_size": embed.factor or embed.width,
         "max_relative_positions": attention.max_distance,
         "position_buckets": attention.buckets or -1,

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108): half of BERT's layers, without token types and pooler."""
+"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108): half of BERT's layers, without token types or pooler."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     name = hf.architecture("DistilBertForMaskedLM", "DistilBertModel")
-    # Whether the table began as sinusoids: it is stored either way.
+    # How the position table was initialised: checkpoints store the table either way.
     hf.get("sinusoidal_pos_embds", default=False)
     norm = models.NormConfig(epsilon=1e-12)
     activation = hf.activation("activation", default="gelu")
@@ -42,7 +42,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = bert.embedding(config, "distilbert.embeddings.")
     if config.readout.transform:
         rules += dense("head/transform", "vocab_transform") + norm("head/norm", "vocab_layer_norm", config.norm)
@@ -58,11 +58,11 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     if config.kind != "encoder" or not config.readout.transform:
-        raise InputError("DistilBERT is an encoder with the head of masked language modelling")
+        raise InputError("DistilBERT must be an encoder with the masked-LM head")
     names = dict(width="dim", mlp="hidden_dim", depth="n_layers", heads="n_heads", activation="activation")
-    return common.written(config, "distilbert", "DistilBertForMaskedLM", epsilon="", dropout="dropout", **names)
+    return common.config_json(config, "distilbert", "DistilBertForMaskedLM", epsilon="", dropout="dropout", **names)
 
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator or a discriminator, with narrow tables."""
+"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator or a discriminator, with factorised embeddings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     name = hf.architecture("ElectraForMaskedLM", "ElectraForCausalLM", "ElectraModel")
     hf.expect("position_embedding_type", "absolute")
     width = hf.get("hidden_size")
     factor = hf.get("embedding_size", default=width)
     masked = name in ("ElectraForMaskedLM", "ElectraForCausalLM")
-    made = bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
-    # The generator's head has this activation, whatever the layers have.
-    readout = dataclasses.replace(made.readout, transform="gelu" if masked else "")
-    return dataclasses.replace(made, readout=readout)
+    base = bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
+    # The generator's head uses GELU, whatever the layers use.
+    readout = dataclasses.replace(base.readout, transform="gelu" if masked else "")
+    return dataclasses.replace(base, readout=readout)
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = [*bert.embedding(config, "electra.embeddings."), *bert.layers(config, "electra.encoder.layer.")]
     width, factor = config.embed.width, config.embed.factor
     if factor is not None:
@@ -44,17 +44,17 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def _detector(tree: Mapping[str, Any]) -> Head:
-    """The discriminator's head, token by token."""
+    """Return the discriminator's head, which classifies each token."""
     top, activation = "discriminator_predictions", ACTIVATIONS[tree.get("hidden_act", "gelu")]
     return Head(out=f"{top}.dense_prediction", dense=f"{top}.dense", activation=activation)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs: the generator's with a readout, the discriminator's without."""
+    """Convert a model configuration to config.json: a generator with a masked-LM head, a discriminator without."""
     if not config.embed.types:
-        raise InputError("ELECTRA has token types")
+        raise InputError("ELECTRA needs token types")
     name = "ElectraForMaskedLM" if config.readout.transform else "ElectraModel"
-    return {**bert.skeleton(config, "electra", name), "embedding_size": config.embed.factor or config.embed.width}
+    return {**bert.config_json(config, "electra", name), "embedding_size": config.embed.factor or config.embed.width}
 
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")

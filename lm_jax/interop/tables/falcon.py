@@ -1,4 +1,4 @@
-"""Falcon (Almazrouei et al. 2023, arXiv:2311.16867): 7B's layers read one norm, 40B's two; the heads are fused."""
+"""Falcon (Almazrouei et al. 2023, arXiv:2311.16867): 7B's layers have one norm, 40B's two; QKV is fused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("FalconForCausalLM", "FalconModel")
-    # ALiBi counts once, as in the reference's default path; its eager one, where a mask is given, adds it twice.
+    # ALiBi is added once, as in the reference's default path; its eager path, given a mask, adds it twice.
     heads, new = hf.get("num_attention_heads", "n_head"), hf.get("new_decoder_architecture", default=False)
-    groups, one = hf.get("num_kv_heads", "n_head_kv", default=heads), hf.get("multi_query", default=True)
-    groups = 1 if one and not new else groups
+    groups, multi_query = hf.get("num_kv_heads", "n_head_kv", default=heads), hf.get("multi_query", default=True)
+    groups = 1 if multi_query and not new else groups
     biased = hf.get("bias", default=False)
     width = hf.get("hidden_size", default=4544)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
@@ -64,7 +64,7 @@ def _placement(hf: Settings, new: bool) -> str:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     block, attention = config.stack.block, config.stack.block.attention
     rules = common.outside(config, "transformer.word_embeddings", last="transformer.ln_f")
     norms = {
@@ -72,21 +72,21 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         "parallel_two": {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"},
         "pre": {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"},
     }[block.norm_placement]
-    # With one key for all heads, groups and parts are the same order.
+    # With one key head, the orders `groups` and `parts` are the same.
     order = "heads" if attention.kv_heads == attention.heads else "groups"
     return rules + common.megatron(config.stack, "transformer.h.", "self_attention.", norms, order)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block, attention = config.stack.block, config.stack.block.attention
     groups = attention.kv_heads or attention.heads
-    # The earlier layers have one key and value head or as many as queries, and a norm for both halves.
+    # The old architecture has one KV head or as many as query heads, and one norm for both branches.
     new = groups not in (1, attention.heads) or block.norm_placement == "parallel_two"
     alibi = attention.position == "alibi"
     names = dict(mlp="ffn_hidden_size", activation="activation", epsilon="layer_norm_epsilon")
     return {
-        **common.written(config, "falcon", "FalconForCausalLM", **names),
+        **common.config_json(config, "falcon", "FalconForCausalLM", **names),
         "num_kv_heads": groups,
         "multi_query": groups == 1,
         "new_decoder_architecture": new,

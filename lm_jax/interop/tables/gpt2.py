@@ -1,4 +1,4 @@
-"""GPT-2: `Conv1D` matrices, which are [in, out] as ours, and queries, keys and values side by side in one."""
+"""GPT-2 (Radford et al. 2019): `Conv1D` kernels are [in, out], as ours are, and QKV is one matrix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
-# What GPT, GPT-2 and GPT-J call their fields; a width of null is 4 times the embeddings'.
+# Field names of GPT, GPT-2 and GPT-J. `n_inner` is set apart: null means 4 times the embedding width.
 FIELDS = {
     **dict(length="n_positions", width="n_embd", mlp="", depth="n_layer", heads="n_head"),
     **dict(activation="activation_function", epsilon="layer_norm_epsilon"),
@@ -19,7 +19,7 @@ FIELDS = {
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("GPT2LMHeadModel", "GPT2Model")
     hf.expect("add_cross_attention", False)
     width, heads, depth = hf.get("n_embd", "hidden_size"), hf.get("n_head"), hf.get("n_layer")
@@ -46,13 +46,13 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = common.outside(config, "transformer.wte", position="transformer.wpe", last="transformer.ln_f")
     return rules + layers(config.stack)
 
 
 def layers(stack: models.StackConfig) -> Rules:
-    """Layers of `Conv1D` matrices, which the first GPT has too."""
+    """Return the rules of layers with `Conv1D` kernels (GPT and GPT-2)."""
     return common.layers(
         stack,
         "transformer.h.",
@@ -64,13 +64,13 @@ def layers(stack: models.StackConfig) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     if config.kind != "decoder":
-        raise InputError("GPT-2 is a decoder")
+        raise InputError("GPT-2 must be a decoder")
     inner = config.stack.block.feedforward.width
-    return {**common.written(config, "gpt2", "GPT2LMHeadModel", **FIELDS), "n_inner": inner}
+    return {**common.config_json(config, "gpt2", "GPT2LMHeadModel", **FIELDS), "n_inner": inner}
 
 
-# Masks that older releases stored.
+# Causal masks that older releases stored, and the tied head.
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias)", r"lm_head\.weight")
 FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)

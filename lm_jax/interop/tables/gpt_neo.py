@@ -1,4 +1,4 @@
-"""GPT-Neo (Black et al. 2021): scores are not scaled, and every other layer looks back through a window."""
+"""GPT-Neo (Black et al. 2021): scores are not scaled, and every other layer has a window."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("GPTNeoForCausalLM", "GPTNeoModel")
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
@@ -29,23 +29,25 @@ def config(hf: Settings) -> models.TransformerConfig:
         embed=models.EmbedConfig(
             vocab=hf.get("vocab_size"), width=hf.get("hidden_size"), max_length=hf.get("max_position_embeddings")
         ),
-        stack=common.stack(depth, block, kinds, ["local" if one == "local" else "block" for one in _types(hf, depth)]),
+        stack=common.stack(
+            depth, block, kinds, ["local" if name == "local" else "block" for name in _types(hf, depth)]
+        ),
         norm=norm,
         readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
 def _types(hf: Settings, depth: int) -> list[str]:
-    """`global` or `local` for every layer."""
+    """Return `global` or `local` for every layer."""
     repeated = hf.get("attention_types", default=[[["global", "local"], depth // 2]])
-    types = hf.get("attention_layers", default=[one for names, times in repeated for one in list(names) * times])
+    types = hf.get("attention_layers", default=[name for names, times in repeated for name in list(names) * times])
     if len(types) != depth or set(types) - {"global", "local"}:
         raise InputError(f"{hf.file}: attention_types are {types}; expected global or local for each of {depth} layers")
     return types
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = common.outside(config, "transformer.wte", position="transformer.wpe", last="transformer.ln_f")
     return rules + common.layers(
         config.stack,
@@ -57,15 +59,15 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     window, local = common.windows(config.stack)
     names = dict(depth="num_layers", heads="num_heads", activation="activation_function", epsilon="layer_norm_epsilon")
     rates = dict(dropout="resid_dropout", embed_dropout="embed_dropout")
     return {
-        **common.written(config, "gpt_neo", "GPTNeoForCausalLM", **names, **rates),
+        **common.config_json(config, "gpt_neo", "GPTNeoForCausalLM", **names, **rates),
         "intermediate_size": config.stack.block.feedforward.width,
-        "attention_types": [[["local" if one else "global" for one in local], 1]],
-        "window_size": window or 256,  # Their default, where no layer has one.
+        "attention_types": [[["local" if windowed else "global" for windowed in local], 1]],
+        "window_size": window or 256,  # The class's default, where no layer has a window.
     }
 
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia (Black et al. 2022, arXiv:2204.06745): query, key and value of each head side by side."""
+"""GPT-NeoX and Pythia (Black et al. 2022, arXiv:2204.06745): QKV is fused head by head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("GPTNeoXForCausalLM", "GPTNeoXModel")
     hf.expect("is_decoder", False, True)
     fraction = hf.get("rotary_pct", default=0.25)
@@ -46,18 +46,18 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = common.outside(config, "gpt_neox.embed_in", last="gpt_neox.final_layer_norm", out="embed_out")
     norms = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
     return rules + common.megatron(config.stack, "gpt_neox.layers.", "attention.", norms, "heads")
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block = config.stack.block
     rotary = common.rotary(block.attention.rotary)
     return {
-        **common.written(config, "gpt_neox", "GPTNeoXForCausalLM"),
+        **common.config_json(config, "gpt_neox", "GPTNeoXForCausalLM"),
         "attention_bias": block.attention.bias,
         "use_parallel_residual": block.norm_placement == "parallel_two",
         "rotary_pct": block.attention.rotary.fraction,

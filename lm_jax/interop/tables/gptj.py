@@ -1,4 +1,4 @@
-"""GPT-J (Wang and Komatsuzaki 2021): both branches read one norm, neighbours turn together, and the head has a bias."""
+"""GPT-J (Wang and Komatsuzaki 2021): one norm for both branches, interleaved rotary, a bias of the LM head."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("GPTJForCausalLM", "GPTJModel")
     width, heads = hf.get("n_embd", "hidden_size"), hf.get("n_head", "num_attention_heads")
-    turned = hf.get("rotary_dim", default=width // heads)
+    rotary_dim = hf.get("rotary_dim", default=width // heads)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
         attention=models.AttentionConfig(
@@ -22,7 +22,7 @@ def config(hf: Settings) -> models.TransformerConfig:
             bias=False,
             out_bias=False,
             position="rotary",
-            rotary=models.RotaryConfig(fraction=turned / (width // heads), interleaved=True),
+            rotary=models.RotaryConfig(fraction=rotary_dim / (width // heads), interleaved=True),
         ),
         feedforward=models.FeedForwardConfig(
             width=hf.get("n_inner", default=None), activation=hf.activation("activation_function", default="gelu_new")
@@ -44,7 +44,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = common.outside(config, "transformer.wte", last="transformer.ln_f")
     rules += [same("head/bias", "lm_head.bias")] if config.readout.bias else []
     return rules + common.layers(
@@ -57,11 +57,11 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block, width = config.stack.block, config.embed.width
     return {
-        **common.written(config, "gptj", "GPTJForCausalLM", **gpt2.FIELDS),
-        "n_positions": common.room(config.embed),
+        **common.config_json(config, "gptj", "GPTJForCausalLM", **gpt2.FIELDS),
+        "n_positions": common.position_rows(config.embed),
         "n_inner": block.feedforward.width,
         "rotary_dim": round(block.attention.rotary.fraction * block.attention.head_width(width)),
     }

@@ -1,4 +1,4 @@
-"""LLaMA 1 to 3, and the rules of all whose layers look like its own: Mistral, Qwen, Gemma."""
+"""LLaMA 1 to 3, and what families with the same layers share: Mistral, Qwen, Gemma."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ IGNORED = (r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rota
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("LlamaForCausalLM", "LlamaModel")
     biased = hf.get("attention_bias", default=False)
-    return assembled(
+    return decoder(
         hf,
         models.AttentionConfig(bias=biased, out_bias=biased, rotary=hf.rotary(10000.0), **sizes(hf)),
         bias=hf.get("mlp_bias", default=False),
@@ -29,7 +29,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def sizes(hf: Settings, head_dim: int | None = None) -> dict[str, Any]:
-    """Heads and rotary positions, the arguments of attention that all these families have."""
+    """Return the fields of `AttentionConfig` that all these families read: heads and rotary positions."""
     heads = hf.get("num_attention_heads")
     return {
         "heads": heads,
@@ -39,7 +39,7 @@ def sizes(hf: Settings, head_dim: int | None = None) -> dict[str, Any]:
     }
 
 
-def assembled(
+def decoder(
     hf: Settings,
     attention: models.AttentionConfig,
     *,
@@ -54,7 +54,7 @@ def assembled(
     tied: bool = False,
     softcap: float | None = None,
 ) -> models.TransformerConfig:
-    """A decoder of gated layers around `attention`; what is not given is LLaMA's."""
+    """Return a decoder of gated layers (an encoder if the mask is full); the defaults are LLaMA's."""
     depth = hf.get("num_hidden_layers")
     epsilon = float(hf.get("rms_norm_eps", default=1e-6))
     norm = norm or models.NormConfig(name="rms", epsilon=epsilon)
@@ -85,12 +85,12 @@ def assembled(
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which, of LLaMA and its relatives."""
+    """Return the rules that map checkpoint tensors to parameters."""
     return tensors(config, common.under("mlp.", "gate_proj", "up_proj", "down_proj"))
 
 
 def tensors(config: models.TransformerConfig, feedforward: Any) -> Rules:
-    """The rules with other feed-forward layers: names or a function, as in `common.layer`."""
+    """Return the rules with other feed-forward layers: names or a function, as in `common.layer`."""
     block, names = config.stack.block, NORMS
     if block.norm_placement == "sandwich":
         names = {
@@ -108,27 +108,27 @@ def tensors(config: models.TransformerConfig, feedforward: Any) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block = config.stack.block
     return {
-        **written(config, "llama", "LlamaForCausalLM"),
+        **config_json(config, "llama", "LlamaForCausalLM"),
         "attention_bias": block.attention.bias,
         "mlp_bias": block.feedforward.bias,
     }
 
 
-def written(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
-    """What the settings of all these families say: `kind` is their `model_type`, `name` the class."""
+def config_json(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
+    """Return the config.json fields that all these families share; `kind` is the `model_type`, `name` the class."""
     attention = config.stack.block.attention
     return {
-        **common.written(config, kind, name, epsilon="rms_norm_eps", dropout=""),
+        **common.config_json(config, kind, name, epsilon="rms_norm_eps", dropout=""),
         "num_key_value_heads": attention.kv_heads or attention.heads,
         "head_dim": attention.head_width(config.embed.width),
         **common.rotary(attention.rotary),
     }
 
 
-# The class for answers has another name for its model.
+# The question-answering class calls its model `transformer`.
 HEADS: Heads = {**SCORED, ANSWERS: Head(out="qa_outputs", prefix="transformer.")}
 
 
@@ -137,7 +137,7 @@ def family(
     settings: Callable[[Any], dict[str, Any]],
     heads: Heads = SCORED,
 ) -> Family:
-    """A family with LLaMA's tensors."""
+    """Return a family with LLaMA's tensors."""
     return common.encoder(config, weights, settings, heads, prefix="model.", ignored=IGNORED)
 
 

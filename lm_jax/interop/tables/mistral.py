@@ -1,4 +1,4 @@
-"""Mistral (Jiang et al. 2023, arXiv:2310.06825): LLaMA's layers, all of which may look back through a window only."""
+"""Mistral (Jiang et al. 2023, arXiv:2310.06825): LLaMA's layers with sliding-window attention."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("MistralForCausalLM", "MistralModel")
-    # No entry at all is the first release's window.
-    return llama.assembled(hf, attention(hf, window=4096, theta=10000.0))
+    # A missing field means the first release's window of 4,096.
+    return llama.decoder(hf, attention(hf, window=4096, theta=10000.0))
 
 
 def attention(hf: Settings, *, window: int | None, theta: float) -> models.AttentionConfig:
-    """Attention without biases; `window` and `theta` are what a missing entry means, a window of null is none."""
+    """Return attention without biases; `window` and `theta` are for missing fields, a null window is no window."""
     window = hf.nullable("sliding_window", window)
     return models.AttentionConfig(bias=False, out_bias=False, window=window, rotary=hf.rotary(theta), **llama.sizes(hf))
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     return {
-        **llama.written(config, "mistral", "MistralForCausalLM"),
+        **llama.config_json(config, "mistral", "MistralForCausalLM"),
         "sliding_window": config.stack.block.attention.window,
     }
 

@@ -1,89 +1,79 @@
-"""Mixtral (Jiang et al. 2024, arXiv:2401.04088): Mistral's layers with experts for feed-forward layers."""
+"""Mixtral (Jiang et al. 2024, arXiv:2401.04088): Mistral's layers with a mixture of experts."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from lm_jax.interop.rules import Rule, Rules, turned
+from lm_jax.interop.rules import Change, Rule, Rules, turned
 from lm_jax.interop.rules import joined as concatenated
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama, mistral
 from lm_jax.models import config as models
 
-# Our matrices by their names of one expert's.
+# Our names of an expert's matrices to theirs.
 _MATRICES = {"gate": "w1", "in": "w3", "out": "w2"}
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("MixtralForCausalLM", "MixtralModel")
-    # What is added to the loss, and noise in training.
+    # They change the loss and add noise in training.
     for name in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
         hf.get(name, default=None)
     experts = models.ExpertsConfig(
         count=hf.get("num_local_experts", default=8), top=hf.get("num_experts_per_tok", default=2)
     )
-    made = llama.assembled(hf, mistral.attention(hf, window=None, theta=1e6))
-    block = made.stack.block
+    base = llama.decoder(hf, mistral.attention(hf, window=None, theta=1e6))
+    block = base.stack.block
     block = dataclasses.replace(block, feedforward=dataclasses.replace(block.feedforward, experts=experts))
-    return dataclasses.replace(made, stack=dataclasses.replace(made.stack, block=block))
+    return dataclasses.replace(base, stack=dataclasses.replace(base.stack, block=block))
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which: every expert has matrices of its own."""
+    """Return the rules of checkpoint tensors, which are separate for each expert."""
 
     def experts(ours: str, theirs: str) -> Rules:
         numbers = range(config.stack.block.feedforward.experts.count)
         rules = [turned(f"{ours}/router/kernel", f"{theirs}block_sparse_moe.gate.weight")]
-        for mine, name in _MATRICES.items():
+        for matrix, name in _MATRICES.items():
             names = tuple(f"{theirs}block_sparse_moe.experts.{number}.{name}.weight" for number in numbers)
-            rules += [Rule((f"{ours}/experts_{mine}/kernel",), names, _stack, _unstack)]
+            rules += [Rule((f"{ours}/experts_{matrix}/kernel",), names, _stack, _unstack)]
         return rules
 
     return llama.tensors(config, experts)
 
 
 def learned(config: models.TransformerConfig, architecture: str) -> Rules:
-    """The same as parameters of the reference's module, which stacks its experts."""
+    """Return the rules of the parameters of the reference's module, which stacks its experts."""
 
     def experts(ours: str, theirs: str) -> Rules:
         gated = tuple(f"{ours}/experts_{name}/kernel" for name in ("gate", "in"))
         return [
             turned(f"{ours}/router/kernel", f"{theirs}mlp.gate.weight"),
-            Rule(gated, (f"{theirs}mlp.experts.gate_up_proj",), _apart, _beside),
-            Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swapped, _swapped),
+            Rule(gated, (f"{theirs}mlp.experts.gate_up_proj",), _split_gate, _join_gate),
+            Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swap, _swap),
         ]
 
     return llama.tensors(config, experts)
 
 
-def _stack(*arrays: Any) -> tuple[Any]:
-    return (concatenated([array.T[None] for array in arrays], 0),)
+_stack: Change = lambda *arrays: (concatenated([array.T[None] for array in arrays], 0),)
+_unstack: Change = lambda array: tuple(matrix.T for matrix in array)
+_swap: Change = lambda array: (array.swapaxes(1, 2),)
+_join_gate: Change = lambda gate, other: _swap(concatenated([gate, other], 2))
 
 
-def _unstack(array: Any) -> tuple[Any, ...]:
-    return tuple(one.T for one in array)
-
-
-def _swapped(array: Any) -> tuple[Any]:
-    return (array.swapaxes(1, 2),)
-
-
-def _beside(gate: Any, other: Any) -> tuple[Any]:
-    return _swapped(concatenated([gate, other], 2))
-
-
-def _apart(array: Any) -> tuple[Any, Any]:
+def _split_gate(array: Any) -> tuple[Any, Any]:
     half = array.shape[1] // 2
-    return _swapped(array[:, :half])[0], _swapped(array[:, half:])[0]
+    return _swap(array[:, :half])[0], _swap(array[:, half:])[0]
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block = config.stack.block
     return {
-        **llama.written(config, "mixtral", "MixtralForCausalLM"),
+        **llama.config_json(config, "mixtral", "MixtralForCausalLM"),
         "sliding_window": block.attention.window,
         "num_local_experts": block.feedforward.experts.count,
         "num_experts_per_tok": block.feedforward.experts.top,

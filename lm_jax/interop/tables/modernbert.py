@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): global and local layers with angles of their own, GeGLU."""
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): global and local layers with different rotary angles, GeGLU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     masked = hf.architecture("ModernBertForMaskedLM", "ModernBertModel") == "ModernBertForMaskedLM"
     norm = models.NormConfig(epsilon=float(hf.get("norm_eps", default=1e-5)), bias=hf.get("norm_bias", default=False))
     biased = hf.get("attention_bias", default=False)
-    far = hf.rotary(160000.0, layers="full_attention", key="global_rope_theta", scaled=False)
-    near = hf.rotary(10000.0, layers="sliding_attention", key="local_rope_theta", scaled=False)
+    global_rotary = hf.rotary(160000.0, layers="full_attention", key="global_rope_theta", scaled=False)
+    local_rotary = hf.rotary(10000.0, layers="sliding_attention", key="local_rope_theta", scaled=False)
     block = models.BlockConfig(
         attention=models.AttentionConfig(
             heads=hf.get("num_attention_heads"),
@@ -27,7 +27,7 @@ def config(hf: Settings) -> models.TransformerConfig:
             bias=biased,
             out_bias=biased,
             position="rotary",
-            rotary=far,
+            rotary=global_rotary,
         ),
         feedforward=models.FeedForwardConfig(
             width=hf.get("intermediate_size"),
@@ -47,7 +47,7 @@ def config(hf: Settings) -> models.TransformerConfig:
             max_length=hf.get("max_position_embeddings", default=8192),
             norm=True,
         ),
-        stack=_stack(hf, block, near),
+        stack=_stack(hf, block, local_rotary),
         norm=norm,
         readout=models.ReadoutConfig(
             tied=hf.tied(True),
@@ -58,19 +58,19 @@ def config(hf: Settings) -> models.TransformerConfig:
     )
 
 
-def _stack(hf: Settings, block: models.BlockConfig, near: models.RotaryConfig) -> models.StackConfig:
-    """Every third layer sees everything, the others a window; the first has no norm, for the embeddings had one."""
+def _stack(hf: Settings, block: models.BlockConfig, local_rotary: models.RotaryConfig) -> models.StackConfig:
+    """Return a stack of windowed and global layers; the first has no attention norm: the embeddings are normalised."""
     depth, period = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", default=3)
     types = hf.layer_types(depth, ["sliding_attention" if at % period else "full_attention" for at in range(depth)])
-    attention = {"window": hf.get("local_attention", default=128) // 2, "rotary": near}
+    attention = {"window": hf.get("local_attention", default=128) // 2, "rotary": local_rotary}
     local: dict[str, Any] = {"attention": attention}
     first = {"attention_norm": False, **(local if types[0] == "sliding_attention" else {})}
-    names = ["first", *("local" if one == "sliding_attention" else "block" for one in types[1:])]
+    names = ["first", *("local" if kind == "sliding_attention" else "block" for kind in types[1:])]
     return common.stack(depth, block, {"first": first, "local": local}, names)
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     readout, top = config.readout, "model."
     rules = common.outside(
         config, f"{top}embeddings.tok_embeddings", embed=f"{top}embeddings.norm", last=f"{top}final_norm", out="decoder"
@@ -89,19 +89,19 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block, readout, layers = config.stack.block, config.readout, config.stack.layers
     if config.kind != "encoder" or not readout.transform:
-        raise InputError("ModernBERT is an encoder with the head of masked language modelling")
+        raise InputError("ModernBERT must be an encoder with the masked-LM head")
     local = [layer.attention for layer in layers if layer.attention.window is not None]
-    # Earlier releases know a period only, which must then be that of the layers.
+    # Earlier releases read only the period of global layers, so the layers must have one.
     fits = lambda period: all((layer.attention.window is None) == (at % period == 0) for at, layer in enumerate(layers))
     period = next(filter(fits, range(1, len(layers) + 1)), None)
     if period is None:
-        raise InputError("ModernBERT's layers see everything at every n-th layer, from the first on")
+        raise InputError("ModernBERT needs global attention in every n-th layer, from the first on")
     names = dict(activation="hidden_activation", epsilon="norm_eps", dropout="mlp_dropout")
     return {
-        **common.written(config, "modernbert", "ModernBertForMaskedLM", embed_dropout="embedding_dropout", **names),
+        **common.config_json(config, "modernbert", "ModernBertForMaskedLM", embed_dropout="embedding_dropout", **names),
         "norm_bias": config.norm.bias,
         "attention_bias": block.attention.bias,
         "mlp_bias": block.feedforward.bias,
@@ -115,7 +115,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def _classifier(tree: Mapping[str, Any], pick: str = "all") -> Head:
-    """A classifier behind the layer that the readout has."""
+    """Return a classifier after the dense layer of the masked-LM head."""
     return Head(
         out="classifier",
         dense="head.dense",

@@ -1,4 +1,4 @@
-"""MPT (MosaicML 2023): ALiBi, no biases, queries, keys and values in thirds of one matrix."""
+"""MPT (MosaicML 2023): ALiBi, no biases, one QKV matrix."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("MptForCausalLM", "MPTForCausalLM", "MptModel")
     hf.expect("no_bias", True)
     hf.expect("logit_scale", None)
     hf.expect("embedding_fraction", 1.0)
-    # The class has these settings and reads none of them: layers are 4 times as wide and ALiBi is the paper's, always.
+    # The class ignores these fields: feed-forward layers are always 4 times as wide, and ALiBi is the paper's.
     for name in ("expansion_ratio", "norm_type", "learned_pos_emb"):
         hf.get(name, default=None)
     inner = hf.part("attn_config")
@@ -50,7 +50,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = common.outside(config, "transformer.wte", last="transformer.norm_f")
     return rules + common.layers(
         config.stack,
@@ -62,13 +62,13 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     attention = config.stack.block.attention
     names = dict(length="", width="d_model", mlp="", depth="n_layers", heads="n_heads", activation="")
     rates = dict(dropout="resid_pdrop", attention_dropout="", embed_dropout="emb_pdrop")
     return {
-        **common.written(config, "mpt", "MptForCausalLM", epsilon="layer_norm_epsilon", **names, **rates),
-        "max_seq_len": common.room(config.embed),
+        **common.config_json(config, "mpt", "MptForCausalLM", epsilon="layer_norm_epsilon", **names, **rates),
+        "max_seq_len": common.position_rows(config.embed),
         "no_bias": True,
         "attn_config": {"alibi": True, "clip_qkv": attention.clip, "softmax_scale": attention.scale},
     }

@@ -1,4 +1,4 @@
-"""GPT (Radford et al. 2018): GPT-2's matrices in post-norm layers; what it calls gelu is the tanh approximation."""
+"""GPT (Radford et al. 2018): GPT-2's matrices in post-norm layers; its "gelu" is the tanh approximation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("OpenAIGPTLMHeadModel", "OpenAIGPTModel")
     activation = hf.activation("afn", default="gelu")
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
@@ -36,17 +36,17 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = common.outside(config, "transformer.tokens_embed", position="transformer.positions_embed")
     return rules + gpt2.layers(config.stack)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs; the class has these activations only."""
+    """Convert a model configuration to config.json; the class has three activations only."""
     activations = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
     activation = lookup(activations, config.stack.block.feedforward.activation, "an activation of GPT")
     names = {**gpt2.FIELDS, "activation": ""}
-    return {**common.written(config, "openai-gpt", "OpenAIGPTLMHeadModel", **names), "afn": activation}
+    return {**common.config_json(config, "openai-gpt", "OpenAIGPTLMHeadModel", **names), "afn": activation}
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")

@@ -1,4 +1,4 @@
-"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions count attended tokens from row 2 on; 350M is post-norm."""
+"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions count attended tokens and start at row 2; 350M is post-norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     hf.architecture("OPTForCausalLM", "OPTModel")
     biased, before = hf.get("enable_bias", default=True), hf.get("do_layer_norm_before", default=True)
     width = hf.get("hidden_size")
@@ -44,7 +44,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     top, last = "model.decoder.", "model.decoder.final_layer_norm"
     rules = common.outside(config, f"{top}embed_tokens", position=f"{top}embed_positions", last=last)
     if config.embed.factor is not None:
@@ -60,11 +60,11 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     block, before = config.stack.block, config.stack.block.norm_placement == "pre"
     names = dict(mlp="ffn_dim", activation="activation_function", epsilon="", dropout="dropout")
     return {
-        **common.written(config, "opt", "OPTForCausalLM", **names),
+        **common.config_json(config, "opt", "OPTForCausalLM", **names),
         "word_embed_proj_dim": config.embed.factor or config.embed.width,
         "enable_bias": block.attention.bias,
         "do_layer_norm_before": before,
@@ -73,7 +73,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     }
 
 
-# Checkpoints of the model alone begin with `decoder.`.
+# Tensor names of `OPTModel` begin with `decoder.`.
 _TIED = (r"(model\.)?lm_head\.weight",)
 FAMILY = common.decoder(
     config, weights, settings, prefix="model.", ignored=_TIED, counted="attended", still_padding=True

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa: BERT's layers; positions count from row pad + 1 on."""
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa: BERT's layers; positions start at row pad + 1."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings, *, name: str) -> models.TransformerConfig:
-    """Their settings to ours; `name` begins the names of their classes."""
+    """Convert config.json to a model configuration; `name` is the prefix of the class names."""
     classifier = f"{name}ForSequenceClassification"
-    found = hf.architecture(f"{name}ForMaskedLM", f"{name}ForCausalLM", classifier, f"{name}Model")
-    masked = found in (f"{name}ForMaskedLM", f"{name}ForCausalLM")
+    architecture = hf.architecture(f"{name}ForMaskedLM", f"{name}ForCausalLM", classifier, f"{name}Model")
+    masked = architecture in (f"{name}ForMaskedLM", f"{name}ForCausalLM")
     hf.expect("position_embedding_type", "absolute")
     offset = hf.get("pad_token_id", default=1) + 1
-    room = hf.get("max_position_embeddings") - offset
-    classes = hf.labels() if found == classifier else 0
-    made = bert.encoder(hf, masked=masked, classes=classes, offset=offset, max_length=room)
-    # The head's activation is not the layers'.
-    readout = dataclasses.replace(made.readout, transform="gelu" if masked else "")
-    return dataclasses.replace(made, readout=readout)
+    max_length = hf.get("max_position_embeddings") - offset
+    classes = hf.labels() if architecture == classifier else 0
+    base = bert.encoder(hf, masked=masked, classes=classes, offset=offset, max_length=max_length)
+    # The head uses GELU, whatever the layers use.
+    readout = dataclasses.replace(base.readout, transform="gelu" if masked else "")
+    return dataclasses.replace(base, readout=readout)
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = [*bert.embedding(config, "roberta.embeddings."), *bert.layers(config, "roberta.encoder.layer.")]
     rules += common.masked_head(config, "lm_head.dense", "lm_head.layer_norm", "lm_head")
     if config.pair_classes:
@@ -41,12 +41,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs; the padding token's id is that of the row before position 0."""
+    """Convert a model configuration to config.json; the padding token's id is the row before position 0."""
     embed = config.embed
     if not config.readout.transform or not embed.offset or not embed.types:
-        raise InputError("RoBERTa has token types, a row before position 0 and the head of masked language modelling")
+        raise InputError("RoBERTa needs token types, a row before position 0 and the masked-LM head")
     return {
-        **bert.skeleton(config, "roberta", "RobertaForMaskedLM"),
+        **bert.config_json(config, "roberta", "RobertaForMaskedLM"),
         "max_position_embeddings": embed.max_length + embed.offset,
         "pad_token_id": embed.offset - 1,
     }

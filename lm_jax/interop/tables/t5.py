@@ -1,4 +1,4 @@
-"""T5 in all its versions, mT5 (Xue et al. 2021, arXiv:2010.11934) and UMT5 (Chung et al. 2023, arXiv:2304.09151)."""
+"""All versions of T5, mT5 (Xue et al. 2021, arXiv:2010.11934) and UMT5 (Chung et al. 2023, arXiv:2304.09151)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _TABLE = "SelfAttention.relative_attention_bias.weight"
 
 
 def config(hf: Settings, *, shared: bool, scales: bool, classes: tuple[str, ...]) -> models.ModelConfig:
-    """Their settings to ours.
+    """Convert config.json to a model configuration.
 
     Args:
-      hf: theirs.
-      shared: whether all layers have one table of relative positions.
-      scales: whether settings may ask for scaled hidden states before the readout.
-      classes: of theirs.
+      hf: the fields of config.json.
+      shared: whether all layers share one table of relative positions.
+      scales: whether config.json may scale the hidden states before the readout.
+      classes: the supported Hugging Face classes.
     """
     name = hf.architecture(*classes)
     hf.expect("is_decoder", False)
@@ -45,11 +45,11 @@ def config(hf: Settings, *, shared: bool, scales: bool, classes: tuple[str, ...]
         max_distance=hf.get("relative_attention_max_distance", default=128),
         shared=shared,
     )
-    own = dataclasses.replace(attention, position="buckets", buckets=buckets)
-    block = models.BlockConfig(attention=own, feedforward=feedforward, norm=norm)
-    causal = dataclasses.replace(block, attention=dataclasses.replace(own, mask="causal"), cross=attention)
+    self_attention = dataclasses.replace(attention, position="buckets", buckets=buckets)
+    block = models.BlockConfig(attention=self_attention, feedforward=feedforward, norm=norm)
+    causal = dataclasses.replace(block, attention=dataclasses.replace(self_attention, mask="causal"), cross=attention)
     depth = hf.get("num_layers")
-    # Transformers 5 renamed what decides the scale, and no longer lets tie_word_embeddings be false.
+    # transformers 5 renamed the field that decides the scale, and no longer takes tie_word_embeddings: false.
     scaled = hf.get("scale_decoder_outputs", "tie_word_embeddings", default=True)
     scaled = hf.tree.get("tie_word_embeddings", True) if "scale_decoder_outputs" not in hf.tree else scaled
     embed = models.EmbedConfig(vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="none")
@@ -67,7 +67,7 @@ def config(hf: Settings, *, shared: bool, scales: bool, classes: tuple[str, ...]
 
 
 def weights(config: models.ModelConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = [same("token/embedding", "shared.weight")]
     rules += common.readout(config.readout, "lm_head.weight")
     if isinstance(config, models.TransformerConfig):
@@ -78,7 +78,7 @@ def weights(config: models.ModelConfig, architecture: str) -> Rules:
 
 
 def _side(ours: str, stack: models.StackConfig) -> Rules:
-    """The layers of a stack, which an encoder alone calls otherwise than they do."""
+    """Return the rules of one stack; the `stack` of an encoder alone is called `encoder` in checkpoints."""
     side, block, rules = "encoder" if ours == "stack" else ours, stack.block, []
     shared, last = block.attention.buckets.shared, 1 if block.cross is None else 2
     names, matrices = ("q", "k", "v", "o"), ("wi_0", "wi_1", "wo") if block.feedforward.gated else ("wi", "wo")
@@ -104,9 +104,9 @@ def _side(ours: str, stack: models.StackConfig) -> Rules:
 
 
 def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any]:
-    """Our settings to theirs; `name` begins the names of their classes."""
+    """Convert a model configuration to config.json; `name` is the prefix of the class names."""
     if config.kind != "encoder_decoder":
-        raise InputError(f"{name} is an encoder-decoder")
+        raise InputError(f"{name} must be an encoder-decoder")
     block, buckets = config.encoder.block, config.encoder.block.attention.buckets
     activation, gated = THEIRS[block.feedforward.activation], block.feedforward.gated
     projection = "gated-gelu" if gated and activation == "gelu_new" else f"gated-{activation}" if gated else activation
@@ -136,12 +136,12 @@ def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any
 
 _IGNORED = (
     r"(encoder|decoder)\.embed_tokens\.weight",
-    # Of T5's first checkpoints; no release reads it.
+    # T5's first checkpoints store it; no release reads it.
     r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
 )
 
 
-# Two of these classes have another name for their model.
+# Two of these classes call their model `transformer`.
 _HEADS: heads.Heads = {
     heads.TOKENS: heads.Head(out="classifier", prefix="transformer."),
     heads.ROWS: dataclasses.replace(heads.ENDED, prefix="transformer."),
@@ -161,6 +161,6 @@ def _family(name: str, *, shared: bool = True, scales: bool = True) -> Family:
 
 
 FAMILY = _family("T5")
-# Its code never scales, whatever its settings say.
+# mT5's class never scales the hidden states, whatever config.json says.
 MT5 = _family("MT5", scales=False)
 UMT5 = _family("UMT5", shared=False)

@@ -1,7 +1,7 @@
-"""The original Transformer (Vaswani et al. 2017, arXiv:1706.03762), built on `torch.nn.Transformer` and named as there.
+"""The original Transformer (Vaswani et al. 2017, arXiv:1706.03762), with `torch.nn.Transformer`'s names.
 
-Its config.json holds the arguments of `torch.nn.Transformer` and no `model_type`. Queries, keys and values are one
-matrix; both sides' embeddings and the readout are one table; positions are interleaved sinusoids.
+Its config.json holds the arguments of `torch.nn.Transformer` and no `model_type`. QKV is one matrix; both sides and the
+readout share one embedding table; positions are interleaved sinusoids.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from lm_jax.models import config as models
 
 
 def config(hf: Settings) -> models.EncoderDecoderConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     biased = hf.get("bias", default=True)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-5)), bias=biased)
     placement = "pre" if hf.get("norm_first", default=False) else "post"
-    # torch has a norm after each stack, whatever stands in the layers; the paper has none.
-    ends = [f"transformer.{side}.norm.weight" in hf.tensors for side in ("encoder", "decoder")]
-    if ends[0] != ends[1]:
-        raise InputError(f"{hf.file}: one of encoder and decoder ends with a norm; supported are both or neither")
+    # torch ends each stack with a norm, also where layers are post-norm; the paper does not.
+    has_norm = [f"transformer.{side}.norm.weight" in hf.tensors for side in ("encoder", "decoder")]
+    if has_norm[0] != has_norm[1]:
+        raise InputError(f"{hf.file}: only one of encoder and decoder ends with a norm; expected both or neither")
     hf.get("batch_first", default=True)
-    # How its training and its examples were made: the first is what the loss means, the others are lengths.
+    # The first belongs to the loss; the others are lengths of the training examples.
     for name in ("label_smoothing", "S", "T", "lens", "tlens"):
         hf.get(name, default=None)
 
     def block(mask: str) -> models.BlockConfig:
-        own = models.AttentionConfig(heads=hf.get("nhead"), mask=mask, bias=biased, out_bias=biased)
-        cross = models.AttentionConfig(heads=own.heads, mask="full", bias=biased, out_bias=biased)
+        self_attention = models.AttentionConfig(heads=hf.get("nhead"), mask=mask, bias=biased, out_bias=biased)
+        cross = models.AttentionConfig(heads=self_attention.heads, mask="full", bias=biased, out_bias=biased)
         width, activation = hf.get("dim_feedforward", default=2048), hf.activation("activation", default="relu")
         return models.BlockConfig(
-            attention=own,
+            attention=self_attention,
             feedforward=models.FeedForwardConfig(width=width, activation=activation, bias=biased),
             norm=norm,
             norm_placement=placement,
@@ -42,20 +42,17 @@ def config(hf: Settings) -> models.EncoderDecoderConfig:
 
     return models.EncoderDecoderConfig(
         embed=models.EmbedConfig(
-            vocab=hf.get("vocab_size"),
-            width=hf.get("d_model"),
-            positions="sinusoidal_interleaved",
-            scale=True,
+            vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="sinusoidal_interleaved", scale=True
         ),
         encoder=models.StackConfig(depth=hf.get("num_encoder_layers"), block=block("full")),
         decoder=models.StackConfig(depth=hf.get("num_decoder_layers"), block=block("causal")),
         norm=norm,
-        final_norm=ends[0],
+        final_norm=has_norm[0],
     )
 
 
 def weights(config: models.EncoderDecoderConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     rules = [same("token/embedding", "embed.weight")]
     for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
         rules += norm(f"{side}_norm", f"transformer.{side}.norm", config.norm) if config.final_norm else []

@@ -1,4 +1,4 @@
-"""XLNet (Yang et al. 2019, arXiv:1906.08237): distances and pairs of types in the scores, and a query stream."""
+"""XLNet (Yang et al. 2019, arXiv:1906.08237): relative positions and token types in the scores, two streams."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head, Heads
-from lm_jax.interop.rules import Rule, Rules, feedforward, same
+from lm_jax.interop.rules import Change, Rule, Rules, feedforward, same
 from lm_jax.interop.settings import ACTIVATIONS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -17,7 +17,7 @@ WRITER = "XLNetLMHeadModel"
 
 
 def config(hf: Settings) -> models.TransformerConfig:
-    """Their settings to ours."""
+    """Convert config.json to a model configuration."""
     name = hf.architecture(WRITER, "XLNetModel")
     hf.expect("attn_type", "bi", "uni")
     hf.expect("untie_r", True)
@@ -47,7 +47,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         norm=norm,
         norm_placement="post",
     )
-    # Neither keeps nothing at 0: everything is kept.
+    # 0 means no limit in both fields: None here.
     memory = models.MemoryConfig(
         length=hf.nullable("mem_len", 512) or None, reuse=max(hf.get("reuse_len", default=0), 0) or None
     )
@@ -67,7 +67,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def _check_summary(hf: Settings) -> None:
-    """Refuses what the classifier's first half may not be."""
+    """Check the settings of the dense layer before the row classifier."""
     hf.expect("summary_type", "last", "first", "mean", "cls_index")
     hf.expect("summary_proj_to_labels", False)
     if hf.get("summary_use_proj", default=True) and "sequence_summary.summary.weight" not in hf.tensors:
@@ -78,11 +78,11 @@ def _check_summary(hf: Settings) -> None:
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Which tensor is which."""
+    """Return the rules that map checkpoint tensors to parameters."""
     top, block = "transformer.", config.stack.block
     rules = [
         same("token/embedding", f"{top}word_embedding.weight"),
-        Rule(("query_stream/start",), (f"{top}mask_emb",), _flat, _cubed),
+        Rule(("query_stream/start",), (f"{top}mask_emb",), _load_mask, _save_mask),
     ]
     for layer in range(config.stack.depth):
         ours, theirs = f"stack/{layer}", f"{top}layer.{layer}."
@@ -96,37 +96,27 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def _attention(ours: str, theirs: str) -> Rules:
-    """Matrices [in, heads, kv], the output's too, and what scores are made of beside queries and keys."""
+    """Return the rules of attention; their matrices, the output's too, are [in, heads, kv]."""
     names = {"query": "q", "key": "k", "value": "v", "relative/distance": "r"}
-    rules = [same(f"{ours}/{mine}/kernel", f"{theirs}{name}") for mine, name in names.items()]
-    rules += [Rule((f"{ours}/out/kernel",), (f"{theirs}o",), _inside_out, _outside_in)]
+    rules = [same(f"{ours}/{part}/kernel", f"{theirs}{name}") for part, name in names.items()]
+    rules += [Rule((f"{ours}/out/kernel",), (f"{theirs}o",), _load_out, _save_out)]
     names = {"content_bias": "r_w_bias", "distance_bias": "r_r_bias", "type_bias": "r_s_bias", "types": "seg_embed"}
-    return rules + [same(f"{ours}/relative/{mine}", f"{theirs}{name}") for mine, name in names.items()]
+    return rules + [same(f"{ours}/relative/{part}", f"{theirs}{name}") for part, name in names.items()]
 
 
-def _inside_out(array: Any) -> tuple[Any]:
-    return (array.transpose(1, 2, 0),)
-
-
-def _outside_in(array: Any) -> tuple[Any]:
-    return (array.transpose(2, 0, 1),)
-
-
-def _flat(array: Any) -> tuple[Any]:
-    return (array.reshape(-1),)
-
-
-def _cubed(array: Any) -> tuple[Any]:
-    return (array.reshape(1, 1, -1),)
+_load_out: Change = lambda array: (array.transpose(1, 2, 0),)
+_save_out: Change = lambda array: (array.transpose(2, 0, 1),)
+_load_mask: Change = lambda array: (array.reshape(-1),)
+_save_mask: Change = lambda array: (array.reshape(1, 1, -1),)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Our settings to theirs."""
+    """Convert a model configuration to config.json."""
     attention = config.stack.block.attention
     relative = attention.transformer_xl
     names = dict(length="", width="d_model", mlp="d_inner", depth="n_layer", heads="n_head", activation="ff_activation")
     return {
-        **common.written(config, "xlnet", WRITER, dropout="dropout", attention_dropout="", **names),
+        **common.config_json(config, "xlnet", WRITER, dropout="dropout", attention_dropout="", **names),
         "attn_type": "uni" if config.kind == "decoder" else "bi",
         "bi_data": relative.both_ways,
         "clamp_len": relative.clamp or -1,
@@ -139,7 +129,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def _summary(tree: Mapping[str, Any]) -> Head:
-    """The classifier of rows: of one hidden state, or of their mean, padding among them."""
+    """Return the row classifier: it reads one hidden state, or the mean of all, padding included."""
     picks = {"first": "first", "mean": "average"}
     activation = tree.get("summary_activation", "tanh")
     return Head(

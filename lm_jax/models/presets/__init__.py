@@ -1,6 +1,6 @@
-"""Architectures as data: each function gives the full configuration tree of a paper's model in one of its sizes.
+"""Architectures as data: each function returns the configuration tree of a paper's model in one of its sizes.
 
-Adding one: a function in the file of its family, and a line in `PRESETS`.
+To add one, write a function in the file of its family, and add a line to `PRESETS`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """BART (Lewis et al. 2020, arXiv:1910.13461), Marian (Junczys-Dowmunt et al. 2018, arXiv:1804.00344) and Pegasus.
 
-Encoder-decoders near the original Transformer: BART learns positions and normalises embeddings; Marian's and Pegasus's
-(Zhang et al. 2020, arXiv:1912.08777) positions are sinusoids; Pegasus is pre-norm.
-Initialisation: normal of 0.02 (the released configurations); dropout 0.1 (the same; BART's also on attention).
+Encoder-decoders close to the original Transformer. BART learns positions and normalises embeddings; Marian and Pegasus
+(Zhang et al. 2020, arXiv:1912.08777) have sinusoidal positions; Pegasus is pre-norm.
+Initialisation: N(0, 0.02); dropout 0.1, except on Marian's attention (both: the released configurations).
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ from lm_jax.models.presets.common import NORMAL, Shape, two_stacks
 
 SINUSOIDS = dict(positions="sinusoidal_halves", scale=True)
 
-# Layers of each side. Section 2.1: 6 or 12, with the widths of BERT.
+# Depths are of each side. Section 2.1: 6 or 12 layers, with BERT's widths.
 BART = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "base": dict(depth=6, width=768, heads=12, length=1024),
     "large": dict(depth=12, width=1024, heads=16, length=1024),
 }
-# OPUS-MT (Tiedemann and Thottingal 2020, section 2): "transformer-base"; vocabularies are each pair of languages' own,
-# this one is that of English and German.
-MARIAN = {
-    "tiny": dict(depth=2, width=64, heads=2, length=64),
-    "base": dict(depth=6, width=512, heads=8, length=512),
-}
+# OPUS-MT (Tiedemann and Thottingal 2020, section 2): "transformer-base". Every language pair has its own vocabulary;
+# `PRESETS` has that of English and German.
+MARIAN = {"tiny": dict(depth=2, width=64, heads=2, length=64), "base": dict(depth=6, width=512, heads=8, length=512)}
 # Section 6.
 PEGASUS = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
@@ -38,24 +35,24 @@ PEGASUS = {
 
 
 def bart(size: str = "base") -> ml_collections.ConfigDict:
-    """BART of a size."""
+    """Return BART's configuration in one of the `BART` sizes."""
     shape = lookup(BART, size, "the size of bart")
-    return _assembled(shape, "gelu", embed=dict(positions="learned", offset=2, norm=True))
+    return _encoder_decoder(shape, "gelu", embed=dict(positions="learned", offset=2, norm=True))
 
 
 def marian(size: str = "base") -> ml_collections.ConfigDict:
-    """Marian as OPUS-MT trained it; its logits have a bias."""
+    """Return OPUS-MT's configuration of Marian in one of the `MARIAN` sizes; its logits have a bias."""
     shape = lookup(MARIAN, size, "the size of marian")
     readout = models.ReadoutConfig(bias=True)
-    return _assembled(shape, "silu", attention=dict(dropout=0.0), embed=SINUSOIDS, readout=readout)
+    return _encoder_decoder(shape, "silu", attention=dict(dropout=0.0), embed=SINUSOIDS, readout=readout)
 
 
 def pegasus(size: str = "large") -> ml_collections.ConfigDict:
-    """Pegasus of a size."""
-    return _assembled(lookup(PEGASUS, size, "the size of pegasus"), "relu", embed=SINUSOIDS, placement="pre")
+    """Return Pegasus's configuration in one of the `PEGASUS` sizes."""
+    return _encoder_decoder(lookup(PEGASUS, size, "the size of pegasus"), "relu", embed=SINUSOIDS, placement="pre")
 
 
-def _assembled(shape: Shape, activation: str, **options: Any) -> ml_collections.ConfigDict:
-    """The skeleton of all three; `options` are those of `two_stacks`."""
+def _encoder_decoder(shape: Shape, activation: str, **options: Any) -> ml_collections.ConfigDict:
+    """Return the skeleton of all three; `options` are those of `two_stacks`."""
     options = {"placement": "post", "dropout": 0.1, **options}
     return two_stacks(shape, norm=models.NormConfig(), feedforward=dict(activation=activation), init=NORMAL, **options)

@@ -1,10 +1,10 @@
-"""BERT (Devlin et al. 2019, arXiv:1810.04805) and its kin: post-norm encoders that guess masked tokens.
+"""BERT (Devlin et al. 2019, arXiv:1810.04805) and its relatives: post-norm encoders for masked tokens.
 
-RoBERTa (Liu et al. 2019, arXiv:1907.11692) leaves out sentence pairs, DistilBERT (Sanh et al. 2019, arXiv:1910.01108)
-every second layer, ALBERT (Lan et al. 2020, arXiv:1909.11942) all layers but one, which it applies again and again, and
-ELECTRA (Clark et al. 2020, arXiv:2003.10555) has a small one guess tokens that a large one then judges.
+RoBERTa (Liu et al. 2019, arXiv:1907.11692) drops sentence pairs. DistilBERT (Sanh et al. 2019, arXiv:1910.01108) drops
+every second layer. ALBERT (Lan et al. 2020, arXiv:1909.11942) applies one layer repeatedly. ELECTRA (Clark et al. 2020,
+arXiv:2003.10555) trains a discriminator to detect the tokens that a small generator replaced.
 
-Initialisation: normal of 0.02, BERT's and ALBERT's truncated at two standard deviations (the released code).
+Initialisation: N(0, 0.02), for BERT and ALBERT truncated at two standard deviations (the released code).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ ELECTRA = {
     "base": dict(depth=12, width=768, heads=12, length=512),
     "large": dict(depth=24, width=1024, heads=16, length=512),
 }
-# The same, multiplied by its line "generator size" (1/4, 1/3, 1/4); tables of tokens are the discriminator's. The
-# released small one is not a quarter but as large as its discriminator.
+# The same table, with its line "generator size" as a factor (1/4, 1/3, 1/4); the token tables are as wide as the
+# discriminator's. The released small generator is as large as its discriminator, not a quarter.
 GENERATOR = {
     "tiny": dict(depth=2, width=16, heads=1, factor=32, length=128),
     "small": dict(depth=12, width=64, heads=1, factor=128, length=512),
@@ -57,42 +57,49 @@ GENERATOR = {
 
 
 def bert(size: str = "base") -> ml_collections.ConfigDict:
-    """BERT of a size, with the heads of masked tokens and of next sentences."""
+    """Return BERT's configuration in one of the `SIZES`, with the masked-LM and next-sentence heads.
+
+    Example:
+      >>> config = bert("large")
+      >>> config.stack.depth, config.embed.width, config.stack.block.norm_placement
+      (24, 1024, 'post')
+      >>> config.pair_classes = 0  # Removes the next-sentence head.
+    """
     return encoder(lookup(SIZES, size, "the size of bert"), pair_classes=2, init=TRUNCATED)
 
 
 def roberta(size: str = "base") -> ml_collections.ConfigDict:
-    """RoBERTa of a size; its code counts positions from that of the padding token on."""
+    """Return RoBERTa's configuration by size; positions start at the row after the padding token's id."""
     shape = lookup(ROBERTA, size, "the size of roberta")
     return encoder(shape, epsilon=1e-5, embed=dict(types=1, offset=2))
 
 
 def distilbert(size: str = "base") -> ml_collections.ConfigDict:
-    """DistilBERT, the student of BERT of that size."""
+    """Return the configuration of DistilBERT, the student of BERT in that size."""
     return encoder(lookup(DISTILBERT, size, "the size of distilbert"), embed=dict(types=0))
 
 
 def albert(size: str = "base") -> ml_collections.ConfigDict:
-    """ALBERT of a size, version 2, which has no dropout; its pairs are sentences in order or swapped."""
+    """Return the configuration of ALBERT, version 2: no dropout; sentence pairs are in order or swapped."""
     shape = lookup(ALBERT, size, "the size of albert")
     stack = dict(share=models.ShareConfig(groups=1))
     return encoder(shape, activation="gelu_tanh", dropout=0.0, stack=stack, pair_classes=2, init=TRUNCATED)
 
 
 def electra(size: str = "small") -> ml_collections.ConfigDict:
-    """ELECTRA's discriminator of a size, which writes no tokens."""
+    """Return the configuration of ELECTRA's discriminator, which predicts no tokens."""
     return encoder(lookup(ELECTRA, size, "the size of electra"), readout=models.ReadoutConfig())
 
 
 def electra_generator(size: str = "small") -> ml_collections.ConfigDict:
-    """The generator beside ELECTRA's discriminator of that size."""
+    """Return the configuration of the generator that trains ELECTRA's discriminator of that size."""
     return encoder(lookup(GENERATOR, size, "the size of electra_generator"))
 
 
 def encoder(
     shape: Shape, *, epsilon: float = 1e-12, activation: str = "gelu", dropout: float = 0.1, **options: Any
 ) -> ml_collections.ConfigDict:
-    """BERT's skeleton; `options` are those of `one_stack` that are not BERT's."""
+    """Return BERT's skeleton; `options` are those of `one_stack` that differ from BERT's."""
     factor = {"factor": shape["factor"]} if "factor" in shape else {}
     embed = {"types": 2, "norm": True, **factor, **options.pop("embed", {})}
     readout = options.pop("readout", models.ReadoutConfig(bias=True, transform=activation))

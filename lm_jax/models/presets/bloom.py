@@ -1,4 +1,4 @@
-"""BLOOM (Scao et al. 2022, arXiv:2211.05100): a pre-norm decoder with ALiBi and a norm after its embeddings.
+"""BLOOM (Scao et al. 2022, arXiv:2211.05100): a pre-norm decoder with ALiBi and an embedding norm.
 
 Initialisation: N(0, 1 / (3 width)), residual writes scaled by depth (the released training scripts).
 """
@@ -24,7 +24,7 @@ SIZES = {
 
 
 def bloom(size: str = "560m") -> ml_collections.ConfigDict:
-    """BLOOM of a size."""
+    """Return BLOOM's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of bloom")
     return one_stack(
         shape,

@@ -1,52 +1,53 @@
-"""What presets share: the tree of a model of one stack or two, made of a row of its size table and its family's own."""
+"""Builders that presets share: a configuration tree from a row of a size table and the settings of the family."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from lm_jax.core.config import to_config_dict
 from lm_jax.models import config as models
 
-# depth, width, heads and length; where they are not what follows from these, kv_heads, head_dim and mlp. `vocab`, which
-# no configuration reads, is the released vocabulary where a size has another than its family.
+# depth, width, heads and length; kv_heads, head_dim and mlp where they differ from their defaults. `vocab`, which no
+# configuration reads, is the released vocabulary where a size differs from its family.
 Shape = Mapping[str, Any]
-# Typed so, for a table may hold more than numbers.
+# The annotation of tables that hold more than integers.
 Sizes = dict[str, dict[str, Any]]
 NOTHING: Shape = {}
-# GPT-2's, which many papers took over: matrices that write to the residual stream are drawn smaller in deep models.
+# GPT-2's initialisation, common in later papers: deep models draw smaller matrices that write to the residual stream.
 SCALED = models.InitConfig(name="normal", stddev=0.02, scale_residual=True)
 NORMAL = models.InitConfig(name="normal", stddev=0.02)
-
-
-class Build(Protocol):
-    """A preset: the configuration tree of a size."""
-
-    def __call__(self, size: str = ..., /) -> ml_collections.ConfigDict:
-        """The full tree."""
-        ...
 
 
 class Preset(NamedTuple):
     """A family of models.
 
     Attributes:
-      build: the configuration tree of a size.
-      sizes: its table.
-      paper: an arXiv number, or what else it is found by.
-      vocab: rows of the released token table; a configuration has none, for it follows the tokenizer.
+      build: returns the configuration tree of a size.
+      sizes: the rows of the family's size table.
+      paper: arXiv numbers, or authors and year.
+      vocab: rows of the released token table; configurations leave it unset, because it follows the tokenizer.
+
+    Example:
+      >>> from lm_jax.core import config, trees
+      >>> from lm_jax.models import config as models, model, presets
+      >>> preset = presets.PRESETS["llama"]
+      >>> tree = preset.build("7b")
+      >>> llama = model.build_model(config.from_config_dict(models.TransformerConfig, tree), preset.vocabulary("7b"))
+      >>> f"{trees.count(llama.shapes):,}"  # No array is allocated.
+      '6,738,415,616'
     """
 
-    build: Build
+    build: Callable[..., ml_collections.ConfigDict]
     sizes: Mapping[str, Shape]
     paper: str
     vocab: int
 
     def vocabulary(self, size: str) -> int:
-        """Rows of the released token table of a size."""
+        """Return the rows of the released token table of a size."""
         return self.sizes[size].get("vocab", self.vocab)
 
 
@@ -62,22 +63,22 @@ def one_stack(
     dropout: float = 0.0,
     **model: Any,
 ) -> ml_collections.ConfigDict:
-    """An encoder or a decoder.
+    """Return an encoder or a decoder.
 
     Args:
       shape: a row of a size table.
-      norm: of all its layers and of its end.
-      attention: what attention has that its defaults and `shape` have not.
-      feedforward: the same of the feed-forward layers.
-      embed: the same of the embedding.
-      stack: the same of the stack.
-      placement: of the norms.
-      dropout: of embeddings, attention and branches, where those say nothing else.
-      **model: the same of the whole.
+      norm: norm of all layers and of the last hidden states.
+      attention: fields of `AttentionConfig` that neither the defaults nor `shape` give.
+      feedforward: the same of `FeedForwardConfig`.
+      embed: the same of `EmbedConfig`.
+      stack: the same of `StackConfig`.
+      placement: placement of the norms.
+      dropout: rate on embeddings, attention and branches, where these do not set their own.
+      **model: the same of `TransformerConfig`.
     """
     mask = "full" if model.get("kind") == "encoder" else "causal"
-    own = _attention(shape, mask, dropout, attention)
-    block = _block(shape, feedforward, attention=own, norm=norm, norm_placement=placement, dropout=dropout)
+    self_attention = _attention(shape, mask, dropout, attention)
+    block = _block(shape, feedforward, attention=self_attention, norm=norm, norm_placement=placement, dropout=dropout)
     return to_config_dict(
         models.TransformerConfig(
             embed=_embedding(shape, dropout, embed),
@@ -93,18 +94,18 @@ def two_stacks(
     *,
     norm: models.NormConfig,
     attention: Shape = NOTHING,
-    own: Shape = NOTHING,
+    self_attention: Shape = NOTHING,
     feedforward: Shape = NOTHING,
     embed: Shape = NOTHING,
     placement: str = "pre",
     dropout: float = 0.0,
     **model: Any,
 ) -> ml_collections.ConfigDict:
-    """An encoder and a decoder of the same shape.
+    """Return an encoder and a decoder of the same shape.
 
-    The arguments are those of `one_stack`; `own` are settings of self-attention, which cross-attention does not share.
+    The arguments are those of `one_stack`; cross-attention does not get the settings `self_attention`.
     """
-    full, causal = (_attention(shape, mask, dropout, {**attention, **own}) for mask in ("full", "causal"))
+    full, causal = (_attention(shape, mask, dropout, {**attention, **self_attention}) for mask in ("full", "causal"))
     encoder = _block(shape, feedforward, attention=full, norm=norm, norm_placement=placement, dropout=dropout)
     cross = _attention(shape, "full", dropout, attention)
     decoder = dataclasses.replace(encoder, attention=causal, cross=cross)

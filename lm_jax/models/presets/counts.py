@@ -1,6 +1,6 @@
-"""How many parameters each size of each preset has with the vocabulary it was released with.
+"""Number of parameters of each preset and size, with the released vocabulary.
 
-Counting them takes a trace of the model, a quarter of a second: too long for a list of all of them. A test counts.
+Counting takes a trace of the model, a quarter of a second: too slow for listing all presets. A test checks the numbers.
 """
 
 from __future__ import annotations

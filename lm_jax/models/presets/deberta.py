@@ -1,8 +1,8 @@
-"""DeBERTa-v3 (He et al. 2021, arXiv:2111.09543): a post-norm encoder whose relative positions are attended to apart.
+"""DeBERTa-v3 (He et al. 2021, arXiv:2111.09543): a post-norm encoder with disentangled attention.
 
-Content asks for relative positions and they for content, in logarithmic buckets that use the projections of the content
-(He et al. 2020, arXiv:2006.03654); nothing is added to the tokens. Initialisation: normal of 0.02 (the released
-configurations).
+Scores add content-to-position and position-to-content terms, over logarithmic buckets of relative positions that share
+the projections of the content (He et al. 2020, arXiv:2006.03654); tokens have no absolute positions.
+Initialisation: N(0, 0.02) (the released configurations).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SIZES = {
 
 
 def deberta(size: str = "base") -> ml_collections.ConfigDict:
-    """DeBERTa-v3 of a size."""
+    """Return DeBERTa-v3's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of deberta")
-    places = models.DisentangledConfig(buckets=shape["buckets"], max_distance=shape["length"])
+    disentangled = models.DisentangledConfig(buckets=shape["buckets"], max_distance=shape["length"])
     return one_stack(
         shape,
         norm=models.NormConfig(epsilon=1e-7),
-        attention=dict(position="disentangled", disentangled=places),
+        attention=dict(position="disentangled", disentangled=disentangled),
         feedforward=dict(activation="gelu"),
         embed=dict(factor_bias=False, positions="none", norm=True, norm_last=True, blank_padding=True),
         placement="post",

@@ -1,10 +1,10 @@
 """EleutherAI's decoders: GPT-Neo (Black et al. 2021), GPT-J (Wang and Komatsuzaki 2021), GPT-NeoX and Pythia.
 
-GPT-Neo is GPT-3 whose scores are not scaled; GPT-J brought rotary positions and layers whose two halves are added at
-once, which GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia (Biderman et al. 2023, arXiv:2304.01373) keep.
+GPT-Neo is GPT-3 with unscaled attention scores. GPT-J added rotary positions and parallel attention and feed-forward,
+which GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia (Biderman et al. 2023, arXiv:2304.01373) keep.
 
-Initialisation: GPT-NeoX's matrices are drawn small (its section 2; what writes to the residual stream is here drawn by
-GPT-2's rule, where they have 2 / (depth sqrt(width))); GPT-Neo and GPT-J do not give it, and have GPT-2's.
+Initialisation: GPT-NeoX's is `small` (its section 2; here residual writes follow GPT-2's rule, where the paper has
+2 / (depth sqrt(width))); GPT-Neo's and GPT-J's are not published, so they have GPT-2's.
 """
 
 from __future__ import annotations
@@ -24,17 +24,11 @@ NEO = {
     "1.3b": dict(depth=24, width=2048, heads=16, window=256, length=2048),
     "2.7b": dict(depth=32, width=2560, heads=20, window=256, length=2048),
 }
-# The released configuration; 64 of the 256 features of a head turn.
-GPTJ = {
-    "tiny": dict(depth=2, width=64, heads=2, length=64),
-    "6b": dict(depth=28, width=4096, heads=16, length=2048),
-}
+# The released configuration; rotary positions on 64 of the 256 features of a head.
+GPTJ = {"tiny": dict(depth=2, width=64, heads=2, length=64), "6b": dict(depth=28, width=4096, heads=16, length=2048)}
 # Section 2.
-NEOX = {
-    "tiny": dict(depth=2, width=64, heads=2, length=64),
-    "20b": dict(depth=44, width=6144, heads=64, length=2048),
-}
-# Table 1; the names are the second release's. Tables of tokens are padded to multiples that depend on the machine.
+NEOX = {"tiny": dict(depth=2, width=64, heads=2, length=64), "20b": dict(depth=44, width=6144, heads=64, length=2048)}
+# Table 1; names of the second release. The token tables were padded to multiples that depend on the machine.
 PYTHIA = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "70m": dict(depth=6, width=512, heads=8, length=2048),
@@ -49,7 +43,7 @@ PYTHIA = {
 
 
 def gpt_neo(size: str = "125m") -> ml_collections.ConfigDict:
-    """GPT-Neo of a size."""
+    """Return GPT-Neo's configuration in one of the `NEO` sizes."""
     shape = lookup(NEO, size, "the size of gpt_neo")
     return one_stack(
         shape,
@@ -62,7 +56,7 @@ def gpt_neo(size: str = "125m") -> ml_collections.ConfigDict:
 
 
 def gptj(size: str = "6b") -> ml_collections.ConfigDict:
-    """GPT-J."""
+    """Return GPT-J's configuration in one of the `GPTJ` sizes."""
     return one_stack(
         lookup(GPTJ, size, "the size of gptj"),
         norm=NORM,
@@ -78,12 +72,12 @@ def gptj(size: str = "6b") -> ml_collections.ConfigDict:
 
 
 def gpt_neox(size: str = "20b") -> ml_collections.ConfigDict:
-    """GPT-NeoX."""
+    """Return GPT-NeoX's configuration in one of the `NEOX` sizes."""
     return _neox(lookup(NEOX, size, "the size of gpt_neox"), "gelu_tanh")
 
 
 def pythia(size: str = "160m") -> ml_collections.ConfigDict:
-    """Pythia of a size."""
+    """Return Pythia's configuration in one of the `PYTHIA` sizes."""
     return _neox(lookup(PYTHIA, size, "the size of pythia"), "gelu")
 
 

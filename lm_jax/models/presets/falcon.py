@@ -1,4 +1,4 @@
-"""Falcon (Almazrouei et al. 2023, arXiv:2311.16867): layers whose halves are added at once, and few keys and values.
+"""Falcon (Almazrouei et al. 2023, arXiv:2311.16867): parallel layers and multi-query attention.
 
 The paper does not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
@@ -11,7 +11,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import SCALED, Sizes, one_stack
 
-# The released configurations; the larger ones have a norm for each half of a layer.
+# The released configurations; the larger models have one norm for attention and one for feed-forward.
 SIZES: Sizes = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=1, placement="parallel", length=64),
     "7b": dict(depth=32, width=4544, heads=71, kv_heads=1, placement="parallel", length=2048),
@@ -21,7 +21,7 @@ SIZES: Sizes = {
 
 
 def falcon(size: str = "7b") -> ml_collections.ConfigDict:
-    """Falcon of a size."""
+    """Return Falcon's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of falcon")
     return one_stack(
         shape,

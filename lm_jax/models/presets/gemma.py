@@ -1,8 +1,8 @@
 """Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text part of Gemma 3 (arXiv:2503.19786).
 
-LLaMA's skeleton with GeGLU, scaled embeddings that also write, norms that scale by 1 + what is learned, and wide heads.
-Gemma 2 and 3 have norms before and after each half of a layer and layers that look back through a window between those
-that see everything; Gemma 2 bends scores and logits, Gemma 3 normalises queries and keys.
+LLaMA's skeleton with GeGLU, scaled and tied embeddings, norms that scale by 1 + their weight, and wide heads. Gemma 2
+and 3 have norms before and after each branch and alternate local with global layers; Gemma 2 caps scores and logits
+softly, Gemma 3 normalises queries and keys.
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
@@ -17,47 +17,39 @@ from lm_jax.models import config as models
 from lm_jax.models.presets.common import Shape, Sizes
 from lm_jax.models.presets.llama import gated
 
-# Table 1 of arXiv:2403.08295 (its feed-forward dims count both projections).
+# Table 1 of arXiv:2403.08295 (its feed-forward dims count the gate and the input projection).
 GEMMA = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=1, head_dim=32, mlp=128, length=128),
     "2b": dict(depth=18, width=2048, heads=8, kv_heads=1, mlp=16384, length=8192),
     "7b": dict(depth=28, width=3072, heads=16, kv_heads=16, mlp=24576, length=8192),
 }
-# Table 1 of arXiv:2408.00118 (likewise); `scaled_by`: what scores are divided by the root of.
+# Table 1 of arXiv:2408.00118 (likewise); scores are divided by the square root of `scaled_by`.
 GEMMA2 = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, head_dim=32, mlp=128, window=16, length=128, scaled_by=32),
     "2b": dict(depth=26, width=2304, heads=8, kv_heads=4, mlp=9216, length=8192, scaled_by=256),
     "9b": dict(depth=42, width=3584, heads=16, kv_heads=8, mlp=14336, length=8192, scaled_by=256),
     "27b": dict(depth=46, width=4608, heads=32, kv_heads=16, head_dim=128, mlp=36864, length=8192, scaled_by=144),
 }
-# Section 2 and table 1 of arXiv:2503.19786, the rest from the released configurations; models that read images have
-# some more rows of tokens, and their slow waves are stretched for longer inputs.
+# Section 2 and table 1 of arXiv:2503.19786, the rest from the released configurations. Models that read images have a
+# larger token table; `scaling` is the factor of rotary angles for their longer inputs.
 GEMMA3: Sizes = {
     "tiny": dict(depth=6, width=64, heads=4, kv_heads=1, head_dim=32, mlp=128, window=16, length=128, scaled_by=32),
     "1b": dict(depth=26, width=1152, heads=4, kv_heads=1, mlp=6912, window=512, length=32768, vocab=262144),
-    "4b": dict(depth=34, width=2560, heads=8, kv_heads=4, mlp=10240, length=131072, stretched=8.0),
-    "12b": dict(depth=48, width=3840, heads=16, kv_heads=8, mlp=15360, length=131072, stretched=8.0),
+    "4b": dict(depth=34, width=2560, heads=8, kv_heads=4, mlp=10240, length=131072, scaling=8.0),
+    "12b": dict(depth=48, width=3840, heads=16, kv_heads=8, mlp=15360, length=131072, scaling=8.0),
     "27b": dict(
-        depth=62,
-        width=5376,
-        heads=32,
-        kv_heads=16,
-        head_dim=128,
-        mlp=21504,
-        length=131072,
-        stretched=8.0,
-        scaled_by=168,
+        depth=62, width=5376, heads=32, kv_heads=16, head_dim=128, mlp=21504, length=131072, scaling=8.0, scaled_by=168
     ),
 }
 
 
 def gemma(size: str = "2b") -> ml_collections.ConfigDict:
-    """Gemma of a size."""
+    """Return Gemma's configuration in one of the `GEMMA` sizes."""
     return _decoder(lookup(GEMMA, size, "the size of gemma"))
 
 
 def gemma2(size: str = "2b") -> ml_collections.ConfigDict:
-    """Gemma 2 of a size: every other layer, from the first on, has the window."""
+    """Return Gemma 2's configuration, by size: every other layer, from the first on, is local."""
     shape = {"window": 4096, **lookup(GEMMA2, size, "the size of gemma2")}
     local = Tree(attention=Tree(window=shape["window"]))
     return _decoder(
@@ -70,15 +62,15 @@ def gemma2(size: str = "2b") -> ml_collections.ConfigDict:
 
 
 def gemma3(size: str = "1b") -> ml_collections.ConfigDict:
-    """Gemma 3 of a size: every sixth layer sees everything, with slower rotary waves."""
+    """Return Gemma 3's configuration, by size: every sixth layer is global, with slower rotary angles."""
     shape = {"window": 1024, "scaled_by": 256, **lookup(GEMMA3, size, "the size of gemma3")}
-    scaling = models.ScalingConfig(name="linear", factor=shape["stretched"]) if "stretched" in shape else None
-    far = models.RotaryConfig(theta=1e6, scaling=scaling or models.ScalingConfig())
-    near = Tree(theta=1e4, scaling=Tree(name="none", factor=1.0))
-    local = Tree(attention=Tree(window=shape["window"], rotary=near))
+    scaling = models.ScalingConfig(name="linear", factor=shape["scaling"]) if "scaling" in shape else None
+    global_rotary = models.RotaryConfig(theta=1e6, scaling=scaling or models.ScalingConfig())
+    local_rotary = Tree(theta=1e4, scaling=Tree(name="none", factor=1.0))
+    local = Tree(attention=Tree(window=shape["window"], rotary=local_rotary))
     return _decoder(
         shape,
-        rotary=far,
+        rotary=global_rotary,
         placement="sandwich",
         attention=dict(scale=shape["scaled_by"] ** -0.5, qk_norm=True),
         stack=dict(kinds=Tree(local=local), pattern=("local",) * 5 + ("block",)),

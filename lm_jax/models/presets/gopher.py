@@ -1,8 +1,8 @@
 """Gopher (Rae et al. 2021, arXiv:2112.11446) and Chinchilla (Hoffmann et al. 2022, arXiv:2203.15556).
 
-Decoders with RMS norm whose queries meet distances as keys (Dai et al. 2019, arXiv:1901.02860): a matrix more in each
-layer, without which the published sizes do not come out. Which biases there are is not said: here the feed-forward
-layers have them. The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
+Decoders with RMS norm and Transformer-XL's relative positions (Dai et al. 2019, arXiv:1901.02860), whose additional
+matrix in each layer is needed to reach the published sizes. The papers give neither the biases (here only feed-forward
+layers have them) nor the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
 from __future__ import annotations
@@ -24,19 +24,16 @@ GOPHER = {
     "280b": dict(depth=80, width=16384, heads=128, head_dim=128, length=2048),
 }
 # Chinchilla's table 4.
-CHINCHILLA = {
-    "tiny": dict(GOPHER["tiny"]),
-    "70b": dict(depth=80, width=8192, heads=64, head_dim=128, length=2048),
-}
+CHINCHILLA = {"tiny": dict(GOPHER["tiny"]), "70b": dict(depth=80, width=8192, heads=64, head_dim=128, length=2048)}
 
 
 def gopher(size: str = "117m") -> ml_collections.ConfigDict:
-    """A model of Gopher's family."""
+    """Return Gopher's configuration in one of the `GOPHER` sizes."""
     return _decoder(lookup(GOPHER, size, "the size of gopher"))
 
 
 def chinchilla(size: str = "70b") -> ml_collections.ConfigDict:
-    """Chinchilla."""
+    """Return Chinchilla's configuration in one of the `CHINCHILLA` sizes."""
     return _decoder(lookup(CHINCHILLA, size, "the size of chinchilla"))
 
 

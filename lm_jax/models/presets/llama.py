@@ -1,8 +1,7 @@
 """LLaMA (Touvron et al. 2023, arXiv:2302.13971), LLaMA-2 (arXiv:2307.09288) and LLaMA-3 (2024, arXiv:2407.21783).
 
-Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases; the large ones of LLaMA-2 and all of LLaMA-3
-share keys and values between groups of heads; from 3.1 on slow rotary waves are stretched.
-
+Pre-norm decoders with rotary positions, RMS norm, SwiGLU and no biases. The large LLaMA-2 models and all LLaMA-3 models
+have grouped-query attention; from 3.1 on, low rotary frequencies are scaled for longer inputs.
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
@@ -36,20 +35,29 @@ SIZES = {
     "3.2-1b": dict(depth=16, width=2048, heads=32, kv_heads=8, mlp=8192, length=131072, vocab=128256),
     "3.2-3b": dict(depth=28, width=3072, heads=24, kv_heads=8, mlp=8192, length=131072, vocab=128256),
 }
-# By the version that a size's name starts with.
-STRETCHED = {
+# Rotary scaling by version, the first part of a size's name.
+SCALED_ROTARY = {
     version: models.ScalingConfig(name="llama3", factor=factor, length=8192, low=1.0, high=4.0)
     for version, factor in (("3.1", 8.0), ("3.2", 32.0))
 }
 
 
 def llama(size: str = "7b") -> ml_collections.ConfigDict:
-    """LLaMA of a size (sizes that start with 2- are LLaMA-2's, and so on)."""
+    """Return LLaMA's configuration in one of the `SIZES`; those that start with 2- are LLaMA-2's, and so on.
+
+    Example:
+      >>> config = llama("3.1-8b")
+      >>> config.stack.block.attention.heads, config.stack.block.attention.kv_heads
+      (32, 8)
+      >>> config.embed.max_length = 8192
+      >>> config.stack.block.attention.rotary.theta
+      500000.0
+    """
     shape = lookup(SIZES, size, "the size of llama")
     version, dash, _ = size.partition("-")
     rotary = models.RotaryConfig()
     if version.startswith("3") and dash:
-        scaling = STRETCHED.get(version, models.ScalingConfig())
+        scaling = SCALED_ROTARY.get(version, models.ScalingConfig())
         rotary = models.RotaryConfig(theta=500_000.0, scaling=scaling)
     return gated(shape, epsilon=1e-5 if dash else 1e-6, rotary=rotary, tied=version == "3.2")
 
@@ -64,7 +72,7 @@ def gated(
     tied: bool = False,
     **options: Any,
 ) -> ml_collections.ConfigDict:
-    """LLaMA's skeleton: what is not given, and in `options` of `one_stack`, is LLaMA's."""
+    """Return LLaMA's skeleton; the defaults are LLaMA's, and `options` are those of `one_stack`."""
     return one_stack(
         shape,
         attention={"bias": False, "out_bias": False, "position": "rotary", "rotary": rotary, **attention},

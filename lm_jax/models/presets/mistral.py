@@ -1,6 +1,6 @@
-"""Mistral 7B (Jiang et al. 2023, arXiv:2310.06825) and Mixtral (Jiang et al. 2024, arXiv:2401.04088): LLaMA with more.
+"""Mistral 7B (Jiang et al. 2023, arXiv:2310.06825) and Mixtral (Jiang et al. 2024, arXiv:2401.04088).
 
-Mistral looks back through a window; Mixtral has eight feed-forward layers side by side, of which a token takes two.
+LLaMA with a sliding window (Mistral) or with eight experts, two of which each token uses (Mixtral).
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
@@ -12,7 +12,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.llama import gated
 
-# Table 1 of each; lengths and 8x22b: the released configurations.
+# Table 1 of each paper; lengths and 8x22b from the released configurations.
 MISTRAL = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, mlp=128, window=16, length=128),
     "7b": dict(depth=32, width=4096, heads=32, kv_heads=8, mlp=14336, window=4096, length=32768),
@@ -25,13 +25,13 @@ MIXTRAL = {
 
 
 def mistral(size: str = "7b") -> ml_collections.ConfigDict:
-    """Mistral, of its first version."""
+    """Return the configuration of Mistral's first version in one of the `MISTRAL` sizes."""
     shape = lookup(MISTRAL, size, "the size of mistral")
     return gated(shape, epsilon=1e-5, rotary=models.RotaryConfig(), attention=dict(window=shape["window"]))
 
 
 def mixtral(size: str = "8x7b") -> ml_collections.ConfigDict:
-    """Mixtral of a size."""
+    """Return Mixtral's configuration in one of the `MIXTRAL` sizes."""
     shape = lookup(MIXTRAL, size, "the size of mixtral")
     experts = models.ExpertsConfig(count=shape["experts"], top=2)
     return gated(shape, epsilon=1e-5, rotary=models.RotaryConfig(theta=1e6), feedforward=dict(experts=experts))

@@ -1,7 +1,7 @@
-"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): a pre-norm encoder whose layers mostly look 64 tokens around them.
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): a pre-norm encoder with local and global layers.
 
-Every third layer sees everything, with slower rotary waves; feed-forward layers are gated; nothing but the readout has
-a bias. Initialisation: normal of 0.02, residual writes scaled by depth (section 2.2, "Megatron").
+Every third layer is global, with slower rotary angles; the others see 64 tokens on each side. Feed-forward layers are
+gated; only the readout has biases. Initialisation: N(0, 0.02) with scaled residual writes (section 2.2, "Megatron").
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SIZES = {
 
 
 def modernbert(size: str = "base") -> ml_collections.ConfigDict:
-    """ModernBERT of a size."""
+    """Return ModernBERT's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of modernbert")
-    near = Tree(window=shape["window"], rotary=Tree(theta=10_000.0))
-    # The first layer reads embeddings that were just normalised.
-    kinds = Tree(first=Tree(attention_norm=False), local=Tree(attention=near))
+    local = Tree(window=shape["window"], rotary=Tree(theta=10_000.0))
+    # The embeddings are normalised already, so the first layer has no attention norm.
+    kinds = Tree(first=Tree(attention_norm=False), local=Tree(attention=local))
     pattern = ("first", *("local" if at % 3 else "block" for at in range(1, shape["depth"])))
-    far = models.RotaryConfig(theta=160_000.0)
+    global_rotary = models.RotaryConfig(theta=160_000.0)
     return one_stack(
         shape,
         kind="encoder",
         norm=models.NormConfig(epsilon=1e-5, bias=False),
-        attention=dict(bias=False, out_bias=False, position="rotary", rotary=far),
+        attention=dict(bias=False, out_bias=False, position="rotary", rotary=global_rotary),
         feedforward=dict(activation="gelu", gated=True, bias=False),
         embed=dict(positions="none", norm=True),
         stack=dict(kinds=kinds, pattern=pattern),

@@ -1,4 +1,4 @@
-"""MPT (MosaicML 2023, "Introducing MPT-7B"): a pre-norm decoder with ALiBi and no biases anywhere.
+"""MPT (MosaicML 2023, "Introducing MPT-7B"): a pre-norm decoder with ALiBi and without biases.
 
 Its announcement does not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
@@ -20,7 +20,7 @@ SIZES = {
 
 
 def mpt(size: str = "7b") -> ml_collections.ConfigDict:
-    """MPT of a size."""
+    """Return MPT's configuration in one of the `SIZES`."""
     return one_stack(
         lookup(SIZES, size, "the size of mpt"),
         norm=models.NormConfig(bias=False),

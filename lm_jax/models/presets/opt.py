@@ -1,4 +1,4 @@
-"""OPT (Zhang et al. 2022, arXiv:2205.01068): GPT-3's shapes with ReLU; the 350M model is post-norm with narrow tables.
+"""OPT (Zhang et al. 2022, arXiv:2205.01068): GPT-3's shapes with ReLU; 350M is post-norm with factorised embeddings.
 
 Initialisation: N(0, 0.006), residual writes scaled by depth; dropout 0.1, none on embeddings (section 2.2; none on
 attention in the released configurations).
@@ -12,7 +12,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import Sizes, one_stack
 
-# Table 1; 350M beside it from the released configuration.
+# Table 1; post-norm and the factor of 350M from the released configuration.
 SIZES: Sizes = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "125m": dict(depth=12, width=768, heads=12, length=2048),
@@ -28,9 +28,9 @@ SIZES: Sizes = {
 
 
 def opt(size: str = "125m") -> ml_collections.ConfigDict:
-    """OPT of a size."""
+    """Return OPT's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of opt")
-    narrow = dict(factor=shape["factor"], factor_first=True) if "factor" in shape else {}
+    factorised = dict(factor=shape["factor"], factor_first=True) if "factor" in shape else {}
     placement = shape.get("placement", "pre")
     return one_stack(
         shape,
@@ -38,7 +38,7 @@ def opt(size: str = "125m") -> ml_collections.ConfigDict:
         placement=placement,
         attention=dict(dropout=0.0),
         feedforward=dict(activation="relu"),
-        embed=dict(offset=2, dropout=0.0, factor_bias=False, **narrow),
+        embed=dict(offset=2, dropout=0.0, factor_bias=False, **factorised),
         dropout=0.1,
         final_norm=placement == "pre",
         init=models.InitConfig(name="normal", stddev=0.006, scale_residual=True),

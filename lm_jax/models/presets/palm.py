@@ -1,4 +1,4 @@
-"""PaLM (Chowdhery et al. 2022, arXiv:2204.02311): parallel layers, one key and value head, SwiGLU, no biases.
+"""PaLM (Chowdhery et al. 2022, arXiv:2204.02311): parallel layers, multi-query attention, SwiGLU, no biases.
 
 Initialisation: variance 1 / fan-in, embeddings N(0, 1) and logits scaled by 1 / sqrt(width) (section 5).
 """
@@ -11,7 +11,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import one_stack
 
-# Table 1; heads of 256, the vocabulary of section 2. Parameters are the table's.
+# Table 1, with its numbers of parameters; heads of 256; the vocabulary of section 2.
 SIZES = {
     "tiny": dict(depth=2, width=64, heads=4, head_dim=16, length=64),
     "8b": dict(depth=32, width=4096, heads=16, length=2048),
@@ -21,7 +21,7 @@ SIZES = {
 
 
 def palm(size: str = "8b") -> ml_collections.ConfigDict:
-    """PaLM of a size."""
+    """Return PaLM's configuration in one of the `SIZES`."""
     return one_stack(
         {"head_dim": 256, "kv_heads": 1, **lookup(SIZES, size, "the size of palm")},
         norm=models.NormConfig(bias=False),

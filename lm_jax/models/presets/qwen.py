@@ -1,6 +1,6 @@
-"""Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen3 (Yang et al. 2025, arXiv:2505.09388): LLaMA with other queries.
+"""Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen3 (Yang et al. 2025, arXiv:2505.09388).
 
-Queries, keys and values of Qwen2 have biases; queries and keys of Qwen3 are normalised. Small models have one table.
+LLaMA with biases on queries, keys and values (Qwen2) or normalised queries and keys (Qwen3); small models are tied.
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
@@ -15,7 +15,7 @@ from lm_jax.models.presets.llama import gated
 
 ROTARY = models.RotaryConfig(theta=1e6)
 
-# Table 1; vocabularies, which are padded differently, from the released configurations.
+# Table 1; vocabularies, padded to different sizes, from the released configurations.
 QWEN2: Sizes = {
     "tiny": dict(depth=2, width=64, heads=4, kv_heads=2, mlp=128, tied=True, length=128),
     "0.5b": dict(depth=24, width=896, heads=14, kv_heads=2, mlp=4864, tied=True, length=32768),
@@ -36,12 +36,12 @@ QWEN3: Sizes = {
 
 
 def qwen2(size: str = "0.5b") -> ml_collections.ConfigDict:
-    """Qwen2 of a size."""
+    """Return Qwen2's configuration in one of the `QWEN2` sizes."""
     shape = lookup(QWEN2, size, "the size of qwen2")
     return gated(shape, epsilon=1e-6, rotary=ROTARY, attention=dict(bias=True), tied=shape.get("tied", False))
 
 
 def qwen3(size: str = "0.6b") -> ml_collections.ConfigDict:
-    """Qwen3 of a size, without experts."""
+    """Return the configuration of a dense Qwen3 model in one of the `QWEN3` sizes."""
     shape = {"head_dim": 128, **lookup(QWEN3, size, "the size of qwen3")}
     return gated(shape, epsilon=1e-6, rotary=ROTARY, attention=dict(qk_norm=True), tied=shape.get("tied", False))

@@ -1,9 +1,8 @@
-"""T5 (Raffel et al. 2020, arXiv:1910.10683), T5 v1.1 and their kin: pre-norm encoder-decoders with relative buckets.
+"""T5 (Raffel et al. 2020, arXiv:1910.10683) and its relatives: pre-norm encoder-decoders.
 
-mT5 (Xue et al. 2021, arXiv:2010.11934) is T5 v1.1 with the words of 101 languages, and UMT5 (Chung et al. 2023,
-arXiv:2304.09151) the same with a table of relative positions in each layer.
-
-Initialisation: variance 1 / fan-in, queries a further 1 / head_dim because scores are not scaled (the released code).
+Attention adds a bias for each bucket of relative positions. mT5 (Xue et al. 2021, arXiv:2010.11934) is T5 v1.1 with a
+vocabulary for 101 languages; UMT5 (Chung et al. 2023, arXiv:2304.09151) has a bias table in each layer.
+Initialisation: variance 1 / fan-in; queries 1 / (fan-in head_dim), because scores are not scaled (the released code).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import Shape, two_stacks
 
-# Layers a side, width, heads, head_dim, feed-forward width. 1.0: section 3.7 and the released configurations.
+# Depths are of each side. Version 1.0: section 3.7 and the released configurations.
 V1_0 = {
     "tiny": dict(depth=2, width=64, heads=2, head_dim=32, mlp=256),
     "small": dict(depth=6, width=512, heads=8, head_dim=64, mlp=2048),
@@ -23,7 +22,7 @@ V1_0 = {
     "3b": dict(depth=24, width=1024, heads=32, head_dim=128, mlp=16384),
     "11b": dict(depth=24, width=1024, heads=128, head_dim=128, mlp=65536),
 }
-# 1.1: the released configurations (google-research/text-to-text-transfer-transformer, released_checkpoints.md).
+# Version 1.1: the released configurations (google-research/text-to-text-transfer-transformer, released_checkpoints.md).
 SIZES = {
     "tiny": dict(depth=2, width=64, heads=2, head_dim=32, mlp=128),
     "small": dict(depth=8, width=512, heads=6, head_dim=64, mlp=1024),
@@ -40,35 +39,44 @@ UMT5 = {name: dict(SIZES[name]) for name in ("tiny", "small", "base", "xl", "xxl
 
 
 def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDict:
-    """T5 of a size; `version` 1.0 (ReLU, tied and scaled readout) or 1.1 (gated GELU, readout of its own)."""
+    """Return T5's configuration; `version` is 1.0 (ReLU, tied and scaled readout) or 1.1 (gated GELU, untied readout).
+
+    Example:
+      >>> config = t5("base")
+      >>> config.encoder.depth, config.encoder.block.feedforward.activation, config.readout.tied
+      (12, 'gelu_tanh', False)
+      >>> config.decoder.depth = 6
+      >>> t5("base", version="1.0").decoder.block.feedforward.activation
+      'relu'
+    """
     shape = lookup(lookup(VERSIONS, version, "the version of t5"), size, "the size of t5")
-    return _assembled(shape, gated=version == "1.1")
+    return _encoder_decoder(shape, gated=version == "1.1")
 
 
 def t5_v1_0(size: str = "small") -> ml_collections.ConfigDict:
-    """T5 of the paper."""
+    """Return the configuration of the paper's T5 in one of the `V1_0` sizes."""
     return t5(size, version="1.0")
 
 
 def mt5(size: str = "small") -> ml_collections.ConfigDict:
-    """mT5 of a size."""
-    return _assembled(lookup(MT5, size, "the size of mt5"), gated=True)
+    """Return mT5's configuration in one of the `MT5` sizes."""
+    return _encoder_decoder(lookup(MT5, size, "the size of mt5"), gated=True)
 
 
 def umt5(size: str = "small") -> ml_collections.ConfigDict:
-    """UMT5 of a size."""
-    return _assembled(lookup(UMT5, size, "the size of umt5"), gated=True, shared=False)
+    """Return UMT5's configuration in one of the `UMT5` sizes."""
+    return _encoder_decoder(lookup(UMT5, size, "the size of umt5"), gated=True, shared=False)
 
 
-def _assembled(shape: Shape, *, gated: bool, shared: bool = True) -> ml_collections.ConfigDict:
-    """T5 v1.0 or v1.1 (`gated`), whose layers share the table of relative positions or have one each."""
-    dropout = 0.0 if gated else 0.1  # v1.1 was pre-trained without dropout, as mT5 was.
+def _encoder_decoder(shape: Shape, *, gated: bool, shared: bool = True) -> ml_collections.ConfigDict:
+    """Return T5 v1.0 or v1.1 (`gated`); `shared`: all layers of a side share one table of relative positions."""
+    dropout = 0.0 if gated else 0.1  # v1.1 and mT5 were pre-trained without dropout.
     activation = "gelu_tanh" if gated else "relu"
     return two_stacks(
         shape,
         norm=models.NormConfig(name="rms", epsilon=1e-6),
         attention=dict(buckets=models.BucketConfig(shared=shared), scale=1.0, bias=False, out_bias=False),
-        own=dict(position="buckets"),
+        self_attention=dict(position="buckets"),
         feedforward=dict(activation=activation, gated=gated, bias=False, dropout=dropout),
         embed=dict(positions="none"),
         dropout=dropout,

@@ -1,6 +1,6 @@
-"""The original Transformer (Vaswani et al. 2017, arXiv:1706.03762): a post-norm encoder-decoder with sinusoids.
+"""The original Transformer (Vaswani et al. 2017, arXiv:1706.03762): post-norm, sinusoidal positions.
 
-Initialisation: Xavier uniform matrices, N(0, 1 / width) embeddings that are scaled by sqrt(width) (the released code).
+Initialisation: Xavier uniform matrices; N(0, 1 / width) embeddings, scaled by sqrt(width) (the released code).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZES: Sizes = {
 
 
 def transformer(size: str = "base") -> ml_collections.ConfigDict:
-    """The Transformer of a row of table 3."""
+    """Return the Transformer's configuration in one of the `SIZES`, rows of table 3."""
     shape = lookup(SIZES, size, "the size of transformer")
     return two_stacks(
         shape,

@@ -1,7 +1,7 @@
-"""XLNet (Yang et al. 2019, arXiv:1906.08237): a post-norm encoder that knows distances, with a query stream.
+"""XLNet (Yang et al. 2019, arXiv:1906.08237): a post-norm encoder with relative positions and two streams.
 
-Initialisation and dropout: normal of 0.02, 0.1 (the released training script, which also drops parts of the sinusoids
-and of the last hidden states). Rows of 512 tokens leave a memory of 384 tokens, none of them from a row's second half.
+Initialisation N(0, 0.02) and dropout 0.1 are those of the released training script, which also applies dropout to the
+sinusoids and to the last hidden states. The memory after a row of 512 tokens is 384, none of its second half.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import NORMAL, one_stack
 
-# `base` and `large`: the settings and the training command that were released with the weights.
+# `base` and `large`: settings and training command released with the weights.
 SIZES = {
     "tiny": dict(depth=2, width=64, heads=2, length=512, memory=32, reuse=16),
     "base": dict(depth=12, width=768, heads=12, length=512, memory=384, reuse=256),
@@ -21,16 +21,13 @@ SIZES = {
 
 
 def xlnet(size: str = "base") -> ml_collections.ConfigDict:
-    """XLNet of a size."""
+    """Return XLNet's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of xlnet")
     return one_stack(
         shape,
         norm=models.NormConfig(epsilon=1e-12),
         attention=dict(
-            position="transformer_xl",
-            transformer_xl=models.TransformerXLConfig(types=True),
-            bias=False,
-            out_bias=False,
+            position="transformer_xl", transformer_xl=models.TransformerXLConfig(types=True), bias=False, out_bias=False
         ),
         feedforward=dict(activation="gelu", dropout=0.1),
         embed=dict(positions="none"),
