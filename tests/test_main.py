@@ -81,7 +81,7 @@ BAD = {
     "tokenizer of a missing text": (["tokenizer", "--config=gpt:tiny", "--config.data.path=no/*.txt"], "no file"),
     "data of a missing text": (["data", "--config=gpt:tiny", "--config.data.path=no.jsonl.zst"], "no file"),
     "a flag of another verb": (["train", "--config=gpt:tiny", "--workdir=W", "--prompt=a"], "is a flag of generate"),
-    "a word that is no flag": (["train", "gpt:tiny", "--workdir=W"], "takes flags only"),
+    "a word that is no flag": (["train", "gpt:tiny", "--workdir=W"], "takes only flags"),
     "unknown writer": (
         ["train", "--config=gpt:tiny", "--config.log.writers=jsonl,tensorbord", "--workdir=W", "GOLDEN"],
         "did you mean tensorboard",
@@ -126,7 +126,7 @@ BAD = {
         "config.data.mixture.sources.a.path is gs://b/a.txt",
     ),
     "a bucket to import": (["import", "gs://b/model", "--workdir=W"], "gs://b/model"),
-    "a recipe that is no Python": (["train", "--config=FILE", "--workdir=W"], "is no Python file"),
+    "a recipe that is no Python": (["train", "--config=FILE", "--workdir=W"], "is not a Python file"),
     "a work directory that is a file": (["train", "--config=gpt:tiny", "--workdir=FILE", "GOLDEN"], "is a file"),
     "a work directory below a file": (
         ["train", "--config=gpt:tiny", "--workdir=FILE/run", "GOLDEN"],

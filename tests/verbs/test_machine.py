@@ -34,7 +34,7 @@ def problems(machine, tmp_path, devices=CPU):
         ("580.65.06", "NVIDIA H100 80GB HBM3", "pip install 'jax[cuda13]'"),
         ("535.104.05", "NVIDIA A100-SXM4-80GB", "pip install 'jax[cuda12]' (driver 535.104.5 is older than 580"),
         # A new driver does not bring CUDA 13 to a GPU that it has left behind.
-        ("580.65.06", "Tesla V100-SXM2-16GB", "pip install 'jax[cuda12]' (CUDA 13 does not know a Tesla V100"),
+        ("580.65.06", "Tesla V100-SXM2-16GB", "pip install 'jax[cuda12]' (CUDA 13 does not support a Tesla V100"),
         ("470.82.01", "Tesla T4", "install a newer driver"),
     ],
 )
@@ -47,7 +47,7 @@ def test_a_gpu_that_jax_does_not_see_gets_its_exact_command(driver, model, comma
         },
     )
     (problem,) = problems(found, tmp_path)
-    assert problem.startswith(f"{model} is here, but jax sees the CPU only") and command in problem
+    assert problem.startswith(f"{model} is present, but jax sees only the CPU") and command in problem
     assert problems(found, tmp_path, ["cuda:0 H100"]) == []
 
 
