@@ -1,7 +1,6 @@
 """Flags of the command line, recipes, and `--config.KEY=VALUE` overrides of a recipe.
 
-absl parses the flags. Its own `--help` and its errors would end the program with a traceback, so its errors become
-an `InputError` of one line here.
+absl parses the flags; its errors would end the program with a traceback, so they become an `InputError` of one line.
 """
 
 from __future__ import annotations
@@ -136,16 +135,8 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped recipes)")
     values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case")}
-    return Request(
-        verb=verb,
-        recipe=recipe,
-        config=config,
-        changed=changed,
-        overrides=overrides,
-        words=tuple(positional),
-        fields=fields,
-        **values,
-    )
+    values |= {"words": tuple(positional), "fields": fields}
+    return Request(verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, **values)
 
 
 def load_recipe(name: str) -> Any:

@@ -58,15 +58,15 @@ def run(train, tmp_path_factory):
 def test_everything_is_said_once_at_start(run):
     _, _, said = run
     for line in (
-        r"^recipe +gpt:tiny, but$",
+        r"^recipe +gpt:tiny, changed:$",
         r"^  config\.train\.steps: 200 -> 6$",
         r"^devices +8 x cpu",
-        r"^mesh +data 8 x fsdp 1 x tensor 1: 2 rows of a batch and [\d.]+ MB of parameters a device$",
+        r"^mesh +data 8 x fsdp 1 x tensor 1: 2 rows of the batch and [\d.]+ MB of parameters per device$",
         r"^parameters [\d,]+, [\d.]+ MB in float32",
         r"^  stack/attention +[\d,]+ +[\d.]+%$",
         r"^data .*: [\d,]+ tokens in [\d,]+ documents",
         r"^step +traced in [\d.]+ s, compiled in [\d.]+ s \(.*cache.*\)$",
-        r"^compute .* FLOPs a token; peak",
+        r"^compute .* FLOPs per token; peak",
     ):
         assert len(re.findall(line, said, re.MULTILINE)) == 1, line
 

@@ -136,9 +136,7 @@ def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
         if forced == "cpu":
             problems.append("a TPU is present, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
         elif machine.installed("libtpu"):
-            problems.append(
-                "a TPU is present and libtpu is installed, but jax sees only the CPU: stop other programs that use it"
-            )
+            problems.append("a TPU and libtpu are present, but jax sees only the CPU: stop other programs that use it")
         else:
             problems.append("a TPU is present, but jax sees only the CPU: pip install 'lm_jax[tpu]'")
     return problems

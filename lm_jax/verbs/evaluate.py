@@ -31,10 +31,8 @@ def run(request: Request) -> int:
     other = any(re.match(r"--config\.data\.(columns\.[^.=]+\.)?path=", word) for word in words)
     if other:
         _check_columns(data, words)
-    share_given = any(word.startswith("--config.data.validation") for word in words)
-    data = dataclasses.replace(
-        data, tokenizer=tokenizer, validation=1.0 if other and not share_given else data.validation
-    )
+    chosen = any(word.startswith("--config.data.validation") for word in words)
+    data = dataclasses.replace(data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation)
     if other:
         data = dataclasses.replace(data, mixture=MixtureConfig())
     with report.Progress() as progress:

@@ -95,7 +95,7 @@ def test_what_was_imported_is_exported_bit_for_bit(imported, checkpoint, tmp_pat
 
 def test_export_does_not_overwrite(imported, tmp_path, capsys):
     assert lm_jax("export", f"--workdir={imported}", f"--output={tmp_path}") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_import_does_not_overwrite(imported, checkpoint, capsys):

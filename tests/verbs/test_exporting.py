@@ -51,11 +51,11 @@ def test_a_run_is_written_with_its_special_ids_and_a_tokenizer_that_others_read(
 
 def test_a_tokenizer_that_gives_other_ids_is_refused(workdir, tokenizer, tmp_path, capsys, monkeypatch):
     other = tokenizers.train(TokenizerConfig(kind="bytes"), [])
-    monkeypatch.setattr(exporting, "_read", lambda output: other)
+    monkeypatch.setattr(exporting, "_load_tokenizer", lambda output: other)
     output = tmp_path / "exported"
     assert lm_jax("export", f"--workdir={workdir}", f"--output={output}") == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "other ids" in said and "was not made" in said
+    assert said.count("\n") == 1 and "other ids" in said and "was not written" in said
     assert not output.exists()
 
 
@@ -70,9 +70,9 @@ def test_a_fork_with_another_tokenizer_does_not_give_back_the_one_that_came(toke
     for name, content in interchange.files(tokenizer, "decoder").items():
         (tmp_path / name).write_bytes(content)
     other = tokenizers.train(TokenizerConfig(kind="bytes"), [])
-    assert exporting._knows(tmp_path, tokenizers.load(tmp_path))
-    assert not exporting._knows(tmp_path, other)
-    assert not exporting._knows(tmp_path / "nothing", other)
+    assert exporting._keeps_imported_tokenizer(tmp_path, tokenizers.load(tmp_path))
+    assert not exporting._keeps_imported_tokenizer(tmp_path, other)
+    assert not exporting._keeps_imported_tokenizer(tmp_path / "nothing", other)
 
 
 def test_a_roberta_keeps_the_padding_token_of_its_tokenizer(tokenizer, tmp_path, capsys):
@@ -90,4 +90,4 @@ def test_hidden_states_are_compared_where_the_class_writes_no_tokens(tokenizer, 
     workdirs.draw(tmp_path / "run", "electra", tokenizer, stack__depth=1)
     assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'exported'}") == 0
     said = capsys.readouterr().out
-    assert "hidden states differ by at most" in said and "ElectraModel writes no tokens" in said
+    assert "hidden states differ by at most" in said and "ElectraModel has no LM head" in said

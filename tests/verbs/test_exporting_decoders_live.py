@@ -63,7 +63,7 @@ def test_transformers_computes_and_writes_what_a_run_of_ours_does(
     assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={output}") == 0
     # AutoTokenizer gives a qwen2 the tokenizer of the released models, and export says so.
     forced = preset == "qwen2"
-    assert ("read the tokenizer with PreTrainedTokenizerFast" in capsys.readouterr().out) == forced
+    assert ("load the tokenizer with PreTrainedTokenizerFast" in capsys.readouterr().out) == forced
     loader = transformers.PreTrainedTokenizerFast if forced else transformers.AutoTokenizer
     theirs = loader.from_pretrained(output)
     network, loaded = transformers.AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)

@@ -38,7 +38,7 @@ def test_only_line_breaks_divide_prompts(data, expected, tmp_path):
         (codecs.BOM_UTF16_LE + b"a", "line 1 is not UTF-16"),
         (b"", "is empty"),
         (codecs.BOM_UTF8, "is empty"),
-        (None, "there is no such file"),
+        (None, "does not exist"),
     ],
 )
 def test_other_files_are_refused_with_what_to_do(data, message, tmp_path):

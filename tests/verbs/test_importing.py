@@ -113,7 +113,7 @@ def test_a_tokenizer_of_another_model_is_refused_with_what_to_do(repository, tmp
     safetensors.write(checkpoint, tensors)
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", "--hf.vocab_size=40") == 2
     error = capsys.readouterr().err
-    assert "the model's table 40 rows" in error and "--tokenizer=ids" in error
+    assert "the model's table has 40 rows" in error and "--tokenizer=ids" in error
 
 
 @pytest.fixture(scope="module")

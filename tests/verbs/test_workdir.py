@@ -134,7 +134,7 @@ def test_rates_schedule_and_clipping_may_change_and_the_history_tells_it(run, tr
     (entry,) = config["history"]
     assert entry["step"] == STEPS and entry["date"].startswith("20")
     assert "config.optimizer.clip: 1.0 -> 0.0" in entry["changes"] and len(entry["changes"]) == 4
-    assert all(f"since changed: {line}" in said for line in entry["changes"])
+    assert all(f"changed since then: {line}" in said for line in entry["changes"])
     assert config["optimizer"]["learning_rate"] == 0.001
     for path, data in kept.items():
         if path.name not in ("config.json", "metrics.jsonl"):
@@ -210,7 +210,7 @@ def test_moments_of_experts_that_an_earlier_version_joined_begin_anew(tmp_path, 
     assert earlier.keys() != leaves.keys()
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(0, earlier, {})
-    restored = workdirs._read(Checkpointer(tmp_path), exp.state_like)
-    assert "begin anew" in capsys.readouterr().err
+    restored = workdirs._restore_state(Checkpointer(tmp_path), exp.state_like)
+    assert "start at zero" in capsys.readouterr().err
     for path, leaf in named_leaves(restored):
         assert (leaf == (0 if path not in earlier else 1)).all(), path
