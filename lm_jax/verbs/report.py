@@ -111,7 +111,7 @@ def parameters(model: Model | Models, layout: Layout) -> str:
     return "\n".join([*lines, f"{total:,} parameters, {size / 1e6:,.1f} MB in float32"]) + "\n"
 
 
-def described(exp: Experiment) -> Model | Models:
+def models_of(exp: Experiment) -> Model | Models:
     """Returns the object with the shapes and axes of an experiment's parameters, by role if there are several."""
     return exp.models if len(exp.models.roles) > 1 else exp.product
 
@@ -119,7 +119,7 @@ def described(exp: Experiment) -> Model | Models:
 def setup(exp: Experiment, workdir: Path) -> str:
     """Formats a summary of a run: optimizer, devices, parameters and data."""
     config, store, mesh = exp.config, exp.tokens, exp.layout.mesh
-    models = described(exp)
+    models = models_of(exp)
     total, size = count(models.shapes), size_bytes(models.shapes)
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
@@ -159,7 +159,7 @@ def _held_out(exp: Experiment) -> str:
 
 def _per_device(exp: Experiment) -> float:
     """Returns the megabytes of float32 parameters on one device."""
-    models = described(exp)
+    models = models_of(exp)
     shardings = jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes))
     leaves = zip(jax.tree.leaves(models.shapes), shardings, strict=True)
     shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in leaves)

@@ -7,7 +7,7 @@
     checkpoints/        `lm_jax.train.checkpoint`
     lock                host and process id of the training process; the system releases it when the process ends
 
-Once there is a checkpoint, a resumed run changes only config.json and checkpoints/.
+Once there is a checkpoint, config.json is the only one of the first four that a later run changes.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def write(exp: Experiment, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     exp.tokenizer.save(workdir / "tokenizer")
     atomic.write_json(workdir / "environment.json", environment())
-    atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.described(exp), exp.layout).encode())
+    atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.models_of(exp), exp.layout).encode())
     atomic.write_json(workdir / experiment.SAVED, dataclasses.asdict(exp.config))
 
 
