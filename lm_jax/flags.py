@@ -1,7 +1,6 @@
-"""The command line: the same flags for every verb, and `--config.any.key=value` over a recipe.
+"""Flags of the command line, recipes, and `--config.KEY=VALUE` overrides of a recipe.
 
-absl parses; its own `--help` and error handling would end the program with a traceback, so a parser of our own
-collects what went wrong into one line.
+absl parses the flags; its errors would end the program with a traceback, so they become an `InputError` of one line.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ MODEL_VERBS = ("evaluate", "generate", "inspect")
 CHECKPOINT_VERBS = ("import", "export", "verify")
 PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor", *CHECKPOINT_VERBS)
 RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "generate", "export")
-LATEST = -1  # `--checkpoint` without a step.
+LATEST = -1  # `--checkpoint` without a value.
 
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
-# Fields of a checkpoint's config.json: `--hf.FIELD=VALUE`.
+# `--hf.FIELD=VALUE` sets a field of a checkpoint's config.json.
 FIELDS, FIELD_VERBS = "--hf.", ("import",)
-# Verbs that take words which are no flags.
+# Verbs with positional arguments.
 WORD_VERBS = ("inspect", "completion", "import")
 
 
 def _flag(default: Any, about: str, *verbs: str) -> Any:
-    """A flag: its default (None: not given), what it is, and the verbs that read it (none: all)."""
+    """Returns the field of a flag: default (None: not given), help text, verbs that read it (empty: all verbs)."""
     return dataclasses.field(default=default, metadata={"flag": (default, verbs, about)})
 
 
@@ -42,13 +41,13 @@ class Request:
     """A verb with its flags.
 
     Attributes:
-      verb: what to do.
-      recipe: the `--config` flag as given, or None.
-      config: the recipe, completed and overridden; None without `--config`.
-      changed: lines `key: recipe -> command line` of what was overridden.
-      overrides: the `--config.key=value` words, for verbs whose configuration comes from a work directory.
-      words: what is left: words that are not flags.
-      fields: of a checkpoint's config.json, set by `--hf.FIELD=VALUE`; an empty text leaves one out.
+      verb: name of the verb.
+      recipe: value of `--config`, or None.
+      config: the recipe with its defaults filled in and the overrides applied; None without `--config`.
+      changed: a line `key: recipe's value -> new value` per changed key.
+      overrides: the `--config.KEY=VALUE` arguments, for verbs whose configuration comes from a work directory.
+      words: positional arguments.
+      fields: fields of a checkpoint's config.json from `--hf.FIELD=VALUE`; an empty value removes the field.
     """
 
     verb: str
@@ -58,40 +57,36 @@ class Request:
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    workdir: str | None = _flag(
-        None, "directory of the run: written by train and import, read by the others", *RUN_VERBS
-    )
+    workdir: str | None = _flag(None, "directory of the run; train and import write it, others read it", *RUN_VERBS)
     checkpoint: int | None = _flag(
-        None,
-        "step to use; without a step the newest intact one; not given: the best, or the newest intact one",
-        *STEP_VERBS,
+        None, "step to load [the best, else the newest intact one]; without a value: the newest intact", *STEP_VERBS
     )
-    input: str | None = _flag(None, "file of prompts, one a line", "generate")
-    output: str | None = _flag(None, "where to write the result", "tokenizer", *MODEL_VERBS, "export")
-    prompt: tuple[str, ...] = _flag((), "a prompt; may be given several times", "generate")
-    prompt_ids: tuple[str, ...] = _flag((), "a prompt as token ids, 1,2,3; may be given several times", "generate")
-    tokenizer: str | None = _flag(None, "tokenizer of the checkpoint: a directory or a file", "import")
-    max_tokens: int | None = _flag(
-        None, "most tokens to generate; default: 128, or what the positions leave room for", "generate"
+    input: str | None = _flag(None, "file of prompts, one per line", "generate")
+    output: str | None = _flag(
+        None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
     )
-    temperature: float = _flag(1.0, "0 is greedy", "generate")
-    top_k: int = _flag(0, "keep the k most likely tokens; 0 keeps all (masks: how many to show)", "generate")
-    top_p: float = _flag(1.0, "keep the most likely tokens that hold this probability", "generate")
-    seed: int | None = _flag(None, "seed of sampling [0]; to train, the same as --config.seed", "train", "generate")
-    json: bool = _flag(False, "print one JSON document on standard output, and nothing else there", *PRINTING_VERBS)
-    fork: str | None = _flag(None, "start anew in --workdir from the parameters of this run", "train")
-    format: str = _flag("huggingface", "what to write: huggingface", "export")
-    case: tuple[str, ...] = _flag((), "directory of a reference case; may be given several times", "verify")
-    model: str | None = _flag(None, "directory of the checkpoint, where it is not the case's own", "verify")
-    distributed: bool = _flag(False, "one process of a multi-host run whose environment names the others (TPU pods)")
-    coordinator: str | None = _flag(None, "host:port of process 0 of a multi-host run")
-    processes: int | None = _flag(None, "processes of the run")
-    process: int | None = _flag(None, "number of this process")
+    prompt: tuple[str, ...] = _flag((), "prompt; can be repeated", "generate")
+    prompt_ids: tuple[str, ...] = _flag((), "prompt as token ids, such as 1,2,3; can be repeated", "generate")
+    tokenizer: str | None = _flag(None, "tokenizer directory or file, or ids for none [the checkpoint's]", "import")
+    max_tokens: int | None = _flag(None, "maximum number of new tokens [128, fewer if positions run out]", "generate")
+    temperature: float = _flag(1.0, "sampling temperature; 0 is greedy", "generate")
+    top_k: int = _flag(0, "sample from the k most likely tokens, 0: all; encoder: candidates per mask [5]", "generate")
+    top_p: float = _flag(1.0, "sample from the most likely tokens whose probabilities add up to this", "generate")
+    seed: int | None = _flag(None, "random seed of sampling [0]; train: the same as --config.seed", "train", "generate")
+    json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
+    fork: str | None = _flag(None, "directory of a run whose parameters a new run in --workdir starts from", "train")
+    format: str = _flag("huggingface", "checkpoint format; the only choice is huggingface", "export")
+    case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
+    model: str | None = _flag(None, "directory of the checkpoint, if it is not in the directory of --case", "verify")
+    distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")
+    coordinator: str | None = _flag(None, "address of process 0 of a multi-host run, host:port")
+    processes: int | None = _flag(None, "number of processes of a multi-host run")
+    process: int | None = _flag(None, "index of this process, from 0")
 
 
-# As absl calls what a field holds.
+# absl's name of each type.
 _KINDS = {"str": "string", "int": "integer", "float": "float", "bool": "boolean", "tuple[str, ...]": "multi_string"}
-# Name, kind, default, verbs that read it (none: all), what it is.
+# Name, absl's type, default, verbs that read it (empty: all), help text.
 FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = tuple(
     (field.name, _KINDS[str(field.type).removesuffix(" | None")], *field.metadata["flag"])
     for field in dataclasses.fields(Request)
@@ -100,66 +95,63 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = tuple(
 
 
 def reads(verb: str, verbs: tuple[str, ...]) -> bool:
-    """Whether a verb reads a flag with this column of `FLAGS`."""
+    """Returns whether a verb reads the flag that lists these verbs in `FLAGS`."""
     return not verbs or verb in verbs
 
 
 def describe(verb: str | None = None) -> str:
-    """The flags, one a line, for `--help`: all of them, or those of a verb."""
+    """Returns the help text of the flags, one per line: of all flags, or of those that a verb reads."""
     lines = ["flags:"]
     for name, kind, default, verbs, about in FLAGS:
         if verb is not None and not reads(verb, verbs):
             continue
-        shown = f"--{name}" if kind == "boolean" else f"--{name}[=...]" if name == "checkpoint" else f"--{name}=..."
+        usage = f"--{name}" if kind == "boolean" else f"--{name}[=...]" if name == "checkpoint" else f"--{name}=..."
         only = f" ({', '.join(verbs)})" if verbs and verb is None and verbs != PRINTING_VERBS else ""
         value = f" [{default}]" if default not in (None, (), False) else ""
-        lines.append(f"  {shown:18} {about}{value}{only}")
+        lines.append(f"  {usage:18} {about}{value}{only}")
     if verb is None or verb in FIELD_VERBS:
         only = "" if verb else f" ({', '.join(FIELD_VERBS)})"
-        lines.append(f"  {FIELDS + 'FIELD=...':18} a field of its config.json: JSON or text; empty leaves it out{only}")
+        lines.append(f"  {FIELDS + 'FIELD=...':18} set a field of config.json to JSON or text; empty removes it{only}")
     return "\n".join(lines)
 
 
 def parse(verb: str, words: Sequence[str]) -> Request:
-    """A request from the words after the verb.
+    """Parses the arguments after the verb.
 
     Raises:
-      InputError: an unknown flag or key, or a value of the wrong type; nothing has been touched.
+      InputError: an unknown flag or key, or a value of the wrong type.
     """
     recipe, rest = _take_recipe(list(words))
     overrides = tuple(word for word in rest if word.startswith("--config."))
     rest = [word for word in rest if not word.startswith("--config.")]
     fields, rest = _take_fields(verb, rest)
-    values, left = _parse_absl(verb, rest)
-    if left and verb not in WORD_VERBS:
-        raise InputError(f"{left[0]!r} is no flag, and {verb} takes flags only; flags begin with --")
+    values, positional = _parse_absl(verb, rest)
+    if positional and verb not in WORD_VERBS:
+        raise InputError(f"{positional[0]!r} is not a flag, and {verb} takes only flags; flags start with --")
     if verb == "train" and values["seed"] is not None:
         overrides = (*overrides, f"--config.seed={values['seed']}")
     config, changed = None, ()
     if recipe is not None:
         config, changed = configure(load_recipe(recipe), overrides)
     elif overrides and values["workdir"] is None:
-        raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped ones)")
+        raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped recipes)")
     values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case")}
-    return Request(
-        verb=verb,
-        recipe=recipe,
-        config=config,
-        changed=changed,
-        overrides=overrides,
-        words=tuple(left),
-        fields=fields,
-        **values,
-    )
+    values |= {"words": tuple(positional), "fields": fields}
+    return Request(verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, **values)
 
 
 def load_recipe(name: str) -> Any:
-    """The ConfigDict of `FILE[:VARIANT]` or of a shipped recipe `NAME[:VARIANT]`; the file is run as Python."""
+    """Runs a recipe, `FILE[:VARIANT]` or a shipped `NAME[:VARIANT]`, and returns its ConfigDict.
+
+    Example:
+      >>> load_recipe("gpt:tiny").model.kind
+      'decoder'
+    """
     path, _, variant = name.partition(":")
     file = find_recipe(path)
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise InputError(f"--config={name}: {file} is no Python file; expected one ending in .py")
+        raise InputError(f"--config={name}: {file} is not a Python file; expected a name ending in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -177,7 +169,7 @@ def load_recipe(name: str) -> Any:
 
 
 def recipe_folder() -> Path:
-    """The folder of shipped recipes: of the clone, or of the installed wheel, wherever its data went."""
+    """Returns the directory of the shipped recipes: in the clone, or where the wheel's data was installed."""
     clone = Path(__file__).resolve().parent.parent / "configs"
     if clone.is_dir():
         return clone
@@ -190,7 +182,7 @@ def recipe_folder() -> Path:
 
 
 def about_recipe(file: Path) -> tuple[str, tuple[str, ...]]:
-    """A recipe's first line and its variants, read without running it."""
+    """Returns the first line of a recipe's docstring and its variants, without running the file."""
     tree = ast.parse(file.read_text())
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
     for node in tree.body:
@@ -201,7 +193,7 @@ def about_recipe(file: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a shipped one."""
+    """Returns the file of a recipe, given as a path or as the name of a shipped recipe."""
     if Path(name).is_file():
         return Path(name)
     shipped = recipe_folder() / (Path(name).name if name.endswith(".py") else f"{name}.py")
@@ -209,13 +201,22 @@ def find_recipe(name: str) -> Path:
         return shipped
     names = sorted(file.stem for file in recipe_folder().glob("*.py"))
     raise InputError(
-        f"--config={name}: no such file, and no shipped recipe of that name{nearest(name, names)}; "
-        f"shipped: {', '.join(names)}"
+        f"--config={name} is neither a file nor a shipped recipe{nearest(name, names)}; "
+        f"shipped recipes: {', '.join(names)}"
     )
 
 
 def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-    """A recipe with every default filled in and the command line's values on top, and what those changed."""
+    """Fills in a recipe's defaults and applies `--config.KEY=VALUE` overrides.
+
+    Returns:
+      The complete ConfigDict, and a line `key: before -> after` for each changed key.
+
+    Example:
+      >>> config, changed = configure(load_recipe("gpt:tiny"), ["--config.train.steps=10"])
+      >>> config.train.steps, changed
+      (10, ('config.train.steps: 200 -> 10',))
+    """
     from lm_jax import experiment
     from lm_jax.core.config import differences
 
@@ -225,7 +226,7 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
 
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
-    """`config` with `--config.key=value` words applied; a value is read as the type that its key has."""
+    """Sets the keys of `--config.KEY=VALUE` words in `config`; a value is parsed as the type of its key."""
     from lm_jax.core.config import to_config_dict
     from lm_jax.data.config import ENTRIES
 
@@ -236,14 +237,14 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
         tree, path, names = config, "config", key.split(".")[1:]
         for depth, name in enumerate(names):
             last = depth == len(names) - 1
-            # The names of these trees are the user's.
+            # The user chooses the keys of these trees, such as the names of a mixture's sources.
             if name not in tree and not last and path in ENTRIES:
                 tree[name] = to_config_dict(ENTRIES[path]())
             if name not in tree:
-                near = nearest(name, tree.keys()) or f"; known in {path}: {', '.join(tree.keys())}"
+                near = nearest(name, tree.keys()) or f"; {path} has the keys {', '.join(tree.keys())}"
                 raise InputError(f"unknown key {key}{near}")
             if last and hasattr(tree[name], "keys"):
-                raise InputError(f"{word}: {key} is a tree of {', '.join(tree[name].keys())}; set one of these")
+                raise InputError(f"{word}: {key} is a tree; set one of its keys {', '.join(tree[name].keys())}")
             if not last and not hasattr(tree[name], "keys"):
                 raise InputError(f"unknown key {key}: {path}.{name} is a value, not a tree")
             if last:
@@ -254,14 +255,14 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
 
 
 def _value(tree: Any, name: str, text: str, key: str) -> Any:
-    """`text` as the type of a field; `None` leaves an unset field unset."""
+    """Parses `text` as the type of a field; the text `None` leaves an unset field unset."""
     kind = tree.get_type(name)
     if text == "None" and tree[name] is None:
         return None
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    booleans = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     try:
         if kind is bool:
-            return words[text.lower()]
+            return booleans[text.lower()]
         if kind is tuple:
             return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(_item, filter(None, text.split(","))))
         return kind(text)
@@ -270,7 +271,7 @@ def _value(tree: Any, name: str, text: str, key: str) -> Any:
 
 
 def _item(text: str) -> int | float | str:
-    """An item of a tuple that is written without quotes: a number where it reads as one."""
+    """Parses an unquoted item of a tuple as int, else as float, else as text."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -280,9 +281,8 @@ def _item(text: str) -> int | float | str:
 
 
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
-    """Takes `--config=X` or `--config X` out of the words."""
-    rest, recipe = [], None
-    at = 0
+    """Separates the value of `--config=X` or `--config X` from the other words."""
+    rest, recipe, at = [], None, 0
     while at < len(words):
         word = words[at]
         if word == "--config" and _is_value(words, at + 1):
@@ -301,15 +301,15 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _take_fields(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Takes `--hf.FIELD=VALUE` out of the words."""
-    given = [word for word in words if word.startswith(FIELDS)]
-    if given and verb not in FIELD_VERBS:
-        raise InputError(f"{verb} does not read {given[0]}, which is a flag of {', '.join(FIELD_VERBS)}")
+    """Separates `--hf.FIELD=VALUE` from the other words."""
+    matches = [word for word in words if word.startswith(FIELDS)]
+    if matches and verb not in FIELD_VERBS:
+        raise InputError(f"{verb} does not read {matches[0]}, which is a flag of {', '.join(FIELD_VERBS)}")
     fields = {}
-    for word in given:
+    for word in matches:
         name, equals, text = word.removeprefix(FIELDS).partition("=")
         if not name or not equals:
-            raise InputError(f"{word} sets nothing; write {FIELDS}{name or 'FIELD'}=VALUE, or no value to leave it out")
+            raise InputError(f"{word} sets nothing; write {FIELDS}{name or 'FIELD'}=VALUE (empty: removes the field)")
         fields[name] = text
     return fields, [word for word in words if not word.startswith(FIELDS)]
 
@@ -321,7 +321,7 @@ def _is_value(words: list[str], at: int) -> bool:
 def _parse_absl(verb: str, words: list[str]) -> tuple[dict[str, Any], list[str]]:
     from absl import flags as absl_flags
 
-    # absl knows no flag whose value may be left out.
+    # absl has no flag with an optional value.
     words = [
         f"--checkpoint={LATEST}" if word == "--checkpoint" and not _is_value(words, at + 1) else word
         for at, word in enumerate(words)
@@ -330,11 +330,11 @@ def _parse_absl(verb: str, words: list[str]) -> tuple[dict[str, Any], list[str]]
     for name, kind, default, _, about in FLAGS:
         getattr(absl_flags, f"DEFINE_{kind}")(name, default, about, flag_values=values)
     try:
-        left = values(["lm-jax", *words])[1:]
+        positional = values(["lm-jax", *words])[1:]
     except absl_flags.UnrecognizedFlagError as error:
-        known = [name for name, *_ in FLAGS]
+        names = [name for name, *_ in FLAGS]
         raise InputError(
-            f"unknown flag --{error.flagname}{nearest(error.flagname, known) or '; lm-jax --help lists them'}"
+            f"unknown flag --{error.flagname}{nearest(error.flagname, names) or '; lm-jax --help lists the flags'}"
         ) from error
     except absl_flags.Error as error:
         raise InputError(str(error)) from error
@@ -342,27 +342,27 @@ def _parse_absl(verb: str, words: list[str]) -> tuple[dict[str, Any], list[str]]
         raise InputError("--workdir= is empty; give a directory")
     for name in PATHS:
         check_local(values[name].value, f"--{name}")
-    for word in left:
+    for word in positional:
         check_local(word, verb)
     for name, _, _, verbs, _ in FLAGS:
         if values[name].present and not reads(verb, verbs):
             raise InputError(f"{verb} does not read --{name}, which is a flag of {', '.join(verbs)}")
-    return {name: values[name].value for name, *_ in FLAGS}, left
+    return {name: values[name].value for name, *_ in FLAGS}, positional
 
 
 def need_config(request: Request) -> Any:
-    """The typed configuration of a request that must have one."""
+    """Returns the typed configuration of a request; raises `InputError` without `--config`."""
     from lm_jax import experiment
 
     if request.config is None:
         raise InputError(
-            f"{request.verb} needs --config=RECIPE[:VARIANT], such as --config=gpt:tiny; lm-jax list shows them"
+            f"{request.verb} needs --config=RECIPE[:VARIANT], such as --config=gpt:tiny; lm-jax list shows all recipes"
         )
     return experiment.parse(request.config)
 
 
 def need_workdir(request: Request) -> str:
-    """The work directory of a request that must have one."""
+    """Returns `--workdir`; raises `InputError` without it."""
     if request.workdir is None:
         raise InputError(f"{request.verb} needs --workdir=DIR")
     return request.workdir

@@ -1,6 +1,6 @@
-"""`lm-jax VERB ...` and `python -m lm_jax.main VERB ...`: reads the command line, starts the hosts, runs the verb.
+"""The command line, `lm-jax VERB ...`: parses the flags, connects the hosts of the run and runs the verb.
 
-Nothing heavy is imported before the command line is known to be good.
+Heavy modules are imported only after the command line has been checked, so that help and errors appear at once.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from lm_jax import flags
 from lm_jax.core import host
 from lm_jax.core.config import InputError
 
-# Exit codes; 4 is the watchdog's (`lm_jax.train.watchdog`), and 130 what shells call the end by Ctrl-C.
+# Exit codes. The watchdog (`lm_jax.train.watchdog`) exits with 4; 130 is the shells' code for Ctrl-C.
 DONE, FAILED, BAD_INPUT, NON_FINITE, NO_CHECKPOINT, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 5, 75, 130
-# What the system says of places that the user chose and that cannot be used; of a disk with no room left.
+# System errors about a path that the user chose and that cannot be used, and about a full disk.
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Verb: module of lm_jax.verbs, and what it does.
+# For each verb its module in lm_jax.verbs and its help text.
 VERBS = {
-    "train": ("train", "train a model, or go on where a run stopped"),
-    "evaluate": ("evaluate", "loss, perplexity, bits per byte and accuracy of a trained model"),
-    "generate": ("generate", "continue prompts; fill masks (encoder); restore spans (encoder-decoder)"),
+    "train": ("train", "train a model, or resume a run where it stopped"),
+    "evaluate": ("evaluate", "compute loss, perplexity, bits per byte and accuracy of a trained model"),
+    "generate": ("generate", "continue prompts (decoder), fill masks (encoder) or restore spans (encoder-decoder)"),
     "tokenizer": ("tokenizer", "train a tokenizer on your text"),
     "data": ("data", "clean and tokenise your text into a token store"),
-    "import": ("importing", "a Hugging Face checkpoint as a run: generate, evaluate and train it further"),
-    "export": ("exporting", "a run as a Hugging Face checkpoint, compared with the run before it is done"),
-    "verify": ("verify", "compare what we compute with stored results of a reference implementation"),
-    "inspect": ("inspect", "parameters and shardings of a recipe; what a preset costs; curves and results of runs"),
-    "list": ("catalogue", "recipes, architectures, objectives and every other choice"),
-    "doctor": ("doctor", "versions, devices and what to install"),
-    "completion": ("completion", "a script that completes all of this in bash, zsh or fish"),
+    "import": ("importing", "convert a Hugging Face checkpoint to a run, to generate from, evaluate or train further"),
+    "export": ("exporting", "convert a run to a Hugging Face checkpoint and check that both give the same outputs"),
+    "verify": ("verify", "compare our outputs for a checkpoint with stored outputs of a reference implementation"),
+    "inspect": ("inspect", "show a recipe's parameters and shardings, a preset's costs, or curves and results of runs"),
+    "list": ("catalogue", "list recipes, architectures, objectives and all other choices"),
+    "doctor": ("doctor", "show versions and devices, and what to install"),
+    "completion": ("completion", "print a script that completes verbs, flags and keys in bash, zsh or fish"),
 }
 
 USAGE = """usage: lm-jax VERB [--config=RECIPE[:VARIANT]] [--config.KEY=VALUE ...] [--workdir=DIR] [flags]
 
 {verbs}
 
-  RECIPE is a Python file with get_config(variant), or the name of a shipped one (lm-jax list).
+  RECIPE is a shipped recipe (lm-jax list shows them) or your own Python file that defines get_config(variant).
+  KEY is any field of the configuration (lm-jax inspect --config=RECIPE shows them all).
 
 {flags}
 
@@ -54,13 +55,13 @@ examples:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one verb; returns the exit code. `argv` starts with the program's name."""
+    """Runs one verb and returns the exit code; `argv[0]` is the program's name."""
     words = list(argv[1:])
-    _print_anything()
+    _escape_unprintable()
     if not words or words[0] in ("help", "--help", "-h") or "--help" in words:
-        asked = [word for word in words if word in VERBS][:1] or list(VERBS)
-        verbs = "\n".join(f"  {name:10} {VERBS[name][1]}" for name in asked)
-        print(USAGE.format(verbs=verbs, flags=flags.describe(asked[0] if len(asked) == 1 else None)))
+        selected = [word for word in words if word in VERBS][:1] or list(VERBS)
+        verbs = "\n".join(f"  {name:10} {VERBS[name][1]}" for name in selected)
+        print(USAGE.format(verbs=verbs, flags=flags.describe(selected[0] if len(selected) == 1 else None)))
         return DONE if words else BAD_INPUT
     try:
         if words[0] == "--version":
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         if words[0] not in VERBS:
             from lm_jax.core.config import nearest
 
-            raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}; lm-jax --help lists them")
+            raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}; lm-jax --help lists the verbs")
         if words[0] == "completion":
             from lm_jax.verbs import completion
 
@@ -83,13 +84,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"lm-jax {words[0]}: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
-        # The reader of our output left, as `head` does.
+        # The reader closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
         if error.errno not in UNUSABLE + FULL:
             raise
-        print(f"lm-jax {words[0]}: {_about(error)}", file=sys.stderr)
+        print(f"lm-jax {words[0]}: {_describe(error)}", file=sys.stderr)
         return BAD_INPUT if error.errno in UNUSABLE else FAILED
     except KeyboardInterrupt:
         print(f"lm-jax {words[0]}: interrupted", file=sys.stderr)
@@ -97,9 +98,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(module: str, request: flags.Request) -> int:
-    """Runs a verb of a good command line; ends of a run that have a code of their own get one line."""
+    """Runs a verb; an error with an exit code of its own is printed as one line, without a traceback."""
     host.keep_freed_memory()
-    # Without room for compiled programs the next start compiles again; that is no reason to fill the screen.
+    # If the cache cannot be written, the next start compiles again: no reason for a warning per program.
     warnings.filterwarnings("ignore", "Error (writing|reading) persistent compilation cache")
     _start_hosts(request)
     verb = importlib.import_module(f"lm_jax.verbs.{module}")
@@ -109,13 +110,13 @@ def _run(module: str, request: flags.Request) -> int:
     codes = {NonFiniteLoss: NON_FINITE, NoIntactCheckpoint: NO_CHECKPOINT, Preempted: PREEMPTED}
     try:
         return verb.run(request) or DONE
-    except tuple(codes) as end:
-        print(f"lm-jax {module}: {_one_line(end)}", file=sys.stderr)
-        return codes[type(end)]
+    except tuple(codes) as error:
+        print(f"lm-jax {module}: {_one_line(error)}", file=sys.stderr)
+        return codes[type(error)]
 
 
 def _start_hosts(request: flags.Request) -> None:
-    """Joins the processes of a run over several hosts; on a TPU pod the environment says who they are."""
+    """Connects the processes of a multi-host run; on a TPU pod, JAX reads their addresses from the environment."""
     if request.coordinator is None and not request.distributed:
         return
     import jax
@@ -123,22 +124,22 @@ def _start_hosts(request: flags.Request) -> None:
     jax.distributed.initialize(request.coordinator, request.processes, request.process)
 
 
-def _print_anything() -> None:
-    """Has characters that a terminal's encoding lacks printed as escapes, instead of ending the program."""
+def _escape_unprintable() -> None:
+    """Prints characters that the terminal cannot encode as escapes, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _about(error: OSError) -> str:
-    """What the system refused, where, and what to do."""
-    place = error.filename2 or error.filename or "a file"
+def _describe(error: OSError) -> str:
+    """Returns the path, the system's error and what to do."""
+    path = error.filename2 or error.filename or "a file"
     advice = (
-        "give another directory (--workdir, --output; prepared text and compiled programs: $LM_JAX_CACHE)"
+        "use another directory (--workdir or --output; for prepared text and compiled programs set LM_JAX_CACHE)"
         if error.errno in UNUSABLE
-        else "make room, then run the same command: a run resumes from its last checkpoint"
+        else "free some space and run the same command again: a run resumes from its last checkpoint"
     )
-    return f"{place}: {(error.strerror or str(error)).lower()}; {advice}"
+    return f"{path}: {(error.strerror or str(error)).lower()}; {advice}"
 
 
 def _one_line(error: BaseException) -> str:

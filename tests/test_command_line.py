@@ -1,4 +1,4 @@
-"""The promises of the command line, on one short run: what it prints, what it writes, how it ends."""
+"""The command line on one short run: what it prints and writes, and its exit codes."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def train(store):
 
 @pytest.fixture(scope="module")
 def run(train, tmp_path_factory):
-    """A finished run and what it said: with `--json` all of that goes to standard error."""
+    """A finished run, its standard output, and its messages: with `--json` on standard error."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     capture = pytest.MonkeyPatch()
     import io
@@ -55,25 +55,25 @@ def run(train, tmp_path_factory):
     return workdir, out.getvalue(), err.getvalue()
 
 
-def test_everything_is_said_once_at_start(run):
-    _, _, said = run
+def test_the_setup_is_printed_once(run):
+    _, _, messages = run
     for line in (
-        r"^recipe +gpt:tiny, but$",
+        r"^recipe +gpt:tiny, changed:$",
         r"^  config\.train\.steps: 200 -> 6$",
         r"^devices +8 x cpu",
-        r"^mesh +data 8 x fsdp 1 x tensor 1: 2 rows of a batch and [\d.]+ MB of parameters a device$",
+        r"^mesh +data 8 x fsdp 1 x tensor 1: 2 rows of the batch and [\d.]+ MB of parameters per device$",
         r"^parameters [\d,]+, [\d.]+ MB in float32",
         r"^  stack/attention +[\d,]+ +[\d.]+%$",
         r"^data .*: [\d,]+ tokens in [\d,]+ documents",
         r"^step +traced in [\d.]+ s, compiled in [\d.]+ s \(.*cache.*\)$",
-        r"^compute .* FLOPs a token; peak",
+        r"^compute .* FLOPs per token; peak",
     ):
-        assert len(re.findall(line, said, re.MULTILINE)) == 1, line
+        assert len(re.findall(line, messages, re.MULTILINE)) == 1, line
 
 
 def test_every_log_line_has_the_rates_and_the_objectives_metrics(run):
-    workdir, _, said = run
-    lines = [line for line in said.splitlines() if re.match(r"step \d+/6  loss", line)]
+    workdir, _, messages = run
+    lines = [line for line in messages.splitlines() if re.match(r"step \d+/6  loss", line)]
     assert len(lines) == 3
     for line in lines:
         assert all(word in line for word in ("loss ", "lr ", "|g| ", "tokens/s ", "tokens/s/device ", "MFU ", "ETA "))
@@ -82,7 +82,7 @@ def test_every_log_line_has_the_rates_and_the_objectives_metrics(run):
     assert any("val/loss" in entry for entry in entries)
 
 
-def test_the_work_directory_has_all_that_was_promised(run):
+def test_the_work_directory_has_every_documented_file(run):
     workdir, _, _ = run
     assert {path.name for path in workdir.iterdir()} == {
         "checkpoints",
@@ -114,25 +114,25 @@ def test_json_is_one_document_and_nothing_else(words, run, store, capsys):
     words = [word.replace("RUN", str(run[0])) for word in words]
     words = [*words[:-1], *golden_flags(store)] if words[-1] == "GOLDEN" else words
     code = lm_jax(*words, "--json")
-    shown = json.loads(capsys.readouterr().out)
-    assert isinstance(shown, dict)
-    assert code == (bool(shown["problems"]) if words[0] == "doctor" else 0)
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    assert code == (bool(document["problems"]) if words[0] == "doctor" else 0)
     if words[0] == "generate":
-        assert shown["step"] == 4 and [one["prompt"] for one in shown["answers"]] == ["The", "A"]
+        assert document["step"] == 4 and [one["prompt"] for one in document["answers"]] == ["The", "A"]
 
 
 def test_json_of_training_is_its_last_metrics(run):
     _, out, _ = run
-    shown = json.loads(out)
-    assert shown["step"] == 6 and {"train/loss", "val/loss"} <= set(shown)
+    document = json.loads(out)
+    assert document["step"] == 6 and {"train/loss", "val/loss"} <= set(document)
 
 
-def test_a_checkpoint_that_is_not_there_is_refused(run, capsys):
+def test_a_missing_checkpoint_is_refused(run, capsys):
     assert lm_jax("generate", f"--workdir={run[0]}", "--checkpoint=99") in (2, 5)
     assert "99" in capsys.readouterr().err
 
 
-def test_a_fork_starts_anew_from_the_parameters_of_a_run(run, train, tmp_path, capsys):
+def test_a_fork_starts_a_new_run_from_the_parameters_of_another(run, train, tmp_path, capsys):
     assert train(tmp_path / "fork", f"--fork={run[0]}") == 0
     assert "parameters from" in capsys.readouterr().out
     losses = [json.loads(line) for line in (tmp_path / "fork" / "metrics.jsonl").read_text().splitlines()]
@@ -140,20 +140,20 @@ def test_a_fork_starts_anew_from_the_parameters_of_a_run(run, train, tmp_path, c
     assert losses[0]["step"] == 2 and losses[0]["train/loss"] < before[0]["train/loss"]
 
 
-def test_seed_means_the_seed_of_the_run_to_train():
+def test_seed_is_the_seed_of_the_configuration_to_train():
     request = flags.parse("train", ["--config=gpt:tiny", "--seed=5"])
     assert request.config.seed == 5 and request.changed == ("config.seed: 0 -> 5",)
 
 
-def test_a_loss_that_is_no_number_ends_with_code_three(train, tmp_path, monkeypatch, capsys):
-    # Of the metrics and not of the model: another learning rate would be another program to compile.
+def test_a_loss_that_is_not_finite_ends_with_code_three(train, tmp_path, monkeypatch, capsys):
+    # Replaces the logged loss: a learning rate that diverges would need another compiled program.
     monkeypatch.setattr(Trainer, "_loss", lambda *_: math.inf)
     assert train(tmp_path / "run") == 3
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("lm-jax train: the loss of step ") and "learning_rate" in error
 
 
-def test_a_signal_ends_with_code_75_and_the_next_run_goes_on_there(train, tmp_path, monkeypatch, capsys):
+def test_a_signal_ends_with_code_75_and_the_next_run_resumes_there(train, tmp_path, monkeypatch, capsys):
     tick = Console.tick
 
     def preempt(console, step):

@@ -1,4 +1,4 @@
-"""The command line: what it refuses, in one line, before anything is written; and what it prints."""
+"""The command line: input that is refused in one line before anything is written, help, and JSON."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ BAD = {
     "tokenizer of a missing text": (["tokenizer", "--config=gpt:tiny", "--config.data.path=no/*.txt"], "no file"),
     "data of a missing text": (["data", "--config=gpt:tiny", "--config.data.path=no.jsonl.zst"], "no file"),
     "a flag of another verb": (["train", "--config=gpt:tiny", "--workdir=W", "--prompt=a"], "is a flag of generate"),
-    "a word that is no flag": (["train", "gpt:tiny", "--workdir=W"], "takes flags only"),
+    "a word that is not a flag": (["train", "gpt:tiny", "--workdir=W"], "takes only flags"),
     "unknown writer": (
         ["train", "--config=gpt:tiny", "--config.log.writers=jsonl,tensorbord", "--workdir=W", "GOLDEN"],
         "did you mean tensorboard",
@@ -94,7 +94,7 @@ BAD = {
         ["train", "--config=gpt:tiny", "--config.optimizer.learning_rate=-1", "--workdir=W"],
         "config.optimizer.learning_rate is -1.0; expected a number at least 0",
     ),
-    "a number that is none": (
+    "not a number": (
         ["train", "--config=gpt:tiny", "--config.optimizer.clip=nan", "--workdir=W"],
         "config.optimizer.clip is nan",
     ),
@@ -126,7 +126,7 @@ BAD = {
         "config.data.mixture.sources.a.path is gs://b/a.txt",
     ),
     "a bucket to import": (["import", "gs://b/model", "--workdir=W"], "gs://b/model"),
-    "a recipe that is no Python": (["train", "--config=FILE", "--workdir=W"], "is no Python file"),
+    "a recipe that is not Python": (["train", "--config=FILE", "--workdir=W"], "is not a Python file"),
     "a work directory that is a file": (["train", "--config=gpt:tiny", "--workdir=FILE", "GOLDEN"], "is a file"),
     "a work directory below a file": (
         ["train", "--config=gpt:tiny", "--workdir=FILE/run", "GOLDEN"],
@@ -145,7 +145,7 @@ BAD = {
         "$LM_JAX_CACHE) /proc/lm_jax: /proc cannot be written",
     ),
     "forking from nothing": (["train", "--config=gpt:tiny", "--fork=nowhere", "--workdir=W", "GOLDEN"], "nowhere"),
-    "a verb that is planned": (["plan", "--workdir=W"], "unknown verb 'plan'"),
+    "a verb that does not exist": (["plan", "--workdir=W"], "unknown verb 'plan'"),
     "inspecting nothing": (["inspect"], "needs --config"),
     "curves of no run": (["inspect", "--workdir=W"], "metrics.jsonl"),
 }
@@ -160,8 +160,8 @@ def test_bad_input_is_one_line_and_exit_code_two_and_leaves_nothing(case, tmp_pa
     words = [word.replace("=W", f"={tmp_path / 'run'}") for word in words]
     words = [word.replace("=FILE", f"={tmp_path / 'note.txt'}") for word in words]
     if "GOLDEN" in words:
-        given = {word.partition("=")[0] for word in words}
-        flags = [flag for flag in golden_flags(tmp_path / "cache") if flag.partition("=")[0] not in given]
+        names = {word.partition("=")[0] for word in words}
+        flags = [flag for flag in golden_flags(tmp_path / "cache") if flag.partition("=")[0] not in names]
         words = [*words[: words.index("GOLDEN")], *flags]
     if "TEXT" in words:
         flags = [flag for flag in golden_flags(tmp_path / "cache") if "tokenizer" not in flag]
@@ -205,21 +205,21 @@ def test_help_names_every_verb_and_flag(capsys):
 def test_help_of_a_verb_names_the_flags_that_it_reads_and_no_others(verb, capsys):
     assert lm_jax(verb, "--help") == 0
     words = capsys.readouterr().out.replace("=", " ").replace("[", " ").split()
-    # Its example lines name flags of train and generate.
-    shown = {word for word in words[: words.index("examples:")] if word.startswith("--") and "config" not in word}
+    # The examples contain flags of train and generate.
+    names = {word for word in words[: words.index("examples:")] if word.startswith("--") and "config" not in word}
     fields = {f"{flags.FIELDS}FIELD"} if verb in flags.FIELD_VERBS else set()
-    assert shown - {"--workdir"} == fields | {
+    assert names - {"--workdir"} == fields | {
         f"--{name}" for name, _, _, verbs, _ in flags.FLAGS if flags.reads(verb, verbs) and name != "workdir"
     }
 
 
-def test_help_is_not_slowed_by_heavy_imports():
+def test_help_does_not_import_jax():
     import subprocess
     import sys
 
     code = "import sys, lm_jax.main; lm_jax.main.main(['lm-jax', '--help']); print('jax' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.splitlines()[-1] == "False"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "False"
 
 
 def test_list_shows_recipes_and_choices_as_json(capsys):
@@ -231,9 +231,9 @@ def test_list_shows_recipes_and_choices_as_json(capsys):
 
 def test_inspect_shows_every_parameter_of_a_recipe(capsys):
     assert lm_jax("inspect", "--config=bert:tiny") == 0
-    shown = capsys.readouterr().out
-    assert "stack/layers/attention/query/kernel" in shown
-    assert "'fsdp'" in shown
+    output = capsys.readouterr().out
+    assert "stack/layers/attention/query/kernel" in output
+    assert "'fsdp'" in output
 
 
 def test_doctor_names_versions_and_devices(capsys):
@@ -260,7 +260,7 @@ def test_a_used_work_directory_refuses_another_model(tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in Path(tmp_path / "run").rglob("*")}
 
 
-def test_a_process_of_its_own_ends_with_the_same_code():
+def test_a_separate_process_exits_with_the_same_code():
     ended = run("train", "--config=gpt:tiny", "--config.model.widht=3", "--workdir=x")
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The README's commands and its Python example, run as they stand."""
+"""The README's commands and its Python example, run unchanged."""
 
 import pydoc_data.topics
 import re
@@ -44,8 +44,8 @@ def test_the_example_of_imported_weights_runs(monkeypatch):
     assert names["output"].logits.shape[:2] == (1, 3)
 
 
-def test_files_that_the_documents_name_are_there():
-    named = re.compile(r"(?<![\w/])(?:configs|launch|benchmarks|tests|docs|lm_jax)/[\w./-]+\.(?:py|sh|md)")
+def test_files_that_the_documents_name_exist():
+    names = re.compile(r"(?<![\w/])(?:configs|launch|benchmarks|tests|docs|lm_jax)/[\w./-]+\.(?:py|sh|md)")
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for path in named.findall(document.read_text()):
+        for path in names.findall(document.read_text()):
             assert (ROOT / path).exists(), f"{document.name} names {path}"

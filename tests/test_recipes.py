@@ -37,7 +37,7 @@ def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     golden = json.loads((GOLDEN / "losses.json").read_text())[recipe]
-    # float32 sums in another order, by another compiler or on other devices, differ in the sixth digit at first.
+    # Other compilers and devices sum float32 in other orders: at first the sixth digit differs.
     assert losses == pytest.approx(golden, rel=1e-3)
     assert any("val/loss" in line for line in lines)
     assert {path.name for path in run.iterdir()} >= {

@@ -1,4 +1,4 @@
-"""The wheel, installed away from the repository, has its recipes and its commands."""
+"""The wheel, installed outside the repository, has the recipes and the command."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from tests.commands import ROOT
 
 @pytest.mark.slow
 def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directory(tmp_path):
-    # Without a network there is no build isolation, and setuptools makes wheels by itself from this version on.
+    # Build isolation needs a network; without it, setuptools builds wheels alone from this version on.
     pytest.importorskip("setuptools", minversion="70.1")
-    # A copy: building leaves folders behind in the source.
+    # A copy, because building leaves folders in the source.
     source = tmp_path / "source"
     source.mkdir()
     for name in ("lm_jax", "configs"):
@@ -29,7 +29,7 @@ def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directo
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = venv / "bin" / "python"
     subprocess.run([python, *pip[1:], "install", "--no-deps", "--no-index", wheel], check=True)
-    # What the wheel requires is borrowed from this environment; lm_jax itself comes from the new one, which is first.
+    # Requirements come from this environment, lm_jax from the new one, which is first on the path.
     packages = next((venv / "lib").glob("python*")) / "site-packages"
     (packages / "borrowed.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("site-packages")))
     empty = tmp_path / "empty"

@@ -1,4 +1,4 @@
-"""`lm-jax inspect PRESET[:SIZE]`: what an architecture is made of and what it costs; no arrays are allocated."""
+"""`lm-jax inspect PRESET[:SIZE]`: parameters, operations and memory of a preset; allocates no arrays."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from lm_jax.models.model import Model, build_model
 from lm_jax.models.presets import PRESETS
 from lm_jax.verbs import report
 
-# Tokens of the rows that operations are counted for, where the model reads as many.
+# Row length for which operations are counted; shorter if the model has fewer positions.
 LENGTH = 2048
-# Parameters, gradients and the two averages of AdamW, all in float32.
+# Parameters, gradients and AdamW's two moments, all in float32.
 TRAINING_BYTES = 4 * 4
 INFERENCE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
 def show(name: str, *, json: bool) -> None:
-    """Prints a preset in one of its sizes, `NAME:SIZE`, or in its usual one, `NAME`."""
+    """Prints the description of a preset: `NAME:SIZE`, or `NAME` for its default size."""
     facts = describe(name)
     report.document(facts) if json else report.say(text(facts))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """All that `inspect` says of a preset.
+    """Returns everything that `inspect` prints about a preset.
 
     Raises:
       InputError: there is no such preset or size.
@@ -49,7 +49,7 @@ def describe(name: str) -> dict[str, Any]:
     tree: Any = preset.build(size)
     vocab = preset.vocabulary(size)
     for stack in ("encoder", "decoder") if tree.kind == "encoder_decoder" else ("stack",):
-        # Traced in a loop: deep stacks in no more time than shallow ones.
+        # A scanned stack is traced once, so that deep stacks take no longer than shallow ones.
         tree[stack].scan = "always"
     config = from_config_dict(KINDS[tree.kind], tree, "config.model")
     model = build_model(config, vocab)
@@ -77,61 +77,61 @@ def _tensors(model: Model) -> list[dict[str, Any]]:
 
 
 def _flops(config: Any, model: Model) -> dict[str, Any]:
-    """Operations per token of rows as long as the model reads, `LENGTH` at most; a token of either side is one."""
+    """Returns FLOPs per token, source tokens included, for rows of `LENGTH` tokens or of the maximum length."""
     length = min(config.embed.max_length, LENGTH)
     source = length if config.kind == "encoder_decoder" else 0
     row = training_flops(config, model.shapes, model.axes, length=length, read=length, source=source)
-    # The backward pass has two products for each of the forward pass.
+    # The backward pass has two matrix products for each one of the forward pass.
     training = row / (length + source)
     return {"length": length, "forward": training / 3, "training": training}
 
 
 def _cache_bytes(config: Any, model: Model) -> dict[str, int] | None:
-    """Bytes of keys and values in bfloat16 that a token leaves in the cache; None for an encoder, which has none."""
+    """Returns the bytes of a token's keys and values in a bfloat16 KV cache; None for an encoder."""
     if config.kind == "encoder":
         return None
     module = model.module.clone(config=dataclasses.replace(model.module.config, dtype="bfloat16"))
-    held = lambda slots, source: size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
-    one = held(1, 1)
-    written = {"token": held(2, 1) - one}
-    return {**written, "source_token": held(1, 2) - one} if config.kind == "encoder_decoder" else written
+    cached = lambda slots, source: size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
+    base = cached(1, 1)
+    sizes = {"token": cached(2, 1) - base}
+    return {**sizes, "source_token": cached(1, 2) - base} if config.kind == "encoder_decoder" else sizes
 
 
 def _plain(tree: Any) -> Any:
-    """A ConfigDict as plain dictionaries."""
+    """Converts a ConfigDict to plain dictionaries and lists."""
     if isinstance(tree, (ml_collections.ConfigDict, dict)):
         return {name: _plain(value) for name, value in tree.items()}
     return list(tree) if isinstance(tree, tuple) else tree
 
 
 def text(facts: dict[str, Any]) -> str:
-    """The same for people."""
+    """Formats the description of a preset for reading."""
     flops, cache = facts["flops"], facts["cache_bytes"]
     lines = [f"{'parameter':<52}{'shape':<30}axes"]
     for tensor in facts["tensors"]:
         shape = f"({', '.join(map(str, tensor['shape']))})"
         lines.append(f"{tensor['path']:<52}{shape:<30}{', '.join(map(str, tensor['axes']))}")
     sizes = ", ".join(f"{_bytes(size)} in {dtype}" for dtype, size in facts["inference_bytes"].items())
-    sides = " on either side" if facts["kind"] == "encoder_decoder" else ""
+    sides = " on each side" if facts["kind"] == "encoder_decoder" else ""
     lines += [
         "",
         f"{facts['preset']}:{facts['size']}, {facts['kind'].replace('_', '-')} ({facts['paper']})",
         f"parameters  {facts['parameters']:,} with the released vocabulary of {facts['vocabulary']:,}",
-        f"operations  {_count(flops['forward'])}FLOP a token forward, {_count(flops['training'])}FLOP in training; "
-        f"rows of {flops['length']:,} tokens{sides}, logits of all",
-        f"training    {_bytes(facts['training_bytes'])}: parameters, gradients and AdamW's two averages in float32, "
+        f"operations  {_count(flops['forward'])}FLOP per token forward, {_count(flops['training'])}FLOP in training, "
+        f"for rows of {flops['length']:,} tokens{sides} and logits of every token",
+        f"training    {_bytes(facts['training_bytes'])}: parameters, gradients and AdamW's two moments in float32, "
         "without activations",
         f"inference   {sizes}; parameters only",
     ]
     if cache is not None:
-        source = f", {_bytes(cache['source_token'])} a token of the encoder" if "source_token" in cache else ""
-        lines.append(f"cache       {_bytes(cache['token'])} a token{source}; keys and values in bfloat16")
+        source = f", {_bytes(cache['source_token'])} per source token" if "source_token" in cache else ""
+        lines.append(f"cache       {_bytes(cache['token'])} per token{source}; keys and values in bfloat16")
     return "\n".join(lines)
 
 
 def _count(number: float) -> str:
-    """A number with three digits and its prefix."""
-    # What is shown as 1000 is one of the next prefix.
+    """Formats a number with three digits and an SI prefix."""
+    # From 999.5 on, a number would be rounded to 1000: it takes the next prefix.
     power = next(power for power in range(len(PREFIXES)) if number / 1000**power < 999.5 or power == len(PREFIXES) - 1)
     return f"{number / 1000**power:.3g} {PREFIXES[power]}"
 

@@ -1,4 +1,4 @@
-"""`lm-jax list`: everything that can be named on the command line, with its choices."""
+"""`lm-jax list`: recipes, presets, and the choices of every setting that takes a name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
-    """Prints recipes with their variants, presets with their papers and sizes, and every table of choices."""
+    """Prints recipes with their variants, presets with their papers and sizes, and all choices."""
     recipes = {file.stem: flags.about_recipe(file) for file in sorted(flags.recipe_folder().glob("*.py"))}
     choices = {
         "objective": OBJECTIVES,
@@ -44,7 +44,7 @@ def run(request: Request) -> int:
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
     }
-    names = {what: list(table) for what, table in choices.items()}
+    names = {setting: list(table) for setting, table in choices.items()}
     if request.json:
         listed = {name: {"about": about, "variants": variants} for name, (about, variants) in recipes.items()}
         report.document({"recipes": listed, "presets": _presets(), "choices": names})
@@ -52,18 +52,18 @@ def run(request: Request) -> int:
     report.say("recipes (--config=NAME:VARIANT)")
     for name, (about, variants) in recipes.items():
         report.say(f"  {name:<14}{about}\n  {'':<14}{', '.join(variants)}")
-    report.say("architectures (lm-jax inspect NAME:SIZE) with parameters")
+    report.say("architectures (lm-jax inspect NAME:SIZE), with parameter counts")
     for name, preset in _presets().items():
         sizes = (_size(size, facts["parameters"]) for size, facts in preset["sizes"].items())
         report.say(f"  {name:<18}{preset['paper']}\n  {'':<18}{', '.join(sizes)}")
     report.say("choices")
-    for what, table in names.items():
-        report.say(f"  {what:<20}{', '.join(table)}")
+    for setting, table in names.items():
+        report.say(f"  {setting:<20}{', '.join(table)}")
     return 0
 
 
 def _presets() -> dict[str, Any]:
-    """Every preset's paper and sizes; parameters are those with the released vocabulary, None for sizes of our own."""
+    """Returns each preset's paper and sizes; `parameters` is None for sizes that were not released."""
     presets = {}
     for name, preset in PRESETS.items():
         counts = PARAMETERS.get(name, {})
@@ -73,7 +73,7 @@ def _presets() -> dict[str, Any]:
 
 
 def _size(name: str, parameters: int | None) -> str:
-    """A size with its parameters in millions or billions."""
+    """Formats a size with its parameters in millions or billions."""
     if parameters is None:
         return name
     return f"{name} {parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{name} {parameters / 1e6:.3g}M"

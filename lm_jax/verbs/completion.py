@@ -1,6 +1,6 @@
 """`lm-jax completion bash|zsh|fish`: a script that completes verbs, flags, recipes, presets and config keys.
 
-The scripts ask `lm-jax completion answer LINE` what may come at the end of the line: one candidate a line.
+The scripts call `lm-jax completion answer LINE`, which prints the candidates for the last word, one per line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from lm_jax import flags
 from lm_jax.core.config import InputError, lookup
 
-# bash breaks words at = and :, and replaces the last piece only.
+# bash splits words at = and : and replaces only the last piece.
 BASH = r"""# eval "$(lm-jax completion bash)"   (in ~/.bashrc)
 _lm_jax() {
   local line=${COMP_LINE:0:COMP_POINT} word head= IFS=$'\n'
@@ -60,7 +60,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def run(words: Sequence[str], verbs: Mapping[str, tuple[str, str]]) -> int:
-    """Prints a shell's script, or the answer to a line."""
+    """Prints the script of a shell, or the candidates for a line."""
     if list(words[:1]) == ["answer"]:
         print("\n".join(answer(" ".join(words[1:]), list(verbs))))
         return 0
@@ -71,7 +71,7 @@ def run(words: Sequence[str], verbs: Mapping[str, tuple[str, str]]) -> int:
 
 
 def answer(line: str, verbs: Sequence[str]) -> list[str]:
-    """What may stand at the end of a line, as whole words; nothing where a file is wanted."""
+    """Returns the candidates for the last word of a line, as whole words; empty where a file name belongs."""
     words = line.split()[1:]
     word = "" if not words or line[-1:].isspace() else words.pop()
     if not words:
@@ -96,7 +96,7 @@ def _starting(word: str, candidates: Sequence[str]) -> list[str]:
 
 
 def _flags(verb: str) -> Iterator[str]:
-    """The flags that a verb reads."""
+    """Yields the flags that a verb reads."""
     yield "--config="
     yield "--config."
     for name, kind, _, verbs, _ in flags.FLAGS:
@@ -108,7 +108,7 @@ def _flags(verb: str) -> Iterator[str]:
 
 
 def _recipes(word: str) -> list[str]:
-    """`NAME:VARIANT` of every shipped recipe, or the variants of the user's own file."""
+    """Returns `NAME:VARIANT` of every shipped recipe, or the variants of the user's own file."""
     name, colon, _ = word.partition(":")
     if colon and Path(name).is_file():
         return [f"{name}:{variant}" for variant in flags.about_recipe(Path(name))[1]]
@@ -117,7 +117,7 @@ def _recipes(word: str) -> list[str]:
 
 
 def _presets(word: str) -> list[str]:
-    """Presets, or the sizes of one; and directories that start so, which may be runs."""
+    """Returns presets or the sizes of one, and directories with this prefix, which may be runs."""
     from lm_jax.models.presets import PRESETS
 
     name, colon, _ = word.partition(":")
@@ -129,25 +129,25 @@ def _presets(word: str) -> list[str]:
 
 
 def _keys(words: Sequence[str]) -> list[str]:
-    """The keys of the recipe, or of the run, that the line names."""
+    """Returns the keys of the recipe, or of the run, that the line names."""
     from lm_jax.verbs.keys import keys
 
-    named = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    named += [after for word, after in zip(words, words[1:], strict=False) if word == "--config"]
+    recipes = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    recipes += [after for word, after in zip(words, words[1:], strict=False) if word == "--config"]
     runs = [Path(word.partition("=")[2]) / "config.json" for word in words if word.startswith("--workdir=")]
     try:
-        if named:
-            return keys(flags.load_recipe(named[0]))
+        if recipes:
+            return keys(flags.load_recipe(recipes[0]))
         return keys(json.loads(runs[0].read_text())) if runs and runs[0].is_file() else []
     except (InputError, ValueError, OSError):
         return []
 
 
 def _next_step(word: str, candidates: Sequence[str]) -> list[str]:
-    """Keys as far as their next dot, as a shell completes directories; a lone branch is followed to its fork."""
-    found = _starting(word, candidates)
+    """Cuts keys after their next dot, as shells complete directories; follows a branch without alternatives."""
+    matches = _starting(word, candidates)
     while True:
-        steps = list(dict.fromkeys(_cut(candidate, len(word)) for candidate in found))
+        steps = list(dict.fromkeys(_cut(candidate, len(word)) for candidate in matches))
         if len(steps) != 1 or not steps[0].endswith("."):
             return steps
         word = steps[0]

@@ -1,4 +1,4 @@
-"""`lm-jax data`: cleans and tokenises the recipe's text into a token store, in parallel; run again, it goes on."""
+"""`lm-jax data`: cleans and tokenises the recipe's text into a token store, in parallel; resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
-    """Prepares the store and tells what was kept and what was dropped, and why."""
+    """Prepares the store and prints how many documents were kept, and how many were dropped for each reason."""
     config = need_config(request)
     with report.Progress() as progress:
         exp = experiment.prepare(config, progress)
@@ -23,7 +23,7 @@ def run(request: Request) -> int:
         return 0
     report.say(reports.table(store.report))
     report.say(
-        f"{store.tokens:,} tokens of {store.bytes:,} bytes ({store.bytes / store.tokens:.2f} bytes a token), "
+        f"{store.tokens:,} tokens from {store.bytes:,} bytes ({store.bytes / store.tokens:.2f} bytes per token), "
         f"vocabulary {exp.tokenizer.vocab_size:,}, in {store.directory}"
     )
     if isinstance(store, Stores):

@@ -1,4 +1,4 @@
-"""`lm-jax doctor`: what is installed, which devices jax sees, and what to do when it does not see yours."""
+"""`lm-jax doctor`: installed packages, the devices that jax sees, and how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm_jax.verbs import machine as machines
 from lm_jax.verbs import report
 from lm_jax.verbs.machine import Machine
 
-LITTLE_MEMORY = 2 << 30  # bytes; the tiny recipes need about one
+LITTLE_MEMORY = 2 << 30  # bytes; the tiny recipes need about 1 GiB
 
 
 def run(request: Request) -> int:
@@ -32,12 +32,12 @@ def run(request: Request) -> int:
 
 
 def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, Any]:
-    """Everything that is worth knowing before a first run.
+    """Returns versions, devices, memory, directories and problems.
 
     Args:
-      machine: where facts come from.
-      devices: what jax sees, `platform:id kind` each.
-      cache: where lm_jax keeps corpora and compiled programs.
+      machine: source of the facts.
+      devices: the devices that jax sees, each as `platform:id kind`.
+      cache: directory for prepared text and compiled programs.
     """
     gpu, tpu = machines.nvidia(machine), machines.has_tpu(machine)
     packages, plugins = machines.requirements(machine), machines.plugins(machine)
@@ -63,7 +63,7 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """The facts for a reader."""
+    """Formats the facts for reading."""
     lines = [
         f"python     {facts['python']} ({facts['interpreter']})",
         f"platform   {facts['platform']}, {facts['cores']} cores, "
@@ -77,7 +77,7 @@ def describe(facts: dict[str, Any]) -> str:
         f"recipes    {facts['recipes']}",
         f"cache      {facts['cache']}",
         *(f"problem    {problem}" for problem in facts["problems"]),
-        f"{len(facts['problems'])} to mend" if facts["problems"] else "nothing to mend",
+        f"{len(facts['problems'])} to fix" if facts["problems"] else "no problems",
     ]
     return "\n".join(lines)
 
@@ -92,7 +92,7 @@ def _devices() -> list[str]:
 
 
 def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool) -> list[str]:
-    """One line for each package that is missing or outside the supported range."""
+    """Returns a line for each package that is missing or outside the supported range."""
     problems = [
         f"{need.name} is {need.version or 'missing'}, lm_jax needs {need.wanted or 'any version'}: "
         f"pip install '{need.name}{need.wanted}'"
@@ -100,20 +100,20 @@ def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool
         if not need.supported
     ]
     for need in plugins:
-        # Without a TPU libtpu compiles ahead of time, and any version does.
+        # Without a TPU, libtpu only compiles ahead of time, and any version will do.
         if not need.supported and (tpu or need.name != "libtpu"):
             problems.append(
-                f"{need.name} {need.version} does not fit the installed jax, which leaves it out: "
+                f"{need.name} {need.version} does not fit the installed jax, which ignores it: "
                 f"pip install '{need.name}{need.wanted}'"
             )
     cuda = [need.name for need in plugins if need.name.startswith("jax-cuda")]
     if len(cuda) > 1:
-        problems.append(f"{' and '.join(cuda)} are both installed, and jax takes one: pip uninstall {cuda[0]}")
+        problems.append(f"{' and '.join(cuda)} are both installed, but jax uses only one: pip uninstall {cuda[0]}")
     return problems
 
 
 def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
-    """An accelerator that is there and that jax does not see, with the command that mends it."""
+    """Returns a line for each accelerator that jax does not see, with the command that fixes it."""
     if not all(device.startswith(("cpu", "none")) for device in devices):
         return []
     problems, gpu, forced = [], machines.nvidia(machine), machine.environ.get("JAX_PLATFORMS", "")
@@ -122,28 +122,28 @@ def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
         extra, why = machines.cuda(gpu)
         package = {"cuda12": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin"}.get(extra, "")
         if forced == "cpu":
-            problems.append(f"{name} is here, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
+            problems.append(f"{name} is present, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
         elif not extra:
-            problems.append(f"{name} is here, but jax sees the CPU only, and {why}")
+            problems.append(f"{name} is present, but jax sees only the CPU: {why}")
         elif machine.installed(package):
             problems.append(
-                f"{name} is here and {package} is installed, but jax sees the CPU only: check that nvidia-smi lists "
+                f"{name} is present and {package} is installed, but jax sees only the CPU: check that nvidia-smi lists "
                 "it, and that LD_LIBRARY_PATH and CUDA_VISIBLE_DEVICES do not hide it"
             )
         else:
-            problems.append(f"{name} is here, but jax sees the CPU only: pip install 'jax[{extra}]' ({why})")
+            problems.append(f"{name} is present, but jax sees only the CPU: pip install 'jax[{extra}]' ({why})")
     if machines.has_tpu(machine):
         if forced == "cpu":
-            problems.append("a TPU is here, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
+            problems.append("a TPU is present, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
         elif machine.installed("libtpu"):
-            problems.append("a TPU is here and libtpu is installed, but jax sees the CPU only: end what else uses it")
+            problems.append("a TPU and libtpu are present, but jax sees only the CPU: stop other programs that use it")
         else:
-            problems.append("a TPU is here, but jax sees the CPU only: pip install 'lm_jax[tpu]'")
+            problems.append("a TPU is present, but jax sees only the CPU: pip install 'lm_jax[tpu]'")
     return problems
 
 
 def _storage_problems(machine: Machine, cache: Path) -> list[str]:
-    """A cache that cannot be written, little room on its disk, little memory."""
+    """Returns a line for a cache that cannot be written, for a full disk and for too little memory."""
     problems = []
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -151,11 +151,11 @@ def _storage_problems(machine: Machine, cache: Path) -> list[str]:
         free = shutil.disk_usage(cache).free
         if free < 1 << 30:
             problems.append(
-                f"{cache} has {free / 2**30:.1f} GiB of room left: make room, or set LM_JAX_CACHE to another directory"
+                f"{cache} has {free / 2**30:.1f} GiB of free space: free more, or set LM_JAX_CACHE to another directory"
             )
     except OSError as error:
-        problems.append(f"{cache} cannot be written ({error.strerror}): set LM_JAX_CACHE to a directory that can")
+        problems.append(f"{cache} cannot be written ({error.strerror}): set LM_JAX_CACHE to a writable directory")
     least = min(machines.memory(machine).values(), default=LITTLE_MEMORY)
     if least < LITTLE_MEMORY:
-        problems.append(f"{least / 2**30:.1f} GiB of memory are left: end what else runs, or take a larger machine")
+        problems.append(f"{least / 2**30:.1f} GiB of memory are left: stop other programs, or use a larger machine")
     return problems

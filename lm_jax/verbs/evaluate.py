@@ -1,6 +1,6 @@
-"""`lm-jax evaluate`: a trained model on the held-out part of its text, or on any other text.
+"""`lm-jax evaluate`: evaluates a trained model on the validation part of its text, or on another text.
 
-With `--config.data.path=OTHER` the whole of that text is held out, tokenised by the run's own tokenizer.
+With `--config.data.path=OTHER`, all of that text is validation text, tokenised by the run's tokenizer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(request: Request) -> int:
     if request.json:
         report.document(result)
     else:
-        report.say(f"step {step} of {request.workdir} on {data.name}, {len(rows):,} rows held out")
+        report.say(f"step {step} of {request.workdir} on {data.name}, {len(rows):,} validation rows")
         for name, value in values.items():
             report.say(f"  {name:<24}{value:.4f}")
     if request.output:
@@ -58,16 +58,16 @@ def run(request: Request) -> int:
 
 
 def _check_columns(data: DataConfig, words: Sequence[str]) -> None:
-    """Refuses another text whose labels would have other ids, and a path that no column reads."""
+    """Refuses another text if its labels could get other ids, or if no column reads `config.data.path`."""
     columns = named(data.columns)
     unnamed = [name for name, one in columns.items() if one.kind in ("label", "spans") and not one.names]
     if unnamed:
         key = f"config.data.columns.{unnamed[0]}.names"
         raise InputError(
-            f"{key} is not set, and another text may have others; give --{key}=... in the order of the run"
+            f"{key} is not set, and another text may have other labels; give --{key}=... in the order of the run"
         )
-    moved = any(re.match(r"--config\.data\.columns\.[^.=]+\.path=", word) for word in words)
-    if columns and all(one.path for one in columns.values()) and not moved:
+    overridden = any(re.match(r"--config\.data\.columns\.[^.=]+\.path=", word) for word in words)
+    if columns and all(one.path for one in columns.values()) and not overridden:
         raise InputError(
             "every column has a path of its own: give --config.data.columns.NAME.path, not config.data.path"
         )

@@ -1,4 +1,4 @@
-"""`lm-jax export`: a run as a directory that other libraries read; it is read again and compared before it is done."""
+"""`lm-jax export`: writes a run as a checkpoint for other libraries, reads it back and compares the outputs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from lm_jax.verbs.importing import ABOUT, TOKENIZER
 from lm_jax.verbs.runs import open_run, restore_product
 from lm_jax.verbs.workdir import ORIGIN
 
-# Both sides are computed by the same program in float32: they differ by what was lost on the way.
+# Both sides run the same program in float32, so that a larger difference is an error of the export.
 TOLERANCE = 1e-5
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it "
     "was the epoch of belief, it was the epoch of incredulity, it was the season of Light"
 )
-# What tokenizers disagree about: white space, what the alphabet lacks, marks of their own, long words.
+# Texts that tokenizers split differently: white space, unknown characters, their own markers, long words.
 TEXTS = (
     *(TEXT, "", " ", "  two  spaces ", "\ttab\tand\r\nlines\n\n  of code:\n", "NUL\0inside", "a ▁ mark ▁the▁"),
     *("天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。", "naïve café e\u0301\u0302 ﬁ Straße", "👩‍👩‍👧 👍🏽 🇩🇪 ❤️"),
@@ -50,146 +50,146 @@ TOP = 10
 
 
 def run(request: Request) -> int:
-    """Writes the directory of `--output`, compares it with the run, and gives it its name once they agree."""
+    """Writes a temporary directory, compares it with the run, and renames it to `--output` if they agree."""
     if not request.output:
         raise InputError("export needs --output=DIR")
     write = lookup(FORMATS, request.format, "--format")
     output = Path(request.output).expanduser().resolve()
     if output.exists():
-        raise InputError(f"--output {output} is there already; give a new directory")
+        raise InputError(f"--output {output} already exists; give a new directory")
     atomic.check_directory(output, "--output")
     exp = open_run(request)
     step, params = restore_product(request, exp)
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
     try:
         tree = write(exp, params, Path(str(request.workdir)), partial)
-        tokenizer = None if exp.tokenizer.kind == tokenizers.IDS else _read(partial)
+        tokenizer = None if exp.tokenizer.kind == tokenizers.IDS else _load_tokenizer(partial)
         differ = [] if tokenizer is None else differing(exp.tokenizer, tokenizer)
         if TEXT in differ:
             raise InputError(
-                f"the tokenizer that was written gives other ids than the run's own {exp.tokenizer.kind!r} for "
-                f"{len(differ)} of {len(TEXTS)} texts; {output} was not made"
+                f"the exported tokenizer gives other ids than the run's {exp.tokenizer.kind!r} tokenizer for "
+                f"{len(differ)} of {len(TEXTS)} texts; {output} was not written"
             )
-        found = compare(exp, params, partial, tokenizer)
-        agrees = found["difference"] <= TOLERANCE
-        came = _knows(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
-        alone = not (partial / TOKENIZER[0]).is_file()
-        forced = "" if came else huggingface.family_of(tree).tokenizer
-        notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, came=came, alone=alone, forced=forced)
+        comparison = compare(exp, params, partial, tokenizer)
+        agrees = comparison["difference"] <= TOLERANCE
+        imported = _keeps_imported_tokenizer(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
+        bare = not (partial / TOKENIZER[0]).is_file()
+        forced = "" if imported else huggingface.family_of(tree).tokenizer
+        notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, imported=imported, bare=bare, forced=forced)
         if agrees:
             os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if request.json:
-        told = {"texts": len(TEXTS), "differ": differ, "notes": notes}
-        report.document({"step": step, "output": str(output), "agrees": agrees, **found, "tokenizer": told})
+        facts = {"texts": len(TEXTS), "differ": differ, "notes": notes}
+        report.document({"step": step, "output": str(output), "agrees": agrees, **comparison, "tokenizer": facts})
         return 0 if agrees else 1
-    named = (tree.get("architectures") or [huggingface.kind(tree)])[0]
-    report.say(f"step {step} of {request.workdir} as {named} in {output}, read again:")
-    report.say(f"  {found['compared']} differ by at most {found['difference']:.1e} (allowed {TOLERANCE:.0e})")
-    if found["kl"] is None:
-        report.say(f"  {named} writes no tokens: the readout is not in the directory")
+    architecture = (tree.get("architectures") or [huggingface.kind(tree)])[0]
+    report.say(f"step {step} of {request.workdir}, exported as {architecture} to {output} and read back:")
+    report.say(f"  {comparison['compared']} differ by at most {comparison['difference']:.1e} (allowed {TOLERANCE:.0e})")
+    if comparison["kl"] is None:
+        report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
     else:
-        kl, overlap = found["kl"], found["overlap"]
-        report.say(f"  KL divergence {kl:.1e} nats a token, the {TOP} likeliest overlap by {overlap:.1%}")
+        kl, overlap = comparison["kl"], comparison["overlap"]
+        report.say(f"  KL divergence {kl:.1e} nats per token; the {TOP} most likely tokens overlap by {overlap:.1%}")
     if tokenizer is not None:
         report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
     for note in notes:
         report.say(f"  {note}")
     if not agrees:
-        report.say(f"  they do not agree, and {output} was not made")
+        report.say(f"  the outputs do not agree; {output} was not written")
     return 0 if agrees else 1
 
 
-def _notes(tokenizer: Tokenizer, differ: list[str], *, came: bool, alone: bool, forced: str = "") -> list[str]:
-    """What to know of the tokenizer that was written.
+def _notes(tokenizer: Tokenizer, differ: list[str], *, imported: bool, bare: bool, forced: str = "") -> list[str]:
+    """Returns notes for the user of the exported tokenizer.
 
     Args:
-      tokenizer: the run's.
-      differ: the texts of `TEXTS` for which it gives other ids.
-      came: whether its files are those that the run was imported with.
-      alone: whether there is no tokenizer.json.
-      forced: the class that AutoTokenizer takes in place of the one that was written.
+      tokenizer: the tokenizer of the run.
+      differ: the texts of `TEXTS` for which the exported tokenizer gives other ids.
+      imported: whether its files are those that the run was imported with.
+      bare: whether it has no tokenizer.json.
+      forced: the class that AutoTokenizer loads instead of the exported one; empty if it does not.
     """
-    notes = [f"other ids for {differ[0][:40]!r}"] if differ else []
-    if not came and alone:
+    notes = [f"the exported tokenizer gives other ids for {differ[0][:40]!r}"] if differ else []
+    if not imported and bare:
         notes.append(
-            f"{tokenizer.file} was written alone, as no tokenizer.json expresses this {tokenizer.kind!r}: others "
-            "may read it otherwise"
+            f"only {tokenizer.file} was written, because tokenizer.json cannot express this {tokenizer.kind!r} "
+            "tokenizer: other libraries may read it differently"
         )
     if forced:
         notes.append(
-            f"AutoTokenizer of transformers 5 takes {forced} for such a model, which cuts texts in its own way: read "
+            f"AutoTokenizer of transformers 5 loads {forced} for this model, which splits texts differently: load "
             "the tokenizer with PreTrainedTokenizerFast"
         )
-    caveat = "" if came or alone else interchange.caveat(tokenizer)
+    caveat = "" if imported or bare else interchange.caveat(tokenizer)
     return [*notes, *([caveat] if caveat else [])]
 
 
-def _read(output: Path) -> Tokenizer:
-    """The tokenizer of a directory as a library reads it that does not know our files."""
+def _load_tokenizer(output: Path) -> Tokenizer:
+    """Loads the tokenizer of a directory as other libraries do, which do not know our own files."""
     file = output / TOKENIZER[0]
     return tokenizers.load(file if file.is_file() else output)
 
 
 def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
-    """The texts of `TEXTS` that two tokenizers cut otherwise."""
+    """Returns the texts of `TEXTS` for which two tokenizers give different ids."""
     pairs = zip(TEXTS, ours.encode_batch(TEXTS), theirs.encode_batch(TEXTS), strict=True)
-    return [text for text, mine, other in pairs if mine.tolist() != other.tolist()]
+    return [text for text, ids, their_ids in pairs if ids.tolist() != their_ids.tolist()]
 
 
 def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -> dict[str, Any]:
-    """config.json, safetensors, the tokenizer's files and generation_config.json."""
+    """Writes config.json, safetensors, tokenizer files and generation_config.json; returns config.json."""
     config, origin = exp.product.module.config, workdir / ORIGIN
     tree, extra = _origin(origin, config)
-    known = _knows(origin, exp.tokenizer)
-    if not (tree and known):
+    imported = _keeps_imported_tokenizer(origin, exp.tokenizer)
+    if not (tree and imported):
         ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
         tree = {**(tree or huggingface.tree_for(config)), **ids, **generation.written(exp.config.conventions)}
         tree, config, params = positions.aligned(tree, config, params)
     huggingface.save(output, tree, config, params, extra)
-    for file in origin.iterdir() if known else ():
+    for file in origin.iterdir() if imported else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
     if exp.tokenizer.kind != tokenizers.IDS and not _has_tokenizer(output):
-        _write_tokenizer(exp, output, came=known)
+        _write_tokenizer(exp, output, imported=imported)
     if config.kind != "encoder" and not (output / generation.FILE).is_file():
         atomic.write_json(output / generation.FILE, _generation(exp))
     return tree
 
 
-def _knows(origin: Path, tokenizer: Tokenizer) -> bool:
-    """Whether a run came from a checkpoint, and still has its tokenizer: a fork may have been given another."""
+def _keeps_imported_tokenizer(origin: Path, tokenizer: Tokenizer) -> bool:
+    """Returns whether a run has the tokenizer that it was imported with; a fork may have a new one."""
     if not _has_tokenizer(origin):
-        # Ours came, and its files are those of the run.
+        # Imported in our own format, the tokenizer's files are those of the run.
         return origin.is_dir()
     return tokenizers.load(origin).fingerprint == tokenizer.fingerprint
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has the files of a tokenizer from elsewhere."""
+    """Returns whether a folder has tokenizer files in another library's format."""
     return any(True for pattern in TOKENIZER for _ in folder.glob(pattern))
 
 
-def _write_tokenizer(exp: Experiment, output: Path, *, came: bool) -> None:
-    """The tokenizer as others read it; `came` as ours, beside an imported checkpoint, also as it came."""
+def _write_tokenizer(exp: Experiment, output: Path, *, imported: bool) -> None:
+    """Writes the tokenizer in Hugging Face's format, and in ours if it was imported so or has no other format."""
     tokenizer, config = exp.tokenizer, exp.product.module.config
-    # Whether the model tells the two texts of a pair apart.
+    # Whether the model distinguishes the two texts of a pair.
     types = config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
     try:
-        written = interchange.files(tokenizer, config.kind, types=types, longest=_longest(exp), around=_around(exp))
+        files = interchange.files(tokenizer, config.kind, types=types, longest=_longest(exp), around=_around(exp))
     except InputError:
-        # `_notes` says so.
-        written = {}
-    if came or not written:
+        # `_notes` tells the user.
+        files = {}
+    if imported or not files:
         tokenizer.save(output)
-    for name, content in written.items():
+    for name, content in files.items():
         if not (output / name).exists():
             atomic.write_bytes(output / name, content)
 
 
 def _around(exp: Experiment) -> tuple[Sequence[int], Sequence[int]] | None:
-    """Ids around a text, where the run has them from elsewhere."""
+    """Returns the ids before and after a text if the run was imported with them, else None."""
     conventions, config = exp.config.conventions, exp.config.model
     if not conventions.foreign or config.kind == "encoder":
         return None
@@ -199,8 +199,8 @@ def _around(exp: Experiment) -> tuple[Sequence[int], Sequence[int]] | None:
 
 def _generation(exp: Experiment) -> dict[str, Any]:
     tokenizer, config, conventions = exp.tokenizer, exp.product.module.config, exp.config.conventions
-    writes = config.kind == "encoder_decoder"
-    forbidden = prompting.unwritable(tokenizer, config.embed.vocab or 0, sentinels=writes)
+    sentinels = config.kind == "encoder_decoder"
+    forbidden = prompting.unwritable(tokenizer, config.embed.vocab or 0, sentinels=sentinels)
     defaults = generation.defaults(
         config.kind,
         interchange.roles(tokenizer, config.kind),
@@ -213,18 +213,18 @@ def _generation(exp: Experiment) -> dict[str, Any]:
 
 def _longest(exp: Experiment) -> int | None:
     embed = exp.product.module.config.embed
-    # Sinusoids are a table with them.
+    # Hugging Face's classes store sinusoids as a table of this length.
     return None if embed.positions == "none" else embed.max_length
 
 
 def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and heads of the checkpoint that a run came from, if it came from one of the same function."""
+    """Returns config.json and unused heads of the imported checkpoint; empty if the model is no longer the same."""
     if not (origin / ABOUT).is_file():
         return {}, {}
     about = json.loads((origin / ABOUT).read_text())
     family = huggingface.family_of(about["config"])
     before = family.config(Settings(about["config"], about["tensors"], heads=family.heads))
-    # Tokens may have been added.
+    # The vocabulary may have grown since.
     rows = config.embed.vocab
     grown = dataclasses.replace(before, embed=dataclasses.replace(before.embed, vocab=rows))
     if huggingface.function_of(grown) != huggingface.function_of(config):
@@ -235,40 +235,40 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What a run and what was written of it make of a line of text as `tokenizer` cuts it, or of any ids.
+    """Compares the outputs of a run and of its export on a line of text, or on arbitrary ids without a tokenizer.
 
     Returns:
-      `compared` (logits, or hidden states where the class writes no tokens), their largest `difference`, `kl` and
-      `overlap` of the likeliest tokens, both None for hidden states.
+      `compared` (logits, or hidden states for a class without an LM head), their largest `difference`, their `kl`
+      divergence and the `overlap` of the most likely tokens; the last two are None for hidden states.
     """
     embed = exp.product.module.config.embed
     vocab = embed.vocab or 0
     room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
-    ids = [] if tokenizer is None else [one for one in tokenizer.encode(TEXT).tolist() if one < vocab]
+    ids = [] if tokenizer is None else [token for token in tokenizer.encode(TEXT).tolist() if token < vocab]
     tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % vocab, np.int32)[None, :room])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
     checkpoint = huggingface.open_checkpoint(output)
-    module, again, writes = checkpoint.module, checkpoint.params(), checkpoint.writes
+    module, exported, head = checkpoint.module, checkpoint.params(), checkpoint.writes
     with jax.default_matmul_precision("highest"):
-        answer = lambda output: output.logits if writes else output.hidden
-        apply = lambda module, params: answer(module.apply({"params": params}, inputs, logits=writes))
+        select = lambda output: output.logits if head else output.hidden
+        apply = lambda module, params: select(module.apply({"params": params}, inputs, logits=head))
         ours, theirs = (
-            np.asarray(jax.jit(apply, static_argnums=0)(one, tree), np.float64)
-            for one, tree in ((exp.product.module, jax.device_get(params)), (module, again))
+            np.asarray(jax.jit(apply, static_argnums=0)(model, tree), np.float64)
+            for model, tree in ((exp.product.module, jax.device_get(params)), (module, exported))
         )
     difference = float(np.abs(ours - theirs).max())
-    if not writes:
+    if not head:
         return {"compared": "hidden states", "difference": difference, "kl": None, "overlap": None}
     logs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
     best = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]
-    same = [len(set(a) & set(b)) for a, b in zip(*(part.reshape(-1, part.shape[-1]) for part in best), strict=True)]
+    shared = [len(set(a) & set(b)) for a, b in zip(*(ids.reshape(-1, ids.shape[-1]) for ids in best), strict=True)]
     return {
         "compared": "logits",
         "difference": difference,
         "kl": float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean()),
-        "overlap": float(np.mean(same)) / best[0].shape[-1],
+        "overlap": float(np.mean(shared)) / best[0].shape[-1],
     }
 
 

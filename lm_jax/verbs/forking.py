@@ -1,4 +1,4 @@
-"""What a run takes from another one that it starts from: parameters, and the tokenizer whose ids they know."""
+"""`--fork`: starts a run from the parameters of another one, with the tokenizer that they were trained with."""
 
 from __future__ import annotations
 
@@ -19,86 +19,84 @@ from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs.runs import restore_params
 
-# New rows of a table lie around the mean of the others, so near that no logit stands out, and are not all the same.
+# Noise of new embedding rows, relative to the spread of the old ones: no logit stands out, and no rows are equal.
 SPREAD = 0.01
 
 
 def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Tokenizer | None:
-    """The tokenizer of a forked run, with the tokens that the configuration adds; None where that names its own.
+    """Returns the forked run's tokenizer with the tokens that `config` adds; None if `config` alone decides.
 
     Raises:
-      InputError: the configuration names one with other ids.
+      InputError: `config` names a tokenizer with other ids.
     """
     if config.anew:
         return None
-    own = tokenizers.load(fork / "tokenizer")
-    if own.kind == tokenizers.IDS:
-        # Whose ids they are only the user knows.
+    inherited = tokenizers.load(fork / "tokenizer")
+    if inherited.kind == tokenizers.IDS:
+        # Only the user knows which tokenizer these ids come from.
         tokenizers.refuse_ids(config.path or fork / "tokenizer")
         return None
     if config.path:
-        named = tokenizers.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
-        if named.fingerprint != own.fingerprint:
+        configured = tokenizers.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
+        if configured.fingerprint != inherited.fingerprint:
             raise InputError(
-                f"config.data.tokenizer.path is {config.path}, but the parameters of --fork={fork} know the ids of "
-                "their own tokenizer; leave the path out, or draw the tables of tokens anew with "
+                f"config.data.tokenizer.path is {config.path}, but the parameters of --fork={fork} were trained with "
+                "another tokenizer; leave the path out, or initialise new token embeddings with "
                 "--config.data.tokenizer.anew=true"
             )
-    return tokenizers.extend(own, config.add)
+    return tokenizers.extend(inherited, config.add)
 
 
 def parameters(exp: Experiment, fork: Path) -> Params:
-    """The parameters of a forked run, by role, with a row in every table of tokens for each id of `exp`'s tokenizer.
+    """Returns the forked run's parameters by role, with embedding tables of the size of `exp`'s vocabulary.
 
-    Its product becomes the product; a role that it does not have is drawn as in a new run. Rows that it does not have
-    are drawn around the mean of its rows (Hewitt 2021, "Initializing new word embeddings for pretrained language
-    models"); where the tokenizer is another, all are drawn as in a new run.
+    The fork's product becomes our product; a role that the fork lacks is initialised as in a new run. New rows of a
+    table are drawn around the mean of its rows (Hewitt 2021, "Initializing new word embeddings for pretrained language
+    models"); with a new tokenizer, the tables are initialised as in a new run.
 
     Raises:
-      InputError: the forked run has no checkpoint, or its parameters are of another shape.
+      InputError: the forked run has no checkpoint, or its parameters have other shapes.
     """
     checkpointer = Checkpointer(fork / "checkpoints")
-    saved = _described(checkpointer)
+    saved = _saved_shapes(checkpointer)
     like, axes = flat(exp.params_like(*exp.models.roles)), flat(exp.models.axes)
-    theirs = _roles(exp, saved, fork)
-    paths = {
-        path: f"{theirs[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in theirs
-    }
+    roles = _roles(exp, saved, fork)
+    paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
     rows = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
-    wanted = {}
+    targets = {}
     for path, name in paths.items():
         leaf, row, shape = like[path], rows[path], saved.get(name)
         if row is not None and shape is not None and len(shape) == leaf.ndim:
-            there = (*leaf.shape[:row], shape[row], *leaf.shape[row + 1 :])
-            if there != leaf.shape:
-                leaf = jax.ShapeDtypeStruct(there, leaf.dtype, sharding=exp.layout.replicated)
-        wanted[name] = leaf
-    restored = flat(restore_params(checkpointer, nested(wanted)))
+            saved_shape = (*leaf.shape[:row], shape[row], *leaf.shape[row + 1 :])
+            if saved_shape != leaf.shape:
+                leaf = jax.ShapeDtypeStruct(saved_shape, leaf.dtype, sharding=exp.layout.replicated)
+        targets[name] = leaf
+    restored = flat(restore_params(checkpointer, nested(targets)))
     anew = exp.config.data.tokenizer.anew
     fresh = {}
     if anew or len(paths) < len(like):
-        drawn = exp.fresh_state()
-        fresh = flat(merged(drawn.params, drawn.frozen))
-    grown = {
+        state = exp.fresh_state()
+        fresh = flat(merged(state.params, state.frozen))
+    resized = {
         path: fresh[path]
         if path not in paths or (anew and rows[path] is not None)
-        else _grown(restored[paths[path]], like[path], rows[path], exp.config.seed, number)
+        else _resized(restored[paths[path]], like[path], rows[path], exp.config.seed, number)
         for number, path in enumerate(like)
     }
-    return nested(grown)
+    return nested(resized)
 
 
 def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:
-    """The forked run's role for each of ours that it has a model for; its product is ours."""
-    there = {path.partition("/")[0] for path in saved}
+    """Maps each of our roles that the forked run has to its name there, and our product to the fork's product."""
+    available = {path.partition("/")[0] for path in saved}
     before = experiment.saved(fork)
     name = before["objective"]["name"] if before else exp.config.objective.name
     theirs = product(objectives.roles(ObjectiveConfig(name=name)))
-    return {**{role: role for role in exp.models.roles if role in there - {theirs}}, exp.models.product: theirs}
+    return {**{role: role for role in exp.models.roles if role in available - {theirs}}, exp.models.product: theirs}
 
 
-def _described(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of the newest checkpoint, by path below their name."""
+def _saved_shapes(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the newest checkpoint's parameters by path, without `params/` or `frozen/`."""
     step = checkpointer.latest()
     leaves = {} if step is None else checkpointer.describe(step)
     return {
@@ -106,14 +104,14 @@ def _described(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _grown(old: Any, target: Any, row: int | None, seed: int, number: int) -> Any:
-    """A table with the rows that are missing, around the mean of those that are there."""
+def _resized(old: Any, target: Any, row: int | None, seed: int, number: int) -> Any:
+    """Appends the missing rows to a table, drawn around the mean of its rows."""
     if row is None or old.shape == target.shape:
         return old
     if old.shape[row] > target.shape[row]:
         raise InputError(
-            f"the tables of the forked run have {old.shape[row]:,} rows, and this model's {target.shape[row]:,}; leave "
-            "config.model.embed.vocab as it is there"
+            f"the embedding tables of the forked run have {old.shape[row]:,} rows, but this model's have "
+            f"{target.shape[row]:,}; set config.model.embed.vocab as in the forked run"
         )
     table = np.asarray(jax.device_get(old))
     shape = (*table.shape[:row], target.shape[row] - table.shape[row], *table.shape[row + 1 :])

@@ -1,7 +1,7 @@
-"""`lm-jax import DIR --workdir=W`: a Hugging Face checkpoint as a run of ours, at step 0 and ready for every verb.
+"""`lm-jax import DIR --workdir=W`: converts a Hugging Face checkpoint to a run at step 0, ready for every verb.
 
-`--hf.FIELD=VALUE` lays a field over its config.json, and `--tokenizer=PATH` names a tokenizer that lies elsewhere; a
-checkpoint without one is a run that takes ids.
+`--hf.FIELD=VALUE` overrides a field of its config.json, and `--tokenizer=PATH` names a tokenizer in another place. A
+run that is imported without a tokenizer takes token ids.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from lm_jax.verbs import workdir as workdirs
 from lm_jax.verbs.workdir import ORIGIN
 
 ABOUT = "about.json"
-# Files of a tokenizer beside a checkpoint, which an export gives back as they came.
+# Tokenizer files of a checkpoint, which an export copies back unchanged.
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "*.model"),
 )
-# Files that a tokenizer can be read from, ours among them.
+# Files from which a tokenizer can be loaded, our own format included.
 READABLE = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", base.SETTINGS)
 LONGEST_ROW = 512
 
@@ -60,10 +60,10 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def run(request: Request) -> int:
-    """Writes the run: configuration, tokenizer, parameters, and a recipe that trains them further."""
+    """Writes the run: configuration, tokenizer, parameters, and a recipe for further training."""
     workdir = Path(need_workdir(request)).expanduser().resolve()
     if len(request.words) != 1:
-        raise InputError(f"import takes one directory, and got {len(request.words)}: lm-jax import DIR --workdir=W")
+        raise InputError(f"import takes one directory, but got {len(request.words)}: lm-jax import DIR --workdir=W")
     if workdir.is_dir() and any(workdir.iterdir()):
         raise InputError(f"--workdir {workdir} is not empty; give a new directory")
     atomic.check_directory(workdir, "--workdir")
@@ -73,7 +73,7 @@ def run(request: Request) -> int:
     tokenizer, notes = _tokenizer(where, checkpoint)
     conventions, unused = _conventions(source, where, checkpoint, tokenizer)
     exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
-    # What is wrong shows before the first file is written.
+    # Builds the model, so that errors occur before the first file is written.
     _ = exp.product
     params = checkpoint.params(exp.layout)
     _write(exp, checkpoint, source, where, workdir, params)
@@ -81,13 +81,13 @@ def run(request: Request) -> int:
         about = {"workdir": str(workdir), "architecture": checkpoint.architecture, "parameters": count(params)}
         report.document({**about, "tokenizer": where and str(where), "notes": [*checkpoint.notes, *notes]})
         return 0
-    report.say(f"{checkpoint.architecture} of {source}: {count(params):,} parameters, now step 0 of {workdir}")
+    report.say(f"{checkpoint.architecture} from {source}: {count(params):,} parameters, step 0 of {workdir}")
     for note in (*checkpoint.notes, *notes):
         report.say(f"  {note}")
     if unused:
-        report.say(f"  settings of generation that are not used: {', '.join(unused)}")
+        report.say(f"  generation settings that are ignored: {', '.join(unused)}")
     if extra := checkpoint.extra():
-        report.say(f"  kept for exports only, as no model of ours has them: {', '.join(extra)}")
+        report.say(f"  tensors that our models do not have, kept for exports: {', '.join(extra)}")
     report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if where is None else "--prompt=..."))
     report.say(
         f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
@@ -96,59 +96,59 @@ def run(request: Request) -> int:
     return 0
 
 
-def _where(source: Path, named: str | None) -> Path | None:
-    """Where the tokenizer is: as named, or beside the checkpoint; None where there is none."""
-    if named is not None:
-        return None if named == tokenizers.IDS else Path(named).expanduser().resolve()
+def _where(source: Path, name: str | None) -> Path | None:
+    """Returns the path of the tokenizer: as named, or the checkpoint's directory; None without a tokenizer."""
+    if name is not None:
+        return None if name == tokenizers.IDS else Path(name).expanduser().resolve()
     return source if any(True for pattern in READABLE for _ in source.glob(pattern)) else None
 
 
 def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
-    """The tokenizer of the run, and what is to be said of it."""
+    """Returns the tokenizer of the run, and notes for the user."""
     rows, without = checkpoint.config.embed.vocab or 0, f"--tokenizer={tokenizers.IDS}"
     if where is None:
         tokenizer = tokenizers.ids_tokenizer({"rows": rows, "roles": _roles(checkpoint)})
-        return tokenizer, ("it takes ids, for it has no tokenizer (--tokenizer=PATH names one)",)
+        return tokenizer, ("the run has no tokenizer and takes token ids (--tokenizer=PATH names one)",)
     try:
         cased = not tokenizers.is_ours(where) and tokenizers.cased(where)
         tokenizer = tokenizers.load(where, lowercase=not cased)
     except InputError as error:
-        said = str(error).replace("config.data.tokenizer.path", "the tokenizer")
-        said = said.replace("; leave it empty to train one", "")
-        raise InputError(f"{said}; --tokenizer=PATH names another, {without} does without") from error
+        message = str(error).replace("config.data.tokenizer.path", "the tokenizer")
+        message = message.replace("; leave it empty to train one", "")
+        raise InputError(f"{message}; --tokenizer=PATH names another, {without} imports without one") from error
     if not tokenizer.special[rows:].all():
         raise InputError(
-            f"the tokenizer of {where} has {tokenizer.vocab_size:,} ids, and the model's table {rows:,} rows; name the "
-            f"model's own with --tokenizer=PATH, or do without with {without}"
+            f"the tokenizer of {where} has {tokenizer.vocab_size:,} ids, but the model's table has {rows:,} rows; "
+            f"name the model's own tokenizer with --tokenizer=PATH, or import without one: {without}"
         )
-    kept = "text keeps its case, for vocab.txt has upper case (do_lower_case in a tokenizer_config.json says otherwise)"
+    case = "text is not lowercased, because vocab.txt has upper case (do_lower_case in tokenizer_config.json decides)"
     beyond = [f"{tokenizer.piece(token)} ({token})" for token in range(rows, tokenizer.vocab_size)]
-    missing = f"the model's table has no row for {', '.join(beyond[:5])}: text that needs one is refused"
-    return tokenizer, (*((kept,) if cased else ()), *((missing,) if beyond else ()))
+    missing = f"the model's table has no row for {', '.join(beyond[:5])}: text with these tokens is refused"
+    return tokenizer, (*((case,) if cased else ()), *((missing,) if beyond else ()))
 
 
 def _roles(checkpoint: Checkpoint) -> dict[str, int]:
-    """Special ids that config.json names and the table has."""
-    found: dict[str, int] = {}
+    """Returns the special ids of config.json that are in the model's table."""
+    roles: dict[str, int] = {}
     for role in base.ROLES:
-        named = checkpoint.tree.get(f"{role}_token_id")
-        for token in named if isinstance(named, list) else [named]:
+        ids = checkpoint.tree.get(f"{role}_token_id")
+        for token in ids if isinstance(ids, list) else [ids]:
             if type(token) is int and 0 <= token < (checkpoint.config.embed.vocab or 0):
-                found.setdefault(role, token)
-    return found
+                roles.setdefault(role, token)
+    return roles
 
 
 def _conventions(
     source: Path, where: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
 ) -> tuple[ConventionsConfig, list[str]]:
-    """What the model expects around its text (`where` None: bare ids), and which of its settings are not used."""
+    """Returns the ids that the model expects around a text, and the names of generation settings that are ignored."""
     family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
     prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
     fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
-    # Files keep ids of the family's own vocabulary, such as GPT-2's 50256, beside a table of a few rows.
+    # Small models keep ids of their family's vocabulary, such as GPT-2's 50256, which their table does not have.
     for name, value in fields.items():
         if isinstance(value, tuple):
-            fields[name] = tuple(one for one in value if one < rows)
+            fields[name] = tuple(token for token in value if token < rows)
         elif value is not None and value >= rows:
             fields[name] = None
     fields["ends"] = fields["ends"] or ((tokenizer.eos,) if tokenizer.eos >= 0 else ())
@@ -156,7 +156,7 @@ def _conventions(
 
 
 def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
-    """The run's configuration: what such a model is pretrained with, on a text that is to be named."""
+    """Returns the run's configuration: the usual pretraining objective of the model's kind, and no text yet."""
     objective = {
         "decoder": ObjectiveConfig(name="causal"),
         "encoder": ObjectiveConfig(
@@ -175,11 +175,11 @@ def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -
 def _write(
     exp: Experiment, checkpoint: Checkpoint, source: Path, where: Path | None, workdir: Path, params: object
 ) -> None:
-    """The run's files; config.json, without which no directory is a run, comes last."""
+    """Writes the run's files; config.json comes last, because it makes the directory a run."""
     origin = workdir / ORIGIN
     origin.mkdir(parents=True)
     copied = [*source.glob("generation_config.json")]
-    # Ours are in the run already, and a file alone is written anew.
+    # Our own format is saved with the run; from a single file, an export writes all files itself.
     if where is not None and where.is_dir() and not tokenizers.is_ours(where):
         copied += [file for pattern in TOKENIZER for file in where.glob(pattern)]
     for file in copied:

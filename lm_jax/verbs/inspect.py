@@ -1,4 +1,4 @@
-"""`lm-jax inspect`: a recipe's configuration and parameters, what a preset costs, or runs side by side."""
+"""`lm-jax inspect`: a recipe's configuration and parameters, the costs of a preset, or a comparison of runs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves, metrics
 from lm_jax.verbs import architecture, report
 
-# Runs of different kinds of models differ in nearly everything.
+# Printed per run: models of different kinds differ in nearly every key.
 MOST_DIFFERENCES = 20
 
 
 def run(request: Request) -> int:
-    """Shows a recipe (`--config`), a run (`--workdir`), a preset (a word), or compares runs (directories as words)."""
+    """Shows a recipe (`--config`), a run (`--workdir`), a preset (`NAME:SIZE`), or compares runs (directories)."""
     runs = [*([request.workdir] if request.workdir else []), *request.words]
     if runs and request.config is not None:
         raise InputError(f"inspect shows a recipe or runs: leave out --config={request.recipe}, or {runs[0]}")
     presets = [word for word in request.words if not Path(word).is_dir()]
     if presets and len(runs) > 1:
-        raise InputError(f"inspect shows one preset, or runs: {presets[0]} is no directory; leave out the others")
+        raise InputError(f"inspect shows one preset, or runs: {presets[0]} is not a directory; leave out the others")
     if presets:
         architecture.show(presets[0], json=request.json)
         return 0
@@ -42,9 +42,9 @@ def run(request: Request) -> int:
 
 def _recipe(request: Request) -> int:
     config = need_config(request)
-    # Without text there is no tokenizer yet: the size that the recipe asks for.
+    # Without text there is no tokenizer: assume the vocabulary size that the recipe asks for.
     rows = config.model.embed.vocab or config.data.tokenizer.target_size
-    models = [build_model(one, rows) for one in (config.model, *config.models.values())]
+    models = [build_model(model, rows) for model in (config.model, *config.models.values())]
     if request.json:
         parameters = sum(count(model.shapes) for model in models)
         report.document({"config": dataclasses.asdict(config), "parameters": parameters})
@@ -73,13 +73,13 @@ def _runs(request: Request, runs: list[Path]) -> int:
         for line in lines[:MOST_DIFFERENCES]:
             report.say(f"  {line}")
         if len(lines) > MOST_DIFFERENCES:
-            report.say(f"  and {len(lines) - MOST_DIFFERENCES} more; --json has them all")
+            report.say(f"  and {len(lines) - MOST_DIFFERENCES} more; --json lists all")
     report.say(f"curves in {output}")
     return 0
 
 
 def final(entries: list[dict[str, float]]) -> dict[str, float]:
-    """The latest value of every metric, and the best validation loss with its step."""
+    """Returns the latest value of every metric, and the best validation loss with its step."""
     values: dict[str, float] = {}
     for entry in entries:
         values |= entry
@@ -90,7 +90,7 @@ def final(entries: list[dict[str, float]]) -> dict[str, float]:
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """A row a metric, a column a run."""
+    """Formats a table with a row per metric and a column per run."""
     rows = dict.fromkeys(name for values in results.values() for name in values if name != "train/eta_s")
     width = {label: max(len(label), 12) + 2 for label in results}
     lines = [f"{'':<38}" + "".join(f"{label:>{width[label]}}" for label in results)]

@@ -1,7 +1,7 @@
-"""Every `--config.key` of a recipe, read from the source of the dataclasses: importing them would import jax.
+"""All `--config.KEY`s of a recipe, parsed from the source of the dataclasses: importing them would import jax.
 
-A completion has to answer while a finger rests on the key. The result is what `experiment.complete` gives (a test
-compares them for every recipe).
+Shell completion must answer at once. The keys are those of `experiment.complete` (a test compares them for every
+recipe).
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def keys(recipe: Any) -> list[str]:
-    """The keys that a recipe's command line knows, such as `config.optimizer.learning_rate`.
+    """Returns the keys that can be set for a recipe, such as `config.optimizer.learning_rate`.
 
     Args:
-      recipe: what its `get_config` gave, or a saved `config.json`.
+      recipe: the result of its `get_config`, or a saved `config.json`.
     """
     model = recipe.get("model") or {}
     kind = _kinds().get(model.get("kind", "decoder"), "TransformerConfig")
-    found = _fields("lm_jax.experiment", "ExperimentConfig", recipe)
-    return [f"config.{key}" for key in found if key != "model"] + [
+    paths = _fields("lm_jax.experiment", "ExperimentConfig", recipe)
+    return [f"config.{key}" for key in paths if key != "model"] + [
         f"config.model.{key}" for key in _fields("lm_jax.models.config", kind, model)
     ]
 
 
-def _fields(module: str, name: str, given: Any) -> Iterator[str]:
-    """Leaves below a dataclass; a tree that may be unset is one where the recipe sets it."""
+def _fields(module: str, name: str, recipe: Any) -> Iterator[str]:
+    """Yields the leaves of a dataclass; an optional subtree is expanded only if the recipe sets it."""
     home, node = cast(tuple[str, ast.ClassDef], _find(module, name))
     for field in node.body:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         key, annotation = field.target.id, ast.unparse(field.annotation)
         names = [part.strip() for part in annotation.split("|")]
-        value = given.get(key) if hasattr(given, "get") else None
+        value = recipe.get(key) if hasattr(recipe, "get") else None
         inner = _find(home, names[0]) if names[0].replace(".", "").isidentifier() else None
         if inner is None or ("None" in names and not hasattr(value, "keys")):
             yield key
@@ -48,7 +48,7 @@ def _fields(module: str, name: str, given: Any) -> Iterator[str]:
 
 @functools.cache
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """The class that `name` (or `module.name`) means in a module of ours, and the module that defines it."""
+    """Finds the class that `name` or `module.name` refers to in a module: the module that defines it, and its node."""
     tree = _parse(module)
     if tree is None:
         return None
@@ -59,14 +59,14 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lm_jax"):
             for alias in node.names:
                 if (alias.asname or alias.name) == head:
-                    # `from lm_jax.a import b` brings a module b or a name b of the module a.
+                    # `from lm_jax.a import b` imports the module b or the name b of the module a.
                     return _find(f"{node.module}.{alias.name}", rest) if rest else _find(str(node.module), alias.name)
     return None
 
 
 @functools.cache
 def _kinds() -> dict[str, str]:
-    """Model kinds and the names of their dataclasses."""
+    """Returns the name of the dataclass of each kind of model."""
     for node in cast(ast.Module, _parse("lm_jax.models.config")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "KINDS":
             table = cast(ast.Dict, node.value)

@@ -1,4 +1,4 @@
-"""What a machine has, found without jax: its packages, GPUs, TPUs and memory, and what each of them asks for."""
+"""Packages, GPUs, TPUs and memory of a machine, detected without jax, and the versions that they require."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pathlib import Path
 
 # CUDA 13 needs driver 580, CUDA 12 driver 525.60 (NVIDIA, "CUDA compatibility", table of minimum driver versions).
 CUDA13_DRIVER, CUDA12_DRIVER = (580,), (525, 60)
-# CUDA 13 has left out the architectures before Turing: Maxwell, Pascal, Volta (its release notes).
+# CUDA 13 does not support the architectures before Turing: Maxwell, Pascal, Volta (its release notes).
 BEFORE_TURING = re.compile(r"\b(V100|P100|P40|P4|M60|M40|TITAN (X|Xp|V)|GTX (9|10)\d\d|Quadro (P|M|GP|GV)\d+)\b")
 GOOGLE = "0x1ae0"  # PCI vendor
 
 
 def run(command: Sequence[str]) -> str:
-    """What a command prints; nothing when it fails or takes long."""
+    """Returns the output of a command; empty if it fails or takes over 10 seconds."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -28,7 +28,7 @@ def run(command: Sequence[str]) -> str:
 
 
 def installed(package: str) -> str | None:
-    """The version of a package, or None."""
+    """Returns the version of a package, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -36,7 +36,7 @@ def installed(package: str) -> str | None:
 
 
 def requires(package: str) -> list[str]:
-    """What a package asks for, extras too. lm_jax from a clone that is not installed says so in its setup.cfg."""
+    """Returns a package's requirements, extras included; those of lm_jax in a clone come from its setup.cfg."""
     try:
         return importlib.metadata.requires(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -48,15 +48,15 @@ def requires(package: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where facts come from; tests put others in their place.
+    """The sources of all facts, which tests replace.
 
     Attributes:
-      root: of the file system.
+      root: root of the file system.
       environ: environment variables.
-      which: the path of a command, or None.
-      run: what a command prints.
-      installed: the version of a package, or None.
-      requires: the requirement lines of a package.
+      which: returns the path of a command, or None.
+      run: returns the output of a command.
+      installed: returns the version of a package, or None.
+      requires: returns the requirement lines of a package.
     """
 
     root: Path = Path("/")
@@ -69,11 +69,11 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Nvidia:
-    """An NVIDIA GPU as the system sees it.
+    """The NVIDIA GPUs of a machine.
 
     Attributes:
-      driver: version of the kernel's driver, such as (580, 65, 6); empty where unknown.
-      models: names of the GPUs, as far as the system tells.
+      driver: version of the kernel driver, such as (580, 65, 6); empty if unknown.
+      models: names of the GPUs, as far as the system reports them.
     """
 
     driver: tuple[int, ...] = ()
@@ -81,7 +81,7 @@ class Nvidia:
 
 
 def nvidia(machine: Machine) -> Nvidia | None:
-    """The NVIDIA GPUs of the machine, asked of its kernel and then of nvidia-smi."""
+    """Returns the NVIDIA GPUs that the kernel, or else nvidia-smi, reports; None without a GPU."""
     kernel = machine.root / "proc/driver/nvidia"
     models = tuple(
         line.partition(":")[2].strip()
@@ -92,45 +92,45 @@ def nvidia(machine: Machine) -> Nvidia | None:
     version = kernel / "version"
     text = version.read_text() if version.is_file() else ""
     # `NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 ...`, or `... for x86_64  580.65.06 ...`
-    found = re.search(r"\s(\d{3,}(?:\.\d+)+)\s", text)
-    if not found and machine.which("nvidia-smi"):
-        told = machine.run(["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]).splitlines()
-        models = models or tuple(line.partition(",")[2].strip() for line in told)
-        found = re.match(r"\s*(\d{3,}(?:\.\d+)+)", told[0]) if told else None
-    if found:
-        return Nvidia(driver=tuple(map(int, found[1].split("."))), models=models)
-    seen = models or list((machine.root / "dev").glob("nvidia[0-9]*"))
-    return Nvidia(models=models) if seen else None
+    match = re.search(r"\s(\d{3,}(?:\.\d+)+)\s", text)
+    if not match and machine.which("nvidia-smi"):
+        rows = machine.run(["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]).splitlines()
+        models = models or tuple(line.partition(",")[2].strip() for line in rows)
+        match = re.match(r"\s*(\d{3,}(?:\.\d+)+)", rows[0]) if rows else None
+    if match:
+        return Nvidia(driver=tuple(map(int, match[1].split("."))), models=models)
+    present = models or list((machine.root / "dev").glob("nvidia[0-9]*"))
+    return Nvidia(models=models) if present else None
 
 
 def cuda(gpu: Nvidia) -> tuple[str, str]:
-    """Which of jax's CUDA builds a GPU can run: its extra, and why; no extra where the driver is too old for all."""
+    """Returns the extra of the jax build that a GPU can run, and why; the extra is empty if the driver is too old."""
     driver = ".".join(map(str, gpu.driver))
     if gpu.driver and gpu.driver < CUDA12_DRIVER:
         return "", f"driver {driver} is older than 525.60, the oldest for CUDA 12: install a newer driver"
     old = [model for model in gpu.models if BEFORE_TURING.search(model)]
     if old:
-        return "cuda12", f"CUDA 13 does not know a {old[0]}"
+        return "cuda12", f"CUDA 13 does not support a {old[0]}"
     if not gpu.driver:
-        return "cuda12", "its driver does not tell its version, and CUDA 12 runs on the older ones too"
+        return "cuda12", "the version of the driver is unknown, and CUDA 12 also runs on older drivers"
     if gpu.driver < CUDA13_DRIVER:
         return "cuda12", f"driver {driver} is older than 580, which CUDA 13 needs"
     return "cuda13", f"driver {driver} runs CUDA 13"
 
 
 def has_tpu(machine: Machine) -> bool:
-    """Whether this is a TPU VM: by its devices or by the environment of a TPU VM or of a Kubernetes TPU node."""
-    named = any(machine.environ.get(name) for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE"))
-    if named or list((machine.root / "dev").glob("accel[0-9]*")):
+    """Returns whether this is a TPU machine, by its devices or by the environment of a TPU VM or Kubernetes node."""
+    declared = any(machine.environ.get(name) for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE"))
+    if declared or list((machine.root / "dev").glob("accel[0-9]*")):
         return True
-    # vfio alone may be any device that is handed through.
+    # A vfio device may be any device that is passed through to a virtual machine.
     vendors = (machine.root / "sys/bus/pci/devices").glob("*/vendor")
     passed = list((machine.root / "dev/vfio").glob("[0-9]*"))
     return bool(passed) and any(vendor.read_text().strip() == GOOGLE for vendor in vendors)
 
 
 def memory(machine: Machine) -> dict[str, int]:
-    """Bytes of memory: `total`, and `available` now; `limit` where the container has one."""
+    """Returns bytes of memory: `total`, `available` now, and the `limit` of a container that has one."""
     facts: dict[str, int] = {}
     file = machine.root / "proc/meminfo"
     for line in file.read_text().splitlines() if file.is_file() else ():
@@ -145,13 +145,13 @@ def memory(machine: Machine) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """A package that lm_jax or jax asks for.
+    """A package that lm_jax or jax requires.
 
     Attributes:
-      name: of the package.
-      version: what is installed; None for nothing.
-      wanted: the range, such as `<0.13,>=0.10.2`, or nothing.
-      supported: whether they agree.
+      name: name of the package.
+      version: installed version, or None.
+      wanted: required range, such as `<0.13,>=0.10.2`; empty for any version.
+      supported: whether the installed version is in the range.
     """
 
     name: str
@@ -161,16 +161,16 @@ class Requirement:
 
 
 def requirements(machine: Machine) -> list[Requirement]:
-    """Everything that lm_jax needs, and jaxlib as jax needs it."""
+    """Returns the packages that lm_jax requires, and jaxlib as jax requires it."""
     lines = [*machine.requires("lm_jax"), *(line for line in machine.requires("jax") if line.startswith("jaxlib"))]
     return [_checked(machine, line) for line in lines if "extra ==" not in line]
 
 
 def plugins(machine: Machine) -> list[Requirement]:
-    """The accelerator plugins that are installed, against what the installed jax wants of them."""
+    """Returns the installed accelerator plugins, with the versions that the installed jax requires."""
     lines = [line for line in machine.requires("jax") if re.match(r"jax-\w+-plugin|libtpu", line)]
-    checked = {found.name: found for found in (_checked(machine, line) for line in lines)}
-    return [found for found in checked.values() if found.version is not None]
+    checked = {plugin.name: plugin for plugin in (_checked(machine, line) for line in lines)}
+    return [plugin for plugin in checked.values() if plugin.version is not None]
 
 
 def _checked(machine: Machine, line: str) -> Requirement:

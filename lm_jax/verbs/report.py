@@ -1,4 +1,4 @@
-"""What the verbs say: progress of slow preparations, tables of parameters and devices."""
+"""What the verbs print: messages, JSON documents, progress, and the setup of a run."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from lm_jax.parallel.layout import Layout
 
 
 def say(text: str) -> None:
-    """A line on standard output, of process 0 only."""
+    """Prints a line to standard output, on process 0 only."""
     if jax.process_index() == 0:
         print(text, flush=True)
 
 
 def warn(text: str) -> None:
-    """A line on standard error, of process 0 only, about what works but is hardly what was wanted."""
+    """Prints a warning to standard error, on process 0 only: for what works but is probably not intended."""
     if jax.process_index() == 0:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def document(tree: Any) -> None:
-    """The one JSON document of `--json`; numbers that JSON does not have are strings, as in `metrics.jsonl`."""
+    """Prints the JSON document of `--json`; NaN and infinities are strings, as in `metrics.jsonl`."""
     unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
     say(json.dumps(_strict(tree), ensure_ascii=not unicode, allow_nan=False))
 
@@ -48,9 +48,9 @@ def _strict(tree: Any) -> Any:
 
 
 class Progress:
-    """Shows how far cleaning, tokenizer training and tokenising are: a bar on a terminal, else a line now and then.
+    """Shows the progress of cleaning, tokenizer training and tokenising: a bar on a terminal, else lines.
 
-    Without a terminal a stage is one line; one that takes longer says every half minute how far it is.
+    Without a terminal each stage prints a line when it starts, and then one every half minute.
     """
 
     _EVERY_S = 30.0
@@ -58,7 +58,7 @@ class Progress:
     def __init__(self):
         self._stage: str | None = None
         self._bar: Any = None
-        self._since = self._said = 0.0
+        self._start = self._printed = 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -66,33 +66,33 @@ class Progress:
     def __exit__(self, *error: Any) -> None:
         self._close()
 
-    def __call__(self, stage: str, done: int, whole: int) -> None:
-        """`done` of `whole` (0: unknown) units of a stage."""
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Reports that `done` of `total` units of a stage are done; `total` is 0 if it is unknown."""
         if stage != self._stage:
             self._close()
             self._stage = stage
-            self._since = self._said = time.monotonic()
+            self._start = self._printed = time.monotonic()
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                # On average: a stage of several steps has no even speed. And refreshed though nothing was done.
+                # smoothing=0 averages over the stage, whose speed varies; miniters=0 refreshes without progress too.
                 self._bar = tqdm(desc=stage, dynamic_ncols=True, leave=False, smoothing=0, miniters=0)
             else:
                 print(f"{stage} ...", file=sys.stderr, flush=True)
         if self._bar is not None:
-            self._bar.total = whole or None
-            self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}" if whole else None
+            self._bar.total = total or None
+            self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}" if total else None
             self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._said >= self._EVERY_S:
-            self._said = time.monotonic()
-            print(f"{stage}: {self._share(done, whole)}", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._printed >= self._EVERY_S:
+            self._printed = time.monotonic()
+            print(f"{stage}: {self._share(done, total)}", file=sys.stderr, flush=True)
 
-    def _share(self, done: int, whole: int) -> str:
-        """What is done and, by the average speed of the stage, the time that is left."""
-        elapsed = time.monotonic() - self._since
-        if not whole or not done:
-            return f"{done:,} done after {elapsed:,.0f} s" if done else f"at work for {elapsed:,.0f} s"
-        return f"{done / whole:.0%} done, about {elapsed * (whole - done) / done:,.0f} s left"
+    def _share(self, done: int, total: int) -> str:
+        """Formats the progress of the stage and the remaining time at its average speed."""
+        elapsed = time.monotonic() - self._start
+        if not total or not done:
+            return f"{done:,} done after {elapsed:,.0f} s" if done else f"working for {elapsed:,.0f} s"
+        return f"{done / total:.0%} done, about {elapsed * (total - done) / done:,.0f} s left"
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -101,7 +101,7 @@ class Progress:
 
 
 def parameters(model: Model | Models, layout: Layout) -> str:
-    """Every parameter: shape, logical axes, sharding; and the totals."""
+    """Formats the shape, logical axes and sharding of every parameter, and the totals."""
     shardings = jax.tree.leaves(layout.shardings(model.axes, model.shapes))
     axes = jax.tree.leaves(model.axes, is_leaf=lambda node: isinstance(node, tuple))
     lines = [f"{'parameter':<52}{'shape':<26}{'axes':<36}sharding"]
@@ -111,15 +111,15 @@ def parameters(model: Model | Models, layout: Layout) -> str:
     return "\n".join([*lines, f"{total:,} parameters, {size / 1e6:,.1f} MB in float32"]) + "\n"
 
 
-def described(exp: Experiment) -> Model | Models:
-    """What has the shapes and axes of an experiment's parameters: by role where there are several."""
+def models_of(exp: Experiment) -> Model | Models:
+    """Returns the object with the shapes and axes of an experiment's parameters, by role if there are several."""
     return exp.models if len(exp.models.roles) > 1 else exp.product
 
 
 def setup(exp: Experiment, workdir: Path) -> str:
-    """What a run is made of, in a few lines."""
+    """Formats a summary of a run: optimizer, devices, parameters and data."""
     config, store, mesh = exp.config, exp.tokens, exp.layout.mesh
-    models = described(exp)
+    models = models_of(exp)
     total, size = count(models.shapes), size_bytes(models.shapes)
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
@@ -131,35 +131,35 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"optimizer  {optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule.name} over "
         f"{scheduled:,} steps with a warmup of {warmup:,}",
         f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
-        f"mesh       {axes}: {rows} rows of a batch and {_held(exp):.1f} MB of parameters a device",
-        f"parameters {total:,}, {size / 1e6:,.1f} MB in float32; each in model_info.txt",
-        *(f"  {name:<24}{part:>16,}{part / total:>8.1%}" for name, part in _groups(models.shapes)),
+        f"mesh       {axes}: {rows} rows of the batch and {_per_device(exp):.1f} MB of parameters per device",
+        f"parameters {total:,}, {size / 1e6:,.1f} MB in float32, listed in model_info.txt",
+        *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.shapes)),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} documents, "
-        f"{store.bytes / store.tokens:.2f} bytes a token, {_vocabulary(exp)}",
+        f"{store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
         *(f"  {line}" for line in reports.summary(store.report)),
-        f"rows       {len(exp.feed.rows('train')):,} to train on, {_held_out(exp)}",
+        f"rows       {len(exp.feed.rows('train')):,} for training, {_held_out(exp)}",
         f"workdir    {workdir}",
     ]
     return "\n".join(lines)
 
 
 def _vocabulary(exp: Experiment) -> str:
-    """The size of the vocabulary, and what it was allowed to be where the text decided."""
+    """Formats the size of the vocabulary, and its upper bound if the text was too small to reach it."""
     config, size = exp.config.data.tokenizer, exp.tokenizer.vocab_size
-    decided = not config.path and config.vocab is None and size < config.vocab_at_most
-    return f"vocabulary {size:,}" + (f" (of at most {config.vocab_at_most:,}: the text has no more)" if decided else "")
+    smaller = not config.path and config.vocab is None and size < config.vocab_at_most
+    return f"vocabulary {size:,}" + (f" (of at most {config.vocab_at_most:,}: the text has no more)" if smaller else "")
 
 
 def _held_out(exp: Experiment) -> str:
     count, share = len(exp.feed.rows("validation")), exp.config.data.validation
-    none = f"none to validate on (config.data.validation is {share:g}): there will be no evaluation"
-    return f"{count:,} to validate on" if count else none
+    none = f"none for validation (config.data.validation is {share:g}): there will be no evaluation"
+    return f"{count:,} for validation" if count else none
 
 
-def _held(exp: Experiment) -> float:
-    """Megabytes of parameters that one device holds."""
-    models = described(exp)
+def _per_device(exp: Experiment) -> float:
+    """Returns the megabytes of float32 parameters on one device."""
+    models = models_of(exp)
     shardings = jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes))
     leaves = zip(jax.tree.leaves(models.shapes), shardings, strict=True)
     shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in leaves)
@@ -167,7 +167,7 @@ def _held(exp: Experiment) -> float:
 
 
 def _groups(shapes: Params) -> list[tuple[str, int]]:
-    """Parameters by part of the model: `embed`, `stack/attention`, ..."""
+    """Counts parameters by part of the model: `embed`, `stack/attention`, ..."""
     groups: dict[str, int] = {}
     for path, leaf in named_leaves(shapes):
         parts = [part for part in path.split("/") if part != "layers"]

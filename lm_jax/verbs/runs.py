@@ -1,4 +1,4 @@
-"""A trained run as the reading verbs see it: its experiment and the parameters of one of its checkpoints."""
+"""Loads a run for the verbs that read it: its experiment and the parameters of one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm_jax.verbs import workdir as workdirs
 
 
 def open_run(request: Request) -> Experiment:
-    """The experiment of `--workdir`, with `--config.key=value` words applied and without its text."""
+    """Returns the experiment of `--workdir` with `--config.KEY=VALUE` overrides applied, without its text."""
     if request.recipe is not None:
         raise InputError(f"{request.verb} reads its configuration from --workdir; leave out --config={request.recipe}")
     exp = experiment.load(need_workdir(request))
@@ -29,7 +29,7 @@ def open_run(request: Request) -> Experiment:
 
 
 def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
-    """The step of `--checkpoint` (or the best one, or the newest intact one) and its weights."""
+    """Returns the step of `--checkpoint` (default: the best, else the newest intact one) and its weights."""
     checkpointer, step = _chosen(request, exp)
     params, frozen = exp.models.split(restore_params(checkpointer, exp.params_like(*exp.models.roles), step))
     if not exp.objective.carry.shared:
@@ -40,7 +40,7 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
 
 
 def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
-    """The same step, and the product's parameters, transformed."""
+    """Returns the step as `restore` does, and the product's parameters after the model's transform."""
     checkpointer, step = _chosen(request, exp)
     role = exp.models.product
     params = restore_params(checkpointer, exp.params_like(role), step)
@@ -48,17 +48,17 @@ def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Para
 
 
 def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:
-    """Parameters by role from a checkpoint, averaged ones if it has them.
+    """Restores parameters by role from a checkpoint: the averaged ones if it has them.
 
     Raises:
       InputError: a parameter is missing, has another shape, or is not in `like`.
     """
     step = checkpointer.latest() if step is None else step
-    there = {} if step is None else checkpointer.describe(step)
-    trained = "averaged" if any(path.startswith("averaged/") for path in there) else "params"
-    part = lambda path: "frozen" if f"frozen/{path}" in there else trained
-    wanted = nested({f"{part(path)}/{path}": leaf for path, leaf in flat(like).items()})
-    restored, _ = checkpointer.restore(wanted, step, where=f"({trained}|frozen)/({'|'.join(like)})/.*")
+    saved = {} if step is None else checkpointer.describe(step)
+    trained = "averaged" if any(path.startswith("averaged/") for path in saved) else "params"
+    group = lambda path: "frozen" if f"frozen/{path}" in saved else trained
+    targets = nested({f"{group(path)}/{path}": leaf for path, leaf in flat(like).items()})
+    restored, _ = checkpointer.restore(targets, step, where=f"({trained}|frozen)/({'|'.join(like)})/.*")
     return merged(*restored.values())
 
 
@@ -66,9 +66,9 @@ def _chosen(request: Request, exp: Experiment) -> tuple[Checkpointer, int | None
     folder = Path(need_workdir(request)) / "checkpoints"
     checkpointer = Checkpointer(folder)
     if not checkpointer.steps():
-        raise InputError(f"{folder} holds no checkpoint yet; run lm-jax train with the same --workdir first")
-    chosen = {None: _preferred, LATEST: Checkpointer.latest}.get(request.checkpoint)
-    step = chosen(checkpointer) if chosen else request.checkpoint
+        raise InputError(f"{folder} has no checkpoint yet; run lm-jax train with the same --workdir first")
+    choose = {None: _preferred, LATEST: Checkpointer.latest}.get(request.checkpoint)
+    step = choose(checkpointer) if choose else request.checkpoint
     workdirs.check_tokenizer(exp, folder.parent, step, checkpointer.extra(step))
     return checkpointer, step
 

@@ -1,4 +1,4 @@
-"""`lm-jax tokenizer`: trains the recipe's tokenizer on its text; `train` then finds it, and `--output` keeps a copy."""
+"""`lm-jax tokenizer`: trains the recipe's tokenizer on its text; `train` reuses it, and `--output` saves a copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAMPLE = 1_000_000
 
 
 def run(request: Request) -> int:
-    """Trains, and shows what a line of the text becomes."""
+    """Trains the tokenizer and prints the pieces of one line of the text."""
     data = need_config(request).data
     if request.output:
         atomic.check_directory(Path(request.output), "--output")
@@ -34,26 +34,26 @@ def run(request: Request) -> int:
     if request.json:
         report.document({"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(where)})
         return 0
-    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, kept in {where}")
+    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, saved in {where}")
     report.say(f"  {line!r}")
     report.say(f"  {' '.join(pieces)}")
     return 0
 
 
 def _sample(texts: Iterable[str]) -> list[str]:
-    """The first megabyte of the text."""
+    """Returns the first million characters of the text."""
     sample: list[str] = []
-    left = _SAMPLE
+    remaining = _SAMPLE
     for text in texts:
-        sample.append(text[:left])
-        left -= len(text)
-        if left <= 0:
+        sample.append(text[:remaining])
+        remaining -= len(text)
+        if remaining <= 0:
             break
     return sample
 
 
 def _warnings(tokenizer: tokenizers.Tokenizer, sample: list[str]) -> list[str]:
-    """What a sample tells about how the tokenizer fits the text."""
+    """Returns warnings if the tokenizer does not fit a sample of the text."""
     ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode_batch(sample)])
     unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(ids == tokenizer.unk))
     size = sum(len(text.encode()) for text in sample)

@@ -1,4 +1,4 @@
-"""`lm-jax train`: from a recipe to a trained model in a work directory; the same command goes on where it stopped."""
+"""`lm-jax train`: trains the model of a recipe in a work directory; the same command resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lm_jax.verbs import workdir as workdirs
 
 
 def run(request: Request) -> int:
-    """Trains to the end of the recipe; with `--json` what is said on the way goes to standard error."""
+    """Trains to the last step of the recipe; with `--json`, messages go to standard error."""
     workdir = Path(need_workdir(request))
     with contextlib.redirect_stdout(sys.stderr) if request.json else contextlib.nullcontext():
         _run(request, workdir)
@@ -35,15 +35,15 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request, workdir: Path) -> None:
-    """Prepares, trains and draws the curves."""
+    """Prepares the data, trains and plots the curves."""
     config = need_config(request)
-    # Everything that can be wrong is found before the first file is written.
+    # Wrong input must be refused before the first file is written.
     writers.check(config.log.writers)
     changed = workdirs.changes(config, workdir)
     workdirs.check_writable(workdir)
     if request.fork is not None and not Checkpointer(Path(request.fork) / "checkpoints").steps():
-        raise InputError(f"--fork={request.fork} holds no checkpoint; give the --workdir of a run that has one")
-    report.say(f"recipe     {request.recipe}" + (", but" if request.changed else ", as it is"))
+        raise InputError(f"--fork={request.fork} has no checkpoint; give the --workdir of a run that has one")
+    report.say(f"recipe     {request.recipe}" + (", changed:" if request.changed else ", unchanged"))
     for line in request.changed:
         report.say(f"  {line}")
     with Checkpointer(
@@ -51,7 +51,7 @@ def _run(request: Request, workdir: Path) -> None:
     ) as checkpointer:
         saved = checkpointer.latest()
         with report.Progress() as progress:
-            exp = experiment.prepare(config, progress, _given_tokenizer(config, workdir, saved, request.fork))
+            exp = experiment.prepare(config, progress, _inherited_tokenizer(config, workdir, saved, request.fork))
         for line in exp.tokens.warnings():
             report.warn(line)
         exp.check()
@@ -59,23 +59,23 @@ def _run(request: Request, workdir: Path) -> None:
             workdirs.check_same_data(exp, workdir, saved, checkpointer.extra(saved))
         report.say(report.setup(exp, workdir))
         if saved is not None and saved >= config.train.steps:
-            report.say(f"{workdir} is at step {saved} of {config.train.steps}; raise config.train.steps to go on")
+            report.say(f"{workdir} is at step {saved} of {config.train.steps}; raise config.train.steps to resume")
             return
         forked = request.fork is not None and saved is None
         inherited = forking.parameters(exp, Path(str(request.fork))) if forked else None
         with workdirs.owned(workdir):
-            _go_on(exp, workdir, checkpointer, inherited, request.fork, changed)
+            _train(exp, workdir, checkpointer, inherited, request.fork, changed)
     if jax.process_index() == 0 and "jsonl" in config.log.writers:
         curves.plot(workdir, workdir / "plots" / "curves.png")
 
 
-def _given_tokenizer(
+def _inherited_tokenizer(
     config: ExperimentConfig, workdir: Path, saved: int | None, fork: str | None
 ) -> tokenizers.Tokenizer | None:
-    """The tokenizer that the parameters to go on from know; None where the configuration alone decides.
+    """Returns the tokenizer of the run to resume or to fork from; None if the configuration decides.
 
-    A run that has a checkpoint keeps its own, because its text may have changed since, and with it what is trained on
-    it. Where the configuration names a tokenizer, that one is read, and compared.
+    A resumed run keeps its tokenizer, because one that is trained on a changed text would give other ids. A tokenizer
+    that the configuration names is loaded instead, and compared with the run's.
     """
     if saved is None:
         return None if fork is None else forking.tokenizer(config.data.tokenizer, Path(fork))
@@ -84,7 +84,7 @@ def _given_tokenizer(
     return tokenizers.load(workdir / "tokenizer")
 
 
-def _go_on(
+def _train(
     exp: Experiment,
     workdir: Path,
     checkpointer: Checkpointer,
@@ -92,8 +92,8 @@ def _go_on(
     fork: str | None,
     changed: Sequence[str],
 ) -> None:
-    """Trains from the newest state, or from the first one, of a directory that is this process's own."""
-    # Compiled while the state is drawn or read.
+    """Trains from the newest or the initial state, in a directory that this process has locked."""
+    # Compile while the state is initialised or restored.
     step = exp.train_step()
     compiling = compilation.ahead(step, exp.state_like, exp.batch_like)
     if jax.process_count() > 1:
@@ -105,5 +105,5 @@ def _go_on(
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
     report.say(f"step       {compiling.result()}")
-    # After compiling, which would take the processor from a measured peak.
+    # The meter measures the peak, so it must not compete with compilation for the processor.
     training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))

@@ -1,4 +1,4 @@
-"""The wiring of a run: the loop with its log, its evaluations, its checkpoints and its watchdog."""
+"""Connects the training loop to its log, evaluations, checkpoints and watchdog."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train(
     checkpointer: Checkpointer,
     meter: throughput.Meter,
 ) -> TrainState:
-    """Runs the loop from `state` to the last step, logging to and saving in `workdir`."""
+    """Runs the loop from `state` to the last step; logs and checkpoints are written to `workdir`."""
     config, start = exp.config, int(state.step)
     tokens = config.data.batch * exp.row_tokens
     evaluator, losses = exp.validation(), dict[int, float]()
@@ -91,7 +91,7 @@ def train(
             evaluate=evaluate if len(exp.feed.rows("validation")) else None,
             save=save,
         )
-        # The step is compiled and the first batch made: what comes is training.
+        # The step is compiled and the first batch is ready: from here on, time is training time.
         meter.start(start, start * tokens)
         try:
             return trainer.fit(state, batches)
@@ -100,11 +100,11 @@ def train(
 
 
 def meter(exp: Experiment) -> throughput.Meter:
-    """Rates against what the devices can do."""
+    """Returns a meter of throughput relative to the devices' peak, and prints the peak."""
     config = exp.config
     flops = exp.flops() / exp.row_tokens
     peak = throughput.peak(jax.devices()[0])
-    report.say(f"compute    {flops:.3g} FLOPs a token; peak {peak.flops:.3g} FLOP/s a device ({peak.source})")
+    report.say(f"compute    {flops:.3g} FLOPs per token; peak {peak.flops:.3g} FLOP/s per device ({peak.source})")
     return throughput.Meter(
         throughput.MeterConfig(
             steps=config.train.steps, devices=jax.device_count(), flops_per_token=flops, peak_flops=peak.flops

@@ -1,4 +1,4 @@
-"""`lm-jax verify --case=DIR`: what we compute of a checkpoint against stored results of a reference implementation."""
+"""`lm-jax verify --case=DIR`: compares our outputs for a checkpoint with those of a reference implementation."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
-    """A line an output: its name, the largest difference, what is allowed; 1 if any differs by more."""
+    """Prints the largest difference and the tolerance of each output; returns 1 if any differs by more."""
     if not request.case:
         raise InputError("verify needs --case=DIR, a directory with inputs.npz, outputs.npz and a checkpoint")
     results, failed = [], 0
     for case in request.case:
         compared, missing = verify(Path(case), Path(request.model) if request.model else None)
-        wrong = sum(not one.agrees for one in compared)
+        wrong = sum(not output.agrees for output in compared)
         failed += wrong
         lines = [
-            {"name": one.name, "difference": one.difference, "tolerance": one.tolerance, "ok": one.agrees}
-            for one in compared
+            {"name": output.name, "difference": output.difference, "tolerance": output.tolerance, "ok": output.agrees}
+            for output in compared
         ]
         results.append({"case": case, "outputs": lines, "not_computed": missing})
         if request.json:
             continue
-        for one in compared:
-            verdict = "ok" if one.agrees else "DIFFERS"
-            report.say(f"{one.name:<56} {one.difference:.1e}  {one.tolerance:.1e}  {verdict}")
+        for output in compared:
+            verdict = "ok" if output.agrees else "DIFFERS"
+            report.say(f"{output.name:<56} {output.difference:.1e}  {output.tolerance:.1e}  {verdict}")
         rest = f"; not computed: {', '.join(missing)}" if missing else ""
         report.say(f"{case}: {len(compared) - wrong} of {len(compared)} outputs agree{rest}")
     if request.json:

@@ -1,13 +1,13 @@
-"""The work directory of a run: who may write it, what it holds, where it goes on, and how its configuration may change.
+"""The work directory of a run: its files, its lock, its first state, and changes of its configuration.
 
-    config.json         the configuration, and under `history` every change that was made to it, with date and step
+    config.json         the configuration, and under `history` its changes with date and step
     environment.json    versions and devices of the process that started the run
     model_info.txt      every parameter: shape, axes, sharding
-    tokenizer/          the tokenizer whose ids the parameters know
+    tokenizer/          the tokenizer that the parameters were trained with
     checkpoints/        `lm_jax.train.checkpoint`
-    lock                host and process of the one that trains; the system frees it when that process ends
+    lock                host and process id of the training process; the system releases it when the process ends
 
-Once there is a checkpoint, config.json is the only one of these files that a later run writes.
+Once there is a checkpoint, config.json is the only one of the first four that a later run changes.
 """
 
 from __future__ import annotations
@@ -42,36 +42,36 @@ from lm_jax.train.checkpoint import Checkpointer, agree
 from lm_jax.train.state import TrainState
 from lm_jax.verbs import report
 
-# The folder of a run with what an export needs of the checkpoint that the run came from.
+# Directory for the files of an imported checkpoint that an export needs.
 ORIGIN = "huggingface"
 LOCK = "lock"
-# What file systems without locks answer.
+# Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
 
 
 def changes(config: ExperimentConfig, workdir: Path) -> list[str]:
-    """What differs from the run that a work directory holds, one line `key: before -> after` each.
+    """Returns a line `key: before -> after` for each difference from the configuration saved in a work directory.
 
     Raises:
-      InputError: a difference that changes the model, the order of the data or the objective.
+      InputError: a difference changes the model, the order of the data or the objective.
     """
     before = experiment.saved(workdir)
     if before is None:
         return []
-    # Through the dataclasses: settings that a run of an earlier version does not have are at their defaults.
+    # Parsing sets keys that an earlier version did not save to their defaults.
     lines = configs.differences(experiment.as_json(experiment.parse(before)), experiment.as_json(config))
     free = configs.free_keys(ExperimentConfig)
     refused = [line for line in lines if not any(line.startswith((f"{key}.", f"{key}:")) for key in free)]
     if refused:
         raise InputError(
-            f"{workdir} holds a run with another configuration ({'; '.join(refused[:4])}); use another --workdir, or "
-            f"--fork={workdir} with a new --workdir to start from its parameters"
+            f"{workdir} contains a run with another configuration ({'; '.join(refused[:4])}); use another --workdir, "
+            f"or --fork={workdir} with a new --workdir to start from its parameters"
         )
     return lines
 
 
 def check_writable(workdir: Path) -> None:
-    """Refuses a directory that cannot be made or written, and one that another process is training in."""
+    """Refuses a directory that cannot be created or written, or in which another process is training."""
     atomic.check_directory(workdir, "--workdir")
     if (workdir / LOCK).exists():
         with open(workdir / LOCK, "rb") as file:
@@ -80,35 +80,35 @@ def check_writable(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def owned(workdir: Path) -> Iterator[None]:
-    """Makes the directory and keeps other processes from training in it until the block ends.
+    """Creates the directory and locks it against other training processes until the block ends.
 
-    With several processes the first one takes the lock for all of them.
+    In a multi-host run, process 0 takes the lock for all processes.
 
     Raises:
-      InputError: another process has it; on every process.
+      InputError: another process has the lock; raised on every process.
     """
     with contextlib.ExitStack() as stack:
         refusal: InputError | None = None
         if jax.process_index() == 0:
             try:
-                stack.enter_context(_holding(workdir))
+                stack.enter_context(_locked(workdir))
             except InputError as error:
                 refusal = error
         if agree(int(refusal is not None)):
-            raise refusal or InputError(f"--workdir {workdir} is in use; process 0 says by whom")
+            raise refusal or InputError(f"--workdir {workdir} is in use; process 0 prints by which process")
         yield
 
 
 @contextlib.contextmanager
-def _holding(workdir: Path) -> Iterator[None]:
-    made = not workdir.exists()
+def _locked(workdir: Path) -> Iterator[None]:
+    created = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
     while True:
-        file = open(path, "a+b")  # noqa: SIM115 - closed below, whatever happens
+        file = open(path, "a+b")  # noqa: SIM115 - closed below in every case
         try:
             _lock(file, workdir)
-            # A run that has just ended removed the file between opening and locking it: then it locks nothing.
+            # Another run may have removed the file between opening and locking; then the lock protects nothing.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
         except BaseException:
@@ -123,14 +123,14 @@ def _holding(workdir: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if made:
-                # Only where nothing was written: a refused run leaves nothing behind.
+            if created:
+                # A refused run leaves nothing behind; rmdir keeps a directory with files.
                 with contextlib.suppress(OSError):
                     workdir.rmdir()
 
 
 def _lock(file: IO[bytes], workdir: Path) -> None:
-    """Takes the lock of an open file; the system gives it back when the process ends, however that happens."""
+    """Locks an open file; the system releases the lock when the process ends, even if it is killed."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -145,67 +145,67 @@ def _lock(file: IO[bytes], workdir: Path) -> None:
 
 
 def write(exp: Experiment, workdir: Path) -> None:
-    """Writes what a reader of a new run needs; config.json, without which no directory is a run, comes last."""
+    """Writes the files of a new run; config.json comes last, because it makes the directory a run."""
     if jax.process_index() != 0:
         return
     workdir.mkdir(parents=True, exist_ok=True)
     exp.tokenizer.save(workdir / "tokenizer")
     atomic.write_json(workdir / "environment.json", environment())
-    atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.described(exp), exp.layout).encode())
+    atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.models_of(exp), exp.layout).encode())
     atomic.write_json(workdir / experiment.SAVED, dataclasses.asdict(exp.config))
 
 
 def first_state(
     exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Params | None, changed: Sequence[str]
 ) -> TrainState:
-    """The newest intact state of the run, the inherited parameters, or freshly drawn ones.
+    """Returns the newest intact state of the run, or an initial state, with the inherited parameters if given.
 
-    Only once the state is there are the files of the run written, or what has changed about it.
+    The files of the run, or the changes of its configuration, are written only after the state has been created.
     """
     if checkpointer.steps():
-        restored = _restored(exp, checkpointer)
+        restored = _restore(exp, checkpointer)
         report.say(f"resuming from step {int(restored.step)}")
         for line in changed:
-            report.say(f"  since changed: {line}")
+            report.say(f"  changed since then: {line}")
         note_changes(exp, workdir, int(restored.step), changed)
         return restored
-    first = exp.fresh_state()
+    state = exp.fresh_state()
     if inherited is not None:
         params, frozen = exp.models.split(inherited)
-        averaged = None if first.averaged is None else jax.tree.map(jnp.copy, params)
-        first = first.replace(params=params, frozen=frozen, averaged=averaged)  # type: ignore[attr-defined]
+        averaged = None if state.averaged is None else jax.tree.map(jnp.copy, params)
+        state = state.replace(params=params, frozen=frozen, averaged=averaged)  # type: ignore[attr-defined]
     write(exp, workdir)
-    return first
+    return state
 
 
-def _restored(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
-    """The newest intact state of the run; the clipping of gradients may have been switched on or off since."""
-    # Of the checkpoint, not of the directory: a run may be killed between noting a change and its next checkpoint.
+def _restore(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
+    """Restores the newest intact state; gradient clipping may have been switched on or off since it was saved."""
+    # From the checkpoint, not from config.json: a run may be killed between a change and its next checkpoint.
     before = experiment.parse(checkpointer.extra()["config"]).optimizer
     clip = (before.clip, exp.config.optimizer.clip)
     clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
     earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))
-    restored = _read(checkpointer, earlier.state_like)
+    restored = _restore_state(checkpointer, earlier.state_like)
     opt_state = optimizers.reclipped(restored.opt_state, *clip)
     return restored.replace(opt_state=opt_state)  # type: ignore[attr-defined]
 
 
-def _read(checkpointer: Checkpointer, like: TrainState) -> TrainState:
-    """The newest state; moments of experts, which an earlier version joined otherwise under Adafactor, begin anew."""
+def _restore_state(checkpointer: Checkpointer, like: TrainState) -> TrainState:
+    """Restores the newest state; Adafactor's moments of experts start at zero if saved in an earlier layout."""
     step, leaves = checkpointer.latest(), dict(named_leaves(like))
-    there = {} if step is None else checkpointer.describe(step)
-    moved = [path for path in leaves if re.match("opt_state/.*/experts_", path) and path not in there]
+    saved = {} if step is None else checkpointer.describe(step)
+    moved = [path for path in leaves if re.match("opt_state/.*/experts_", path) and path not in saved]
     if not moved:
         return checkpointer.restore(like)[0]
-    report.warn("the optimizer's moments of experts are those of an earlier version, and begin anew")
-    wanted = {path: leaf for path, leaf in leaves.items() if path not in moved}
-    restored, _ = checkpointer.restore(wanted, step, where="|".join(map(re.escape, wanted)))
-    empty = {path: jnp.zeros(leaves[path].shape, leaves[path].dtype, device=leaves[path].sharding) for path in moved}
-    return jax.tree.unflatten(jax.tree.structure(like), [{**restored, **empty}[path] for path in leaves])
+    report.warn("an earlier version saved the optimizer's moments of experts in another layout; they start at zero")
+    targets = {path: leaf for path, leaf in leaves.items() if path not in moved}
+    restored, _ = checkpointer.restore(targets, step, where="|".join(map(re.escape, targets)))
+    zeros = {path: jnp.zeros(leaves[path].shape, leaves[path].dtype, device=leaves[path].sharding) for path in moved}
+    return jax.tree.unflatten(jax.tree.structure(like), [{**restored, **zeros}[path] for path in leaves])
 
 
 def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]) -> None:
-    """Writes a run's changed configuration, and adds the changes to its history."""
+    """Writes a run's changed configuration and adds the changes to its history."""
     if jax.process_index() != 0 or not lines:
         return
     path = workdir / experiment.SAVED
@@ -216,7 +216,7 @@ def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]
 
 
 def check_same_data(exp: Experiment, workdir: Path, step: int, extra: Mapping[str, Any]) -> None:
-    """Refuses to go on with another tokenizer or another text than a checkpoint was trained with."""
+    """Refuses to resume with another tokenizer or text than those that the checkpoint was trained with."""
     check_tokenizer(exp, workdir, step, extra)
     now = exp.store.fingerprint if exp.store else ""
     if extra["data_fingerprint"] != now:
@@ -228,7 +228,7 @@ def check_same_data(exp: Experiment, workdir: Path, step: int, extra: Mapping[st
 
 
 def check_tokenizer(exp: Experiment, workdir: Path, step: int | None, extra: Mapping[str, Any]) -> None:
-    """Refuses a tokenizer whose ids are not those that a checkpoint's parameters know."""
+    """Refuses another tokenizer than the one that a checkpoint was trained with."""
     before, now = extra["tokenizer_fingerprint"], exp.tokenizer.fingerprint
     if before != now:
         raise InputError(
@@ -238,16 +238,16 @@ def check_tokenizer(exp: Experiment, workdir: Path, step: int | None, extra: Map
 
 
 def inherit(fork: Path, workdir: Path) -> None:
-    """Copies what a forked run knows of the checkpoint that it was imported from, so that it can be exported too."""
-    origin, own = fork / ORIGIN, workdir / ORIGIN
-    if jax.process_index() == 0 and origin.is_dir() and not own.exists():
-        partial = own.with_name(f"{own.name}.partial-{uuid.uuid4().hex}")
+    """Copies the files of the checkpoint that a forked run was imported from, so that it can be exported too."""
+    origin, target = fork / ORIGIN, workdir / ORIGIN
+    if jax.process_index() == 0 and origin.is_dir() and not target.exists():
+        partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex}")
         shutil.copytree(origin, partial)
-        os.replace(partial, own)
+        os.replace(partial, target)
 
 
 def environment() -> dict[str, Any]:
-    """Versions and devices of this process."""
+    """Returns the versions and devices of this process."""
     import flax
     import optax
     import orbax.checkpoint

@@ -1,4 +1,4 @@
-"""The list of everything, fast enough to be asked for often."""
+"""`lm-jax list`: presets with papers and parameters, without tracing a model."""
 
 import json
 
@@ -12,7 +12,7 @@ def test_presets_are_listed_with_papers_and_parameters(capsys):
     assert lines[at + 1] == "tiny, mini 30M, small 124M, medium 355M, large 774M, xl 1.56B"
 
 
-def test_json_has_the_numbers_whole_and_the_vocabularies(capsys):
+def test_json_has_exact_parameter_counts_and_vocabularies(capsys):
     assert lm_jax("list", "--json") == 0
     presets = json.loads(capsys.readouterr().out)["presets"]
     assert presets["pythia"]["paper"] == "arXiv:2304.01373"

@@ -13,7 +13,7 @@ from lm_jax.interop import safetensors
 
 @pytest.fixture(scope="module")
 def checkpoint(repository, tmp_path_factory):
-    """A GPT-2 of 512 pieces with its tokenizer."""
+    """A GPT-2 checkpoint with a vocabulary of 512 and its tokenizer."""
     golden, folder = repository / "tests" / "golden", tmp_path_factory.mktemp("checkpoint")
     for name in ("config.json", "model.safetensors"):
         shutil.copy(golden / "huggingface_gpt2" / name, folder)
@@ -23,7 +23,7 @@ def checkpoint(repository, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(checkpoint, tmp_path_factory):
-    """The work directory that `import` makes of it."""
+    """The work directory that `import` writes for it."""
     workdir = tmp_path_factory.mktemp("run") / "imported"
     assert lm_jax("import", checkpoint, f"--workdir={workdir}") == 0
     return workdir
@@ -38,15 +38,15 @@ def test_stored_results_still_agree(repository, capsys, name):
     assert "not computed" not in lines[-1]
 
 
-def test_verify_tells_which_outputs_differ(repository, tmp_path, capsys):
+def test_verify_names_the_outputs_that_differ(repository, tmp_path, capsys):
     folder = shutil.copytree(repository / "tests" / "golden" / "huggingface_bert", tmp_path / "case")
     with np.load(folder / "outputs.npz") as file:
         stored = dict(file)
     stored["seq_relationship_logits"] = stored["seq_relationship_logits"] + np.float32(0.01)
     np.savez(folder / "outputs.npz", **stored)
     assert lm_jax("verify", f"--case={folder}", "--json") == 1
-    (found,) = json.loads(capsys.readouterr().out)["cases"]
-    assert [one["name"] for one in found["outputs"] if not one["ok"]] == ["seq_relationship_logits"]
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert [output["name"] for output in case["outputs"] if not output["ok"]] == ["seq_relationship_logits"]
 
 
 def test_an_imported_run_generates_text(imported, capsys):
@@ -55,10 +55,10 @@ def test_an_imported_run_generates_text(imported, capsys):
 
 
 def on_text(repository, store):
-    """Flags that read the small fixed text, and keep its tokens in `store`."""
+    """Flags that read the small fixed text and write its tokens to `store`."""
     text = repository / "tests" / "golden" / "text.txt"
-    place = (f"--config.data.path={text}", "--config.data.document=paragraph", f"--config.data.store={store}")
-    return (*place, "--config.data.workers=1")
+    flags = (f"--config.data.path={text}", "--config.data.document=paragraph", f"--config.data.store={store}")
+    return (*flags, "--config.data.workers=1")
 
 
 def test_an_imported_run_is_evaluated_on_a_text(imported, repository, tmp_path, capsys):
@@ -73,18 +73,18 @@ def test_an_imported_run_is_trained_further(imported, repository, tmp_path):
     recipe, workdir = imported / "recipe.py", tmp_path / "tuned"
     assert lm_jax("train", f"--config={recipe}", f"--fork={imported}", f"--workdir={workdir}", *words) == 0
     assert (workdir / "checkpoints" / "1").is_dir()
-    # What was tuned goes out as what came in.
+    # The tuned model is exported with the config.json that was imported.
     output = tmp_path / "exported"
     assert lm_jax("export", f"--workdir={workdir}", f"--output={output}", "--format=huggingface") == 0
     again = json.loads((output / "config.json").read_text())
     assert again == json.loads((imported / "huggingface" / "about.json").read_text())["config"]
 
 
-def test_what_was_imported_is_exported_bit_for_bit(imported, checkpoint, tmp_path, capsys):
+def test_an_imported_checkpoint_is_exported_bit_for_bit(imported, checkpoint, tmp_path, capsys):
     output = tmp_path / "exported"
     assert lm_jax("export", f"--workdir={imported}", f"--output={output}", "--format=huggingface") == 0
-    said = capsys.readouterr().out
-    assert "KL" in said and "overlap by 100.0%" in said
+    report = capsys.readouterr().out
+    assert "KL" in report and "overlap by 100.0%" in report
     assert json.loads((output / "config.json").read_text()) == json.loads((checkpoint / "config.json").read_text())
     before, after = safetensors.entries(checkpoint), safetensors.entries(output)
     assert set(before) == set(after)
@@ -95,7 +95,7 @@ def test_what_was_imported_is_exported_bit_for_bit(imported, checkpoint, tmp_pat
 
 def test_export_does_not_overwrite(imported, tmp_path, capsys):
     assert lm_jax("export", f"--workdir={imported}", f"--output={tmp_path}") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_import_does_not_overwrite(imported, checkpoint, capsys):

@@ -1,4 +1,4 @@
-"""Completion in the shells themselves, fast enough to be asked at every tab."""
+"""Completion in the shells themselves, with answers that need no heavy imports."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from tests.commands import ROOT, lm_jax
 
 @pytest.fixture
 def shell(tmp_path):
-    """A folder with an `lm-jax` that a shell finds, as an environment."""
+    """Environment variables with an `lm-jax` command on the PATH."""
     command = tmp_path / "lm-jax"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m lm_jax.main "$@"\n')
     command.chmod(0o755)
@@ -21,7 +21,7 @@ def shell(tmp_path):
 
 
 def bash(shell, line):
-    """What bash puts in the place of the last piece of `line`, by its own splitting of words."""
+    """Returns what bash inserts for the last piece of `line`, split at its own word breaks."""
     script = f"""
     eval "$(lm-jax completion bash)"
     COMP_LINE={line!r} COMP_POINT={len(line)}
@@ -37,7 +37,7 @@ def bash(shell, line):
     [
         ("lm-jax tra", ["train"]),
         ("lm-jax train --wor", ["--workdir="]),
-        # bash replaces what stands behind the last = or : only.
+        # bash replaces only what follows the last = or :.
         ("lm-jax train --config=gpt:ti", ["tiny"]),
         ("lm-jax train --config=gpt:tiny --config.train.acc", ["--config.train.accumulate="]),
         ("lm-jax generate --workdir=/nowhere/", []),
@@ -64,11 +64,11 @@ def test_an_answer_imports_nothing_heavy():
         "print({'jax', 'numpy', 'flax'} & set(sys.modules))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    shown = ended.stdout.splitlines()
-    assert "--config.model.stack." in shown and shown[-1] == "set()"
+    lines = ended.stdout.splitlines()
+    assert "--config.model.stack." in lines and lines[-1] == "set()"
 
 
-def test_keys_are_shown_a_step_at_a_time_and_a_lone_branch_is_followed():
+def test_keys_complete_one_level_at_a_time_and_through_single_branches():
     line = "lm-jax train --config=gpt:tiny --config."
     first = answer(line, list(VERBS))
     assert "--config.model." in first and "--config.seed=" in first

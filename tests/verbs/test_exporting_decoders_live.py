@@ -1,4 +1,4 @@
-"""transformers, where it is installed, reads runs of every decoder's preset: our logits, our ids, our text.
+"""transformers, if it is installed, loads exports of every decoder preset and gives our logits, ids and text.
 
 `pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
 """
@@ -18,7 +18,7 @@ from lm_jax.models.interface import Inputs
 from lm_jax.verbs import exporting
 
 pytestmark = pytest.mark.parity_live
-# Each with the tokenizer that its release uses or comes closest to.
+# Presets, each with the kind of tokenizer of its release, or the nearest one.
 FAMILIES = {
     "gpt": "bpe",
     "gpt_neo": "byte_bpe",
@@ -48,22 +48,20 @@ def transformers():
 
 @pytest.fixture(scope="module")
 def trained(repository):
-    """A tokenizer of each kind, by its name."""
+    """Trained tokenizers by kind."""
     text = (repository / "tests" / "golden" / "text.txt").read_text()
     kinds = sorted(set(FAMILIES.values()))
     return {kind: tokenizers.train(TokenizerConfig(kind=kind, vocab=600, sentinels=4), [text]) for kind in kinds}
 
 
 @pytest.mark.parametrize(("preset", "kind"), FAMILIES.items())
-def test_transformers_computes_and_writes_what_a_run_of_ours_does(
-    preset, kind, trained, transformers, tmp_path, capsys
-):
+def test_transformers_gives_the_logits_and_the_text_of_a_run(preset, kind, trained, transformers, tmp_path, capsys):
     ours, output = trained[kind], tmp_path / "exported"
     exp = workdirs.draw(tmp_path / "run", preset, ours)
     assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={output}") == 0
-    # AutoTokenizer gives a qwen2 the tokenizer of the released models, and export says so.
+    # AutoTokenizer loads the tokenizer of the released models for a qwen2, and export reports it.
     forced = preset == "qwen2"
-    assert ("read the tokenizer with PreTrainedTokenizerFast" in capsys.readouterr().out) == forced
+    assert ("load the tokenizer with PreTrainedTokenizerFast" in capsys.readouterr().out) == forced
     loader = transformers.PreTrainedTokenizerFast if forced else transformers.AutoTokenizer
     theirs = loader.from_pretrained(output)
     network, loaded = transformers.AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)
@@ -72,18 +70,18 @@ def test_transformers_computes_and_writes_what_a_run_of_ours_does(
     expected = [ids.tolist() for ids in ours.encode_batch(exporting.TEXTS)]
     assert theirs([*exporting.TEXTS], split_special_tokens=True, verbose=False)["input_ids"] == expected
     ids = ours.encode(exporting.TEXT)[None, :60]
-    # Ours are float32: gemma3's, up to 53 here, are within 9e-5 of the same in float64.
+    # Ours are float32: gemma3's logits, up to 53 here, are within 9e-5 of those in float64.
     np.testing.assert_allclose(_their_logits(network, ids), _our_logits(exp, ids), rtol=0, atol=1e-4)
 
     for prompt in PROMPTS:
-        # One at a time: prompts of one call share the room that the longest leaves in a table of positions.
+        # One at a time: in one call, the longest prompt limits the new tokens of all if positions are learned.
         capsys.readouterr()
         words = (f"--workdir={tmp_path / 'run'}", f"--prompt={prompt}", "--temperature=0", "--json")
         assert lm_jax("generate", *words) == 0
         (answer,) = json.loads(capsys.readouterr().out)["answers"]
-        given = theirs(prompt, return_tensors="pt") if prompt else {}
-        start = given["input_ids"].shape[1] if prompt else 1
-        tokens = network.generate(**given)[0].tolist()[start:]
+        encoded = theirs(prompt, return_tensors="pt") if prompt else {}
+        start = encoded["input_ids"].shape[1] if prompt else 1
+        tokens = network.generate(**encoded)[0].tolist()[start:]
         assert (ours.decode(tokens), tokens[-1] == ours.eos) == (answer["text"], answer["finished"])
 
 
@@ -96,7 +94,7 @@ def _our_logits(exp, ids):
 def _their_logits(network, ids):
     import torch
 
-    # Their faster products of experts are not there in float64.
+    # Their faster kernels for experts do not support float64.
     network.set_experts_implementation("eager")
     with torch.no_grad():
         logits = network.eval().double()(torch.tensor(np.asarray(ids, np.int64))).logits.numpy()

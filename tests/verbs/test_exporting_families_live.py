@@ -1,4 +1,4 @@
-"""transformers, where it is installed, loads runs of every family that we export and computes what we compute.
+"""transformers, if it is installed, loads exports of every other family and gives our logits, ids and text.
 
 `pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
 """
@@ -20,7 +20,7 @@ from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import exporting, runs
 
 pytestmark = pytest.mark.parity_live
-# The tokenizer that a preset's paper uses or comes closest to, and the class that others load it with.
+# For each preset the kind of tokenizer of its paper, or the nearest one, and the class of transformers.
 FAMILIES = {
     "roberta": ("byte_bpe", "AutoModelForMaskedLM"),
     "albert": ("unigram", "AutoModelForPreTraining"),
@@ -38,7 +38,7 @@ WRITERS = tuple(name for name, (_, loader) in FAMILIES.items() if loader == "Aut
 LINES = ("The old weaver mended a clock at dawn", "The old", "No one knew why he did.")
 PROMPTS = ("The old <extra_id_0> mended a <extra_id_1> at dawn", "<extra_id_0> knew")
 MOST = 16
-# Both compute in float32, in another order.
+# Both compute in float32, but sum in different orders.
 TOLERANCE = 1e-4
 
 
@@ -50,19 +50,19 @@ def transformers():
 
 @pytest.fixture(scope="module")
 def exported(repository, tmp_path_factory):
-    """Of a preset: its experiment, the directory of its run and that of its export; each is made once."""
+    """Returns the experiment, run directory and export directory of a preset; each preset is exported once."""
     text = (repository / "tests" / "golden" / "text.txt").read_text()
-    trained, made = {}, {}
+    trained, exports = {}, {}
 
     def export(preset):
-        if preset not in made:
+        if preset not in exports:
             kind, folder = FAMILIES[preset][0], tmp_path_factory.mktemp(preset)
             if kind not in trained:
                 trained[kind] = tokenizers.train(TokenizerConfig(kind=kind, vocab=600, sentinels=4), [text])
             exp = workdirs.draw(folder / "run", preset, trained[kind])
             assert lm_jax("export", f"--workdir={folder / 'run'}", f"--output={folder / 'exported'}") == 0
-            made[preset] = exp, folder / "run", folder / "exported"
-        return made[preset]
+            exports[preset] = exp, folder / "run", folder / "exported"
+        return exports[preset]
 
     return export
 
@@ -75,31 +75,31 @@ def test_transformers_loads_every_tensor_and_computes_our_logits(preset, exporte
     network, info = getattr(transformers, FAMILIES[preset][1]).from_pretrained(output, output_loading_info=True)
     assert type(network).__name__ in json.loads((output / "config.json").read_text())["architectures"]
     assert [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]] == []
-    given = transformers.AutoTokenizer.from_pretrained(output)(LINES, padding=True, return_tensors="pt")
+    encoded = transformers.AutoTokenizer.from_pretrained(output)(LINES, padding=True, return_tensors="pt")
     writes = exp.config.model.kind == "encoder_decoder"
-    extra, bare = {"decoder_input_ids": given["input_ids"]} if writes else {}, FAMILIES[preset][1] == "AutoModel"
+    extra, bare = {"decoder_input_ids": encoded["input_ids"]} if writes else {}, FAMILIES[preset][1] == "AutoModel"
     with torch.no_grad():
-        answer = network.eval()(**given, **extra)
+        answer = network.eval()(**encoded, **extra)
     theirs = answer["last_hidden_state" if bare else "prediction_logits" if preset == "albert" else "logits"]
     params = runs.restore_params(Checkpointer(workdir / "checkpoints"), exp.params_like("model"))["model"]
-    for row, mask, found in zip(given["input_ids"], given["attention_mask"], theirs, strict=True):
-        # Rows of a batch are as long as the longest; ours are alone.
+    for row, mask, logits in zip(encoded["input_ids"], encoded["attention_mask"], theirs, strict=True):
+        # Their rows are padded to the longest one; ours are computed alone.
         count = int(mask.sum())
         tokens = jnp.asarray(row[:count].numpy())[None]
         expected = _apply(exp, params, tokens, hidden=bare)
-        np.testing.assert_allclose(found[:count].numpy(), expected, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(logits[:count].numpy(), expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("preset", FAMILIES)
 def test_the_tokenizer_of_every_family_gives_our_ids(preset, exported, transformers):
     exp, _, output = exported(preset)
     theirs = transformers.AutoTokenizer.from_pretrained(output, split_special_tokens=True)
-    found = theirs([*exporting.TEXTS], add_special_tokens=False, verbose=False)["input_ids"]
-    assert found == [ids.tolist() for ids in exp.tokenizer.encode_batch(exporting.TEXTS)]
+    ids = theirs([*exporting.TEXTS], add_special_tokens=False, verbose=False)["input_ids"]
+    assert ids == [own.tolist() for own in exp.tokenizer.encode_batch(exporting.TEXTS)]
 
 
 @pytest.mark.parametrize("preset", WRITERS)
-def test_transformers_writes_our_greedy_text(preset, exported, transformers, capsys):
+def test_transformers_generates_our_greedy_text(preset, exported, transformers, capsys):
     exp, workdir, output = exported(preset)
     capsys.readouterr()
     words = (f"--prompt={prompt}" for prompt in PROMPTS)
@@ -115,7 +115,7 @@ def test_transformers_writes_our_greedy_text(preset, exported, transformers, cap
 
 
 def _apply(exp, params, tokens, *, hidden):
-    """Our logits, or hidden states, of one row."""
+    """Returns our logits, or hidden states, for one row."""
     source = Inputs(tokens=tokens) if exp.config.model.kind == "encoder_decoder" else None
     with jax.default_matmul_precision("highest"):
         output = exp.product.module.apply({"params": params}, Inputs(tokens=tokens, source=source), logits=not hidden)

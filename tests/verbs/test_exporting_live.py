@@ -1,4 +1,4 @@
-"""transformers, where it is installed, reads our exports: the same ids, the same text, the same end.
+"""transformers, if it is installed, loads our exports and gives the same ids, the same text and the same end.
 
 `pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
 """
@@ -19,7 +19,7 @@ from lm_jax.verbs import exporting
 
 pytestmark = pytest.mark.parity_live
 KINDS = ("unigram", "bpe", "wordpiece", "byte_bpe", "bytes", "characters")
-# Each family that has a table to be exported by, with the tokenizer that its papers use or come closest to.
+# Families that can be exported, each with the kind of tokenizer of its paper, or the nearest one.
 FAMILIES = {
     "gpt2": "byte_bpe",
     "llama": "bpe",
@@ -49,7 +49,7 @@ def transformers():
 
 @pytest.fixture(scope="module")
 def trained(repository):
-    """A tokenizer of every kind, by its name."""
+    """Trained tokenizers by kind."""
     text = (repository / "tests" / "golden" / "text.txt").read_text()
     train = lambda kind: tokenizers.train(TokenizerConfig(kind=kind, vocab=600, sentinels=4), [text])
     return {kind: train(kind) for kind in KINDS}
@@ -57,14 +57,14 @@ def trained(repository):
 
 @pytest.fixture(scope="module")
 def lines(shared_data):
-    """1,000 lines: English, Chinese, code, many languages, emoji and controls."""
+    """1,000 lines: English, Chinese, code, many languages, emoji and control characters."""
     rng = np.random.default_rng(0)
-    found = []
+    sampled = []
     for name, count in SOURCES.items():
         with lzma.open(shared_data / name, "rt", encoding="utf-8") as file:
             texts = [json.loads(line)["text"] for line in itertools.islice(file, 40)]
-        kept = [line for text in texts for line in text.split("\n") if line.strip()]
-        found += [kept[index] for index in rng.choice(len(kept), count, replace=False)]
+        candidates = [line for text in texts for line in text.split("\n") if line.strip()]
+        sampled += [candidates[index] for index in rng.choice(len(candidates), count, replace=False)]
     parts = (
         *exporting.TEXTS[1:10],
         "👩‍👩‍👧‍👦",
@@ -81,7 +81,7 @@ def lines(shared_data):
         "说",
         "word",
     )
-    return [*found, *("".join(rng.choice(parts, 8)) for _ in range(200))]
+    return [*sampled, *("".join(rng.choice(parts, 8)) for _ in range(200))]
 
 
 def exported(workdir, folder):
@@ -98,8 +98,8 @@ def test_both_ways_to_load_a_tokenizer_give_our_ids_and_our_text(kind, trained, 
     expected = [ids.tolist() for ids in ours.encode_batch(lines)]
     for loader in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
         theirs = loader.from_pretrained(output, split_special_tokens=True)
-        found = theirs(lines, verbose=False)["input_ids"]
-        assert [line for line, one, other in zip(lines, expected, found, strict=True) if one != other] == []
+        actual = theirs(lines, verbose=False)["input_ids"]
+        assert [line for line, one, other in zip(lines, expected, actual, strict=True) if one != other] == []
         again = [(ours.decode(ids), theirs.decode(ids)) for ids in expected]
         assert [one for one, other in again if one != other] == []
 
@@ -107,7 +107,7 @@ def test_both_ways_to_load_a_tokenizer_give_our_ids_and_our_text(kind, trained, 
 @pytest.mark.parametrize(
     ("preset", "kind"), [*FAMILIES.items(), *(("gpt2", kind) for kind in KINDS if kind != "byte_bpe")]
 )
-def test_transformers_writes_what_we_write(preset, kind, trained, transformers, tmp_path, capsys):
+def test_transformers_generates_what_we_generate(preset, kind, trained, transformers, tmp_path, capsys):
     ours = trained[kind]
     over = {"stack__depth": 1, "readout__tied": False} if preset == "gpt2" else {}
     exp = workdirs.draw(tmp_path / "run", preset, ours, **over)
@@ -115,23 +115,23 @@ def test_transformers_writes_what_we_write(preset, kind, trained, transformers, 
     if model == "encoder":
         answers = _ours(tmp_path / "run", prompts, capsys)
         output = exported(tmp_path / "run", tmp_path)
-        found = [_filled(transformers, output, prompt, ours) for prompt in prompts]
-        assert found == [[mask[0][0] for mask in answer["masks"]] for answer in answers]
+        filled = [_filled(transformers, output, prompt, ours) for prompt in prompts]
+        assert filled == [[mask[0][0] for mask in answer["masks"]] for answer in answers]
         return
     output = exported(tmp_path / "run", tmp_path / "before")
-    written = _written(transformers, output, prompts[0], model, ours)
-    # What it wrote for the first time last ends a text instead.
-    end = [*dict.fromkeys(written)][-1]
+    tokens = _generated(transformers, output, prompts[0], model, ours)
+    # The token that appears last for the first time becomes the end of a text.
+    end = [*dict.fromkeys(tokens)][-1]
     workdirs.draw(tmp_path / "ended", preset, ours, ends=end, **over)
     answers = [_ours(tmp_path / "ended", [prompt], capsys)[0] for prompt in prompts]
     output = exported(tmp_path / "ended", tmp_path / "after")
     for prompt, answer in zip(prompts, answers, strict=True):
-        tokens = _written(transformers, output, prompt, model, ours)
+        tokens = _generated(transformers, output, prompt, model, ours)
         if model == "decoder":
             assert (ours.decode(tokens), tokens[-1] == ours.eos) == (answer["text"], answer["finished"])
         else:
             assert prompting.restored(ours, prompting.span_prompt(ours, prompt), tokens) == answer["text"]
-    assert _written(transformers, output, prompts[0], model, ours)[-1] == ours.eos
+    assert _generated(transformers, output, prompts[0], model, ours)[-1] == ours.eos
 
 
 def test_prompts_of_different_lengths_share_a_batch(trained, transformers, tmp_path, capsys):
@@ -139,10 +139,10 @@ def test_prompts_of_different_lengths_share_a_batch(trained, transformers, tmp_p
     workdirs.draw(tmp_path / "run", "gpt2", ours, stack__depth=1)
     answers = _ours(tmp_path / "run", prompts, capsys)
     output = exported(tmp_path / "run", tmp_path)
-    given = transformers.AutoTokenizer.from_pretrained(output)([*prompts], padding=True, return_tensors="pt")
+    encoded = transformers.AutoTokenizer.from_pretrained(output)([*prompts], padding=True, return_tensors="pt")
     network = transformers.AutoModelForCausalLM.from_pretrained(output).eval()
-    found = network.generate(**given)[:, given["input_ids"].shape[1] :].tolist()
-    assert [ours.decode(tokens) for tokens in found] == [answer["text"] for answer in answers]
+    rows = network.generate(**encoded)[:, encoded["input_ids"].shape[1] :].tolist()
+    assert [ours.decode(tokens) for tokens in rows] == [answer["text"] for answer in answers]
 
 
 def _ours(workdir, prompts, capsys):
@@ -152,31 +152,31 @@ def _ours(workdir, prompts, capsys):
     return json.loads(capsys.readouterr().out)["answers"]
 
 
-def _written(transformers, output, prompt, model, ours):
-    """The ids that transformers writes after a prompt, with nothing but the directory to go by."""
+def _generated(transformers, output, prompt, model, ours):
+    """Returns the ids that transformers generates after a prompt, from the exported directory alone."""
     auto = transformers.AutoModelForCausalLM if model == "decoder" else transformers.AutoModelForSeq2SeqLM
     network = auto.from_pretrained(output).eval()
-    given = transformers.AutoTokenizer.from_pretrained(output)(prompt, return_tensors="pt")
-    start = given["input_ids"].shape[1] if model == "decoder" else 1
+    encoded = transformers.AutoTokenizer.from_pretrained(output)(prompt, return_tensors="pt")
+    start = encoded["input_ids"].shape[1] if model == "decoder" else 1
     if model == "decoder" and not prompt:
-        given, start = {}, 1
-    tokens = network.generate(**given)[0].tolist()
+        encoded, start = {}, 1
+    tokens = network.generate(**encoded)[0].tolist()
     if start == 1:
         assert tokens[0] == (ours.eos if model == "decoder" else ours.pad)
     return tokens[start:]
 
 
 def _filled(transformers, output, prompt, ours):
-    """The likeliest piece that may be written for every mask."""
+    """Returns the most likely allowed piece for every mask."""
     import torch
 
     (name,) = json.loads((output / "config.json").read_text())["architectures"]
     network = getattr(transformers, name).from_pretrained(output).eval()
     theirs = transformers.AutoTokenizer.from_pretrained(output)
-    given = theirs(prompt.replace("<mask>", theirs.mask_token), return_tensors="pt")
-    row = given["input_ids"][0]
+    encoded = theirs(prompt.replace("<mask>", theirs.mask_token), return_tensors="pt")
+    row = encoded["input_ids"][0]
     assert row.tolist() == prompting.masked_prompt(ours, prompt).tolist()
     with torch.no_grad():
-        logits = network(**given)[0][0]
+        logits = network(**encoded)[0][0]
     logits[:, list(prompting.unwritable(ours, logits.shape[-1]))] = -np.inf
     return [ours.piece(int(token)) for token in logits[row == theirs.mask_token_id].argmax(-1)]

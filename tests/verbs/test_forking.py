@@ -1,4 +1,4 @@
-"""A forked run keeps the tokenizer that its parameters know, unless the tables of tokens are drawn anew."""
+"""A forked run keeps the tokenizer of its parameters, unless its embedding tables are initialised anew."""
 
 import dataclasses
 import shutil
@@ -19,7 +19,7 @@ from tests.commands import GOLDEN, lm_jax
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
-    """A run of 512 pieces, as an import makes it."""
+    """An imported run with a vocabulary of 512."""
     folder = tmp_path_factory.mktemp("parent")
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
@@ -31,58 +31,58 @@ def parent(tmp_path_factory):
 
 
 def child(parent, **settings):
-    """The experiment of a run that is forked with other settings of its tokenizer."""
+    """Returns the experiment of a fork with other tokenizer settings."""
     exp = experiment.load(parent)
     config = dataclasses.replace(exp.config.data.tokenizer, path="", **settings)
     data = dataclasses.replace(exp.config.data, tokenizer=config, batch=8)
-    given = forking.tokenizer(config, parent) or tokenizers.load(GOLDEN / "tokenizer")
-    return experiment.Experiment(dataclasses.replace(exp.config, data=data), given)
+    tokenizer = forking.tokenizer(config, parent) or tokenizers.load(GOLDEN / "tokenizer")
+    return experiment.Experiment(dataclasses.replace(exp.config, data=data), tokenizer)
 
 
 def tables(params):
     return np.asarray(params["model"]["token"]["embedding"])
 
 
-def test_the_parents_tokenizer_is_taken(parent):
-    own = tokenizers.load(parent / "tokenizer")
-    taken = forking.tokenizer(TokenizerConfig(kind="bytes"), parent)
-    assert taken is not None and taken.fingerprint == own.fingerprint
+def test_a_fork_has_the_tokenizer_of_its_parent(parent):
+    expected = tokenizers.load(parent / "tokenizer")
+    inherited = forking.tokenizer(TokenizerConfig(kind="bytes"), parent)
+    assert inherited is not None and inherited.fingerprint == expected.fingerprint
     same = TokenizerConfig(path=str(GOLDEN / "tokenizer"))
-    assert forking.tokenizer(same, parent).fingerprint == own.fingerprint
+    assert forking.tokenizer(same, parent).fingerprint == expected.fingerprint
 
 
-def test_another_tokenizer_is_refused_unless_tables_are_drawn_anew(parent, tmp_path):
+def test_another_tokenizer_is_refused_unless_tables_are_initialised_anew(parent, tmp_path):
     tokenizers.train(TokenizerConfig(kind="bytes"), ()).save(tmp_path)
     with pytest.raises(InputError, match="config.data.tokenizer.anew=true"):
         forking.tokenizer(TokenizerConfig(path=str(tmp_path)), parent)
     assert forking.tokenizer(TokenizerConfig(path=str(tmp_path), anew=True), parent) is None
 
 
-def kept(parent):
-    """The parameters of a run."""
+def restored(parent):
+    """Returns the parameters of a run."""
     return restore_params(Checkpointer(parent / "checkpoints"), experiment.load(parent).params_like("model"))
 
 
-def test_added_tokens_get_rows_around_the_mean_of_the_others(parent):
+def test_added_tokens_get_rows_around_the_mean_of_the_old_rows(parent):
     exp = child(parent, add=("<|user|>", "harbour"))
-    old = tables(kept(parent))
+    old = tables(restored(parent))
     new = tables(forking.parameters(exp, parent))
     assert new.shape[0] == old.shape[0] + 2 == exp.tokenizer.vocab_size
     np.testing.assert_array_equal(new[: len(old)], old)
-    apart = np.abs(new[len(old) :] - old.mean(0)) / old.std(0)
-    assert 0 < apart.max() < 6 * forking.SPREAD
+    deviations = np.abs(new[len(old) :] - old.mean(0)) / old.std(0)
+    assert 0 < deviations.max() < 6 * forking.SPREAD
     assert not np.array_equal(new[-1], new[-2])
 
 
-def test_without_added_tokens_every_parameter_stays(parent):
+def test_without_added_tokens_no_parameter_changes(parent):
     exp = child(parent)
-    old = kept(parent)
+    old = restored(parent)
     jax.tree.map(np.testing.assert_array_equal, forking.parameters(exp, parent), old)
 
 
-def test_anew_draws_the_tables_and_keeps_the_rest(parent):
+def test_anew_initialises_the_tables_and_keeps_the_rest(parent):
     exp = child(parent, anew=True)
-    old = kept(parent)
+    old = restored(parent)
     new = forking.parameters(exp, parent)
     assert not np.array_equal(tables(new), tables(old))
     np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Prompts come from files as people have them, a line each; answers go to terminals as people have them."""
+"""Prompt files of several encodings, and output on terminals that lack characters."""
 
 import codecs
 import io
@@ -25,7 +25,7 @@ from lm_jax.verbs import generate, report
         (codecs.BOM_UTF16_BE + "一\n二".encode("utf-16-be"), ["一", "二"]),
     ],
 )
-def test_only_line_breaks_divide_prompts(data, expected, tmp_path):
+def test_only_line_breaks_separate_prompts(data, expected, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_bytes(data)
     assert generate.lines(file) == expected
@@ -38,10 +38,10 @@ def test_only_line_breaks_divide_prompts(data, expected, tmp_path):
         (codecs.BOM_UTF16_LE + b"a", "line 1 is not UTF-16"),
         (b"", "is empty"),
         (codecs.BOM_UTF8, "is empty"),
-        (None, "there is no such file"),
+        (None, "does not exist"),
     ],
 )
-def test_other_files_are_refused_with_what_to_do(data, message, tmp_path):
+def test_unreadable_files_are_refused_with_advice(data, message, tmp_path):
     file = tmp_path / "prompts.txt"
     if data is not None:
         file.write_bytes(data)
@@ -49,13 +49,13 @@ def test_other_files_are_refused_with_what_to_do(data, message, tmp_path):
         generate.lines(file)
 
 
-def test_a_prompt_that_is_no_unicode_is_refused():
+def test_a_prompt_that_is_not_unicode_is_refused():
     with pytest.raises(InputError, match="is not UTF-8 at character 2"):
         generate._unicode("ab\udcff")
 
 
 def narrow(monkeypatch):
-    """A terminal that knows Western European characters only, as standard output."""
+    """Replaces standard output by a terminal that has only Western European characters."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True)
     monkeypatch.setattr(sys, "stdout", stream)
     return stream

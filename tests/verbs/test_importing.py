@@ -1,4 +1,4 @@
-"""`import` of checkpoints as people leave them: fields too many or too few, tokenizers elsewhere or nowhere."""
+"""`import` of checkpoints with unknown or missing fields, and with a tokenizer elsewhere or none."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from lm_jax.verbs import generate
 
 
 def copied(repository, folder, **over):
-    """The small GPT-2 with fields of config.json changed; None drops one."""
+    """Copies the small GPT-2 with changed fields of config.json; None removes a field."""
     golden = repository / "tests" / "golden" / "huggingface_gpt2"
     tree = json.loads((golden / "config.json").read_text()) | over
     folder.mkdir(exist_ok=True)
@@ -25,22 +25,22 @@ def copied(repository, folder, **over):
 
 
 @pytest.fixture(scope="module")
-def wordless(repository, tmp_path_factory):
+def ids_only(repository, tmp_path_factory):
     """A run of a checkpoint without model_type, class and tokenizer."""
-    folder = tmp_path_factory.mktemp("wordless")
+    folder = tmp_path_factory.mktemp("ids_only")
     checkpoint = copied(repository, folder / "checkpoint", model_type=None, architectures=None, condition_on_chain=True)
     assert lm_jax("import", checkpoint, f"--workdir={folder / 'run'}", "--hf.eos_token_id=5") == 0
     return folder / "run"
 
 
 def answered(capsys, *words):
-    """What `generate` answers."""
+    """Returns the answers of `generate`."""
     assert lm_jax("generate", *words, "--temperature=0", "--max_tokens=4", "--json") == 0
     return json.loads(capsys.readouterr().out)["answers"]
 
 
-def test_a_run_without_a_tokenizer_continues_ids(wordless, capsys):
-    answers = answered(capsys, f"--workdir={wordless}", "--prompt_ids=1,2,3", "--prompt_ids=9 8", "--prompt_ids=7")
+def test_a_run_without_a_tokenizer_continues_ids(ids_only, capsys):
+    answers = answered(capsys, f"--workdir={ids_only}", "--prompt_ids=1,2,3", "--prompt_ids=9 8", "--prompt_ids=7")
     assert [one["prompt_ids"] for one in answers] == [[1, 2, 3], [9, 8], [7]]
     assert all(1 <= len(one["tokens"]) <= 4 and "text" not in one for one in answers)
 
@@ -51,7 +51,7 @@ def test_answers_in_ids_are_printed_as_ids(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["generate", "--prompt=The"], "takes ids"),
         (["generate"], "needs --prompt_ids=1,2,3"),
@@ -59,15 +59,15 @@ def test_answers_in_ids_are_printed_as_ids(capsys):
         (["evaluate", "--config.data.path=README.md"], "takes ids"),
     ],
 )
-def test_what_is_no_id_is_one_line(wordless, capsys, words, said):
-    assert lm_jax(words[0], f"--workdir={wordless}", *words[1:]) == 2
+def test_input_that_is_not_ids_is_refused_in_one_line(ids_only, capsys, words, message):
+    assert lm_jax(words[0], f"--workdir={ids_only}", *words[1:]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
-def test_a_run_without_a_tokenizer_is_exported_without_one(wordless, tmp_path):
+def test_a_run_without_a_tokenizer_is_exported_without_one(ids_only, tmp_path):
     output = tmp_path / "exported"
-    assert lm_jax("export", f"--workdir={wordless}", f"--output={output}") == 0
+    assert lm_jax("export", f"--workdir={ids_only}", f"--output={output}") == 0
     written = {file.name for file in output.iterdir()}
     assert written == {"config.json", "generation_config.json", "model.safetensors"}
     tree = json.loads((output / "config.json").read_text())
@@ -75,20 +75,20 @@ def test_a_run_without_a_tokenizer_is_exported_without_one(wordless, tmp_path):
     assert tree["condition_on_chain"] is True
 
 
-def test_import_tells_what_it_guessed_and_passed_over(repository, tmp_path, capsys):
+def test_import_reports_what_it_guessed_and_ignored(repository, tmp_path, capsys):
     checkpoint = copied(repository, tmp_path / "checkpoint", architectures=None, condition_on_chain=True)
     words = (f"--tokenizer={repository / 'tests' / 'golden' / 'tokenizer'}", "--json")
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", *words) == 0
-    told = json.loads(capsys.readouterr().out)
-    taken, passed = told["notes"]
+    report = json.loads(capsys.readouterr().out)
+    taken, passed = report["notes"]
     assert "taken for GPT2LMHeadModel by its tensors" in taken
     assert passed.startswith("passed over") and passed.endswith(": condition_on_chain")
-    # The tokenizer from elsewhere is the run's own now.
+    # The named tokenizer is saved in the run.
     elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     assert tokenizers.load(tmp_path / "run" / "tokenizer").fingerprint == elsewhere.fingerprint
 
 
-def test_a_field_of_the_command_line_wins(repository, tmp_path, capsys):
+def test_a_field_of_the_command_line_overrides_config_json(repository, tmp_path, capsys):
     checkpoint = copied(repository, tmp_path / "checkpoint", quantization_config={"bits": 4})
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}") == 2
     assert "--hf.quantization_config= leaves it out" in capsys.readouterr().err
@@ -98,12 +98,12 @@ def test_a_field_of_the_command_line_wins(repository, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("word", ["--hf.", "--hf.vocab_size", "--hf.=3"])
-def test_a_field_without_a_name_or_a_value_is_one_line(tmp_path, capsys, word):
+def test_a_field_without_a_name_or_a_value_is_refused(tmp_path, capsys, word):
     assert lm_jax("import", tmp_path, f"--workdir={tmp_path / 'run'}", word) == 2
     assert "--hf." in capsys.readouterr().err
 
 
-def test_a_tokenizer_of_another_model_is_refused_with_what_to_do(repository, tmp_path, capsys):
+def test_a_tokenizer_of_another_model_is_refused_with_advice(repository, tmp_path, capsys):
     checkpoint = copied(repository, tmp_path / "checkpoint")
     words = tokenizers.train(tokenizers.TokenizerConfig(kind="characters", vocab=900), [bytes(range(33, 126)).decode()])
     words.save(checkpoint)
@@ -113,12 +113,12 @@ def test_a_tokenizer_of_another_model_is_refused_with_what_to_do(repository, tmp
     safetensors.write(checkpoint, tensors)
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", "--hf.vocab_size=40") == 2
     error = capsys.readouterr().err
-    assert "the model's table 40 rows" in error and "--tokenizer=ids" in error
+    assert "the model's table has 40 rows" in error and "--tokenizer=ids" in error
 
 
 @pytest.fixture(scope="module")
 def narrow(repository, tmp_path_factory):
-    """A run whose tokenizer has its padding behind the model's table."""
+    """A run whose padding id is beyond the model's embedding table."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("narrow")
@@ -134,10 +134,10 @@ def narrow(repository, tmp_path_factory):
     return folder / "run"
 
 
-def test_padding_behind_the_table_is_never_read(narrow, capsys):
+def test_padding_beyond_the_table_is_never_read(narrow, capsys):
     tokenizer = tokenizers.load(narrow / "tokenizer")
     assert (tokenizer.pad, tokenizer.vocab_size) == (512, 513)
-    # Padded texts, and one of them as ids.
+    # The second text is padded; the same prompt as ids is not.
     words = ("--prompt=w1 w2 w3 w4 w5", "--prompt=w7", "--prompt_ids=7")
     _, padded, ids = answered(capsys, f"--workdir={narrow}", *words)
     assert padded["text"] == ids["text"] != ""
@@ -146,7 +146,7 @@ def test_padding_behind_the_table_is_never_read(narrow, capsys):
 
 
 @pytest.mark.slow
-def test_text_that_needs_no_missing_row_is_evaluated(narrow, tmp_path, capsys):
+def test_text_without_the_missing_row_is_evaluated(narrow, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(" ".join(f"w{1 + (row * 7 + at) % 500}" for at in range(30)) for row in range(40)))
     words = (f"--config.data.path={text}", f"--config.data.store={tmp_path / 'store'}", "--config.data.workers=1")
@@ -155,8 +155,8 @@ def test_text_that_needs_no_missing_row_is_evaluated(narrow, tmp_path, capsys):
     assert np.isfinite(json.loads(capsys.readouterr().out)["loss"])
 
 
-def test_a_model_without_the_tokens_of_its_objective_is_read_all_the_same(repository, tmp_path, capsys):
-    # T5's objective wants sentinels, which a run that takes ids has not: only to train it further does it need them.
+def test_a_model_without_the_tokens_of_its_objective_still_generates(repository, tmp_path, capsys):
+    # T5's objective needs sentinels, which a run without a tokenizer lacks: only training needs the objective.
     checkpoint, run = repository / "tests" / "golden" / "text_t5", tmp_path / "run"
     assert lm_jax("import", checkpoint, f"--workdir={run}", "--tokenizer=ids") == 0
     assert lm_jax("generate", f"--workdir={run}", "--prompt_ids=5,6,7", "--max_tokens=2", "--json") == 0

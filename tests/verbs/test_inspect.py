@@ -1,4 +1,4 @@
-"""Runs side by side: their results, what differs in their configurations, their curves."""
+"""Comparison of runs: results, differences of their configurations, curves."""
 
 import io
 import json
@@ -35,8 +35,8 @@ def test_json_is_one_strict_document(tmp_path, capsys):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    shown = json.loads(capsys.readouterr().out, parse_constant=refuse)
-    assert shown["runs"]["a"]["train/loss"] == "nan" and shown["differences"] == {}
+    document = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert document["runs"]["a"]["train/loss"] == "nan" and document["differences"] == {}
 
 
 def test_a_recipe_and_a_run_are_not_shown_together(tmp_path, capsys):

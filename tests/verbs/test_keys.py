@@ -1,4 +1,4 @@
-"""The keys that completion offers are those that the command line takes."""
+"""Completion offers the keys that the command line accepts."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -22,5 +22,5 @@ def test_keys_read_from_the_source_are_those_of_the_complete_configuration(recip
 def test_a_saved_configuration_has_the_same_keys():
     config = experiment.complete(flags.load_recipe("t5:tiny"))
     saved = experiment.as_json(experiment.parse(config))
-    # Saved, an unset tree is null, and what is unset in a recipe may be a tree there.
+    # A saved configuration has null for an unset subtree, and may have a subtree that the recipe leaves unset.
     assert set(leaves(config)) <= set(keys(saved))

@@ -1,4 +1,4 @@
-"""What the doctor finds on machines that the tests do not have."""
+"""`doctor` on simulated machines with GPUs, TPUs, packages and memory that the tests do not have."""
 
 import pytest
 
@@ -33,38 +33,38 @@ def problems(machine, tmp_path, devices=CPU):
     [
         ("580.65.06", "NVIDIA H100 80GB HBM3", "pip install 'jax[cuda13]'"),
         ("535.104.05", "NVIDIA A100-SXM4-80GB", "pip install 'jax[cuda12]' (driver 535.104.5 is older than 580"),
-        # A new driver does not bring CUDA 13 to a GPU that it has left behind.
-        ("580.65.06", "Tesla V100-SXM2-16GB", "pip install 'jax[cuda12]' (CUDA 13 does not know a Tesla V100"),
+        # CUDA 13 does not support this GPU, even with a new driver.
+        ("580.65.06", "Tesla V100-SXM2-16GB", "pip install 'jax[cuda12]' (CUDA 13 does not support a Tesla V100"),
         ("470.82.01", "Tesla T4", "install a newer driver"),
     ],
 )
 def test_a_gpu_that_jax_does_not_see_gets_its_exact_command(driver, model, command, tmp_path):
-    found = machine(
+    simulated = machine(
         tmp_path,
         files={
             "proc/driver/nvidia/version": VERSION.format("x86_64", driver),
             "proc/driver/nvidia/gpus/0000:00:04.0/information": f"Model: \t\t {model}\nIRQ:   11\n",
         },
     )
-    (problem,) = problems(found, tmp_path)
-    assert problem.startswith(f"{model} is here, but jax sees the CPU only") and command in problem
-    assert problems(found, tmp_path, ["cuda:0 H100"]) == []
+    (problem,) = problems(simulated, tmp_path)
+    assert problem.startswith(f"{model} is present, but jax sees only the CPU") and command in problem
+    assert problems(simulated, tmp_path, ["cuda:0 H100"]) == []
 
 
 def test_the_driver_is_read_from_open_kernel_modules_and_from_nvidia_smi(tmp_path):
-    opened = machine(
+    from_kernel = machine(
         tmp_path / "open",
         files={"proc/driver/nvidia/version": VERSION.format("Open Kernel Module for x86_64", "575.57")},
     )
-    asked = machine(tmp_path / "smi", smi="580.82, NVIDIA L4\n580.82, NVIDIA L4\n")
-    assert nvidia(opened).driver == (575, 57)
-    assert nvidia(asked).driver == (580, 82) and nvidia(asked).models == ("NVIDIA L4", "NVIDIA L4")
+    from_smi = machine(tmp_path / "smi", smi="580.82, NVIDIA L4\n580.82, NVIDIA L4\n")
+    assert nvidia(from_kernel).driver == (575, 57)
+    assert nvidia(from_smi).driver == (580, 82) and nvidia(from_smi).models == ("NVIDIA L4", "NVIDIA L4")
     assert nvidia(machine(tmp_path / "none")) is None
 
 
 def test_a_gpu_of_unknown_driver_gets_the_build_that_runs_on_most(tmp_path):
-    found = machine(tmp_path, files={"dev/nvidia0": ""})
-    assert cuda(nvidia(found))[0] == "cuda12"
+    simulated = machine(tmp_path, files={"dev/nvidia0": ""})
+    assert cuda(nvidia(simulated))[0] == "cuda12"
 
 
 def test_a_hidden_gpu_and_an_installed_plugin_are_no_reason_to_install(tmp_path):
@@ -76,7 +76,7 @@ def test_a_hidden_gpu_and_an_installed_plugin_are_no_reason_to_install(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("files", "environ", "there"),
+    ("files", "environ", "expected"),
     [
         ({"dev/accel0": ""}, {}, True),
         ({"dev/vfio/0": "", "sys/bus/pci/devices/0000:00:05.0/vendor": "0x1ae0\n"}, {}, True),
@@ -85,10 +85,10 @@ def test_a_hidden_gpu_and_an_installed_plugin_are_no_reason_to_install(tmp_path)
         ({}, {}, False),
     ],
 )
-def test_a_tpu_machine_is_known_by_its_devices_or_its_environment(files, environ, there, tmp_path):
-    found = machine(tmp_path, files=files, environ=environ)
-    assert has_tpu(found) == there
-    assert any("lm_jax[tpu]" in problem for problem in problems(found, tmp_path)) == there
+def test_a_tpu_machine_is_recognised_by_its_devices_or_its_environment(files, environ, expected, tmp_path):
+    simulated = machine(tmp_path, files=files, environ=environ)
+    assert has_tpu(simulated) == expected
+    assert any("lm_jax[tpu]" in problem for problem in problems(simulated, tmp_path)) == expected
 
 
 def test_plugins_that_do_not_fit_jax_are_named(tmp_path):
@@ -99,28 +99,28 @@ def test_plugins_that_do_not_fit_jax_are_named(tmp_path):
         'libtpu==0.0.42.*; extra == "tpu"',
     ]
     packages = {"jax-cuda12-plugin": "0.9.0", "jax-cuda13-plugin": "0.10.2", "libtpu": "0.0.52", "jaxlib": "0.9.0"}
-    found = machine(tmp_path, packages=packages, wants=wants)
-    assert [(need.name, need.supported) for need in plugins(found)] == [
+    simulated = machine(tmp_path, packages=packages, wants=wants)
+    assert [(need.name, need.supported) for need in plugins(simulated)] == [
         ("jax-cuda12-plugin", False),
         ("jax-cuda13-plugin", True),
         ("libtpu", False),
     ]
-    shown = problems(found, tmp_path)
-    assert any(problem.startswith("jaxlib is 0.9.0") for problem in shown)
-    assert any("pip install 'jax-cuda12-plugin<=0.10.2,>=0.10.2'" in problem for problem in shown)
-    assert any("both installed" in problem for problem in shown)
-    # libtpu without a TPU compiles ahead of time: any version does.
-    assert not any("libtpu" in problem for problem in shown)
+    lines = problems(simulated, tmp_path)
+    assert any(problem.startswith("jaxlib is 0.9.0") for problem in lines)
+    assert any("pip install 'jax-cuda12-plugin<=0.10.2,>=0.10.2'" in problem for problem in lines)
+    assert any("both installed" in problem for problem in lines)
+    # Without a TPU, libtpu only compiles ahead of time, and any version will do.
+    assert not any("libtpu" in problem for problem in lines)
 
 
 def test_the_supported_range_comes_from_the_package_itself():
-    found = {need.name: need for need in requirements(Machine())}
-    assert found["jax"].supported and found["jaxlib"].supported and "<0.13" in found["jax"].wanted
-    assert "beartype" not in found
+    needs = {need.name: need for need in requirements(Machine())}
+    assert needs["jax"].supported and needs["jaxlib"].supported and "<0.13" in needs["jax"].wanted
+    assert "beartype" not in needs
 
 
 def test_little_memory_and_an_unwritable_cache_are_problems(tmp_path):
-    found = machine(
+    simulated = machine(
         tmp_path,
         files={
             "proc/meminfo": "MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n",
@@ -128,7 +128,7 @@ def test_little_memory_and_an_unwritable_cache_are_problems(tmp_path):
         },
     )
     (tmp_path / "file").write_text("")
-    shown = doctor.examine(found, CPU, tmp_path / "file" / "cache")["problems"]
-    assert memory(found)["limit"] == 1 << 30
-    assert any("1.0 GiB of memory" in problem for problem in shown)
-    assert any("LM_JAX_CACHE" in problem for problem in shown)
+    lines = doctor.examine(simulated, CPU, tmp_path / "file" / "cache")["problems"]
+    assert memory(simulated)["limit"] == 1 << 30
+    assert any("1.0 GiB of memory" in problem for problem in lines)
+    assert any("LM_JAX_CACHE" in problem for problem in lines)

@@ -1,4 +1,4 @@
-"""A work directory keeps what a run has, tells what was changed, and belongs to one process at a time."""
+"""A work directory keeps its run intact, records changes, and belongs to one process at a time."""
 
 import json
 import re
@@ -20,13 +20,13 @@ from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import workdir as workdirs
 from tests.commands import GOLDEN, lm_jax
 
-# As the other short runs of gpt:tiny, so that their compiled step serves here too.
+# As in the other short runs of gpt:tiny, so that their compiled step is reused here.
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A text, a tokenizer and a store of the test's own."""
+    """A directory with copies of the text and the tokenizer, and room for a store."""
     folder = tmp_path_factory.mktemp("inputs")
     shutil.copy(GOLDEN / "text.txt", folder / "text.txt")
     shutil.copytree(GOLDEN / "tokenizer", folder / "tokenizer")
@@ -72,7 +72,7 @@ def contents(workdir):
 
 
 def last_error(capsys):
-    """The one line of an error; other lines tell of progress."""
+    """Returns the only line of an error; the other lines report progress."""
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" ...")]
     assert len(lines) == 1, lines
     return lines[0]
@@ -120,31 +120,31 @@ def test_every_verb_that_reads_parameters_compares_their_tokenizer(verb, run, in
     assert settings["fingerprint"][:8] in last_error(capsys)
 
 
-def test_rates_schedule_and_clipping_may_change_and_the_history_tells_it(run, train, capsys):
-    kept = {path: data for path, data in contents(run).items() if path.parent == run or "tokenizer" in str(path)}
+def test_rates_schedule_and_clipping_may_change_and_the_history_records_it(run, train, capsys):
+    files = {path: data for path, data in contents(run).items() if path.parent == run or "tokenizer" in str(path)}
     changes = (
         "--config.optimizer.learning_rate=0.001",
         "--config.optimizer.clip=0",
         "--config.optimizer.schedule.name=linear",
     )
     assert train(run, *changes, f"--config.train.steps={STEPS + 2}") == 0
-    said = capsys.readouterr().out
-    assert f"resuming from step {STEPS}" in said
+    output = capsys.readouterr().out
+    assert f"resuming from step {STEPS}" in output
     config = json.loads((run / "config.json").read_text())
     (entry,) = config["history"]
     assert entry["step"] == STEPS and entry["date"].startswith("20")
     assert "config.optimizer.clip: 1.0 -> 0.0" in entry["changes"] and len(entry["changes"]) == 4
-    assert all(f"since changed: {line}" in said for line in entry["changes"])
+    assert all(f"changed since then: {line}" in output for line in entry["changes"])
     assert config["optimizer"]["learning_rate"] == 0.001
-    for path, data in kept.items():
+    for path, data in files.items():
         if path.name not in ("config.json", "metrics.jsonl"):
             assert path.read_bytes() == data, path
-    # What reads a configuration does not stumble over its history.
+    # Verbs that read the configuration ignore its history.
     assert lm_jax("generate", f"--workdir={run}", "--prompt=The", "--max_tokens=1") == 0
     assert lm_jax("inspect", str(run)) == 0
 
 
-def test_a_run_that_is_killed_after_a_change_was_noted_still_resumes(run, train, capsys):
+def test_a_run_that_is_killed_after_a_change_was_recorded_still_resumes(run, train, capsys):
     changes = ("--config.optimizer.clip=0", "--config.optimizer.learning_rate=0.001")
     path = run / "config.json"
     config = json.loads(path.read_text())
@@ -164,7 +164,7 @@ def test_without_a_validation_part_a_run_is_trained_and_saved(train, inputs, tmp
     assert "nothing to evaluate" in last_error(capsys)
 
 
-def test_a_second_run_is_refused_by_the_name_of_the_first(run, train, capsys):
+def test_a_second_run_is_refused_with_the_process_of_the_first(run, train, capsys):
     with workdirs.owned(run):
         before = contents(run)
         assert train(run, f"--config.train.steps={STEPS + 2}") == 2
@@ -174,7 +174,7 @@ def test_a_second_run_is_refused_by_the_name_of_the_first(run, train, capsys):
     assert not (run / workdirs.LOCK).exists()
 
 
-def test_the_lock_of_a_killed_process_is_free(run):
+def test_the_lock_of_a_killed_process_is_released(run):
     code = f"""
 import fcntl, sys, time
 file = open({str(run / workdirs.LOCK)!r}, "w")
@@ -199,18 +199,18 @@ def test_a_fork_whose_parameters_do_not_fit_leaves_no_directory(train, finished,
     assert not workdir.exists()
 
 
-def test_moments_of_experts_that_an_earlier_version_joined_begin_anew(tmp_path, repository, capsys):
+def test_moments_of_experts_in_an_earlier_layout_start_at_zero(tmp_path, repository, capsys):
     tree = PRESETS["mixtral"].build("tiny")
     recipe = ConfigDict({"model": tree, "optimizer": {"name": "adafactor"}})
     tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
     leaves = {path: jnp.ones(leaf.shape, leaf.dtype) for path, leaf in named_leaves(exp.state_like)}
-    # It held them among the other matrices of all layers.
+    # It saved them among the other matrices of all layers.
     earlier = {re.sub(r"(opt_state/.*)/2/(.*experts_)", r"\1/1/\2", path): leaf for path, leaf in leaves.items()}
     assert earlier.keys() != leaves.keys()
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(0, earlier, {})
-    restored = workdirs._read(Checkpointer(tmp_path), exp.state_like)
-    assert "begin anew" in capsys.readouterr().err
+    restored = workdirs._restore_state(Checkpointer(tmp_path), exp.state_like)
+    assert "start at zero" in capsys.readouterr().err
     for path, leaf in named_leaves(restored):
         assert (leaf == (0 if path not in earlier else 1)).all(), path

@@ -10,7 +10,7 @@ from lm_jax.models.config import RotaryConfig, ScalingConfig
 
 
 def scores(offset, config):
-    """q k of every pair of 6 positions, shifted by `offset`."""
+    """Scores of every pair of 6 positions, shifted by `offset`."""
     rng = np.random.default_rng(0)
     q, k = (jnp.float32(rng.standard_normal((1, 2, 6, 8))) for _ in range(2))
     places = jnp.arange(6)[None] + offset
