@@ -187,8 +187,8 @@ def about_recipe(file: Path) -> tuple[str, tuple[str, ...]]:
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VARIANTS":
-            keys = node.value.keys if isinstance(node.value, ast.Dict) else ast.literal_eval(node.value)
-            return about, tuple(key.value if isinstance(key, ast.Constant) else key for key in keys)
+            names = node.value.keys if isinstance(node.value, ast.Dict) else getattr(node.value, "elts", ())
+            return about, tuple(ast.literal_eval(name) for name in names if name)
     return about, ()
 
 
