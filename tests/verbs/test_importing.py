@@ -82,8 +82,8 @@ def test_import_reports_what_it_guessed_and_ignored(repository, tmp_path, capsys
     report = json.loads(capsys.readouterr().out)
     taken, passed = report["notes"]
     assert "taken for GPT2LMHeadModel by its tensors" in taken
-    assert passed.startswith("passed over") and passed.endswith(": condition_on_chain")
-    # The named tokenizer is saved in the run.
+    assert passed.startswith("ignored, because no class") and passed.endswith(": condition_on_chain")
+    # The tokenizer from elsewhere is the run's own now.
     elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     assert tokenizers.load(tmp_path / "run" / "tokenizer").fingerprint == elsewhere.fingerprint
 
