@@ -22,7 +22,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 from benchmarks.worker import vocabulary
 from lm_jax.data import pipeline, rows, store, texts
 from lm_jax.data.clean.chain import CleanConfig
-from lm_jax.data.parts import parts
+from lm_jax.data.parts import split
 from lm_jax.data.rows import Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
@@ -83,7 +83,7 @@ def tokenising(tokens: store.Store, documents: list[str], seconds: float) -> dic
 
     folder = tokens.directory / "tokenizer"
     model = sentencepiece.SentencePieceProcessor(model_file=str(next(folder.glob("*.model"))))
-    pieces = [part for text in documents for part in parts(text)]
+    pieces = [part for text in documents for part in split(text)]
     sizes = sum(len(text.encode()) for text in documents)
     work: dict[str, Callable[[], Any]] = {
         "stage": lambda: store._encode(tokens.tokenizer, (), documents),

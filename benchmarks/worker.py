@@ -22,7 +22,7 @@ from benchmarks import protocol
 from lm_jax.core.config import from_config_dict
 from lm_jax.flags import override
 from lm_jax.models.config import KINDS
-from lm_jax.models.model import of_module
+from lm_jax.models.model import from_module
 from lm_jax.models.transformer import build_transformer
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.roles import Models
@@ -45,7 +45,7 @@ class Training:
         self.module = build_transformer(from_config_dict(KINDS[model.kind], model, "config.model"))
         self.objective = objective
         batch = jax.tree.map(jnp.asarray, batch)
-        models = Models(objective.roles, {role: of_module(self.module) for role in objective.roles})
+        models = Models(objective.roles, {role: from_module(self.module) for role in objective.roles})
         transform = optimizers.build_optimizer(optimizer, steps, models.axes)
         self.state = state.create(jax.jit(models.draw)(0), transform, loss_scaled=model.dtype == "float16")
         start = time.perf_counter()

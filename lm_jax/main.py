@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
             from lm_jax.verbs import completion
 
             return completion.run(words[1:], VERBS)
-        host.keep_compiled_programs(host.cache_root())
+        host.cache_compiled_programs(host.cache_root())
         request = flags.parse(words[0], words[1:])
         return _run(VERBS[words[0]][0], request)
     except InputError as error:
@@ -111,7 +111,7 @@ def _run(module: str, request: flags.Request) -> int:
     try:
         return verb.run(request) or DONE
     except tuple(codes) as error:
-        print(f"lm-jax {module}: {_one_line(error)}", file=sys.stderr)
+        print(f"lm-jax {request.verb}: {_one_line(error)}", file=sys.stderr)
         return codes[type(error)]
 
 

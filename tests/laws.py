@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from lm_jax.core.sums import means
-from lm_jax.core.trees import merged, named_leaves
+from lm_jax.core.trees import merge, named_leaves
 from lm_jax.data.pipeline import KEYS
 from lm_jax.models.model import build_model
 from lm_jax.objectives.roles import Models
@@ -55,7 +55,7 @@ class Case:
     def first(self):
         """The state before the first step, on the host, because steps donate their state."""
         params, frozen = self.models.split(tiny.drawn(self.models.shapes))
-        carry = state.empty(self.objective.carry, ROWS)
+        carry = state.empty_carry(self.objective.carry, ROWS)
         return jax.device_get(state.create(params, self.optimizer, loss_scaled=False, frozen=frozen, carry=carry))
 
     def layout(self, **axes):
@@ -142,7 +142,7 @@ def assert_resumes(step, batch, now, tmp_path):
 
 def all_params(state):
     """All parameters of a state by path, trained and frozen."""
-    return dict(named_leaves(merged(state.params, state.frozen)))
+    return dict(named_leaves(merge(state.params, state.frozen)))
 
 
 def text(count, seed=0):

@@ -13,7 +13,7 @@ from lm_jax.core.config import from_config_dict
 from lm_jax.core.trees import map_named
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
-from lm_jax.models.model import of_module
+from lm_jax.models.model import from_module
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
@@ -50,10 +50,10 @@ def build(config, inputs, *, seed=0):
     Matrices have variance 1 / fan-in. Biases are not 0 and scales not 1, so that a test fails if one is not applied.
     """
     model = transformer.build_transformer(config)
-    return model, drawn(shapes(model, inputs), seed=seed)
+    return model, random_params(shapes(model, inputs), seed=seed)
 
 
-def drawn(shapes, *, seed=0):
+def random_params(shapes, *, seed=0):
     """Random parameters of these shapes, as in `build`."""
     rng = np.random.default_rng(seed)
 
@@ -83,7 +83,7 @@ def shapes(model, inputs):
     return nn.meta.unbox(boxed(model, inputs))
 
 
-def once(function, *args):
+def run_once(function, *args):
     """Runs a function once, compiled without optimisation."""
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(function).lower(*args).compile(quick)(*args)
@@ -122,7 +122,7 @@ class Setting:
     @functools.cached_property
     def models(self):
         """The models by role."""
-        return Models(self.objective.roles, {"model": of_module(self.model)})
+        return Models(self.objective.roles, {"model": from_module(self.model)})
 
     @property
     def axes(self):

@@ -140,7 +140,7 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
     return cls(**values)
 
 
-def entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[str, Config]:
+def build_entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[str, Config]:
     """Builds one dataclass per entry of a tree of user-defined names, in alphabetical order.
 
     Raises:
@@ -177,7 +177,7 @@ def _check_bounds(value: Any, bounds: Mapping[str, float], key: str) -> None:
             raise InputError(f"{key} is {value!r}; expected a number {expected}")
 
 
-def replaced(config: Config, over: Mapping[str, Any], key: str) -> Config:
+def replace_fields(config: Config, over: Mapping[str, Any], key: str) -> Config:
     """Replaces fields of nested dataclasses by those of a sparse tree, such as `{"attention": {"window": 8}}`.
 
     Raises:
@@ -186,7 +186,7 @@ def replaced(config: Config, over: Mapping[str, Any], key: str) -> Config:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     for name, value in over.items():
         inside = isinstance(value, Mapping) and dataclasses.is_dataclass(values.get(name))
-        values[name] = replaced(values[name], value, f"{key}.{name}") if inside else value
+        values[name] = replace_fields(values[name], value, f"{key}.{name}") if inside else value
     return from_config_dict(type(config), values, key)
 
 

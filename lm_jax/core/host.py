@@ -44,7 +44,7 @@ def cache_root() -> Path:
     return Path(configured or "~/.cache/lm_jax").expanduser()
 
 
-def keep_compiled_programs(root: Path) -> None:
+def cache_compiled_programs(root: Path) -> None:
     """Sets jax's persistent compilation cache to a directory below `root`, unless the user has set one.
 
     Call this before jax is imported, which is when it reads these variables.

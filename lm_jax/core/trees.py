@@ -43,13 +43,13 @@ def size_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def flat(tree: Params) -> dict[str, Any]:
+def flatten(tree: Params) -> dict[str, Any]:
     """Flattens nested dictionaries to path -> leaf; every value that is not a dictionary is a leaf."""
     return traverse_util.flatten_dict(tree, sep="/")
 
 
-def nested(leaves: Params) -> Params:
-    """The inverse of `flat`: path -> leaf to nested dictionaries."""
+def unflatten(leaves: Params) -> Params:
+    """The inverse of `flatten`: path -> leaf to nested dictionaries."""
     return traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
@@ -61,16 +61,16 @@ def partition(tree: Params, keep: Callable[[str], bool]) -> tuple[Params, Params
       >>> partition(params, lambda path: path.startswith("head/"))
       ({'head': {'kernel': 2, 'bias': 3}}, {'embed': {'table': 1}})
     """
-    leaves = flat(tree)
+    leaves = flatten(tree)
     selected = {path: leaf for path, leaf in leaves.items() if keep(path)}
-    return nested(selected), nested({path: leaf for path, leaf in leaves.items() if path not in selected})
+    return unflatten(selected), unflatten({path: leaf for path, leaf in leaves.items() if path not in selected})
 
 
-def merged(*trees: Params) -> Params:
+def merge(*trees: Params) -> Params:
     """Merges nested dictionaries that have no path in common."""
-    return nested({path: leaf for tree in trees for path, leaf in flat(tree).items()})
+    return unflatten({path: leaf for tree in trees for path, leaf in flatten(tree).items()})
 
 
-def below(path: str, parents: Iterable[str]) -> bool:
+def is_below(path: str, parents: Iterable[str]) -> bool:
     """Returns whether a path is one of `parents` or lies below one."""
     return any(path == parent or path.startswith(f"{parent}/") for parent in parents)

@@ -22,7 +22,7 @@ TEMPORARY = ".partial-"
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends without an error."""
     # Not the process id: threads share it, and so may machines that share the directory.
     partial = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically."""
-    with replacing(path) as partial:
+    with replace_atomically(path) as partial:
         partial.write_bytes(data)
 
 
@@ -94,7 +94,7 @@ def check_file(path: Path, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> Iterator[bool]:
+def lock_unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> Iterator[bool]:
     """Lock a directory and yield whether its `last` file is missing; delete the temporary files of killed writers.
 
     Args:

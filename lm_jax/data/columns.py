@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, Tree, entries, lookup, nearest, setting
+from lm_jax.core.config import InputError, Tree, build_entries, lookup, nearest, setting
 from lm_jax.data import atomic, records, sources, texts, tokenizers
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
@@ -57,13 +57,13 @@ class ColumnConfig:
     names: tuple[str, ...] = ()
 
 
-def named(tree: Tree) -> dict[str, ColumnConfig]:
+def parse(tree: Tree) -> dict[str, ColumnConfig]:
     """Return the columns of a configuration by name, with `of` filled in for spans.
 
     Raises:
       InputError: an unknown kind, no text column, or spans of an unknown text column.
     """
-    columns = entries(ColumnConfig, tree, KEY)
+    columns = build_entries(ColumnConfig, tree, KEY)
     text_names = [name for name, column in columns.items() if column.kind == "text"]
     for name, column in columns.items():
         lookup({"text": None, **KINDS}, column.kind, f"{KEY}.{name}.kind")
@@ -177,7 +177,7 @@ def join(
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}
-    with atomic.unfinished(directory, "columns.json", lambda: None) as unfinished:
+    with atomic.lock_unfinished(directory, "columns.json", lambda: None) as unfinished:
         if unfinished:
             report = reports.empty()
             bad = {name: functools.partial(_bad, name, where[name], report) for name in others}
@@ -287,7 +287,7 @@ def _documents(
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True)
     for unit in range(cleaned.units):
         documents = cleaned.unit(unit)
-        encoded, offset = tokenizer.located(documents), 0
+        encoded, offset = tokenizer.encode_with_starts(documents), 0
         begins = cast(np.ndarray, encoded.starts)
         stops = np.cumsum(encoded.counts)
         for text, start, stop in zip(documents, stops - encoded.counts, stops, strict=True):

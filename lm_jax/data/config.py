@@ -60,7 +60,7 @@ class DataConfig:
     store: str = setting("", free=True, local=True)
 
     def __post_init__(self):
-        if columns.named(self.columns) and self.mixture.sources:
+        if columns.parse(self.columns) and self.mixture.sources:
             raise InputError(f"{columns.KEY} and config.data.mixture are both set; leave out one of them")
 
     def source(self) -> SourceConfig:

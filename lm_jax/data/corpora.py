@@ -16,7 +16,7 @@ from lm_jax.data import rows as plans
 from lm_jax.data.columns import Columns
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture, MixtureConfig
-from lm_jax.data.parts import sampled
+from lm_jax.data.parts import sample_lines
 from lm_jax.data.rows import Request, Rows
 from lm_jax.data.several import Several, naming
 from lm_jax.data.store import Store
@@ -37,7 +37,7 @@ class Stores(Several):
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the sources' names and tokens, and of their weights and the temperature."""
-        weights = {name: source.weight for name, source in self.config.named().items()}
+        weights = {name: source.weight for name, source in self.config.by_name().items()}
         described = [{name: each.fingerprint for name, each in self.stores.items()}, weights, self.config.temperature]
         return hashlib.sha256(json.dumps(["mixture 1", mixture.PERIOD, *described]).encode()).hexdigest()[:32]
 
@@ -84,10 +84,10 @@ def prepare(
     stores = texts_of(store.prepare, root, data.clean, tokenizer, **options)
     if not data.columns:
         return Stores(data.mixture, stores)
-    return columns.join(root, columns.named(data.columns), data.source(), data.clean, stores, len(prefix))
+    return columns.join(root, columns.parse(data.columns), data.source(), data.clean, stores, len(prefix))
 
 
-def refuse_beyond(corpus: Corpus, rows: int) -> None:
+def check_unknown_id(corpus: Corpus, rows: int) -> None:
     """Raise InputError if the text has [UNK] tokens for which an embedding table of `rows` rows has no row."""
     tokenizer = corpus.tokenizer
     if tokenizer.unk is None or tokenizer.unk < rows:
@@ -127,9 +127,9 @@ def _root(data: DataConfig) -> Path:
 def _texts(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
     """Return `several.each` bound to the texts of columns or of a mixture; None if `config.data.path` is the text."""
     if data.columns:
-        texts_of = {name: column for name, column in columns.named(data.columns).items() if column.kind == "text"}
+        texts_of = {name: column for name, column in columns.parse(data.columns).items() if column.kind == "text"}
         return functools.partial(several.each, columns.locate(texts_of, data.source()), columns.KEY, aligned=True)
-    sources = data.mixture.named()
+    sources = data.mixture.by_name()
     if sources and data.path != DataConfig.path:
         raise InputError(
             f"config.data.path is {data.path!r}, but config.data.mixture names sources too ({', '.join(sources)}); "
@@ -170,7 +170,7 @@ class Blend:
             passes, rest = divmod(max(1, round(self.shares[name] * total)), part.bytes)
             for _ in range(passes):
                 yield from part
-            yield from sampled(part, rest, part.bytes)
+            yield from sample_lines(part, rest, part.bytes)
 
 
 def make_rows(corpus: Corpus, **settings: Any) -> Rows:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, Tree, entries
+from lm_jax.core.config import InputError, Tree, build_entries
 from lm_jax.data.order import key
 from lm_jax.data.rows import Filled, Row, Rows
 from lm_jax.data.sources import SourceConfig
@@ -50,7 +50,7 @@ class MixtureConfig:
     def __post_init__(self):
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise InputError(f"{KEY}.temperature is {self.temperature}; expected a number above 0, such as 3.33")
-        weights = {name: source.weight for name, source in self.named().items()}
+        weights = {name: source.weight for name, source in self.by_name().items()}
         for name, weight in weights.items():
             if not (weight >= 0 and math.isfinite(weight)):
                 raise InputError(f"{KEY}.sources.{name}.weight is {weight}; expected a number from 0")
@@ -63,13 +63,13 @@ class MixtureConfig:
                 f"{KEY}.temperature=1 or leave out the weights"
             )
 
-    def named(self) -> dict[str, SourceConfig]:
+    def by_name(self) -> dict[str, SourceConfig]:
         """Return the sources by name, in alphabetical order."""
-        return entries(SourceConfig, self.sources, f"{KEY}.sources")
+        return build_entries(SourceConfig, self.sources, f"{KEY}.sources")
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """Return each source's share of the mixture, positive and summing to 1; `sizes` are all in the same unit."""
-        sources = self.named()
+        sources = self.by_name()
         weights = {name: sources[name].weight or sizes[name] ** (1 / self.temperature) for name in sizes}
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items()}

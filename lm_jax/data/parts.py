@@ -13,7 +13,7 @@ PART = 2_000
 _BORDER = re.compile(r"(?<=\S) (?=\S)")
 
 
-def parts(text: str, size: int = PART) -> list[str]:
+def split(text: str, size: int = PART) -> list[str]:
     """Split a text into parts of at most `size` characters, after a newline, else before a space, else anywhere.
 
     No piece crosses the first two kinds of border, so the parts have the same pieces as the text.
@@ -55,7 +55,7 @@ def split_at_words(text: str, size: int = PART) -> list[str]:
     return [*result, text[start:]]
 
 
-def sampled(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterator[str]:
+def sample_lines(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterator[str]:
     """Yield the lines of the texts that are not empty, or an even share of them if `total_bytes` > `sample_bytes`."""
     threshold = min(1.0, sample_bytes / total_bytes) * 2.0**64 if total_bytes else 2.0**64
     number = 0

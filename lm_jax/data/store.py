@@ -69,7 +69,7 @@ def prepare(
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "tokens" / fingerprint
     waiting = lambda: say("waiting for another process to tokenise", 0, 0)
-    with atomic.unfinished(directory, "store.json", waiting) as unfinished:
+    with atomic.lock_unfinished(directory, "store.json", waiting) as unfinished:
         if unfinished:
             _make(directory, fingerprint, cleaned, tokenizer, prefix, workers, say)
         shutil.rmtree(directory / "parts", ignore_errors=True)
@@ -150,7 +150,7 @@ def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: in
     unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(tokens == tokenizer.unk))
     tokens = tokens.astype(_dtype(tokenizer))
     parts = Path(directory) / "parts"
-    with atomic.replacing(Path(directory) / _shard(index, corpus.units)) as partial:
+    with atomic.replace_atomically(Path(directory) / _shard(index, corpus.units)) as partial:
         # The library's default, zstd:3, takes three times as long and makes tokens no smaller.
         writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
         for start in range(0, len(tokens), RECORD_TOKENS):
@@ -170,7 +170,7 @@ def _encode(
     if not documents:
         return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
     # All documents at once: for many short ones, a few calls each would take longer than encoding them.
-    encoded = tokenizer.located(documents)
+    encoded = tokenizer.encode_with_starts(documents)
     token_starts = cast(np.ndarray, encoded.starts)
     stops = np.cumsum(encoded.counts)
     before, around = len(prefix), len(prefix) + 1
@@ -215,7 +215,7 @@ def _shard(index: int, count: int) -> str:
 def _join(path: Path, parts: list[Path], offsets: Int[np.ndarray, " shards_and_one"]) -> None:
     """Join the positions of all shards into one array, each shifted by the offset of its shard."""
     lengths = [len(np.load(part, mmap_mode="r")) for part in parts]
-    with atomic.replacing(path) as partial:
+    with atomic.replace_atomically(path) as partial:
         joined = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int64, shape=(sum(lengths),))
         start = 0
         for part, length, offset in zip(parts, lengths, offsets, strict=False):

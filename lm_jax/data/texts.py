@@ -92,7 +92,7 @@ def prepare(
     directory = Path(root) / "texts" / _fingerprint(contents, clean, VERSION)
     report_progress = progress or (lambda stage, done, total: None)
     waiting = lambda: report_progress("waiting for another process to clean", 0, 0)
-    with atomic.unfinished(directory, "texts.json", waiting) as unfinished:
+    with atomic.lock_unfinished(directory, "texts.json", waiting) as unfinished:
         if unfinished:
             if count := sources.skipped(source):
                 report_progress(f"skipping {count} files of {source.path} that are hidden or not text", 0, 0)

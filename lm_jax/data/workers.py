@@ -42,7 +42,7 @@ def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any
     yield from _run_processes(pickle.dumps((function, setup)), jobs, workers)
 
 
-def apart(function: Callable[..., Any], setup: tuple[Any, ...], job: Any, hear: Callable[[bytes], None]) -> Any:
+def run_isolated(function: Callable[..., Any], setup: tuple[Any, ...], job: Any, hear: Callable[[bytes], None]) -> Any:
     """Return `function(*setup, job)`, computed in a separate process that is killed if this one is interrupted.
 
     A library that computes for minutes in one call would block the main thread and so Ctrl-C. `hear` is called with

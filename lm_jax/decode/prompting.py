@@ -17,7 +17,7 @@ MASK = "<mask>"
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
-def given_ids(text: str) -> np.ndarray:
+def parse_ids(text: str) -> np.ndarray:
     """Parses ids such as `1,2,3`.
 
     Raises:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from lm_jax.core.trees import Params, map_named
 from lm_jax.models import cpu
 from lm_jax.models.axes import by_path, is_product
-from lm_jax.models.embed import TURNED
-from lm_jax.models.model import of_module
+from lm_jax.models.embed import TRANSPOSED
+from lm_jax.models.model import from_module
 from lm_jax.models.stack.layers import grouped
-from lm_jax.models.stack.loops import one_a_layer, scanned
+from lm_jax.models.stack.loops import scanned, split_layers
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 
 
@@ -34,8 +34,8 @@ def unstacked(module: Transformer | EncoderDecoder, params: Params) -> Any:
             rest = {key: tree for key, tree in stack.items() if key != "layers" and key not in groups}
             params[name] = {**rest, "layers": _unstack(getattr(config, name), groups)}
     table = "decoder_token" if "decoder_token" in params else "token"
-    if config.readout.tied and TURNED not in params[table] and cpu.here():
-        params[table] = {**params[table], TURNED: params[table]["embedding"].T}
+    if config.readout.tied and TRANSPOSED not in params[table] and cpu.on_cpu():
+        params[table] = {**params[table], TRANSPOSED: params[table]["embedding"].T}
     return params
 
 
@@ -52,7 +52,7 @@ def _cast(module: Any, params: Params) -> Any:
 @functools.lru_cache(maxsize=32)
 def _products(module: Transformer | EncoderDecoder) -> frozenset[str]:
     """The paths of a module's matrices and embedding tables."""
-    return frozenset(path for path, names in by_path(of_module(module).axes).items() if is_product(names))
+    return frozenset(path for path, names in by_path(from_module(module).axes).items() if is_product(names))
 
 
-_unstack = jax.jit(one_a_layer, static_argnums=0)
+_unstack = jax.jit(split_layers, static_argnums=0)

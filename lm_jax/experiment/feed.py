@@ -75,4 +75,4 @@ class Feed:
     @property
     def sources(self) -> tuple[str, ...]:
         """The names of a mixture's sources; a single source has the name ""."""
-        return tuple(self.config.mixture.named()) or ("",)
+        return tuple(self.config.mixture.by_name()) or ("",)

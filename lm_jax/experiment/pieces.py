@@ -72,7 +72,7 @@ class Experiment:
     @functools.cached_property
     def feed(self) -> Feed:
         """Batches of the text."""
-        corpora.refuse_beyond(self.tokens, self._rows_of_table)
+        corpora.check_unknown_id(self.tokens, self._rows_of_table)
         return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed)
 
     @functools.cached_property
@@ -95,7 +95,7 @@ class Experiment:
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes of each id; for tokenizers that change text, the mean over this run's text."""
         special = 1 + len(document_prefix(self.config))
-        return self.tokenizer.bytes_of_corpus(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
+        return self.tokenizer.bytes_per_id(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -201,7 +201,7 @@ class Experiment:
             loss_scaled=any(models.roles[role].trainable for role in halves),
             averaged=self.average is not None,
             frozen=frozen,
-            carry=state.empty(self.objective.carry, self.config.data.batch),
+            carry=state.empty_carry(self.objective.carry, self.config.data.batch),
         )
 
     @functools.cached_property

@@ -103,7 +103,7 @@ def defaults(
     }
 
 
-def written(conventions: Any) -> dict[str, Any]:
+def from_conventions(conventions: Any) -> dict[str, Any]:
     """Return the fields of config.json and generation_config.json that a run's `ConventionsConfig` sets."""
     ends = conventions.ends
     fields = {

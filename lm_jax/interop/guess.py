@@ -127,7 +127,7 @@ def _try(
     try:
         head = heads.of(table.heads, architecture, tree)
         stored, _ = naming.unwrap(stored, table)
-        entries = naming.to_table_names(stored, table, table.spelled(tree, stored), head)
+        entries = naming.to_table_names(stored, table, table.aliases_of(tree, stored), head)
         settings = Settings(tree, entries, heads=table.heads)
         config = table.config(settings)
         settings.finish(fields.of(family))
@@ -135,7 +135,7 @@ def _try(
     except _MISFITS:
         return None, False
     missing, extra = naming.compare(rules, entries, table)
-    mark = table.marks.get(architecture)
+    mark = table.distinguishing.get(architecture)
     if missing or extra or (mark and mark not in entries):
         return None, False
     replaced = head is not None and head.prefix is not None

@@ -21,7 +21,7 @@ from lm_jax.models.feedforward.dense import ACTIVATIONS
 IGNORED = -100
 # Suffixes of class names.
 ANSWERS, TOKENS = "ForQuestionAnswering", "ForTokenClassification"
-ROWS, DETECTS = "ForSequenceClassification", "ForPreTraining"
+SEQUENCES, DETECTION = "ForSequenceClassification", "ForPreTraining"
 
 # Classes whose logits predict the next token; XLNet's predict its target tokens.
 SHIFTED = re.compile(r"CausalLM$|(?<!XLNet)LMHeadModel$")
@@ -69,10 +69,12 @@ Heads = Mapping[str, Head | Callable[[Mapping[str, Any]], Head]]
 
 _ANSWERS = Head(out="qa_outputs")
 # Decoders classify sequences by their last token.
-SCORED: Heads = {ROWS: Head(out="score", bias=False, pick="last"), TOKENS: Head(out="score"), ANSWERS: _ANSWERS}
+SCORED: Heads = {SEQUENCES: Head(out="score", bias=False, pick="last"), TOKENS: Head(out="score"), ANSWERS: _ANSWERS}
 CLASSIFIED: Heads = {**SCORED, TOKENS: Head(out="classifier")}
 # Encoder-decoders classify by the decoder's hidden state at the end of the text.
-ENDED = Head(out="classification_head.out_proj", dense="classification_head.dense", activation="tanh", pick="end")
+END_CLASSIFIER = Head(
+    out="classification_head.out_proj", dense="classification_head.dense", activation="tanh", pick="end"
+)
 # Encoders whose models have a sequence classifier of their own.
 ENCODED: Heads = {TOKENS: Head(out="classifier"), ANSWERS: _ANSWERS}
 
@@ -168,10 +170,10 @@ def loss(architecture: str, outputs: Arrays, inputs: Arrays, tree: Mapping[str, 
         return sum(losses) / 2
     if labels is None:
         return None
-    if kind == DETECTS and "pair" not in outputs:
+    if kind == DETECTION and "pair" not in outputs:
         mask = inputs.get("attention_mask", jnp.ones_like(labels))
         return (_binary(outputs["logits"], labels) * mask).sum() / mask.sum()
-    if kind == ROWS:
+    if kind == SEQUENCES:
         return _sequence_loss(outputs["logits"], labels, tree)
     if kind == "ForNextSentencePrediction":
         return _cross_entropy(outputs["pair"], labels)

@@ -38,7 +38,7 @@ from lm_jax.models.config import (
     StackConfig,
     TransformerConfig,
 )
-from lm_jax.models.model import of_module
+from lm_jax.models.model import from_module
 from lm_jax.models.stack import segments
 
 # Paths of heads that our models lack.
@@ -78,9 +78,11 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     @property
-    def writes(self) -> bool:
+    def has_readout(self) -> bool:
         """Whether the class has a readout over the vocabulary."""
-        bare = heads.bare(self.architecture) or self.architecture.endswith((heads.ROWS, "ForNextSentencePrediction"))
+        bare = heads.bare(self.architecture) or self.architecture.endswith(
+            (heads.SEQUENCES, "ForNextSentencePrediction")
+        )
         readout = self.config.readout
         able = readout.transform or readout.bias or self.config.kind != "encoder"
         return bool(able) and self.head is None and not bare
@@ -134,7 +136,7 @@ def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> 
     architecture = (tree.get("architectures") or [""])[0]
     head = heads.of(family.heads, architecture, tree)
     stored, wrapper = naming.unwrap(stored, family)
-    aliases = family.spelled(tree, stored)
+    aliases = family.aliases_of(tree, stored)
     entries = naming.to_table_names(stored, family, aliases, head)
     settings = Settings(tree, entries, file, family.heads)
     config = family.config(settings)
@@ -190,7 +192,7 @@ def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
 
 def describe(config: ModelConfig) -> tuple[Any, Params, Params]:
     """Returns a configuration's module, and the shapes and logical axes of its parameters, without allocating them."""
-    model = of_module(transformer.build_transformer(config))
+    model = from_module(transformer.build_transformer(config))
     return model.module, model.shapes, model.axes
 
 
@@ -222,7 +224,7 @@ def places(config: ModelConfig, shapes: Params) -> dict[str, tuple[str, int]]:
     for name in names:
         stack = getattr(config, name)
         apart = tuple(kind for kind in segments.kinds(stack) if kind in shapes[name])
-        for group, owners in segments.owned(stack, apart).items():
+        for group, owners in segments.parameter_groups(stack, apart).items():
             path = f"{name}/{group}/layers" if group else f"{name}/layers"
             rows |= {f"{name}/{owner}": (path, rank) for rank, owner in enumerate(owners)}
     return rows
@@ -309,7 +311,7 @@ def save(
     family, extras = family_of(tree), extra or {}
     architecture = (tree.get("architectures") or [""])[0]
     head = heads.of(family.heads, architecture, tree)
-    aliases = {table: name for name, table in family.spelled(tree, ()).items()}
+    aliases = {table: name for name, table in family.aliases_of(tree, ()).items()}
     # Optional tensors are written only if `extra` has them.
     absent = lambda rule: rule.optional and any(path.startswith(EXTRA) and path not in extras for path in rule.ours)
     rules = [rule for rule in family.weights(config, architecture) + heads.rules(head) if not absent(rule)]

@@ -19,7 +19,7 @@ def to_table_names(
     stored: Mapping[str, Entry], family: Family, aliases: Mapping[str, str], head: Head | None
 ) -> dict[str, Entry]:
     """Returns tensors under the names of the table, which begin with the family's prefix."""
-    prefix, table = family.prefix, {**family.renamed, **aliases}
+    prefix, table = family.prefix, {**family.later_names, **aliases}
     stored = {table.get(name, name): at for name, at in stored.items()}
     # BERT's first checkpoints have TensorFlow's names.
     stored = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}

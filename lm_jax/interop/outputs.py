@@ -52,7 +52,7 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         raise InputError(f"inputs has {', '.join(unread)}, which is not supported; leave it out")
     checkpoint = open_checkpoint(path)
     params, extra = checkpoint.params(), checkpoint.extra()
-    if checkpoint.family.starts and "gen_input_ids" not in inputs:
+    if checkpoint.family.start_field and "gen_input_ids" not in inputs:
         # Cases of these families continue their inputs.
         prompts = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         inputs = {**inputs, **{f"gen_{name}": array for name, array in prompts.items()}}
@@ -75,10 +75,12 @@ def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Array
         if checkpoint.config.embed.factor_first and "factor" in params.get("head", {}):
             # OPT-350M's last hidden state has the width of its tables.
             outputs["last"] = outputs["last"] @ params["head"]["factor"]["kernel"]
-        outputs |= (readout if checkpoint.writes else {}) | _heads(checkpoint, params, extra, inputs, outputs["last"])
+        outputs |= (readout if checkpoint.has_readout else {}) | _heads(
+            checkpoint, params, extra, inputs, outputs["last"]
+        )
         if checkpoint.tree.get("output_router_logits"):
             outputs["aux_loss"] = _balance(checkpoint, outputs, inputs)
-        name, field, tree = checkpoint.architecture, checkpoint.family.smoothing, checkpoint.tree
+        name, field, tree = checkpoint.architecture, checkpoint.family.smoothing_field, checkpoint.tree
         loss = heads.loss(name, outputs, inputs, tree, float(tree.get(field) or 0))
         if field and loss is not None:
             outputs["loss_no_smoothing"] = heads.loss(name, outputs, inputs, tree)
@@ -88,7 +90,7 @@ def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Array
         _, outputs = _once(compute, params, extra)
         return _by_reference_name(checkpoint, outputs, inputs)
     (_, outputs), (grads, others) = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
-    if checkpoint.family.counted == "real":
+    if checkpoint.family.position_tokens == "real":
         # The reference never trains the position of padding, which no other token has.
         place = checkpoint.config.embed.offset - 1
         grads["embed"]["position"] = grads["embed"]["position"].at[place].set(0)
@@ -98,7 +100,7 @@ def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Array
 def _once(function: Callable[..., Any], *args: Any) -> Any:
     """Calls `function`, compiled without optimisation on a CPU, because it runs once."""
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    options = quick if cpu.here() else {}
+    options = quick if cpu.on_cpu() else {}
     return jax.jit(function).lower(*args).compile(options)(*args)
 
 
@@ -129,7 +131,7 @@ def _layers(shown: Shown, side: str, inner: int = 1) -> Arrays:
 def _embedded(checkpoint: Checkpoint, table: Any, tokens: Any) -> Any:
     """Looks up tokens without a gradient for the padding token; None: the model looks them up itself."""
     pad = checkpoint.tree.get("pad_token_id")
-    if not checkpoint.family.still_padding or pad is None:
+    if not checkpoint.family.frozen_padding or pad is None:
         return None
     x, padding = table(tokens), tokens == int(pad)
     return jnp.where(padding[..., None], jax.lax.stop_gradient(x), x)
@@ -146,7 +148,7 @@ def _inputs(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Inputs:
     """Converts the reference's arguments to ours."""
     module, tokens, mask = checkpoint.module.bind({"params": params}), inputs["input_ids"], inputs.get("attention_mask")
     # As in the reference, padding attends to all other tokens: the loss of question answering reads its logits.
-    masked = "segments" if checkpoint.family.blind_padding else "visible"
+    masked = "segments" if checkpoint.family.isolated_padding else "visible"
     source = Inputs(
         tokens=tokens,
         types=inputs.get("token_type_ids") if checkpoint.config.embed.types else None,
@@ -177,7 +179,7 @@ def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
 
     None: all tokens are counted. With rotary positions they always are, because angles depend on distances alone.
     """
-    rule, config = checkpoint.family.counted, checkpoint.config
+    rule, config = checkpoint.family.position_tokens, checkpoint.config
     rotates = isinstance(config, TransformerConfig) and config.stack.block.attention.position == "rotary"
     counts = None if rule == "all" or rotates else mask
     if rule == "real":
@@ -200,8 +202,8 @@ def _heads(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Arrays
         logits = heads.logits(checkpoint.head, extra, last, inputs, checkpoint.tree)
         if heads.ANSWERS in name:
             return outputs | {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
-        outputs["logits"] = logits[..., 0] if name.endswith(heads.DETECTS) else logits
-    elif name.endswith(heads.ROWS):
+        outputs["logits"] = logits[..., 0] if name.endswith(heads.DETECTION) else logits
+    elif name.endswith(heads.SEQUENCES):
         outputs["logits"] = outputs["pair"]
     return outputs
 
@@ -256,8 +258,8 @@ def _sentence_vectors(outputs: Arrays, inputs: Arrays) -> Arrays:
 def _gradients(checkpoint: Checkpoint, grads: Any, extra: Arrays) -> Arrays:
     """Gradients by the reference's names; tied tensors are counted once, because they are one parameter here."""
     outputs, squares = {}, 0.0
-    later = {name: new for new, name in {**checkpoint.family.renamed, **checkpoint.aliases}.items()}
-    rules, parameter_rules = checkpoint.rules, checkpoint.family.learned
+    later = {name: new for new, name in {**checkpoint.family.later_names, **checkpoint.aliases}.items()}
+    rules, parameter_rules = checkpoint.rules, checkpoint.family.parameter_rules
     if parameter_rules is not None:
         rules = parameter_rules(checkpoint.config, checkpoint.architecture) + heads.rules(checkpoint.head)
     rules = [rule for rule in rules if rule.trained]
@@ -279,7 +281,7 @@ def continuations(checkpoint: Checkpoint, params: Params, inputs: Mapping[str, A
     pad = int(tree.get("pad_token_id") or 0)
     start = ids
     if checkpoint.config.kind == "encoder_decoder":
-        first = tree.get(checkpoint.family.starts or "decoder_start_token_id")
+        first = tree.get(checkpoint.family.start_field or "decoder_start_token_id")
         start = np.full((len(ids), 1), pad if first is None else first, ids.dtype)
     continue_with: Callable[..., Any] = functools.partial(
         generate,

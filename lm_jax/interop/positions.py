@@ -12,7 +12,7 @@ from lm_jax.interop.huggingface import family_of
 from lm_jax.models.config import ModelConfig
 
 
-def aligned(tree: Mapping[str, Any], config: ModelConfig, params: Any) -> tuple[dict[str, Any], ModelConfig, Any]:
+def align(tree: Mapping[str, Any], config: ModelConfig, params: Any) -> tuple[dict[str, Any], ModelConfig, Any]:
     """Moves position 0 to the row that the padding token of config.json requires.
 
     The model never reads the rows before position 0: they are removed, or added as zeros. `tree` is config.json with
@@ -22,7 +22,7 @@ def aligned(tree: Mapping[str, Any], config: ModelConfig, params: Any) -> tuple[
       The three arguments, changed; the model computes the same function.
     """
     tree, embed = dict(tree), config.embed
-    if family_of(tree).counted != "real" or tree["pad_token_id"] + 1 == embed.offset:
+    if family_of(tree).position_tokens != "real" or tree["pad_token_id"] + 1 == embed.offset:
         return tree, config, params
     offset = tree["pad_token_id"] + 1
     table = params["embed"]["position"]

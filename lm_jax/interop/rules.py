@@ -57,7 +57,7 @@ def same(ours: str, theirs: str) -> Rule:
     return Rule((ours,), (theirs,), _same, _same)
 
 
-def turned(ours: str, theirs: str) -> Rule:
+def transposed(ours: str, theirs: str) -> Rule:
     """A transposed matrix: [out, in] in the file, [in, out] here."""
     return Rule((ours,), (theirs,), _transpose, _transpose)
 
@@ -82,14 +82,14 @@ def optional(*rules: Rule) -> Rules:
     return [dataclasses.replace(rule, optional=True) for rule in rules]
 
 
-def absent(ours: str, *shape: int) -> Rule:
+def zeros(ours: str, *shape: int) -> Rule:
     """A parameter of ours that their class lacks: zeros."""
     return Rule((ours,), (), lambda: (np.zeros(shape, np.float32),), lambda array: (), trained=False)
 
 
-def dense(ours: str, theirs: str, *, bias: bool = True, turn: bool = True) -> Rules:
-    """A `Linear`, or with `turn=False` a `Conv1D`, which stores [in, out] as we do."""
-    kernel = (turned if turn else same)(f"{ours}/kernel", f"{theirs}.weight")
+def dense(ours: str, theirs: str, *, bias: bool = True, transpose: bool = True) -> Rules:
+    """A `Linear`, or with `transpose=False` a `Conv1D`, which stores [in, out] as we do."""
+    kernel = (transposed if transpose else same)(f"{ours}/kernel", f"{theirs}.weight")
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
 
 
@@ -108,10 +108,10 @@ def heads(ours: str, theirs: str, count: int, *, bias: bool) -> Rules:
     return [kernel, *([Rule((f"{ours}/bias",), (f"{theirs}.bias",), split, join)] if bias else [])]
 
 
-def out(ours: str, theirs: str, count: int, *, bias: bool, turn: bool = True) -> Rules:
-    """A `Linear` (`Conv1D` with `turn=False`) from `count` heads, all in one axis."""
-    load = functools.partial(_heads_out, count, turn)
-    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, functools.partial(_heads_out_back, turn))
+def out(ours: str, theirs: str, count: int, *, bias: bool, transpose: bool = True) -> Rules:
+    """A `Linear` (`Conv1D` with `transpose=False`) from `count` heads, all in one axis."""
+    load = functools.partial(_heads_out, count, transpose)
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, functools.partial(_heads_out_back, transpose))
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
 
 
@@ -119,44 +119,52 @@ QKV = ("query", "key", "value")
 
 
 def attention(
-    ours: str, theirs: str, names: Sequence[str], config: AttentionConfig, *, order: str = "parts", turn: bool = True
+    ours: str,
+    theirs: str,
+    names: Sequence[str],
+    config: AttentionConfig,
+    *,
+    order: str = "parts",
+    transpose: bool = True,
 ) -> Rules:
     """Attention: `names` are query, key, value and output, or a fused matrix (`fused`) and output."""
     *first, last = names
     if len(first) == 1:
-        rules = fused(ours, f"{theirs}{first[0]}", config, order, turn=turn)
+        rules = fused(ours, f"{theirs}{first[0]}", config, order, transpose=transpose)
     else:
         rules, groups = [], config.kv_heads or config.heads
         for projection, name, count in zip(QKV, first, (config.heads, groups, groups), strict=True):
             rules += heads(f"{ours}/{projection}", f"{theirs}{name}", count, bias=config.bias)
-    return rules + out(f"{ours}/out", f"{theirs}{last}", config.heads, bias=config.out_bias, turn=turn)
+    return rules + out(f"{ours}/out", f"{theirs}{last}", config.heads, bias=config.out_bias, transpose=transpose)
 
 
 def fused(
-    ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: bool = True, named: str = "{}.{}"
+    ours: str, theirs: str, config: AttentionConfig, order: str, *, transpose: bool = True, name_format: str = "{}.{}"
 ) -> Rules:
     """Fused QKV: one matrix to queries, keys and values.
 
     Args:
       ours: path of the attention.
-      theirs: name of the `Linear` (`Conv1D` with `turn=False`).
+      theirs: name of the `Linear` (`Conv1D` with `transpose=False`).
       config: of the attention.
       order: `parts` (all queries, all keys, all values: GPT-2, MPT, ModernBERT; with shared keys Falcon-7B), `heads`
         (for each head its query, key and value: GPT-NeoX, BLOOM) or `groups` (for each group its queries, its key and
         its value: Falcon-40B).
-      turn: whether their matrix is [out, in].
-      named: format of a tensor's name, from `theirs` and `weight` or `bias`.
+      transpose: whether their matrix is [out, in].
+      name_format: format of a tensor's name, from `theirs` and `weight` or `bias`.
     """
-    weight, bias = named.format(theirs, "weight"), named.format(theirs, "bias")
+    weight, bias = name_format.format(theirs, "weight"), name_format.format(theirs, "bias")
     count, groups = config.heads, config.kv_heads or config.heads
-    load = functools.partial(_unfuse, order, count, groups, turn)
-    save = functools.partial(_fuse, order, count, groups, turn)
+    load = functools.partial(_unfuse, order, count, groups, transpose)
+    save = functools.partial(_fuse, order, count, groups, transpose)
     kernels = Rule(tuple(f"{ours}/{projection}/kernel" for projection in QKV), (weight,), load, save)
     biases = Rule(tuple(f"{ours}/{projection}/bias" for projection in QKV), (bias,), load, save)
     return [kernels, *([biases] if config.bias else [])]
 
 
-def feedforward(ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True) -> Rules:
+def feedforward(
+    ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, transpose: bool = True
+) -> Rules:
     """Feed-forward: `names` are in and out; if gated, gate, in and out, or one matrix for gate and in, and out."""
     if config.gated and len(names) == 2:
         both = gate_and_in(ours, f"{theirs}{names[0]}", bias=config.bias)
@@ -164,7 +172,7 @@ def feedforward(ours: str, theirs: str, names: Sequence[str], config: FeedForwar
     projections = ("gate", "in", "out") if config.gated else ("in", "out")
     rules = []
     for projection, name in zip(projections, names, strict=True):
-        rules += dense(f"{ours}/{projection}", f"{theirs}{name}", bias=config.bias, turn=turn)
+        rules += dense(f"{ours}/{projection}", f"{theirs}{name}", bias=config.bias, transpose=transpose)
     return rules
 
 
@@ -177,7 +185,7 @@ def gate_and_in(ours: str, theirs: str, *, bias: bool) -> Rules:
     ]
 
 
-def joined(parts: Sequence[Any], axis: int) -> Any:
+def concatenate(parts: Sequence[Any], axis: int) -> Any:
     """Concatenates arrays of numpy or of jax."""
     return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis)
 
@@ -192,14 +200,14 @@ _split_heads: Change = lambda count, array: (array.reshape(count, -1),)
 _join_heads: Change = lambda array: (array.reshape(-1),)
 
 
-def _heads_out(count: int, turn: bool, array: Any) -> tuple[Any]:
-    array = array.T if turn else array
+def _heads_out(count: int, transpose: bool, array: Any) -> tuple[Any]:
+    array = array.T if transpose else array
     return (array.reshape(count, -1, array.shape[1]),)
 
 
-def _heads_out_back(turn: bool, array: Any) -> tuple[Any]:
+def _heads_out_back(transpose: bool, array: Any) -> tuple[Any]:
     array = array.reshape(-1, array.shape[2])
-    return (array.T if turn else array,)
+    return (array.T if transpose else array,)
 
 
 def _halves(array: Any) -> tuple[Any, Any]:
@@ -208,12 +216,12 @@ def _halves(array: Any) -> tuple[Any, Any]:
 
 
 def _stacked(gate: Any, other: Any) -> tuple[Any]:
-    return (joined([gate.T, other.T], 0),)
+    return (concatenate([gate.T, other.T], 0),)
 
 
-def _unfuse(order: str, count: int, groups: int, turn: bool, array: Any) -> tuple[Any, Any, Any]:
+def _unfuse(order: str, count: int, groups: int, transpose: bool, array: Any) -> tuple[Any, Any, Any]:
     """Splits a fused matrix, or its bias, into queries, keys and values with an axis of heads."""
-    array = array if turn or array.ndim == 1 else array.T
+    array = array if transpose or array.ndim == 1 else array.T
     rest = array.shape[1:]
     width = array.shape[0] // (count + 2 * groups)
     if order == "parts":
@@ -226,13 +234,13 @@ def _unfuse(order: str, count: int, groups: int, turn: bool, array: Any) -> tupl
     return tuple(part.transpose(2, 0, 1) if rest else part for part in parts)  # type: ignore[return-value]
 
 
-def _fuse(order: str, count: int, groups: int, turn: bool, *parts: Any) -> tuple[Any]:
+def _fuse(order: str, count: int, groups: int, transpose: bool, *parts: Any) -> tuple[Any]:
     parts = tuple(part.transpose(1, 2, 0) if part.ndim == 3 else part for part in parts)
     width, rest = parts[0].shape[1], parts[0].shape[2:]
     if order == "parts":
-        rows = joined(parts, 0)
+        rows = concatenate(parts, 0)
     else:
         query = parts[0].reshape(groups, count // groups, width, *rest)
-        rows = joined([query, parts[1][:, None], parts[2][:, None]], 1)
+        rows = concatenate([query, parts[1][:, None], parts[2][:, None]], 1)
     array = rows.reshape((count + 2 * groups) * width, *rest)
-    return (array if turn or array.ndim == 1 else array.T,)
+    return (array if transpose or array.ndim == 1 else array.T,)

@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "tanh": "tanh",
 }
 # Hugging Face's name of each of our activations: the first one above.
-THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 # Fields that do not change logits: training, generation, bookkeeping, and relics that no release reads.
 HARMLESS = re.compile(
@@ -77,7 +77,7 @@ class Settings:
         self.tree, self.tensors, self.file, self.heads = dict(tree), frozenset(tensors), file, frozenset(heads)
         self.read: set[str] = set()
         self.classes: tuple[str, ...] = ()
-        self.inner = inner
+        self.is_inner = inner
 
     def get(self, *names: str, default: Any = _REQUIRED) -> Any:
         """The value of a field under the first of its names that the file has; null counts as absent.
@@ -144,7 +144,7 @@ class Settings:
             raise InputError(f"{self.file}: {names[0]} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
-    def part(self, name: str) -> Settings:
+    def inner(self, name: str) -> Settings:
         """The settings of an object inside the file."""
         return Settings(self.get(name, default={}), self.tensors, f"{self.file}: {name}", inner=True)
 
@@ -212,7 +212,7 @@ class Settings:
                 unread.append(name)
                 continue
             text = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
-            advice = "remove it from the file" if self.inner else f"--hf.{name}= leaves it out"
+            advice = "remove it from the file" if self.is_inner else f"--hf.{name}= leaves it out"
             raise InputError(
                 f"{self.file}: {name} is {text}, which the {self.family} importer does not know and which may change "
                 f"the function{others}; {advice} if it does not"

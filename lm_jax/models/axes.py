@@ -51,14 +51,14 @@ def is_product(axes: Axes) -> bool:
     return is_matrix(axes) or axes[:1] == ("vocab",) and len(axes) == 2
 
 
-def joined(axes: Axes) -> Axes:
+def join_sides(axes: Axes) -> Axes:
     """The axes of a matrix with each side joined to one axis, named after its first; other parameters unchanged."""
     lead, inputs, outputs = sides(axes)
     return (*lead, inputs[0], outputs[0]) if outputs else axes
 
 
 def joined_shape(axes: Axes, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a parameter whose axes are `joined`."""
+    """The shape of a parameter after `join_sides`."""
     lead, inputs, outputs = map(len, sides(axes))
     if not outputs:
         return shape

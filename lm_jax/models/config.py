@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import InputError, Tree, lookup, replaced, setting
+from lm_jax.core.config import InputError, Tree, lookup, replace_fields, setting
 
 # Re-exported: presets import all settings from this module.
 from lm_jax.models.attention.config import AlibiConfig as AlibiConfig
@@ -183,7 +183,7 @@ class StackConfig:
 
     def kind(self, name: str) -> BlockConfig:
         """The block of a kind: `block` with the kind's differences."""
-        return replaced(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
+        return replace_fields(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
 
     @property
     def experts(self) -> ExpertsConfig:

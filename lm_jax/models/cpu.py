@@ -11,21 +11,21 @@ from jaxtyping import Array, Float
 from lm_jax.parallel.layout import platform
 
 
-def here() -> bool:
+def on_cpu() -> bool:
     """Whether the function being traced will run on a CPU."""
     return platform() == "cpu"
 
 
 def widened(*arrays: Array) -> tuple[Array, ...]:
     """Casts operands of a batched product to float32: products in 16 bits take several times as long."""
-    return tuple(x.astype(jnp.float32) for x in arrays) if here() else arrays
+    return tuple(x.astype(jnp.float32) for x in arrays) if on_cpu() else arrays
 
 
 def repeated(x: Float[Array, "#batch ..."], rows: int) -> Float[Array, "batch ..."]:
     """Broadcasts `x` to `rows`; its gradient is a product with ones: summing the first axis can be 30 times slower."""
     if x.shape[0] == rows:
         return x
-    return _repeated(x, rows) if here() else jnp.broadcast_to(x, (rows, *x.shape[1:]))
+    return _repeated(x, rows) if on_cpu() else jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

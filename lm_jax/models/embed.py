@@ -16,7 +16,7 @@ from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
 # Parameter name of the token table's transpose, which decoding adds beside the table.
-TURNED = "turned"
+TRANSPOSED = "turned"
 
 
 class TokenTable(nn.Module):
@@ -47,7 +47,7 @@ class TokenTable(nn.Module):
         flat = hidden.reshape(-1, hidden.shape[-1])
         # The product with the transpose has faster matrix-vector code in XLA on a CPU. `decode.weights` stores the
         # transpose with the parameters, which is faster still.
-        transpose = self.get_variable("params", TURNED, self.embedding.T)
+        transpose = self.get_variable("params", TRANSPOSED, self.embedding.T)
         logits = flat @ transpose.astype(self.dtype)
         return logits.reshape(*hidden.shape[:-1], self.embedding.shape[0])
 

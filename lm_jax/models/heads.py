@@ -99,7 +99,7 @@ def largest(logits: Float[Array, "*batch classes"]) -> Int[Array, "*batch"]:
     return jnp.minimum(first, logits.shape[-1] - 1)
 
 
-def hits(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
+def is_largest(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
     """Whether the label is the index that `largest` returns."""
     # Counted in float32: XLA's integer reductions take up to forty times as long on a CPU.
     at, highest = labels[..., None], logits.max(-1, keepdims=True)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.core.trees import Params, flat, partition
+from lm_jax.core.trees import Params, flatten, partition
 from lm_jax.models import transformer
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Cache, Inputs, Output, Transform
@@ -122,7 +122,7 @@ class Model:
             return params
         merged = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _map_items(merged, tree)
         stacks = {name: _map_items(merged, tree) for name, tree in params.items() if name in STACKS}
-        module_paths = flat(of_module(self.module).shapes)
+        module_paths = flatten(from_module(self.module).shapes)
         return partition({**self.bind(params).params, **stacks}, lambda path: path in module_paths)[0]
 
 
@@ -135,12 +135,12 @@ def build_model(config: ModelConfig, vocab: int) -> Model:
       >>> model.shapes["token"]["embedding"].shape, model.axes["token"]["embedding"]
       ((100, 16), ('vocab', 'embed'))
     """
-    return of_module(
+    return from_module(
         transformer.build_transformer(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
     )
 
 
-def of_module(module: Transformer | EncoderDecoder) -> Model:
+def from_module(module: Transformer | EncoderDecoder) -> Model:
     """Wraps a module: no transform, all parameters trained."""
     return Model(module, functools.partial(_init, module))
 

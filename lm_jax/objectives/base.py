@@ -16,7 +16,7 @@ from lm_jax.core.config import InputError
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
-from lm_jax.models.heads import hits
+from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.objectives.roles import Role
@@ -210,7 +210,7 @@ def accuracy(
     logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]
 ) -> Sum:
     """The weighted count of positions where the largest logit is the label's."""
-    return weighted(hits(logits, labels).astype(jnp.float32), weights)
+    return weighted(is_largest(logits, labels).astype(jnp.float32), weights)
 
 
 def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:

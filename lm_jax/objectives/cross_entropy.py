@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.sums import Sum
-from lm_jax.models.heads import hits
+from lm_jax.models.heads import is_largest
 from lm_jax.models.model import Bound
-from lm_jax.parallel.layout import over_rows
+from lm_jax.parallel.layout import sum_over_rows
 
 # At most 8 chunks per device, of at least 512 tokens: each chunk adds once to the gradient of the whole table.
 MOST_CHUNKS, LEAST_TOKENS = 8, 512
@@ -56,7 +56,7 @@ def token_loss(
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
         return cast(Sums, _sums(readout_logits, readout, *(_chunked(x, chunks) for x in tokens)))
 
-    loss, right = over_rows(local_sums, readout, hidden, labels, weights)
+    loss, right = sum_over_rows(local_sums, readout, hidden, labels, weights)
     weight = weights.sum()
     return Sum(total=loss, weight=weight), Sum(total=right, weight=weight)
 
@@ -75,7 +75,7 @@ def _sums(readout_logits: Logits, readout: Any, hidden: jax.Array, labels: jax.A
     def add(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, None]:
         hidden, labels, weights = chunk
         scores = readout_logits(readout, hidden)
-        terms = ((cross_entropy(scores, labels) * weights).sum(), (hits(scores, labels) * weights).sum())
+        terms = ((cross_entropy(scores, labels) * weights).sum(), (is_largest(scores, labels) * weights).sum())
         return jax.tree.map(jnp.add, sums, terms), None
 
     return jax.lax.scan(add, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
@@ -86,7 +86,7 @@ def _sums_forward(readout_logits: Logits, readout: Any, *tokens: jax.Array):
         hidden, labels, weights = chunk
         scores, pull = jax.vjp(readout_logits, readout, hidden)
         loss, powers, total = _softmax(scores, labels)
-        terms = ((loss * weights).sum(), (hits(scores, labels) * weights).sum())
+        terms = ((loss * weights).sum(), (is_largest(scores, labels) * weights).sum())
         columns = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
         share = weights[..., None]
         slope = powers * (share / total) - jnp.where(labels[..., None] == columns, share, 0.0)

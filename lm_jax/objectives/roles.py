@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import jax
 
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.trees import Params, below, flat, merged, nested, partition
+from lm_jax.core.trees import Params, flatten, is_below, merge, partition, unflatten
 from lm_jax.models.model import Bound, Model
 
 
@@ -47,7 +47,8 @@ class Models:
           InputError: a model of the wrong kind, or shared parameters of different shapes.
         """
         shapes = {
-            role: {path: leaf.shape for path, leaf in flat(model.shapes).items()} for role, model in self.models.items()
+            role: {path: leaf.shape for path, leaf in flatten(model.shapes).items()}
+            for role, model in self.models.items()
         }
         for role, requirements in self.roles.items():
             kind = self.models[role].module.config.kind
@@ -97,14 +98,14 @@ class Models:
 
     def parameters(self, role: str, params: Params, frozen: Params | None = None) -> Params:
         """All parameters of one role, shared ones included."""
-        trees = merged(params, frozen) if frozen else params
+        trees = merge(params, frozen) if frozen else params
         shares = self.roles[role].shares
         if not shares:
             return trees[role]
-        return merged(trees[role], *(nested(_below(path, flat(trees[owner]))) for path, owner in shares.items()))
+        return merge(trees[role], *(unflatten(_below(path, flatten(trees[owner]))) for path, owner in shares.items()))
 
     def _unshared(self, role: str, tree: Params) -> Params:
-        return partition(tree, lambda path: not below(path, self.roles[role].shares))[0]
+        return partition(tree, lambda path: not is_below(path, self.roles[role].shares))[0]
 
     def _trained(self, path: str) -> bool:
         role, _, rest = path.partition("/")
@@ -124,4 +125,4 @@ def key(roles: Mapping[str, Role], role: str) -> str:
 
 
 def _below(path: str, leaves: Params) -> Params:
-    return {name: leaf for name, leaf in leaves.items() if below(name, [path])}
+    return {name: leaf for name, leaf in leaves.items() if is_below(name, [path])}

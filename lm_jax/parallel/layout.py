@@ -155,7 +155,7 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in names)
 
 
-def over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -> Any:
+def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -> Any:
     """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
 
     `function` returns sums over rows; `shared` is the same on every device, `rows` are arrays [batch, ...]. Other axes

@@ -187,7 +187,7 @@ class Checkpointer:
           NoIntactCheckpoint: all steps are damaged.
         """
         self.wait()
-        newest = agree(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
+        newest = broadcast_from_first(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
         if newest == ALL_DAMAGED:
             damaged = ", ".join(map(str, self.steps()))
             raise NoIntactCheckpoint(
@@ -276,11 +276,11 @@ class Checkpointer:
             return step
         self.wait()
         steps = self.steps()
-        if agree(step if step in steps else NO_STEP) == NO_STEP:
+        if broadcast_from_first(step if step in steps else NO_STEP) == NO_STEP:
             existing = ", ".join(map(str, steps)) or "none"
             raise InputError(f"checkpoint {step} is not in {self.directory}; steps there: {existing}")
         problems = self.verify(step) if jax.process_index() == 0 and step not in self._intact else []
-        if agree(len(problems)):
+        if broadcast_from_first(len(problems)):
             summary = _shortened(problems or ["see process 0"])
             raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {summary}; choose another step")
         return step
@@ -388,7 +388,7 @@ def _writer(path: str) -> int:
     return int(match[1]) if match else 0
 
 
-def agree(value: int) -> int:
+def broadcast_from_first(value: int) -> int:
     """Returns process 0's value on every process; all of them must call it."""
     if jax.process_count() == 1:
         return value

@@ -35,7 +35,7 @@ class Compilation:
         return f"traced in {self.tracing_s:.1f} s, compiled in {self.compiling_s:.1f} s ({cache})"
 
 
-def ahead(step: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Compilation]:
+def compile_ahead(step: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Compilation]:
     """Compiles a function from `Layout.jit` for trees of `jax.ShapeDtypeStruct` with shardings, in its own thread.
 
     A later call of the function with such arguments reuses the program. The compiler releases the interpreter lock.

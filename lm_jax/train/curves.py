@@ -46,7 +46,7 @@ def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | 
     figure.suptitle(next(iter(by_run)) if len(by_run) == 1 else "")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as partial:
+    with atomic.replace_atomically(path) as partial:
         figure.savefig(partial, format="png")
     return path
 

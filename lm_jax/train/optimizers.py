@@ -250,7 +250,7 @@ def build_optimizer(
     return optax.chain(clipping(config.clip), transform) if config.clip else transform
 
 
-def reclipped(opt_state: Any, before: float, after: float) -> Any:
+def adapt_clipping(opt_state: Any, before: float, after: float) -> Any:
     """Adapts an optimizer state to a change of `config.clip`: clipping adds an empty entry to the chain's state."""
     if bool(before) == bool(after):
         return opt_state

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lm_jax.core.trees import Params, named_leaves
-from lm_jax.models.axes import Axes, by_path, joined, joined_shape, sides
+from lm_jax.models.axes import Axes, by_path, join_sides, joined_shape, sides
 from lm_jax.objectives.base import Carry
 
 NO_CARRY = Carry()
@@ -57,7 +57,7 @@ def _moment(
     lead = len(sides(axes)[0])
     if field in FACTORED and shape == (*param_shape[:lead], 1):
         return (*axes[:lead], None)
-    matrix, names, rank = joined_shape(axes, param_shape), joined(axes), FACTORED.get(field)
+    matrix, names, rank = joined_shape(axes, param_shape), join_sides(axes), FACTORED.get(field)
     if rank is not None:
         averaged = lead + int(np.argsort(matrix[lead:])[rank])
         matrix, names = (*matrix[:averaged], *matrix[averaged + 1 :]), (*names[:averaged], *names[averaged + 1 :])

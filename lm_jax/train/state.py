@@ -93,7 +93,7 @@ def create(
     )
 
 
-def empty(carry: Carry, rows: int) -> Carry:
+def empty_carry(carry: Carry, rows: int) -> Carry:
     """Creates the carry before the first step: zeros."""
     zeros = lambda fields, *lead: {
         name: jnp.zeros((*lead, *field.shape), field.dtype) for name, field in fields.items()

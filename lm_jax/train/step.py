@@ -76,7 +76,7 @@ def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, B
 
     def step(weights: Weights, batch: Batch) -> Sums:
         rows = len(next(iter(batch.values())))
-        carry = Carry(rows=states.empty(objective.carry, rows).rows, shared=weights.shared)
+        carry = Carry(rows=states.empty_carry(objective.carry, rows).rows, shared=weights.shared)
         bound = models.bind(weights.params, weights.frozen)
         return objective.loss(bound, Part(batch=batch, weights=objective.weights(batch), carry=carry)).metrics
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
-from lm_jax.data.columns import named
+from lm_jax.data.columns import parse
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
@@ -59,7 +59,7 @@ def run(request: Request) -> int:
 
 def _check_columns(data: DataConfig, words: Sequence[str]) -> None:
     """Refuses another text if its labels could get other ids, or if no column reads `config.data.path`."""
-    columns = named(data.columns)
+    columns = parse(data.columns)
     unnamed = [name for name, one in columns.items() if one.kind in ("label", "spans") and not one.names]
     if unnamed:
         key = f"config.data.columns.{unnamed[0]}.names"

@@ -145,8 +145,8 @@ def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -
     imported = _keeps_imported_tokenizer(origin, exp.tokenizer)
     if not (tree and imported):
         ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
-        tree = {**(tree or huggingface.tree_for(config)), **ids, **generation.written(exp.config.conventions)}
-        tree, config, params = positions.aligned(tree, config, params)
+        tree = {**(tree or huggingface.tree_for(config)), **ids, **generation.from_conventions(exp.config.conventions)}
+        tree, config, params = positions.align(tree, config, params)
     huggingface.save(output, tree, config, params, extra)
     for file in origin.iterdir() if imported else ():
         if file.name not in (ABOUT, safetensors.SINGLE):
@@ -208,7 +208,7 @@ def _generation(exp: Experiment) -> dict[str, Any]:
         longest=_longest(exp),
         most=MOST_TOKENS,
     )
-    return {**defaults, **generation.written(conventions)}
+    return {**defaults, **generation.from_conventions(conventions)}
 
 
 def _longest(exp: Experiment) -> int | None:
@@ -250,7 +250,7 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
     checkpoint = huggingface.open_checkpoint(output)
-    module, exported, head = checkpoint.module, checkpoint.params(), checkpoint.writes
+    module, exported, head = checkpoint.module, checkpoint.params(), checkpoint.has_readout
     with jax.default_matmul_precision("highest"):
         select = lambda output: output.logits if head else output.hidden
         apply = lambda module, params: select(module.apply({"params": params}, inputs, logits=head))

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax import experiment, objectives
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import Params, flat, merged, nested
+from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
 from lm_jax.objectives import ObjectiveConfig
@@ -59,7 +59,7 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     """
     checkpointer = Checkpointer(fork / "checkpoints")
     saved = _saved_shapes(checkpointer)
-    like, axes = flat(exp.params_like(*exp.models.roles)), flat(exp.models.axes)
+    like, axes = flatten(exp.params_like(*exp.models.roles)), flatten(exp.models.axes)
     roles = _roles(exp, saved, fork)
     paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
     rows = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
@@ -71,19 +71,19 @@ def parameters(exp: Experiment, fork: Path) -> Params:
             if saved_shape != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(saved_shape, leaf.dtype, sharding=exp.layout.replicated)
         targets[name] = leaf
-    restored = flat(restore_params(checkpointer, nested(targets)))
+    restored = flatten(restore_params(checkpointer, unflatten(targets)))
     anew = exp.config.data.tokenizer.anew
     fresh = {}
     if anew or len(paths) < len(like):
         state = exp.fresh_state()
-        fresh = flat(merged(state.params, state.frozen))
+        fresh = flatten(merge(state.params, state.frozen))
     resized = {
         path: fresh[path]
         if path not in paths or (anew and rows[path] is not None)
         else _resized(restored[paths[path]], like[path], rows[path], exp.config.seed, number)
         for number, path in enumerate(like)
     }
-    return nested(resized)
+    return unflatten(resized)
 
 
 def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:

@@ -50,8 +50,8 @@ def _prompts(request: Request, exp: Experiment) -> list[Prompt]:
     if request.input is not None:
         (ids if ids_only else texts).extend(lines(Path(request.input)))
     if texts and ids_only:
-        raise InputError(tokenizers.NO_TEXT)
-    prompts = [*texts, *map(prompting.given_ids, ids)]
+        raise InputError(tokenizers.NEEDS_IDS)
+    prompts = [*texts, *map(prompting.parse_ids, ids)]
     if prompts or request.input is not None:
         return prompts
     if ids_only:

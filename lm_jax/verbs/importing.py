@@ -144,7 +144,7 @@ def _conventions(
     """Returns the ids that the model expects around a text, and the names of generation settings that are ignored."""
     family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
     prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
-    fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.starts)
+    fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.start_field)
     # Small models keep ids of their family's vocabulary, such as GPT-2's 50256, which their table does not have.
     for name, value in fields.items():
         if isinstance(value, tuple):

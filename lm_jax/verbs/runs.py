@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lm_jax import experiment, flags
 from lm_jax.core.config import InputError
-from lm_jax.core.trees import Params, flat, merged, nested
+from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.train.checkpoint import Checkpointer
@@ -57,9 +57,9 @@ def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = 
     saved = {} if step is None else checkpointer.describe(step)
     trained = "averaged" if any(path.startswith("averaged/") for path in saved) else "params"
     group = lambda path: "frozen" if f"frozen/{path}" in saved else trained
-    targets = nested({f"{group(path)}/{path}": leaf for path, leaf in flat(like).items()})
+    targets = unflatten({f"{group(path)}/{path}": leaf for path, leaf in flatten(like).items()})
     restored, _ = checkpointer.restore(targets, step, where=f"({trained}|frozen)/({'|'.join(like)})/.*")
-    return merged(*restored.values())
+    return merge(*restored.values())
 
 
 def _chosen(request: Request, exp: Experiment) -> tuple[Checkpointer, int | None]:

@@ -95,7 +95,7 @@ def _train(
     """Trains from the newest or the initial state, in a directory that this process has locked."""
     # Compile while the state is initialised or restored.
     step = exp.train_step()
-    compiling = compilation.ahead(step, exp.state_like, exp.batch_like)
+    compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_like)
     if jax.process_count() > 1:
         compiling.result()
     state = workdirs.first_state(exp, workdir, checkpointer, inherited, changed)

@@ -38,7 +38,7 @@ from lm_jax.core.trees import Params, named_leaves
 from lm_jax.data import atomic
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.train import optimizers
-from lm_jax.train.checkpoint import Checkpointer, agree
+from lm_jax.train.checkpoint import Checkpointer, broadcast_from_first
 from lm_jax.train.state import TrainState
 from lm_jax.verbs import report
 
@@ -94,7 +94,7 @@ def owned(workdir: Path) -> Iterator[None]:
                 stack.enter_context(_locked(workdir))
             except InputError as error:
                 refusal = error
-        if agree(int(refusal is not None)):
+        if broadcast_from_first(int(refusal is not None)):
             raise refusal or InputError(f"--workdir {workdir} is in use; process 0 prints by which process")
         yield
 
@@ -186,7 +186,7 @@ def _restore(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
     clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
     earlier = dataclasses.replace(exp, config=dataclasses.replace(exp.config, optimizer=clipped))
     restored = _restore_state(checkpointer, earlier.state_like)
-    opt_state = optimizers.reclipped(restored.opt_state, *clip)
+    opt_state = optimizers.adapt_clipping(restored.opt_state, *clip)
     return restored.replace(opt_state=opt_state)  # type: ignore[attr-defined]
 
 

@@ -14,7 +14,7 @@ from lm_jax.core.config import (
     from_config_dict,
     lookup,
     merge,
-    replaced,
+    replace_fields,
     setting,
     to_config_dict,
 )
@@ -156,10 +156,10 @@ def test_merge_lets_an_empty_tree_take_any_names():
 
 
 def test_a_sparse_tree_replaces_its_fields_only():
-    named = replaced(Named(), {"inner": {"rate": 2}}, "stack.kinds.near")
+    named = replace_fields(Named(), {"inner": {"rate": 2}}, "stack.kinds.near")
     assert named == Named(inner=Inner(rate=2.0))
     with pytest.raises(InputError, match=r"unknown key stack\.kinds\.near\.inner\.raet; did you mean rate"):
-        replaced(Named(), {"inner": {"raet": 2}}, "stack.kinds.near")
+        replace_fields(Named(), {"inner": {"raet": 2}}, "stack.kinds.near")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

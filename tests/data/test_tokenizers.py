@@ -105,7 +105,7 @@ def test_starts_are_offsets_in_the_texts_joined_by_line_breaks(tokenizer):
     texts = ["", *TRICKY.values(), "", "", "last\n", ""]
     data = "\n".join(texts).encode()
 
-    encoded = tokenizer.located(texts)
+    encoded = tokenizer.encode_with_starts(texts)
 
     assert [ids.tolist() for ids in encoded.split()] == [tokenizer.encode(text).tolist() for text in texts]
     borders = np.cumsum([0, *(len(text.encode()) + 1 for text in texts)])
@@ -146,7 +146,7 @@ def test_unknown_characters_are_unk():
 
     assert tokenizer.encode("abz").tolist() == [*tokenizer.encode("ab").tolist(), tokenizer.unk]
     assert tokenizer.decode(tokenizer.encode("abz")) == "ab\ufffd"
-    assert tokenizer.located(["é好b", "é"]).starts.tolist() == [0, 2, 5, 7]
+    assert tokenizer.encode_with_starts(["é好b", "é"]).starts.tolist() == [0, 2, 5, 7]
 
 
 def test_an_alphabet_keeps_the_frequent_characters():
@@ -173,7 +173,7 @@ def test_a_long_text_has_the_ids_of_its_lines(golden_tokenizer, corpus):
 
 @pytest.mark.parametrize("text", ["word " * 9, "a" * 50, "line\n" * 9, "  " * 30, " " * 9 + "x" * 30, "", "\n" * 40])
 def test_parts_are_short_and_make_up_the_text(text):
-    chunks = parts.parts(text, 10)
+    chunks = parts.split(text, 10)
 
     assert "".join(chunks) == text
     assert all(0 < len(part) <= 10 for part in chunks)
@@ -182,11 +182,11 @@ def test_parts_are_short_and_make_up_the_text(text):
 def test_sampling_takes_an_even_share_of_lines():
     text = "\n".join(f"line {number}" for number in range(10_000))
 
-    chosen = list(parts.sampled([text], len(text) // 10, len(text)))
+    chosen = list(parts.sample_lines([text], len(text) // 10, len(text)))
 
     assert 800 < len(chosen) < 1200
-    assert chosen == list(parts.sampled([text], len(text) // 10, len(text)))
-    assert list(parts.sampled([text], len(text), len(text))) == text.split("\n")
+    assert chosen == list(parts.sample_lines([text], len(text) // 10, len(text)))
+    assert list(parts.sample_lines([text], len(text), len(text))) == text.split("\n")
 
 
 PRINT = r"""
@@ -241,7 +241,7 @@ def test_bytes_of_a_lossy_tokenizer_are_those_of_the_corpus(corpus):
     tokenizer = tokenizers.train(TokenizerConfig(kind="wordpiece", vocab=500), [corpus])
     ids = tokenizer.encode(corpus)
 
-    lengths = tokenizer.bytes_of_corpus(len(corpus.encode()), len(ids))
+    lengths = tokenizer.bytes_per_id(len(corpus.encode()), len(ids))
 
     assert lengths[ids].sum() == pytest.approx(len(corpus.encode()))
     assert lengths[tokenizer.eos] == lengths[tokenizer.pad] == 0

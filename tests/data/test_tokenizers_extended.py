@@ -39,7 +39,7 @@ def test_batches_and_starts_agree_with_single_texts(pair):
     texts = [TEXT, "", "plain", "harbour"]
     for tokens, text in zip(more.encode_batch(texts), texts, strict=True):
         np.testing.assert_array_equal(tokens, more.encode(text))
-    located = more.located(texts)
+    located = more.encode_with_starts(texts)
     np.testing.assert_array_equal(located.tokens, np.concatenate([more.encode(text) for text in texts]))
     data = "\n".join(texts).encode()
     for token, start in zip(located.tokens, located.starts, strict=True):

@@ -131,7 +131,7 @@ def test_starts_are_offsets_in_the_text_before_normalisation(named):
     texts = [" ".join(random.Random(seed).choices(words, k=700)) for seed in range(3)]
     data = "\n".join(texts).encode()
 
-    encoded = tokenizer.located(texts)
+    encoded = tokenizer.encode_with_starts(texts)
 
     assert np.array_equal(encoded.tokens, np.concatenate([tokenizer.encode(text) for text in texts]))
     assert (np.diff(encoded.starts) >= 0).all()
@@ -240,7 +240,7 @@ def test_a_special_token_in_the_vocabulary_is_spelled_out(tmp_path):
 
     assert (tokenizer.mask, tokenizer.eos) == (2, 1)
     assert tokenizer.encode("the <mask> the").tolist() == [5, 3, 4, 5]
-    encoded = tokenizer.located(["the", "the <mask>", "the"])
+    encoded = tokenizer.encode_with_starts(["the", "the <mask>", "the"])
     assert encoded.tokens.tolist() == [5, 5, 3, 4, 5] and encoded.counts.tolist() == [1, 3, 1]
     assert encoded.starts.tolist() == [0, 4, 8, 9, 15]
     assert tokenizer.starts_word.all()
@@ -325,5 +325,5 @@ def test_sentences_are_found_in_text_that_the_tokenizer_changes(published, golde
     assert tokens.tokens - tokens.documents == sum(
         len(tokens.tokenizer.encode(part.strip("\n"))) for part in (golden / "text.txt").read_text().split("\n\n")
     )
-    lengths = tokens.tokenizer.bytes_of_corpus(tokens.bytes, tokens.tokens - tokens.documents)
+    lengths = tokens.tokenizer.bytes_per_id(tokens.bytes, tokens.tokens - tokens.documents)
     assert lengths[tokens.read(0, tokens.tokens)].sum() == pytest.approx(tokens.bytes)

@@ -25,7 +25,7 @@ def speak(words, job):
 def test_apart_runs_in_another_process_and_passes_on_its_standard_error(capfd):
     heard = []
 
-    answer, process = workers.apart(speak, (["one", "two"],), "answer", heard.append)
+    answer, process = workers.run_isolated(speak, (["one", "two"],), "answer", heard.append)
 
     assert answer == "answer" and process != os.getpid()
     assert [line for line in heard if line] == [b"one\n", b"two\n"]
@@ -35,7 +35,7 @@ def test_apart_runs_in_another_process_and_passes_on_its_standard_error(capfd):
 def test_errors_of_the_other_process_are_raised_here():
     ends = {"fail": (InputError, "the job failed"), "die": (RuntimeError, "died")}
     with ThreadPoolExecutor() as pool:
-        calls = {job: pool.submit(workers.apart, speak, ([],), job, lambda line: None) for job in ends}
+        calls = {job: pool.submit(workers.run_isolated, speak, ([],), job, lambda line: None) for job in ends}
 
     for job, (kind, message) in ends.items():
         with pytest.raises(kind, match=message):

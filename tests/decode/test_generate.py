@@ -173,7 +173,7 @@ def test_integers_are_not_cast_and_parameters_of_the_right_dtype_are_not_inspect
     assert first["feedforward"]["in"]["kernel"].dtype == jnp.int8
     assert first["attention"]["query"]["kernel"].dtype == cast["token"]["embedding"].dtype == jnp.bfloat16
     assert first["attention_norm"]["scale"].dtype == cast["encoder"]["relative"]["table"].dtype == jnp.float32
-    monkeypatch.setattr(weights, "of_module", None)
+    monkeypatch.setattr(weights, "from_module", None)
     module, params, _ = model("gpt2", "never", "float32")
     unstacked(module, params)
 

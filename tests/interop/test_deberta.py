@@ -80,7 +80,7 @@ def test_unsupported_settings_are_refused_by_name(over, message):
 
 def later(arrays):
     """Tensors under the names of the released models, with an unused one that these have."""
-    names = {table: name for name, table in deberta._LATER.items()}
+    names = {table: name for name, table in deberta._ORIGINAL_HEAD_NAMES.items()}
     unused = {"mask_predictions.dense.weight": np.ones((3, 3), np.float32)}
     return {names.get(name, name): array for name, array in arrays.items()} | unused
 
@@ -104,7 +104,7 @@ def test_a_head_without_legacy_is_exported_under_its_later_names(tmp_path):
     params = random_params(config)
     huggingface.save(tmp_path, tree, config, params)
     names = set(safetensors.entries(tmp_path))
-    assert set(deberta._LATER) <= names and not any(name.startswith("cls.") for name in names)
+    assert set(deberta._ORIGINAL_HEAD_NAMES) <= names and not any(name.startswith("cls.") for name in names)
     assert_same(interop.load(tmp_path)[1], params)
     rows = {"input_ids": np.arange(12).reshape(2, 6), "labels": np.arange(12).reshape(2, 6)}
     assert "grad/lm_predictions.lm_head.dense.weight" in interop.run(tmp_path, rows)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_jax.interop import heads, naming
-from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
+from lm_jax.interop.heads import ANSWERS, SEQUENCES, TOKENS, Head
 from lm_jax.interop.safetensors import Entry
 from lm_jax.interop.tables import TABLES, llama
 
@@ -43,7 +43,7 @@ def test_without_a_padding_token_the_last_position_is_read():
 
 def test_one_class_means_regression_and_float_labels_mean_several_classes_at_once():
     loss = lambda scores, labels, **tree: float(
-        heads.loss(f"Llama{ROWS}", {"logits": jnp.float32(scores)}, {"labels": jnp.asarray(labels)}, tree)
+        heads.loss(f"Llama{SEQUENCES}", {"logits": jnp.float32(scores)}, {"labels": jnp.asarray(labels)}, tree)
     )
     assert loss([[1.0], [3.0]], np.float32([0, 1])) == pytest.approx((1 + 4) / 2)
     assert loss([[0.0, 0.0]], np.array([1])) == pytest.approx(np.log(2))

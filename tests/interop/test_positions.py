@@ -15,7 +15,7 @@ def test_roberta_computes_the_same_with_any_padding_token(pad, tmp_path):
     config, inputs = tiny.config("roberta"), Inputs(tokens=jnp.arange(7, 19)[None])
     model, params = tiny.build(config, inputs)
     tree = {**huggingface.tree_for(config), "pad_token_id": pad}
-    tree, moved, again = positions.aligned(tree, config, params)
+    tree, moved, again = positions.align(tree, config, params)
     assert (moved.embed.offset, tree["max_position_embeddings"]) == (pad + 1, config.embed.max_length + pad + 1)
     huggingface.save(tmp_path, tree, moved, again)
     module, loaded = huggingface.load(tmp_path)
@@ -29,4 +29,4 @@ def test_roberta_computes_the_same_with_any_padding_token(pad, tmp_path):
 def test_positions_of_other_families_do_not_move():
     config = tiny.config("bart")
     tree = {**huggingface.tree_for(config), "pad_token_id": 0}
-    assert positions.aligned(tree, config, {}) == (tree, config, {})
+    assert positions.align(tree, config, {}) == (tree, config, {})

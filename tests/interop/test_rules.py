@@ -18,13 +18,13 @@ def numbers(*shape):
 
 
 CASES = {
-    "turned": ([rules.turned("a", "b")], [numbers(6, EMBED)]),
+    "turned": ([rules.transposed("a", "b")], [numbers(6, EMBED)]),
     "heads": (rules.heads("a", "b", HEADS, bias=True), [numbers(HEADS * WIDTH, EMBED), numbers(HEADS * WIDTH)]),
     "out": (rules.out("a", "b", HEADS, bias=False), [numbers(EMBED, HEADS * WIDTH)]),
-    "conv_out": (rules.out("a", "b", HEADS, bias=False, turn=False), [numbers(HEADS * WIDTH, EMBED)]),
+    "conv_out": (rules.out("a", "b", HEADS, bias=False, transpose=False), [numbers(HEADS * WIDTH, EMBED)]),
     "parts": (rules.fused("a", "b", GROUPED, "parts"), [numbers(8 * WIDTH, EMBED), numbers(8 * WIDTH)]),
     "conv_parts": (
-        rules.fused("a", "b", MULTI_HEAD, "parts", turn=False),
+        rules.fused("a", "b", MULTI_HEAD, "parts", transpose=False),
         [numbers(EMBED, 12 * WIDTH), numbers(12 * WIDTH)],
     ),
     "by_heads": (rules.fused("a", "b", MULTI_HEAD, "heads"), [numbers(12 * WIDTH, EMBED), numbers(12 * WIDTH)]),
@@ -69,7 +69,7 @@ def test_two_names_of_a_gated_layer_are_a_fused_gate_and_in_and_the_output():
 
 
 def test_gpt2_stores_all_queries_before_all_keys():
-    kernel, bias = rules.fused("a", "b", MULTI_HEAD, "parts", turn=False)
+    kernel, bias = rules.fused("a", "b", MULTI_HEAD, "parts", transpose=False)
     array = numbers(EMBED, 3, HEADS, WIDTH)
     query, key, value = kernel.load(array.reshape(EMBED, -1))
     for index, projection in enumerate((query, key, value)):

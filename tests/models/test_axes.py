@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm_jax.models.axes import is_hidden, is_matrix, is_product, joined, joined_shape, sides
+from lm_jax.models.axes import is_hidden, is_matrix, is_product, join_sides, joined_shape, sides
 
 MATRICES = [
     (("embed", "mlp"), (2, 3), ("embed", "mlp"), (2, 3)),
@@ -30,14 +30,14 @@ OTHERS = [
 def test_a_matrix_has_an_input_and_an_output_side_behind_its_leading_axes(axes, shape, names, matrix):
     assert is_matrix(axes) and is_hidden(axes) and is_product(axes)
     assert sum(sides(axes), ()) == axes
-    assert (joined(axes), joined_shape(axes, shape)) == (names, matrix)
+    assert (join_sides(axes), joined_shape(axes, shape)) == (names, matrix)
 
 
 @pytest.mark.parametrize("axes", OTHERS)
 def test_vectors_and_tables_are_not_matrices(axes):
     assert not is_matrix(axes) and not is_hidden(axes)
     assert is_product(axes) == (axes == ("vocab", "embed"))
-    assert (joined(axes), joined_shape(axes, (2,) * len(axes))) == (axes, (2,) * len(axes))
+    assert (join_sides(axes), joined_shape(axes, (2,) * len(axes))) == (axes, (2,) * len(axes))
 
 
 def test_readouts_are_matrices_and_not_hidden():

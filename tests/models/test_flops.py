@@ -5,7 +5,7 @@ import tiny
 
 from lm_jax.models import transformer
 from lm_jax.models.flops import training_flops
-from lm_jax.models.model import of_module
+from lm_jax.models.model import from_module
 
 # Width 64 and 2 heads of 32: weights of attention and feed-forward, operations per pair of tokens, readout weights.
 ATTENTION, FEEDFORWARD, PAIR, READOUT, LENGTH = 4 * 64 * 64, 8 * 64 * 64, 12 * 64, 64 * 64, 100
@@ -13,7 +13,7 @@ ATTENTION, FEEDFORWARD, PAIR, READOUT, LENGTH = 4 * 64 * 64, 8 * 64 * 64, 12 * 6
 
 def flops(preset="gpt2", length=LENGTH, **over):
     config = tiny.config(preset, over={f"stack.{key.replace('__', '.')}": value for key, value in over.items()})
-    model = of_module(transformer.build_transformer(config))
+    model = from_module(transformer.build_transformer(config))
     shapes, axes = model.shapes, model.axes
     return training_flops(config, shapes, axes, length=length, read=length)
 

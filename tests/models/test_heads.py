@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import erf
 
 from lm_jax.models.feedforward.dense import gelu
-from lm_jax.models.heads import hits, largest
+from lm_jax.models.heads import is_largest, largest
 
 
 def test_largest_is_the_first_of_the_largest_logits():
@@ -18,8 +18,8 @@ def test_a_hit_is_the_first_of_the_largest_logits():
     logits = jnp.round(3 * jax.random.normal(jax.random.key(4), (200, 12)))
     labels = jax.random.randint(jax.random.key(5), (200,), 0, 12)
     labels = jnp.where(jnp.arange(200) % 2 == 0, logits.argmax(-1), labels)
-    np.testing.assert_array_equal(hits(logits, labels), logits.argmax(-1) == labels)
-    assert not hits(jnp.full((3, 5), jnp.nan), jnp.array([0, 2, 4])).any()
+    np.testing.assert_array_equal(is_largest(logits, labels), logits.argmax(-1) == labels)
+    assert not is_largest(jnp.full((3, 5), jnp.nan), jnp.array([0, 2, 4])).any()
 
 
 def test_gelu_is_exact_up_to_rounding_in_float32_and_in_bfloat16():

@@ -19,7 +19,7 @@ import tiny
 from lm_jax.models import mup, transformer
 from lm_jax.models.axes import by_path
 from lm_jax.models.interface import Inputs
-from lm_jax.models.model import of_module
+from lm_jax.models.model import from_module
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.train import optimizers, schedules
 
@@ -40,7 +40,7 @@ def movement(name, width):
     model = transformer.build_transformer(config)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (4, 17)))
     inputs, targets = Inputs(tokens=tokens[:, :-1]), tokens[:, 1:]
-    wrapped, rng = of_module(model), np.random.default_rng(1)
+    wrapped, rng = from_module(model), np.random.default_rng(1)
     shapes, axes = wrapped.shapes, wrapped.axes
 
     def draw(path, leaf):
@@ -104,7 +104,7 @@ def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(a
 
 def test_only_hidden_matrices_have_their_learning_rates_multiplied():
     config = decoder("mup", 512)
-    axes = of_module(transformer.build_transformer(config)).axes
+    axes = from_module(transformer.build_transformer(config)).axes
     factors = mup.multipliers(config, axes)
     assert set(factors.values()) == {1 / 8}
     # The readout of this model is its token table.
@@ -115,7 +115,7 @@ def test_only_hidden_matrices_have_their_learning_rates_multiplied():
 @pytest.mark.parametrize("preset", ["albert", "bert", "mixtral", "t5"])
 def test_hidden_matrices_are_those_of_layers_and_transforms_under_any_name(preset):
     config = tiny.config(preset, over={"init.name": "mup"})
-    axes = of_module(transformer.build_transformer(config)).axes
+    axes = from_module(transformer.build_transformer(config)).axes
     expected = {
         path for path in by_path(axes) if re.search(r"layers/.*kernel$|(head/transform|pair/pooler)/kernel$", path)
     }

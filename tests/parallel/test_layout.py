@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from lm_jax.core.config import InputError
 from lm_jax.parallel import mesh
-from lm_jax.parallel.layout import Layout, constrain, over_rows
+from lm_jax.parallel.layout import Layout, constrain, sum_over_rows
 from lm_jax.parallel.mesh import MeshConfig
 from lm_jax.parallel.rules import Rules
 
@@ -118,7 +118,7 @@ def test_invalid_rules_are_refused_with_their_key(rules, message):
 
 def test_sums_over_rows_do_not_depend_on_the_number_of_devices():
     rows, scale = jnp.arange(32.0).reshape(8, 4), jnp.float32(3)
-    total = lambda scale, rows: over_rows(lambda scale, rows: (scale * rows**2).sum(), scale, rows)
+    total = lambda scale, rows: sum_over_rows(lambda scale, rows: (scale * rows**2).sum(), scale, rows)
     both = jax.value_and_grad(total, argnums=(0, 1))
     results = layout().jit(both)(scale, rows), both(scale, rows)
     for sharded, expected in zip(*map(jax.tree.leaves, results), strict=True):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tiny
 
-from lm_jax.core.trees import merged
+from lm_jax.core.trees import merge
 from lm_jax.models.interface import Inputs
-from lm_jax.models.model import Bound, build_model, of_module
+from lm_jax.models.model import Bound, build_model, from_module
 from lm_jax.objectives.causal import Causal, CausalConfig
 
 RANK = 2
@@ -36,7 +36,7 @@ def low_rank(config):
         draw = lambda shape, axes: nn.LogicallyPartitioned(jax.random.normal(key, shape), axes)
         down, up = draw((depth, embed, RANK), ("layers", "embed", "rank")), jnp.zeros((depth, RANK, heads, kv))
         factors = {"down": down, "up": nn.LogicallyPartitioned(up, ("layers", "rank", "heads", "kv"))}
-        return merged(model.init(key), {"stack": {"layers": {"attention": {"query": factors}}}})
+        return merge(model.init(key), {"stack": {"layers": {"attention": {"query": factors}}}})
 
     return dataclasses.replace(
         model, init=init, transform=adapted, trainable=lambda path: path.endswith(("/down", "/up"))
@@ -55,8 +55,8 @@ def test_it_keeps_the_laws_and_no_other_parameter_changes(scan, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
     # The merged parameters have no factors and compute the same.
     model = case.models.models["model"]
-    params, tokens = merged(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
+    params, tokens = merge(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
     folded = model.merge(params)
-    assert jax.tree.structure(folded) == jax.tree.structure(of_module(model.module).shapes)
+    assert jax.tree.structure(folded) == jax.tree.structure(from_module(model.module).shapes)
     hidden = Bound(model.module, folded)(tokens).hidden
     np.testing.assert_allclose(hidden, model.bind(params)(tokens).hidden, atol=1e-5)

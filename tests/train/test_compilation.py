@@ -39,7 +39,7 @@ def step_and_arguments(seed):
 
 def test_the_first_call_uses_the_program_compiled_ahead(compiled):
     step, like, (state, batch) = step_and_arguments(seed=0.125)
-    compilation.ahead(step, *like).result()
+    compilation.compile_ahead(step, *like).result()
     before = compiled()
     state, _ = step(state, batch)
     step(state, batch)
@@ -58,7 +58,7 @@ def test_a_second_compilation_is_a_cache_hit(tmp_path, monkeypatch):
         for name, value in settings.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        first, second = (compilation.ahead(*_shapes()).result() for _ in range(2))
+        first, second = (compilation.compile_ahead(*_shapes()).result() for _ in range(2))
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

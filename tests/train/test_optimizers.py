@@ -370,7 +370,7 @@ def test_a_warmup_of_one_is_one_step():
 def test_the_state_can_be_adapted_when_clipping_is_switched(before, after):
     params = {"w": jnp.ones((2, 2))}
     states = [optimizers.build_optimizer(OptimizerConfig(clip=clip), 10, {}).init(params) for clip in (before, after)]
-    adapted = optimizers.reclipped(states[0], before, after)
+    adapted = optimizers.adapt_clipping(states[0], before, after)
     assert jax.tree.structure(adapted) == jax.tree.structure(states[1])
 
 

@@ -6,14 +6,14 @@
 from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
 from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
-from lm_jax.data.tokenizers.simple import IDS, NO_TEXT, ids_tokenizer
+from lm_jax.data.tokenizers.simple import IDS, NEEDS_IDS, ids_tokenizer
 from lm_jax.data.tokenizers.template import template
 from lm_jax.data.tokenizers.training import KINDS, train
 
 __all__ = [
     "IDS",
     "KINDS",
-    "NO_TEXT",
+    "NEEDS_IDS",
     "SPECIALS",
     "Tokenizer",
     "TokenizerConfig",

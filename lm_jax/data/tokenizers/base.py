@@ -88,8 +88,8 @@ class Encoded(NamedTuple):
     Attributes:
       tokens: ids of all texts, int32 [tokens].
       counts: number of tokens of each text, [texts].
-      starts: only from `located`, [tokens]: offset in bytes at which the text of each token starts in the UTF-8 of the
-        texts joined by line breaks; never decreasing.
+      starts: only from `encode_with_starts`, [tokens]: byte offset of the start of each token in the UTF-8 of the texts
+        joined by line breaks; never decreasing.
     """
 
     tokens: Int[np.ndarray, " tokens"]
@@ -254,7 +254,7 @@ class Tokenizer:
         """Return the ids of each text."""
         return self._encode([replace_surrogates(text) for text in texts], located=False).split()
 
-    def located(self, texts: Sequence[str]) -> Encoded:
+    def encode_with_starts(self, texts: Sequence[str]) -> Encoded:
         """Return the ids of all texts and the offsets at which their text starts."""
         return self._encode([replace_surrogates(text) for text in texts], located=True)
 
@@ -270,7 +270,7 @@ class Tokenizer:
             raise ValueError(f"id {token} is outside the vocabulary 0..{self.vocab_size - 1}")
         return self.pieces[token] or f"<no piece {token}>"
 
-    def bytes_of_corpus(self, size_bytes: int, pieces: int) -> Float[np.ndarray, " vocab"]:
+    def bytes_per_id(self, size_bytes: int, pieces: int) -> Float[np.ndarray, " vocab"]:
         """Return the UTF-8 bytes of original text for each id.
 
         If the tokenizer changes text (lower case, white space), the exact length is unknown: every piece then counts

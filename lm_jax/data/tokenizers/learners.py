@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.data.parts import parts
+from lm_jax.data.parts import split
 from lm_jax.data.tokenizers import huggingface, simple
 from lm_jax.data.tokenizers.base import BOS, CLS, EOS, PAD, SPECIALS, TRAINED_ROLES, UNK, UNKNOWN, TokenizerConfig
 
@@ -34,7 +34,7 @@ _PART = 100_000
 
 def sentencepiece_model(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Learned:
     """Train sentencepiece's unigram or BPE, without normalisation and with a piece for every byte."""
-    fitting = [part for line in lines if "\0" not in line for part in parts(line, _LINE)]
+    fitting = [part for line in lines if "\0" not in line for part in split(line, _LINE)]
     if config.kind == "unigram":
         fitting = _limit_unbroken(fitting)
     if not fitting:
@@ -142,7 +142,7 @@ def _count_characters(library: Any, lines: Sequence[str], verbose: bool) -> tupl
     """Return counts of the normalised characters, and the text without words that are too long to be encoded."""
     counts: collections.Counter[str] = collections.Counter()
     texts = []
-    for part in _read([part for line in lines for part in parts(line, _PART)], verbose, "Count characters"):
+    for part in _read([part for line in lines for part in split(line, _PART)], verbose, "Count characters"):
         text = library.normalizer.normalize_str(part)
         counts.update(text)
         if max(map(len, text.split()), default=0) <= huggingface.LONGEST_WORD:
@@ -178,7 +178,7 @@ def byte_bpe(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Le
     model = _merge_pairs(
         config,
         # With line breaks, because texts contain them.
-        (f"{part}\n" for part in _read([part for line in lines for part in parts(line, _LINE)], verbose)),
+        (f"{part}\n" for part in _read([part for line in lines for part in split(line, _LINE)], verbose)),
         verbose,
         library,
         special_tokens=list(SPECIALS),

@@ -91,7 +91,7 @@ def refuse_ids(path: Path | str) -> None:
     """Raise InputError if the path is the placeholder of a checkpoint without a tokenizer, which cannot encode text."""
     file = Path(path).expanduser() / SETTINGS
     if path and file.is_file() and _json(file).get("kind") == simple.IDS:
-        raise InputError(simple.NO_TEXT)
+        raise InputError(simple.NEEDS_IDS)
 
 
 def cased(path: Path | str) -> bool:

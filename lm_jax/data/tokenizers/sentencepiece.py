@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError
-from lm_jax.data.parts import PART, parts, split_at_words
+from lm_jax.data.parts import PART, split, split_at_words
 from lm_jax.data.tokenizers import simple
 from lm_jax.data.tokenizers.base import SPECIALS, UNKNOWN, Encoded, Tokenizer, vocabulary
 
@@ -126,7 +126,7 @@ class _Trained:
                 if number:
                     marks.append(len(chunks))
                     chunks.append("")
-                chunks += parts(stretch)
+                chunks += split(stretch)
             if firsts[-1] == len(chunks):
                 chunks.append("")
         return _run(self._model, chunks, firsts, marks)

@@ -12,7 +12,7 @@ from lm_jax.core.config import InputError
 from lm_jax.data.tokenizers.base import SPECIALS, TRAINED_ROLES, UNK, UNKNOWN, Backend, Encoded, Tokenizer, vocabulary
 
 IDS = "ids"
-NO_TEXT = (
+NEEDS_IDS = (
     "this model takes ids, because its checkpoint came without a tokenizer; give --prompt_ids=1,2,3, or for text "
     "import it again with --tokenizer=PATH (to train: --config.data.tokenizer.path=PATH)"
 )
@@ -76,7 +76,7 @@ class _Ids:
     lossless = False
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        raise InputError(NO_TEXT)
+        raise InputError(NEEDS_IDS)
 
     locate = encode
 

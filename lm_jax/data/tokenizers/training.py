@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from lm_jax.core.config import InputError, from_config_dict, lookup
 from lm_jax.data import workers
-from lm_jax.data.parts import sampled
+from lm_jax.data.parts import sample_lines
 from lm_jax.data.tokenizers import loading, simple
 from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
 from lm_jax.data.tokenizers.estimates import LISTENERS
@@ -56,7 +56,7 @@ def train(
         loaded = loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
         return extend(loaded, config.add)
     trainer = lookup(KINDS, config.kind, "config.data.tokenizer.kind")
-    lines = sampled(texts, config.sample_bytes, total_bytes)
+    lines = sample_lines(texts, config.sample_bytes, total_bytes)
     total = min(config.sample_bytes, total_bytes)
     return extend(trainer(config, _report_reading(lines, total, progress), progress), config.add)
 
@@ -79,7 +79,7 @@ def _train_pieces(config: TokenizerConfig, lines: Iterator[str], progress: Progr
     if sum(map(len, sample)) <= _IN_LINE:
         content, options = LEARNERS[config.kind](config, sample, False)
     else:
-        content, options = workers.apart(learn, (config,), sample, _listener(config, progress))
+        content, options = workers.run_isolated(learn, (config,), sample, _listener(config, progress))
     return loading.BUILDERS[config.kind](config.kind, content, options)
 
 

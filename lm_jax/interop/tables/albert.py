@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.rules import Rules, absent, dense
+from lm_jax.interop.rules import Rules, dense, zeros
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
@@ -36,7 +36,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     ]
     rules += common.masked_head(config, "predictions.dense", "predictions.LayerNorm", "predictions")
     if not config.readout.transform and config.embed.factor != config.embed.width:
-        rules += [absent("head/factor/kernel", config.embed.width, config.embed.factor or 0)]
+        rules += [zeros("head/factor/kernel", config.embed.width, config.embed.factor or 0)]
     rules += bert.pooled(config, architecture, "albert.pooler", "sop_classifier.classifier")
     names = common.under("attention.", "query", "key", "value", "dense")
     norms = {"attention_norm": "attention.LayerNorm", "feedforward_norm": "full_layer_layer_norm"}
@@ -72,5 +72,5 @@ FAMILY = common.encoder(
     prefix="albert.",
     ignored=IGNORED,
     copies={"predictions.decoder.bias": "predictions.bias"},
-    marks={"AlbertForPreTraining": "sop_classifier.classifier.weight"},
+    distinguishing={"AlbertForPreTraining": "sop_classifier.classifier.weight"},
 )

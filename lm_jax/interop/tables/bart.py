@@ -13,9 +13,9 @@ import numpy as np
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ANSWERS, ENDED, ROWS, Head
+from lm_jax.interop.heads import ANSWERS, END_CLASSIFIER, SEQUENCES, Head
 from lm_jax.interop.rules import Rules, constant, norm, row, same, unused
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.settings import ACTIVATION_NAMES, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -132,7 +132,7 @@ def settings(config: models.EncoderDecoderConfig, *, name: str, architecture: st
         "vocab_size": config.embed.vocab,
         "d_model": config.embed.width,
         **sides,
-        "activation_function": THEIRS[block.feedforward.activation],
+        "activation_function": ACTIVATION_NAMES[block.feedforward.activation],
         "max_position_embeddings": config.embed.max_length,
         "scale_embedding": config.embed.scale,
         "is_encoder_decoder": True,
@@ -154,10 +154,10 @@ def _family(kind: str, *classes: str, learned: bool = False, placement: str = "p
         config=read,
         weights=weights,
         settings=functools.partial(settings, name=kind, architecture=classes[0]),
-        heads={ROWS: ENDED, ANSWERS: Head(out="qa_outputs")} if learned else {},
+        heads={SEQUENCES: END_CLASSIFIER, ANSWERS: Head(out="qa_outputs")} if learned else {},
         prefix="model.",
         ignored=ignored,
-        still_padding=True,
+        frozen_padding=True,
     )
 
 

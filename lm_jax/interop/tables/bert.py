@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import ROWS, bare
+from lm_jax.interop.heads import SEQUENCES, bare
 from lm_jax.interop.rules import Rules, dense, norm, optional, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -81,7 +81,9 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:
     """Return the rules of the pooler and of the head after it: the row classifier, or `pairs`."""
     if config.pair_classes:
-        return dense("pair/pooler", pooler) + dense("pair/out", "classifier" if architecture.endswith(ROWS) else pairs)
+        return dense("pair/pooler", pooler) + dense(
+            "pair/out", "classifier" if architecture.endswith(SEQUENCES) else pairs
+        )
     return optional(*dense("extra/pooler", pooler)) if bare(architecture) else []
 
 
@@ -126,5 +128,5 @@ FAMILY = common.encoder(
     prefix="bert.",
     ignored=IGNORED,
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
-    marks={"BertForPreTraining": "cls.seq_relationship.weight"},
+    distinguishing={"BertForPreTraining": "cls.seq_relationship.weight"},
 )

@@ -10,8 +10,8 @@ from lm_jax.core.config import Tree
 from lm_jax.interop import rules
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import CLASSIFIED, ENCODED, Heads
-from lm_jax.interop.rules import Rules, same, turned
-from lm_jax.interop.settings import THEIRS
+from lm_jax.interop.rules import Rules, same, transposed
+from lm_jax.interop.settings import ACTIVATION_NAMES
 from lm_jax.models.config import BlockConfig, EmbedConfig, ReadoutConfig, RotaryConfig, StackConfig, TransformerConfig
 
 # Names of the query, key, value and output matrices in most classes.
@@ -90,7 +90,7 @@ def config_json(
         mlp: block.feedforward.width or 4 * embed.width,
         depth: config.stack.depth,
         heads: block.attention.heads,
-        activation: THEIRS[block.feedforward.activation],
+        activation: ACTIVATION_NAMES[block.feedforward.activation],
         epsilon: config.norm.epsilon,
         dropout: block.dropout,
         attention_dropout: block.attention.dropout,
@@ -137,7 +137,7 @@ def layer(
     norms: Mapping[str, str],
     cross: Sequence[str] = (),
     order: str = "parts",
-    turn: bool = True,
+    transpose: bool = True,
 ) -> Rules:
     """Return the rules of one layer: attention, cross-attention where the block has it, feed-forward and norms.
 
@@ -150,15 +150,19 @@ def layer(
       norms: our norm names to theirs; norms that the block lacks are skipped.
       cross: names of the cross-attention matrices, as in `rules.attention`.
       order: order of a fused QKV matrix (`rules.fused`).
-      turn: whether their matrices are [out, in].
+      transpose: whether their matrices are [out, in].
     """
-    block_rules = rules.attention(f"{ours}/attention", theirs, attention, block.attention, order=order, turn=turn)
+    block_rules = rules.attention(
+        f"{ours}/attention", theirs, attention, block.attention, order=order, transpose=transpose
+    )
     if block.cross is not None:
         block_rules += rules.attention(f"{ours}/cross", theirs, cross, block.cross)
     if callable(feedforward):
         block_rules += feedforward(f"{ours}/feedforward", theirs)
     else:
-        block_rules += rules.feedforward(f"{ours}/feedforward", theirs, feedforward, block.feedforward, turn=turn)
+        block_rules += rules.feedforward(
+            f"{ours}/feedforward", theirs, feedforward, block.feedforward, transpose=transpose
+        )
     return block_rules + layer_norms(ours, theirs, norms, block)
 
 
@@ -184,7 +188,7 @@ def under(top: str, *names: str) -> tuple[str, ...]:
 
 def readout(config: ReadoutConfig, theirs: str) -> Rules:
     """Return the rule of the LM head; none where it is tied to the token table."""
-    return [] if config.tied else [turned("head/out/kernel", theirs)]
+    return [] if config.tied else [transposed("head/out/kernel", theirs)]
 
 
 def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -> Rules:
@@ -215,4 +219,4 @@ def decoder(config: Any, weights: Any, settings: Any, **others: Any) -> Family:
 
 def encoder(config: Any, weights: Any, settings: Any, heads: Heads = ENCODED, **others: Any) -> Family:
     """Return a family of encoders, whose padding embedding gets no gradient; `others` are attributes of `Family`."""
-    return Family(config=config, weights=weights, settings=settings, heads=heads, still_padding=True, **others)
+    return Family(config=config, weights=weights, settings=settings, heads=heads, frozen_padding=True, **others)

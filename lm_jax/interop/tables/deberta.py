@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.rules import Rule, Rules, absent, dense, heads, norm, same, turned, unused
+from lm_jax.interop.rules import Rule, Rules, dense, heads, norm, same, transposed, unused, zeros
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
@@ -16,7 +16,7 @@ CLASSIFIER = "DebertaV2ForSequenceClassification"
 _TABLE = "deberta.encoder.rel_embeddings.weight"
 _TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
 # Tensor names of the masked-LM head in the original models, and in the first releases of the class.
-_LATER = {
+_ORIGINAL_HEAD_NAMES = {
     "lm_predictions.lm_head.dense.weight": "cls.predictions.transform.dense.weight",
     "lm_predictions.lm_head.dense.bias": "cls.predictions.transform.dense.bias",
     "lm_predictions.lm_head.LayerNorm.weight": "cls.predictions.transform.LayerNorm.weight",
@@ -128,7 +128,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     if embed.positions == "learned":
         rules += [same("embed/position", "deberta.embeddings.position_embeddings.weight")]
     rules += [same("embed/types", "deberta.embeddings.token_type_embeddings.weight")] if embed.types else []
-    rules += [turned("embed/project/kernel", "deberta.embeddings.embed_proj.weight")] if embed.factor else []
+    rules += [transposed("embed/project/kernel", "deberta.embeddings.embed_proj.weight")] if embed.factor else []
     rules += _relative(block)
     if readout.transform:
         rules += dense("head/transform", "cls.predictions.transform.dense")
@@ -138,7 +138,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         # An untied head has its own bias; the class stores the other one without using it.
         rules += [] if readout.tied else unused(same("extra/bias", "cls.predictions.bias"))
     elif embed.factor:
-        rules += [absent("head/factor/kernel", embed.width, embed.factor)]
+        rules += [zeros("head/factor/kernel", embed.width, embed.factor)]
     if config.pair_classes:
         rules += dense("pair/pooler", "pooler.dense") + dense("pair/out", "classifier")
     for layer in range(config.stack.depth):
@@ -188,10 +188,10 @@ def _convolution(groups: int) -> Rule:
     return Rule(("stack/0/neighbours/kernel",), ("deberta.encoder.conv.conv.weight",), load, save)
 
 
-def spelled(tree: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
+def aliases_of(tree: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
     """Return the checkpoint's names of the masked-LM head to the table's names, where they differ."""
-    renamed = set(_LATER) <= set(names) and not set(_LATER.values()) & set(names)
-    return _LATER if renamed or tree.get("legacy") is False else {}
+    renamed = set(_ORIGINAL_HEAD_NAMES) <= set(names) and not set(_ORIGINAL_HEAD_NAMES.values()) & set(names)
+    return _ORIGINAL_HEAD_NAMES if renamed or tree.get("legacy") is False else {}
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -220,5 +220,5 @@ IGNORED = (
     r"pooler\.dense\.\w+",
 )
 FAMILY = common.encoder(
-    config, weights, settings, prefix="deberta.", ignored=IGNORED, spelled=spelled, blind_padding=True
+    config, weights, settings, prefix="deberta.", ignored=IGNORED, aliases_of=aliases_of, isolated_padding=True
 )

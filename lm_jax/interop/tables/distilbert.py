@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import ENCODED, ROWS, Head
+from lm_jax.interop.heads import ENCODED, SEQUENCES, Head
 from lm_jax.interop.rules import Rules, dense, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
@@ -67,4 +67,4 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
 ROW = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
-FAMILY = common.encoder(config, weights, settings, {**ENCODED, ROWS: ROW}, prefix="distilbert.", ignored=IGNORED)
+FAMILY = common.encoder(config, weights, settings, {**ENCODED, SEQUENCES: ROW}, prefix="distilbert.", ignored=IGNORED)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import DETECTS, ENCODED, ROWS, Head
-from lm_jax.interop.rules import Rules, absent, dense, norm, same
+from lm_jax.interop.heads import DETECTION, ENCODED, SEQUENCES, Head
+from lm_jax.interop.rules import Rules, dense, norm, same, zeros
 from lm_jax.interop.settings import ACTIVATIONS, Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
@@ -39,7 +39,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += [same("head/bias", "generator_lm_head.bias")]
         rules += common.readout(config.readout, "generator_lm_head.weight")
     elif factor is not None:
-        rules += [absent("head/factor/kernel", width, factor)]
+        rules += [zeros("head/factor/kernel", width, factor)]
     return rules
 
 
@@ -59,5 +59,5 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
 ROW = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
-HEADS = {**ENCODED, ROWS: ROW, DETECTS: _detector}
+HEADS = {**ENCODED, SEQUENCES: ROW, DETECTION: _detector}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="electra.", ignored=IGNORED)

@@ -99,5 +99,5 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 FAMILY = common.decoder(
-    config, weights, settings, prefix="transformer.", ignored=(r"lm_head\.weight",), counted="attended"
+    config, weights, settings, prefix="transformer.", ignored=(r"lm_head\.weight",), position_tokens="attended"
 )

@@ -59,7 +59,7 @@ def layers(stack: models.StackConfig) -> Rules:
         attention=("attn.c_attn", "attn.c_proj"),
         feedforward=("mlp.c_fc", "mlp.c_proj"),
         norms={"attention_norm": "ln_1", "feedforward_norm": "ln_2"},
-        turn=False,
+        transpose=False,
     )
 
 

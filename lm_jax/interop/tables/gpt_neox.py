@@ -68,4 +68,4 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 _BUFFERS = (r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r"embed_out\.weight")
 _RENAMED = {"lm_head.weight": "embed_out.weight"}
-FAMILY = common.decoder(config, weights, settings, prefix="gpt_neox.", ignored=_BUFFERS, renamed=_RENAMED)
+FAMILY = common.decoder(config, weights, settings, prefix="gpt_neox.", ignored=_BUFFERS, later_names=_RENAMED)

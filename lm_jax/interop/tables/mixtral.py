@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lm_jax.interop.rules import Change, Rule, Rules, turned
-from lm_jax.interop.rules import joined as concatenated
+from lm_jax.interop.rules import Change, Rule, Rules, transposed
+from lm_jax.interop.rules import concatenate as concatenated
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import llama, mistral
 from lm_jax.models import config as models
@@ -35,7 +35,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
     def experts(ours: str, theirs: str) -> Rules:
         numbers = range(config.stack.block.feedforward.experts.count)
-        rules = [turned(f"{ours}/router/kernel", f"{theirs}block_sparse_moe.gate.weight")]
+        rules = [transposed(f"{ours}/router/kernel", f"{theirs}block_sparse_moe.gate.weight")]
         for matrix, name in _MATRICES.items():
             names = tuple(f"{theirs}block_sparse_moe.experts.{number}.{name}.weight" for number in numbers)
             rules += [Rule((f"{ours}/experts_{matrix}/kernel",), names, _stack, _unstack)]
@@ -50,7 +50,7 @@ def learned(config: models.TransformerConfig, architecture: str) -> Rules:
     def experts(ours: str, theirs: str) -> Rules:
         gated = tuple(f"{ours}/experts_{name}/kernel" for name in ("gate", "in"))
         return [
-            turned(f"{ours}/router/kernel", f"{theirs}mlp.gate.weight"),
+            transposed(f"{ours}/router/kernel", f"{theirs}mlp.gate.weight"),
             Rule(gated, (f"{theirs}mlp.experts.gate_up_proj",), _split_gate, _join_gate),
             Rule((f"{ours}/experts_out/kernel",), (f"{theirs}mlp.experts.down_proj",), _swap, _swap),
         ]
@@ -80,4 +80,4 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = dataclasses.replace(llama.family(config, settings), weights=weights, learned=learned)
+FAMILY = dataclasses.replace(llama.family(config, settings), weights=weights, parameter_rules=learned)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head
+from lm_jax.interop.heads import ANSWERS, SEQUENCES, TOKENS, Head
 from lm_jax.interop.rules import Rules, dense, norm, same
-from lm_jax.interop.settings import ACTIVATIONS, THEIRS, Settings
+from lm_jax.interop.settings import ACTIVATION_NAMES, ACTIVATIONS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -108,7 +108,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "global_attn_every_n_layers": period,
         "global_rope_theta": layers[0].attention.rotary.theta,
         **({"local_attention": 2 * (local[0].window or 0), "local_rope_theta": local[0].rotary.theta} if local else {}),
-        "classifier_activation": THEIRS[readout.transform],
+        "classifier_activation": ACTIVATION_NAMES[readout.transform],
         "classifier_bias": readout.transform_bias,
         "decoder_bias": readout.bias,
     }
@@ -132,5 +132,5 @@ def _row(tree: Mapping[str, Any]) -> Head:
     return _classifier(tree, "mean" if tree.get("classifier_pooling", "cls") == "mean" else "first")
 
 
-HEADS = {TOKENS: _classifier, ANSWERS: _classifier, ROWS: _row}
+HEADS = {TOKENS: _classifier, ANSWERS: _classifier, SEQUENCES: _row}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="model.", ignored=(r"decoder\.weight",))

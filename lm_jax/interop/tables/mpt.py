@@ -19,7 +19,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     # The class ignores these fields: feed-forward layers are always 4 times as wide, and ALiBi is the paper's.
     for name in ("expansion_ratio", "norm_type", "learned_pos_emb"):
         hf.get(name, default=None)
-    inner = hf.part("attn_config")
+    inner = hf.inner("attn_config")
     for name in ("alibi", "alibi_bias_max", "attn_type", "prefix_lm", "qk_ln", "attn_uses_sequence_id"):
         inner.get(name, default=None)
     scale = inner.get("softmax_scale", default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.rules import Rules, turned
+from lm_jax.interop.rules import Rules, transposed
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -48,8 +48,8 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     top, last = "model.decoder.", "model.decoder.final_layer_norm"
     rules = common.outside(config, f"{top}embed_tokens", position=f"{top}embed_positions", last=last)
     if config.embed.factor is not None:
-        rules += [turned("embed/project/kernel", f"{top}project_in.weight")]
-        rules += [turned("head/factor/kernel", f"{top}project_out.weight")]
+        rules += [transposed("embed/project/kernel", f"{top}project_in.weight")]
+        rules += [transposed("head/factor/kernel", f"{top}project_out.weight")]
     return rules + common.layers(
         config.stack,
         f"{top}layers.",
@@ -76,5 +76,5 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 # Tensor names of `OPTModel` begin with `decoder.`.
 _TIED = (r"(model\.)?lm_head\.weight",)
 FAMILY = common.decoder(
-    config, weights, settings, prefix="model.", ignored=_TIED, counted="attended", still_padding=True
+    config, weights, settings, prefix="model.", ignored=_TIED, position_tokens="attended", frozen_padding=True
 )

@@ -63,7 +63,7 @@ def _family(name: str, settings: Any = None) -> Family:
         prefix="roberta.",
         ignored=IGNORED,
         copies={"lm_head.decoder.bias": "lm_head.bias"},
-        counted="real",
+        position_tokens="real",
     )
 
 

@@ -10,7 +10,7 @@ from lm_jax.core.config import InputError
 from lm_jax.interop import heads
 from lm_jax.interop.family import Family
 from lm_jax.interop.rules import Rules, norm, same
-from lm_jax.interop.settings import THEIRS, Settings
+from lm_jax.interop.settings import ACTIVATION_NAMES, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -108,7 +108,7 @@ def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any
     if config.kind != "encoder_decoder":
         raise InputError(f"{name} must be an encoder-decoder")
     block, buckets = config.encoder.block, config.encoder.block.attention.buckets
-    activation, gated = THEIRS[block.feedforward.activation], block.feedforward.gated
+    activation, gated = ACTIVATION_NAMES[block.feedforward.activation], block.feedforward.gated
     projection = "gated-gelu" if gated and activation == "gelu_new" else f"gated-{activation}" if gated else activation
     tied = config.readout.tied
     return {
@@ -144,7 +144,7 @@ _IGNORED = (
 # Two of these classes call their model `transformer`.
 _HEADS: heads.Heads = {
     heads.TOKENS: heads.Head(out="classifier", prefix="transformer."),
-    heads.ROWS: dataclasses.replace(heads.ENDED, prefix="transformer."),
+    heads.SEQUENCES: dataclasses.replace(heads.END_CLASSIFIER, prefix="transformer."),
     heads.ANSWERS: heads.Head(out="qa_outputs"),
 }
 

@@ -73,9 +73,9 @@ def _layer(ours: str, theirs: str, block: models.BlockConfig) -> Rules:
 
 def _attention(ours: str, theirs: str, config: models.AttentionConfig) -> Rules:
     return [
-        *fused(ours, f"{theirs}.in_proj", config, "parts", named="{}_{}"),
+        *fused(ours, f"{theirs}.in_proj", config, "parts", name_format="{}_{}"),
         *out(f"{ours}/out", f"{theirs}.out_proj", config.heads, bias=config.out_bias),
     ]
 
 
-FAMILY = Family(config=config, weights=weights, smoothing="label_smoothing", starts="bos_token_id")
+FAMILY = Family(config=config, weights=weights, smoothing_field="label_smoothing", start_field="bos_token_id")

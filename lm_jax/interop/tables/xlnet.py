@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ANSWERS, ROWS, TOKENS, Head, Heads
+from lm_jax.interop.heads import ANSWERS, SEQUENCES, TOKENS, Head, Heads
 from lm_jax.interop.rules import Change, Rule, Rules, feedforward, same
 from lm_jax.interop.settings import ACTIVATIONS, Settings
 from lm_jax.interop.tables import common
@@ -23,7 +23,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     hf.expect("untie_r", True)
     for field in ("use_mems_eval", "use_mems_train", "start_n_top", "end_n_top"):
         hf.get(field, default=None)
-    if name.endswith(ROWS):
+    if name.endswith(SEQUENCES):
         _check_summary(hf)
     one_way, clamp = hf.get("attn_type", default="bi") == "uni", hf.get("clamp_len", default=-1)
     relative = models.TransformerXLConfig(
@@ -140,6 +140,6 @@ def _summary(tree: Mapping[str, Any]) -> Head:
     )
 
 
-HEADS: Heads = {TOKENS: Head(out="classifier"), f"{ANSWERS}Simple": Head(out="qa_outputs"), ROWS: _summary}
+HEADS: Heads = {TOKENS: Head(out="classifier"), f"{ANSWERS}Simple": Head(out="qa_outputs"), SEQUENCES: _summary}
 IGNORED = (r"lm_loss\.weight",)
 FAMILY = Family(config=config, weights=weights, heads=HEADS, settings=settings, prefix="transformer.", ignored=IGNORED)

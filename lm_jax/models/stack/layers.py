@@ -94,7 +94,7 @@ class Stack(nn.Module):
             return grouped(self.config, self.variables["params"])
         separate = self._separate(blocks, x, context)
         groups = {}
-        for group, owners in segments.owned(self.config, separate).items():
+        for group, owners in segments.parameter_groups(self.config, separate).items():
             block = blocks[group] if group else next(block for kind, block in blocks.items() if kind not in separate)
             draw = _draw(block, x, context, len(owners))
             if group:

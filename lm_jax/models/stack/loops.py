@@ -27,7 +27,7 @@ DEEPEST_UNROLLED = 12
 Apply = Callable[[jax.Array, Any, Any, Any], tuple[jax.Array, Any, Shown]]
 
 SCANS: dict[str, Callable[[StackConfig], bool]] = {
-    "auto": lambda config: config.depth > DEEPEST_UNROLLED or not cpu.here(),
+    "auto": lambda config: config.depth > DEEPEST_UNROLLED or not cpu.on_cpu(),
     "always": lambda config: True,
     "never": lambda config: False,
 }
@@ -47,10 +47,10 @@ def unstack(tree: Any, depth: int) -> tuple[Any, ...]:
     return tuple(map(pick, range(depth)))
 
 
-def one_a_layer(config: StackConfig, groups: Params) -> tuple[Any, ...]:
+def split_layers(config: StackConfig, groups: Params) -> tuple[Any, ...]:
     """The parameters of each layer, from the stacked parameters by group."""
     trees: dict[str, dict[int, Any]] = {}
-    for group, owners in segments.owned(config, tuple(filter(None, groups))).items():
+    for group, owners in segments.parameter_groups(config, tuple(filter(None, groups))).items():
         trees[group] = dict(zip(owners, unstack(groups[group], len(owners)), strict=True))
     group_of = lambda layer: layer.kind if layer.kind in groups else ""
     return tuple(trees[group_of(layer)][layer.owner] for layer in segments.layers(config))
@@ -60,7 +60,7 @@ def _unrolled(
     config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """The unrolled loop; `groups` may hold a tuple of layers that are already unstacked."""
-    params = groups[""] if isinstance(groups.get(""), tuple) else one_a_layer(config, groups)
+    params = groups[""] if isinstance(groups.get(""), tuple) else split_layers(config, groups)
     caches, shown = [], []
     for index, (layer, layer_params) in enumerate(zip(segments.layers(config), params, strict=True)):
         layer_cache = None if cache is None else cache[index]
@@ -74,7 +74,7 @@ def _scanned(
     config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """One scan per segment, whose body applies the layers of its pattern once."""
-    owners, caches, shown = segments.owned(config, tuple(filter(None, groups))), [], []
+    owners, caches, shown = segments.parameter_groups(config, tuple(filter(None, groups))), [], []
     for number, segment in enumerate(segments.segments(config)):
         # The group of every layer of the pattern, and the slice of each group that the segment uses.
         pattern = [kind if kind in groups else "" for kind in segment.kinds]

@@ -101,7 +101,7 @@ def kinds(config: StackConfig) -> dict[str, BlockConfig]:
     return {kind: config.kind(kind) for kind in dict.fromkeys(layer.kind for layer in layers(config))}
 
 
-def owned(config: StackConfig, separate: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def parameter_groups(config: StackConfig, separate: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Parameter sets that are stored together: those of each kind in `separate`; the others under ""."""
     groups: dict[str, dict[int, None]] = {}
     for layer in layers(config):

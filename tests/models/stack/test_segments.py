@@ -4,7 +4,7 @@ import pytest
 
 from lm_jax.core.config import Tree
 from lm_jax.models.config import ShareConfig, StackConfig
-from lm_jax.models.stack.segments import layers, owned, segments
+from lm_jax.models.stack.segments import layers, parameter_groups, segments
 
 LOCAL = Tree(local=Tree(attention=Tree(window=4)), first=Tree(attention_norm=False))
 
@@ -63,5 +63,5 @@ def test_inner_layers_of_a_group_alternate():
 
 def test_kinds_with_other_parameters_are_stored_separately_in_order():
     config = stack(7, "first", L, G, L, L, G, L)
-    assert owned(config, ()) == {"": (0, 1, 2, 3, 4, 5, 6)}
-    assert owned(config, ("first",)) == {"first": (0,), "": (1, 2, 3, 4, 5, 6)}
+    assert parameter_groups(config, ()) == {"": (0, 1, 2, 3, 4, 5, 6)}
+    assert parameter_groups(config, ("first",)) == {"first": (0,), "": (1, 2, 3, 4, 5, 6)}
