@@ -1,4 +1,4 @@
-"""The query stream does not depend on its targets; calls with a past or a cache equal one call; scans equal loops."""
+"""The query stream does not depend on its targets; a past or a cache changes nothing; scans equal unrolled layers."""
 
 import jax
 import jax.numpy as jnp
