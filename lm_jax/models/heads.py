@@ -91,11 +91,11 @@ def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> 
 
 
 def largest(logits: Float[Array, "*batch classes"]) -> Int[Array, "*batch"]:
-    """The index of the largest logit; the first among earlier_ties."""
+    """The index of the largest logit; the first among equals."""
     # Two plain reductions: on the few rows of generation, XLA's argmax takes three times as long on a CPU.
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(logits == logits.max(-1, keepdims=True), ids, logits.shape[-1]).min(-1)
-    # NaN earlier_ties nothing; the result must still be a valid index.
+    # NaN equals nothing; the result must still be a valid index.
     return jnp.minimum(first, logits.shape[-1] - 1)
 
 

@@ -153,11 +153,8 @@ READS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
 
 
 def _sequential(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
-    for branch_name, branch in branches.items():
-        drop, norm = (
-            block.drop(train),
-            lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}"),
-        )
+    for key, branch in branches.items():
+        drop, norm = block.drop(train), lambda suffix, key=key: block.norm(f"{key}_norm{suffix}")
         x = constrain(JOINS[name](x, branch, norm, drop), "batch", "stream", None)
     return x
 

@@ -139,7 +139,7 @@ def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[
 
 
 def grouped(config: StackConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a stack's layers by group: `layers` is "", `KIND/layers` is the kind."""
+    """The parameters of a stack's layers by group: "" for `layers`, the kind for `KIND/layers`."""
     groups = {kind: params[kind]["layers"] for kind in segments.kinds(config) if kind in params}
     return {"": params["layers"], **groups} if "layers" in params else groups
 

@@ -1,4 +1,4 @@
-"""The query stream does not depend on its targets; calls with a past or a cache equal one call; scans equal loops."""
+"""The query stream does not depend on its targets; a past or a cache changes nothing; scans equal unrolled layers."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def hidden(model, params, tokens, **inputs):
     return jax.jit(lambda params: model.apply({"params": params}, Inputs(tokens=tokens, **inputs)).hidden)(params)
 
 
-def seen(model, params, inputs):
+def depends(model, params, inputs):
     """Whether each output row depends on the token at each position."""
 
     def rows(table):
@@ -55,19 +55,19 @@ def seen(model, params, inputs):
 def test_a_target_sees_what_comes_before_it_and_never_itself():
     model, params = built()
     rows = np.take_along_axis(ORDER, np.asarray(TARGETS), 1)
-    np.testing.assert_array_equal(seen(model, params, TWO), ORDER[:, None, :] < rows[:, :, None])
+    np.testing.assert_array_equal(depends(model, params, TWO), ORDER[:, None, :] < rows[:, :, None])
 
 
 def test_a_token_sees_itself_and_what_comes_before_it():
     model, params = built()
     tokens = TWO.replace(targets=None)
-    np.testing.assert_array_equal(seen(model, params, tokens), ORDER[:, None, :] <= ORDER[:, :, None])
+    np.testing.assert_array_equal(depends(model, params, tokens), ORDER[:, None, :] <= ORDER[:, :, None])
 
 
 def test_future_tokens_do_not_change_the_past_of_a_one_way_model():
     model, params = built(**ONE_WAY)
     expected = np.broadcast_to(np.tril(np.ones((LENGTH, LENGTH), bool)), (2, LENGTH, LENGTH))
-    np.testing.assert_array_equal(seen(model, params, Inputs(tokens=TOKENS)), expected)
+    np.testing.assert_array_equal(depends(model, params, Inputs(tokens=TOKENS)), expected)
 
 
 def test_targets_do_not_depend_on_each_other_or_on_unused_ones():

@@ -1,4 +1,4 @@
-"""The convolution convolution a layer against its formula; texts do not mix and padding is zero."""
+"""The convolution beside a layer against its formula; texts do not mix and padding is zero."""
 
 import dataclasses
 
