@@ -188,7 +188,7 @@ class Tokenizer:
       sentinels: ids of <extra_id_0>, <extra_id_1>, ..., int32.
       special: bool [vocab], ids that are not text.
       ordinary: longest run of ids without a special id, [first, last + 1); random tokens are drawn from it.
-      starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the" (not "##the"), white space, "天气".
+      starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the", not "##the"; white space; Chinese.
       lossless: whether `decode(encode(text)) == text` for any text.
       pieces, lengths, carries_space, prefix_space: see `Vocabulary`.
       backend: splits text into pieces.
