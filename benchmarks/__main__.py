@@ -91,7 +91,7 @@ def main() -> None:
         shared = [word for word in args.words if word.startswith("checkpoint=")]
         others.append(["transformers", f"{args.transformers} -m benchmarks.peers {' '.join([args.work, *shared])}"])
     workers = [Worker(name, command) for name, command in [["lm_jax", ours], *others]]
-    # All turns take about as long, whatever a unit costs a worker.
+    # The same length of turn for all workers: `units` depends on the cost of a unit.
     units = {worker.name: max(1, int(args.seconds / worker.go(1))) for worker in workers}
     for _ in range(args.rounds):
         for worker in workers:

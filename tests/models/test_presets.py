@@ -1,4 +1,4 @@
-"""Presets are their papers: sizes, initialisation, and what a wrong setting is answered with."""
+"""Presets match their papers: sizes, initialisation, and errors for wrong settings."""
 
 import dataclasses
 import functools
@@ -23,12 +23,12 @@ from lm_jax.models.transformer import build_transformer
 
 PAIR = Inputs(tokens=jnp.ones((1, 4), jnp.int32), source=Inputs(tokens=jnp.ones((1, 4), jnp.int32)))
 
-# Parameters of transformers' own classes in the released sizes, counted on torch's meta device.
+# Parameters of transformers' classes in the released sizes, counted on torch's meta device.
 REFERENCE = json.loads((Path(__file__).parents[1] / "golden" / "presets.json").read_text())
 
 
 def shapes(preset, size, vocab):
-    """The shapes of a preset's parameters; nothing is allocated."""
+    """Return the shapes of a preset's parameters; nothing is allocated."""
     tree = PRESETS[preset].build(size)
     tree.embed.vocab = vocab
     for stack in tiny.stacks(preset):
@@ -36,7 +36,7 @@ def shapes(preset, size, vocab):
     return tiny.shapes(build_transformer(from_config_dict(KINDS[tree.kind], tree)), PAIR)
 
 
-# The largest of each family; all others are counted by the slow tests.
+# The largest of each family; the slow tests count the others.
 LARGEST = {(preset, max(sizes, key=lambda size: sizes[size])) for preset, sizes in PARAMETERS.items()}
 
 
@@ -48,26 +48,26 @@ LARGEST = {(preset, max(sizes, key=lambda size: sizes[size])) for preset, sizes 
         for size in sizes
     ],
 )
-def test_the_list_of_parameters_is_what_the_shapes_add_up_to(preset, size):
+def test_listed_parameter_counts_are_the_sums_of_the_shapes(preset, size):
     assert count(shapes(preset, size, PRESETS[preset].vocabulary(size))) == PARAMETERS[preset][size]
 
 
-def test_the_list_of_parameters_has_every_size_but_those_of_the_tests():
+def test_parameter_counts_are_listed_for_every_size_except_tiny():
     assert {preset: list(sizes) for preset, sizes in PARAMETERS.items()} == {
         name: [size for size in preset.sizes if size != "tiny"] for name, preset in PRESETS.items()
     }
 
 
-# What transformers' own classes have and ours have not, by size.
-THEIRS_ALONE = {
-    # Release 5 ties the readout of every T5, also of those that were released with one of their own.
+# Parameters of transformers' classes minus ours, by size.
+DIFFERENCES = {
+    # transformers 5 ties the readout of every T5, also of those released untied.
     **{
         family: {size: -PRESETS[family].vocab * shape["width"] for size, shape in PRESETS[family].sizes.items()}
         for family in ("t5", "mt5", "umt5")
     },
-    # Our encoders can write: where tables are narrow, hidden states come back to their width.
+    # Our encoders have a readout: with factorised embeddings, a matrix maps hidden states to the factor.
     "electra": {"small": -256 * 128},
-    # Sinusoids are parameters there, and the bias of logits is none.
+    # Their sinusoids are parameters; their bias of the logits is not.
     "marian": {"base": 2 * 512 * 512 - 58101},
     "pegasus": {"base": 2 * 512 * 768, "large": 2 * 1024 * 1024},
 }
@@ -75,8 +75,8 @@ THEIRS_ALONE = {
 
 @pytest.mark.parametrize("preset", REFERENCE)
 def test_models_have_as_many_parameters_as_those_of_transformers(preset):
-    alone = THEIRS_ALONE.get(preset, {})
-    ours = {size: PARAMETERS[preset][size] + alone.get(size, 0) for size in REFERENCE[preset]["parameters"]}
+    extra = DIFFERENCES.get(preset, {})
+    ours = {size: PARAMETERS[preset][size] + extra.get(size, 0) for size in REFERENCE[preset]["parameters"]}
     assert ours == REFERENCE[preset]["parameters"]
 
 
@@ -91,15 +91,15 @@ def test_models_have_as_many_parameters_as_those_of_transformers(preset):
         ("t5", "small", 77.0, 0.01),  # released_checkpoints.md
         ("llama", "7b", 6738, 0.01),  # "6.7B" in table 2
         ("llama", "2-70b", 68977, 0.01),
-        # The released weights with the bias of their logits, to the last number.
+        # The exact count of the released weights with the bias of the logits.
         ("xlnet", "base", 116.750336, 1e-9),
         ("xlnet", "large", 360.300800, 1e-9),
-        # Those of transformers' own class with the masked-LM head, counted on torch's meta device.
+        # transformers' class with the masked-LM head, counted on torch's meta device.
         ("deberta", "xsmall", 70.958820, 1e-8),
         ("deberta", "small", 142.024548, 1e-8),
         ("deberta", "base", 184.551780, 1e-8),
         ("deberta", "large", 435.191908, 1e-8),
-        # Table 3 says 65M for "about 37000" shared tokens; its own sizes multiply out to 63.1M.
+        # Table 3 says 65M for "about 37000" shared tokens; its sizes give 63.1M.
         ("transformer", "base", 63.1, 0.01),
         ("transformer", "base", 65, 0.04),
         ("transformer", "big", 213, 0.02),  # table 3
@@ -107,17 +107,17 @@ def test_models_have_as_many_parameters_as_those_of_transformers(preset):
         ("palm", "8b", 8630, 0.001),
         ("palm", "62b", 62500, 0.001),
         ("palm", "540b", 540350, 0.001),
-        # Gopher's table 1, of which every model comes out with the projection of distances that Transformer-XL has in
-        # each layer; Chinchilla's name, which is all that its paper says of a shape that its table 4 gives.
+        # Gopher's table 1, reached with Transformer-XL's projection of relative positions in each layer. Chinchilla's
+        # name: its paper gives the shape (table 4) but no other count.
         ("gopher", "44m", 44, 0.01),
         ("gopher", "117m", 117, 0.01),
         ("gopher", "417m", 417, 0.01),
-        ("gopher", "1.4b", 1400, 0.02),  # 1,374M: two digits are printed
+        ("gopher", "1.4b", 1400, 0.02),  # 1,374M; the table prints two digits
         ("gopher", "7.1b", 7100, 0.01),
         ("gopher", "280b", 280000, 0.01),
         ("chinchilla", "70b", 70000, 0.01),
-        # GPT-3's table 2.1. Three of its numbers are more than a percent away from what its own shapes
-        # multiply out to: 355.9M, 1,315.7M, 2,651.6M. 1.3B takes 16 heads and not the printed 24: see the preset.
+        # GPT-3's table 2.1. Three of its numbers differ by more than a percent from the counts of its shapes: 355.9M,
+        # 1,315.7M, 2,651.6M. 1.3B has 16 heads, not the printed 24: see the preset.
         ("gpt3", "125m", 125, 0.01),
         ("gpt3", "350m", 350, 0.02),
         ("gpt3", "350m", 355.9, 0.001),
@@ -135,30 +135,28 @@ def test_published_models_have_their_published_number_of_parameters(preset, size
     assert PARAMETERS[preset][size] / 1e6 == pytest.approx(millions, rel=tolerance)
 
 
-def test_the_heads_that_are_printed_for_gpt3_1_3b_would_make_another_model():
+def test_the_printed_heads_of_gpt3_1_3b_would_give_1_5b_parameters():
     width, depth = 2048, 24
-    more_heads = 4 * width * (24 - 16) * 128 * depth
-    # Without the biases of these heads.
+    more_heads = 4 * width * (24 - 16) * 128 * depth  # Without their biases.
     assert (PARAMETERS["gpt3"]["1.3b"] + more_heads) / 1e9 == pytest.approx(1.517, abs=0.001)
 
 
 @functools.cache
-def drawn(preset):
-    """A tiny preset's parameters as it draws them, by path."""
+def initial_params(preset):
+    """Return the initial parameters of a tiny preset by path."""
     model = build_transformer(tiny.config(preset))
-    # Keys of this kind give programs that compile in a tenth of the time.
-    key = jax.random.key(0, impl="unsafe_rbg")
+    key = jax.random.key(0, impl="unsafe_rbg")  # Its programs compile in a tenth of the time.
     params = jax.jit(lambda key: model.init(key, PAIR, method="everything"))(key)["params"]
     return {name: np.asarray(leaf) for name, leaf in named_leaves(nn.meta.unbox(params))}
 
 
 def assert_stddev(preset, expected):
     for path, stddev in expected.items():
-        # A matrix of n numbers: relative error 1 / sqrt(2 n), at most 1 % from 4,096 on; 6 of them.
-        assert drawn(preset)[path].std() == pytest.approx(stddev, rel=0.06), path
+        # Six standard errors: the relative error is 1 / sqrt(2 n), at most 1 % for n >= 4,096 numbers.
+        assert initial_params(preset)[path].std() == pytest.approx(stddev, rel=0.06), path
 
 
-def test_gpt2_draws_as_its_paper_says():
+def test_gpt2_is_initialised_as_in_its_paper():
     layers = "stack/layers/"
     assert_stddev(
         "gpt2",
@@ -172,14 +170,14 @@ def test_gpt2_draws_as_its_paper_says():
     )
 
 
-def test_bert_cuts_its_bell_at_two_standard_deviations():
-    # The variance of a standard normal cut at two is 0.774.
+def test_bert_truncates_its_normal_at_two_standard_deviations():
+    # The variance of a standard normal truncated at 2 is 0.774.
     kernels = ["token/embedding", "embed/position", "stack/layers/attention/out/kernel", "head/transform/kernel"]
     assert_stddev("bert", {path: 0.02 * np.sqrt(0.774) for path in kernels})
-    assert max(abs(leaf).max() for name, leaf in drawn("bert").items() if "kernel" in name) <= 0.04
+    assert max(abs(leaf).max() for name, leaf in initial_params("bert").items() if "kernel" in name) <= 0.04
 
 
-def test_t5_draws_by_fan_in_and_its_queries_smaller():
+def test_t5_is_initialised_by_fan_in_with_smaller_queries():
     encoder, decoder = "encoder/layers/", "decoder/layers/"
     assert_stddev(
         "t5",
@@ -196,7 +194,7 @@ def test_t5_draws_by_fan_in_and_its_queries_smaller():
     )
 
 
-def test_the_transformer_draws_uniformly_by_both_fans():
+def test_the_transformer_is_initialised_uniformly_by_both_fans():
     assert_stddev(
         "transformer",
         {
@@ -206,37 +204,38 @@ def test_the_transformer_draws_uniformly_by_both_fans():
         },
     )
     limit = np.sqrt(6 / (64 + 128))
-    assert limit * 0.99 < abs(drawn("transformer")["decoder/layers/feedforward/in/kernel"]).max() <= limit
+    kernel = initial_params("transformer")["decoder/layers/feedforward/in/kernel"]
+    assert limit * 0.99 < abs(kernel).max() <= limit
 
 
-def test_llama_draws_as_gpt2():
+def test_llama_is_initialised_as_gpt2():
     assert_stddev("llama", {"stack/layers/attention/key/kernel": 0.02, "stack/layers/feedforward/out/kernel": 0.01})
 
 
-def test_xlnet_draws_what_it_adds_to_queries_as_everything_else():
+def test_xlnet_initialises_relative_attention_as_everything_else():
     names = ("content_bias", "distance_bias", "type_bias", "types", "distance/kernel")
-    drawn_ones = {name: drawn("xlnet")[f"stack/layers/attention/relative/{name}"] for name in names}
-    # 128 numbers and more: relative error 1 / sqrt(256), three and a half of them.
-    for name, leaf in drawn_ones.items():
+    for name in names:
+        # Three and a half standard errors of 1 / sqrt(256), for at least 128 numbers.
+        leaf = initial_params("xlnet")[f"stack/layers/attention/relative/{name}"]
         assert leaf.std() == pytest.approx(0.02, rel=0.22), name
 
 
-# One of each way to build and to draw.
-DRAWN = ("transformer", "bert", "gpt2", "t5", "llama", "xlnet", "deberta", "palm", "gpt_neox", "mixtral", "bart")
+# One preset of each way to build and to initialise.
+INITIALISED = ("transformer", "bert", "gpt2", "t5", "llama", "xlnet", "deberta", "palm", "gpt_neox", "mixtral", "bart")
 
 
-@pytest.mark.parametrize("preset", DRAWN)
+@pytest.mark.parametrize("preset", INITIALISED)
 def test_biases_start_at_zero_and_scales_at_one(preset):
-    for name, leaf in drawn(preset).items():
+    for name, leaf in initial_params(preset).items():
         if name.endswith("bias") and "/relative/" not in name:
             assert not leaf.any(), name
         if name.endswith("scale"):
             assert (leaf == 1).all(), name
 
 
-@pytest.mark.parametrize("preset", [preset for preset in DRAWN if preset != "mixtral"])
-def test_layers_are_drawn_apart(preset):
-    first, second = drawn(preset)[f"{tiny.stacks(preset)[-1]}/layers/feedforward/in/kernel"]
+@pytest.mark.parametrize("preset", [preset for preset in INITIALISED if preset != "mixtral"])
+def test_layers_are_initialised_independently(preset):
+    first, second = initial_params(preset)[f"{tiny.stacks(preset)[-1]}/layers/feedforward/in/kernel"]
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
 
 
@@ -247,9 +246,9 @@ def test_every_size_is_a_valid_configuration(preset):
         assert from_config_dict(KINDS[tree.kind], tree).kind == tree.kind
 
 
-# Those that no checkpoint is read into: nothing else runs them.
+# Presets without released checkpoints: no other test runs them.
 @pytest.mark.parametrize("preset", ["gpt3", "palm", "gopher"])
-def test_models_without_released_weights_write_and_do_not_see_the_future(preset):
+def test_models_without_released_weights_give_logits_and_do_not_see_the_future(preset):
     tokens = jnp.asarray([[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 11]], jnp.int32)
     model, params = tiny.build(tiny.config(preset), Inputs(tokens=tokens))
     logits = jax.jit(lambda params: model.apply({"params": params}, Inputs(tokens=tokens), logits=True).logits)(params)
@@ -258,7 +257,7 @@ def test_models_without_released_weights_write_and_do_not_see_the_future(preset)
     assert (logits[0, -1] != logits[1, -1]).any()
 
 
-def test_palm_draws_by_fan_in_and_its_table_by_one():
+def test_palm_is_initialised_by_fan_in_and_its_token_table_by_one():
     layers = "stack/layers/"
     assert_stddev(
         "palm",
@@ -315,19 +314,19 @@ def test_an_unknown_size_lists_the_known_ones():
     ],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else "",
 )
-def test_a_setting_that_cannot_work_is_refused_by_name(over, message):
+def test_an_invalid_setting_is_refused_by_name(over, message):
     with pytest.raises(InputError, match=message):
         tiny.boxed(build_transformer(tiny.config("gpt2", over=over)), PAIR)
 
 
-def test_a_decoder_must_not_see_the_future_nor_an_encoder_only_the_past():
+def test_a_full_mask_in_a_decoder_and_a_causal_mask_in_an_encoder_are_refused():
     with pytest.raises(InputError, match="'causal' in an encoder; use 'full'"):
         tiny.config("bert", over={"stack.block.attention.mask": "causal"})
     with pytest.raises(InputError, match="'full' in a decoder; use 'causal'"):
         tiny.config("gpt2", over={"stack.block.attention.mask": "full"})
 
 
-def test_a_decoder_of_an_encoder_decoder_must_see_the_encoder():
+def test_an_encoder_decoder_without_cross_attention_is_refused():
     config = tiny.config("t5")
     blind = dataclasses.replace(config.decoder.block, cross=None)
     with pytest.raises(InputError, match="decoder.block.cross is not set"):

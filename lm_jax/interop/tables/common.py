@@ -55,7 +55,7 @@ def rotary(config: RotaryConfig) -> dict[str, Any]:
 
 
 def position_rows(config: EmbedConfig) -> int:
-    """Return the rows of their computed position table: 2,048 or more, because our positions have no limit."""
+    """Return the rows of their computed position table; ours has no limit, and generation may exceed `max_length`."""
     return max(config.max_length, 2048)
 
 
