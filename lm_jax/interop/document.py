@@ -1,4 +1,4 @@
-"""config.json as it lies beside a checkpoint, and what `--hf.FIELD=VALUE` lays over it."""
+"""config.json of a checkpoint, and the fields that `--hf.FIELD=VALUE` overrides."""
 
 from __future__ import annotations
 
@@ -11,47 +11,46 @@ from lm_jax.core import pointers
 from lm_jax.core.config import InputError, nearest
 
 CONFIG = "config.json"
-# Where a Hub cache keeps the files of `models--OWNER--NAME`.
+# The folder of files in `models--OWNER--NAME` of a Hub cache.
 _SNAPSHOTS = "snapshots"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """config.json of a directory."""
+    """Parse config.json of a directory."""
     file = path / CONFIG
     pointers.refuse(file)
     if not file.is_file():
-        inside = sorted(str(other.parent) for other in (path / _SNAPSHOTS).glob(f"*/{CONFIG}"))
-        raise InputError(
-            f"{path} holds no {CONFIG}; give " + (" or ".join(inside) or "the directory of a Hugging Face checkpoint")
-        )
-    return parsed(file)
+        snapshots = sorted(str(other.parent) for other in (path / _SNAPSHOTS).glob(f"*/{CONFIG}"))
+        instead = " or ".join(snapshots) or "the directory of a Hugging Face checkpoint"
+        raise InputError(f"{path} holds no {CONFIG}; give {instead}")
+    return parse(file)
 
 
-def parsed(file: Path) -> dict[str, Any]:
-    """The object of a JSON file beside a checkpoint.
+def parse(file: Path) -> dict[str, Any]:
+    """Parse a JSON object from a file beside a checkpoint.
 
     Raises:
-      InputError: it is a pointer to the file, or no JSON object.
+      InputError: the file is a Git LFS pointer or not a JSON object.
     """
     pointers.refuse(file)
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is no JSON ({error}); download it again") from error
+        raise InputError(f"{file} is not JSON ({error}); download it again") from error
     if not isinstance(tree, dict):
         raise InputError(f"{file} is a {type(tree).__name__}; expected an object; download it again")
     return tree
 
 
-def laid_over(tree: Mapping[str, Any], over: Mapping[str, str]) -> dict[str, Any]:
-    """A config.json with fields set or dropped.
+def override(tree: Mapping[str, Any], over: Mapping[str, str]) -> dict[str, Any]:
+    """Set or drop fields of a config.json.
 
     Args:
       tree: the parsed file.
-      over: texts by field: JSON, any other text for itself, and none at all drops the field.
+      over: by field, its value as JSON or, if it is not JSON, as plain text; an empty text drops the field.
 
     Raises:
-      InputError: a field to drop is not there.
+      InputError: the file lacks a field to drop.
     """
     changed = dict(tree)
     for name, text in over.items():

@@ -1,4 +1,4 @@
-"""What a table says about one family of Hugging Face checkpoints."""
+"""One family of Hugging Face checkpoints as data: what a table defines."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ class Family:
     """A family as data.
 
     Attributes:
-      config: their settings to ours; refuses what it does not support.
-      weights: rules of a model of ours, as the named class of theirs stores it. Paths that begin with `extra/` are
-        what our model has not.
-      heads: of classes whose head our model has not, by what follows the family in the class's name.
-      learned: the same rules as parameters of their module, where those are cut otherwise than tensors in files.
-      settings: ours to theirs, for models that were not imported; None where only imported ones can be exported. The
-        first family of `TABLES` is taken whose `config` reads them back as the same function; `tensors` among them are
-        names that `config` looks for in a checkpoint.
-      prefix: what the names of a model with a head have before those of the model without.
-      ignored: regular expressions of whole names in checkpoints that hold nothing to be loaded.
-      copies: tensors that some releases leave out because another, named here, is the same.
-      marks: tensors that tell a class whose model is that of another from it, by the class.
-      renamed: names that releases after the table's give to tensors, and the table's.
-      spelled: names that a checkpoint gives to tensors, and the table's, from its config.json and its names (none while
-        it is written).
-      still_padding: whether reading the padding token gives its embedding no gradient (torch's `padding_idx`).
-      blind_padding: whether padding sees nothing (DeBERTa), or all that is not padding.
-      smoothing: the field of config.json with the label smoothing that is a part of the loss.
-      starts: the field of config.json with the token that a decoder's text starts with; without one, the decoder's own
-        start or padding.
-      tokenizer: the class that transformers' AutoTokenizer takes for the family whatever tokenizer_config.json says; ""
-        where it does as it is told.
-      counted: what positions count: `all` tokens, `attended` ones (of the attention mask) or `real` ones (that are not
-        padding).
+      config: converts Hugging Face settings to ours; refuses what it does not support.
+      weights: rules of a model of ours and the Hugging Face class that stores it. Paths that begin with `extra/` are
+        parameters that our model lacks.
+      heads: heads that our models lack, by the suffix of the class (`ForTokenClassification`).
+      learned: rules for the parameters of the class in memory, where it splits them differently from its files.
+      settings: converts our settings to Hugging Face's; None: only imported models can be exported. `tree_for` takes
+        the first family of `TABLES` whose `config` reads the result back as the same function. The key `tensors` lists
+        tensor names that `config` looks for in a checkpoint.
+      prefix: prefix of tensor names that a class with a head adds to those of the bare model.
+      ignored: regular expressions; tensors whose whole names match are not loaded.
+      copies: tensors that some releases leave out, and the tensor that each equals.
+      marks: by class, the tensor that distinguishes it from another class with the same model.
+      renamed: tensor names of later releases to the table's.
+      spelled: from config.json and the tensor names of a checkpoint (no names while it is being written), the
+        checkpoint's own names to the table's.
+      still_padding: whether the padding token's embedding gets no gradient (torch's `padding_idx`).
+      blind_padding: whether padding attends to nothing (DeBERTa), instead of to all that is not padding.
+      smoothing: the field of config.json with the label smoothing of the loss; empty: none.
+      starts: the field of config.json with the token that a decoder starts from; empty: `decoder_start_token_id`, or
+        else padding.
+      tokenizer: the class that transformers' AutoTokenizer uses for the family even if tokenizer_config.json names
+        another; empty: the class that the file names.
+      counted: which tokens positions count: `all`, `attended` (by the attention mask) or `real` ones (not padding).
     """
 
     config: Callable[[Settings], ModelConfig]

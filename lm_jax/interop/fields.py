@@ -1,16 +1,16 @@
 """Fields of config.json that the reference implementation can read, family by family.
 
-A field that is not here cannot change what the family's classes compute. Written down from the source of transformers
-5.24, 4.57, 4.30, 3.5 and 2.11 (`tests/interop/reference_fields.py`): what a configuration class defines, its other
-names, and what the classes' code reads from a configuration. Fields that `settings.HARMLESS` names are left out.
+A field that is not here cannot change what the family's classes compute. The lists come from the source of transformers
+5.24, 4.57, 4.30, 3.5 and 2.11 (`tests/interop/reference_fields.py`): the fields that a configuration class defines,
+their other names, and those that the code reads from a configuration. Fields in `settings.HARMLESS` are left out.
 """
 
 from __future__ import annotations
 
-# The newest release whose fields these are.
+# The newest release that these lists cover.
 RELEASE = (5, 24)
 
-# What every family's code reads.
+# Fields that the code of every family reads.
 SHARED = frozenset(
     """
     add_cross_attention alibi allow_global_per_layer_attribute_access attention_chunk_size attention_factor
@@ -33,7 +33,7 @@ SHARED = frozenset(
     """.split()
 )
 
-# What one family's reads besides.
+# Further fields that the code of one family reads.
 OWN: dict[str, frozenset[str]] = {
     name: frozenset(fields.split())
     for name, fields in {
@@ -129,5 +129,5 @@ OWN: dict[str, frozenset[str]] = {
 
 
 def of(family: str) -> frozenset[str] | None:
-    """Fields that the classes of a `model_type` can read; None where they are not known."""
+    """Returns the fields that the classes of a `model_type` can read; None: unknown."""
     return SHARED | OWN[family] if family in OWN else None

@@ -1,4 +1,4 @@
-"""Names of tensors: as a checkpoint has them, as the tables do, and back."""
+"""Names of tensors: from a checkpoint's names to those of the tables, and back."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from lm_jax.interop.heads import Head
 from lm_jax.interop.rules import Rules
 from lm_jax.interop.safetensors import Entry
 
-# What puts itself before every name: torch's DataParallel, torch.compile, and trainers that keep a model as `model`.
+# Prefixes of whole models: torch's DataParallel, torch.compile, and trainers that store the model as `model`.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
-def named(
-    stored: Mapping[str, Entry], family: Family, spelled: Mapping[str, str], head: Head | None
+def to_table_names(
+    stored: Mapping[str, Entry], family: Family, aliases: Mapping[str, str], head: Head | None
 ) -> dict[str, Entry]:
-    """Tensors by the names that tables use: of a model with its prefix, and of today's spelling."""
-    prefix, table = family.prefix, {**family.renamed, **spelled}
+    """Returns tensors under the names of the table, which begin with the family's prefix."""
+    prefix, table = family.prefix, {**family.renamed, **aliases}
     stored = {table.get(name, name): at for name, at in stored.items()}
-    # BERT's first checkpoints are named after TensorFlow's.
-    named = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
+    # BERT's first checkpoints have TensorFlow's names.
+    stored = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
     if head is not None and head.prefix is not None:
-        own = head.prefix
-        named = {prefix + name.removeprefix(own) if name.startswith(own) else name: at for name, at in named.items()}
-    if prefix and not any(name.startswith(prefix) for name in named):
-        named = {f"{prefix}{name}": at for name, at in named.items()}
-    copied = {name: named[other] for name, other in family.copies.items() if name not in named and other in named}
-    return named | copied
+        old = head.prefix
+        stored = {prefix + name.removeprefix(old) if name.startswith(old) else name: at for name, at in stored.items()}
+    if prefix and not any(name.startswith(prefix) for name in stored):
+        stored = {f"{prefix}{name}": at for name, at in stored.items()}
+    copies = {name: stored[other] for name, other in family.copies.items() if name not in stored and other in stored}
+    return stored | copies
 
 
 def their_name(name: str, family: Family, architecture: str, head: Head | None) -> str:
-    """A tensor's name as its class has it, from the name that tables use."""
+    """Returns the name that a class gives to a tensor, from the table's name."""
     if head is not None and (head.prefix is None or name.startswith(head.names)):
         return name
     if not name.startswith(family.prefix):
@@ -43,22 +43,22 @@ def their_name(name: str, family: Family, architecture: str, head: Head | None) 
     return name.removeprefix(family.prefix) if heads.bare(architecture) else name
 
 
-def unwrapped(stored: Mapping[str, Entry], family: Family) -> tuple[dict[str, Entry], str]:
-    """Tensors without what wraps a whole model, and what that was."""
-    inside, wrapper = dict(stored), ""
-    while found := next((one for one in _WRAPPERS if inside and all(name.startswith(one) for name in inside)), ""):
-        names = {name.removeprefix(found): at for name, at in inside.items()}
-        # Many models call their own parts so.
-        if found == family.prefix and not any(name.startswith(found) for name in names):
+def unwrap(stored: Mapping[str, Entry], family: Family) -> tuple[dict[str, Entry], str]:
+    """Removes prefixes that a trainer puts before all names; returns the tensors and the removed prefixes."""
+    entries, removed = dict(stored), ""
+    while outer := next((each for each in _WRAPPERS if entries and all(name.startswith(each) for name in entries)), ""):
+        inner = {name.removeprefix(outer): at for name, at in entries.items()}
+        # Many families have the prefix `model.` themselves.
+        if outer == family.prefix and not any(name.startswith(outer) for name in inner):
             break
-        inside, wrapper = names, wrapper + found
-    return inside, wrapper
+        entries, removed = inner, removed + outer
+    return entries, removed
 
 
-def compared(rules: Rules, entries: Mapping[str, Entry], family: Family) -> tuple[list[str], list[str]]:
-    """Names that rules ask for and that are not there, and names that no rule knows."""
-    wanted = {name for rule in rules if not rule.optional for name in rule.theirs}
-    known = {name for rule in rules for name in rule.theirs}
-    ignored = re.compile("|".join(family.ignored) or "(?!)")
-    plain = lambda name: ignored.fullmatch(name) or ignored.fullmatch(name.removeprefix(family.prefix))
-    return sorted(wanted - set(entries)), sorted(name for name in entries if name not in known and not plain(name))
+def compare(rules: Rules, entries: Mapping[str, Entry], family: Family) -> tuple[list[str], list[str]]:
+    """Returns names that rules require and `entries` lacks, and names in `entries` that no rule reads."""
+    required = {name for rule in rules if not rule.optional for name in rule.theirs}
+    read = {name for rule in rules for name in rule.theirs}
+    pattern = re.compile("|".join(family.ignored) or "(?!)")
+    ignored = lambda name: pattern.fullmatch(name) or pattern.fullmatch(name.removeprefix(family.prefix))
+    return sorted(required - set(entries)), sorted(name for name in entries if name not in read and not ignored(name))

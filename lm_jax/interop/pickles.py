@@ -1,4 +1,4 @@
-"""Directories whose weights are not in safetensors: what they hold instead, and the command that converts it."""
+"""Error messages for directories without safetensors, and the command that converts pickled weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lm_jax.core import pointers
 from lm_jax.core.config import InputError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-# What trainers leave beside the weights.
+# Files that trainers write beside the weights.
 _LITTER = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|sentencepiece.*)\.\w+")
 _SHARD = re.compile(r"(.*)-\d+-of-\d+(\.\w+)")
-# Names that another program gave to the one file, and files of other frameworks.
+# Safetensors under other names, and files of other frameworks.
 _OTHERS = ("*.safetensors", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 
-# Trainers keep the weights as a part of what they save. Tied tensors share memory, which safetensors refuses: all are
-# cloned.
+# Trainers nest the weights in a larger dictionary. All tensors are cloned, because tied tensors share memory, which
+# safetensors refuses.
 _CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; "
     "read = lambda f: torch.load(f, map_location='cpu', weights_only=True); "
@@ -29,18 +29,16 @@ _CONVERT = (
 
 
 def refuse(directory: Path, single: str, index: str) -> InputError:
-    """Why a directory without `single` and `index` cannot be read."""
+    """Returns the error for a directory without the files `single` and `index`."""
     broken = [file.name for file in (directory / single, directory / index) if file.is_symlink()]
     if broken:
-        return InputError(
-            f"{directory / broken[0]} is a link to a file that is not there; download the checkpoint again"
-        )
+        return InputError(f"{directory / broken[0]} is a link to a missing file; download the checkpoint again")
     for file in sorted(file for kind in _PICKLES for file in directory.glob(kind)):
         pointers.refuse(file)
     if pickled := _pickled(directory):
         return InputError(
-            f"{directory} holds {pickled}, a pickle, which can run any code when it is read, and is refused; where "
-            f"you trust it and have torch: {command(directory, single)}"
+            f"{directory} holds {pickled}, a pickle, which can run any code when it is read, and is refused; if you "
+            f"trust it and have torch: {command(directory, single)}"
         )
     others = sorted(file.name for kind in _OTHERS for file in directory.glob(kind))
     instead = f" but {', '.join(others[:3])}" if others else ""
@@ -50,15 +48,15 @@ def refuse(directory: Path, single: str, index: str) -> InputError:
 
 
 def command(directory: Path, single: str) -> str:
-    """The shell command that writes a directory's pickled weights as `single` beside them."""
+    """Returns the shell command that converts a directory's pickled weights to the file `single`."""
     pickled, here = _pickled(directory), shlex.quote(str(directory))
     return f'python -c "{_CONVERT}" {here}/{single} {here}/{pickled}'
 
 
 def _pickled(directory: Path) -> str:
-    """The name of the file of weights, or the pattern of its shards; empty for none."""
+    """The name of the pickled weights, or the pattern of their shards; empty if there are none."""
     names = sorted(file.name for kind in _PICKLES for file in directory.glob(kind) if not _LITTER.fullmatch(file.name))
-    # The library's own names first.
+    # The names that transformers writes come first.
     names.sort(key=lambda name: not name.startswith("pytorch_model"))
     if not names:
         return ""

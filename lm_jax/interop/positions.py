@@ -1,4 +1,4 @@
-"""Where a family's positions begin: RoBERTa's first position is in the row after the padding token's."""
+"""The row of the first position in the table of positions: in RoBERTa's, the row after the padding token's id."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from lm_jax.models.config import ModelConfig
 
 
 def aligned(tree: Mapping[str, Any], config: ModelConfig, params: Any) -> tuple[dict[str, Any], ModelConfig, Any]:
-    """A model whose position 0 is where the padding token of its config.json puts it.
+    """Moves position 0 to the row that the padding token of config.json requires.
 
-    Rows before position 0 are those of padding, which the model never reads: they are cut, or added as zeros.
-
-    Args:
-      tree: config.json with the ids of the tokenizer.
-      config: our configuration.
-      params: our parameters.
+    The model never reads the rows before position 0: they are removed, or added as zeros. `tree` is config.json with
+    the ids of the tokenizer.
 
     Returns:
-      The same three, which compute the same.
+      The three arguments, changed; the model computes the same function.
     """
     tree, embed = dict(tree), config.embed
     if family_of(tree).counted != "real" or tree["pad_token_id"] + 1 == embed.offset:

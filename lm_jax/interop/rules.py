@@ -1,8 +1,8 @@
-"""Which of our parameters is which tensor of theirs, and how the one becomes the other: both ways from one rule.
+"""Rules: which of our parameters is which Hugging Face tensor, and how to convert between them both ways.
 
-Our names are paths in the tree of parameters with the number of a layer's parameters where the stack keeps them on a
-leading axis: `stack/3/attention/query/kernel`. Theirs are names in a checkpoint. A kernel of ours maps the axes of its
-input to those of its output; torch's `Linear` keeps [out, in] and its heads side by side.
+Our names (`ours`) are paths in the parameter tree, with the layer's number where the stack has a leading axis of
+layers: `stack/3/attention/query/kernel`. Theirs (`theirs`) are names of tensors in a checkpoint. Our kernels are
+[input axes, output axes]; torch's `Linear` stores [out, in], with all heads in one axis.
 """
 
 from __future__ import annotations
@@ -17,21 +17,28 @@ import numpy as np
 
 from lm_jax.models.config import AttentionConfig, FeedForwardConfig, NormConfig
 
-# One function for numpy and for jax arrays: files are read with the first, shapes are told with the second.
+# Works on numpy and on jax arrays.
 Change = Callable[..., tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Tensors of theirs that hold the same numbers as parameters of ours.
+    """Hugging Face tensors that contain the same numbers as parameters of ours.
 
     Attributes:
-      ours: paths; none for a table that we compute and they store.
+      ours: paths; empty for a table that we compute and they store.
       theirs: names of tensors.
-      load: theirs to ours.
-      save: ours to theirs.
-      trained: whether theirs are parameters; False for what they keep as a constant, without gradients.
-      optional: whether a checkpoint may lack them.
+      load: converts their tensors to our parameters.
+      save: converts our parameters to their tensors.
+      trained: whether the tensors are parameters; False: constants without gradients.
+      optional: whether a checkpoint may lack the tensors.
+
+    Example:
+      >>> from lm_jax.interop import rules
+      >>> rule = rules.turned("head/out/kernel", "lm_head.weight")
+      >>> (kernel,) = rule.load(np.zeros((512, 8)))
+      >>> kernel.shape, rule.save(kernel)[0].shape
+      ((8, 512), (512, 8))
     """
 
     ours: tuple[str, ...]
@@ -46,22 +53,22 @@ Rules = list[Rule]
 
 
 def same(ours: str, theirs: str) -> Rule:
-    """The same array."""
+    """A tensor that is stored as it is."""
     return Rule((ours,), (theirs,), _same, _same)
 
 
 def turned(ours: str, theirs: str) -> Rule:
-    """A matrix [out, in] of theirs that is [in, out] here."""
-    return Rule((ours,), (theirs,), _turn, _turn)
+    """A transposed matrix: [out, in] in the file, [in, out] here."""
+    return Rule((ours,), (theirs,), _transpose, _transpose)
 
 
 def row(ours: str, theirs: str) -> Rule:
-    """A vector of ours that they keep as a matrix of one row, and do not train (`final_logits_bias`)."""
+    """A vector that they store as a matrix of one row and do not train (`final_logits_bias`)."""
     return Rule((ours,), (theirs,), _first_row, _as_row, trained=False)
 
 
 def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
-    """A table that they store and we compute: read by nobody, written for those who read it."""
+    """A table that they store and we compute: never read, but written for their classes."""
     return Rule((), (theirs,), lambda array: (), lambda: (value(),), trained=False, optional=True)
 
 
@@ -76,12 +83,12 @@ def optional(*rules: Rule) -> Rules:
 
 
 def absent(ours: str, *shape: int) -> Rule:
-    """A parameter of ours that their class has not and does not need: zeros."""
+    """A parameter of ours that their class lacks: zeros."""
     return Rule((ours,), (), lambda: (np.zeros(shape, np.float32),), lambda array: (), trained=False)
 
 
 def dense(ours: str, theirs: str, *, bias: bool = True, turn: bool = True) -> Rules:
-    """A `Linear`, or with `turn=False` a `Conv1D`, which keeps [in, out] as we do."""
+    """A `Linear`, or with `turn=False` a `Conv1D`, which stores [in, out] as we do."""
     kernel = (turned if turn else same)(f"{ours}/kernel", f"{theirs}.weight")
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
 
@@ -94,15 +101,15 @@ def norm(ours: str, theirs: str, config: NormConfig) -> Rules:
 
 
 def heads(ours: str, theirs: str, count: int, *, bias: bool) -> Rules:
-    """A `Linear` to `count` heads side by side."""
-    into = functools.partial(_heads_in, count)
-    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), into, _heads_in_back)
+    """A `Linear` to `count` heads, all in one axis."""
+    load = functools.partial(_heads_in, count)
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, _heads_in_back)
     split, join = functools.partial(_split_heads, count), _join_heads
     return [kernel, *([Rule((f"{ours}/bias",), (f"{theirs}.bias",), split, join)] if bias else [])]
 
 
 def out(ours: str, theirs: str, count: int, *, bias: bool, turn: bool = True) -> Rules:
-    """A `Linear` (or a `Conv1D`) from `count` heads side by side."""
+    """A `Linear` (`Conv1D` with `turn=False`) from `count` heads, all in one axis."""
     load = functools.partial(_heads_out, count, turn)
     kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, functools.partial(_heads_out_back, turn))
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
@@ -114,69 +121,69 @@ QKV = ("query", "key", "value")
 def attention(
     ours: str, theirs: str, names: Sequence[str], config: AttentionConfig, *, order: str = "parts", turn: bool = True
 ) -> Rules:
-    """Attention: `names` are query, key, value and output, or one matrix for the first three (`fused`) and output."""
+    """Attention: `names` are query, key, value and output, or a fused matrix (`fused`) and output."""
     *first, last = names
     if len(first) == 1:
         rules = fused(ours, f"{theirs}{first[0]}", config, order, turn=turn)
     else:
         rules, groups = [], config.kv_heads or config.heads
-        for part, name, count in zip(QKV, first, (config.heads, groups, groups), strict=True):
-            rules += heads(f"{ours}/{part}", f"{theirs}{name}", count, bias=config.bias)
+        for projection, name, count in zip(QKV, first, (config.heads, groups, groups), strict=True):
+            rules += heads(f"{ours}/{projection}", f"{theirs}{name}", count, bias=config.bias)
     return rules + out(f"{ours}/out", f"{theirs}{last}", config.heads, bias=config.out_bias, turn=turn)
 
 
 def fused(
     ours: str, theirs: str, config: AttentionConfig, order: str, *, turn: bool = True, named: str = "{}.{}"
 ) -> Rules:
-    """One matrix to queries, keys and values.
+    """Fused QKV: one matrix to queries, keys and values.
 
     Args:
       ours: path of the attention.
       theirs: name of the `Linear` (`Conv1D` with `turn=False`).
-      config: heads and whether there is a bias.
+      config: of the attention.
       order: `parts` (all queries, all keys, all values: GPT-2, MPT, ModernBERT; with shared keys Falcon-7B), `heads`
-        (query, key and value of one head after the other: GPT-NeoX, BLOOM) or `groups` (the queries of a group, its
-        key, its value: Falcon-40B).
+        (for each head its query, key and value: GPT-NeoX, BLOOM) or `groups` (for each group its queries, its key and
+        its value: Falcon-40B).
       turn: whether their matrix is [out, in].
-      named: how `theirs` and `weight` or `bias` are one name.
+      named: format of a tensor's name, from `theirs` and `weight` or `bias`.
     """
     weight, bias = named.format(theirs, "weight"), named.format(theirs, "bias")
     count, groups = config.heads, config.kv_heads or config.heads
     load = functools.partial(_unfuse, order, count, groups, turn)
     save = functools.partial(_fuse, order, count, groups, turn)
-    kernels = Rule(tuple(f"{ours}/{part}/kernel" for part in QKV), (weight,), load, save)
-    biases = Rule(tuple(f"{ours}/{part}/bias" for part in QKV), (bias,), load, save)
+    kernels = Rule(tuple(f"{ours}/{projection}/kernel" for projection in QKV), (weight,), load, save)
+    biases = Rule(tuple(f"{ours}/{projection}/bias" for projection in QKV), (bias,), load, save)
     return [kernels, *([biases] if config.bias else [])]
 
 
 def feedforward(ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, turn: bool = True) -> Rules:
-    """Feed-forward layers: `names` are in and out; if gated, gate, in and out, or gate and in as one, and out."""
+    """Feed-forward: `names` are in and out; if gated, gate, in and out, or one matrix for gate and in, and out."""
     if config.gated and len(names) == 2:
         both = gate_and_in(ours, f"{theirs}{names[0]}", bias=config.bias)
         return both + dense(f"{ours}/out", f"{theirs}{names[1]}", bias=config.bias)
-    parts = ("gate", "in", "out") if config.gated else ("in", "out")
+    projections = ("gate", "in", "out") if config.gated else ("in", "out")
     rules = []
-    for part, name in zip(parts, names, strict=True):
-        rules += dense(f"{ours}/{part}", f"{theirs}{name}", bias=config.bias, turn=turn)
+    for projection, name in zip(projections, names, strict=True):
+        rules += dense(f"{ours}/{projection}", f"{theirs}{name}", bias=config.bias, turn=turn)
     return rules
 
 
 def gate_and_in(ours: str, theirs: str, *, bias: bool) -> Rules:
-    """The gate's matrix above the other one, in one (ModernBERT's `Wi`)."""
+    """One matrix whose first half is the gate (ModernBERT's `Wi`)."""
     pairs = [("kernel", "weight"), *([("bias", "bias")] if bias else [])]
     return [
-        Rule((f"{ours}/gate/{mine}", f"{ours}/in/{mine}"), (f"{theirs}.{name}",), _halves, _stacked)
-        for mine, name in pairs
+        Rule((f"{ours}/gate/{leaf}", f"{ours}/in/{leaf}"), (f"{theirs}.{name}",), _halves, _stacked)
+        for leaf, name in pairs
     ]
 
 
 def joined(parts: Sequence[Any], axis: int) -> Any:
-    """One array of several, of numpy or of jax."""
+    """Concatenates arrays of numpy or of jax."""
     return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis)
 
 
 _same: Change = lambda array: (array,)
-_turn: Change = lambda array: (array.T,)
+_transpose: Change = lambda array: (array.T,)
 _first_row: Change = lambda array: (array[0],)
 _as_row: Change = lambda array: (array.reshape(1, -1),)
 _heads_in: Change = lambda count, array: (array.T.reshape(array.shape[1], count, -1),)
@@ -205,7 +212,7 @@ def _stacked(gate: Any, other: Any) -> tuple[Any]:
 
 
 def _unfuse(order: str, count: int, groups: int, turn: bool, array: Any) -> tuple[Any, Any, Any]:
-    """A fused matrix, or its bias, as queries, keys and values with an axis of heads."""
+    """Splits a fused matrix, or its bias, into queries, keys and values with an axis of heads."""
     array = array if turn or array.ndim == 1 else array.T
     rest = array.shape[1:]
     width = array.shape[0] // (count + 2 * groups)
@@ -213,9 +220,9 @@ def _unfuse(order: str, count: int, groups: int, turn: bool, array: Any) -> tupl
         rows = array.reshape(count + 2 * groups, width, *rest)
         parts = rows[:count], rows[count : count + groups], rows[count + groups :]
     else:
-        each = count // groups
-        rows = array.reshape(groups, each + 2, width, *rest)
-        parts = rows[:, :each].reshape(count, width, *rest), rows[:, each], rows[:, each + 1]
+        queries = count // groups
+        rows = array.reshape(groups, queries + 2, width, *rest)
+        parts = rows[:, :queries].reshape(count, width, *rest), rows[:, queries], rows[:, queries + 1]
     return tuple(part.transpose(2, 0, 1) if rest else part for part in parts)  # type: ignore[return-value]
 
 

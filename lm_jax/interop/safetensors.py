@@ -1,7 +1,7 @@
-"""Safetensors files (github.com/huggingface/safetensors, "Format"), read lazily and written as a stream.
+"""Safetensors files (github.com/huggingface/safetensors, "Format"), read lazily and written one tensor at a time.
 
 A file is the length of a JSON header in 8 little-endian bytes, the header, and the bytes of every tensor. Reading one
-never executes anything; formats whose reading does (pickle) are refused.
+never executes code; formats that can (pickle) are refused.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from lm_jax.interop import pickles
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# Hubs refuse larger files.
+# Model hubs refuse larger files.
 LARGEST_SHARD = 5 * 10**9
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
-# A header names tensors: more than this is damage, not names.
+# A longer header means that the file is damaged.
 _LONGEST_HEADER = 100 * 2**20
 
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -42,14 +42,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a tensor is.
-
-    Attributes:
-      file: the file that holds it.
-      dtype: of its numbers.
-      shape: of the tensor.
-      offset: its first byte in the file.
-    """
+    """A tensor's dtype, shape and place: it starts at byte `offset` of `file`."""
 
     file: Path
     dtype: np.dtype
@@ -57,17 +50,17 @@ class Entry:
     offset: int
 
     def read(self) -> np.ndarray:
-        """The tensor as a view of the file: no byte is read before it is used."""
+        """Maps the tensor into memory: bytes are read only when they are used."""
         if not math.prod(self.shape):
             return np.zeros(self.shape, self.dtype)
         return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
 
 
 def header(file: Path) -> dict[str, Entry]:
-    """Every tensor of one file.
+    """Reads where every tensor of one file is.
 
     Raises:
-      InputError: the file is damaged; nothing of it has been believed.
+      InputError: the file is damaged.
     """
     pointers.refuse(file)
     try:
@@ -82,13 +75,13 @@ def header(file: Path) -> dict[str, Entry]:
         raise InputError(f"{file} cannot be read ({error.strerror}); download it again") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file} is no safetensors file or is damaged ({type(error).__name__}: {error}); download it again"
+            f"{file} is not a safetensors file or is damaged ({type(error).__name__}: {error}); download it again"
         ) from error
 
 
 def _entry(file: Path, name: str, about: Mapping[str, Any], start: int, size: int) -> Entry:
     if about["dtype"] not in DTYPES:
-        raise ValueError(f"tensor {name} is {about['dtype']}; known are {', '.join(DTYPES)}")
+        raise ValueError(f"tensor {name} is {about['dtype']}; supported are {', '.join(DTYPES)}")
     dtype, shape = DTYPES[about["dtype"]], tuple(int(axis) for axis in about["shape"])
     first, last = about["data_offsets"]
     if min((first, *shape)) < 0 or last - first != math.prod(shape) * dtype.itemsize or start + last > size:
@@ -99,10 +92,10 @@ def _entry(file: Path, name: str, about: Mapping[str, Any], start: int, size: in
 
 
 def entries(directory: Path) -> dict[str, Entry]:
-    """Every tensor of a checkpoint: one file, or the shards that an index names.
+    """Reads where every tensor of a checkpoint is: in one file, or in shards.
 
     Raises:
-      InputError: there is none, it is incomplete, or it is in a format that runs code when it is read.
+      InputError: the checkpoint is missing, incomplete, or in a format that can run code when it is read.
     """
     index = directory / INDEX
     if (directory / SINGLE).is_file():
@@ -117,36 +110,29 @@ def entries(directory: Path) -> dict[str, Entry]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{index} is damaged ({type(error).__name__}: {error}); download it again") from error
     files = sorted(set(where.values()))
-    # A name with a folder in it could lead anywhere.
+    # A name with a folder could point anywhere on the disk.
     if outside := [file for file in files if Path(file).name != file]:
         raise InputError(f"{index} names {outside[0]!r}, which is not a file beside it; download the checkpoint again")
     if absent := [file for file in files if not (directory / file).is_file()]:
         raise InputError(f"{directory} lacks {', '.join(absent)}, which {INDEX} names; download the missing files")
     shards = {file: header(directory / file) for file in files}
     if lost := [name for name, file in where.items() if name not in shards[file]]:
-        raise InputError(f"{directory / where[lost[0]]} lacks {lost[0]}, which {INDEX} promises; download it again")
+        raise InputError(f"{directory / where[lost[0]]} lacks {lost[0]}, which {INDEX} lists; download it again")
     return {name: shards[file][name] for name, file in where.items()}
 
 
 def _unindexed(directory: Path) -> list[Path]:
-    """The shards of a directory that has all of them and no index."""
-    shards = {file: found for file in directory.glob("*.safetensors") if (found := _SHARD.fullmatch(file.name))}
-    names, counts = ({found[group] for found in shards.values()} for group in (1, 3))
-    numbers = sorted(int(found[2]) for found in shards.values())
-    whole = len(names) == len(counts) == 1 and numbers == [*range(1, int(counts.pop()) + 1)]
-    return sorted(shards) if whole else []
+    """The shards of a directory without an index; empty unless all are there."""
+    shards = {file: match for file in directory.glob("*.safetensors") if (match := _SHARD.fullmatch(file.name))}
+    names, counts = ({match[group] for match in shards.values()} for group in (1, 3))
+    numbers = sorted(int(match[2]) for match in shards.values())
+    complete = len(names) == len(counts) == 1 and numbers == [*range(1, int(counts.pop()) + 1)]
+    return sorted(shards) if complete else []
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor to be written.
-
-    Attributes:
-      name: its name in the file.
-      shape: what `make` will return.
-      dtype: what it will be written as.
-      make: gives the tensor, when its turn has come.
-    """
+    """A tensor to write: `make` computes it just before it is written, with this shape, and it is cast to `dtype`."""
 
     name: str
     shape: tuple[int, ...]
@@ -155,7 +141,7 @@ class Tensor:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes that it takes in the file."""
+        """Bytes in the file."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -163,16 +149,27 @@ def write(directory: Path, tensors: Iterable[Tensor], largest: int = LARGEST_SHA
     """Writes a checkpoint, one tensor in memory at a time: one file, or shards and their index.
 
     Args:
-      directory: where to; it is made.
-      tensors: what to write, in order.
-      largest: bytes of tensors from which on a file is cut in two.
+      directory: created if it is missing.
+      tensors: in the order of the file.
+      largest: size of a shard's tensors, in bytes; only a single larger tensor exceeds it.
 
     Returns:
-      The files.
+      The files of tensors.
+
+    Example:
+      >>> import tempfile
+      >>> from lm_jax.interop import safetensors
+      >>> table = safetensors.Tensor("wte.weight", (4, 2), np.dtype("float32"), lambda: np.ones((4, 2)))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     [file.name for file in safetensors.write(Path(folder), [table])]
+      ...     entry = safetensors.entries(Path(folder))["wte.weight"]
+      ...     entry.shape, float(entry.read().sum())
+      ['model.safetensors']
+      ((4, 2), 8.0)
     """
     shards: list[list[Tensor]] = [[]]
     for tensor in tensors:
-        if shards[-1] and sum(one.size_bytes for one in shards[-1]) + tensor.size_bytes > largest:
+        if shards[-1] and sum(other.size_bytes for other in shards[-1]) + tensor.size_bytes > largest:
             shards.append([])
         shards[-1].append(tensor)
     directory.mkdir(parents=True, exist_ok=True)
@@ -204,7 +201,7 @@ def _write_file(file: Path, tensors: list[Tensor]) -> None:
             for tensor in tensors:
                 array = np.asarray(tensor.make())
                 if array.shape != tensor.shape:
-                    raise ValueError(f"{tensor.name} came as {array.shape}, and was announced as {tensor.shape}")
+                    raise ValueError(f"{tensor.name} has shape {array.shape}; {tensor.shape} was declared")
                 out.write(np.ascontiguousarray(array.astype(tensor.dtype)).tobytes())
             out.flush()
             os.fsync(out.fileno())
@@ -213,7 +210,7 @@ def _write_file(file: Path, tensors: list[Tensor]) -> None:
 
 
 def replace(file: Path, fill: Callable[[Path], Any]) -> None:
-    """A file that is whole or absent: `fill` writes one beside it, which then takes its place."""
+    """Replaces a file atomically: `fill` writes another beside it, which is then renamed."""
     partial = file.with_name(f"{file.name}.partial-{uuid.uuid4().hex}")
     try:
         fill(partial)

@@ -1,8 +1,8 @@
-"""config.json of a Hugging Face checkpoint, read strictly: what changes the function is understood or refused.
+"""config.json of a Hugging Face checkpoint, read strictly: settings that change the function are supported or refused.
 
-A table asks for the fields that it knows; `finish` then refuses the checkpoint where a field was left that nobody asked
-for, that the family's classes can read and that is not known to be harmless. Both spellings of rotary settings are
-read: `rope_theta` and `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
+A table reads the fields that it knows; `finish` then refuses the checkpoint if a field is left that the family's
+classes can read and that is not known to be harmless. Both forms of rotary settings are read: `rope_theta` and
+`rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
 }
-# Their names of our activations: the first of those above.
+# Hugging Face's name of each of our activations: the first one above.
 THEIRS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
-# Training, generation, bookkeeping, and relics that no release reads: none of these changes logits.
+# Fields that do not change logits: training, generation, bookkeeping, and relics that no release reads.
 HARMLESS = re.compile(
     r"_.*|auto_map|architectures|model_type|transformers_version|torch_dtype|dtype|use_cache|gradient_checkpointing"
     r"|.*drop(out)?(_prob|_rate)?|.*_pdrop|.*layerdrop|.*dropout.*|init(ializer)?_(range|factor|std|cutoff_factor|device)"
@@ -55,7 +55,7 @@ _REQUIRED = object()
 
 
 class Settings:
-    """The fields of a config.json, and which of them have been read."""
+    """The fields of a config.json; remembers which of them have been read."""
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class Settings:
         heads: Collection[str] = (),
         inner: bool = False,
     ):
-        """Starts with nothing read.
+        """Starts with no field read.
 
         Args:
           tree: the parsed file.
-          tensors: names in the checkpoint, for what config.json does not say.
-          file: its name in messages.
-          heads: of the family, by what follows it in names of classes.
-          inner: whether it is a tree inside the file.
+          tensors: names in the checkpoint, for settings that config.json leaves out.
+          file: the file's name in messages.
+          heads: suffixes of the family's classes with heads that our models lack.
+          inner: whether `tree` is an object inside the file.
         """
         self.tree, self.tensors, self.file, self.heads = dict(tree), frozenset(tensors), file, frozenset(heads)
         self.read: set[str] = set()
@@ -80,10 +80,10 @@ class Settings:
         self.inner = inner
 
     def get(self, *names: str, default: Any = _REQUIRED) -> Any:
-        """The value of the first of these spellings of a field that is there; None counts as not there.
+        """The value of a field under the first of its names that the file has; null counts as absent.
 
         Raises:
-          InputError: there is none of them, and no default.
+          InputError: the file has none of the names, and there is no default.
         """
         self.read.update(names)
         for name in names:
@@ -94,17 +94,17 @@ class Settings:
         return default
 
     def nullable(self, name: str, default: Any) -> Any:
-        """The value of a field whose null means none, and whose absence means `default`."""
+        """The value of a field, which may be null; `default` if the file lacks the field."""
         self.read.add(name)
         return self.tree.get(name, default)
 
     def expect(self, name: str, *allowed: Any, why: str = "") -> None:
-        """Refuses a field with another value than these; the first is what a missing field means."""
+        """Refuses other values of a field; a missing field means the first of `allowed`."""
         value = self.get(name, default=allowed[0])
         if value not in allowed:
-            known = " or ".join(map(repr, allowed))
+            supported = " or ".join(map(repr, allowed))
             raise InputError(
-                f"{self.file}: {name} is {value!r}, and {self.family} is supported with {known} only"
+                f"{self.file}: {name} is {value!r}, and {self.family} is supported with {supported} only"
                 + (f" ({why})" if why else "")
             )
 
@@ -113,43 +113,43 @@ class Settings:
         """`model_type`."""
         return str(self.tree.get("model_type", "this"))
 
-    def architecture(self, *known: str) -> str:
-        """The class that the checkpoint was saved by, of `known` or with one of the family's heads.
+    def architecture(self, *names: str) -> str:
+        """The class that saved the checkpoint: one of `names`, or one with a head of the family.
 
-        The first of `known` where the file does not say. All of them are in `classes` from then on.
+        A file without a class means the first of `names`. Sets `classes` to all supported classes.
         """
-        name = self.get("architectures", default=[known[0]])[0]
-        self.classes = (*known, *(heads.stem(known[0]) + head for head in sorted(self.heads)))
-        if name not in known and heads.suffix(name) not in self.heads:
+        name = self.get("architectures", default=[names[0]])[0]
+        self.classes = (*names, *(heads.stem(names[0]) + head for head in sorted(self.heads)))
+        if name not in names and heads.suffix(name) not in self.heads:
             raise InputError(
-                f"{self.file}: architectures is {name}; supported are {', '.join(self.classes)}; where it computes "
-                "what one of them does: --hf.architectures=CLASS"
+                f"{self.file}: architectures is {name}; supported are {', '.join(self.classes)}; if it computes the "
+                "same as one of them, set --hf.architectures=CLASS"
             )
         return name
 
     @property
     def headless(self) -> bool:
-        """Whether the class writes no tokens."""
+        """Whether the class has no LM head."""
         name = (self.tree.get("architectures") or [""])[0]
         return heads.bare(name) or heads.suffix(name) in self.heads
 
     def tied(self, default: bool) -> bool:
-        """Whether the readout is the token table; a class without a readout has nothing to be untied."""
+        """Whether the readout is the token table; True for classes without a readout."""
         return self.get("tie_word_embeddings", default=default) or self.headless
 
     def activation(self, *names: str, default: str) -> str:
-        """Our name of an activation."""
+        """Our name of the activation that a field names."""
         value = self.get(*names, default=default)
         if value not in ACTIVATIONS:
             raise InputError(f"{self.file}: {names[0]} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
     def part(self, name: str) -> Settings:
-        """A tree inside the file."""
+        """The settings of an object inside the file."""
         return Settings(self.get(name, default={}), self.tensors, f"{self.file}: {name}", inner=True)
 
     def labels(self) -> int:
-        """Classes of a classifier: where `num_labels` and the names disagree, the reference takes the number."""
+        """Number of classes of a classifier; as in the reference, `num_labels` wins over the names in `id2label`."""
         names = self.get("id2label", default=None)
         return int(self.get("num_labels", default=2 if names is None else len(names)))
 
@@ -166,23 +166,23 @@ class Settings:
     def rotary(
         self, theta: float, *, layers: str = "", key: str = "rope_theta", fraction: float = 1.0, scaled: bool = True
     ) -> RotaryConfig:
-        """Rotary settings in either spelling.
+        """Rotary settings, in the form of transformers 4 or 5.
 
         Args:
-          theta: where the file does not say.
-          layers: the layer type whose settings these are, where types have their own.
+          theta: base of the wavelengths if the file has none.
+          layers: type of these layers, if types have settings of their own.
           key: transformers 4's name of theta.
-          fraction: the share of a head that turns, where the file does not say.
-          scaled: whether transformers 4's `rope_scaling` is meant for these layers.
+          fraction: the rotated share of a head if the file has none.
+          scaled: whether transformers 4's `rope_scaling` applies to these layers.
         """
-        found = self.get("rope_parameters", default=None)
+        tree = self.get("rope_parameters", default=None)
         earlier, scaling = self.get(key, default=theta), self.get("rope_scaling", default=None)
         share = self.get("partial_rotary_factor", default=fraction)
-        if found is None:
-            found = {"rope_theta": earlier, "partial_rotary_factor": share, **((scaling or {}) if scaled else {})}
-        elif layers and layers in found:
-            found = found[layers]
-        inner = Settings(found, (), f"{self.file}: rope_parameters", inner=True)
+        if tree is None:
+            tree = {"rope_theta": earlier, "partial_rotary_factor": share, **((scaling or {}) if scaled else {})}
+        elif layers and layers in tree:
+            tree = tree[layers]
+        inner = Settings(tree, (), f"{self.file}: rope_parameters", inner=True)
         rotary = RotaryConfig(
             theta=float(inner.get("rope_theta", default=earlier)),
             fraction=float(inner.get("partial_rotary_factor", default=share)),
@@ -192,10 +192,10 @@ class Settings:
         return rotary
 
     def finish(self, readable: Collection[str] | None = None) -> tuple[str, ...]:
-        """Refuses what nobody has read, unless it is harmless, switched off, or read by no class of the family.
+        """Refuses fields that were not read, unless they are harmless, switched off, or read by no class of the family.
 
         Args:
-          readable: fields that a class of the family can read; None where all may be.
+          readable: fields that a class of the family can read; None: any field.
 
         Returns:
           The fields that no class reads.
@@ -203,36 +203,35 @@ class Settings:
         Raises:
           InputError: names the first field that may change the function.
         """
-        others, passed = self._others(), []
+        others, unread = self._others(), []
         for name, value in self.tree.items():
             off = value is None or value is False or value in ({}, [], "")
             if name in self.read or off or HARMLESS.fullmatch(name):
                 continue
             if readable is not None and name not in readable and not others:
-                passed.append(name)
+                unread.append(name)
                 continue
-            shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
-            left = "remove it from the file" if self.inner else f"--hf.{name}= leaves it out"
+            text = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+            advice = "remove it from the file" if self.inner else f"--hf.{name}= leaves it out"
             raise InputError(
-                f"{self.file}: {name} is {shown}, which the {self.family} importer does not know and which may change "
-                f"the function{others}; {left} if it does not"
+                f"{self.file}: {name} is {text}, which the {self.family} importer does not know and which may change "
+                f"the function{others}; {advice} if it does not"
             )
-        return tuple(passed)
+        return tuple(unread)
 
     def _others(self) -> str:
-        """Who beside the known classes may read this file; empty for nobody."""
-        release = tuple(
-            int(number) for number in re.findall(r"\d+", str(self.tree.get("transformers_version", "")))[:2]
-        )
+        """Says which code other than the known classes may read this file; empty: none."""
+        numbers = re.findall(r"\d+", str(self.tree.get("transformers_version", "")))
+        release = tuple(map(int, numbers[:2]))
         if self.tree.get("auto_map"):
             return " (auto_map names code of its own, which may read it)"
         if release > fields.RELEASE:
-            return f" (it was written by transformers {self.tree['transformers_version']}, whose fields are not known)"
+            return f" (written by transformers {self.tree['transformers_version']}, whose fields are not known)"
         return ""
 
 
 def _scaling(rope: Settings, longest: int | None) -> ScalingConfig:
-    """How rotary angles are stretched."""
+    """The scaling of rotary angles."""
     name = rope.get("rope_type", "type", default="default")
     if name == "default":
         return ScalingConfig()
@@ -257,8 +256,8 @@ def _yarn(rope: Settings, length: int | None, longest: int | None) -> ScalingCon
     factor, magnitude = _stretch(rope, length, longest), rope.get("attention_factor", default=None)
     ratio = [rope.get(field, default=0.0) for field in ("mscale", "mscale_all_dim")]
     if magnitude is None and all(ratio):
-        # DeepSeek's spelling: how sharp attention is, over how sharp it is in all dimensions.
-        sharp = [0.1 * one * math.log(factor) + 1.0 if factor > 1 else 1.0 for one in ratio]
+        # DeepSeek's form: the magnitude of mscale over that of mscale_all_dim.
+        sharp = [0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in ratio]
         magnitude = sharp[0] / sharp[1]
     return ScalingConfig(
         name="yarn",
@@ -284,7 +283,7 @@ def _longrope(rope: Settings, length: int | None, longest: int | None) -> Scalin
 
 
 def _stretch(rope: Settings, length: int | None, longest: int | None) -> float:
-    """How many times longer than first trained with."""
+    """How many times longer the context is than that of the first training."""
     factor = rope.get("factor", default=None)
     return float(longest or 1) / (length or 1) if factor is None else float(factor)
 

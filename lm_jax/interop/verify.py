@@ -1,4 +1,4 @@
-"""Compares what we compute with stored results of a reference implementation, output by output."""
+"""Compares our outputs with stored outputs of a reference implementation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.interop.outputs import run
 
-# What a float32 result may differ by where the case does not say.
+# Absolute tolerance of float32 outputs unless the case's meta.json has another.
 DEFAULT_TOLERANCE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One output.
+    """The comparison of one output.
 
     Attributes:
-      name: the reference's name of it.
-      difference: the largest absolute one, where the masks are 1; for token ids, how many differ.
-      tolerance: what is allowed.
+      name: the reference's name of the output.
+      difference: the largest absolute difference where the mask is 1; for token ids, the number that differ.
+      tolerance: the largest allowed difference.
     """
 
     name: str
@@ -33,32 +33,30 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is allowed; a NaN is not."""
+        """Whether the difference is within the tolerance; False for NaN."""
         return self.difference <= self.tolerance
 
 
 def verify(case: Path, model: Path | None = None) -> tuple[list[Comparison], list[str]]:
-    """Compares a case directory (`inputs.npz`, `outputs.npz`, `meta.json`, and the checkpoint) with what we compute.
+    """Compares our outputs with those of a case directory (`inputs.npz`, `outputs.npz`, `meta.json`, a checkpoint).
 
-    Args:
-      case: the directory.
-      model: the checkpoint, where it is not the case's own.
+    `model` is another directory with the checkpoint; None: that of the case.
 
     Returns:
-      A comparison for every stored output that we compute, and the names of those that we do not.
+      A comparison for every stored output that we compute, and the names of those that we do not compute.
     """
     inputs, stored = _arrays(case / "inputs.npz"), _arrays(case / "outputs.npz")
     meta = json.loads((case / "meta.json").read_text()) if (case / "meta.json").is_file() else {}
     if "gen_eos_token_id" in stored:
         inputs["gen_eos_token_id"] = stored["gen_eos_token_id"]
-    found = run(case if model is None else model, inputs)
-    common = [name for name in stored if name in found]
+    outputs = run(case if model is None else model, inputs)
+    common = [name for name in stored if name in outputs]
     if not common:
-        raise InputError(f"{case}: none of its outputs is one that this model computes")
+        raise InputError(f"{case}: this model computes none of the stored outputs")
     tolerances = meta.get("tolerance", {})
-    compared = [_compare(name, found[name], stored[name], inputs, tolerances) for name in common]
-    passed = ("gen_eos", "gen_greedy_min")
-    return compared, [name for name in stored if name not in found and not name.startswith(passed)]
+    compared = [_compare(name, outputs[name], stored[name], inputs, tolerances) for name in common]
+    ignored = ("gen_eos", "gen_greedy_min")
+    return compared, [name for name in stored if name not in outputs and not name.startswith(ignored)]
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -84,7 +82,7 @@ def _compare(
 
 
 def _tolerance(name: str) -> str:
-    """Which tolerance of meta.json is meant."""
+    """The key of an output's tolerance in meta.json."""
     if name == "loss":
         return "loss_abs"
     if name in ("sentence_embeddings", "cosine_similarity"):
@@ -93,7 +91,7 @@ def _tolerance(name: str) -> str:
 
 
 def _mask(name: str, array: np.ndarray, inputs: Mapping[str, Any]) -> np.ndarray | None:
-    """Where an output counts: at tokens that are not padding; None everywhere."""
+    """Mask of the values to compare, those of tokens that are not padding; None: all values."""
     if name.startswith(("grad", "gen_")):
         return None
     decoder = "decoder_input_ids" in inputs and not name.startswith("encoder_")

@@ -1,4 +1,4 @@
-"""Reference cases beside the repository, which the tests of this folder read."""
+"""Reference cases beside the repository, for the tests of this folder."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FAMILIES = (
 
 
 def case(family: str) -> Path:
-    """The folder of a family's case; the test is skipped where there is none."""
+    """The folder of a family's case; skips the test if it is missing."""
     folder = FOLDER / family
     if not folder.is_dir():
         pytest.skip(f"no reference case ../shared/parity/{family} beside the repository")

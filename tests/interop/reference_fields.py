@@ -1,4 +1,4 @@
-"""Which fields of a config.json the reference implementation can read, from its source."""
+"""Collects the fields of config.json that the reference implementation can read, from its source."""
 
 from __future__ import annotations
 
@@ -6,31 +6,25 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-# Folders of `transformers/models` whose names are not those of their `model_type`.
+# Folders of `transformers/models` whose names differ from their `model_type`.
 FOLDERS = {"openai-gpt": "openai", "gemma3_text": "gemma3"}
-# Files that every family's code goes through.
+# Files that the code of every family uses.
 SHARED = (
-    *(
-        "configuration_utils.py",
-        "modeling_utils.py",
-        "modeling_rope_utils.py",
-        "masking_utils.py",
-        "modeling_layers.py",
-    ),
-    *("modeling_attn_mask_utils.py", "modeling_flash_attention_utils.py", "pytorch_utils.py", "core_model_loading.py"),
-    "integrations/heterogeneity",
+    *("configuration_utils.py", "modeling_utils.py", "modeling_rope_utils.py", "masking_utils.py", "pytorch_utils.py"),
+    *("modeling_attn_mask_utils.py", "modeling_flash_attention_utils.py", "modeling_layers.py"),
+    *("core_model_loading.py", "integrations/heterogeneity"),
 )
 
 
 def family(package: Path, name: str) -> set[str]:
-    """Fields that the family's own folder of an installed `transformers` names."""
+    """Fields in the family's own folder of an installed `transformers`."""
     folder = package / "models" / FOLDERS.get(name, name.replace("-", "_"))
     files = [*folder.glob("configuration_*.py"), *folder.glob("modeling_*.py")]
     return {field for file in files if "_tf_" not in file.name and "_flax_" not in file.name for field in fields(file)}
 
 
 def shared(package: Path) -> set[str]:
-    """Fields that the code of all families names."""
+    """Fields in the code that all families share."""
     files = [file for name in SHARED for file in _files(package / name)]
     return {field for file in files for field in fields(file)}
 
@@ -41,10 +35,10 @@ def _files(path: Path) -> list[Path]:
 
 def fields(file: Path) -> set[str]:
     """Names that a source file defines in a configuration class or reads from a configuration."""
-    return set(_named(ast.parse(file.read_text(encoding="utf-8"))))
+    return set(_names(ast.parse(file.read_text(encoding="utf-8"))))
 
 
-def _named(tree: ast.AST) -> Iterator[str]:
+def _names(tree: ast.AST) -> Iterator[str]:
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and "Config" in node.name and "Onnx" not in node.name:
@@ -57,19 +51,19 @@ def _named(tree: ast.AST) -> Iterator[str]:
 
 def _defined(node: ast.ClassDef) -> Iterator[str]:
     """Fields, arguments and attributes of a configuration class, and its other names for them."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-            yield part.target.id
-        elif isinstance(part, ast.FunctionDef) and part.name in ("__init__", "__post_init__"):
-            yield from (one.arg for one in (*part.args.args[1:], *part.args.kwonlyargs))
-        elif isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
-            yield part.attr
-        elif isinstance(part, ast.Assign) and getattr(part.targets[0], "id", "") == "attribute_map":
-            yield from map(_text, ast.walk(part.value))
-        elif _calls(part, "getattr", "hasattr", "setattr"):
-            yield _text(part.args[1])
-        elif _calls(part, "get", "pop", "setdefault") and part.args:
-            yield _text(part.args[0])
+    for child in ast.walk(node):
+        if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
+            yield child.target.id
+        elif isinstance(child, ast.FunctionDef) and child.name in ("__init__", "__post_init__"):
+            yield from (argument.arg for argument in (*child.args.args[1:], *child.args.kwonlyargs))
+        elif isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Store):
+            yield child.attr
+        elif isinstance(child, ast.Assign) and getattr(child.targets[0], "id", "") == "attribute_map":
+            yield from map(_text, ast.walk(child.value))
+        elif _calls(child, "getattr", "hasattr", "setattr"):
+            yield _text(child.args[1])
+        elif _calls(child, "get", "pop", "setdefault") and child.args:
+            yield _text(child.args[0])
 
 
 def _calls(node: ast.AST, *names: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which family a model that was not imported is exported as: the first that computes the same function."""
+"""A model that was not imported is exported as the first family that computes the same function."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from lm_jax.interop.huggingface import function_of
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES
 
-# The class that a preset is exported as. mT5 is T5 v1.1 with other words: the same function, so the same class.
+# The family and class that a preset is exported as. mT5 is T5 v1.1 with another vocabulary, so it has the same class.
 CLASSES = {
     "bert": ("bert", "BertForPreTraining"),
     "roberta": ("roberta", "RobertaForMaskedLM"),
@@ -32,7 +32,7 @@ CLASSES = {
     "marian": ("marian", "MarianMTModel"),
     "pegasus": ("pegasus", "PegasusForConditionalGeneration"),
 }
-# Models that are nearly theirs.
+# Models that differ from a family in one setting.
 OTHERS = {
     "BERT without token types, otherwise than DistilBERT": ("bert", {"embed.types": 0}),
     "RoBERTa without a row before position 0": ("roberta", {"embed.offset": 0, "embed.types": 0}),
@@ -48,7 +48,7 @@ OTHERS = {
 
 
 def read_back(tree, tensors=()):
-    """The configuration of a config.json as the family's own table reads it."""
+    """Reads a config.json by the table of its family."""
     family = huggingface.family_of(tree)
     return family.config(Settings(tree, tensors, "config.json", family.heads))
 
@@ -60,7 +60,7 @@ def test_a_preset_is_exported_as_its_own_class(preset):
 
 
 @pytest.mark.parametrize("preset", CLASSES)
-def test_what_the_family_reads_in_the_settings_is_the_same_function(preset):
+def test_exported_settings_are_read_back_as_the_same_function(preset):
     config = tiny.config(preset)
     family = TABLES[CLASSES[preset][0]]
     tree = family.settings(config)
@@ -70,7 +70,7 @@ def test_what_the_family_reads_in_the_settings_is_the_same_function(preset):
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "roberta", "t5"])
-def test_squared_relu_is_written_by_the_name_that_transformers_has_for_it(preset):
+def test_squared_relu_is_exported_under_its_name_in_transformers(preset):
     over = tiny.everywhere(preset, block__feedforward__activation="squared_relu")
     tree = huggingface.tree_for(tiny.config(preset, over=over))
     assert (tree["model_type"], *tree["architectures"]) == CLASSES[preset]
@@ -86,7 +86,7 @@ def test_mt5_has_settings_of_its_own():
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_model_that_no_family_expresses_is_refused_in_one_line(name):
+def test_a_model_that_no_family_computes_is_refused_in_one_line(name):
     preset, over = OTHERS[name]
     with pytest.raises(InputError, match="no Hugging Face family computes") as error:
         huggingface.tree_for(tiny.config(preset, over=over))

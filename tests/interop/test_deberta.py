@@ -1,4 +1,4 @@
-"""What DeBERTa checkpoints say and how they are named; what they compute is in the reference cases."""
+"""Settings and tensor names of DeBERTa checkpoints; the reference cases test their outputs."""
 
 import json
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from interop.test_huggingface import assert_same, changed, drawn
+from interop.test_huggingface import assert_same, changed, random_params
 
 from lm_jax import interop
 from lm_jax.core.config import InputError
@@ -42,11 +42,11 @@ def read(tensors=(), **over):
 
 def test_both_spellings_of_the_terms_mean_the_same():
     assert read(pos_att_type="p2c|c2p") == read()
-    one = read(pos_att_type="c2p").stack.block.attention.disentangled
-    assert (one.content_to_position, one.position_to_content) == (True, False)
+    single = read(pos_att_type="c2p").stack.block.attention.disentangled
+    assert (single.content_to_position, single.position_to_content) == (True, False)
 
 
-def test_distances_follow_the_longest_input_unless_they_are_given():
+def test_the_largest_distance_is_the_longest_input_unless_it_is_set():
     assert read().stack.block.attention.disentangled.max_distance == 40
     assert read(max_relative_positions=-1).stack.block.attention.disentangled.max_distance == 40
     assert read(max_relative_positions=24).stack.block.attention.disentangled.max_distance == 24
@@ -60,7 +60,7 @@ def test_scores_are_scaled_for_all_terms_even_without_relative_positions():
 
 
 @pytest.mark.parametrize(
-    ("over", "named"),
+    ("over", "message"),
     [
         ({"pos_att_type": ["c2p", "p2p"]}, "pos_att_type has p2p"),
         ({"norm_rel_ebd": "batch_norm"}, "norm_rel_ebd has batch_norm"),
@@ -73,13 +73,13 @@ def test_scores_are_scaled_for_all_terms_even_without_relative_positions():
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_is_not_supported_is_refused_by_name(over, named):
-    with pytest.raises(InputError, match=named):
+def test_unsupported_settings_are_refused_by_name(over, message):
+    with pytest.raises(InputError, match=message):
         read(**over)
 
 
 def later(arrays):
-    """Tensors as the released models name them, with what else these hold."""
+    """Tensors under the names of the released models, with an unused one that these have."""
     names = {table: name for name, table in deberta._LATER.items()}
     unused = {"mask_predictions.dense.weight": np.ones((3, 3), np.float32)}
     return {names.get(name, name): array for name, array in arrays.items()} | unused
@@ -87,21 +87,21 @@ def later(arrays):
 
 def test_the_released_models_are_read_though_they_do_not_name_their_class(tmp_path):
     config = tiny.config("deberta")
-    params, tree = drawn(config), huggingface.tree_for(config)
+    params, tree = random_params(config), huggingface.tree_for(config)
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     huggingface.save(tmp_path / "ours", tree, config, params)
     folder = changed(tmp_path / "ours", tmp_path / "theirs", later)
-    kept = {name: value for name, value in tree.items() if name not in ("architectures", "tie_word_embeddings")}
-    (folder / "config.json").write_text(json.dumps(kept))
+    fields = {name: value for name, value in tree.items() if name not in ("architectures", "tie_word_embeddings")}
+    (folder / "config.json").write_text(json.dumps(fields))
     module, again = interop.load(folder)
     assert huggingface.function_of(module.config) == huggingface.function_of(config)
     assert_same(again, params)
 
 
-def test_a_head_that_is_not_of_the_first_releases_keeps_its_names(tmp_path):
+def test_a_head_without_legacy_is_exported_under_its_later_names(tmp_path):
     config, tree = read(legacy=False), {**TREE, "legacy": False}
-    params = drawn(config)
+    params = random_params(config)
     huggingface.save(tmp_path, tree, config, params)
     names = set(safetensors.entries(tmp_path))
     assert set(deberta._LATER) <= names and not any(name.startswith("cls.") for name in names)
@@ -124,7 +124,7 @@ def test_a_head_that_is_not_of_the_first_releases_keeps_its_names(tmp_path):
 def test_export_then_import_is_the_identity(tmp_path, over):
     tree = {**TREE, **over}
     config = read(**over)
-    params = drawn(config)
+    params = random_params(config)
     huggingface.save(tmp_path, tree, config, params)
     module, again = interop.load(tmp_path)
     assert module.config == config
@@ -132,10 +132,10 @@ def test_export_then_import_is_the_identity(tmp_path, over):
     assert_same(again, params)
 
 
-def test_one_class_is_a_number_to_be_told(tmp_path):
+def test_one_class_means_regression(tmp_path):
     over = {"architectures": ["DebertaV2ForSequenceClassification"], "id2label": {"0": "score"}}
     config = read(**over)
-    huggingface.save(tmp_path, {**TREE, **over}, config, drawn(config))
+    huggingface.save(tmp_path, {**TREE, **over}, config, random_params(config))
     labels = np.array([0.5, -2.0], np.float32)
-    found = interop.run(tmp_path, {"input_ids": np.arange(12).reshape(2, 6), "labels": labels})
-    np.testing.assert_allclose(found["loss"], np.square(found["logits"][:, 0] - labels).mean(), rtol=1e-5)
+    outputs = interop.run(tmp_path, {"input_ids": np.arange(12).reshape(2, 6), "labels": labels})
+    np.testing.assert_allclose(outputs["loss"], np.square(outputs["logits"][:, 0] - labels).mean(), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""config.json is read where it lies, and fields are laid over it."""
+"""Reading config.json and overriding its fields."""
 
 import pytest
 
@@ -6,17 +6,16 @@ from lm_jax.core.config import InputError
 from lm_jax.interop import document
 
 
-def test_a_field_is_json_or_text_and_nothing_drops_it():
+def test_a_field_is_json_or_text_and_an_empty_text_drops_it():
     tree = {"hidden_size": 32, "hidden_act": "gelu", "attention_sinks": 4}
     over = {"hidden_size": "64", "hidden_act": "relu", "architectures": '["BertModel"]', "attention_sinks": ""}
-    laid = document.laid_over(tree, over)
-    assert laid == {"hidden_size": 64, "hidden_act": "relu", "architectures": ["BertModel"]}
+    assert document.override(tree, over) == {"hidden_size": 64, "hidden_act": "relu", "architectures": ["BertModel"]}
     assert tree["hidden_size"] == 32
 
 
-def test_a_field_that_is_not_there_cannot_be_dropped():
+def test_a_missing_field_cannot_be_dropped():
     with pytest.raises(InputError, match=r"--hf\.hiden_size= .*did you mean hidden_size"):
-        document.laid_over({"hidden_size": 32}, {"hiden_size": ""})
+        document.override({"hidden_size": 32}, {"hiden_size": ""})
 
 
 def test_the_snapshots_of_a_hub_cache_are_named(tmp_path):
@@ -26,7 +25,7 @@ def test_the_snapshots_of_a_hub_cache_are_named(tmp_path):
         document.read(tmp_path)
 
 
-def test_a_pointer_in_place_of_settings_is_called_one(tmp_path):
+def test_a_git_lfs_pointer_in_place_of_settings_is_recognised(tmp_path):
     (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 570\n")
     with pytest.raises(InputError, match="Git LFS pointer"):
         document.read(tmp_path)

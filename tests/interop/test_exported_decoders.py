@@ -1,4 +1,4 @@
-"""Decoders of our presets as config.json of their families: read again they are the same function."""
+"""Decoder presets are exported as config.json of their families and read back as the same function."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from lm_jax.interop.settings import Settings
 from lm_jax.models.config import KINDS
 from lm_jax.models.presets import PRESETS
 
-# By preset: model_type and the class.
+# model_type and class by preset.
 DECODERS = {
     "gpt": ("openai-gpt", "OpenAIGPTLMHeadModel"),
     "gpt_neo": ("gpt_neo", "GPTNeoForCausalLM"),
@@ -43,7 +43,7 @@ FIRST = {
 }
 WINDOW = {"stack.kinds": Tree(local=Tree(attention=Tree(window=8))), "stack.pattern": ("block", "local")}
 ATTENTION, FEEDFORWARD = "stack.block.attention", "stack.block.feedforward"
-# Other models of these families: preset, settings, model_type, and fields that say so.
+# Variants of these families: preset, settings, model_type, and fields of config.json.
 OTHERS = {
     "mistral without a window": ("mistral", {f"{ATTENTION}.window": None}, "llama", {"rope_theta": 10000.0}),
     "all layers of qwen2 local": (
@@ -100,7 +100,7 @@ REFUSED = {
     "Gopher": ("gopher", {}),
     "Chinchilla": ("chinchilla", {}),
     "GPT-3": ("gpt3", {}),
-    "an activation that the class has not": ("gpt", {f"{FEEDFORWARD}.activation": "quick_gelu"}),
+    "an activation that the class lacks": ("gpt", {f"{FEEDFORWARD}.activation": "quick_gelu"}),
     "two windows": (
         "gpt_neo",
         {"stack.kinds": Tree({name: Tree(attention=Tree(window=size)) for name, size in (("block_8", 8), ("far", 16))}),
@@ -117,8 +117,8 @@ REFUSED = {
 }  # fmt: skip
 
 
-def again(tree):
-    """The configuration that a config.json of ours is read as."""
+def read_back(tree):
+    """Reads an exported config.json as our configuration."""
     family = huggingface.family_of(tree)
     settings = Settings(tree, (), heads=family.heads)
     config = family.config(settings)
@@ -134,7 +134,7 @@ def test_every_size_of_a_preset_is_its_family_and_reads_back_as_the_same_functio
         config = from_config_dict(KINDS[tree.kind], tree)
         theirs = huggingface.tree_for(config)
         assert (theirs["model_type"], *theirs["architectures"]) == DECODERS[preset]
-        assert huggingface.function_of(again(theirs)) == huggingface.function_of(config)
+        assert huggingface.function_of(read_back(theirs)) == huggingface.function_of(config)
 
 
 @pytest.mark.parametrize(("preset", "kind"), FIRST.items())
@@ -143,12 +143,12 @@ def test_presets_that_could_always_be_exported_keep_their_family(preset, kind):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_models_of_a_family_say_what_is_theirs(name):
+def test_variants_of_a_family_write_the_fields_that_differ(name):
     preset, over, kind, fields = OTHERS[name]
     config = tiny.config(preset, over=over)
     theirs = huggingface.tree_for(config)
     assert {"model_type": kind, **fields}.items() <= theirs.items()
-    assert huggingface.function_of(again(theirs)) == huggingface.function_of(config)
+    assert huggingface.function_of(read_back(theirs)) == huggingface.function_of(config)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -159,13 +159,13 @@ def test_a_model_that_no_family_computes_is_refused_in_one_line(name):
     assert "\n" not in str(error.value)
 
 
-# Layers of two kinds, fused matrices, experts; of every family its table's test and transformers read exports.
+# Layers of two kinds, fused matrices, experts. Other tests read exports of every family, with transformers too.
 @pytest.mark.parametrize("preset", ["gpt_neo", "falcon", "mixtral"])
-def test_what_is_written_loads_with_the_same_parameters(preset, tmp_path):
+def test_an_export_loads_with_the_same_parameters(preset, tmp_path):
     config, generator = tiny.config(preset), np.random.default_rng(0)
     shapes = huggingface.describe(config)[1]
     params = jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(np.float32), shapes)
     huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
     loaded = interop.load(tmp_path)[1]
-    for (path, one), (_, other) in zip(named_leaves(params), named_leaves(loaded), strict=True):
-        np.testing.assert_array_equal(one, other, err_msg=path)
+    for (path, before), (_, after) in zip(named_leaves(params), named_leaves(loaded), strict=True):
+        np.testing.assert_array_equal(before, after, err_msg=path)

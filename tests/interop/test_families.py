@@ -1,4 +1,4 @@
-"""A preset is the same function as what the table of its family makes of the family's own configuration."""
+"""A preset and the configuration of its family in transformers, read by the family's table, are the same function."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from lm_jax.models.config import KINDS
 from lm_jax.models.presets import PRESETS
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "golden" / "presets.json").read_text())
-CASES = [(preset, size) for preset, held in REFERENCE.items() for size in held["configs"]]
-# What config.json does not say: heads that are there, readouts and biases that are the model's own.
+CASES = [(preset, size) for preset, reference in REFERENCE.items() for size in reference["configs"]]
+# Tensors that tables look for, because config.json does not mention these heads, untied readouts and biases.
 TENSORS = {
     "bert": ("cls.seq_relationship.weight",),
     "albert": ("sop_classifier.classifier.weight",),
@@ -24,7 +24,7 @@ TENSORS = {
 
 
 def function(config):
-    """A configuration without what does not change its function; kinds of layers are spelled out layer by layer."""
+    """A configuration without settings that do not change its function, and the same of each layer."""
     layers = []
     for name in ("encoder", "decoder") if config.kind == "encoder_decoder" else ("stack",):
         stack = getattr(config, name)
@@ -35,7 +35,7 @@ def function(config):
 
 
 @pytest.mark.parametrize(("preset", "size"), CASES)
-def test_a_preset_is_what_its_family_is_read_as(preset, size):
+def test_a_preset_equals_its_familys_configuration(preset, size):
     tree = PRESETS[preset].build(size)
     tree.embed.vocab = PRESETS[preset].vocabulary(size)
     theirs = REFERENCE[preset]["configs"][size]

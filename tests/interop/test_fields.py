@@ -1,4 +1,4 @@
-"""Fields that the reference can read, as written down and as its source says."""
+"""The lists of fields that the reference can read, compared with its source."""
 
 import dataclasses
 import importlib.util
@@ -20,10 +20,10 @@ def test_every_family_of_the_reference_has_its_fields():
     assert "position_buckets" in (fields.of("deberta-v2") or ())
 
 
-def test_no_harmless_field_is_written_down_and_none_twice():
-    for family, own in fields.OWN.items():
-        assert not own & fields.SHARED, family
-        assert not [name for name in own | fields.SHARED if HARMLESS.fullmatch(name)], family
+def test_no_harmless_field_is_listed_and_none_twice():
+    for family, names in fields.OWN.items():
+        assert not names & fields.SHARED, family
+        assert not [name for name in names | fields.SHARED if HARMLESS.fullmatch(name)], family
 
 
 @pytest.mark.parity_live
@@ -37,6 +37,6 @@ def test_the_installed_release_reads_no_other_field(family):
     kind = CONFIG_MAPPING[family]
     defined = {field.name for field in dataclasses.fields(kind)} | set(kind().to_dict())
     defined |= {*kind.attribute_map, *kind.attribute_map.values()}
-    found = defined | reference_fields.family(package, family) | reference_fields.shared(package)
-    relevant = {name for name in found if name.isidentifier() and not HARMLESS.fullmatch(name)}
+    readable = defined | reference_fields.family(package, family) | reference_fields.shared(package)
+    relevant = {name for name in readable if name.isidentifier() and not HARMLESS.fullmatch(name)}
     assert relevant <= (fields.of(family) or frozenset())

@@ -1,4 +1,4 @@
-"""Special ids of a model as `transformers` reads them."""
+"""Special ids and settings of generation in the form of `transformers`."""
 
 from lm_jax.interop import generation
 
@@ -13,7 +13,7 @@ def test_an_encoder_decoder_starts_from_padding():
     assert generation.ids("encoder_decoder", ROLES)["decoder_start_token_id"] == 0
 
 
-def test_a_table_of_positions_is_never_left():
+def test_generation_stops_at_the_end_of_the_table_of_positions():
     limited = generation.defaults("decoder", ROLES, forbidden=(0, 1), longest=64, most=128)
     free = generation.defaults("decoder", ROLES, forbidden=(0, 1), longest=None, most=128)
     assert limited["max_length"] == 64 and "max_new_tokens" not in limited

@@ -1,4 +1,4 @@
-"""What config.json leaves out is taken from the tensors where they leave one choice."""
+"""A family or class that config.json leaves out is inferred from the tensors if they leave one choice."""
 
 import json
 
@@ -11,7 +11,7 @@ from lm_jax.interop.tables import TABLES
 
 @pytest.fixture(scope="module", params=["gpt2", "bert"])
 def golden(repository, request):
-    """Settings, tensors and the class of a small checkpoint."""
+    """config.json, tensors and class of a small checkpoint."""
     folder = repository / "tests" / "golden" / f"huggingface_{request.param}"
     tree = json.loads((folder / "config.json").read_text())
     return tree, safetensors.entries(folder), tree["architectures"][0]
@@ -31,36 +31,36 @@ def test_every_family_of_the_reference_names_its_classes():
 
 
 @pytest.mark.parametrize("lacking", [("architectures",), ("model_type", "architectures")])
-def test_family_and_class_are_those_whose_tensors_these_are(golden, lacking):
+def test_family_and_class_are_inferred_from_the_tensors(golden, lacking):
     tree, stored, architecture = golden
-    again, notes = guess.completed(without(tree, *lacking), stored, "config.json")
+    again, notes = guess.complete(without(tree, *lacking), stored, "config.json")
     assert (again["model_type"], again["architectures"]) == (tree["model_type"], [architecture])
     (note,) = notes
     assert f"taken for {architecture}" in note and "--hf.architectures=..." in note
 
 
 @pytest.mark.parametrize("nothing", [None, [], [None]])
-def test_a_class_of_null_is_no_class(golden, nothing):
+def test_a_null_class_is_inferred(golden, nothing):
     tree, stored, architecture = golden
-    again, _ = guess.completed({**tree, "architectures": nothing}, stored, "config.json")
+    again, _ = guess.complete({**tree, "architectures": nothing}, stored, "config.json")
     assert again["architectures"] == [architecture]
 
 
-def test_what_the_file_says_is_not_guessed(golden):
+def test_a_class_in_the_file_is_not_guessed(golden):
     tree, stored, architecture = golden
-    assert guess.completed(tree, stored, "config.json") == (tree, ())
-    assert guess.completed({**tree, "architectures": architecture}, stored, "config.json") == (tree, ())
+    assert guess.complete(tree, stored, "config.json") == (tree, ())
+    assert guess.complete({**tree, "architectures": architecture}, stored, "config.json") == (tree, ())
 
 
-def test_a_class_names_its_family(golden):
+def test_the_family_is_inferred_from_the_class(golden):
     tree, stored, _ = golden
-    again, (note,) = guess.completed(without(tree, "model_type"), stored, "config.json")
+    again, (note,) = guess.complete(without(tree, "model_type"), stored, "config.json")
     assert again["model_type"] == tree["model_type"] and "--hf.model_type=..." in note
 
 
-def test_a_family_in_other_letters_is_the_same_family(golden):
+def test_the_case_of_a_family_does_not_matter(golden):
     tree, stored, _ = golden
-    again, (note,) = guess.completed({**tree, "model_type": tree["model_type"].upper()}, stored, "config.json")
+    again, (note,) = guess.complete({**tree, "model_type": tree["model_type"].upper()}, stored, "config.json")
     assert again == tree and tree["model_type"] in note
 
 
@@ -68,9 +68,9 @@ def test_tensors_of_several_families_are_listed_with_the_flag(repository):
     tree, stored = bert(repository)
     bare = {name.removeprefix("bert."): at for name, at in stored.items() if name.startswith("bert.")}
     with pytest.raises(InputError, match=r"BertModel \(bert\), RobertaModel.*--hf\.model_type=bert") as error:
-        guess.completed(without(tree, "model_type", "architectures"), bare, "config.json")
+        guess.complete(without(tree, "model_type", "architectures"), bare, "config.json")
     assert "\n" not in str(error.value)
-    again, _ = guess.completed(without(tree, "architectures"), bare, "config.json")
+    again, _ = guess.complete(without(tree, "architectures"), bare, "config.json")
     assert again["architectures"] == ["BertModel"]
 
 
@@ -80,15 +80,15 @@ def test_classes_of_other_functions_with_the_same_tensors_are_listed_with_the_fl
     head["classifier.bias"] = stored["cls.seq_relationship.bias"]
     body = {name: at for name, at in stored.items() if name.startswith("bert.")}
     with pytest.raises(InputError, match="BertForSequenceClassification.*BertForTokenClassification"):
-        guess.completed(without(tree, "architectures"), body | head, "config.json")
+        guess.complete(without(tree, "architectures"), body | head, "config.json")
 
 
-def test_masked_language_models_without_pairs_are_told_from_those_with(repository):
+def test_masked_language_models_are_recognised_with_and_without_a_pair_head(repository):
     tree, stored = bert(repository)
     alone = {name: at for name, at in stored.items() if "seq_relationship" not in name and "pooler" not in name}
-    again, _ = guess.completed(without(tree, "architectures"), alone, "config.json")
+    again, _ = guess.complete(without(tree, "architectures"), alone, "config.json")
     assert again["architectures"] == ["BertForMaskedLM"]
-    again, _ = guess.completed({**without(tree, "architectures"), "is_decoder": True}, alone, "config.json")
+    again, _ = guess.complete({**without(tree, "architectures"), "is_decoder": True}, alone, "config.json")
     assert again["architectures"] == ["BertLMHeadModel"]
 
 
@@ -96,4 +96,4 @@ def test_tensors_of_no_family_are_refused_in_one_line(repository):
     tree, stored = bert(repository)
     odd = {f"tower.{name}": at for name, at in stored.items()}
     with pytest.raises(InputError, match=r"no model_type and architectures.*--hf\.model_type"):
-        guess.completed(without(tree, "model_type", "architectures"), odd, "config.json")
+        guess.complete(without(tree, "model_type", "architectures"), odd, "config.json")

@@ -1,4 +1,4 @@
-"""Heads of classes: which hidden states they read, what they lose, and what their tensors are called."""
+"""Heads of classes: the hidden states that they read, their losses, and the names of their tensors."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lm_jax.interop.tables import TABLES, llama
 
 LAST = jnp.float32(np.arange(2 * 4 * 3).reshape(2, 4, 3))
 # The first row has padding (0) after its text, the second before it; 9 ends a text.
-GIVEN = {
+INPUTS = {
     "input_ids": jnp.array([[5, 9, 0, 0], [0, 6, 7, 9]]),
     "attention_mask": jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]]),
 }
@@ -31,17 +31,17 @@ PLACES = {
 @pytest.mark.parametrize("pick", PLACES)
 def test_a_head_reads_the_hidden_states_that_it_names(pick):
     extra = {"extra/out/kernel": jnp.eye(3)}
-    found = heads.logits(Head(out="score", bias=False, pick=pick), extra, LAST, GIVEN, TREE)
-    np.testing.assert_allclose(found, jnp.stack(PLACES[pick]), rtol=1e-6)
+    logits = heads.logits(Head(out="score", bias=False, pick=pick), extra, LAST, INPUTS, TREE)
+    np.testing.assert_allclose(logits, jnp.stack(PLACES[pick]), rtol=1e-6)
 
 
-def test_without_a_padding_token_the_last_place_is_read():
+def test_without_a_padding_token_the_last_position_is_read():
     extra = {"extra/out/kernel": jnp.eye(3)}
-    found = heads.logits(Head(out="score", bias=False, pick="last"), extra, LAST, GIVEN, {})
-    np.testing.assert_array_equal(found, LAST[:, -1])
+    logits = heads.logits(Head(out="score", bias=False, pick="last"), extra, LAST, INPUTS, {})
+    np.testing.assert_array_equal(logits, LAST[:, -1])
 
 
-def test_one_class_is_a_number_and_labels_that_are_not_whole_are_several_classes():
+def test_one_class_means_regression_and_float_labels_mean_several_classes_at_once():
     loss = lambda scores, labels, **tree: float(
         heads.loss(f"Llama{ROWS}", {"logits": jnp.float32(scores)}, {"labels": jnp.asarray(labels)}, tree)
     )
@@ -51,12 +51,12 @@ def test_one_class_is_a_number_and_labels_that_are_not_whole_are_several_classes
     assert loss([[1.0, 2.0]], np.float32([[0, 0]]), problem_type="regression") == pytest.approx(2.5)
 
 
-def test_an_answer_beyond_the_text_does_not_count():
-    ends = {"start_logits": jnp.zeros((2, 4)), "end_logits": jnp.float32([[0, 9, 0, 0], [0, 0, 0, 0]])}
-    given = {"start_positions": jnp.array([1, 7]), "end_positions": jnp.array([1, 7])}
-    found = heads.loss(f"Llama{ANSWERS}", ends, given, {})
-    right = -np.log(np.exp(9) / (np.exp(9) + 3))
-    assert float(found) == pytest.approx((np.log(4) + right) / 2)
+def test_an_answer_beyond_the_text_is_ignored():
+    outputs = {"start_logits": jnp.zeros((2, 4)), "end_logits": jnp.float32([[0, 9, 0, 0], [0, 0, 0, 0]])}
+    inputs = {"start_positions": jnp.array([1, 7]), "end_positions": jnp.array([1, 7])}
+    loss = heads.loss(f"Llama{ANSWERS}", outputs, inputs, {})
+    end = -np.log(np.exp(9) / (np.exp(9) + 3))
+    assert float(loss) == pytest.approx((np.log(4) + end) / 2)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_an_answer_beyond_the_text_does_not_count():
         (f"Llama{TOKENS}", "model.norm.weight", "model.norm.weight"),
     ],
 )
-def test_every_class_has_its_own_names(architecture, name, theirs):
+def test_each_class_has_its_own_tensor_names(architecture, name, theirs):
     head = heads.of(llama.HEADS, architecture, {})
     assert naming.their_name(name, TABLES["llama"], architecture, head) == theirs
     names = (theirs, "qa_outputs.bias", *(["transformer.embed_tokens.weight"] if ANSWERS in architecture else []))
-    stored = {one: Entry(Path("file"), np.dtype(np.float32), (3,), 0) for one in names}
-    assert name in naming.named(stored, TABLES["llama"], {}, head)
+    stored = dict.fromkeys(names, Entry(Path("file"), np.dtype(np.float32), (3,), 0))
+    assert name in naming.to_table_names(stored, TABLES["llama"], {}, head)
 
 
-def test_names_of_classes_tell_what_is_bare():
-    bare = [name for name in ("BertModel", "MT5Model", "GPT2LMHeadModel", "MarianMTModel", "T5EncoderModel")]
-    assert [heads.bare(name) for name in bare] == [True, True, False, False, True]
+def test_bare_models_are_recognised_by_the_name_of_their_class():
+    names = ("BertModel", "MT5Model", "GPT2LMHeadModel", "MarianMTModel", "T5EncoderModel")
+    assert [heads.bare(name) for name in names] == [True, True, False, False, True]

@@ -1,4 +1,4 @@
-"""The walker of tables: what is loaded, what is refused, and that export and import are inverse."""
+"""Loading checkpoints by the tables, refusing damaged ones, and export as the inverse of import."""
 
 import json
 import shutil
@@ -22,8 +22,8 @@ from lm_jax.parallel.mesh import MeshConfig
 EXPORTED = ("gpt2", "bert", "t5", "llama", "deberta", "xlnet")
 
 
-def drawn(config):
-    """Parameters of a configuration that all differ from each other."""
+def random_params(config):
+    """Random parameters, so that no two are equal."""
     _, shapes, _ = huggingface.describe(config)
     generator = np.random.default_rng(0)
     return jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(np.float32), shapes)
@@ -31,15 +31,15 @@ def drawn(config):
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    """A directory that we wrote, its configuration and its parameters."""
+    """An exported directory, its configuration and its parameters."""
     folder, config = tmp_path_factory.mktemp("gpt2"), tiny.config("gpt2")
-    params = drawn(config)
+    params = random_params(config)
     huggingface.save(folder, huggingface.tree_for(config), config, params)
     return folder, config, params
 
 
 def changed(folder, tmp_path, change):
-    """A copy of a checkpoint whose tensors, by name, `change` has changed."""
+    """A copy of a checkpoint with the tensors that `change` makes of its tensors, by name."""
     shutil.copy(folder / "config.json", tmp_path)
     arrays = {name: np.asarray(entry.read()) for name, entry in safetensors.entries(folder).items()}
     arrays = change(arrays) or arrays
@@ -49,15 +49,15 @@ def changed(folder, tmp_path, change):
     return tmp_path
 
 
-def assert_same(left, right):
-    for (path, one), (_, other) in zip(named_leaves(left), named_leaves(right), strict=True):
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=path)
+def assert_same(before, after):
+    for (path, left), (_, right) in zip(named_leaves(before), named_leaves(after), strict=True):
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right), err_msg=path)
 
 
 @pytest.mark.parametrize("preset", EXPORTED)
 def test_export_then_import_is_the_identity(preset, tmp_path):
     config = tiny.config(preset)
-    params = drawn(config)
+    params = random_params(config)
     huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
     module, again = interop.load(tmp_path)
     assert huggingface.function_of(module.config) == huggingface.function_of(config)
@@ -72,7 +72,7 @@ def test_import_then_export_is_the_identity(family, tmp_path):
     before, after = safetensors.entries(folder), safetensors.entries(tmp_path)
     assert set(before) == set(after)
     for name, entry in before.items():
-        # A table of sinusoids is computed here, and rounded once.
+        # We compute the table of sinusoids, with other rounding.
         atol = 1e-7 if "embed_positions" in name and family == "pegasus" else 0
         np.testing.assert_allclose(after[name].read(), entry.read(), rtol=0, atol=atol, err_msg=name)
 
@@ -112,11 +112,11 @@ def test_a_checkpoint_of_the_model_alone_has_names_without_a_prefix(gpt2, tmp_pa
     assert_same(interop.load(folder)[1], gpt2[2])
 
 
-def test_names_that_a_trainer_wrapped_are_read_and_said(gpt2, tmp_path):
+def test_wrapped_names_are_read_and_reported(gpt2, tmp_path):
     wrapped = lambda arrays: {f"module._orig_mod.{name}": array for name, array in arrays.items()}
     folder = changed(gpt2[0], tmp_path, wrapped)
     assert_same(interop.load(folder)[1], gpt2[2])
-    assert "without module._orig_mod." in open_checkpoint(folder).notes[0]
+    assert "removed module._orig_mod." in open_checkpoint(folder).notes[0]
 
 
 def test_links_into_a_cache_are_followed(gpt2, tmp_path):
@@ -127,7 +127,7 @@ def test_links_into_a_cache_are_followed(gpt2, tmp_path):
 
 def test_names_of_the_first_releases_are_read(tmp_path):
     config = tiny.config("bert")
-    params = drawn(config)
+    params = random_params(config)
     huggingface.save(tmp_path / "new", huggingface.tree_for(config), config, params)
     early = lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     (tmp_path / "old").mkdir()
@@ -187,15 +187,15 @@ def test_a_directory_without_settings_is_refused(tmp_path):
 
 
 def test_real_weights_of_an_albert_compute_what_the_reference_computes(shared_data, tmp_path):
-    """RXNMapper's ALBERT: 12 layers with one set of parameters, 735,567 of them, trained on reactions."""
+    """RXNMapper's ALBERT: 12 layers that share 735,567 parameters, trained on reactions."""
     weights = shared_data / "weights"
     shutil.copy(weights / "rxnmapper_albert_config.json", tmp_path / "config.json")
     (tmp_path / "model.safetensors").symlink_to(weights / "rxnmapper_albert.safetensors")
     with np.load(weights / "rxnmapper_albert_reference.npz") as file:
         reference = {name: file[name] for name in file.files}
     rows = np.concatenate([reference["masked_ids"], reference["input_ids"]]).astype(np.int32)
-    found = interop.run(tmp_path, {"input_ids": rows})
-    # Twelve float32 layers of real weights: logits of 20 and more differ in the sixth digit.
-    np.testing.assert_allclose(found["logits"][:1], reference["masked_logits"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found["logits"][1:], reference["logits"], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(found["attentions/11"][1:], reference["attn_l11"], rtol=0, atol=1e-5)
+    outputs = interop.run(tmp_path, {"input_ids": rows})
+    # After twelve float32 layers with real weights, logits of 20 and more differ in the sixth digit.
+    np.testing.assert_allclose(outputs["logits"][:1], reference["masked_logits"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(outputs["logits"][1:], reference["logits"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(outputs["attentions/11"][1:], reference["attn_l11"], rtol=0, atol=1e-5)

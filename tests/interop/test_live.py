@@ -1,6 +1,6 @@
-"""The reference implementation, where it is installed, computes what our import of its checkpoints computes.
+"""The installed reference implementation and our import of its checkpoints compute the same outputs.
 
-`pytest -m parity_live`, in an environment with torch and transformers beside lm_jax.
+Run `pytest -m parity_live` in an environment with torch, transformers and lm_jax.
 """
 
 import json
@@ -16,7 +16,7 @@ from lm_jax.interop.settings import Settings
 from lm_jax.interop.verify import verify
 
 pytestmark = pytest.mark.parity_live
-# Not saved by a class of the reference's, or by one of an earlier release.
+# Not saved by a class of the reference, or by one of an earlier release.
 OTHERS = ("transformer2017",)
 
 
@@ -27,10 +27,10 @@ def transformers():
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=name)
-def test_another_checkpoint_of_a_family_computes_what_the_reference_computes(variant, tmp_path):
+def test_a_variant_of_a_family_computes_the_outputs_of_the_reference(variant, tmp_path):
     write(tmp_path, *variant)
     compared, missing = verify(tmp_path)
-    assert not [(one.name, one.difference, one.tolerance) for one in compared if not one.agrees]
+    assert not [output for output in compared if not output.agrees]
     assert not missing
 
 
@@ -43,17 +43,17 @@ def test_the_reference_reads_an_export_as_it_read_the_original(family, transform
     huggingface.save(tmp_path, checkpoint.tree, checkpoint.config, checkpoint.params(), checkpoint.extra())
     cls = getattr(transformers, checkpoint.architecture)
     with np.load(folder / "inputs.npz") as file:
-        given = {key: file[key] for key in file.files if not key.startswith(("gen_", "extra_", "mems", "labels"))}
-    given = {key: value for key, value in given.items() if not key.endswith(("_label", "_positions"))}
-    real = lambda array: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.long)
-    found = []
+        inputs = {key: file[key] for key in file.files if not key.startswith(("gen_", "extra_", "mems", "labels"))}
+    inputs = {key: value for key, value in inputs.items() if not key.endswith(("_label", "_positions"))}
+    tensor = lambda array: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.long)
+    outputs = []
     for directory in (folder, tmp_path):
-        model, told = cls.from_pretrained(directory, attn_implementation="eager", output_loading_info=True)
-        assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+        model, info = cls.from_pretrained(directory, attn_implementation="eager", output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
         with torch.no_grad():
-            found.append(model.eval()(**{key: real(value) for key, value in given.items()})[0].numpy())
-    # Sums of the same numbers, which memory may align otherwise.
-    np.testing.assert_allclose(*found, rtol=0, atol=1e-6)
+            outputs.append(model.eval()(**{key: tensor(value) for key, value in inputs.items()})[0].numpy())
+    # Not bitwise equal, because the order of sums depends on the alignment of memory.
+    np.testing.assert_allclose(*outputs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_labels_are_counted_as_the_reference_counts_them(transformers, over):
 
 
 @pytest.mark.parametrize("kind", ["BertForPreTraining", "GPT2LMHeadModel", "ElectraForPreTraining", "T5EncoderModel"])
-def test_a_checkpoint_that_does_not_say_what_it_is_computes_the_same(kind, tmp_path):
+def test_a_checkpoint_without_a_class_and_family_computes_the_same(kind, tmp_path):
     write(tmp_path, kind, {})
     tree = json.loads((tmp_path / "config.json").read_text())
     shared = kind.startswith("T5")  # mT5's and UMT5's tensors have the same names.
     lacking = {"architectures"} if shared else {"architectures", "model_type"}
-    kept = {name: value for name, value in tree.items() if name not in lacking}
-    (tmp_path / "config.json").write_text(json.dumps({**kept, "condition_on_chain": True}))
+    fields = {name: value for name, value in tree.items() if name not in lacking}
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "condition_on_chain": True}))
     compared, missing = verify(tmp_path)
-    assert not [(one.name, one.difference, one.tolerance) for one in compared if not one.agrees]
+    assert not [output for output in compared if not output.agrees]
     assert not missing
     assert open_checkpoint(tmp_path).architecture == kind

@@ -1,4 +1,4 @@
-"""What importing takes of a host's memory: the parameters, and little more."""
+"""Importing takes the memory of the parameters on the host, and little more."""
 
 import json
 import subprocess
@@ -22,8 +22,8 @@ SETTINGS = {
     "num_attention_heads": 16,
     "tie_word_embeddings": False,
 }
-# In a process of its own: the most that a process ever held never falls. Linux tells it; getrusage would count what the
-# parent held before this program began.
+# In a process of its own, because a process's peak of memory never falls. Only Linux reports the peak in /proc;
+# getrusage would include the parent's memory before this program began.
 MEASURE = """
 import json, pathlib, sys
 import jax
@@ -47,7 +47,7 @@ print(json.dumps({"taken": peak() - before, "parameters": sum(sizes), "largest":
 def checkpoint(tmp_path_factory):
     """A LLaMA of 953 million parameters, 3.6 GiB."""
     folder, draw = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
-    matrices = {f"self_attn.{part}_proj": (WIDTH, WIDTH) for part in "qkvo"}
+    matrices = {f"self_attn.{letter}_proj": (WIDTH, WIDTH) for letter in "qkvo"}
     matrices |= {"mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH), "mlp.down_proj": (WIDTH, MLP)}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, WIDTH), "lm_head.weight": (VOCAB, WIDTH)}
     shapes["model.norm.weight"] = (WIDTH,)
@@ -63,14 +63,14 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the most that a process held")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a process's peak of memory")
 @pytest.mark.parametrize("devices", ["1", "8"])
 def test_importing_takes_the_parameters_the_largest_array_and_less_than_a_gibibyte(checkpoint, devices):
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(checkpoint), devices], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    print({name: round(size / GIB, 2) for name, size in found.items()})
-    assert found["parameters"] > 3 * GIB
-    assert found["taken"] < found["parameters"] + found["largest"] + GIB
+    sizes = json.loads(done.stdout.splitlines()[-1])
+    print({name: round(size / GIB, 2) for name, size in sizes.items()})
+    assert sizes["parameters"] > 3 * GIB
+    assert sizes["taken"] < sizes["parameters"] + sizes["largest"] + GIB

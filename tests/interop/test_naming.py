@@ -1,4 +1,4 @@
-"""Names of tensors without what a trainer puts before all of them."""
+"""Prefixes that a trainer puts before all names of tensors are removed."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ NOTHING = Entry(Path(), np.dtype(np.float32), (), 0)
 
 
 def names(family, *stored):
-    found, wrapper = naming.unwrapped(dict.fromkeys(stored, NOTHING), TABLES[family])
-    return list(found), wrapper
+    entries, removed = naming.unwrap(dict.fromkeys(stored, NOTHING), TABLES[family])
+    return list(entries), removed
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module."])
-def test_wrappers_are_left_out(wrapper):
+def test_wrappers_are_removed(wrapper):
     inside = ["transformer.wte.weight", "lm_head.weight"]
     assert names("gpt2", *(wrapper + name for name in inside)) == (inside, wrapper)
 
 
-def test_a_part_of_the_model_is_no_wrapper():
+def test_the_prefix_of_a_family_is_not_a_wrapper():
     alone = ["model.embed_tokens.weight", "model.norm.weight"]
     assert names("llama", *alone) == (alone, "")
     assert names("llama", *(f"model.{name}" for name in alone)) == (alone, "model.")

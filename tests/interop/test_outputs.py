@@ -1,4 +1,4 @@
-"""What the reference's names mean where its layers are not ours."""
+"""Names of outputs where one layer of the reference is several of ours."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from lm_jax.interop.tables import albert
 from lm_jax.models.interface import Shown
 
 
-def test_a_layer_of_albert_shows_its_own_state_and_those_of_its_inner_layers():
+def test_an_albert_layer_has_its_own_hidden_state_and_those_of_its_inner_layers():
     config = tiny.config("albert", over={"stack.depth": 4, "stack.share.groups": 1, "stack.share.layers": 2})
     module, shapes, axes = huggingface.describe(config)
-    given, none = {"input_ids": jnp.arange(8).reshape(2, 4)}, {"head": None, "tree": {}, "rules": []}
+    inputs, none = {"input_ids": jnp.arange(8).reshape(2, 4)}, {"head": None, "tree": {}, "rules": []}
     checkpoint = huggingface.Checkpoint(
         family=albert.FAMILY,
         architecture="AlbertModel",
@@ -21,12 +21,12 @@ def test_a_layer_of_albert_shows_its_own_state_and_those_of_its_inner_layers():
         shapes=shapes,
         axes=axes,
         entries={},
-        spelled={},
+        aliases={},
         **none,
     )
-    named = set(jax.eval_shape(lambda params: outputs.trace(checkpoint, params, given), shapes))
-    found = outputs._layers(Shown(hidden=tuple("eabcd"), attention=tuple("wxyz")), "", 2)
-    assert named == {"last", *found}
-    assert [found[f"hidden_states/{index}"] for index in range(3)] == ["e", "b", "d"]
-    assert [found[f"inner_hidden_states/{index}"] for index in range(4)] == ["a", "b", "c", "d"]
-    assert [found[f"attentions/{index}"] for index in range(4)] == ["w", "x", "y", "z"]
+    names = set(jax.eval_shape(lambda params: outputs.trace(checkpoint, params, inputs), shapes))
+    layers = outputs._layers(Shown(hidden=tuple("eabcd"), attention=tuple("wxyz")), "", 2)
+    assert names == {"last", *layers}
+    assert [layers[f"hidden_states/{index}"] for index in range(3)] == ["e", "b", "d"]
+    assert [layers[f"inner_hidden_states/{index}"] for index in range(4)] == ["a", "b", "c", "d"]
+    assert [layers[f"attentions/{index}"] for index in range(4)] == ["w", "x", "y", "z"]

@@ -1,4 +1,4 @@
-"""Weights that are no safetensors: what is said of them, and that the printed command converts them."""
+"""Weights in other formats are refused in one line, and the printed command converts them."""
 
 import json
 import shlex
@@ -14,8 +14,8 @@ from lm_jax.interop import safetensors
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 440473133\n"
 
 
-def said(folder):
-    """The one line that a directory is refused with."""
+def refusal(folder):
+    """The one line of the error that refuses a directory."""
     with pytest.raises(InputError) as error:
         safetensors.entries(folder)
     assert "\n" not in str(error.value)
@@ -23,10 +23,10 @@ def said(folder):
 
 
 def command(folder):
-    return said(folder).partition("have torch: ")[2]
+    return refusal(folder).partition("have torch: ")[2]
 
 
-def test_what_trainers_leave_beside_the_weights_is_not_taken_for_them(tmp_path):
+def test_other_files_of_trainers_are_not_mistaken_for_weights(tmp_path):
     for name in ("optimizer.pt", "training_args.bin", "scheduler.pt", "rng_state_0.pth", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"pickled")
     words = shlex.split(command(tmp_path))
@@ -39,29 +39,29 @@ def test_shards_are_converted_together(tmp_path):
     assert command(tmp_path).endswith("/pytorch_model-*-of-*.bin")
 
 
-def test_a_pointer_in_place_of_weights_is_called_one(tmp_path):
+def test_a_git_lfs_pointer_in_place_of_weights_is_recognised(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(POINTER)
-    assert "Git LFS pointer" in said(tmp_path)
+    assert "Git LFS pointer" in refusal(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(POINTER)
-    assert "model.safetensors is a Git LFS pointer" in said(tmp_path)
+    assert "model.safetensors is a Git LFS pointer" in refusal(tmp_path)
 
 
-def test_a_link_to_nothing_and_files_of_other_names_are_named(tmp_path):
+def test_a_broken_link_and_files_with_other_names_are_named(tmp_path):
     (tmp_path / "adapter.safetensors").write_bytes(b"")
-    assert "but adapter.safetensors" in said(tmp_path)
+    assert "but adapter.safetensors" in refusal(tmp_path)
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / "lost")
-    assert "a link to a file that is not there" in said(tmp_path)
+    assert "a link to a missing file" in refusal(tmp_path)
 
 
-def test_shards_without_an_index_are_read_where_all_are_there(tmp_path):
+def test_shards_without_an_index_are_read_if_they_are_complete(tmp_path):
     arrays = {name: np.full(30, number, np.float32) for number, name in enumerate("abc")}
-    tensors = [safetensors.Tensor(name, one.shape, one.dtype, lambda one=one: one) for name, one in arrays.items()]
+    tensors = [safetensors.Tensor(name, x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()]
     files = safetensors.write(tmp_path, tensors, largest=100)
     (tmp_path / safetensors.INDEX).unlink()
     for name, entry in safetensors.entries(tmp_path).items():
         np.testing.assert_array_equal(entry.read(), arrays[name])
     files[1].unlink()
-    assert files[0].name in said(tmp_path)
+    assert files[0].name in refusal(tmp_path)
 
 
 @pytest.mark.parity_live
@@ -74,9 +74,9 @@ def test_the_printed_command_converts_what_torch_wrote(tmp_path, form):
     weights = {"wte": table, "lm_head": table, "turned": torch.randn(4, 2).T, "ids": torch.arange(3)}
     torch.save({"lr": 0.1}, folder / "training_args.bin")
     if form == "shards":
-        parts = [dict(list(weights.items())[:2]), dict(list(weights.items())[2:])]
-        for number, part in enumerate(parts, 1):
-            torch.save(part, folder / f"pytorch_model-0000{number}-of-00002.bin")
+        shards = [dict(list(weights.items())[:2]), dict(list(weights.items())[2:])]
+        for number, shard in enumerate(shards, 1):
+            torch.save(shard, folder / f"pytorch_model-0000{number}-of-00002.bin")
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {}}))
     elif form == "wrapped":
         torch.save({"state_dict": weights, "epoch": 3}, folder / "last.ckpt")

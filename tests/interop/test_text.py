@@ -1,4 +1,4 @@
-"""Imported checkpoints write the text that the reference's `generate` and `decode` wrote; stored in tests/golden."""
+"""Imported checkpoints write the same text as the reference's `generate` and `decode`, stored in tests/golden."""
 
 import json
 
@@ -10,15 +10,15 @@ WORDS = 12
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_text_is_what_the_reference_wrote(family, tmp_path, capsys):
+def test_text_equals_the_references(family, tmp_path, capsys):
     stored = json.loads((GOLDEN / f"text_{family}" / "answers.json").read_text())
     run = tmp_path / "run"
     assert lm_jax("import", GOLDEN / f"text_{family}", f"--workdir={run}") == 0
     capsys.readouterr()
     words = ("generate", f"--workdir={run}", f"--max_tokens={WORDS}", "--temperature=0")
-    assert lm_jax(*words, "--json", *(f"--prompt={one['prompt']}" for one in stored)) == 0
+    assert lm_jax(*words, "--json", *(f"--prompt={answer['prompt']}" for answer in stored)) == 0
     answers = json.loads(capsys.readouterr().out)["answers"]
-    assert [answer["text"] for answer in answers] == [one["text"] for one in stored]
-    # Alone and as it comes: the same.
+    assert [answer["text"] for answer in answers] == [answer["text"] for answer in stored]
+    # A single prompt, whose answer is streamed, gives the same text.
     assert lm_jax(*words, f"--prompt={stored[0]['prompt']}") == 0
     assert stored[0]["text"] in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Text in, text out: imported checkpoints write what the reference's `generate` and `decode` write."""
+"""Imported checkpoints write the same text as the reference's `generate` and `decode`."""
 
 import json
 
@@ -18,7 +18,7 @@ def _corpus():
 
 
 def _bpe(*, metaspace, template, special):
-    """A tokenizer as the family has it: byte-level BPE, or BPE over ▁ with bytes for what is unknown."""
+    """A tokenizer of the family's kind: byte-level BPE, or BPE over ▁ with byte fallback."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(
@@ -170,9 +170,9 @@ def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model, tokenizer, roles = _case(request.param)
     with torch.no_grad():
-        # Sharp enough that greedy text is no tie, and of more than one word.
+        # Large enough weights that greedy decoding has no ties and gives more than one word.
         for weight in model.parameters():
-            # Sinusoids are no parameters to draw.
+            # Tables of sinusoids keep their values.
             if weight.ndim > 1 and weight.requires_grad:
                 weight.normal_(0, weight.shape[-1] ** -0.5)
                 weight.mul_(1.5)
@@ -185,14 +185,13 @@ def checkpoint(request, tmp_path_factory):
 
 
 def _reference(model, tokenizer, prompt):
-    """The text that the reference writes: of a decoder the decode of the whole, less that of the prompt."""
+    """The text that the reference writes; for decoders, without the prompt."""
     import torch
 
-    read = tokenizer(prompt, return_tensors="pt")
-    ids = read.input_ids.long()
+    ids = tokenizer(prompt, return_tensors="pt").input_ids.long()
     if not ids.shape[1]:
         ids = torch.tensor([[model.generation_config.bos_token_id]])
-    written = model.generate(
+    output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=WORDS,
@@ -200,13 +199,13 @@ def _reference(model, tokenizer, prompt):
         num_beams=1,
         pad_token_id=model.generation_config.pad_token_id or 0,
     )[0]
+    text = tokenizer.decode(output, skip_special_tokens=True)
     if model.config.is_encoder_decoder:
-        return tokenizer.decode(written, skip_special_tokens=True)
-    whole = tokenizer.decode(written, skip_special_tokens=True)
-    return whole.removeprefix(tokenizer.decode(ids[0], skip_special_tokens=True))
+        return text
+    return text.removeprefix(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
-def test_text_is_the_references(checkpoint, tmp_path, capsys):
+def test_text_equals_the_references(checkpoint, tmp_path, capsys):
     run, model, tokenizer = checkpoint
     expected = [_reference(model, tokenizer, prompt) for prompt in PROMPTS]
     words = ("generate", f"--workdir={run}", f"--max_tokens={WORDS}", "--temperature=0")
@@ -217,12 +216,11 @@ def test_text_is_the_references(checkpoint, tmp_path, capsys):
     assert len(set(expected)) > 1
     for prompt, text in zip(PROMPTS[:2], expected, strict=False):
         assert lm_jax(*words, f"--prompt={prompt}", f"--output={tmp_path / 'one.jsonl'}") == 0
-        shown = capsys.readouterr().out
         assert json.loads((tmp_path / "one.jsonl").read_text())["text"] == text
-        assert text.strip() in shown
+        assert text.strip() in capsys.readouterr().out
 
 
-def test_ids_are_the_references(checkpoint):
+def test_ids_equal_the_references(checkpoint):
     run, _, tokenizer = checkpoint
     loaded = ours.load(run / "tokenizer")
     conventions = json.loads((run / "config.json").read_text())["conventions"]

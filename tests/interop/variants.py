@@ -1,7 +1,7 @@
-"""Checkpoints of other sizes and settings than the stored reference cases, made by the reference where it is installed.
+"""Checkpoints with other sizes and settings than the stored reference cases, written by the reference if installed.
 
-Every switch that a family's configuration documents, and every head of its classes, at least once: `VARIANTS` names the
-class and what its configuration has different; `write` draws a model, runs it, and stores what it computes as a case.
+`VARIANTS` has every switch that a family's configuration documents, and every head of its classes, at least once: the
+class and the fields that differ. `write` initialises a model at random, runs it, and stores its outputs as a case.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ LENGTH, BATCH = 13, 3
 IGNORED = -100
 
 _ROBERTA = {"max_position_embeddings": 42, "type_vocab_size": 1, "pad_token_id": 1}
-# What a family's models have in common, by what its configuration class begins with; settings that a class has not are
-# left out.
+# Common settings by prefix of the configuration class; fields that a class lacks are left out.
 _BERT = dict(
     vocab_size=90, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, num_labels=3,
     max_position_embeddings=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout_prob=0.0,
@@ -95,8 +94,8 @@ def _rope(name: str, **settings: Any) -> dict[str, Any]:
 
 _FIRST = {"original_max_position_embeddings": 12}
 
-# Class, then what its configuration has different; names that begin with `_` are of the inputs: `_pad` on which side
-# padding stands (right unless said), `_types` whether there are token types, `_length` of rows.
+# Class, then the fields of its configuration that differ. Names that begin with `_` are settings of the inputs: `_pad`
+# is the side of padding (default: right), `_types` adds token types, `_length` is the length of rows.
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("BertForMaskedLM", {"hidden_act": "relu", "_types": True, "_pad": "left"}),
     ("BertForMaskedLM", {"tie_word_embeddings": False, "num_attention_heads": 1}),
@@ -179,12 +178,12 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def name(variant: tuple[str, dict[str, Any]]) -> str:
-    """A test's name."""
+    """The name of a variant's test."""
     return "-".join([variant[0], *(key.strip("_") for key in variant[1])])
 
 
 def write(folder: Path, kind: str, over: dict[str, Any]) -> None:
-    """A case directory of a class of the reference, whose weights and inputs are drawn from its name."""
+    """Writes a case directory for a class of the reference; its name seeds the random weights and inputs."""
     import torch
     import transformers
 
@@ -193,60 +192,60 @@ def write(folder: Path, kind: str, over: dict[str, Any]) -> None:
     cls = getattr(transformers, kind)
     settings = cls.config_class
     family = max((start for start in _COMMON if settings.__name__.startswith(start)), key=len)
-    own = {key: value for key, value in over.items() if not key.startswith("_")}
-    known = lambda key: hasattr(settings(), key) or key.endswith("_token_id")
-    common = {key: value for key, value in _COMMON[family].items() if known(key)}
+    fields = {key: value for key, value in over.items() if not key.startswith("_")}
+    exists = lambda key: hasattr(settings(), key) or key.endswith("_token_id")
+    common = {key: value for key, value in _COMMON[family].items() if exists(key)}
     pairs = {"num_labels": 2} if kind.endswith(("Answering", "PreTraining")) else {}
-    config = settings(**{**common, **pairs, **own})
+    config = settings(**{**common, **pairs, **fields})
     config._attn_implementation = "eager"
     model = cls(config).eval()
     _draw(model)
     inputs = _inputs(kind, config, over, np.random.default_rng(seed))
-    real = lambda array: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.long)
-    found = model(**{key: real(value) for key, value in inputs.items()}, output_hidden_states=True)
+    tensor = lambda array: torch.tensor(array, dtype=torch.float32 if array.dtype.kind == "f" else torch.long)
+    result = model(**{key: tensor(value) for key, value in inputs.items()}, output_hidden_states=True)
     outputs: dict[str, Any] = {}
     for key in ("loss", "logits", "prediction_logits", "seq_relationship_logits", "sop_logits", "start_logits"):
-        if found.get(key) is not None:
-            outputs[key] = found[key].detach().numpy()
+        if result.get(key) is not None:
+            outputs[key] = result[key].detach().numpy()
     for key in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
-        states = found.get(key) or ()
+        states = result.get(key) or ()
         outputs |= {f"{key}/{index}": state.detach().numpy() for index, state in enumerate(states)}
-    if found.get("loss") is not None:
-        found["loss"].backward()
-        learned = {key: part.grad for key, part in model.named_parameters() if part.grad is not None}
-        outputs |= {f"grad_norm/{key}": np.float32(slope.norm().item()) for key, slope in learned.items()}
+    if result.get("loss") is not None:
+        result["loss"].backward()
+        grads = {key: weight.grad for key, weight in model.named_parameters() if weight.grad is not None}
+        outputs |= {f"grad_norm/{key}": np.float32(grad.norm().item()) for key, grad in grads.items()}
     if kind.startswith("Albert"):
-        # The reference now shows inner layers too.
+        # The reference now returns the hidden states of inner layers too.
         outputs = {key: value for key, value in outputs.items() if not key.startswith("hidden_states")}
     model.save_pretrained(folder)
     np.savez(folder / "inputs.npz", **inputs)
     np.savez(folder / "outputs.npz", **outputs)
-    # What float32 sums in another order differ by, relative to the largest number.
+    # float32 sums in another order differ by up to 1e-5 of the largest number.
     forward = max([1.0, *(np.abs(value).max() for key, value in outputs.items() if not key.startswith("grad"))])
-    slopes = max([1.0, *(value for key, value in outputs.items() if key.startswith("grad"))])
-    tolerance = {"forward_abs": 1e-5 * float(forward), "loss_abs": 2e-5, "grad_abs": 1e-5 * float(slopes)}
+    largest = max([1.0, *(value for key, value in outputs.items() if key.startswith("grad"))])
+    tolerance = {"forward_abs": 1e-5 * float(forward), "loss_abs": 2e-5, "grad_abs": 1e-5 * float(largest)}
     (folder / "meta.json").write_text(json.dumps({"tolerance": tolerance}))
 
 
 def _draw(model: Any) -> None:
-    """Every parameter is drawn, so that one that is forgotten shows; tables of sinusoids stay as they are."""
+    """Draws every parameter, so that a missing one changes the outputs; tables of sinusoids keep their values."""
     import torch
 
     with torch.no_grad():
-        for key, part in model.named_parameters():
+        for key, weight in model.named_parameters():
             if "embed_positions" in key and type(model).__name__.startswith(("Marian", "Pegasus")):
                 continue
-            if part.ndim > 1:
-                part.copy_(torch.randn(part.shape) * part.shape[-1] ** -0.5)
+            if weight.ndim > 1:
+                weight.copy_(torch.randn(weight.shape) * weight.shape[-1] ** -0.5)
             else:
-                part.add_(0.15 * torch.randn(part.shape))
-        for key, part in model.named_buffers():
+                weight.add_(0.15 * torch.randn(weight.shape))
+        for key, buffer in model.named_buffers():
             if key.endswith("final_logits_bias"):
-                part.copy_(0.3 * torch.randn(part.shape))
+                buffer.copy_(0.3 * torch.randn(buffer.shape))
 
 
 def _inputs(kind: str, config: Any, over: dict[str, Any], draw: np.random.Generator) -> dict[str, np.ndarray]:
-    """Rows of which all but the first have padding, and labels as the class wants them."""
+    """Rows, all but the first with padding, and the labels of the class."""
     length, pad = over.get("_length", LENGTH), getattr(config, "pad_token_id", None) or 0
     vocab = min(config.vocab_size, getattr(config, "decoder_vocab_size", None) or config.vocab_size)
     tokens = lambda *shape: draw.integers(6, vocab - 1, shape)
@@ -257,16 +256,16 @@ def _inputs(kind: str, config: Any, over: dict[str, Any], draw: np.random.Genera
     inputs = {"input_ids": ids, "attention_mask": mask}
     if over.get("_types"):
         inputs["token_type_ids"] = (np.arange(length)[None] >= length // 2) * np.ones((BATCH, 1), np.int64)
-    return inputs | _labels(kind, config, inputs, lambda *shape: draw.integers(6, vocab - 1, shape), draw)
+    return inputs | _labels(kind, config, inputs, tokens, draw)
 
 
 def _labels(kind: str, config: Any, inputs: dict[str, np.ndarray], tokens: Any, draw: Any) -> dict[str, np.ndarray]:
-    """What the class is to tell, and what its decoder reads."""
+    """Labels of the class, and the inputs of its decoder."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     if kind.endswith(("ForConditionalGeneration", "MTModel")):
-        theirs = tokens(BATCH, 9)
-        theirs[:, 0] = config.decoder_start_token_id
-        return {"decoder_input_ids": theirs, "decoder_attention_mask": np.ones_like(theirs), "labels": tokens(BATCH, 9)}
+        read = tokens(BATCH, 9)
+        read[:, 0] = config.decoder_start_token_id
+        return {"decoder_input_ids": read, "decoder_attention_mask": np.ones_like(read), "labels": tokens(BATCH, 9)}
     if kind.endswith("ForSequenceClassification"):
         if config.is_encoder_decoder:
             ids[np.arange(BATCH), mask.sum(1) - 1] = config.eos_token_id
@@ -284,7 +283,7 @@ def _labels(kind: str, config: Any, inputs: dict[str, np.ndarray], tokens: Any, 
     if kind.endswith("Model") and not kind.endswith("LMHeadModel"):
         return {}
     labels = np.where(mask > 0, ids, IGNORED)
-    # What the last padding before a text predicts is its implementation's own affair.
+    # What the last padding before a text predicts depends on the implementation.
     labels[np.arange(BATCH), mask.argmax(1)] = IGNORED
     pairs = {"BertForPreTraining": "next_sentence_label", "AlbertForPreTraining": "sentence_order_label"}
     return {"labels": labels, **({pairs[kind]: draw.integers(0, 2, BATCH)} if kind in pairs else {})}

@@ -82,7 +82,7 @@ def test_import_tells_what_it_guessed_and_passed_over(repository, tmp_path, caps
     told = json.loads(capsys.readouterr().out)
     taken, passed = told["notes"]
     assert "taken for GPT2LMHeadModel by its tensors" in taken
-    assert passed.startswith("passed over") and passed.endswith(": condition_on_chain")
+    assert passed.startswith("ignored, because no class") and passed.endswith(": condition_on_chain")
     # The tokenizer from elsewhere is the run's own now.
     elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     assert tokenizers.load(tmp_path / "run" / "tokenizer").fingerprint == elsewhere.fingerprint
