@@ -109,7 +109,7 @@ BAD = {
     ),
     "half a step of warmup": (
         ["train", "--config=gpt:tiny", "--config.optimizer.schedule.warmup=2.5", "--workdir=W"],
-        "a share below 1, or a number of steps",
+        "a fraction below 1, or whole steps",
     ),
     "a bucket to work in": (["train", "--config=gpt:tiny", "--workdir=gs://bucket/x"], "--workdir is gs://bucket/x"),
     "a bucket to read": (["evaluate", "--workdir=s3://bucket/x"], "a path on this machine"),

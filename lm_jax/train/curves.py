@@ -67,13 +67,13 @@ Curves = dict[tuple[str, str], tuple[list[float], list[float]]]
 
 
 def _curves(run: Path) -> Curves:
-    """Returns steps and finite values by (part of the data, metric)."""
+    """Returns steps and finite values by (subset of the data, metric)."""
     curves: Curves = {}
     for entry in metrics.read(run):
         for key, value in entry.items():
-            part, slash, name = key.partition("/")
+            subset, slash, name = key.partition("/")
             if slash and math.isfinite(value):
-                steps, values = curves.setdefault((part, name), ([], []))
+                steps, values = curves.setdefault((subset, name), ([], []))
                 steps.append(entry["step"])
                 values.append(value)
     return curves

@@ -36,10 +36,11 @@ def accumulate(parts: int) -> GradientFn:
     Exact for any padding: the total of every micro-batch is already divided by the weights of the whole batch.
 
     Example:
-      >>> loss = lambda params, batch, key, carry: Loss(total=(params * batch["x"]).sum(), metrics={})
-      >>> gradients = jax.jit(lambda w, x: accumulate(2)(loss, w, {"x": x}, jax.random.key(0), Carry())[0])
-      >>> float(gradients(jnp.ones(()), jnp.arange(4.0)))
-      6.0
+      >>> loss = lambda params, batch, key, carry: Loss(total=(params["w"] * batch["x"]).sum(), metrics={})
+      >>> batch = {"x": jnp.arange(4.0)}
+      >>> grads = jax.jit(lambda params: accumulate(2)(loss, params, batch, jax.random.key(0), Carry())[0])
+      >>> grads({"w": jnp.ones(())})
+      {'w': Array(6., dtype=float32)}
     """
     if parts == 1:
         return plain

@@ -89,9 +89,9 @@ def _skip_overflow(
     """After a float16 overflow, restores the old state except the step; also adjusts the loss scale."""
     selected = jax.tree.map(lambda after, earlier: jnp.where(finite, after, earlier), new, old)
     scale = states.adjust(before, finite)
-    one = jnp.ones(())
+    unit = jnp.ones(())
     report = {
-        "loss_scale": Sum(total=before.scale, weight=one),
-        "skipped": Sum(total=1.0 - finite.astype(jnp.float32), weight=one),
+        "loss_scale": Sum(total=before.scale, weight=unit),
+        "skipped": Sum(total=1.0 - finite.astype(jnp.float32), weight=unit),
     }
     return selected.replace(step=new.step, loss_scale=scale), {**sums, **report}

@@ -303,10 +303,10 @@ def test_multipliers_scale_the_updates_of_matching_paths_decay_included():
     )
     params = {"model": {"embed": {"table": jnp.ones(2)}, "head": {"kernel": jnp.ones(2), "table": jnp.ones(2)}}}
     changes = first_update(config, params, jax.tree.map(jnp.ones_like, params))["model"]
-    whole = -0.1 * 1.5
-    np.testing.assert_allclose(changes["embed"]["table"], 0.2 * whole, rtol=1e-5)
-    np.testing.assert_allclose(changes["head"]["kernel"], whole, rtol=1e-5)
-    np.testing.assert_allclose(changes["head"]["table"], 2 * whole, rtol=1e-5)
+    unscaled = -0.1 * 1.5
+    np.testing.assert_allclose(changes["embed"]["table"], 0.2 * unscaled, rtol=1e-5)
+    np.testing.assert_allclose(changes["head"]["kernel"], unscaled, rtol=1e-5)
+    np.testing.assert_allclose(changes["head"]["table"], 2 * unscaled, rtol=1e-5)
 
 
 def test_factors_of_the_model_multiply_those_of_the_config():
