@@ -1,6 +1,5 @@
 """Rates are correct and peaks plausible."""
 
-import time
 
 import jax
 import pytest
@@ -34,9 +33,7 @@ def test_unknown_devices_are_not_in_the_tables(kind):
 
 def test_an_unknown_device_is_measured_once():
     first = throughput.peak(jax.devices()[0])
-    begin = time.perf_counter()
-    assert throughput.peak(jax.devices()[1]) == first
-    assert time.perf_counter() - begin < 0.01
+    assert throughput.peak(jax.devices()[1]) is first
     assert first.source.startswith("measured") and 1e8 < first.flops < 1e14
 
 
