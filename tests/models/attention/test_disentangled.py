@@ -39,15 +39,15 @@ def arrays():
 
 def loop(arrays, config, places, keys, queries):
     """The sum of both terms, computed pair by pair."""
-    q, k, place_keys, place_queries = arrays
+    q, k, position_keys, position_queries = arrays
     total = np.zeros((2, 3, LENGTH, LENGTH))
     for i in range(LENGTH):
         for j in range(LENGTH):
             at = bucket_of(int(places[i] - places[j]), config)
             if keys:
-                total[:, :, i, j] += np.einsum("bhd,hd->bh", q[:, :, i], place_keys[at])
+                total[:, :, i, j] += np.einsum("bhd,hd->bh", q[:, :, i], position_keys[at])
             if queries:
-                total[:, :, i, j] += np.einsum("bhd,hd->bh", k[:, :, j], place_queries[at])
+                total[:, :, i, j] += np.einsum("bhd,hd->bh", k[:, :, j], position_queries[at])
     return total
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lm_jax.core.config import InputError
 from lm_jax.models.attention import masks
-from lm_jax.models.attention.masks import Places, Visibility, around, causal, full, prefix, recent, strided
+from lm_jax.models.attention.masks import TokenPositions, Visibility, around, causal, full, prefix, recent, strided
 from lm_jax.models.config import AttentionConfig
 
 
@@ -16,7 +16,9 @@ def table(mask, queries, keys, prefix=None):
         return np.ones((queries, keys), bool)
     query, key = np.arange(queries)[:, None], np.arange(keys)[None]
     inside = (lambda position: None) if prefix is None else (lambda position: position < prefix)
-    return np.broadcast_to(mask.allow(Places(query, inside(query)), Places(key, inside(key))), (queries, keys))
+    return np.broadcast_to(
+        mask.allow(TokenPositions(query, inside(query)), TokenPositions(key, inside(key))), (queries, keys)
+    )
 
 
 FAMILIES = {
@@ -114,7 +116,7 @@ def test_masks_use_given_positions_instead_of_indices():
     np.testing.assert_array_equal(
         visibility.allowed(slice(0, 3), slice(0, 5))[0], [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
     )
-    assert not visibility.counted
+    assert not visibility.positions_are_indices
 
 
 def test_an_unknown_mask_lists_the_known_ones():

@@ -135,7 +135,7 @@ def test_cached_decoding_is_the_whole_forward_pass():
 
 def test_with_same_length_every_query_attends_to_as_many_keys():
     config = AttentionConfig(mask="causal", same_length=True)
-    places = masks.Places(jnp.arange(5)[:, None]), masks.Places(jnp.arange(-3, 5)[None])
+    places = masks.TokenPositions(jnp.arange(5)[:, None]), masks.TokenPositions(jnp.arange(-3, 5)[None])
     allow = masks.of_config(config, 3).allow
     assert allow is not None
     assert np.asarray(allow(*places)).sum(-1).tolist() == [4] * 5
