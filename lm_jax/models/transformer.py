@@ -188,9 +188,8 @@ class EncoderDecoder(nn.Module):
         config, memory, encoder_shown, aux_loss = self.config, None, None, 0.0
         segments = cache.memory_segments if cache is not None else None
         if inputs.source is not None:
-            memory, encoder_shown = self.encode(
-                inputs.source, train, _requested(config.encoder, show, train), transform
-            )
+            requested = _requested(config.encoder, show, train)
+            memory, encoder_shown = self.encode(inputs.source, train, requested, transform)
             aux_loss, segments = _balance(config.encoder, encoder_shown, inputs.source, train), inputs.source.real
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
         cache, visibility = _extend_cache(inputs, cache)
@@ -271,10 +270,10 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
             "inputs.unseen, inputs.visible, inputs.targets and relative token types need all tokens in one call, but "
             "a cache was given, which stores keys and values only; leave out the cache or these inputs"
         )
-    shape = inputs.tokens.shape
-    query_positions = jnp.arange(shape[1])[None] + cache.index if inputs.positions is None else inputs.positions
-    query_positions = jnp.broadcast_to(query_positions, shape).astype(jnp.int32)
-    segments = jnp.ones(shape, jnp.int32) if inputs.segments is None else inputs.segments.astype(jnp.int32)
+    batch, length = inputs.tokens.shape
+    query_positions = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions
+    query_positions = jnp.broadcast_to(query_positions, (batch, length)).astype(jnp.int32)
+    segments = jnp.ones((batch, length), jnp.int32) if inputs.segments is None else inputs.segments.astype(jnp.int32)
     at = (jnp.zeros_like(cache.index), cache.index)
     write = lambda old, new: jax.lax.dynamic_update_slice(old, new, at)
     positions, key_segments = write(cache.positions, query_positions), write(cache.segments, segments)
@@ -289,7 +288,9 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
 
 
 def _advance(cache: Cache | None, layers: object, inputs: Inputs) -> Cache | None:
-    return None if cache is None else cache.replace(index=cache.index + inputs.tokens.shape[1], layers=layers)  # type: ignore[attr-defined]
+    if cache is None:
+        return None
+    return cache.replace(index=cache.index + inputs.tokens.shape[1], layers=layers)  # type: ignore[attr-defined]
 
 
 def _cache(config: ModelConfig, stack: StackConfig, batch: int, slots: int, source: int) -> Cache:

@@ -123,7 +123,7 @@ class Attention(nn.Module):
     def _scale_and_bias(
         self, q: Array, visibility: Visibility, keys: int, bias: Array | None, scale: float, embed: int
     ) -> tuple[Array, Array | None, Array | None]:
-        """Scaled queries, the bias on the scores (that of Transformer-XL or ALiBi if configured), and ALiBi's slopes."""
+        """Scaled queries, the bias on the scores (of Transformer-XL or ALiBi if configured), and ALiBi's slopes."""
         config, slopes = self.config, None
         if config.position == "transformer_xl":
             relative = RelativeScores(config, self.init_config, self.dtype, name="relative")
