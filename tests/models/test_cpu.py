@@ -7,10 +7,10 @@ from lm_jax.models import cpu
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_repeated_array_has_the_sum_of_its_copies_gradients(dtype):
+def test_the_gradient_of_a_broadcast_array_is_the_sum_over_its_rows(dtype):
     x, weights = jnp.arange(6.0).reshape(1, 2, 3).astype(dtype), jnp.cos(jnp.arange(30.0)).reshape(5, 2, 3)
-    repeated_x = cpu.broadcast_rows(x, 5)
-    np.testing.assert_array_equal(repeated_x, jnp.broadcast_to(x, (5, 2, 3)))
+    rows = cpu.broadcast_rows(x, 5)
+    np.testing.assert_array_equal(rows, jnp.broadcast_to(x, (5, 2, 3)))
     gradient = jax.jit(jax.grad(lambda x: (cpu.broadcast_rows(x, 5).astype(jnp.float32) * weights).sum()))(x)
     assert gradient.dtype == dtype and gradient.shape == x.shape
     tolerance = {jnp.float32: 1e-6, jnp.bfloat16: 2e-2}[dtype]

@@ -1,4 +1,4 @@
-"""Transformer-XL's scores against double loops over queries and keys."""
+"""Transformer-XL's scores against loops over queries and keys."""
 
 import jax
 import jax.numpy as jnp
@@ -42,18 +42,18 @@ def scores_by_loops(params, q, config, first, types, key_types, queries):
     scores = np.zeros((BATCH, HEADS, len(queries[0]), keys))
     rates = 10000.0 ** (-2 * np.arange(WIDTH // 2) / WIDTH)
     for row, head, query, key in np.ndindex(scores.shape):
-        place = queries[row][query]
-        distance = first + place - key
+        position = queries[row][query]
+        distance = first + position - key
         if config.clamp is not None:
             distance = np.clip(distance, -config.clamp, config.clamp)
         if config.both_ways and row >= BATCH - BATCH // 2:
             distance = -distance
         wave = np.concatenate([np.sin(distance * rates), np.cos(distance * rates)])
         vector = q[row, head, query]
-        position = (vector + params["distance_bias"][head]) @ np.einsum("e,ek->k", wave, params["distance"][:, head])
-        other = int(types[row][place] != key_types[row][key])
-        kind = (vector + params["type_bias"][head]) @ params["types"][other, head] if config.types else 0.0
-        scores[row, head, query, key] = position + kind
+        by_distance = (vector + params["distance_bias"][head]) @ np.einsum("e,ek->k", wave, params["distance"][:, head])
+        other = int(types[row][position] != key_types[row][key])
+        by_type = (vector + params["type_bias"][head]) @ params["types"][other, head] if config.types else 0.0
+        scores[row, head, query, key] = by_distance + by_type
     return scores
 
 
