@@ -184,7 +184,7 @@ class StackConfig:
 
     @property
     def experts(self) -> ExpertsConfig:
-        """Settings of the first layer with experts; if experts are balanced, all such layers have the same."""
+        """Settings of the first layer with experts; if experts are balanced, the stack has one kind of experts."""
         settings = [block.feedforward.experts for block in self.blocks]
         return next((experts for experts in settings if experts.count), settings[0])
 

@@ -138,7 +138,7 @@ def of_config(config: AttentionConfig, past: int = 0) -> Mask:
 
 @flax.struct.dataclass
 class Visibility:
-    """The keys that each query of a call may attend to: those allowed by a mask over positions and in the same segment.
+    """The keys that each query of a call may attend to: allowed by a mask over positions, and in the same segment.
 
     Attributes:
       prefix: length of each row's prefix; None: no prefix.

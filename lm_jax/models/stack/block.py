@@ -116,7 +116,7 @@ class Block(nn.Module):
         return RelativeBias(attention, self.init_config, name="relative")(context.visibility, *x.shape[1:])
 
     def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
-        """The norm called `name`; the identity if it is attention's and attention has none."""
+        """The norm called `name`; the identity for `attention_norm` if attention has no norm."""
         if name == "attention_norm" and not self.config.attention_norm:
             return lambda x: x
         return Norm(self.config.norm, name=name)

@@ -63,7 +63,7 @@ def _owner(config: StackConfig, index: int) -> int:
 
 @functools.cache
 def segments(config: StackConfig) -> tuple[Segment, ...]:
-    """Splits a stack into segments, from the first layer on, each as long as possible."""
+    """Splits a stack greedily, from the first layer to the last, into the longest possible segments."""
     stack, runs, start = layers(config), [], 0
     shared = config.share.groups > 0
     while start < len(stack):
@@ -76,7 +76,7 @@ def segments(config: StackConfig) -> tuple[Segment, ...]:
 
 
 def _longest(stack: tuple[Layer, ...], start: int, shared: int) -> tuple[int, int]:
-    """Period and count of the longest repetition from `start` on; of equally long ones, that of the shortest period."""
+    """Period and count of the longest repetition that begins at `start`; in a tie, the shortest period."""
     periods = [shared] if shared else range(1, MAX_PATTERN + 1)
     best = (1, 1)
     for period in periods:
