@@ -8,11 +8,11 @@ from lm_jax.core.trees import Params, named_leaves
 
 Axes = tuple[str, ...]
 
-# Leading axes: there is a matrix for each layer and expert.
+# Leading axes: one matrix for each layer and expert.
 LEADING = ("layers", "experts")
-# Axes before `kv`; together with it they are one side of a matrix.
+# Axes that form one side of a matrix together with the following `kv`.
 HEADS = ("heads", "groups", "single")
-# Axes of tables, whose rows are looked up, not multiplied.
+# First axes of tables, whose rows are looked up, not multiplied.
 TABLES = ("vocab", "position", "types", "places", "buckets")
 # Axes that do not grow with the model: vocabulary, classes, and the width of a factorised table.
 FIXED = ("vocab", "classes", "factor")
@@ -24,9 +24,9 @@ def by_path(axes: Params) -> dict[str, Axes]:
 
 
 def sides(axes: Axes) -> tuple[Axes, Axes, Axes]:
-    """Splits axes into leading axes, input side and output side.
+    """Splits axes into leading axes, input side and output side, which vectors and tables lack.
 
-    The input side of a convolution is its taps. Vectors and tables have no output side.
+    The input side of a convolution is its taps.
     """
     lead = next((index for index, name in enumerate(axes) if name not in LEADING), len(axes))
     rest = axes[lead:]

@@ -1,4 +1,4 @@
-"""Settings of a transformer as frozen dataclasses. Presets fill them in; every field can be overridden."""
+"""Settings of a transformer as frozen dataclasses; presets fill them in, and every field can be overridden."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """How parameters are initialised.
+    """Initialisation of parameters.
 
     Attributes:
       name: `normal`, `truncated_normal` (cut at two standard deviations), `xavier_uniform`, `fan_in` (normal with
@@ -63,8 +63,7 @@ class NeighboursConfig:
     """A convolution of a layer's input, added to its output (the first layer of DeBERTa-v2's large models).
 
     Attributes:
-      width: width of the kernel in tokens, centred, odd; 0: no convolution.
-      activation: activation after the convolution.
+      width: width of the centred kernel in tokens, odd; 0: no convolution.
       groups: groups of a grouped convolution.
     """
 
@@ -86,7 +85,7 @@ class BlockConfig:
         after each branch, Gemma 2), `stream` (the residual stream itself is normalised before each branch: an option
         of BLOOM), `parallel` (attention and feed-forward in parallel on one norm, GPT-J) or `parallel_two` (in parallel
         with a norm each, GPT-NeoX).
-      attention_norm: whether attention has its norm (ModernBERT's first layer has none).
+      attention_norm: whether attention has a norm (ModernBERT's first layer has none).
       cross: attention over an encoder's output; always with the mask `full` and without positions.
       neighbours: a convolution of the layer's input, added to its output. Encoders only.
       dropout: rate on each branch's output before it is added to the residual stream.
@@ -103,9 +102,9 @@ class BlockConfig:
 
     def __post_init__(self):
         if self.neighbours.width and self.attention.mask != "full":
+            mask, width = self.attention.mask, self.neighbours.width
             raise InputError(
-                f"block.neighbours.width is {self.neighbours.width} under the mask {self.attention.mask!r}: it would "
-                "see the future; use 0"
+                f"block.neighbours.width is {width} under the mask {mask!r}: it would see the future; use 0"
             )
         width = self.feedforward.convolution
         if width < 1 or (width > 1 and self.attention.mask == "full"):
@@ -133,13 +132,11 @@ class StackConfig:
     """A stack of `depth` layers.
 
     Attributes:
-      depth: number of layers.
       block: settings of a layer.
       kinds: other kinds of layers by a name of your choice, as their differences from `block`:
         `{"local": {"attention": {"window": 128}}}`.
       pattern: kinds of the layers in order, repeated up to `depth`; `block` is the unchanged block:
         `("local", "local", "block")`. Empty: all layers are `block`.
-      share: sharing of parameters between layers.
       scan: `always` compiles one repetition of the pattern and loops over it, `never` unrolls, `auto` unrolls shallow
         stacks on a CPU.
       remat: rematerialisation in the backward pass: `none`, `full` (everything), `dots` (all but matrix products).
@@ -182,12 +179,12 @@ class StackConfig:
             )
 
     def kind(self, name: str) -> BlockConfig:
-        """The block of a kind: `block` with the kind's differences."""
+        """The block of a kind: `block` with the differences in `kinds`."""
         return replace_fields(self.block, self.kinds[name], f"stack.kinds.{name}") if name in self.kinds else self.block
 
     @property
     def experts(self) -> ExpertsConfig:
-        """Expert settings of the layers that have experts; where they are balanced, all have the same."""
+        """Settings of the first layer with experts; if experts are balanced, the stack has one kind of experts."""
         settings = [block.feedforward.experts for block in self.blocks]
         return next((experts for experts in settings if experts.count), settings[0])
 
@@ -196,7 +193,7 @@ class StackConfig:
         """The block of every layer, first to last."""
         names = self.pattern or ("block",)
         blocks = {name: self.kind(name) for name in names}
-        return tuple(blocks[names[at % len(names)]] for at in range(self.depth))
+        return tuple(blocks[names[index % len(names)]] for index in range(self.depth))
 
     @property
     def blocks(self) -> tuple[BlockConfig, ...]:
@@ -212,7 +209,7 @@ class EmbedConfig:
       vocab: rows of the token table; None: the tokenizer's size.
       width: width of the residual stream.
       factor: width of factorised tables, which are projected to `width` (ALBERT, section 3.1); None: not factorised.
-      factor_bias: whether that projection has a bias (ALBERT and ELECTRA do, OPT does not).
+      factor_bias: whether the projection has a bias (ALBERT and ELECTRA do, OPT does not).
       factor_first: project token embeddings before positions are added (OPT-350M), not the sum.
       positions: `none`, `learned`, `sinusoidal`, `sinusoidal_interleaved` or `sinusoidal_halves`, added to the tokens.
       max_length: the longest input of `learned` positions, in tokens.
@@ -242,7 +239,7 @@ class EmbedConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadoutConfig:
-    """From hidden states to logits over the vocabulary.
+    """Logits over the vocabulary from hidden states.
 
     Attributes:
       tied: use the token embedding table (Press and Wolf 2017).
@@ -290,7 +287,7 @@ class TransformerConfig:
       final_norm: normalise the last hidden state (pre-norm models).
       pair_classes: classes of the sentence-pair head on the pooled first token (BERT's next sentence: 2); 0: no head.
       two_stream: whether a query stream predicts `Inputs.targets` (XLNet).
-      memory: the memory of calls that pass a `Past`.
+      memory: how much of the `Past` is kept from call to call.
       pair_activation: activation of the pooled token (DeBERTa: gelu).
       dtype: computation dtype of the layers; parameters are float32.
     """
@@ -322,13 +319,13 @@ class TransformerConfig:
         relative = [block.attention for block in self.stack.blocks if block.attention.position == "transformer_xl"]
         return any(attention.transformer_xl.types for attention in relative)
 
-    def check_relative(self, asker: str) -> None:
-        """Refuses blocks in which anything but the distance between tokens matters; `asker` cannot work with them."""
+    def check_relative(self, feature: str) -> None:
+        """Refuses blocks other than Transformer-XL's (positions, post-norm, no convolution), which `feature` needs."""
         for block in self.stack.blocks:
             mixed = max(block.attention.convolution, block.feedforward.convolution) > 1
             if block.attention.position != "transformer_xl" or block.norm_placement != "post" or mixed:
                 raise InputError(
-                    f"{asker} needs stack.block.attention.position='transformer_xl', norm_placement='post' and no "
+                    f"{feature} needs stack.block.attention.position='transformer_xl', norm_placement='post' and no "
                     f"convolution; found {block.attention.position!r} and {block.norm_placement!r}"
                 )
 
@@ -340,7 +337,7 @@ class EncoderDecoderConfig:
     Attributes:
       embed: embedding of both sides; each side has its own position table.
       share_embed: whether both sides share a token table; a tied readout uses the decoder's.
-      decoder_vocab: rows of the decoder's own token table; None: as many as the encoder's.
+      decoder_vocab: rows of the decoder's separate token table; None: as many as the encoder's.
     """
 
     kind: str = "encoder_decoder"

@@ -1,4 +1,4 @@
-"""Replacements for operations that XLA runs slowly on a CPU; elsewhere they are the plain operations."""
+"""Replacements for operations that XLA runs slowly on a CPU; on other platforms, the plain operations."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def on_cpu() -> bool:
     return platform() == "cpu"
 
 
-def widened(*arrays: Array) -> tuple[Array, ...]:
-    """Casts operands of a batched product to float32: products in 16 bits take several times as long."""
+def upcast(*arrays: Array) -> tuple[Array, ...]:
+    """Casts operands of a batched product to float32 on a CPU, where 16-bit products take several times as long."""
     return tuple(x.astype(jnp.float32) for x in arrays) if on_cpu() else arrays
 
 
-def repeated(x: Float[Array, "#batch ..."], rows: int) -> Float[Array, "batch ..."]:
+def broadcast_rows(x: Float[Array, "#batch ..."], rows: int) -> Float[Array, "batch ..."]:
     """Broadcasts `x` to `rows`; its gradient is a product with ones: summing the first axis can be 30 times slower."""
     if x.shape[0] == rows:
         return x
-    return _repeated(x, rows) if on_cpu() else jnp.broadcast_to(x, (rows, *x.shape[1:]))
+    return _broadcast_rows(x, rows) if on_cpu() else jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _repeated(x: Array, rows: int) -> Array:
+def _broadcast_rows(x: Array, rows: int) -> Array:
     return jnp.broadcast_to(x, (rows, *x.shape[1:]))
 
 
-def _repeated_backward(rows: int, _: None, gradient: Array) -> tuple[Array]:
+def _broadcast_rows_backward(rows: int, _: None, gradient: Array) -> tuple[Array]:
     return (jnp.einsum("rb,b...->r...", jnp.ones((1, rows), gradient.dtype), gradient),)
 
 
-_repeated.defvjp(lambda x, rows: (_repeated(x, rows), None), _repeated_backward)
+_broadcast_rows.defvjp(lambda x, rows: (_broadcast_rows(x, rows), None), _broadcast_rows_backward)

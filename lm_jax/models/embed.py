@@ -9,18 +9,18 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.models import cpu, initializers
-from lm_jax.models.attention import positions
+from lm_jax.models.attention.positions import SINUSOIDS
 from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
 
-# Parameter name of the token table's transpose, which decoding adds beside the table.
+# Parameter name of the token table's transpose, which decoding adds to the parameters.
 TRANSPOSED = "turned"
 
 
 class TokenTable(nn.Module):
-    """The token embedding table, also used for logits if tied."""
+    """The token embedding table; a tied readout multiplies by its transpose."""
 
     config: EmbedConfig
     init_config: InitConfig
@@ -45,7 +45,7 @@ class TokenTable(nn.Module):
     def attend(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
         """Logits: the product of `hidden` with every row of the table."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        # The product with the transpose has faster matrix-vector code in XLA on a CPU. `decode.weights` stores the
+        # On a CPU, XLA has faster matrix-vector code for the product with the transpose. `decode.weights` stores the
         # transpose with the parameters, which is faster still.
         transpose = self.get_variable("params", TRANSPOSED, self.embedding.T)
         logits = flat @ transpose.astype(self.dtype)
@@ -64,38 +64,38 @@ class Embed(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch length factor"],
-        places: Int[Array, "#batch length"] | None,
+        positions: Int[Array, "#batch length"] | None,
         types: Int[Array, "batch length"] | None,
         train: bool = False,
         segments: Int[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """Returns the residual stream before the first layer; `places` None: 0, 1, 2, ...; `segments` 0: padding."""
+        """Returns the residual stream before the first layer; `positions` None: 0, 1, 2, ...; `segments` 0: padding."""
         config = self.config
         x = self._project(x) if config.factor_first else x
         length, width, draw = x.shape[1], x.shape[2], initializers.table(self.init_config)
         if config.positions == "learned":
             first, shape = config.offset, (config.max_length + config.offset, width)
-            place = initializers.table(self.init_config, self.init_config.position_stddev)
-            table = initializers.parameter(self, "position", place, ("position", "embed"), shape)
-            if places is None and length > config.max_length:
+            position_init = initializers.table(self.init_config, self.init_config.position_stddev)
+            table = initializers.parameter(self, "position", position_init, ("position", "embed"), shape)
+            if positions is None and length > config.max_length:
                 raise InputError(
                     f"an input of {length} tokens, but config.model.embed.max_length is {config.max_length}; "
                     "shorten the input or train with a larger max_length"
                 )
-            rows = table[None, first : first + length] if places is None else jnp.take(table, places + first, axis=0)
-            x = x + cpu.repeated(rows.astype(self.dtype), x.shape[0])
-        elif config.positions in positions.SINUSOIDS:
-            places = jnp.arange(length)[None] if places is None else places
-            x = x + positions.SINUSOIDS[config.positions](places, width).astype(self.dtype)
+            rows = table[None, first : first + length] if positions is None else jnp.take(table, positions + first, 0)
+            x = x + cpu.broadcast_rows(rows.astype(self.dtype), x.shape[0])
+        elif config.positions in SINUSOIDS:
+            positions = jnp.arange(length)[None] if positions is None else positions
+            x = x + SINUSOIDS[config.positions](positions, width).astype(self.dtype)
         elif config.positions != "none":
-            names = ", ".join(positions.SINUSOIDS)
+            names = ", ".join(SINUSOIDS)
             raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or {names}")
         if config.types:
             table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, width))
             types = jnp.zeros((1, length), jnp.int32) if types is None else types
             # A product with one-hot rows: its gradient is a matrix product; that of a gather is a slow scatter.
             rows = jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
-            x = x + cpu.repeated(rows, x.shape[0])
+            x = x + cpu.broadcast_rows(rows, x.shape[0])
         x = self._project(x) if config.norm_last and not config.factor_first else x
         if config.norm:
             x = Norm(self.norm, name="norm")(x)
@@ -106,9 +106,8 @@ class Embed(nn.Module):
         return constrain(x, "batch", "stream", None)
 
     def _project(self, x: jax.Array) -> jax.Array:
-        """Projects factorised embeddings to the model's width."""
-        config, narrow = self.config, x.shape[2]
+        config, factor = self.config, x.shape[2]
         if config.factor is None:
             return x
-        axes, draw = ("factor", "embed"), initializers.kernel(self.init_config, narrow, config.width)
-        return Projection((narrow,), (config.width,), axes, draw, config.factor_bias, self.dtype, name="project")(x)
+        axes, draw = ("factor", "embed"), initializers.kernel(self.init_config, factor, config.width)
+        return Projection((factor,), (config.width,), axes, draw, config.factor_bias, self.dtype, name="project")(x)

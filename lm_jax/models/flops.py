@@ -15,15 +15,8 @@ def training_flops(
 ) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per query, key and feature.
 
-    Shared weights count at each use; keys outside a window do not count.
-
-    Args:
-      config: the model.
-      shapes: shapes of its parameters.
-      axes: logical axes of its parameters.
-      length: tokens of the row; of an encoder-decoder, the decoder's.
-      read: number of positions whose logits are computed.
-      source: tokens of the encoder.
+    The row has `length` (decoder) tokens, logits at `read` of them, and `source` encoder tokens. `shapes` and `axes`
+    are those of the parameters. Shared weights count at each use; keys outside a window do not count.
 
     Example:
       >>> from lm_jax.models.config import EmbedConfig, StackConfig, TransformerConfig
@@ -34,28 +27,28 @@ def training_flops(
       299520.0
     """
     width, table = config.embed.width, math.prod(shapes["token"]["embedding"].shape)
-    weights = lambda part, *which: _weights(shapes.get(part, {}), axes.get(part, {}), *which)
+    weights = lambda part, *options: _weights(shapes.get(part, {}), axes.get(part, {}), *options)
     # The read-out is the token table or a matrix of its shape.
     total = 6.0 * read * (table + weights("head"))
     if isinstance(config, EncoderDecoderConfig):
-        encoder, decoder = _uses(config.encoder), _uses(config.decoder)
+        encoder, decoder = _layers_per_set(config.encoder), _layers_per_set(config.decoder)
         encoder_weights = encoder * weights("encoder", config.encoder) + weights("encoder_embed")
         decoder_weights = decoder * weights("decoder", config.decoder) + weights("decoder_embed")
         # Cross-attention projects the encoder's tokens to keys and values.
         memory = decoder * weights("decoder", config.decoder, True)
         total += 6.0 * source * (encoder_weights + memory) + 6.0 * length * decoder_weights
         blocks = segments.kinds(config.decoder)
-        reads = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
-        total += sum(_attention(attention, width, length, source) for attention in reads if attention is not None)
+        crosses = [blocks[layer.kind].cross for layer in segments.layers(config.decoder)]
+        total += sum(_attention(cross, width, length, source) for cross in crosses if cross is not None)
         return total + _self_attention(config.encoder, width, source) + _self_attention(config.decoder, width, length)
-    matrices = _uses(config.stack) * weights("stack", config.stack) + weights("embed")
+    matrices = _layers_per_set(config.stack) * weights("stack", config.stack) + weights("embed")
     return total + 6.0 * length * matrices + _self_attention(config.stack, width, length)
 
 
 def _weights(shapes: Params, axes: Params, stack: StackConfig | None = None, memory: bool = False) -> float:
-    """Weights that multiply each token, without readouts; with `memory`, each encoder token in cross-attention.
+    """Number of weights by which a token is multiplied, without readouts and with only the `top` experts of the token.
 
-    Of the experts, only the `top` that process a token count.
+    With `memory`: the weights by which cross-attention multiplies each encoder token, instead.
     """
     experts = None if stack is None else stack.block.feedforward.experts
     share = experts.top / experts.count if experts and experts.count else 1.0
@@ -67,7 +60,7 @@ def _weights(shapes: Params, axes: Params, stack: StackConfig | None = None, mem
     )
 
 
-def _uses(stack: StackConfig) -> float:
+def _layers_per_set(stack: StackConfig) -> float:
     """Mean number of layers per set of parameters."""
     return stack.depth / len({layer.owner for layer in segments.layers(stack)})
 

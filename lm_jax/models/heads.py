@@ -1,7 +1,4 @@
-"""Heads: from hidden states to logits over the vocabulary or over the classes of a sentence pair.
-
-Gather the hidden states first, so that no unused logits are computed.
-"""
+"""Heads: logits over the vocabulary or sentence-pair classes. Gather hidden states first, to avoid unused logits."""
 
 from __future__ import annotations
 
@@ -34,31 +31,30 @@ class Readout(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "... embed"], table: TokenTable) -> Float[Array, "... vocab"]:
         """Computes the logits of every hidden state."""
-        width = hidden.shape[-1]
-        narrow = table.width
-        draw = initializers.kernel(self.init_config, width, narrow)
+        width, table_width = hidden.shape[-1], table.width
+        draw = initializers.kernel(self.init_config, width, table_width)
         if self.config.transform:
             bias = self.config.transform_bias
             axes = ("embed", "embed_out")
-            dense = Projection((width,), (narrow,), axes, draw, bias, self.dtype, name="transform")
+            dense = Projection((width,), (table_width,), axes, draw, bias, self.dtype, name="transform")
             hidden = lookup(ACTIVATIONS, self.config.transform, "readout.transform")(dense(hidden))
             hidden = Norm(self.norm, name="norm")(hidden)
-        elif narrow != width:
+        elif table_width != width:
             axes = ("embed", "factor")
-            hidden = Projection((width,), (narrow,), axes, draw, False, self.dtype, name="factor")(hidden)
+            hidden = Projection((width,), (table_width,), axes, draw, False, self.dtype, name="factor")(hidden)
         scale = initializers.readout_scale(self.init_config, width) * (width**-0.5 if self.config.scale else 1.0)
         if scale != 1.0:
             hidden = hidden * jnp.asarray(scale, hidden.dtype)
         if self.config.tied:
             logits = table.attend(hidden)
         else:
-            draw = initializers.readout(self.init_config, narrow, self.vocab)
-            out = Projection((narrow,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
+            draw = initializers.readout(self.init_config, table_width, self.vocab)
+            out = Projection((table_width,), (self.vocab,), ("embed", "vocab"), draw, False, self.dtype, name="out")
             logits = out(hidden)
         if self.config.bias:
             bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))
-            rows = math.prod(logits.shape[:-1])
-            logits = logits + cpu.repeated(bias.astype(self.dtype).reshape(1, self.vocab), rows).reshape(logits.shape)
+            rows = cpu.broadcast_rows(bias.astype(self.dtype).reshape(1, self.vocab), math.prod(logits.shape[:-1]))
+            logits = logits + rows.reshape(logits.shape)
         if self.config.softcap is not None:
             logits = self.config.softcap * jnp.tanh(logits / self.config.softcap)
         return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")
@@ -91,17 +87,17 @@ def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> 
 
 
 def largest(logits: Float[Array, "*batch classes"]) -> Int[Array, "*batch"]:
-    """The index of the largest logit; the first among equals."""
+    """The index of the largest logit; the first of equal ones."""
     # Two plain reductions: on the few rows of generation, XLA's argmax takes three times as long on a CPU.
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(logits == logits.max(-1, keepdims=True), ids, logits.shape[-1]).min(-1)
-    # NaN equals nothing; the result must still be a valid index.
+    # NaN equals nothing, but the result must still be a valid index.
     return jnp.minimum(first, logits.shape[-1] - 1)
 
 
 def is_largest(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Bool[Array, "*batch"]:
     """Whether the label is the index that `largest` returns."""
-    # Counted in float32: XLA's integer reductions take up to forty times as long on a CPU.
+    # The sum is in float32: XLA's integer reductions take up to forty times as long on a CPU.
     at, highest = labels[..., None], logits.max(-1, keepdims=True)
     before = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) < at
     earlier_ties = ((logits == highest) & before).astype(jnp.float32).sum(-1)

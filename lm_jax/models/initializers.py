@@ -19,8 +19,8 @@ Scheme = Callable[[float, int, int], Initializer]
 
 def _truncated_normal(stddev: float, fan_in: int, fan_out: int) -> Initializer:
     def draw(key, shape, dtype=jnp.float32):
-        # As in TensorFlow (BERT): `stddev` is that of the normal distribution before it is truncated. jax's initializer
-        # of this name rescales it, so that the truncated distribution has `stddev`.
+        # As in TensorFlow (BERT), `stddev` is that of the normal distribution before truncation; jax's initializer of
+        # this name rescales, so that the truncated distribution has it.
         return stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
     return draw
@@ -69,7 +69,7 @@ def table(init: InitConfig, stddev: float | None = None) -> Initializer:
 
 
 def readout(init: InitConfig, fan_in: int, fan_out: int) -> Initializer:
-    """An initializer for a kernel to logits, whose number does not grow with the width (muP)."""
+    """An initializer for a kernel to logits: under muP that of tables, because the number of logits is fixed."""
     return table(init) if init.name == "mup" else kernel(init, fan_in, fan_out)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.trees import Params
 
-# Maps one layer's parameters to those that its block computes with.
+# Maps the parameters of one layer to the parameters of its block.
 Transform = Callable[[Params], Params]
 
 
@@ -27,10 +27,10 @@ class Inputs:
       visible: used instead of `segments`: 0 is padding, which is never attended to but itself attends to all other
         tokens (released encoders). Masks use the running maximum of `positions` as positions.
       types: token types (BERT's sentence A or B); None: 0.
-      prefix: length of each row's prefix, which all its tokens may attend to where the mask is `prefix`.
+      prefix: length of each row's prefix, to which all tokens of the row attend if the mask is `prefix`.
       unseen: True where a token must not attend to another; every token attends to itself.
-      targets: indices of the tokens that the query stream predicts (XLNet) from their positions without their content;
-        -1 - i is an unused target, placed at token i. The output's hidden states are then those of the targets.
+      targets: indices of the tokens that the query stream predicts from their positions, not their content (XLNet);
+        -1 - i is an unused target at token i. The output's hidden states are then those of the targets.
       embedded: rows of the token table, looked up by the caller; None: look up `tokens`.
       source: the encoder's input, of an encoder-decoder; None once the cache holds its keys and values.
 
@@ -120,7 +120,7 @@ class Output:
 
     Attributes:
       hidden: last hidden states.
-      cache: the given `Cache` or `Past`, extended by this call's tokens; None: none was given.
+      cache: the given `Cache` or `Past`, extended by this call's tokens; None: the call had none.
       memory: the encoder's last hidden states, of an encoder-decoder.
       logits: logits over the vocabulary, if requested.
       shown: intermediate outputs of the layers, if requested.

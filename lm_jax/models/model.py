@@ -23,8 +23,7 @@ class Bound:
     """A model bound to its parameters; objectives call it.
 
     Attributes:
-      module: the Linen module.
-      params: its parameters; those outside the stacks are already transformed.
+      params: parameters of the Linen `module`; those outside the stacks are already transformed.
       transform: applied to one layer's parameters inside the loop over layers.
 
     Example:
@@ -41,12 +40,9 @@ class Bound:
     transform: Transform | None = None
 
     def __call__(self, inputs: Inputs, *, dropout: jax.Array | None = None, **options: Any) -> Output:
-        """Runs the model on a batch.
+        """Runs the model on a batch; `options`: `cache`, `show` and `logits`, as in `Transformer.__call__`.
 
-        Args:
-          inputs: the batch.
-          dropout: random key of dropout; None: no dropout.
-          **options: `cache`, `show` and `logits`, as in `Transformer.__call__`.
+        `dropout` is the random key of dropout; None: no dropout.
         """
         if dropout is not None:
             options |= {"train": True, "rngs": {"dropout": dropout}}
@@ -57,16 +53,16 @@ class Bound:
         """The parameters that `readout` reads."""
         return {name: self.params[name] for name in READOUT if name in self.params}
 
-    def readout(self, hidden: jax.Array, writer: Params | None = None) -> jax.Array:
-        """Logits [..., vocab] of (gathered) hidden states [..., embed]; `writer` replaces the model's parameters."""
-        return self._apply(self.params if writer is None else writer, hidden, method="readout")
+    def readout(self, hidden: jax.Array, params: Params | None = None) -> jax.Array:
+        """Logits [..., vocab] of (gathered) hidden states [..., embed]; `params` replaces the model's parameters."""
+        return self._apply(self.params if params is None else params, hidden, method="readout")
 
     def head(self, name: str, hidden: jax.Array) -> jax.Array:
-        """Logits [..., classes] that a head, such as `pair`, gives for (gathered) hidden states [..., embed]."""
+        """Logits [..., classes] of the head `name`, such as `pair`, for (gathered) hidden states [..., embed]."""
         return self._apply(self.params, hidden, method=f"{name}_logits")
 
     def empty_cache(self, rows: int, slots: int, source: int = 0) -> Cache:
-        """A KV cache for `rows` rows of `slots` tokens; cross-attention to `source` encoder tokens."""
+        """A KV cache for `rows` rows of `slots` tokens, and for cross-attention to `source` encoder tokens."""
         return self._apply(self.params, rows, slots, source, method="empty_cache")
 
     def _apply(self, params: Params, *args: Any, **options: Any) -> Any:
@@ -78,7 +74,6 @@ class Model:
     """A module and the initialisation of its parameters; allocates no arrays.
 
     Attributes:
-      module: the Linen module.
       init: maps a random key to parameters, each boxed with its axis names. It may add parameters that only `transform`
         reads.
       transform: applied to the parameters before the module computes with them.
@@ -117,7 +112,7 @@ class Model:
         return Bound(self.module, params, self.transform)
 
     def merge(self, params: Params) -> Params:
-        """Applies `transform` and keeps the parameters that the module itself has, for decoding and export."""
+        """Applies `transform` and drops the parameters that the module itself lacks, for decoding and export."""
         if (transform := self.transform) is None:
             return params
         merged = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _map_items(merged, tree)
@@ -135,9 +130,8 @@ def build_model(config: ModelConfig, vocab: int) -> Model:
       >>> model.shapes["token"]["embedding"].shape, model.axes["token"]["embedding"]
       ((100, 16), ('vocab', 'embed'))
     """
-    return from_module(
-        transformer.build_transformer(dataclasses.replace(config, embed=dataclasses.replace(config.embed, vocab=vocab)))
-    )
+    embed = dataclasses.replace(config.embed, vocab=vocab)
+    return from_module(transformer.build_transformer(dataclasses.replace(config, embed=embed)))
 
 
 def from_module(module: Transformer | EncoderDecoder) -> Model:

@@ -40,5 +40,5 @@ class Projection(nn.Module):
         y = x.reshape(-1, size_in) @ kernel.astype(self.dtype).reshape(size_in, size_out)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.axes[len(self.inputs) :], self.outputs)
-            y = y + cpu.repeated(bias.astype(self.dtype).reshape(1, size_out), y.shape[0])
+            y = y + cpu.broadcast_rows(bias.astype(self.dtype).reshape(1, size_out), y.shape[0])
         return y.reshape(*lead, *self.outputs)

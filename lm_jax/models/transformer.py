@@ -80,16 +80,16 @@ class Transformer(nn.Module):
         Args:
           inputs: the batch.
           cache: keys and values, or a `Past`, of earlier tokens; the output's cache also has this call's tokens.
-          train: whether dropout acts (with an rng named `dropout`).
-          logits: also compute logits of every position.
+          train: whether to apply dropout (with an rng named `dropout`).
+          logits: whether to compute the logits of every position.
           show: intermediate outputs to return: `hidden`, `attention`, `router`.
-          transform: maps one layer's parameters to those of its block; not applied outside the stack.
+          transform: maps the parameters of one layer to those of its block; not applied outside the stack.
         """
         config = self.config
         if isinstance(cache, Past):
             config.check_relative("a Past")
         cache, visibility = _extend_cache(inputs, cache, typed=config.typed)
-        x = _embedded(self.embed, self.token, inputs, visibility, train)
+        x = _embed(self.embed, self.token, inputs, visibility, train)
         if inputs.targets is not None:
             if not config.two_stream:
                 raise InputError("inputs.targets are for a query stream; set config.model.two_stream=True")
@@ -132,7 +132,7 @@ class Transformer(nn.Module):
         return _cache(self.config, self.config.stack, batch, slots, 0)
 
     def empty_past(self, batch: int, length: int = 0) -> Past:
-        """The past before the first call of a text: `length` states of zeros."""
+        """The past before the first call on a text: `length` states of zeros."""
         config = self.config
         return Past(empty_past(config.stack, batch, length, config.embed.width, jnp.dtype(config.dtype)))
 
@@ -168,7 +168,7 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Float[Array, "batch source embed"], Shown | None]:
         """The encoder's last hidden states and, if requested, its intermediate outputs."""
         _, visibility = _extend_cache(source, None)
-        x = _embedded(self.encoder_embed, self.token, source, visibility, train)
+        x = _embed(self.encoder_embed, self.token, source, visibility, train)
         x, _, shown = self.encoder(x, Context(visibility=visibility), None, train, transform=transform, show=show)
         return self.drop(self.encoder_norm(x) if self.config.final_norm else x, deterministic=not train), shown
 
@@ -185,25 +185,22 @@ class EncoderDecoder(nn.Module):
         """Computes the decoder's hidden states; arguments as in `Transformer`."""
         if inputs.source is None and cache is None:
             raise InputError("an encoder-decoder needs inputs.source, the tokens that its encoder reads")
-        config, memory, encoded, aux_loss = self.config, None, None, 0.0
+        config, memory, encoder_shown, aux_loss = self.config, None, None, 0.0
         segments = cache.memory_segments if cache is not None else None
         if inputs.source is not None:
-            memory, encoded = self.encode(inputs.source, train, _requested(config.encoder, show, train), transform)
-            aux_loss, segments = _balance(config.encoder, encoded, inputs.source, train), inputs.source.real
+            requested = _requested(config.encoder, show, train)
+            memory, encoder_shown = self.encode(inputs.source, train, requested, transform)
+            aux_loss, segments = _balance(config.encoder, encoder_shown, inputs.source, train), inputs.source.real
             cache = None if cache is None else cache.replace(memory_segments=segments)  # type: ignore[attr-defined]
         cache, visibility = _extend_cache(inputs, cache)
-        x = _embedded(self.decoder_embed, self.decoder_table, inputs, visibility, train)
-        context = Context(
-            visibility=visibility,
-            cross_visibility=Visibility(key_segments=segments),
-            memory=memory,
-            index=None if cache is None else cache.index,
-        )
+        x = _embed(self.decoder_embed, self.decoder_table, inputs, visibility, train)
+        cross, index = Visibility(key_segments=segments), None if cache is None else cache.index
+        context = Context(visibility=visibility, cross_visibility=cross, memory=memory, index=index)
         layers, requested = None if cache is None else cache.layers, _requested(config.decoder, show, train)
         x, layers, shown = self.decoder(x, context, layers, train, transform=transform, show=requested)
         aux_loss = aux_loss + _balance(config.decoder, shown, inputs, train)
         x = self.drop(self.decoder_norm(x) if config.final_norm else x, deterministic=not train)
-        shown = shown.replace(encoder=encoded) if show else None  # type: ignore[union-attr]
+        shown = shown.replace(encoder=encoder_shown) if show else None  # type: ignore[union-attr]
         output = Output(hidden=x, cache=_advance(cache, layers, inputs), memory=memory, shown=shown, balance=aux_loss)
         return output.replace(logits=self.readout(x)) if logits else output  # type: ignore[attr-defined]
 
@@ -224,17 +221,16 @@ def _decoder_embed(config: EncoderDecoderConfig) -> EmbedConfig:
     return dataclasses.replace(config.embed, vocab=config.decoder_vocab or config.embed.vocab)
 
 
-def _embedded(
+def _embed(
     embed: Embed, table: TokenTable, inputs: Inputs, visibility: Visibility, train: bool
 ) -> Float[Array, "batch length embed"]:
-    """The residual stream before the first layer."""
     rows = table(inputs.tokens) if inputs.embedded is None else inputs.embedded
-    places = visibility.query_positions if inputs.visible is None else inputs.positions
-    return embed(rows, places, inputs.types, train, inputs.real)
+    positions = visibility.query_positions if inputs.visible is None else inputs.positions
+    return embed(rows, positions, inputs.types, train, inputs.real)
 
 
 def _requested(stack: StackConfig, show: tuple[str, ...], train: bool) -> tuple[str, ...]:
-    """Intermediate outputs to collect: `show`, and router logits where training balances the experts."""
+    """Intermediate outputs to collect: `show`, and router logits if training balances the experts."""
     return tuple(dict.fromkeys((*show, "router"))) if train and stack.experts.balance else show
 
 
@@ -242,14 +238,14 @@ def _balance(stack: StackConfig, shown: Shown | None, inputs: Inputs, train: boo
     """Load-balancing loss of a stack's experts times its coefficient; padding and unused targets do not count."""
     if not train or not stack.experts.balance or shown is None:
         return 0.0
-    is_counted = jnp.ones(inputs.tokens.shape, bool) if inputs.real is None else inputs.real > 0
-    is_counted = is_counted if inputs.targets is None else jnp.concatenate([is_counted, inputs.targets >= 0], 1)
-    weights = is_counted.reshape(-1).astype(jnp.float32)
+    used = jnp.ones(inputs.tokens.shape, bool) if inputs.real is None else inputs.real > 0
+    used = used if inputs.targets is None else jnp.concatenate([used, inputs.targets >= 0], 1)
+    weights = used.reshape(-1).astype(jnp.float32)
     return stack.experts.balance * balance(jnp.stack(shown.router), stack.experts.top, weights)
 
 
 def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any, Visibility]:
-    """Writes this call's positions and segments to the cache; also returns the keys that queries may attend to."""
+    """Returns the cache with this call's positions and segments, and the keys that its queries may attend to."""
     if not isinstance(cache, Cache):
         positions, types = inputs.positions, inputs.types if typed else None
         if inputs.visible is not None and positions is not None:
@@ -262,7 +258,7 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
             key_segments=inputs.real,
             query_types=types,
             key_types=types,
-            own=0 if inputs.unseen is None else inputs.tokens.shape[1],
+            self_visible=0 if inputs.unseen is None else inputs.tokens.shape[1],
             unseen=inputs.unseen,
         )
         if cache is not None:
@@ -287,7 +283,7 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
         key_positions=positions,
         query_segments=segments,
         key_segments=key_segments,
-        first=cache.index,
+        query_offset=cache.index,
     )
 
 

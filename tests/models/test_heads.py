@@ -14,7 +14,7 @@ def test_largest_is_the_first_of_the_largest_logits():
     np.testing.assert_array_equal(largest(jnp.full((2, 7), jnp.nan)), [6, 6])
 
 
-def test_a_hit_is_the_first_of_the_largest_logits():
+def test_is_largest_is_true_for_the_first_of_the_largest_logits_only():
     logits = jnp.round(3 * jax.random.normal(jax.random.key(4), (200, 12)))
     labels = jax.random.randint(jax.random.key(5), (200,), 0, 12)
     labels = jnp.where(jnp.arange(200) % 2 == 0, logits.argmax(-1), labels)

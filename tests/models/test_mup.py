@@ -1,7 +1,7 @@
 """The coordinate check of Yang et al. 2022 (appendix D.1): how far training moves activations at two widths.
 
-After a few updates on one batch, hidden activations and logits have moved equally far at either width under muP; under
-the standard parametrisation, the same learning rate moves the wider model far more.
+A few updates on one batch move hidden activations and logits equally far at both widths under muP; under the standard
+parametrisation, the same learning rate moves the wider model far more.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ NARROW, WIDE, STEPS, DEPTH = 64, 512, 4, 2
 
 
 def decoder(name, width):
-    """A decoder whose heads widen with it; at NARROW both parametrisations have the same learning rates."""
+    """A decoder whose head width grows with `width`; at NARROW both parametrisations have the same learning rates."""
     over = {"embed.width": width, "embed.max_length": 16, "stack.depth": DEPTH, "stack.scan": "never"}
     init = {"init.name": name, "init.base_width": NARROW, "init.scale_residual": False}
     return tiny.config("gpt2", over=over | init)
@@ -97,7 +97,7 @@ def test_under_mup_activations_move_as_much_at_every_width(activation):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_under_the_standard_parametrisation_they_move_more_the_wider_the_model(activation):
+def test_under_the_standard_parametrisation_activations_move_more_in_a_wider_model(activation):
     growth = movement("fan_in", WIDE)[activation] / movement("fan_in", NARROW)[activation]
     assert growth > 2.8
 

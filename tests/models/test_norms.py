@@ -30,7 +30,7 @@ def test_rms_norm_is_its_formula():
     np.testing.assert_allclose(y, expected, atol=5e-6)
 
 
-def test_epsilon_stands_inside_the_root():
+def test_epsilon_is_inside_the_root():
     x = jnp.full((1, 4), 1e-3)
     y = Norm(NormConfig(name="rms", epsilon=3e-6)).apply({"params": {"scale": jnp.ones(4)}}, x)
     np.testing.assert_allclose(y, 0.5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Which tokens influence which, by gradient, and laws that hold for every whole model."""
+"""Which tokens influence which, by gradient, and properties of complete models."""
 
 import functools
 
@@ -37,17 +37,13 @@ def inputs_of(preset):
 def influence(preset, kernel):
     """[row, position, token]: whether the hidden state at a position depends on the embedding of a token.
 
-    The gradient with respect to a row of the table tells, because no token occurs twice.
+    Measured by the gradient with respect to a row of the token table, because no token occurs twice.
     """
     # One layer: if no layer passes information on, no stack does.
     settings = {"depth": 1, "block__attention__kernel": kernel, "block__attention__block": 4}
+    over = tiny.everywhere(preset, **settings)
     if len(tiny.stacks(preset)) == 2:
-        over = tiny.everywhere(preset, **settings) | {
-            "decoder.block.cross.kernel": kernel,
-            "decoder.block.cross.block": 4,
-        }
-    else:
-        over = tiny.everywhere(preset, **settings)
+        over |= {"decoder.block.cross.kernel": kernel, "decoder.block.cross.block": 4}
     inputs = inputs_of(preset)
     model, params = tiny.build(tiny.config(preset, over=over), inputs)
     direction = jnp.cos(jnp.arange(64.0))
@@ -56,26 +52,26 @@ def influence(preset, kernel):
         replaced = {**params, "token": {**params["token"], "embedding": table}}
         return model.apply({"params": replaced}, inputs).hidden @ direction
 
-    slopes = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
-    return np.asarray(jnp.abs(slopes).max(-1) > 0)
+    gradients = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
+    return np.asarray(jnp.abs(gradients).max(-1) > 0)
 
 
-def among(preset, kernel, row):
-    """[position, position] of one row: whether the first depends on the second."""
+def influence_within(preset, kernel, row):
+    """[position, position] of one row: whether the hidden state at the first depends on the token at the second."""
     tokens = np.asarray(inputs_of(preset).tokens[row])
     return influence(preset, kernel)[row][:, tokens]
 
 
 @pytest.mark.parametrize(("preset", "kernel"), DECODERS)
 def test_a_token_sees_itself_and_the_past_and_never_the_future(preset, kernel):
-    np.testing.assert_array_equal(among(preset, kernel, 0), np.tri(LENGTH, dtype=bool))
+    np.testing.assert_array_equal(influence_within(preset, kernel, 0), np.tri(LENGTH, dtype=bool))
 
 
 @pytest.mark.parametrize(("preset", "kernel"), DECODERS)
 def test_a_token_sees_its_own_text_only(preset, kernel):
     same = (SEGMENTS[:, None] == SEGMENTS) & np.tri(LENGTH, dtype=bool)
     real = SEGMENTS > 0
-    np.testing.assert_array_equal(among(preset, kernel, 1)[real], same[real])
+    np.testing.assert_array_equal(influence_within(preset, kernel, 1)[real], same[real])
 
 
 @pytest.mark.parametrize(("preset", "kernel"), ENCODER_DECODERS)
@@ -88,16 +84,16 @@ def test_every_target_token_sees_the_whole_source_without_its_padding(preset, ke
 
 @pytest.mark.parametrize(("preset", "kernel"), ENCODERS)
 def test_an_encoder_sees_everything_but_padding_and_other_texts(preset, kernel):
-    assert among(preset, kernel, 0).all()
+    assert influence_within(preset, kernel, 0).all()
     real = SEGMENTS > 0
-    np.testing.assert_array_equal(among(preset, kernel, 1)[real], (SEGMENTS[:, None] == SEGMENTS)[real])
+    np.testing.assert_array_equal(influence_within(preset, kernel, 1)[real], (SEGMENTS[:, None] == SEGMENTS)[real])
 
 
 def test_visible_padding_attends_to_all_tokens_and_changes_none_of_them():
     tokens, mask = rows(6, 1), jnp.array([[1] * 6, [1, 1, 1, 1, 0, 0]])
     model, params = tiny.build(tiny.config("bert", over={"stack.depth": 1}), Inputs(tokens=tokens))
-    places = jnp.where(mask > 0, jnp.arange(6)[None], 9)
-    cases = [Inputs(tokens=tokens, segments=mask), Inputs(tokens=tokens, visible=mask, positions=places)]
+    positions = jnp.where(mask > 0, jnp.arange(6)[None], 9)
+    cases = [Inputs(tokens=tokens, segments=mask), Inputs(tokens=tokens, visible=mask, positions=positions)]
     run = lambda params: [model.apply({"params": params}, case, show=("attention",)) for case in cases]
     apart, visible = tiny.once(run, params)
     real = np.asarray(mask) > 0
@@ -142,11 +138,11 @@ def test_a_token_sees_the_keys_that_its_mask_allows(settings, allowed):
     model, params = tiny.build(config, inputs)
 
     def hidden(table):
-        table = {**params, "token": {"embedding": table}}
-        return model.apply({"params": table}, inputs).hidden @ jnp.cos(jnp.arange(16.0))
+        replaced = {**params, "token": {"embedding": table}}
+        return model.apply({"params": replaced}, inputs).hidden @ jnp.cos(jnp.arange(16.0))
 
-    slopes = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
-    seen = np.asarray(jnp.abs(slopes).max(-1) > 0)[0][:, np.asarray(inputs.tokens[0])]
+    gradients = jax.jit(jax.jacrev(hidden))(params["token"]["embedding"])
+    seen = np.asarray(jnp.abs(gradients).max(-1) > 0)[0][:, np.asarray(inputs.tokens[0])]
     expected = [[allowed(i, j) for j in range(LENGTH)] for i in range(LENGTH)]
     np.testing.assert_array_equal(seen, expected)
 
@@ -233,8 +229,8 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters(encoder):
 def test_logits_of_gathered_states_are_the_gathered_logits(encoder):
     model, params, _, rest = encoder
     output = rest(jax.random.key(0, impl="unsafe_rbg"))
-    some = model.apply({"params": params}, output.hidden[:, 3:5], method="readout")
-    np.testing.assert_allclose(some, output.logits[:, 3:5], atol=2e-5)
+    logits = model.apply({"params": params}, output.hidden[:, 3:5], method="readout")
+    np.testing.assert_allclose(logits, output.logits[:, 3:5], atol=2e-5)
 
 
 @pytest.mark.parametrize(("preset", "tied"), [("gpt2", True), ("llama", False)])

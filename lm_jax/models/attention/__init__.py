@@ -1,1 +1,1 @@
-"""Attention: projections, masks, positions and the kernels that compute it."""
+"""Attention: projections, masks, positions and kernels."""

@@ -1,4 +1,4 @@
-"""Settings of attention as frozen dataclasses; mask, position and kernel are independent choices."""
+"""Settings of attention as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl", "disentangl
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScalingConfig:
-    """Scaling of rotary wavelengths for inputs longer than those of the first training (context extension).
+    """Scaling of rotary wavelengths for inputs longer than those of pretraining (context extension).
 
     Attributes:
       name: `none`, `linear` (position interpolation, Chen et al. 2023, arXiv:2306.15595), `ntk` (a greater theta: the
@@ -19,11 +19,11 @@ class ScalingConfig:
         input), `llama3` (Dubey et al. 2024, arXiv:2407.21783, as in the released code), `yarn` (Peng et al. 2023,
         arXiv:2309.00071) or `longrope` (Ding et al. 2024, arXiv:2402.13753).
       factor: ratio of the extended length to `length`.
-      length: context length of the first training; all but `linear` and `ntk` need it.
+      length: context length of pretraining; all but `linear` and `ntk` need it.
       low, high: for `llama3`: wavelengths that fit less than `low` times into `length` are scaled, those that fit more
         than `high` times are not.
-      slow, fast: for `yarn`: the same bounds, in rotations within `length`.
-      whole: for `yarn`: round the features at the bounds to integers.
+      slow, fast: for `yarn`: features of less than `slow` rotations in `length` are scaled, of more than `fast` not.
+      whole: for `yarn`: round the indices of the features at these bounds to integers.
       near, far: for `longrope`: scaling factor of each pair of features, for inputs up to `length` and for longer ones.
       magnitude: factor on rotated queries and keys; None: 0.1 ln(factor) + 1 for `yarn` and
         sqrt(1 + ln(factor) / ln(length)) for `longrope`.
@@ -61,6 +61,7 @@ class BucketConfig:
     """Relative position buckets (Raffel et al. 2020, section 2.1): one learned bias per bucket and head.
 
     Attributes:
+      max_distance: distance from which all positions share the last bucket.
       shared: one table for all layers (T5), not one in each (UMT5, Chung et al. 2023, arXiv:2304.09151).
     """
 
@@ -75,8 +76,8 @@ class AlibiConfig:
 
     Attributes:
       exponent: the smallest slope is 2 ** -exponent: 8 in the paper.
-      rounded: round the slopes, and their products with key positions, to bfloat16 and scale these as the scores
-        (Falcon's released code).
+      rounded: round slopes and their products with key positions to bfloat16, and multiply the products by the factor
+        on the scores (Falcon's released code).
     """
 
     exponent: float = setting(8.0, above=0)
@@ -85,13 +86,12 @@ class AlibiConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerXLConfig:
-    """Relative positions with keys made from the distance (Dai et al. 2019, arXiv:1901.02860, section 3.3).
+    """Relative positions with a key per distance (Dai et al. 2019, arXiv:1901.02860, section 3.3).
 
     Attributes:
       clamp: clip distances to [-clamp, clamp]; None: no limit.
       types: scores also depend on whether two tokens have the same type (XLNet, Yang et al. 2019, section 2.5).
-      both_ways: the texts in the last half of a batch's rows are reversed (XLNet's `bi_data`), and so is the sign of
-        their distances.
+      both_ways: the last half of a batch's rows hold reversed texts (XLNet's `bi_data`); their distances change sign.
     """
 
     clamp: int | None = None
@@ -106,9 +106,9 @@ class DisentangledConfig:
     Attributes:
       buckets: number of buckets of relative positions, half of them per sign: exact when near, logarithmic when far
         (DeBERTa-v2); 0: each relative position has its own row.
-      max_distance: relative position from which on all share the last bucket.
+      max_distance: distance from which all positions share the last bucket.
       content_to_position, position_to_content: whether scores include the term.
-      share: project positions with the kernels of the content (DeBERTa-v3), not with their own.
+      share: project relative positions with the kernels of the content (DeBERTa-v3), not with separate ones.
       norm: normalise the table of positions with the block's norm.
     """
 
@@ -133,7 +133,7 @@ class DisentangledConfig:
 
     @property
     def terms(self) -> int:
-        """Number of terms in a score: content to content, and those with positions."""
+        """Number of terms in a score: content to content, and the enabled ones with positions."""
         return 1 + self.content_to_position + self.position_to_content
 
 
@@ -151,12 +151,11 @@ class AttentionConfig:
         `window` keys on either side; None: no limit.
       stride: sparse attention (Child et al. 2019, section 4.3) to every `stride`-th key counted from the query, in
         addition to the window; None: not strided.
-      same_length: every query attends to at most past + 1 latest keys, where past is the length of the `Past`, so that
-        all have as many as the first query. Decoders only.
+      same_length: every query attends to the latest past + 1 keys at most, as many as the first query has, where past
+        is the length of the `Past`. Decoders only.
       position: `none`, `rotary`, `buckets`, `alibi`, `transformer_xl` or `disentangled`; the settings of that name
         apply.
-      kernel: `auto`, `dense` or `blockwise`.
-      block: queries per block of the blockwise kernel.
+      kernel: `auto`, `dense` or `blockwise` (with `block` queries per block).
       scale: factor on the scores; None: head_dim ** -0.5 (times terms ** -0.5 for `disentangled`); T5: 1.
       softcap: soft-cap scores to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
       qk_norm: normalise each head's queries and keys before rotation (Henry et al. 2020, arXiv:2010.04245).
@@ -199,7 +198,7 @@ class AttentionConfig:
             raise InputError(f"attention.heads {self.heads} is not a positive multiple of attention.kv_heads {groups}")
         if self.position == "disentangled" and groups != self.heads:
             raise InputError(
-                f"attention.kv_heads is {groups} for {self.heads} heads; position 'disentangled' needs as many of both"
+                f"attention.kv_heads is {groups} for {self.heads} heads; position 'disentangled' needs equal numbers"
             )
         if self.convolution < 1 or (self.convolution > 1 and self.mask == "full"):
             raise InputError(

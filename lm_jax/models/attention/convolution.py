@@ -1,7 +1,7 @@
 """Short causal depthwise convolutions over the sequence.
 
 They apply to queries, keys and values (Primer: So et al. 2021, arXiv:2109.08668, section 3.1) and to the input of the
-feed-forward layers. Bigram and trigram features are then there from the start; attention would have to learn them.
+feed-forward layers. They give bigram and trigram features from the start, which attention would have to learn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Convolution(nn.Module):
     """y[t] = sum over j < width of kernel[j] * x[t - j], for every head and feature; initialised to y = x.
 
     Attributes:
-      width: width of the kernel in tokens, the current one included.
+      width: width of the kernel in tokens, including the current token.
       heads_axis: logical name of the axis of heads.
     """
 
@@ -30,22 +30,22 @@ class Convolution(nn.Module):
         self,
         x: Float[Array, "batch heads length kv"],
         recent: Float[Array, "batch heads before kv"] | None,
-        near: Bool[Array, "#batch length before"],
+        same_text: Bool[Array, "#batch length before"],
     ) -> tuple[Float[Array, "batch heads length kv"], Float[Array, "batch heads before kv"]]:
         """Returns the convolution, and the last width - 1 tokens of `x` for the next call.
 
-        `x` is queries, keys or values; the residual stream has one head. `recent` holds the tokens before `x`. `near`
-        says whether the token j + 1 positions before each token belongs to the same text.
+        `x` is queries, keys, values, or the residual stream as one head; `recent` the width - 1 tokens before it (None:
+        zeros). `same_text[..., j]` is whether the token j + 1 positions earlier belongs to the same text.
         """
         batch, heads, length, kv = x.shape
         before = self.width - 1
-        draw = lambda key, shape, dtype: jnp.zeros(shape, dtype).at[0].set(1)
-        kernel = parameter(self, "kernel", draw, ("taps", self.heads_axis, "kv"), (self.width, heads, kv))
+        identity = lambda key, shape, dtype: jnp.zeros(shape, dtype).at[0].set(1)
+        kernel = parameter(self, "kernel", identity, ("taps", self.heads_axis, "kv"), (self.width, heads, kv))
         taps = kernel.astype(x.dtype)[:, None, :, None, :]
         recent = jnp.zeros((batch, heads, before, kv), x.dtype) if recent is None else recent.astype(x.dtype)
-        wide = jnp.concatenate([recent, x], axis=2)
-        mixed = x * taps[0]
+        extended = jnp.concatenate([recent, x], axis=2)
+        y = x * taps[0]
         for back in range(1, self.width):
-            earlier = jax.lax.slice_in_dim(wide, before - back, before - back + length, axis=2)
-            mixed = mixed + jnp.where(near[:, None, :, back - 1, None], earlier, 0) * taps[back]
-        return mixed, wide[:, :, length:]
+            earlier = jax.lax.slice_in_dim(extended, before - back, before - back + length, axis=2)
+            y = y + jnp.where(same_text[:, None, :, back - 1, None], earlier, 0) * taps[back]
+        return y, extended[:, :, length:]

@@ -16,13 +16,13 @@ from lm_jax.models import cpu, initializers
 from lm_jax.models.attention import positions
 from lm_jax.models.attention.config import DisentangledConfig
 from lm_jax.models.attention.masks import Visibility
-from lm_jax.models.attention.relative import aligned
+from lm_jax.models.attention.relative import relative_shift
 from lm_jax.models.config import InitConfig, NormConfig
 from lm_jax.models.norms import Norm
 
 
-class PlaceTable(nn.Module):
-    """Embeddings of relative positions, from the most negative on, shared by all layers of a stack."""
+class RelativePositionTable(nn.Module):
+    """Embeddings of relative positions, from the most negative up, shared by all layers of a stack."""
 
     config: DisentangledConfig
     norm: NormConfig
@@ -39,14 +39,14 @@ class PlaceTable(nn.Module):
 def scores(
     q: Float[Array, "batch heads query kv"],
     k: Float[Array, "batch heads key kv"],
-    place_keys: Float[Array, "places heads kv"] | None,
-    place_queries: Float[Array, "places heads kv"] | None,
+    position_keys: Float[Array, "places heads kv"] | None,
+    position_queries: Float[Array, "places heads kv"] | None,
     visibility: Visibility,
     config: DisentangledConfig,
 ) -> Float[Array, "batch heads query key"] | None:
-    """Adds up the content-to-position term (`place_keys`) and the position-to-content term (`place_queries`).
+    """Adds up the content-to-position term (`position_keys`) and the position-to-content term (`position_queries`).
 
-    Queries are scaled. A term is left out where its argument is None.
+    `q` and `position_queries` are already scaled. A term whose argument is None is left out.
     """
     queries, keys = q.shape[2], k.shape[2]
     if config.buckets and config.max_distance <= config.buckets // 2 + 1 < keys:
@@ -55,21 +55,21 @@ def scores(
             f"{config.buckets // 2} positions on either side and the input has {keys} tokens; raise max_distance"
         )
     terms = []
-    if visibility.counted and queries == keys:
+    if visibility.positions_are_indices and queries == keys:
         # One product per distance, then a shift: the gradient of a gather is a slow scatter over all pairs.
-        ahead = jnp.arange(2 * keys) - (keys - 1)
-        if place_keys is not None:
-            terms.append(aligned(_products(q, place_keys[rows(-ahead, config)]), keys, keys))
-        if place_queries is not None:
-            to_content = aligned(_products(k, place_queries[rows(ahead, config)]), keys, keys)
+        key_minus_query = jnp.arange(2 * keys) - (keys - 1)
+        if position_keys is not None:
+            terms.append(relative_shift(_products(q, position_keys[rows(-key_minus_query, config)]), keys, keys))
+        if position_queries is not None:
+            to_content = relative_shift(_products(k, position_queries[rows(key_minus_query, config)]), keys, keys)
             terms.append(to_content.swapaxes(2, 3))
     else:
         query, key = visibility.positions(slice(0, queries), slice(0, keys))
         indices = rows(query - key, config)[:, None]
-        if place_keys is not None:
-            terms.append(jnp.take_along_axis(_products(q, place_keys), indices, -1))
-        if place_queries is not None:
-            to_content = jnp.take_along_axis(_products(k, place_queries), indices.swapaxes(2, 3), -1)
+        if position_keys is not None:
+            terms.append(jnp.take_along_axis(_products(q, position_keys), indices, -1))
+        if position_queries is not None:
+            to_content = jnp.take_along_axis(_products(k, position_queries), indices.swapaxes(2, 3), -1)
             terms.append(to_content.swapaxes(2, 3))
     return sum(terms[1:], terms[0]) if terms else None
 
@@ -80,7 +80,7 @@ def rows(relative: Int[Array, "*shape"], config: DisentangledConfig) -> Int[Arra
     return jnp.clip(buckets + config.span, 0, 2 * config.span - 1)
 
 
-def _products(content: Array, places: Array) -> Array:
+def _products(content: Array, table: Array) -> Array:
     """Products of content with every relative position, [batch heads length places]."""
-    content, places = cpu.widened(content, places)
-    return jnp.einsum("bhld,phd->bhlp", content, places, preferred_element_type=jnp.float32)
+    content, table = cpu.upcast(content, table)
+    return jnp.einsum("bhld,phd->bhlp", content, table, preferred_element_type=jnp.float32)

@@ -1,6 +1,6 @@
 """Attention masks as predicates over positions: `causal & (recent(3) | strided(3))`. No array of all pairs is stored.
 
-A mask also gives the range of keys that a block of consecutive queries can attend to, so that kernels skip the rest.
+A mask also gives the range of keys that a block of consecutive queries can attend to, for kernels to skip the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm_jax.models.attention.config import AttentionConfig
 
 
 @flax.struct.dataclass
-class Places:
+class TokenPositions:
     """Positions of queries or of keys, in shapes that broadcast against each other.
 
     Attributes:
@@ -37,13 +37,13 @@ class Mask:
     """The keys that each query may attend to; masks combine with `&` and `|`.
 
     Attributes:
-      allow: maps places of queries and of keys to True where a query may attend to a key; None: everywhere.
+      allow: maps positions of queries and keys to True where a query may attend to a key; None: everywhere.
       reach: maps (first query, one past the last query, number of keys) to the range of keys that these queries may
-        attend to. Plain integers: valid when positions count 0, 1, 2, ...
+        attend to. Valid only if positions are 0, 1, 2, ...
 
     Example:
       >>> mask, tokens = causal & recent(3), jnp.arange(5)
-      >>> mask.allow(Places(tokens[:, None]), Places(tokens[None])).astype(int)
+      >>> mask.allow(TokenPositions(tokens[:, None]), TokenPositions(tokens[None])).astype(int)
       Array([[1, 0, 0, 0, 0],
              [1, 1, 0, 0, 0],
              [1, 1, 1, 0, 0],
@@ -53,7 +53,7 @@ class Mask:
       (1, 5)
     """
 
-    allow: Callable[[Places, Places], Array] | None
+    allow: Callable[[TokenPositions, TokenPositions], Array] | None
     reach: Callable[[int, int, int], tuple[int, int]]
 
     def __and__(self, other: Mask) -> Mask:
@@ -89,12 +89,12 @@ causal = Mask(
 )
 
 
-def _in_prefix(query: Places, key: Places) -> Any:
+def _in_prefix(query: TokenPositions, key: TokenPositions) -> Any:
     return key.position < 0 if key.prefix is None else key.prefix
 
 
 # Raffel et al. 2020, section 3.2.1. Prefix lengths are run-time values, so every key is in reach.
-prefix = causal | Mask(allow=_in_prefix, reach=lambda start, stop, keys: (0, keys))
+prefix = causal | Mask(allow=_in_prefix, reach=full.reach)
 
 
 def recent(window: int) -> Mask:
@@ -115,10 +115,7 @@ def around(window: int) -> Mask:
 
 def strided(stride: int) -> Mask:
     """Every `stride`-th key, counted from the query (Child et al. 2019, arXiv:1904.10509, section 4.3)."""
-    return Mask(
-        allow=lambda query, key: (query.position - key.position) % stride == 0,
-        reach=lambda start, stop, keys: (0, keys),
-    )
+    return Mask(allow=lambda query, key: (query.position - key.position) % stride == 0, reach=full.reach)
 
 
 MASKS = {"full": full, "causal": causal, "prefix": prefix}
@@ -135,23 +132,22 @@ def of_config(config: AttentionConfig, past: int = 0) -> Mask:
     direction, window, stride = mask(config.mask), config.window, config.stride
     direction = direction & recent(past + 1) if config.same_length else direction
     local = None if window is None else around(window) if config.mask == "full" else recent(window)
-    sparse = [choice for choice in (local, None if stride is None else strided(stride)) if choice is not None]
+    sparse = [part for part in (local, None if stride is None else strided(stride)) if part is not None]
     return direction & functools.reduce(lambda left, right: left | right, sparse) if sparse else direction
 
 
 @flax.struct.dataclass
 class Visibility:
-    """The keys that each query of a call may attend to: a mask over positions, and segments, which must agree.
+    """The keys that each query of a call may attend to: allowed by a mask over positions, and in the same segment.
 
     Attributes:
-      mask: the predicate.
       prefix: length of each row's prefix; None: no prefix.
       query_positions, key_positions: None: 0, 1, 2, ...
       query_segments: None: all queries, padding included, attend to every key that is not padding.
       key_segments: 0 is padding; None: no padding.
       query_types, key_types: token types, where scores depend on them.
-      first: index among the keys of the first query's own token.
-      own: the first `own` queries always see their own token.
+      query_offset: index of the first query's own token among the keys.
+      self_visible: number of leading queries that always attend to their own token.
       unseen: True where a query must not attend to a key.
       targets: target tokens of the last queries, which have no keys: the query stream of `two_stream`.
     """
@@ -164,14 +160,14 @@ class Visibility:
     key_segments: Int[Array, "batch key"] | None | Any = None
     query_types: Int[Array, "batch query"] | None | Any = None
     key_types: Int[Array, "batch key"] | None | Any = None
-    first: Int[Array, ""] | int | Any = 0
-    own: int = flax.struct.field(pytree_node=False, default=0)
+    query_offset: Int[Array, ""] | int | Any = 0
+    self_visible: int = flax.struct.field(pytree_node=False, default=0)
     unseen: Bool[Array, "batch query key"] | None | Any = None
     targets: Int[Array, "batch targets"] | None | Any = None
 
     @property
-    def counted(self) -> bool:
-        """Whether positions count 0, 1, 2, ..., so that `mask.reach` is valid."""
+    def positions_are_indices(self) -> bool:
+        """Whether positions are the indices 0, 1, 2, ..., so that `mask.reach` is valid."""
         return self.query_positions is None and self.key_positions is None
 
     def positions(self, queries: slice, keys: slice) -> tuple[Int[Array, "#batch query 1"], Int[Array, "#batch 1 key"]]:
@@ -179,13 +175,13 @@ class Visibility:
         query, key = _positions(self.query_positions, queries), _positions(self.key_positions, keys)
         return query[:, :, None], key[:, None, :]
 
-    def _places(self, position: Array) -> Places:
-        return Places(position, None if self.prefix is None else position < self.prefix[:, None, None])
+    def _token_positions(self, position: Array) -> TokenPositions:
+        return TokenPositions(position, None if self.prefix is None else position < self.prefix[:, None, None])
 
-    def near(self, before: int, length: int, index: Int[Array, ""] | None) -> Bool[Array, "#batch length before"]:
+    def same_text(self, before: int, length: int, index: Int[Array, ""] | None) -> Bool[Array, "#batch length before"]:
         """Whether the tokens 1, 2, ..., `before` slots before each query are the preceding tokens of its text.
 
-        The first of `length` queries is in the slot `index`; None: 0.
+        `index`: slot of the first of `length` queries; None: 0.
         """
         slots, columns = jnp.arange(length) + (0 if index is None else index), []
         for back in range(1, before + 1):
@@ -204,23 +200,21 @@ class Visibility:
         allowed = None
         if self.mask.allow is not None:
             query, key = self.positions(queries, keys)
-            allowed = self.mask.allow(self._places(query), self._places(key))
+            allowed = self.mask.allow(self._token_positions(query), self._token_positions(key))
         if self.key_segments is not None:
-            key = self.key_segments[:, None, keys]
-            same = (
-                key > 0 if self.query_segments is None else (key == self.query_segments[:, queries, None]) & (key > 0)
-            )
+            same = (key := self.key_segments[:, None, keys]) > 0
+            same = same if self.query_segments is None else same & (key == self.query_segments[:, queries, None])
             allowed = same if allowed is None else allowed & same
         if self.unseen is not None:
             visible = ~self.unseen[:, queries, keys]
             allowed = visible if allowed is None else allowed & visible
-        if self.own and allowed is not None:
+        if self.self_visible and allowed is not None:
             query, key = _positions(None, queries)[:, :, None], _positions(None, keys)[:, None, :]
-            allowed = allowed | ((key - self.first == query) & (query < self.own))
+            allowed = allowed | ((key - self.query_offset == query) & (query < self.self_visible))
         return allowed
 
     def tokens(self, rows: int) -> int:
-        """Number of tokens among `rows` queries, the others being targets."""
+        """Number of tokens among `rows` queries; the others are targets."""
         return rows if self.targets is None else rows - self.targets.shape[1]
 
 

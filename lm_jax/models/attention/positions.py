@@ -60,10 +60,7 @@ def slopes(heads: int, exponent: float = 8.0) -> np.ndarray:
 def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: bool) -> Int[Array, "*shape"]:
     """The bucket of a relative position (key minus query): exact when near, logarithmic when far.
 
-    Args:
-      relative: key position minus query position.
-      config: number of buckets, and the distance from which on all share the last.
-      two_sided: use half of the buckets for keys after the query (encoders); otherwise these count as distance 0.
+    Keys after the query use half of the buckets if `two_sided` (encoders); otherwise they count as distance 0.
 
     Reference: Raffel et al. 2020 (arXiv:1910.10683), section 2.1.
     """
@@ -79,12 +76,12 @@ def bucket(relative: Int[Array, "*shape"], config: BucketConfig, *, two_sided: b
 def log_bucket(relative: Int[Array, "*shape"], buckets: int, max_distance: int) -> Int[Array, "*shape"]:
     """The signed bucket of a relative position: exact when near, logarithmic up to `max_distance`.
 
-    `buckets` counts both signs. Distances from `max_distance` on share one more bucket.
+    `buckets` counts both signs. Distances of at least `max_distance` share one more bucket.
 
     Reference: the released code of DeBERTa-v2, whose models have 256 buckets up to 512.
     """
     exact, distances = buckets // 2, np.arange(1, max_distance + 1)
-    # Logarithms are rounded to float32 as in the released code: exact ones give other buckets at powers.
+    # Logarithms are rounded to float32 as in the released code; exact ones give other buckets at powers.
     logarithm = lambda ratio: np.log(np.asarray(ratio, np.float32).astype(np.float64)).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = logarithm(distances / exact) / logarithm((max_distance - 1) / exact)

@@ -11,21 +11,21 @@ from lm_jax.models.config import MemoryConfig
 
 
 def prepend_past(visibility: Visibility, length: int, past: int) -> Visibility:
-    """Prepends the keys of `past` earlier tokens, none of them padding, to those of `length` queries.
+    """Prepends the keys of `past` earlier tokens, of which none is padding, to those of `length` queries.
 
     Segments then only mark padding, because the segments of earlier tokens are not stored.
     """
-    places = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
-    earlier = places[:, :1] + jnp.arange(-past, 0)[None]
-    segments, before = visibility.key_segments, lambda x, value: jnp.pad(x, ((0, 0), (past, 0)), constant_values=value)
+    positions = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
+    earlier = positions[:, :1] + jnp.arange(-past, 0)[None]
+    segments, pad = visibility.key_segments, lambda x, value: jnp.pad(x, ((0, 0), (past, 0)), constant_values=value)
     return visibility.replace(  # type: ignore[attr-defined]
-        first=past,
-        query_positions=places,
-        key_positions=jnp.concatenate([earlier, places], 1),
+        query_offset=past,
+        query_positions=positions,
+        key_positions=jnp.concatenate([earlier, positions], 1),
         query_segments=None,
-        key_segments=None if segments is None else before(segments, 1),
-        # Types of earlier tokens are not stored either: they are 0, as in the released code.
-        key_types=None if visibility.key_types is None else before(visibility.key_types, 0),
+        key_segments=None if segments is None else pad(segments, 1),
+        # Types of earlier tokens are not stored either; 0, as in the released code.
+        key_types=None if visibility.key_types is None else pad(visibility.key_types, 0),
         unseen=None if visibility.unseen is None else jnp.pad(visibility.unseen, ((0, 0), (0, 0), (past, 0))),
     )
 
@@ -33,8 +33,8 @@ def prepend_past(visibility: Visibility, length: int, past: int) -> Visibility:
 def next_past(
     config: MemoryConfig,
     earlier: Float[Array, "*layers batch past embed"],
-    now: Float[Array, "*layers batch length embed"],
+    current: Float[Array, "*layers batch length embed"],
 ) -> Float[Array, "*layers batch next embed"]:
     """The past of the next call: the latest states, through which no gradient flows."""
-    states = jnp.concatenate([earlier, now[..., : config.reuse, :]], -2)
+    states = jnp.concatenate([earlier, current[..., : config.reuse, :]], -2)
     return jax.lax.stop_gradient(states[..., -(config.length or states.shape[-2]) :, :])

@@ -16,7 +16,7 @@ from lm_jax.models import initializers
 from lm_jax.models.attention import positions
 from lm_jax.models.attention.config import AttentionConfig
 from lm_jax.models.attention.masks import Visibility
-from lm_jax.models.attention.two_stream import at_token
+from lm_jax.models.attention.two_stream import token_index
 from lm_jax.models.config import InitConfig
 from lm_jax.models.projection import Projection
 
@@ -66,8 +66,8 @@ class RelativeScores(nn.Module):
         draw = initializers.kernel(self.init_config, width, size[0] * size[1])
         axes = ("embed", "heads", "kv")
         project = Projection((width,), size, axes, draw, False, self.dtype, name="distance")
-        # From the last query's distance to the first key downwards; `aligned` needs one more distance than there are.
-        distances = visibility.first + length - 1 - jnp.arange(length + keys)
+        # Descending from the distance of the last query to the first key; `relative_shift` needs one extra distance.
+        distances = visibility.query_offset + length - 1 - jnp.arange(length + keys)
         if config.clamp is not None:
             distances = jnp.clip(distances, -config.clamp, config.clamp)
         distances = jnp.stack([distances, -distances]) if config.both_ways else distances[None]
@@ -77,48 +77,47 @@ class RelativeScores(nn.Module):
             batch = q.shape[0]
             backwards = jnp.arange(batch) >= batch - batch // 2
             distance_keys = distance_keys[backwards.astype(jnp.int32)]
-            scores = product("bhqd,bchd->bhqc", self._with(q, "distance_bias"), distance_keys)
+            scores = product("bhqd,bchd->bhqc", self._biased(q, "distance_bias"), distance_keys)
         else:
-            scores = product("bhqd,chd->bhqc", self._with(q, "distance_bias"), distance_keys[0])
-        scores = aligned(scores, length, keys, visibility.targets)
+            scores = product("bhqd,chd->bhqc", self._biased(q, "distance_bias"), distance_keys[0])
+        scores = relative_shift(scores, length, keys, visibility.targets)
         if config.types:
-            type_q, types = self._with(q, "type_bias"), self._vectors("types", ("types", "heads", "kv"), (2, *size))
+            type_q, types = self._biased(q, "type_bias"), self._vectors("types", ("types", "heads", "kv"), (2, *size))
             if visibility.query_types is not None and visibility.key_types is not None:
                 other = product("bhqd,thd->bhqt", type_q, types.astype(self.dtype))
                 same = visibility.query_types[:, None, :, None] == visibility.key_types[:, None, None, :]
                 scores = scores + jnp.where(same, other[..., :1], other[..., 1:])
-        return self._with(q, "content_bias"), scores * scale
+        return self._biased(q, "content_bias"), scores * scale
 
-    def _with(self, q: jax.Array, name: str) -> jax.Array:
-        """Adds a learned vector per head to the queries."""
+    def _biased(self, q: jax.Array, name: str) -> jax.Array:
         return q + self._vectors(name, ("heads", "kv"), (q.shape[1], q.shape[3])).astype(q.dtype)[None, :, None]
 
     def _vectors(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> jax.Array:
         return initializers.parameter(self, name, initializers.table(self.init_config), axes, shape)
 
 
-def aligned(
+def relative_shift(
     scores: Float[Array, "batch heads query distance"],
     length: int,
     keys: int,
     targets: Int[Array, "batch targets"] | None = None,
 ) -> Float[Array, "batch heads query key"]:
-    """The relative shift: turns scores by distance into scores by key.
+    """Maps scores by distance to scores by key (the relative shift of Dai et al. 2019, appendix B).
 
     Args:
-      scores: columns are distances, each one less than the one before. The last of `length` queries has the distances
-        to its keys from the first column on, each query before it from one column later.
+      scores: columns are distances in steps of -1; the keys of query i begin at column length - 1 - i.
       length: number of token queries.
       keys: number of keys.
-      targets: targets of the queries after the token queries.
+      targets: token indices of the queries after the token queries.
     """
     batch, heads, _, distances = scores.shape
     shifted = scores[:, :, :length].reshape(batch, heads, length * distances)
-    # Reshaping to rows one column shorter shifts each row by one (Dai et al. 2019, appendix B), without a gather.
+    # Reshaping to rows one column shorter shifts each row by one, without a gather.
     shifted = shifted[..., length - 1 : length - 1 + length * (distances - 1)]
     shifted = shifted.reshape(batch, heads, length, distances - 1)[..., :keys]
     if targets is None:
         return shifted
     shift = lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, keys, axis=-1)
-    rows = jax.vmap(jax.vmap(shift, in_axes=(1, 0), out_axes=1))(scores[:, :, length:], length - 1 - at_token(targets))
+    starts = length - 1 - token_index(targets)
+    rows = jax.vmap(jax.vmap(shift, in_axes=(1, 0), out_axes=1))(scores[:, :, length:], starts)
     return jnp.concatenate([shifted, rows], 2)

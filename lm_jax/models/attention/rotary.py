@@ -44,10 +44,9 @@ def rotary(
 def frequencies(config: RotaryConfig, size: int, positions: Int[Array, "#batch length"]) -> tuple[Rates, float]:
     """Returns the rates of `size` rotated features and the factor on sines and cosines.
 
-    `dynamic` and `longrope` scaling depend on the largest of the positions.
+    `dynamic` and `longrope` scaling depend on the largest position.
     """
-    scale = lookup(SCALINGS, config.scaling.name, "attention.rotary.scaling.name")
-    return scale(config, size, positions)
+    return lookup(SCALINGS, config.scaling.name, "attention.rotary.scaling.name")(config, size, positions)
 
 
 def _rates(theta: float, size: int) -> np.ndarray:
@@ -80,8 +79,8 @@ def _dynamic(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, 
 def _llama3(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates, float]:
     """Scales long wavelengths, keeps short ones, interpolates between them (Dubey et al. 2024, released code)."""
     scaling, rates = config.scaling, _rates(config.theta, size)
-    fits = _length(scaling) * rates / (2 * math.pi)
-    unscaled = np.clip((fits - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    periods = _length(scaling) * rates / (2 * math.pi)
+    unscaled = np.clip((periods - scaling.low) / (scaling.high - scaling.low), 0, 1)
     return rates * (unscaled + (1 - unscaled) / scaling.factor), 1.0
 
 
@@ -115,8 +114,7 @@ def _longrope(config: RotaryConfig, size: int, positions: Array) -> tuple[Rates,
 def _length(scaling: ScalingConfig) -> int:
     if not scaling.length:
         raise InputError(
-            f"attention.rotary.scaling.length is {scaling.length}; {scaling.name} needs the length that the model was "
-            "first trained with"
+            f"attention.rotary.scaling.length is {scaling.length}; {scaling.name} needs the length of pretraining"
         )
     return scaling.length
 

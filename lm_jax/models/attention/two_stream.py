@@ -37,11 +37,11 @@ class QueryStream(nn.Module):
 
 
 def append_targets(visibility: Visibility, targets: Int[Array, "batch targets"], length: int) -> Visibility:
-    """Appends a query for each target: it attends as its token does, except to the token itself where `unseen`."""
-    places = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
+    """Appends a query per target: it attends as its token does, but to that token itself only if `unseen` permits."""
+    positions = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
     return visibility.replace(  # type: ignore[attr-defined]
         targets=targets,
-        query_positions=_append_rows(jnp.broadcast_to(places, (targets.shape[0], length)), targets),
+        query_positions=_append_rows(jnp.broadcast_to(positions, (targets.shape[0], length)), targets),
         query_segments=_append_rows(visibility.query_segments, targets),
         query_types=_append_rows(visibility.query_types, targets),
         unseen=_append_rows(visibility.unseen, targets),
@@ -49,14 +49,14 @@ def append_targets(visibility: Visibility, targets: Int[Array, "batch targets"],
 
 
 def _append_rows(rows: Any, targets: Int[Array, "batch targets"]) -> Any:
-    """Appends to the tokens' rows those of the tokens at the targets."""
+    """Appends the rows of the targets' tokens."""
     if rows is None:
         return None
-    at = at_token(targets).reshape(*targets.shape, *(1,) * (rows.ndim - 2))
+    at = token_index(targets).reshape(*targets.shape, *(1,) * (rows.ndim - 2))
     return jnp.concatenate([rows, jnp.take_along_axis(rows, at, axis=1)], 1)
 
 
-def at_token(targets: Int[Array, "batch targets"]) -> Int[Array, "batch targets"]:
+def token_index(targets: Int[Array, "batch targets"]) -> Int[Array, "batch targets"]:
     """The token index of each target; an unused target -1 - i is at token i."""
     return jnp.maximum(targets, ~targets)
 

@@ -24,9 +24,7 @@ class ExpertsConfig:
 
     def __post_init__(self):
         if self.count and not 0 < self.top <= self.count:
-            raise InputError(
-                f"feedforward.experts.top is {self.top}; expected 1 to {self.count}, the number of experts"
-            )
+            raise InputError(f"feedforward.experts.top is {self.top}; expected 1 to {self.count}, the expert count")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from lm_jax.parallel.layout import constrain
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """X times the cumulative normal distribution at x (Hendrycks and Gimpel 2016, section 2)."""
+    """GELU: x times the normal distribution function at x (Hendrycks and Gimpel 2016, section 2)."""
     # erf, as in the reference implementations: erfc takes more than twice as long on a CPU. 1 + erf(x) cancels for
     # x << 0, so it is computed in float32.
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -37,7 +37,7 @@ ACTIVATIONS = {
 
 
 class FeedForward(nn.Module):
-    """Out(activation(In(x))), or Out(activation(Gate(x)) * In(x)) when gated (SwiGLU: silu, GeGLU: gelu)."""
+    """Returns out(activation(in(x))), or out(activation(gate(x)) * in(x)) if gated (SwiGLU: silu, GeGLU: gelu)."""
 
     config: FeedForwardConfig
     init_config: InitConfig
@@ -49,8 +49,7 @@ class FeedForward(nn.Module):
         self, x: Float[Array, "batch length embed"], train: bool = False
     ) -> Float[Array, "batch length embed"]:
         """Returns the branch to be added to the residual stream."""
-        embed = x.shape[-1]
-        mlp = self.config.width or 4 * embed
+        embed, mlp = x.shape[-1], self.config.width or 4 * x.shape[-1]
         activation = lookup(ACTIVATIONS, self.config.activation, "feedforward.activation")
         kernel_in = initializers.kernel(self.init_config, embed, mlp)
         kernel_out = initializers.kernel(self.init_config, mlp, embed, self.residual_gain)

@@ -1,6 +1,6 @@
 """Mixture of experts with top-k routing (Shazeer et al. 2017, arXiv:1701.06538; Jiang et al. 2024).
 
-No token is dropped, because experts have no capacity: tokens are sorted by expert for one ragged product.
+Experts have no capacity limit, so no token is dropped: tokens are sorted by expert for one ragged product.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Bank(nn.Module):
 
 
 class Experts(nn.Module):
-    """Each token's `top` experts, weighted by router probabilities.
+    """The sum of each token's `top` experts, weighted by router probabilities.
 
     Sows router logits [tokens experts] as `router/logits`, for `apply(..., mutable="router")`.
     """
@@ -58,8 +58,8 @@ class Experts(nn.Module):
         # float32: rounding would change the experts of near ties.
         scores = route(tokens.astype(jnp.float32))
         self.sow("router", "logits", scores)
-        share, chosen = jax.lax.top_k(jax.nn.softmax(scores), top)
-        share = share / share.sum(-1, keepdims=True)
+        weights, chosen = jax.lax.top_k(jax.nn.softmax(scores), top)
+        weights = weights / weights.sum(-1, keepdims=True)
         order = jnp.argsort(chosen.reshape(-1), stable=True)
         sizes = jnp.bincount(chosen.reshape(-1), length=count)
         rows = tokens[order // top]
@@ -76,13 +76,13 @@ class Experts(nn.Module):
         outputs = bank("out", mlp, embed, self.residual_gain)(hidden, sizes)
         # Back to the order of the tokens: the argsort of a permutation is its inverse.
         outputs = outputs[jnp.argsort(order)].reshape(-1, top, embed)
-        return (outputs * share[..., None].astype(outputs.dtype)).sum(1).reshape(x.shape)
+        return (outputs * weights[..., None].astype(outputs.dtype)).sum(1).reshape(x.shape)
 
 
 def balance(
     logits: Float[Array, "*layers tokens experts"], top: int, weights: Float[Array, " tokens"] | None = None
 ) -> Float[Array, ""]:
-    """Load-balancing loss: equals `top` where all experts have equal shares of tokens and of probability.
+    """Load-balancing loss: equals `top` if all experts have equal shares of tokens and of probability.
 
     Args:
       logits: router logits of one or several layers.
@@ -95,5 +95,5 @@ def balance(
     probabilities = jax.nn.softmax(logits)
     chosen = jax.nn.one_hot(jax.lax.top_k(probabilities, top)[1], count).sum(-2)
     weights = jnp.broadcast_to(1.0 if weights is None else weights, logits.shape[:-1])[..., None]
-    share = lambda x: (x * weights).reshape(-1, count).sum(0) / jnp.maximum(weights.sum(), 1)
-    return count * (share(chosen) * share(probabilities)).sum()
+    mean = lambda x: (x * weights).reshape(-1, count).sum(0) / jnp.maximum(weights.sum(), 1)
+    return count * (mean(chosen) * mean(probabilities)).sum()

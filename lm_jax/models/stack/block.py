@@ -34,7 +34,7 @@ class Context:
       cross_visibility: the encoder's tokens that each query may attend to.
       memory: the encoder's last hidden states; None once the cache holds their keys and values.
       bias: relative position bias of the scores.
-      places: embeddings of relative positions.
+      position_table: embeddings of relative positions.
       index: first cache slot that this call writes.
     """
 
@@ -42,7 +42,7 @@ class Context:
     cross_visibility: Visibility | None = None
     memory: Float[Array, "batch source embed"] | None | Any = None
     bias: Float[Array, "#batch heads query key"] | None | Any = None
-    places: Float[Array, "places embed"] | None | Any = None
+    position_table: Float[Array, "places embed"] | None | Any = None
     index: Int[Array, ""] | None | Any = None
 
 
@@ -67,43 +67,41 @@ class Block(nn.Module):
             keys_values, past = old.get("self"), old.get("past")
             if past is not None:
                 new_cache["past"] = y[:, : context.visibility.tokens(y.shape[1])]
-            shared: dict[str, Any] = {"cache": keys_values, "past": past, "index": context.index, "train": train}
+            options: dict[str, Any] = {"cache": keys_values, "past": past, "index": context.index, "train": train}
             if config.attention.position == "disentangled":
-                shared["places"] = nn.Dropout(config.dropout, deterministic=not train)(context.places)
-            y, after = attend(y, context.visibility, bias=self._bias(y, context), **shared)
+                options["position_table"] = nn.Dropout(config.dropout, deterministic=not train)(context.position_table)
+            y, after = attend(y, context.visibility, bias=self._bias(y, context), **options)
             new_cache.update({} if keys_values is None else {"self": after})
             return y
 
         def cross(y: jax.Array) -> jax.Array:
             if config.cross is None or context.cross_visibility is None:
                 raise InputError("a layer with cross-attention got no encoder output; call with Inputs(source=...)")
-            layer, attend = None if cache is None else cache["cross"], self._attention(config.cross, "cross")
-            y, new_cache["cross"] = attend(
-                y, context.cross_visibility, memory=context.memory, cache=layer, cross=True, train=train
-            )
+            attend, keys_values = self._attention(config.cross, "cross"), None if cache is None else cache["cross"]
+            options: dict[str, Any] = {"memory": context.memory, "cache": keys_values, "cross": True, "train": train}
+            y, new_cache["cross"] = attend(y, context.cross_visibility, **options)
             return y
 
         def feedforward(y: jax.Array) -> jax.Array:
             width = config.feedforward.convolution
             if width > 1:
-                near = context.visibility.near(width - 1, y.shape[1], context.index)
+                same_text = context.visibility.same_text(width - 1, y.shape[1], context.index)
                 recent = None if cache is None else cache["feedforward"]["recent"]
-                mixed, recent = Convolution(width, "single", name="feedforward_convolution")(y[:, None], recent, near)
+                mixed, recent = Convolution(width, "single", name="feedforward_convolution")(
+                    y[:, None], recent, same_text
+                )
                 y, new_cache["feedforward"] = mixed[:, 0], {"recent": recent}
+            settings = (config.feedforward, self.init_config, self.dtype, self.residual_gain)
             layer = Experts if config.feedforward.experts.count else FeedForward
-            return layer(config.feedforward, self.init_config, self.dtype, self.residual_gain, name="feedforward")(
-                y, train
-            )
+            return layer(*settings, name="feedforward")(y, train)
 
         branches = {"attention": attention, "cross": cross, "feedforward": feedforward}
         if config.cross is None:
             del branches["cross"]
         x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train)
         if config.neighbours.width:
-            neighbours = Neighbours(
-                config.neighbours, config.norm, self.init_config, self.dtype, config.dropout, name="neighbours"
-            )
-            x = neighbours(layer_input, x, context.visibility.key_segments, train)
+            settings = (config.neighbours, config.norm, self.init_config, self.dtype, config.dropout)
+            x = Neighbours(*settings, name="neighbours")(layer_input, x, context.visibility.key_segments, train)
         self.sow("hidden", "stream", x)
         return x, None if cache is None else new_cache
 
@@ -118,13 +116,13 @@ class Block(nn.Module):
         return RelativeBias(attention, self.init_config, name="relative")(context.visibility, *x.shape[1:])
 
     def norm(self, name: str) -> Callable[[jax.Array], jax.Array]:
-        """The norm of a name; the identity if attention has no norm."""
+        """The norm called `name`; the identity for `attention_norm` if attention has no norm."""
         if name == "attention_norm" and not self.config.attention_norm:
             return lambda x: x
         return Norm(self.config.norm, name=name)
 
     def drop(self, train: bool) -> nn.Dropout:
-        """Dropout of a branch before it is added to the residual stream."""
+        """Dropout of a branch's output, before it is added to the residual stream."""
         return nn.Dropout(self.config.dropout, deterministic=not train)
 
 
@@ -137,40 +135,38 @@ def _stream(x: jax.Array, branch: Callable, norm: Callable, drop: Callable) -> j
     return y + drop(branch(y))
 
 
-# The residual stream after one branch; `norm("")` is the branch's norm, `norm("_after")` its second one.
-JOINS: dict[str, Callable[..., jax.Array]] = {
+# The residual stream after one branch; `norm("")` is the branch's norm, `norm("_after")` its second norm.
+RESIDUALS: dict[str, Callable[..., jax.Array]] = {
     "pre": lambda x, branch, norm, drop: x + drop(branch(norm("")(x))),
     "post": lambda x, branch, norm, drop: norm("")(x + drop(branch(x))),
     "sandwich": lambda x, branch, norm, drop: x + drop(norm("_after")(branch(norm("")(x)))),
     "stream": _stream,
 }
-# Inputs of attention and of the feed-forward layer where they are parallel (Wang and Komatsuzaki 2021; PaLM,
+# Inputs of attention and of the feed-forward layer if they run in parallel (Wang and Komatsuzaki 2021; PaLM,
 # arXiv:2204.02311, section 2).
-READS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
+PARALLEL_INPUTS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
     "parallel": lambda norm, x: (norm("attention_norm")(x),) * 2,
     "parallel_two": lambda norm, x: (norm("attention_norm")(x), norm("feedforward_norm")(x)),
 }
 
 
 def _sequential(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
-    for key, branch in branches.items():
-        drop, norm = block.drop(train), lambda suffix, key=key: block.norm(f"{key}_norm{suffix}")
-        x = constrain(JOINS[name](x, branch, norm, drop), "batch", "stream", None)
+    for branch_name, branch in branches.items():
+        norm = lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}")
+        x = constrain(RESIDUALS[name](x, branch, norm, block.drop(train)), "batch", "stream", None)
     return x
 
 
 def _parallel(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
     if "cross" in branches:
-        raise InputError(
-            f"block.norm_placement is {name!r}, which does not support block.cross; use pre, post or sandwich"
-        )
-    drop, (y, z) = block.drop(train), READS[name](block.norm, x)
+        raise InputError(f"block.norm_placement {name!r} does not support block.cross; use pre, post or sandwich")
+    drop, (y, z) = block.drop(train), PARALLEL_INPUTS[name](block.norm, x)
     x = x + drop(branches["attention"](y)) + drop(branches["feedforward"](z))
     return constrain(x, "batch", "stream", None)
 
 
-# Placements of norms; each returns the residual stream after a layer's branches.
+# Each placement returns the residual stream after a layer's branches.
 PLACEMENTS: dict[str, Callable[..., jax.Array]] = {
-    **{name: functools.partial(_sequential, name) for name in JOINS},
-    **{name: functools.partial(_parallel, name) for name in READS},
+    **{name: functools.partial(_sequential, name) for name in RESIDUALS},
+    **{name: functools.partial(_parallel, name) for name in PARALLEL_INPUTS},
 }

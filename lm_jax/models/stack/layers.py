@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from lm_jax.core.config import lookup
 from lm_jax.core.trees import Params
 from lm_jax.models import initializers
-from lm_jax.models.attention.disentangled import PlaceTable
+from lm_jax.models.attention.disentangled import RelativePositionTable
 from lm_jax.models.attention.relative import RelativeBias
 from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
 from lm_jax.models.interface import Shown, Transform
@@ -55,8 +55,8 @@ class Stack(nn.Module):
     ) -> tuple[Float[Array, "batch length embed"], Any, Shown | None]:
         """Returns the residual stream after the last layer, the new cache, and the intermediate outputs in `show`.
 
-        `cache` is arranged as by `empty_cache` or `empty_past`. `transform` maps one layer's parameters to those of its
-        block, inside the loop.
+        `cache` is arranged as by `empty_cache` or `empty_past`. `transform` maps the parameters of one layer to
+        those of its block, inside the loop.
         """
         config = self.config
         context = _add_positions(config, self.init_config, context, x)
@@ -66,20 +66,16 @@ class Stack(nn.Module):
             for kind, block in segments.kinds(config).items()
         }
         groups = self._groups(blocks, x, context)
-        keys = None
-        if train and self.has_rng("dropout"):
-            keys = jax.random.split(self.make_rng("dropout"), config.depth)
-        applies = {
-            kind: self._apply(block, context, train, transform or (lambda tree: tree), show)
-            for kind, block in blocks.items()
-        }
+        keys = jax.random.split(self.make_rng("dropout"), config.depth) if train and self.has_rng("dropout") else None
+        transform = transform or (lambda tree: tree)
+        functions = {kind: self._apply(block, context, train, transform, show) for kind, block in blocks.items()}
         unstacked = isinstance(groups.get(""), tuple)
         loop = LOOPS["scanned" if scanned(config) and not unstacked else "unrolled"]
-        after, cache, layers = loop(config, applies, groups, x, cache, keys)
+        after, cache, layers = loop(config, functions, groups, x, cache, keys)
         return after, cache, shown.of_stack(show, x, layers)
 
     def _apply(self, block: Block, context: Context, train: bool, transform: Transform, show: tuple[str, ...]) -> Apply:
-        """The block as a function of the inputs that differ between layers."""
+        """The block as a function of the arguments that differ between layers."""
 
         def layer(x, params, cache, key):
             rngs, params = None if key is None else {"dropout": key}, {"params": transform(params)}
@@ -92,7 +88,7 @@ class Stack(nn.Module):
         """Parameters by group: "" for layers shaped as `config.block`, and each kind with other parameter shapes."""
         if not self.is_initializing():
             return grouped(self.config, self.variables["params"])
-        separate = self._separate(blocks, x, context)
+        separate = self._separate_kinds(blocks, x, context)
         groups = {}
         for group, owners in segments.parameter_groups(self.config, separate).items():
             block = blocks[group] if group else next(block for kind, block in blocks.items() if kind not in separate)
@@ -103,7 +99,7 @@ class Stack(nn.Module):
                 groups[group] = self.param("layers", draw)
         return groups
 
-    def _separate(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> tuple[str, ...]:
+    def _separate_kinds(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> tuple[str, ...]:
         """The kinds whose parameter shapes differ from those of `config.block`."""
         kinds = [kind for kind in blocks if kind != "block"]
         if not kinds:
@@ -122,8 +118,8 @@ def _add_positions(
         bias = RelativeBias(attention, init_config, name=name)(context.visibility, *x.shape[1:])
         return context.replace(bias=bias)  # type: ignore[attr-defined]
     if attention.position == "disentangled":
-        places = PlaceTable(attention.disentangled, config.block.norm, init_config, name=name)(x.shape[-1])
-        return context.replace(places=places)  # type: ignore[attr-defined]
+        module = RelativePositionTable(attention.disentangled, config.block.norm, init_config, name=name)
+        return context.replace(position_table=module(x.shape[-1]))  # type: ignore[attr-defined]
     return context
 
 
@@ -139,7 +135,7 @@ def _draw(block: Block, x: jax.Array, context: Context, count: int) -> Callable[
 
 
 def grouped(config: StackConfig, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a stack's layers by group: "" for `layers`, the kind for `KIND/layers`."""
+    """The parameters of a stack's layers by group: "" for `layers`, and the kind for `KIND/layers`."""
     groups = {kind: params[kind]["layers"] for kind in segments.kinds(config) if kind in params}
     return {"": params["layers"], **groups} if "layers" in params else groups
 

@@ -20,21 +20,21 @@ from lm_jax.models.stack import segments
 from lm_jax.models.stack.segments import Segment
 
 # Deeper stacks take too long to compile unrolled; shallower ones run faster unrolled on a CPU.
-DEEPEST_UNROLLED = 12
+MAX_UNROLLED_DEPTH = 12
 
 # Applies a layer to the residual stream, the layer's parameters, its cache and its random key; returns the residual
 # stream after the layer, the new cache, and the intermediate outputs.
 Apply = Callable[[jax.Array, Any, Any, Any], tuple[jax.Array, Any, Shown]]
 
 SCANS: dict[str, Callable[[StackConfig], bool]] = {
-    "auto": lambda config: config.depth > DEEPEST_UNROLLED or not cpu.on_cpu(),
+    "auto": lambda config: config.depth > MAX_UNROLLED_DEPTH or not cpu.on_cpu(),
     "always": lambda config: True,
     "never": lambda config: False,
 }
 
 
 def scanned(config: StackConfig) -> bool:
-    """Whether the stack loops over compiled layers."""
+    """Whether the stack is scanned, not unrolled."""
     return lookup(SCANS, config.scan, "stack.scan")(config)
 
 
@@ -57,33 +57,33 @@ def split_layers(config: StackConfig, groups: Params) -> tuple[Any, ...]:
 
 
 def _unrolled(
-    config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
+    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
-    """The unrolled loop; `groups` may hold a tuple of layers that are already unstacked."""
+    """The unrolled loop; group "" may be a tuple of layers that are already unstacked."""
     params = groups[""] if isinstance(groups.get(""), tuple) else split_layers(config, groups)
     caches, shown = [], []
     for index, (layer, layer_params) in enumerate(zip(segments.layers(config), params, strict=True)):
-        layer_cache = None if cache is None else cache[index]
-        x, layer_cache, show = applies[layer.kind](x, layer_params, layer_cache, None if keys is None else keys[index])
+        layer_cache, key = (None if tree is None else tree[index] for tree in (cache, keys))
+        x, layer_cache, layer_shown = functions[layer.kind](x, layer_params, layer_cache, key)
         caches.append(layer_cache)
-        shown.append(show)
+        shown.append(layer_shown)
     return x, None if cache is None else tuple(caches), shown
 
 
 def _scanned(
-    config: StackConfig, applies: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
+    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
-    """One scan per segment, whose body applies the layers of its pattern once."""
+    """One scan per segment, whose body functions the layers of its pattern once."""
     owners, caches, shown = segments.parameter_groups(config, tuple(filter(None, groups))), [], []
     for number, segment in enumerate(segments.segments(config)):
-        # The group of every layer of the pattern, and the slice of each group that the segment uses.
+        # The group of each layer of the pattern, and the segment's slice of each group.
         pattern = [kind if kind in groups else "" for kind in segment.kinds]
         first = {group: segment.owners[pattern.index(group)] for group in pattern}
         params = {
             group: _slice(segment, groups[group], pattern.count(group), owners[group].index(owner))
             for group, owner in first.items()
         }
-        step = _step(segment, applies, pattern)
+        step = _step(segment, functions, pattern)
         rngs = None if keys is None else keys[segment.start : segment.start + segment.repeat * len(pattern)]
         rngs = None if rngs is None else rngs.reshape(segment.repeat, len(pattern))
         segment_cache = None if cache is None else cache[number]
@@ -101,7 +101,7 @@ def _scanned(
 LOOPS = {"unrolled": _unrolled, "scanned": _scanned}
 
 
-def _step(segment: Segment, applies: dict[str, Apply], pattern: list[str]) -> Callable[..., tuple[jax.Array, Any]]:
+def _step(segment: Segment, functions: dict[str, Apply], pattern: list[str]) -> Callable[..., tuple[jax.Array, Any]]:
     """One repetition of a segment, as a function of the residual stream, parameters by group, caches and keys."""
 
     def step(x, params, caches, keys):
@@ -110,10 +110,10 @@ def _step(segment: Segment, applies: dict[str, Apply], pattern: list[str]) -> Ca
             rank, layer_params = pattern[:index].count(group), params[group]
             if pattern.count(group) > 1:
                 layer_params = jax.tree.map(lambda leaf, rank=rank: leaf[rank], layer_params)
-            cache = None if caches is None else caches[index]
-            x, cache, show = applies[kind](x, layer_params, cache, None if keys is None else keys[index])
+            cache, key = (None if tree is None else tree[index] for tree in (caches, keys))
+            x, cache, layer_shown = functions[kind](x, layer_params, cache, key)
             new_caches.append(cache)
-            shown.append(show)
+            shown.append(layer_shown)
         return x, (None if caches is None else tuple(new_caches), tuple(shown))
 
     return step
@@ -122,7 +122,7 @@ def _step(segment: Segment, applies: dict[str, Apply], pattern: list[str]) -> Ca
 def _slice(segment: Segment, tree: Any, count: int, start: int) -> Any:
     """The parameters of a segment in a group: `count` layers per repetition, from the group's layer `start` on.
 
-    They have a leading axis of repetitions unless shared, and an axis of layers where `count` is above 1.
+    They have a leading axis of repetitions unless shared, and an axis of layers if `count` is above 1.
     """
     repeat = 1 if segment.shared else segment.repeat
     lead = (*(() if segment.shared else (repeat,)), *(() if count == 1 else (count,)))

@@ -31,7 +31,7 @@ class Neighbours(nn.Module):
         segments: Int[Array, "batch length"] | None,
         train: bool = False,
     ) -> Float[Array, "batch length embed"]:
-        """Adds the convolution to the layer's output; only tokens of one segment mix; the result is 0 at padding."""
+        """Adds the convolution, within segments, to the layer's output and normalises the sum; 0 at padding."""
         width, groups, embed = self.config.width, self.config.groups, x.shape[2]
         if embed % groups:
             raise InputError(f"block.neighbours.groups is {groups}, which does not divide embed.width {embed}")

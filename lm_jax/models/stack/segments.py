@@ -12,7 +12,7 @@ import functools
 from lm_jax.models.config import BlockConfig, StackConfig
 
 # Longer patterns compile to longer programs. Gemma 3 repeats six layers, Jamba eight.
-LONGEST_PATTERN = 12
+MAX_PATTERN = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Layer:
 
     Attributes:
       kind: name in `stack.kinds`, or `block`.
-      owner: index of its parameter set in the stack; layers that share parameters have the same.
+      owner: index of its parameter set in the stack, equal for layers that share parameters.
     """
 
     kind: str
@@ -34,7 +34,6 @@ class Segment:
 
     Attributes:
       start: index of the first layer in the stack.
-      repeat: number of repetitions.
       kinds: kinds of the pattern's layers.
       owners: parameter sets of the first repetition.
       shared: whether all repetitions use these sets; otherwise each uses the next ones.
@@ -49,10 +48,8 @@ class Segment:
 
 def layers(config: StackConfig) -> tuple[Layer, ...]:
     """Every layer of a stack, first to last."""
-    pattern = config.pattern or ("block",)
-    return tuple(
-        Layer(kind=pattern[index % len(pattern)], owner=_owner(config, index)) for index in range(config.depth)
-    )
+    pattern, indices = config.pattern or ("block",), range(config.depth)
+    return tuple(Layer(kind=pattern[index % len(pattern)], owner=_owner(config, index)) for index in indices)
 
 
 def _owner(config: StackConfig, index: int) -> int:
@@ -60,13 +57,13 @@ def _owner(config: StackConfig, index: int) -> int:
     if not share.groups:
         return index
     repetition, repetitions = index // share.layers, config.depth // share.layers
-    # As in ALBERT's released code if the number of layers is not divisible by the groups.
+    # As in ALBERT's released code, also if the number of groups does not divide the layers.
     return repetition * share.groups // repetitions * share.layers + index % share.layers
 
 
 @functools.cache
 def segments(config: StackConfig) -> tuple[Segment, ...]:
-    """Splits a stack into segments, from the first layer on, each as long as possible."""
+    """Splits a stack greedily, from the first layer to the last, into the longest possible segments."""
     stack, runs, start = layers(config), [], 0
     shared = config.share.groups > 0
     while start < len(stack):
@@ -79,8 +76,8 @@ def segments(config: StackConfig) -> tuple[Segment, ...]:
 
 
 def _longest(stack: tuple[Layer, ...], start: int, shared: int) -> tuple[int, int]:
-    """Period and count of the longest repetition from `start` on; the shortest period among equals."""
-    periods = [shared] if shared else range(1, LONGEST_PATTERN + 1)
+    """Period and count of the longest repetition that begins at `start`; in a tie, the shortest period."""
+    periods = [shared] if shared else range(1, MAX_PATTERN + 1)
     best = (1, 1)
     for period in periods:
         pattern, repeat = stack[start : start + period], 1
@@ -102,7 +99,7 @@ def kinds(config: StackConfig) -> dict[str, BlockConfig]:
 
 
 def parameter_groups(config: StackConfig, separate: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Parameter sets that are stored together: those of each kind in `separate`; the others under ""."""
+    """Parameter sets that are stored together: by kind for kinds in `separate`, all others under ""."""
     groups: dict[str, dict[int, None]] = {}
     for layer in layers(config):
         groups.setdefault(layer.kind if layer.kind in separate else "", {})[layer.owner] = None

@@ -28,13 +28,13 @@ def of_layer(show: tuple[str, ...], sown: Mapping[str, Any]) -> Shown:
     fields = {}
     for name in show:
         for field, path in lookup(SHOWN, name, "show").items():
-            # A sown value is a tuple of one; a layer without the module has none.
+            # A sown value is a tuple of length 1; a layer without the module has sown nothing.
             fields[field] = tuple(functools.reduce(child, path, sown.get(name, {})))
     return Shown(**fields)
 
 
 def of_stack(show: tuple[str, ...], x: jax.Array, layers: Sequence[Shown]) -> Shown | None:
-    """The intermediate outputs of all layers; `x` is the residual stream before the first. None: none requested."""
+    """The intermediate outputs of all layers; `x` is the residual stream before them. None if `show` is empty."""
     if not show:
         return None
     fields = [field for name in show for field in SHOWN[name]]

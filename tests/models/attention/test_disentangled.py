@@ -1,4 +1,4 @@
-"""Disentangled attention against a loop over every pair of tokens, and laws of positions."""
+"""Disentangled attention against a loop over every pair of tokens, and properties of its positions."""
 
 import jax
 import jax.numpy as jnp
@@ -30,24 +30,24 @@ def bucket_of(distance, config):
 
 @pytest.fixture(scope="module")
 def arrays():
-    """Queries and keys of 2 rows, 3 heads and a width of 4, and keys and queries of positions."""
+    """Queries and keys of 2 rows, 3 heads of width 4, and keys and queries of 16 relative positions."""
     rng = np.random.default_rng(0)
     content = lambda: rng.standard_normal((2, 3, LENGTH, 4)).astype(np.float32)
-    places = lambda: rng.standard_normal((16, 3, 4)).astype(np.float32)
-    return content(), content(), places(), places()
+    table = lambda: rng.standard_normal((16, 3, 4)).astype(np.float32)
+    return content(), content(), table(), table()
 
 
-def loop(arrays, config, places, keys, queries):
-    """The sum of both terms, computed pair by pair."""
-    q, k, place_keys, place_queries = arrays
+def scores_by_loops(arrays, config, positions, keys, queries):
+    """The sum of both terms, pair by pair; `keys`, `queries`: whether a term is used."""
+    q, k, position_keys, position_queries = arrays
     total = np.zeros((2, 3, LENGTH, LENGTH))
     for i in range(LENGTH):
         for j in range(LENGTH):
-            at = bucket_of(int(places[i] - places[j]), config)
+            at = bucket_of(int(positions[i] - positions[j]), config)
             if keys:
-                total[:, :, i, j] += np.einsum("bhd,hd->bh", q[:, :, i], place_keys[at])
+                total[:, :, i, j] += np.einsum("bhd,hd->bh", q[:, :, i], position_keys[at])
             if queries:
-                total[:, :, i, j] += np.einsum("bhd,hd->bh", k[:, :, j], place_queries[at])
+                total[:, :, i, j] += np.einsum("bhd,hd->bh", k[:, :, j], position_queries[at])
     return total
 
 
@@ -57,22 +57,21 @@ def test_scores_are_those_of_a_loop_over_pairs(arrays, config, keys, queries):
     table = lambda index, used: jnp.asarray(arrays[index][: 2 * config.span]) if used else None
     tables = table(2, keys), table(3, queries)
     content = [jnp.asarray(array) for array in arrays[:2]]
-    from_0 = scores(*content, *tables, Visibility(), config)
-    expected = loop(arrays, config, np.arange(LENGTH), keys, queries)
-    np.testing.assert_allclose(from_0, expected, atol=1e-5)
-    # Other positions than 0, 1, 2, ... use a gather.
-    places = np.random.default_rng(1).permutation(LENGTH) + 7
-    permuted = Visibility(query_positions=jnp.asarray(places)[None], key_positions=jnp.asarray(places)[None])
-    np.testing.assert_allclose(
-        scores(*content, *tables, permuted, config), loop(arrays, config, places, keys, queries), atol=1e-5
-    )
+    actual = scores(*content, *tables, Visibility(), config)
+    expected = scores_by_loops(arrays, config, np.arange(LENGTH), keys, queries)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    # Positions other than 0, 1, 2, ... use a gather.
+    positions = np.random.default_rng(1).permutation(LENGTH) + 7
+    permuted = Visibility(query_positions=jnp.asarray(positions)[None], key_positions=jnp.asarray(positions)[None])
+    expected = scores_by_loops(arrays, config, positions, keys, queries)
+    np.testing.assert_allclose(scores(*content, *tables, permuted, config), expected, atol=1e-5)
 
 
 def test_a_single_token_has_a_score():
-    one = jnp.ones((1, 1, 1, 2))
-    tables = jnp.arange(32.0).reshape(16, 1, 2)
-    # Both terms use the row of position 0, which holds 16 and 17.
-    assert float(scores(one, one, tables, tables, Visibility(), SMALL)[0, 0, 0, 0]) == 2 * (16 + 17)
+    q = k = jnp.ones((1, 1, 1, 2))
+    table = jnp.arange(32.0).reshape(16, 1, 2)
+    # Both terms use the row of relative position 0: [16, 17].
+    assert float(scores(q, k, table, table, Visibility(), SMALL)[0, 0, 0, 0]) == 2 * (16 + 17)
 
 
 def test_rows_are_debertas_buckets(tables):
@@ -92,10 +91,10 @@ def test_buckets_agree_with_the_formula_for_all_sizes():
 
 
 INPUTS = Inputs(tokens=jnp.arange(1, 41).reshape(2, 20))
-OWN = {"stack.block.attention.disentangled.share": False}
+SEPARATE = {"stack.block.attention.disentangled.share": False}
 
 
-@pytest.fixture(scope="module", params=[{}, OWN], ids=["shared projections", "own projections"])
+@pytest.fixture(scope="module", params=[{}, SEPARATE], ids=["shared projections", "separate projections"])
 def small(request):
     """Settings of a tiny DeBERTa, its parameters and its hidden states."""
     over = {"stack.block.attention.disentangled.buckets": 8, "stack.scan": "never", **request.param}
@@ -113,15 +112,15 @@ def hidden(over, params, inputs=INPUTS):
     [{"stack.scan": "always"}, {"stack.block.attention.kernel": "blockwise", "stack.block.attention.block": 8}],
     ids=["scanned", "blockwise"],
 )
-def test_loops_and_kernels_give_the_same(small, other):
+def test_scanned_stacks_and_blockwise_kernels_give_the_same_states(small, other):
     over, params, before = small
     np.testing.assert_allclose(hidden({**over, **other}, params), before, atol=1e-5)
 
 
 def test_a_packed_text_has_the_states_that_it_has_alone(small):
     over, params, before = small
-    places = jnp.concatenate([jnp.arange(20), jnp.arange(20)])[None]
-    packed = Inputs(tokens=INPUTS.tokens.reshape(1, 40), positions=places, segments=jnp.arange(40)[None] // 20 + 1)
+    positions = jnp.concatenate([jnp.arange(20), jnp.arange(20)])[None]
+    packed = Inputs(tokens=INPUTS.tokens.reshape(1, 40), positions=positions, segments=jnp.arange(40)[None] // 20 + 1)
     np.testing.assert_allclose(hidden(over, params, packed)[0].reshape(2, 20, -1), before, atol=1e-5)
 
 
@@ -132,11 +131,8 @@ def test_order_matters_without_positions_added_to_the_tokens(small):
 
 
 def test_a_decoder_with_a_cache_computes_what_it_computes_without():
-    over = {
-        "stack.block.attention.position": "disentangled",
-        "stack.block.attention.disentangled.buckets": 8,
-        "stack.block.attention.disentangled.max_distance": 16,
-    }
+    over = {"position": "disentangled", "disentangled.buckets": 8, "disentangled.max_distance": 16}
+    over = {f"stack.block.attention.{key}": value for key, value in over.items()}
     model, params = tiny.build(tiny.config("gpt2", over=over), INPUTS)
     expected = model.apply({"params": params}, INPUTS).hidden
     cache, states = model.empty_cache(2, 20), []
@@ -161,6 +157,6 @@ def test_settings_that_cannot_work_are_refused(settings, message):
 
 
 def test_an_input_longer_than_the_buckets_distinguish_is_refused():
-    q, places = jnp.ones((1, 1, 9, 2)), jnp.ones((16, 1, 2))
+    q, positions = jnp.ones((1, 1, 9, 2)), jnp.ones((16, 1, 2))
     with pytest.raises(InputError, match="max_distance is 4, but 8 buckets distinguish 4"):
-        scores(q, q, places, places, Visibility(), DisentangledConfig(buckets=8, max_distance=4))
+        scores(q, q, positions, positions, Visibility(), DisentangledConfig(buckets=8, max_distance=4))

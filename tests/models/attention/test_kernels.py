@@ -17,35 +17,35 @@ from lm_jax.models.config import AttentionConfig
 
 
 def random_arrays(length, *, keys=None, heads=4, groups=4, bias=False, segments=False):
-    """Queries, keys, values, a bias and segments."""
+    """Random queries, keys and values [2 heads length 8], and optionally a bias and segments."""
     rng = np.random.default_rng(length)
     normal = lambda *shape: jnp.float32(rng.standard_normal(shape))
     keys = keys or length
-    marks = jnp.asarray(np.sort(rng.integers(1, 3, (2, length)), axis=1)) if segments else None
+    ids = jnp.asarray(np.sort(rng.integers(1, 3, (2, length)), axis=1)) if segments else None
     return {
         "q": normal(2, heads, length, 8),
         "k": normal(2, groups, keys, 8),
         "v": normal(2, groups, keys, 8),
         "bias": normal(1, heads, length, keys) if bias else None,
-        "segments": marks,
+        "segments": ids,
     }
 
 
-def attended(kernel, mask, arrays, block=4, **options):
-    marks = arrays["segments"]
-    visibility = Visibility(mask=mask, query_segments=marks, key_segments=marks)
+def run_kernel(kernel, mask, arrays, block=4, **options):
+    segments = arrays["segments"]
+    visibility = Visibility(mask=mask, query_segments=segments, key_segments=segments)
     attend = jax.jit(functools.partial(kernel, block=block, **options))
     return attend(arrays["q"], arrays["k"], arrays["v"], visibility, bias=arrays["bias"])
 
 
 def values_and_gradients(kernel, mask, arrays, **options):
     def total(arrays):
-        mixed = attended(kernel, mask, arrays, **options)
+        mixed = run_kernel(kernel, mask, arrays, **options)
         return (mixed * jnp.cos(jnp.arange(mixed.size).reshape(mixed.shape))).sum(), mixed
 
     arrays = {name: array for name, array in arrays.items() if array is not None or name in ("bias", "segments")}
-    (_, mixed), slopes = jax.jit(jax.value_and_grad(total, has_aux=True, allow_int=True))(arrays)
-    return mixed, {name: slope for name, slope in slopes.items() if slope is not None and name != "segments"}
+    (_, mixed), gradients = jax.jit(jax.value_and_grad(total, has_aux=True, allow_int=True))(arrays)
+    return mixed, {name: leaf for name, leaf in gradients.items() if leaf is not None and name != "segments"}
 
 
 @pytest.mark.parametrize(
@@ -61,36 +61,36 @@ def values_and_gradients(kernel, mask, arrays, **options):
 )
 def test_blockwise_attention_is_dense_attention(mask, options):
     arrays = random_arrays(**options)
-    expected, slopes = values_and_gradients(dense, mask, arrays)
+    expected, expected_gradients = values_and_gradients(dense, mask, arrays)
     mixed, gradients = values_and_gradients(blockwise, mask, arrays)
     # float32 sums of a dozen numbers in another order.
     np.testing.assert_allclose(mixed, expected, atol=2e-6)
-    for name in slopes:
-        np.testing.assert_allclose(gradients[name], slopes[name], atol=5e-6, err_msg=name)
+    for name, gradient in expected_gradients.items():
+        np.testing.assert_allclose(gradients[name], gradient, atol=5e-6, err_msg=name)
 
 
-NEAR = masks.of_config(AttentionConfig(window=3))
-EVERYTHING = {
-    "window": (NEAR, {}),
+WINDOW = masks.of_config(AttentionConfig(window=3))
+MASK_CASES = {
+    "window": (WINDOW, {}),
     "both sides": (masks.of_config(AttentionConfig(mask="full", window=2)), {}),
     "strided": (masks.of_config(AttentionConfig(window=2, stride=3)), {}),
     "masks without a common key": (masks.of_config(AttentionConfig(window=1)) & masks.strided(5), {"softcap": 2.0}),
     "slopes": (causal, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625]), "softcap": 3.0}),
-    "slopes on both sides of a window": (NEAR, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625])}),
+    "slopes on both sides of a window": (WINDOW, {"slopes": jnp.float32([0.5, 0.25, 0.125, 0.0625])}),
 }
 
 
-@pytest.mark.parametrize(("mask", "options"), EVERYTHING.values(), ids=EVERYTHING)
+@pytest.mark.parametrize(("mask", "options"), MASK_CASES.values(), ids=MASK_CASES)
 def test_skipped_blocks_change_nothing_under_any_mask(mask, options):
     arrays = random_arrays(14, groups=1, segments=True)
-    # With explicit positions, nothing is skipped.
-    places = jnp.arange(14)[None]
-    marks = arrays["segments"]
+    # With explicit positions, no block is skipped.
+    positions = jnp.arange(14)[None]
+    segments = arrays["segments"]
     explicit = Visibility(
-        mask=mask, query_positions=places, key_positions=places, query_segments=marks, key_segments=marks
+        mask=mask, query_positions=positions, key_positions=positions, query_segments=segments, key_segments=segments
     )
     expected = dense(arrays["q"], arrays["k"], arrays["v"], explicit, **options)
-    np.testing.assert_allclose(attended(blockwise, mask, arrays, **options), expected, atol=2e-6)
+    np.testing.assert_allclose(run_kernel(blockwise, mask, arrays, **options), expected, atol=2e-6)
     unskipped = blockwise(arrays["q"], arrays["k"], arrays["v"], explicit, block=4, **options)
     np.testing.assert_allclose(unskipped, expected, atol=2e-6)
 
@@ -111,9 +111,9 @@ def test_windows_limit_the_keys_of_each_product():
 def test_scores_are_capped_then_penalised_by_distance(options):
     arrays = random_arrays(6, heads=2, groups=2)
     q, k, v = (np.float64(arrays[name]) for name in "qkv")
-    scores, places = q @ k.swapaxes(-1, -2), np.arange(6)
+    scores, positions = q @ k.swapaxes(-1, -2), np.arange(6)
     if options:
-        distance = abs(places[:, None] - places[None])
+        distance = abs(positions[:, None] - positions[None])
         scores = 1.5 * np.tanh(scores / 1.5) - np.array([0.5, 2.0])[None, :, None, None] * distance
     weights = np.exp(scores)
     mixed = dense(arrays["q"], arrays["k"], arrays["v"], Visibility(mask=full), **options)
@@ -127,28 +127,28 @@ def test_dense_attention_is_its_formula():
     scores = np.where(np.tri(7, dtype=bool), q @ k.swapaxes(-1, -2) + bias, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     expected = weights / weights.sum(-1, keepdims=True) @ v
-    np.testing.assert_allclose(attended(dense, causal, arrays), expected, atol=2e-6)
+    np.testing.assert_allclose(run_kernel(dense, causal, arrays), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("kernel", [dense, blockwise])
 def test_huge_scores_stay_finite(kernel):
     arrays = random_arrays(6)
     arrays["q"] = arrays["q"] * 1e4
-    assert np.isfinite(attended(kernel, causal, arrays)).all()
+    assert np.isfinite(run_kernel(kernel, causal, arrays)).all()
 
 
 @pytest.mark.parametrize("kernel", [dense, blockwise])
 def test_a_query_without_visible_keys_has_a_finite_output_and_gradient(kernel):
     arrays = random_arrays(6)
     arrays["segments"] = jnp.array([[1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
-    mixed, slopes = values_and_gradients(kernel, causal, arrays)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((mixed, slopes)))
+    leaves = jax.tree.leaves(values_and_gradients(kernel, causal, arrays))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 def test_bfloat16_attention_is_close_to_float32():
     arrays = random_arrays(16)
-    exact = attended(dense, causal, arrays)
-    rough = attended(dense, causal, jax.tree.map(jnp.bfloat16, arrays))
+    exact = run_kernel(dense, causal, arrays)
+    rough = run_kernel(dense, causal, jax.tree.map(jnp.bfloat16, arrays))
     assert rough.dtype == jnp.bfloat16
     # Rounded inputs and weights: a few units of 2^-8 on values of size 1.
     np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.05)
@@ -156,7 +156,7 @@ def test_bfloat16_attention_is_close_to_float32():
 
 def test_dropped_probabilities_keep_the_expectation():
     rows, arrays = 2000, random_arrays(6)
-    expected = attended(dense, causal, arrays)[:1]
+    expected = run_kernel(dense, causal, arrays)[:1]
     q, k, v = (jnp.repeat(arrays[name][:1], rows, axis=0) for name in "qkv")
     draws = jax.jit(functools.partial(dense, dropout=0.3))(q, k, v, Visibility(mask=causal), key=jax.random.key(0))
     # Standard error of 2,000 draws of size 1: 0.022; 5 of them.
@@ -165,12 +165,12 @@ def test_dropped_probabilities_keep_the_expectation():
 
 
 def test_auto_is_blockwise_where_blocks_can_be_skipped():
-    counted = Visibility(mask=causal)
-    positioned = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
+    indices = Visibility(mask=causal)
+    explicit = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
     choose = functools.partial(kernels.choose, "auto", block=16)
-    assert choose(counted, queries=64, keys=64) is blockwise
-    assert choose(counted, queries=16, keys=16) is dense
-    assert choose(positioned, queries=64, keys=64) is dense
+    assert choose(indices, queries=64, keys=64) is blockwise
+    assert choose(indices, queries=16, keys=16) is dense
+    assert choose(explicit, queries=64, keys=64) is dense
     assert choose(Visibility(mask=full), queries=64, keys=64) is dense
 
 

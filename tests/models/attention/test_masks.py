@@ -1,4 +1,4 @@
-"""Masks are predicates that combine, and the range of `reach` contains every allowed key."""
+"""Masks combine elementwise, and the range of `reach` contains every allowed key."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,17 +6,19 @@ import pytest
 
 from lm_jax.core.config import InputError
 from lm_jax.models.attention import masks
-from lm_jax.models.attention.masks import Places, Visibility, around, causal, full, prefix, recent, strided
+from lm_jax.models.attention.masks import TokenPositions, Visibility, around, causal, full, prefix, recent, strided
 from lm_jax.models.config import AttentionConfig
 
 
 def table(mask, queries, keys, prefix=None):
-    """A mask as an array of queries and keys."""
+    """A mask as a boolean array [query key]."""
     if mask.allow is None:
         return np.ones((queries, keys), bool)
     query, key = np.arange(queries)[:, None], np.arange(keys)[None]
     inside = (lambda position: None) if prefix is None else (lambda position: position < prefix)
-    return np.broadcast_to(mask.allow(Places(query, inside(query)), Places(key, inside(key))), (queries, keys))
+    return np.broadcast_to(
+        mask.allow(TokenPositions(query, inside(query)), TokenPositions(key, inside(key))), (queries, keys)
+    )
 
 
 FAMILIES = {
@@ -108,13 +110,13 @@ def test_without_query_segments_only_padding_is_masked():
 
 
 def test_masks_use_given_positions_instead_of_indices():
-    places = jnp.array([[5, 6, 7]])
+    positions = jnp.array([[5, 6, 7]])
     cached = jnp.array([[4, 5, 6, 7, 9]])
-    visibility = Visibility(mask=causal, query_positions=places, key_positions=cached)
+    visibility = Visibility(mask=causal, query_positions=positions, key_positions=cached)
     np.testing.assert_array_equal(
         visibility.allowed(slice(0, 3), slice(0, 5))[0], [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
     )
-    assert not visibility.counted
+    assert not visibility.positions_are_indices
 
 
 def test_an_unknown_mask_lists_the_known_ones():

@@ -20,10 +20,10 @@ from lm_jax.models.config import BucketConfig
 @pytest.mark.parametrize("width", [16, 20])
 def test_sinusoids_go_from_2_pi_to_10000_times_2_pi(width):
     half = width // 2
-    places = np.arange(50)
+    positions = np.arange(50)
     rates = 10000.0 ** (-np.arange(half) / (half - 1))
-    angles = places[:, None] * rates
-    waves = sinusoidal(jnp.asarray(places)[None], width)[0]
+    angles = positions[:, None] * rates
+    waves = sinusoidal(jnp.asarray(positions)[None], width)[0]
     # Angles up to 50 in float32 are exact to 4e-6.
     np.testing.assert_allclose(waves, np.concatenate([np.sin(angles), np.cos(angles)], -1), atol=1e-5)
 
@@ -35,7 +35,7 @@ def test_an_odd_width_ends_with_a_zero():
 
 def test_sinusoids_of_the_paper_are_interleaved_and_marians_are_halves(tables):
     for count, width in ((64, 32), (50, 20)):
-        places = jnp.arange(count)[None]
+        positions = jnp.arange(count)[None]
         for name, function in {
             "sinusoid2017": sinusoidal_interleaved,
             "sinusoid_marian": sinusoidal_halves,
@@ -43,7 +43,7 @@ def test_sinusoids_of_the_paper_are_interleaved_and_marians_are_halves(tables):
         }.items():
             expected = tables[f"{name}/n{count}_d{width}"]
             # Angles up to 64 in float32 are exact to 4e-6.
-            np.testing.assert_allclose(function(places, width)[0], expected, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(function(positions, width)[0], expected, atol=1e-5, err_msg=name)
 
 
 def test_sinusoidal_halves_also_encode_distances_of_either_sign(tables):
@@ -69,19 +69,19 @@ def test_slopes_are_those_of_blooms_and_mpts_code(tables, heads):
     np.testing.assert_allclose(slopes(heads), tables[f"alibi_slopes_mpt/h{heads}"], rtol=1e-6)
 
 
-def test_slopes_of_eight_heads_are_the_papers():
+def test_slopes_of_eight_heads_are_those_of_the_paper():
     np.testing.assert_allclose(slopes(8), 0.5 ** np.arange(1, 9))
     np.testing.assert_allclose(slopes(8, exponent=16.0), 0.25 ** np.arange(1, 9))
 
 
 def test_penalties_are_blooms_up_to_a_constant_per_query(tables):
     theirs, mask = tables["alibi_bloom_tensor/h6"].reshape(2, 6, 5), tables["alibi_bloom_tensor/mask"]
-    places = np.maximum(mask.cumsum(-1) - 1, 0)
-    for row, (place, real) in enumerate(zip(places, mask > 0, strict=True)):
-        for query in place[real]:
-            ours = -slopes(6)[:, None] * np.abs(query - place[real])[None]
+    positions = np.maximum(mask.cumsum(-1) - 1, 0)
+    for row, (position, real) in enumerate(zip(positions, mask > 0, strict=True)):
+        for query in position[real]:
+            ours = -slopes(6)[:, None] * np.abs(query - position[real])[None]
             # BLOOM's bias grows with the key's position; a decoder attends to keys up to the query.
-            difference = (theirs[row][:, real] - ours)[:, place[real] <= query]
+            difference = (theirs[row][:, real] - ours)[:, position[real] <= query]
             np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-6)
 
 
@@ -106,7 +106,7 @@ def bucket_of(relative, config, two_sided):
     exact = count // 2
     if distance < exact:
         return offset + distance
-    # A tiny offset: where the logarithm is an integer, rounding must not fall below it.
+    # The offset keeps rounding from falling below logarithms that are integers.
     far = exact + int(math.log(distance / exact) / math.log(config.max_distance / exact) * (count - exact) + 1e-6)
     return offset + min(far, count - 1)
 

@@ -1,4 +1,4 @@
-"""Transformer-XL's scores against double loops over queries and keys."""
+"""Transformer-XL's scores against loops over queries and keys."""
 
 import jax
 import jax.numpy as jnp
@@ -9,26 +9,26 @@ from lm_jax.core.trees import map_named
 from lm_jax.models import config as models
 from lm_jax.models.attention import recurrence, two_stream
 from lm_jax.models.attention.masks import Visibility
-from lm_jax.models.attention.relative import RelativeScores, aligned
+from lm_jax.models.attention.relative import RelativeScores, relative_shift
 from lm_jax.models.config import AttentionConfig, InitConfig, TransformerXLConfig
 
 BATCH, HEADS, KV, WIDTH = 3, 2, 4, 6
 
 
 @pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 4), (5, 5), (4, 7)])
-def test_aligned_turns_scores_by_distance_into_scores_by_key(length, keys):
+def test_relative_shift_turns_scores_by_distance_into_scores_by_key(length, keys):
     rng = np.random.default_rng(0)
     scores = rng.standard_normal((2, 3, length, length + keys), np.float32)
-    shifted = np.asarray(aligned(jnp.asarray(scores), length, keys))
+    shifted = np.asarray(relative_shift(jnp.asarray(scores), length, keys))
     for query in range(length):
         for key in range(keys):
             np.testing.assert_array_equal(shifted[:, :, query, key], scores[:, :, query, length - 1 - query + key])
 
 
-def test_aligned_rows_of_targets_are_those_of_their_tokens():
+def test_relative_shift_rows_of_targets_are_those_of_their_tokens():
     rng, targets = np.random.default_rng(0), jnp.array([[3, 0, 2], [1, 1, 3]])
     scores = rng.standard_normal((2, 3, 7, 10), np.float32)
-    shifted = np.asarray(aligned(jnp.asarray(scores), 4, 6, targets))
+    shifted = np.asarray(relative_shift(jnp.asarray(scores), 4, 6, targets))
     for row in range(2):
         for target in range(3):
             start = 3 - int(targets[row, target])
@@ -42,18 +42,18 @@ def scores_by_loops(params, q, config, first, types, key_types, queries):
     scores = np.zeros((BATCH, HEADS, len(queries[0]), keys))
     rates = 10000.0 ** (-2 * np.arange(WIDTH // 2) / WIDTH)
     for row, head, query, key in np.ndindex(scores.shape):
-        place = queries[row][query]
-        distance = first + place - key
+        position = queries[row][query]
+        distance = first + position - key
         if config.clamp is not None:
             distance = np.clip(distance, -config.clamp, config.clamp)
         if config.both_ways and row >= BATCH - BATCH // 2:
             distance = -distance
         wave = np.concatenate([np.sin(distance * rates), np.cos(distance * rates)])
         vector = q[row, head, query]
-        position = (vector + params["distance_bias"][head]) @ np.einsum("e,ek->k", wave, params["distance"][:, head])
-        other = int(types[row][place] != key_types[row][key])
-        kind = (vector + params["type_bias"][head]) @ params["types"][other, head] if config.types else 0.0
-        scores[row, head, query, key] = position + kind
+        by_distance = (vector + params["distance_bias"][head]) @ np.einsum("e,ek->k", wave, params["distance"][:, head])
+        other = int(types[row][position] != key_types[row][key])
+        by_type = (vector + params["type_bias"][head]) @ params["types"][other, head] if config.types else 0.0
+        scores[row, head, query, key] = by_distance + by_type
     return scores
 
 

@@ -13,8 +13,8 @@ def scores(offset, config):
     """Scores of every pair of 6 positions, shifted by `offset`."""
     rng = np.random.default_rng(0)
     q, k = (jnp.float32(rng.standard_normal((1, 2, 6, 8))) for _ in range(2))
-    places = jnp.arange(6)[None] + offset
-    return jnp.einsum("bhqd,bhkd->bhqk", rotary(q, places, config), rotary(k, places, config))
+    positions = jnp.arange(6)[None] + offset
+    return jnp.einsum("bhqd,bhkd->bhqk", rotary(q, positions, config), rotary(k, positions, config))
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
@@ -79,10 +79,9 @@ def test_scaled_angles_are_those_of_the_reference(tables, name, config):
     x, y = (jnp.asarray(tables[f"rope/{name}/{part}"])[None] for part in "xy")
     last = 127 if "len128" in name else 39
     rates, magnitude = frequencies(config, x.shape[-1], jnp.array([[0, last]]))
-    # float32 powers.
-    np.testing.assert_allclose(rates, tables[f"rope/{name}/inv_freq"], rtol=2e-6)
+    np.testing.assert_allclose(rates, tables[f"rope/{name}/inv_freq"], rtol=2e-6)  # float32 powers
     assert magnitude == pytest.approx(float(tables[f"rope/{name}/attention_factor"]), rel=1e-6)
-    # The rates of `dynamic` depend on the length of the whole input.
+    # The rates of `dynamic` depend on the length of the input.
     longer = jnp.pad(x, ((0, 0), (0, 0), (0, last - 39), (0, 0)))
     np.testing.assert_allclose(rotary(longer, jnp.arange(last + 1)[None], config)[:, :, :40], y, atol=2e-5)
 

@@ -1,4 +1,4 @@
-"""The query stream does not depend on its targets; a past or a cache changes nothing; scans equal unrolled layers."""
+"""Targets do not see their own tokens; calls with a past or a cache equal one call; scans equal unrolled layers."""
 
 import jax
 import jax.numpy as jnp
@@ -13,66 +13,60 @@ from lm_jax.models.config import AttentionConfig
 from lm_jax.models.interface import Inputs
 
 LENGTH = 6
-# Distinct tokens: each row of the table is one position.
+# Distinct tokens: each position has its own row of the token table.
 TOKENS = jnp.arange(1, 1 + 2 * LENGTH).reshape(2, LENGTH)
 ORDER = np.array([[3, 0, 5, 1, 4, 2], [2, 5, 0, 3, 1, 4]])
 # A token attends to those before it in the order.
 UNSEEN = jnp.asarray(ORDER[:, None, :] >= ORDER[:, :, None])
 TARGETS = jnp.array([[4, 2, 0], [1, 3, 5]])
-TWO = Inputs(tokens=TOKENS, types=(TOKENS % 5 > 2).astype(jnp.int32), unseen=UNSEEN, targets=TARGETS)
+INPUTS = Inputs(tokens=TOKENS, types=(TOKENS % 5 > 2).astype(jnp.int32), unseen=UNSEEN, targets=TARGETS)
 SMALL = {"embed.width": 16, "stack.block.attention.heads": 2, "stack.block.feedforward.width": 32}
-ONE_WAY = {
-    "kind": "decoder",
-    "stack.block.attention.mask": "causal",
-    "memory.length": None,
-    "memory.reuse": None,
-}
+ONE_WAY = {"kind": "decoder", "stack.block.attention.mask": "causal", "memory.length": None, "memory.reuse": None}
 
 
-def built(**over):
+def build(**over):
     """A small XLNet and its parameters."""
     over = {name.replace("__", "."): value for name, value in over.items()}
     return tiny.build(tiny.config("xlnet", over={**SMALL, **over}), Inputs(tokens=TOKENS))
 
 
 def hidden(model, params, tokens, **inputs):
-    """Hidden states."""
     return jax.jit(lambda params: model.apply({"params": params}, Inputs(tokens=tokens, **inputs)).hidden)(params)
 
 
-def depends(model, params, inputs):
+def dependence(model, params, inputs):
     """Whether each output row depends on the token at each position."""
 
     def rows(table):
         changed = {**params, "token": {"embedding": table}}
         return jnp.sin(model.apply({"params": changed}, inputs).hidden).sum(-1)
 
-    slopes = jax.jit(jax.jacrev(rows))(params["token"]["embedding"])
-    strength = np.asarray(jnp.abs(slopes).sum(-1))
+    gradients = jax.jit(jax.jacrev(rows))(params["token"]["embedding"])
+    strength = np.asarray(jnp.abs(gradients).sum(-1))
     return np.stack([strength[row][:, np.asarray(TOKENS)[row]] > 0 for row in range(2)])
 
 
 def test_a_target_sees_what_comes_before_it_and_never_itself():
-    model, params = built()
+    model, params = build()
     rows = np.take_along_axis(ORDER, np.asarray(TARGETS), 1)
-    np.testing.assert_array_equal(depends(model, params, TWO), ORDER[:, None, :] < rows[:, :, None])
+    np.testing.assert_array_equal(dependence(model, params, INPUTS), ORDER[:, None, :] < rows[:, :, None])
 
 
 def test_a_token_sees_itself_and_what_comes_before_it():
-    model, params = built()
-    tokens = TWO.replace(targets=None)
-    np.testing.assert_array_equal(depends(model, params, tokens), ORDER[:, None, :] <= ORDER[:, :, None])
+    model, params = build()
+    tokens = INPUTS.replace(targets=None)
+    np.testing.assert_array_equal(dependence(model, params, tokens), ORDER[:, None, :] <= ORDER[:, :, None])
 
 
 def test_future_tokens_do_not_change_the_past_of_a_one_way_model():
-    model, params = built(**ONE_WAY)
+    model, params = build(**ONE_WAY)
     expected = np.broadcast_to(np.tril(np.ones((LENGTH, LENGTH), bool)), (2, LENGTH, LENGTH))
-    np.testing.assert_array_equal(depends(model, params, Inputs(tokens=TOKENS)), expected)
+    np.testing.assert_array_equal(dependence(model, params, Inputs(tokens=TOKENS)), expected)
 
 
 def test_targets_do_not_depend_on_each_other_or_on_unused_ones():
-    model, params = built()
-    states = jax.jit(lambda targets: model.apply({"params": params}, TWO.replace(targets=targets)).hidden)
+    model, params = build()
+    states = jax.jit(lambda targets: model.apply({"params": params}, INPUTS.replace(targets=targets)).hidden)
     together, absent = states(TARGETS), states(TARGETS.at[:, 1].set(-1))
     np.testing.assert_allclose(absent[:, ::2], together[:, ::2], atol=1e-6)
     # The position of an unused target does not matter.
@@ -82,40 +76,40 @@ def test_targets_do_not_depend_on_each_other_or_on_unused_ones():
 
 def test_scanned_layers_are_unrolled_ones_with_targets_and_a_past():
     def run(scan, params=None, **settings):
-        model, random_params = built(stack__scan=scan, **settings)
+        model, random_params = build(stack__scan=scan, **settings)
         params = random_params if params is None else params
         empty, wave = model.empty_past(2, 3), jnp.sin(jnp.arange(96.0)).reshape(2, 3, 16)
 
         def total(params):
             past = jax.tree.map(lambda leaf: leaf + wave.reshape((1,) * (leaf.ndim - 3) + wave.shape), empty)
-            output = model.apply({"params": params}, TWO, cache=past)
+            output = model.apply({"params": params}, INPUTS, cache=past)
             return jnp.sin(output.hidden).sum(), (output.hidden, jax.tree.leaves(output.cache))
 
         return params, *jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
-    params, (_, (hidden, caches)), slopes = run("never")
+    params, (_, (hidden, caches)), expected = run("never")
     _, (_, (scanned, scanned_caches)), gradients = run("always", params, stack__remat="full")
     np.testing.assert_allclose(scanned, hidden, atol=1e-5)
     np.testing.assert_allclose(scanned_caches[0], jnp.stack(caches), atol=1e-5)
-    for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(gradients), strict=True):
-        np.testing.assert_allclose(other, one, atol=1e-4)
+    for leaf, other in zip(jax.tree.leaves(expected), jax.tree.leaves(gradients), strict=True):
+        np.testing.assert_allclose(other, leaf, atol=1e-4)
 
 
 def test_a_text_in_two_calls_with_a_past_is_the_text_in_one():
-    model, params = built(**ONE_WAY)
+    model, params = build(**ONE_WAY)
 
     def both(params):
         first = model.apply({"params": params}, Inputs(tokens=TOKENS[:, :4]), cache=model.empty_past(2))
         second = model.apply({"params": params}, Inputs(tokens=TOKENS[:, 4:]), cache=first.cache)
         return first, second, model.apply({"params": params}, Inputs(tokens=TOKENS)).hidden
 
-    first, second, whole = jax.jit(both)(params)
-    np.testing.assert_allclose(jnp.concatenate([first.hidden, second.hidden], 1), whole, atol=1e-5)
+    first, second, expected = jax.jit(both)(params)
+    np.testing.assert_allclose(jnp.concatenate([first.hidden, second.hidden], 1), expected, atol=1e-5)
     assert second.cache.length == LENGTH
 
 
 def test_padding_on_the_left_of_a_text_does_not_change_it():
-    model, params = built(**ONE_WAY)
+    model, params = build(**ONE_WAY)
     expected = hidden(model, params, TOKENS)
     padded, segments = jnp.pad(TOKENS, ((0, 0), (2, 0))), jnp.pad(jnp.ones_like(TOKENS), ((0, 0), (2, 0)))
     states = hidden(model, params, padded, segments=segments)[:, 2:]
@@ -123,7 +117,7 @@ def test_padding_on_the_left_of_a_text_does_not_change_it():
 
 
 def test_cached_decoding_is_the_whole_forward_pass():
-    model, params = built(**ONE_WAY)
+    model, params = build(**ONE_WAY)
     expected = hidden(model, params, TOKENS)
     step = jax.jit(lambda tokens, cache: model.apply({"params": params}, Inputs(tokens=tokens), cache=cache))
     cache, parts = model.empty_cache(2, LENGTH + 2), []
@@ -135,16 +129,16 @@ def test_cached_decoding_is_the_whole_forward_pass():
 
 def test_with_same_length_every_query_attends_to_as_many_keys():
     config = AttentionConfig(mask="causal", same_length=True)
-    places = masks.Places(jnp.arange(5)[:, None]), masks.Places(jnp.arange(-3, 5)[None])
+    positions = masks.TokenPositions(jnp.arange(5)[:, None]), masks.TokenPositions(jnp.arange(-3, 5)[None])
     allow = masks.of_config(config, 3).allow
     assert allow is not None
-    assert np.asarray(allow(*places)).sum(-1).tolist() == [4] * 5
+    assert np.asarray(allow(*positions)).sum(-1).tolist() == [4] * 5
 
 
 def test_invalid_combinations_are_refused():
     bert, params = tiny.build(tiny.config("bert"), Inputs(tokens=TOKENS))
     with pytest.raises(InputError, match="set config.model.two_stream=True"):
-        bert.apply({"params": params}, TWO)
+        bert.apply({"params": params}, INPUTS)
     with pytest.raises(InputError, match="a Past needs .*position='transformer_xl'.*found 'none' and 'post'"):
         bert.apply({"params": params}, Inputs(tokens=TOKENS), cache=bert.empty_past(2))
     with pytest.raises(InputError, match="config.model.two_stream needs .*found 'none'"):
@@ -155,9 +149,9 @@ def test_invalid_combinations_are_refused():
         tiny.config("xlnet", over={"stack.block.attention.transformer_xl.clamp": 0})
     with pytest.raises(InputError, match="memory.length is 0"):
         tiny.config("xlnet", over={"memory.length": 0})
-    model, params = built(**ONE_WAY)
+    model, params = build(**ONE_WAY)
     with pytest.raises(InputError, match="a cache was given, which stores keys and values only"):
-        model.apply({"params": params}, TWO, cache=model.empty_cache(2, LENGTH))
+        model.apply({"params": params}, INPUTS, cache=model.empty_cache(2, LENGTH))
 
 
 def test_initialisation_without_targets_creates_the_query_stream():

@@ -46,24 +46,24 @@ def test_every_token_is_the_weighted_sum_of_its_experts(experts):
     np.testing.assert_allclose(outputs, by_hand(params, x, 2), atol=1e-5)
 
 
-def test_an_expert_that_no_token_takes_has_no_gradient(experts):
+def test_an_expert_without_tokens_has_no_gradient(experts):
     module, params, x = experts
     # Expert 3 has the lowest router logit for this token.
     router = params["router"]["kernel"].at[:, 3].set(-100 * jnp.sign(x[0, 0]))
     changed = {**params, "router": {"kernel": router}}
-    slopes = jax.jit(jax.grad(lambda params: (module.apply({"params": params}, x[:1, :1]) ** 2).sum()))(changed)
-    used = np.abs(slopes["experts_out"]["kernel"]).sum((1, 2)) > 0
+    gradients = jax.jit(jax.grad(lambda params: (module.apply({"params": params}, x[:1, :1]) ** 2).sum()))(changed)
+    used = np.abs(gradients["experts_out"]["kernel"]).sum((1, 2)) > 0
     assert used.sum() == 2 and not used[3]
 
 
 def test_balance_is_one_for_an_even_use_of_experts():
     even = jnp.tile(8 * jnp.eye(4), (3, 1))
     assert balance(even, 1) == pytest.approx(1.0)
-    one = jnp.tile(jnp.array([[9.0, 0, 0, 0]]), (6, 1))
-    assert balance(one, 1) > 3.9
+    single = jnp.tile(jnp.array([[9.0, 0, 0, 0]]), (6, 1))
+    assert balance(single, 1) > 3.9
     # Tokens of weight 0 do not count.
-    mixed, counts = jnp.concatenate([even, one]), jnp.array([1.0] * 12 + [0.0] * 6)
-    assert balance(mixed, 1, counts) == pytest.approx(1.0)
+    mixed, weights = jnp.concatenate([even, single]), jnp.array([1.0] * 12 + [0.0] * 6)
+    assert balance(mixed, 1, weights) == pytest.approx(1.0)
 
 
 def test_invalid_settings_are_refused():
@@ -85,7 +85,7 @@ def test_the_balance_loss_counts_all_layers_and_no_padding():
     expected = balance(logits, 2, jnp.tile(segments.reshape(-1), model.config.stack.depth).astype(jnp.float32))
     assert loss == pytest.approx(0.5 * float(expected), abs=1e-6)
     assert expected > 1
-    # Outside training it is a Python float, which costs nothing.
+    # Outside training, the loss is a Python float, which costs nothing.
     in_evaluation = []
     jax.eval_shape(lambda: in_evaluation.append(apply(False).balance))
     assert in_evaluation == [0.0]

@@ -32,8 +32,8 @@ def test_the_convolution_is_its_formula(width, groups):
         for tap in range(width):
             if 0 <= at + tap - width // 2 < 7:
                 for group in range(groups):
-                    part = slice(group * narrow, (group + 1) * narrow)
-                    mixed[:, at, part] += np.float64(x)[:, at + tap - width // 2, part] @ wide["kernel"][tap, group]
+                    span = slice(group * narrow, (group + 1) * narrow)
+                    mixed[:, at, span] += np.float64(x)[:, at + tap - width // 2, span] @ wide["kernel"][tap, group]
     total = np.float64(y) + np.tanh(mixed)
     total = total - total.mean(-1, keepdims=True)
     total = total / np.sqrt((total**2).mean(-1, keepdims=True) + 1e-6)
@@ -45,9 +45,9 @@ def test_texts_do_not_mix_and_padding_is_zero():
     module, params, x, y = convolution(width=3)
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0]] * 2)
     mixed = module.apply({"params": params}, x, y, segments)
-    for part in (slice(0, 3), slice(3, 5)):
-        alone = module.apply({"params": params}, x[:, part], y[:, part], None)
-        np.testing.assert_allclose(mixed[:, part], alone, atol=1e-6)
+    for text in (slice(0, 3), slice(3, 5)):
+        alone = module.apply({"params": params}, x[:, text], y[:, text], None)
+        np.testing.assert_allclose(mixed[:, text], alone, atol=1e-6)
     assert not np.asarray(mixed[:, 5:]).any()
 
 

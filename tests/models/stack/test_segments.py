@@ -1,4 +1,4 @@
-"""A stack is split into as few segments as its pattern needs, and every layer is in one."""
+"""A stack is split into as few segments as its pattern needs, and every layer is in exactly one."""
 
 import pytest
 
@@ -21,10 +21,7 @@ STACKS = {
     "GPT-3: dense and banded in turn": (stack(96, G, L), [(48, (G, L))]),
     "Gemma 3: 26 layers, five local to one global": (stack(26, L, L, L, L, L, G), [(4, (L, L, L, L, L, G)), (2, (L,))]),
     "ModernBERT: 22 layers, one global to two local": (stack(22, G, L, L), [(7, (G, L, L)), (1, (G,))]),
-    "ModernBERT with a different first layer": (
-        stack(22, "first", *(L, L, G) * 7),
-        [(1, ("first",)), (7, (L, L, G))],
-    ),
+    "ModernBERT with another first layer": (stack(22, "first", *(L, L, G) * 7), [(1, ("first",)), (7, (L, L, G))]),
     "Qwen 2: one switch": (stack(28, *[G] * 21, *[L] * 7), [(21, (G,)), (7, (L,))]),
     "no repeated pattern": (stack(3, G, L, L), [(1, (G,)), (2, (L,))]),
     "ALBERT: one set of parameters": (stack(12, groups=1), [(12, (G,))]),

@@ -1,4 +1,4 @@
-"""Scanned, unrolled and rematerialised stacks compute the same."""
+"""Scanned, unrolled and rematerialised stacks compute the same values and gradients."""
 
 import functools
 
@@ -26,14 +26,13 @@ INPUTS = {
 OPTIONS = {"t5": {"version": "1.0"}, "bert": {}}
 
 
-def trained(preset, params=None, **settings):
-    """Parameters, hidden states, and gradients of all parameters, with dropout."""
+def run_training(preset, params=None, **settings):
+    """Parameters, hidden states and gradients, with dropout."""
     inputs = INPUTS[preset]
     config = tiny.config(preset, over=tiny.everywhere(preset, **settings), **OPTIONS[preset])
     model = transformer.build_transformer(config)
     if params is None:
         _, params = tiny.build(config, inputs)
-
     # Random numbers of this kind compile in a tenth of the time.
     key = jax.random.key(0, impl="unsafe_rbg")
 
@@ -41,72 +40,65 @@ def trained(preset, params=None, **settings):
         hidden = model.apply({"params": params}, inputs, train=True, rngs={"dropout": key}).hidden
         return (hidden * jnp.cos(jnp.arange(hidden.size).reshape(hidden.shape))).sum(), hidden
 
-    slopes, hidden = jax.jit(jax.grad(total, has_aux=True))(params)
-    return params, hidden, slopes
+    gradients, hidden = jax.jit(jax.grad(total, has_aux=True))(params)
+    return params, hidden, gradients
 
 
-def assert_close(states, hidden, gradients, slopes):
+def assert_close(states, expected_states, gradients, expected_gradients):
     # The same sums in another order: float32 noise on values of size 3, on gradients relative to their size.
-    np.testing.assert_allclose(states, hidden, atol=1e-5)
-    for (path, slope), other in zip(
-        jax.tree_util.tree_leaves_with_path(slopes), jax.tree.leaves(gradients), strict=True
-    ):
-        size = float(jnp.abs(slope).max())
-        np.testing.assert_allclose(other, slope, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
+    np.testing.assert_allclose(states, expected_states, atol=1e-5)
+    expected_leaves = jax.tree_util.tree_leaves_with_path(expected_gradients)
+    for (path, expected), leaf in zip(expected_leaves, jax.tree.leaves(gradients), strict=True):
+        size = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(leaf, expected, atol=2e-5 * max(size, 1), err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.fixture(scope="module")
 def reference():
-    """Outputs of unrolled stacks, by preset."""
-    return {preset: trained(preset, scan="never", remat="none") for preset in INPUTS}
+    """Parameters, hidden states and gradients of unrolled stacks, by preset."""
+    return {preset: run_training(preset, scan="never", remat="none") for preset in INPUTS}
 
 
 @pytest.mark.parametrize(
     ("preset", "settings"),
-    [
-        ("bert", {"scan": "always", "remat": "full"}),
-        ("t5", {"scan": "always", "remat": "dots"}),
-    ],
+    [("bert", {"scan": "always", "remat": "full"}), ("t5", {"scan": "always", "remat": "dots"})],
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
 def test_scans_and_rematerialisation_change_neither_values_nor_gradients(reference, preset, settings):
-    params, hidden, slopes = reference[preset]
-    _, states, gradients = trained(preset, params, **settings)
-    assert_close(states, hidden, gradients, slopes)
+    params, expected_states, expected_gradients = reference[preset]
+    _, states, gradients = run_training(preset, params, **settings)
+    assert_close(states, expected_states, gradients, expected_gradients)
 
 
 def test_every_parameter_has_a_gradient(reference):
-    for _, _, slopes in reference.values():
-        without_gradient = [
-            jax.tree_util.keystr(path)
-            for path, slope in jax.tree_util.tree_leaves_with_path(slopes)
-            if not jnp.abs(slope).max() > 0
-        ]
-        # Heads do not affect hidden states; a bias of all keys shifts all scores of a query equally.
+    for _, _, gradients in reference.values():
+        leaves = jax.tree_util.tree_leaves_with_path(gradients)
+        without_gradient = [jax.tree_util.keystr(path) for path, leaf in leaves if not jnp.abs(leaf).max() > 0]
+        # Heads do not affect hidden states; the bias of the keys shifts all scores of a query equally.
         assert {path for path in without_gradient if "head" not in path and "pair" not in path} <= {
             "['stack']['layers']['attention']['key']['bias']"
         }
 
 
 SMALL = {"embed.width": 16, "stack.block.attention.heads": 2, "stack.block.feedforward.width": 32}
-NEAR = {"attention": {"window": 3}}
+WINDOW = {"attention": {"window": 3}}
 # Depths at which the last repetition of a pattern is incomplete.
 PATTERNS = {
     "windows": {
         "stack.depth": 5,
-        "stack.kinds": {"near": NEAR},
+        "stack.kinds": {"near": WINDOW},
         "stack.pattern": ("near", "block"),
         "stack.block.dropout": 0.1,
     },
     "other parameters": {
         "stack.depth": 5,
-        "stack.kinds": {"first": {"attention_norm": False}, "wide": {"feedforward": {"width": 96}} | NEAR},
+        "stack.kinds": {"first": {"attention_norm": False}, "wide": {"feedforward": {"width": 96}} | WINDOW},
         "stack.pattern": ("first", "wide", "block", "wide", "block"),
     },
     "shared": {"stack.depth": 3, "stack.share.groups": 2},
     "shared in pairs": {
         "stack.depth": 4,
-        "stack.kinds": {"near": NEAR},
+        "stack.kinds": {"near": WINDOW},
         "stack.pattern": ("near", "block"),
         "stack.share.groups": 1,
         "stack.share.layers": 2,
@@ -119,14 +111,14 @@ PATTERNS = {
     "a shared bias": {
         "stack.depth": 3,
         "stack.block.attention.position": "buckets",
-        "stack.kinds": {"near": NEAR},
+        "stack.kinds": {"near": WINDOW},
         "stack.pattern": ("near", "block"),
     },
 }
 
 
 def patterned(name, **settings):
-    """A decoder of narrow layers with a pattern."""
+    """A narrow decoder with the settings `PATTERNS[name]`."""
     return tiny.config("gpt2", over=SMALL | PATTERNS[name] | {f"stack.{key}": value for key, value in settings.items()})
 
 
@@ -144,9 +136,9 @@ def test_a_scanned_pattern_computes_what_its_unrolled_layers_do(name):
 
         return jax.jit(jax.grad(total, has_aux=True))(params)
 
-    slopes, hidden = outcome(scan="never")
+    expected_gradients, expected_states = outcome(scan="never")
     gradients, states = outcome(scan="always", remat="full" if name == "windows" else "none")
-    assert_close(states, hidden, gradients, slopes)
+    assert_close(states, expected_states, gradients, expected_gradients)
 
 
 @pytest.mark.parametrize("name", ["shared", "a bias per layer", "a shared bias"])
@@ -168,10 +160,9 @@ def test_a_pattern_with_a_cache_computes_what_it_computes_without(name):
         @jax.jit
         def both(model=model, apply=apply):
             cache, states = model.empty_cache(2, 8), []
-            for part in (TOKENS[:, :4], TOKENS[:, 4:5], TOKENS[:, 5:]):
-                output = apply(Inputs(tokens=part), cache=cache)
-                cache = output.cache
-                states.append(output.hidden)
+            for tokens in (TOKENS[:, :4], TOKENS[:, 4:5], TOKENS[:, 5:]):
+                output = apply(Inputs(tokens=tokens), cache=cache)
+                cache, states = output.cache, [*states, output.hidden]
             return jnp.concatenate(states, 1), apply(inputs).hidden
 
         # float32 sums also include the cache's empty slots, in another order.
@@ -214,10 +205,10 @@ def test_parameters_of_all_layers_have_a_leading_axis_named_layers():
     assert kernel.value.shape == (2, 64, 2, 32)
 
 
-def test_unstacked_layers_are_the_slices():
+def test_unstacked_layers_are_slices_of_the_stacked_ones():
     tree = {"kernel": jnp.arange(6.0).reshape(3, 2)}
-    parts = loops.unstack(tree, 3)
-    np.testing.assert_array_equal(np.stack([part["kernel"] for part in parts]), tree["kernel"])
+    layers = loops.unstack(tree, 3)
+    np.testing.assert_array_equal(np.stack([layer["kernel"] for layer in layers]), tree["kernel"])
 
 
 def test_auto_scans_deep_stacks():
@@ -234,7 +225,7 @@ def test_an_unknown_setting_is_refused(field, value):
 
 def test_a_pattern_can_be_overridden_on_the_command_line_and_survives_json():
     recipe = ml_collections.ConfigDict({"model": gpt2("tiny")})
-    recipe.model.stack.kinds = {"near": NEAR}
+    recipe.model.stack.kinds = {"near": WINDOW}
     recipe.model.stack.pattern = ("near", "block")
     words = ("kinds.near.attention.window=9", "block.attention.heads=4", "pattern=block,near", "depth=3")
     tree, changed = flags.configure(recipe, [f"--config.model.stack.{word}" for word in words])

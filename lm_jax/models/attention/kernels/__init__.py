@@ -16,6 +16,6 @@ KERNELS = {"dense": dense, "blockwise": blockwise}
 def choose(name: str, visibility: Visibility, queries: int, keys: int, block: int):
     """Looks up a kernel by name; `auto` is blockwise where blocks of keys can be skipped."""
     if name == "auto":
-        skips = visibility.counted and visibility.mask.reach(0, block, keys) != (0, keys)
+        skips = visibility.positions_are_indices and visibility.mask.reach(0, block, keys) != (0, keys)
         name = "blockwise" if skips and queries > block else "dense"
     return lookup(KERNELS, name, "attention.kernel")

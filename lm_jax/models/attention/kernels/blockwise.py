@@ -1,6 +1,6 @@
 """Attention in blocks of queries, each over the range of keys that it can attend to.
 
-So causal attention skips half of the work, and a block under a window reads its own keys and the window before it.
+Causal attention thus skips half of the work; under a window, a block reads its own keys and the window before them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lm_jax.models.attention.kernels.dense import attend
 from lm_jax.models.attention.masks import Visibility
 
 # More blocks make the program longer, not faster.
-MOST_BLOCKS = 16
+MAX_BLOCKS = 16
 
 
 def blockwise(
@@ -29,18 +29,18 @@ def blockwise(
     key: jax.Array | None = None,
     block: int = 64,
 ) -> Float[Array, "batch heads query kv"]:
-    """Computes `dense` for `block` queries at a time; skips keys only where positions count 0, 1, 2, ..."""
+    """Computes `dense` for `block` queries at a time; skips keys only where positions are 0, 1, 2, ..."""
     queries, keys = q.shape[2], k.shape[2]
-    block = max(block, -(-queries // MOST_BLOCKS))
+    block = max(block, -(-queries // MAX_BLOCKS))
     mixed = []
     for start in range(0, queries, block):
         stop = min(start + block, queries)
-        first, last = visibility.mask.reach(start, stop, keys) if visibility.counted else (0, keys)
-        # Masks without a common key have an empty range: one key remains, which is masked out.
+        first, last = visibility.mask.reach(start, stop, keys) if visibility.positions_are_indices else (0, keys)
+        # The range is empty if combined masks have no key in common; then one key is read, and masked out.
         first = min(first, keys - 1)
-        rows, reach = slice(start, stop), slice(first, max(last, first + 1))
-        q_block, k_block, v_block = q[:, :, rows], k[:, :, reach], v[:, :, reach]
-        biases = None if bias is None else bias[:, :, rows, reach]
-        drop = None if key is None else jax.random.fold_in(key, start)
-        mixed.append(attend(q_block, k_block, v_block, visibility, rows, reach, biases, slopes, softcap, dropout, drop))
+        rows, columns = slice(start, stop), slice(first, max(last, first + 1))
+        q_k_v = q[:, :, rows], k[:, :, columns], v[:, :, columns]
+        bias_block = None if bias is None else bias[:, :, rows, columns]
+        dropout_key = None if key is None else jax.random.fold_in(key, start)
+        mixed.append(attend(*q_k_v, visibility, rows, columns, bias_block, slopes, softcap, dropout, dropout_key))
     return jnp.concatenate(mixed, axis=2)

@@ -60,21 +60,21 @@ def attend(
     """Computes attention of `queries` over `keys`; q, k, v and bias hold only these ranges."""
     batch, heads, length, width = q.shape
     groups, dtype = k.shape[1], v.dtype
-    q, k, v = cpu.widened(q, k, v)
+    q, k, v = cpu.upcast(q, k, v)
     grouped = q.reshape(batch, groups, heads // groups * length, width)
     scores = jnp.einsum("bgqd,bgkd->bgqk", grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, heads, length, k.shape[2])
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     if slopes is not None:
-        query, key_places = visibility.positions(queries, keys)
-        distance = jnp.abs(query - key_places).astype(jnp.float32)
+        query_positions, key_positions = visibility.positions(queries, keys)
+        distance = jnp.abs(query_positions - key_positions).astype(jnp.float32)
         scores = scores - slopes[None, :, None, None] * distance[:, None]
     if bias is not None:
-        scores = scores + cpu.repeated(bias.astype(jnp.float32), batch)
+        scores = scores + cpu.broadcast_rows(bias.astype(jnp.float32), batch)
     allowed = visibility.allowed(queries, keys)
     if allowed is not None:
-        # `where` stops the gradient of padding queries, which see nothing. A query whose keys are all padding keeps the
+        # `where` stops the gradient of padding queries, which see no keys. A query whose keys are all padding keeps the
         # gradient of its scores, as in the reference implementations, which add MASKED.
         allowed, padded = allowed[:, None], visibility.query_segments is not None
         scores = jnp.where(allowed, scores, MASKED) if padded else scores + jnp.where(allowed, 0.0, MASKED)
@@ -86,5 +86,5 @@ def attend(
         weights = jnp.where(keep, weights / (1 - dropout), 0.0)
     weights = weights.astype(v.dtype).reshape(batch, groups, heads // groups * length, k.shape[2])
     mixed = jnp.einsum("bgqk,bgkd->bgqd", weights, v, preferred_element_type=jnp.float32)
-    # Divided after the product: `kv` divisions per query instead of `key`.
+    # Dividing after the product takes `kv` divisions per query, not one per key.
     return (mixed.reshape(batch, heads, length, width) / total).astype(dtype)
