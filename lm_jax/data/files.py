@@ -223,7 +223,7 @@ def opened(path: Path) -> Iterator[Content]:
             if (foreign := _foreign(start)) is not None:
                 within = f" within {' within '.join(reversed(compressions))}" if compressions else ""
                 raise InputError(
-                    f"config.data.path: {path} is {foreign.name}{within}, as its first bytes say; {foreign.advice}"
+                    f"config.data.path: {path} is {foreign.name}{within}, judging by its first bytes; {foreign.advice}"
                 )
             encoding = _encoding(start)
             if encoding:

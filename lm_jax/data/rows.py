@@ -259,8 +259,8 @@ def _documents(store: Store, split: str, start: int, stop: int) -> slice:
     first, last = np.searchsorted(store.document_starts, [start, stop])
     if split == "train" and first == last:
         raise InputError(
-            "config.data.validation leaves no document to train on; lower it or cut the text finer with "
-            "config.data.document"
+            "config.data.validation leaves no document to train on; lower it or divide the text into more "
+            "documents with config.data.document"
         )
     return slice(int(first), int(last))
 

@@ -135,7 +135,7 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
         if not matches:
             problem = "no file matches" if glob.has_magic(pattern) else "there is no file"
             raise InputError(
-                f"config.data.path: {problem} {pattern} (seen from {os.getcwd()}); give a file, a glob, a directory, "
+                f"config.data.path: {problem} {pattern} (relative to {os.getcwd()}); give a file, a glob, a directory, "
                 "tfds:NAME or 'stdlib'"
             )
         for path in map(Path, matches):
@@ -149,7 +149,7 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
     for path in paths:
         contents.refuse_name(path)
         if not path.exists():
-            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is missing; mend it")
+            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is missing; repair it")
     return list(paths), skipped_files
 
 

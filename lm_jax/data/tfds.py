@@ -101,7 +101,7 @@ def _builder(directory: Path, split: str) -> Any:
     if kind is None or kind.value != "array_record":
         raise InputError(
             f"config.data.path: {directory} is prepared as {kind.value if kind else 'unknown'}, which only TensorFlow "
-            "reads; prepare it anew where TensorFlow is installed: "
+            "reads; prepare it again where TensorFlow is installed: "
             f"{_command(builder.info.name, directory.parent)} --overwrite"
         )
     try:

@@ -112,7 +112,7 @@ def test_files_that_are_not_text_are_refused_by_their_first_bytes(tmp_path, kind
         (tmp_path / name).write_bytes(content)
 
         with pytest.raises(
-            InputError, match=f"config.data.path: .*{name} {message}, as its first bytes say; "
+            InputError, match=f"config.data.path: .*{name} {message}, judging by its first bytes; "
         ) as error:
             read(tmp_path / name)
 
