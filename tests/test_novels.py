@@ -1,8 +1,8 @@
 """Training on English novels, against unigram and bigram baselines.
 
-The default suite trains a small decoder on a few novels. The `slow` runs train the recipes `novels` of all three kinds
-on all novels and compare with P(token | original left neighbour) at the positions that the model predicts, without
-sentinels, padding and EOS; docs/claims.md records the results.
+The default suite trains a small decoder on a few novels. The `slow` tests train the recipe `novels` of all three kinds
+on all novels and compare with P(token | left neighbour in the original text) at the positions that the model predicts,
+except sentinels, padding and EOS; docs/claims.md records the results.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lm_jax import experiment
-from lm_jax.data import pipeline
+from lm_jax.data import order, pipeline
 from lm_jax.flags import Request
 from lm_jax.models.heads import gather
 from lm_jax.objectives.cross_entropy import cross_entropy
@@ -34,9 +34,9 @@ def test_a_decoder_falls_below_the_unigram_baseline_on_novels(novels, tmp_path):
         few.write_text("".join(next(lines) for _ in range(3)))
     run, store = tmp_path / "run", tmp_path / "store"
     flags = [f"--config.data.path={few}", f"--config.data.store={store}", "--config.data.workers=1"]
-    length = ["--config.train.steps=120", "--config.evaluate.every=0", "--config.evaluate.batches=40"]
+    schedule = ["--config.train.steps=120", "--config.evaluate.every=0", "--config.evaluate.batches=40"]
 
-    assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags, *length) == 0
+    assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags, *schedule) == 0
 
     assert_below_unigram(run)
 
@@ -56,12 +56,12 @@ def test_every_kind_falls_below_the_bigram_baseline_at_the_positions_it_predicts
 
 
 def compare_with_bigram(run, most_rows=2000):
-    """Returns mean losses of model, bigram and unigram over the same validation tokens, and the number of tokens."""
+    """Returns the mean losses of model, bigram and unigram on the same validation tokens, and the number of tokens."""
     exp = experiment.prepare(experiment.load(run).config)
     _, weights = restore(Request(verb="evaluate", workdir=str(run)), exp)
     vocab = exp.tokenizer.vocab_size
-    cut = int(exp.store.tokens * (1 - exp.config.data.validation))
-    train = exp.store.read(0, cut)
+    border = int(exp.store.tokens * (1 - exp.config.data.validation))
+    train = exp.store.read(0, border)
     baseline = Bigram(train, vocab)
     nll = exp.layout.jit(functools.partial(_nll, exp))
     rows, batch = exp.feed.rows("validation"), exp.config.data.batch
@@ -89,9 +89,7 @@ def _nll(exp, weights, batch):
 
 
 def _with_neighbours(exp, rows, index):
-    """Returns a row's features and, for each prediction, its left neighbour, its token and whether it counts."""
-    from lm_jax.data import order
-
+    """Returns the features of a row and, per prediction, left neighbour, token and whether it is counted."""
     rng = order.generator(exp.config.seed, 0, index)
     row = rows.row(index, 0, rng)
     features = exp.objective.features(row, rng)
@@ -100,13 +98,13 @@ def _with_neighbours(exp, rows, index):
         left, right = row["tokens"][:-1], row["tokens"][1:]
         return features, left, right, np.ones(len(right), bool) & (right != exp.tokenizer.eos)
     if name == "masked":
-        special = exp.tokenizer
+        cls, sep = exp.tokenizer.cls, exp.tokenizer.sep
         parts = [row["first"], row["second"]] if "first" in row else [row["tokens"]]
-        original = np.concatenate([[special.cls], *(piece for part in parts for piece in (part, [special.sep]))])
+        original = np.concatenate([[cls], *(piece for part in parts for piece in (part, [sep]))])
         at = features["positions"][features["weights"] > 0]
         left, right = original[at - 1], original[at]
         # The first token of a segment has no left neighbour.
-        return features, left, right, (left != special.cls) & (left != special.sep)
+        return features, left, right, (left != cls) & (left != sep)
     return features, *_span_neighbours(exp, features)
 
 

@@ -24,7 +24,7 @@ TEMPORARY = ".partial-"
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends without an error."""
-    # Not the process id: threads share it, and so may machines that share the directory.
+    # Not the process id: threads share it, and machines that share the directory may have equal ones.
     partial = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         yield partial
@@ -32,7 +32,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        # The system names a file that it cannot open, but not one to which a write fails (a full disk).
+        # The error of the system names a file that cannot be opened, but not one that cannot be written (a full disk).
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -60,12 +60,8 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def check_directory(path: Path, flag: str) -> None:
     """Check that a directory can be created and written, before any work is done for it.
 
-    Args:
-      path: the directory, which need not exist.
-      flag: the flag or setting that names it, for the message.
-
     Raises:
-      InputError: the directory, or its nearest existing parent, is a file or is not writable.
+      InputError: the directory, or its nearest existing parent, is a file or is not writable; the message names `flag`.
     """
     path = Path(path)
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
@@ -84,7 +80,7 @@ def check_directory(path: Path, flag: str) -> None:
 
 
 def check_file(path: Path, flag: str) -> None:
-    """Check that a file can be written, before any work is done for it; the arguments are as of `check_directory`."""
+    """Check that a file can be written, like `check_directory`."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{flag} {path} is a directory; give the name of a file")
@@ -95,12 +91,10 @@ def check_file(path: Path, flag: str) -> None:
 
 @contextlib.contextmanager
 def lock_unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Lock a directory and yield whether its `last` file is missing; delete the temporary files of killed writers.
+    """Lock a directory, created if absent, and yield whether `last`, the file that is written last, is missing.
 
-    Args:
-      directory: created if absent. The system releases its lock when the process that holds it ends in any way.
-      last: the name of the file that is written last.
-      waiting: called once if another process holds the lock.
+    If it is missing, delete the temporary files of killed writers. The system releases the lock when the process ends
+    in any way. `waiting` is called once if another process holds the lock.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "lock", "ab") as file:
@@ -110,8 +104,7 @@ def lock_unfinished(directory: Path, last: str, waiting: Callable[[], None]) -> 
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            # Some network file systems have no locks. Writers then repeat each other's work; renaming is still atomic.
-            pass
+            pass  # Some network file systems have no locks: writers repeat each other's work, but renaming is atomic.
         missing = not (directory / last).exists()
         for path in directory.rglob(f"*{TEMPORARY}*") if missing else ():
             path.unlink(missing_ok=True)

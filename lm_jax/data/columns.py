@@ -1,7 +1,7 @@
-"""Columns: corpora whose records have several fields: texts, numbers, labels, and labelled spans of a text.
+"""Corpora of columns, whose records have several fields: texts, numbers, labels, and labelled spans of a text.
 
-Entry i of every column belongs to record i. Each text column has its own token store, in which a document that cleaning
-drops stays as an empty one; the other columns are arrays. A record with an empty entry in any column gives no row.
+Entry i of every column belongs to record i. Each text column has a token store, in which a document that cleaning drops
+stays as an empty document; the other columns are arrays. A record with an empty entry in any column gives no row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEY = "config.data.columns"
 # Increment it when the same entries would be stored differently.
 VERSION = 1
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
-# Counts or rejects a bad entry: its record number, its value, what is wrong with it.
+# Counts or rejects a bad entry, given its record number, its value and the problem.
 Bad = Callable[[int, Any, str], None]
 
 
@@ -40,10 +40,10 @@ class ColumnConfig:
     """A column.
 
     Attributes:
-      kind: "text" (tokens), "number" (a float), "label" (the id of a name) or "spans" (JSON: [start, end, name], with
-        offsets in characters of a text).
-      field: the field of a JSON object or column of a table; empty: the column's own name.
-      path: files of this column alone, with their records in the order of the other columns; empty: `config.data.path`.
+      kind: "text" (tokens), "number" (a float), "label" (the id of a name) or "spans" (JSON: a list of [start, end,
+        name], offsets in characters of a text).
+      field: the field of a JSON object or column of a table; empty: the name of the column.
+      path: files of this column alone, their records in the order of the other columns; empty: `config.data.path`.
       document: the unit of plain text that is a record: "line" (empty lines too), "paragraph" or "file".
       of: the text column that spans refer to; empty: the only text column.
       names: the names of labels or spans in the order of their ids; empty: the names in the data, sorted.
@@ -78,12 +78,12 @@ def parse(tree: Tree) -> dict[str, ColumnConfig]:
 
 
 def locate(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str, SourceConfig]:
-    """Return the source of each column; columns without a path of their own are read from `base`.
+    """Return the source of each column; columns that have no path are read from `base`.
 
     Raises:
-      InputError: a column has no path, or its settings do not fit its files.
+      InputError: neither a column nor `base` has a path, or settings do not fit the files.
     """
-    result = {}
+    located = {}
     for name, column in columns.items():
         path = column.path or base.path
         if path == SourceConfig.path:
@@ -91,24 +91,24 @@ def locate(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str,
         source = dataclasses.replace(base, path=path, document=column.document, group="")
         has_fields = naming(f"{KEY}.{name}", sources.has_fields)(source)
         field = column.field or (name if has_fields else SourceConfig.field)
-        result[name] = dataclasses.replace(source, field=field)
-        naming(f"{KEY}.{name}", sources.check)(result[name])
-    return result
+        located[name] = dataclasses.replace(source, field=field)
+        naming(f"{KEY}.{name}", sources.check)(located[name])
+    return located
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns(Several):
-    """A corpus of columns, with the totals of a store.
+    """A corpus of columns.
 
     Attributes:
       config: the columns by name.
       stores: token stores of the text columns.
-      values: the other columns: numbers [records, 1], label ids [records, 1], or spans [spans, 3] of first token, one
-        past the last token, and id of the name.
-      bounds: record r holds the tokens, or values, bounds[r]..bounds[r + 1] - 1.
+      values: the other columns: numbers [records, 1], label ids [records, 1], or spans [spans, 3]: the first token, the
+        token after the last, and the id of the name.
+      bounds: record r has the tokens or values bounds[r]..bounds[r + 1] - 1.
       names: names by id.
-      rows: records without an empty entry, ascending.
-      entries: counts of entries read, kept and dropped in columns that are not text.
+      rows: numbers of the records without an empty entry, ascending.
+      entries: counts of read, kept and dropped entries of the other columns.
       fingerprint: hash of all columns.
       before: number of prefix ids at the start of every stored document.
     """
@@ -130,11 +130,11 @@ class Columns(Several):
 
     @property
     def report(self) -> reports.Report:
-        """Counts of the entries of all columns that were read, kept, dropped and changed."""
+        """Counts of read, kept, dropped and changed entries of all columns."""
         return reports.total([super().report, self.entries])
 
     def check(self, reads: Mapping[str, int]) -> None:
-        """Raise InputError if a column of `rows.Reads.columns` is missing or has another kind."""
+        """Raise InputError if a column of `reads` (see `rows.Reads.columns`) is missing or of another kind."""
         kinds = {name: column.kind for name, column in self.config.items()}
         for name, most in reads.items():
             # `most` is above 0 for text columns only.
@@ -146,7 +146,7 @@ class Columns(Several):
     def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
         """Read one entry: int32 tokens, a number, a label id or int32 spans [spans, 3].
 
-        Of a text, the first `most` tokens without prefix and EOS; of spans, those within the first `most` tokens.
+        Texts give at most `most` tokens, without prefix and EOS; spans that end after `most` tokens are left out.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:
@@ -164,33 +164,33 @@ def join(
     stores: Mapping[str, Store],
     before: int,
 ) -> Columns:
-    """Join the `stores` of text columns with the other columns, which are read unless they are already stored.
+    """Join the stores of the text columns with the other columns, which are read if they are not stored yet.
 
     Raises:
       InputError: the columns differ in their number of records, an entry is bad, or no record is complete.
     """
-    where, others = locate(config, base), [name for name in config if name not in stores]
-    contents = {name: sources.fingerprint(where[name]) for name in others}
+    located, others = locate(config, base), [name for name in config if name not in stores]
+    contents = {name: sources.fingerprint(located[name]) for name in others}
     contents |= {name: store.fingerprint for name, store in stores.items()}
-    each = [[name, one.kind, one.of, one.names, contents[name]] for name, one in config.items()]
-    described = ["columns", VERSION, each]
+    entries = [[name, column.kind, column.of, column.names, contents[name]] for name, column in config.items()]
+    described = ["columns", VERSION, entries]
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}
     with atomic.lock_unfinished(directory, "columns.json", lambda: None) as unfinished:
         if unfinished:
             report = reports.empty()
-            bad = {name: functools.partial(_bad, name, where[name], report) for name in others}
-            streams = {name: _entries(KINDS[config[name].kind], where[name], report, bad[name]) for name in others}
+            bad = {name: functools.partial(_bad, name, located[name], report) for name in others}
+            streams = {name: _entries(KINDS[config[name].kind], located[name], report, bad[name]) for name in others}
             columns = {name: naming(f"{KEY}.{name}", list)(stream) for name, stream in streams.items()}
             counts = {name: len(columns[name]) if name in columns else len(bounds[name]) - 1 for name in config}
             if len(set(counts.values())) > 1:
                 totals = ", ".join(f"{name} {count:,}" for name, count in counts.items())
                 raise InputError(f"{KEY} differ in their number of records; expected the same number in all: {totals}")
             for name, of in [(name, config[name].of) for name in others if config[name].of]:
-                documents = _documents(root, where[of], clean, stores[of].tokenizer)
+                documents = _documents(root, located[of], clean, stores[of].tokenizer)
                 columns[name] = naming(f"{KEY}.{name}", list)(_in_tokens(columns[name], documents, bad[name]))
-            nonempty = [np.diff(each) > before + 1 for each in bounds.values()]
+            nonempty = [np.diff(starts) > before + 1 for starts in bounds.values()]
             _store(directory, config, columns, nonempty, report)
     values = {name: np.load(directory / f"{name}.npy") for name in others}
     bounds |= {name: np.load(directory / f"{name}.bounds.npy") for name in others}
@@ -207,7 +207,7 @@ def _store(
 ) -> None:
     """Write the columns that are not text, and the numbers of the records without an empty entry.
 
-    `nonempty` says for each text column which records have an entry; the masks of the other columns are appended.
+    `nonempty` is a mask of records with an entry for each text column; those of the other columns are appended.
     """
     names = {}
     for name, column in columns.items():
@@ -237,7 +237,7 @@ def _ordered(names: set[str]) -> list[str]:
 
 
 def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad) -> Iterator[Any]:
-    """Yield the entries of a column that is not text: lists of tuples; None if empty or bad."""
+    """Yield the entries of a column that is not text: lists of tuples, or None if empty or bad."""
     raw = sources.documents(source, report, aligned=True, types=kind.types, expected=kind.expected)
     for number, value in enumerate(raw, 1):
         text, damage = steps.decode(value, "") if isinstance(value, bytes) else (value, "")
@@ -247,14 +247,13 @@ def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad)
             reports.count(report, "dropped", 0, "empty")
             text = None
         try:
-            # None: empty, or already rejected by the reader of the file.
+            # None: the entry is empty, or the reader of the file has rejected it.
             yield None if text is None else kind.parse(None if damage else text)
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             yield bad(number, text, f"expected {kind.expected}")
 
 
 def _bad(column: str, source: SourceConfig, report: reports.Report, number: int, value: Any, problem: str) -> None:
-    """Count a bad entry, or raise InputError."""
     skipped = sources.BAD_ROWS[source.bad_rows](report)
     selection = records.Selection(path=Path(source.path), field=source.field, skipped=skipped)
     message = f"record {number} of {source.path} is {value!r:.60}; {problem}"
@@ -262,7 +261,7 @@ def _bad(column: str, source: SourceConfig, report: reports.Report, number: int,
 
 
 def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray]], bad: Bad) -> Iterator[Any]:
-    """Convert spans of characters of the raw text into spans of the tokens that overlap them."""
+    """Convert spans from characters of the raw text to the tokens that overlap them."""
     for number, (spans, (raw, text, starts)) in enumerate(zip(column, documents, strict=True), 1):
         shift = raw.find(text)
         if not spans or not len(starts):
@@ -273,7 +272,7 @@ def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray
             yield bad(number, spans, f"the text has the characters {shift} to {shift + len(text)}")
         else:
             borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in spans])
-            # One character may be several tokens, which start at the same byte: take the first of them.
+            # The tokens of one character start at the same byte: take the first of them.
             begins = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
             first = np.searchsorted(starts, begins)
             last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
@@ -283,7 +282,7 @@ def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray
 def _documents(
     root: Path, source: SourceConfig, clean: chain.CleanConfig, tokenizer: tokenizers.Tokenizer
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield each document of a text column: raw text, cleaned text, and the byte offset of each token in the latter."""
+    """Yield raw text, cleaned text, and byte offsets of the tokens in the cleaned text of each document of a column."""
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True)
     for unit in range(cleaned.units):
         documents = cleaned.unit(unit)
@@ -296,7 +295,7 @@ def _documents(
 
 
 def _number(value: Any) -> list[tuple[float]]:
-    # Rejects numbers beyond the range of float32 and, because every comparison with it is false, NaN.
+    # Rejects NaN, too, because every comparison with it is false.
     if isinstance(value, bool) or not abs(float(value)) <= np.finfo(np.float32).max:
         raise ValueError
     return [(float(value),)]

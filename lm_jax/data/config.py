@@ -16,7 +16,7 @@ from lm_jax.data.tokenizers import TokenizerConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The text, and how it becomes batches.
+    """The text and how it becomes batches.
 
     Example:
       >>> data = DataConfig(path="a.txt,b/*.jsonl", length=512, batch=64)
@@ -25,16 +25,16 @@ class DataConfig:
 
     Attributes:
       path, format, bad_rows, field, group, document, part, split, datasets: see `SourceConfig`.
-      mixture: several sources instead of one path.
-      columns: `ColumnConfig`s by name, for records of several fields: `{"text": {}, "score": {"kind": "number"}}`; you
-        choose the names, and their order does not matter.
+      mixture: several sources instead of `path`.
+      columns: for records of several fields, `ColumnConfig`s by names of your choice, in any order:
+        `{"text": {}, "score": {"kind": "number"}}`.
       length: tokens of a row; an objective may add to it.
       batch: rows of the global batch.
       validation: the share of the corpus, at its end, that is held out from training.
-      workers: processes that clean and tokenise; 0: one a core.
-      threads: threads that build batches ahead of the device; 0 builds each one when it is needed.
-      prefetch: the most batches that are built ahead of the device.
-      store: the root of prepared corpora; empty for $LM_JAX_CACHE, else ~/.cache/lm_jax.
+      workers: processes that clean and tokenise; 0: one per core.
+      threads: threads that build batches ahead of the device; 0: each batch is built when it is needed.
+      prefetch: maximum number of batches that are built ahead of the device.
+      store: the root of prepared corpora; empty: $LM_JAX_CACHE, else ~/.cache/lm_jax.
     """
 
     path: str = setting(SourceConfig.path, free=True, local=True)
@@ -64,7 +64,7 @@ class DataConfig:
             raise InputError(f"{columns.KEY} and config.data.mixture are both set; leave out one of them")
 
     def source(self) -> SourceConfig:
-        """Return the settings that name the text."""
+        """Return the settings of the source."""
         names = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "weight"]
         return SourceConfig(**{name: getattr(self, name) for name in names})
 
@@ -74,5 +74,5 @@ class DataConfig:
         return ", ".join(sorted(self.mixture.sources or self.columns)) or self.path
 
 
-# Trees whose entries the user names, and the class of an entry: the command line can set every field of an entry.
+# Trees whose entries have names of the user's choice, and the class of an entry, whose fields become flags.
 ENTRIES = {"config.data.mixture.sources": SourceConfig, columns.KEY: ColumnConfig}

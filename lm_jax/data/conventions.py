@@ -1,7 +1,7 @@
-"""Special ids that a model expects around its text: before and after it, at the start and at the end of an answer.
+"""Special ids that a model expects before and after its text, and at the start and end of an answer.
 
-The conventions of a model trained here follow from its tokenizer, so these settings stay empty. A checkpoint from
-elsewhere has its own: `lm-jax import` writes them into the configuration of the run, where every verb reads them.
+The conventions of a model trained here follow from its tokenizer, so these settings stay empty. For an imported
+checkpoint, `lm-jax import` writes its conventions into the configuration of the run, where every verb reads them.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from lm_jax.core.config import setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConventionsConfig:
-    """Special ids, as numbers of the model's tokenizer.
+    """Special ids of the model's tokenizer.
 
     Attributes:
-      prefix: precede every text: a prompt, a source, a document to train or to evaluate on (LLaMA's `<s>`).
-      suffix: follow every source of an encoder-decoder (BART's and T5's `</s>`); empty: EOS follows.
+      prefix: ids before every text: a prompt, a source, a document to train or to evaluate on (LLaMA's `<s>`).
+      suffix: ids after every source of an encoder-decoder (BART's and T5's `</s>`); empty: EOS.
       start: the first input of an encoder-decoder's decoder; None: padding, as in T5.
       empty: the input of a decoder whose prompt is empty and has no prefix; None: EOS, which ended the document before.
-      ends: each of these ids ends an answer; empty: EOS does.
+      ends: ids that each end an answer; empty: EOS.
       first: the forced first id of every answer (mBART's language); None: not forced.
       last: the forced last id of an answer that reaches its maximum length (BART's `</s>`); None: not forced.
-      suppressed: never generated.
-      suppressed_first: never generated as the first id of an answer.
-      foreign: the model may generate every id that is not suppressed. A model trained here has seen few of the special
-        ids in training, so it generates only pieces of text and EOS.
+      suppressed: ids that are never generated.
+      suppressed_first: ids that are never the first of an answer.
+      foreign: whether all ids that are not suppressed may be generated; if not, only pieces of text and EOS, because a
+        model trained here has seen few of the special ids in training.
     """
 
     prefix: tuple[int, ...] = setting((), at_least=0)
@@ -44,9 +44,9 @@ class ConventionsConfig:
     foreign: bool = False
 
     def text(self, ids: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " prefixed"]:
-        """Return the ids of a text after the prefix."""
+        """Return the ids of a text, after the prefix."""
         return np.concatenate([self.prefix, ids]).astype(np.int32)
 
     def source(self, ids: Int[np.ndarray, " tokens"], eos: int) -> Int[np.ndarray, " source"]:
-        """Return the ids of a source between the prefix and the suffix."""
+        """Return the ids of a source, between prefix and suffix."""
         return np.concatenate([self.prefix, ids, self.suffix or (eos,)]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Corpora: the prepared tokens of `config.data`: one store, columns, or the stores of a mixture."""
+"""Corpora, the prepared tokens of `config.data`: one store, columns, or the stores of a mixture."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ from lm_jax.data.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class Stores(Several):
-    """The token stores of a mixture, with the totals of a store.
-
-    Attributes:
-      config: the mixture.
-      stores: token stores by source; all have the same tokenizer.
-    """
+    """The token stores of a mixture by source, all with the same tokenizer."""
 
     config: MixtureConfig
     stores: Mapping[str, Store]
@@ -42,7 +37,7 @@ class Stores(Several):
         return hashlib.sha256(json.dumps(["mixture 1", mixture.PERIOD, *described]).encode()).hexdigest()[:32]
 
     def shares(self, validation: float) -> dict[str, float]:
-        """Return each source's share of the training rows."""
+        """Return the share of the training rows of each source."""
         sizes = {}
         for name, each in self.stores.items():
             start, stop = plans.span(each.tokens, "train", validation)
@@ -70,25 +65,25 @@ def prepare(
 ) -> Corpus:
     """Return the tokens of a configuration; text that is not stored yet is cleaned, tokenised and stored.
 
-    `tokenizer` replaces that of `data`; `prefix` are ids at the start of every document; see `store.prepare`.
+    `tokenizer` replaces that of `data`; the ids `prefix` start every document.
 
     Raises:
-      InputError: as of `store.prepare` and `columns.join`; or `data` names both a path and a mixture.
+      InputError: see `store.prepare` and `columns.join`; also if `data` names both a path and a mixture.
     """
     tokenizers.refuse_ids(data.tokenizer.path)
-    root, texts_of = _root(data), _texts(data)
+    root, prepare_each = _root(data), _for_each_text(data)
     options: dict[str, Any] = {"prefix": prefix, "workers": data.workers, "progress": progress}
-    if texts_of is None:
+    if prepare_each is None:
         return store.prepare(root, data.source(), data.clean, tokenizer or data.tokenizer, **options)
     tokenizer = tokenizer or train_tokenizer(data, progress)[0]
-    stores = texts_of(store.prepare, root, data.clean, tokenizer, **options)
+    stores = prepare_each(store.prepare, root, data.clean, tokenizer, **options)
     if not data.columns:
         return Stores(data.mixture, stores)
     return columns.join(root, columns.parse(data.columns), data.source(), data.clean, stores, len(prefix))
 
 
 def check_unknown_id(corpus: Corpus, rows: int) -> None:
-    """Raise InputError if the text has [UNK] tokens for which an embedding table of `rows` rows has no row."""
+    """Raise InputError if the text has [UNK] tokens, but an embedding table of `rows` rows has no row for [UNK]."""
     tokenizer = corpus.tokenizer
     if tokenizer.unk is None or tokenizer.unk < rows:
         return
@@ -104,31 +99,30 @@ def check_unknown_id(corpus: Corpus, rows: int) -> None:
 def train_tokenizer(
     data: DataConfig, progress: texts.Progress | None = None
 ) -> tuple[tokenizers.Tokenizer, texts.Texts | Blend]:
-    """Return the tokenizer that `prepare` uses, trained if it is not stored yet, and the cleaned text."""
-    root, texts_of = _root(data), _texts(data)
+    """Return the tokenizer of `prepare`, trained if it is not stored yet, and the cleaned text."""
+    root, prepare_each = _root(data), _for_each_text(data)
     cleaned: texts.Texts | Blend
-    if texts_of is None:
+    if prepare_each is None:
         cleaned = texts.prepare(root, data.source(), data.clean, workers=data.workers, progress=progress)
     else:
-        parts = texts_of(texts.prepare, root, data.clean, workers=data.workers, progress=progress)
+        parts = prepare_each(texts.prepare, root, data.clean, workers=data.workers, progress=progress)
         sizes = {name: part.bytes for name, part in parts.items()}
-        even = {name: size / sum(sizes.values()) for name, size in sizes.items()}
-        cleaned = Blend(parts, even if data.columns else data.mixture.shares(sizes), data.tokenizer)
+        by_size = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+        cleaned = Blend(parts, by_size if data.columns else data.mixture.shares(sizes), data.tokenizer)
     return store.find_tokenizer(root, data.tokenizer, cleaned, progress), cleaned
 
 
 def _root(data: DataConfig) -> Path:
-    """Return the root of prepared corpora, after checking that it is writable."""
     root = store.default_root(data.store)
     atomic.check_directory(root, "the directory of prepared text (config.data.store, $LM_JAX_CACHE)")
     return root
 
 
-def _texts(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
-    """Return `several.each` bound to the texts of columns or of a mixture; None if `config.data.path` is the text."""
+def _for_each_text(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
+    """Return `several.each` bound to the text columns or the mixture; None if `config.data.path` is the only text."""
     if data.columns:
-        texts_of = {name: column for name, column in columns.parse(data.columns).items() if column.kind == "text"}
-        return functools.partial(several.each, columns.locate(texts_of, data.source()), columns.KEY, aligned=True)
+        text_columns = {name: column for name, column in columns.parse(data.columns).items() if column.kind == "text"}
+        return functools.partial(several.each, columns.locate(text_columns, data.source()), columns.KEY, aligned=True)
     sources = data.mixture.by_name()
     if sources and data.path != DataConfig.path:
         raise InputError(
@@ -140,21 +134,16 @@ def _texts(data: DataConfig) -> Callable[..., dict[str, Any]] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """Training text for the tokenizer of several sources, in their shares, so that small sources get pieces too.
+    """Text to train a tokenizer on, mixed from the cleaned text of each source so that small sources get pieces too.
 
-    The shares are computed from bytes of cleaned text, because there are no tokens yet.
-
-    Attributes:
-      parts: cleaned texts by source.
-      shares: of each source.
-      config: its `sample_bytes` limits the size.
+    The shares count bytes, because there are no tokens yet; `config.sample_bytes` limits the size.
     """
 
     parts: Mapping[str, texts.Texts]
     shares: Mapping[str, float]
     config: tokenizers.TokenizerConfig
 
-    # 0: train on all of it, because it is a sample already.
+    # 0: train on the whole blend, which is a sample already.
     bytes = 0
 
     @property
@@ -164,7 +153,7 @@ class Blend:
         return hashlib.sha256(json.dumps(["blend 1", *described]).encode()).hexdigest()[:32]
 
     def __iter__(self) -> Iterator[str]:
-        """Yield lines of every source: evenly chosen lines of a large one, repeated passes over a small one."""
+        """Yield lines of every source: evenly chosen lines of a large source, repeated passes over a small one."""
         total = min(self.config.sample_bytes, sum(part.bytes for part in self.parts.values()))
         for name, part in self.parts.items():
             passes, rest = divmod(max(1, round(self.shares[name] * total)), part.bytes)
@@ -183,7 +172,7 @@ def make_rows(corpus: Corpus, **settings: Any) -> Rows:
             "config.data.rows.plan is streams, which follows one text, but config.data.mixture names several sources; "
             "name the files of all of them in config.data.path, or choose another plan"
         )
-    # Derived from the source's name, so that its order does not depend on the other sources.
+    # Keys are hashes of names, so that the order of a source does not depend on the other sources.
     keys = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in corpus.stores}
     parts = {
         name: naming(f"{mixture.KEY}.sources.{name}", plans.make)(

@@ -1,4 +1,4 @@
-"""Files of text as UTF-8 streams: decompressed, decoded from UTF-16 and UTF-32; other kinds of file are rejected.
+"""Text files as UTF-8 streams: decompressed, re-encoded from UTF-16 and UTF-32; other kinds of file are rejected.
 
 The first bytes decide what a file is. The name decides only if they cannot: an empty or damaged .gz is still a .gz.
 """
@@ -23,15 +23,15 @@ from lm_jax.core.config import InputError
 _BLOCK = 1 << 17
 # The largest window that `zstd --long` writes; the memory is allocated only for frames that declare such a window.
 _ZSTANDARD_WINDOW = 1 << 31
-# gzip within xz within bzip2 is odd but harmless; a limit stops files that decompress for ever.
+# Nested compressions are harmless, but the limit stops files that decompress for ever.
 _MOST_LAYERS = 4
 
 
-class _Filled(io.RawIOBase):
-    """A file of an iterator's non-empty blocks; closing it closes the `sources` of the blocks."""
+class _BlockFile(io.RawIOBase):
+    """A file that reads its content from an iterator of non-empty blocks; closing it closes their `sources`."""
 
     def __init__(self, blocks: Iterator[bytes], *sources: Any):
-        self._blocks, self._sources, self._ready = blocks, sources, b""
+        self._blocks, self._sources, self._rest = blocks, sources, b""
 
     def readable(self) -> bool:
         return True
@@ -42,13 +42,13 @@ class _Filled(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: Any) -> int:
-        # Fills the buffer unless the content ends, so that one `peek` sees enough bytes to identify the file.
+        # Fill the buffer unless the content ends, so that one `peek` sees enough bytes to identify the file.
         pieces, size = [], 0
         while size < len(buffer):
-            block = self._ready or next(self._blocks, b"")
+            block = self._rest or next(self._blocks, b"")
             if not block:
                 break
-            piece, self._ready = block[: len(buffer) - size], block[len(buffer) - size :]
+            piece, self._rest = block[: len(buffer) - size], block[len(buffer) - size :]
             pieces.append(piece)
             size += len(piece)
         buffer[:size] = b"".join(pieces)
@@ -88,13 +88,7 @@ def _transcoded(source: Any, encoding: str) -> Iterator[bytes]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compression:
-    """A compression format.
-
-    Attributes:
-      open: opens the decompressed content of a binary file.
-      suffixes: of file names.
-      magics: possible first bytes of a file.
-    """
+    """A compression format: opener of the decompressed content, suffixes of names, and possible first bytes."""
 
     open: Callable[[Any], Any]
     suffixes: tuple[str, ...]
@@ -107,18 +101,18 @@ COMPRESSIONS: dict[str, Compression] = {
     "bzip2": Compression(
         open=bz2.BZ2File,
         suffixes=(".bz2",),
-        # Text may begin with BZh9, but not with the digits of pi that follow it (of sqrt(pi) in an empty file).
+        # Text may begin with BZh9, but not followed by digits of pi (in an empty file, of sqrt(pi)).
         magics=tuple(b"BZh%d%b" % (n, mark) for n in range(1, 10) for mark in (b"1AY&SY", b"\x17rE8P\x90")),
     ),
     "Zstandard": Compression(
-        open=lambda stream: _Filled(_zstandard(stream)),
+        open=lambda stream: _BlockFile(_zstandard(stream)),
         suffixes=(".zst", ".zstd"),
         # A frame, or one of the sixteen kinds of skippable frame that pzstd writes first.
         magics=(b"\x28\xb5\x2f\xfd", *(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))),
     ),
 }
 
-_COMPRESSED = {suffix: name for name, entry in COMPRESSIONS.items() for suffix in entry.suffixes}
+_COMPRESSION_SUFFIXES = {suffix: name for name, entry in COMPRESSIONS.items() for suffix in entry.suffixes}
 _UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 _UNPACK = "unpack it and name the files in it, or their folder"
@@ -129,16 +123,9 @@ _NO_TEXT = "name files of text"
 
 @dataclasses.dataclass(frozen=True)
 class Foreign:
-    """A kind of file that is not text.
+    """A kind of file that is not text: its name in messages, advice, suffixes, and first bytes (under any name)."""
 
-    Attributes:
-      what: its name in messages.
-      advice: what the user should do.
-      suffixes: of file names; a file with one is rejected.
-      magics: possible first bytes; a file with them is rejected under any name.
-    """
-
-    what: str
+    name: str
     advice: str
     suffixes: tuple[str, ...] = ()
     magics: tuple[bytes, ...] = ()
@@ -183,10 +170,10 @@ FOREIGN: tuple[Foreign, ...] = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Content:
-    """An open file.
+    """The content of an open file.
 
     Attributes:
-      stream: the decompressed content, re-encoded as UTF-8 if it was UTF-16 or UTF-32.
+      stream: the content, decompressed and re-encoded as UTF-8.
       compressions: names of the compressions, the outermost first.
       encoding: "utf-16" or "utf-32" if the text was re-encoded, else empty.
     """
@@ -197,21 +184,21 @@ class Content:
 
 
 def kind(path: Path) -> str:
-    """Return the suffix of a file's name in lower case, compression suffixes removed."""
+    """Return the suffix of a file's name in lower case, without suffixes of compression."""
     name = path.name.lower()
-    while any(name.endswith(suffix) for suffix in _COMPRESSED):
+    while any(name.endswith(suffix) for suffix in _COMPRESSION_SUFFIXES):
         name = name.removesuffix(Path(name).suffix)
     return Path(name).suffix
 
 
 def refuse_name(path: Path) -> None:
-    """Raise InputError for a file whose suffix is that of another kind of file than text."""
+    """Raise InputError for a file whose suffix is that of a kind of file other than text."""
     if (foreign := _foreign_name(path)) is not None:
-        raise InputError(f"config.data.path: {path} is {kind(path)}, {foreign.what}; {foreign.advice}")
+        raise InputError(f"config.data.path: {path} is {kind(path)}, {foreign.name}; {foreign.advice}")
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file is text, by its name and first bytes; a damaged file counts: reading it will raise an error."""
+    """Whether a file is text, by its name and first bytes; True for a damaged file, which raises an error when read."""
     if _foreign_name(path) is not None:
         return False
     try:
@@ -236,11 +223,11 @@ def opened(path: Path) -> Iterator[Content]:
             if (foreign := _foreign(start)) is not None:
                 within = f" within {' within '.join(reversed(compressions))}" if compressions else ""
                 raise InputError(
-                    f"config.data.path: {path} is {foreign.what}{within}, as its first bytes say; {foreign.advice}"
+                    f"config.data.path: {path} is {foreign.name}{within}, judging by its first bytes; {foreign.advice}"
                 )
             encoding = _encoding(start)
             if encoding:
-                stream = _buffered(_Filled(_transcoded(stream, encoding), stream))
+                stream = _buffered(_BlockFile(_transcoded(stream, encoding), stream))
             yield Content(stream=stream, compressions=compressions, encoding=encoding)
     except InputError:
         raise
@@ -252,18 +239,19 @@ def opened(path: Path) -> Iterator[Content]:
 
 
 def _opened(path: Path) -> tuple[io.BufferedReader, tuple[str, ...]]:
-    """Return a file's decompressed content and the names of its compressions."""
     stream = open(path, "rb")  # noqa: SIM115 - closed by the caller
     compressions: list[str] = []
     try:
-        while name := _compression(stream.peek(16)) or ("" if compressions else _COMPRESSED.get(path.suffix.lower())):
+        while name := _compression(stream.peek(16)) or (
+            "" if compressions else _COMPRESSION_SUFFIXES.get(path.suffix.lower())
+        ):
             if len(compressions) == _MOST_LAYERS:
                 raise InputError(
                     f"config.data.path: {path} is compressed more than {_MOST_LAYERS} times; {_DECOMPRESS}"
                 )
             compressions.append(name)
             content = COMPRESSIONS[name].open(stream)
-            stream = _buffered(_Filled(_blocks(content), content, stream))
+            stream = _buffered(_BlockFile(_blocks(content), content, stream))
     except BaseException:
         stream.close()
         raise
@@ -279,7 +267,8 @@ def _compression(start: bytes) -> str:
 
 
 def _encoding(start: bytes) -> str:
-    """Return the encoding by the byte order mark, empty without one; that of UTF-32 begins with that of UTF-16."""
+    """Return the encoding by the byte order mark, empty without one."""
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
@@ -299,7 +288,7 @@ def _foreign(start: bytes) -> Foreign | None:
 
 
 def _is_tar(start: bytes) -> bool:
-    """Whether the first block holds its own checksum, as in every tar format; old formats have no magic number."""
+    """Whether the first block holds its checksum, as in every tar format; old formats have no magic number."""
     digits = start[148:156].strip(b" \0")
     if len(start) < 512 or not digits or digits.strip(b"01234567"):
         return False
@@ -307,7 +296,7 @@ def _is_tar(start: bytes) -> bool:
 
 
 def _is_utf16(start: bytes) -> bool:
-    """Whether nearly every second byte is zero and few others are, as in Latin text in UTF-16."""
+    """Whether nearly every second byte is zero and few other bytes are, as in Latin text in UTF-16."""
     if len(start) < 8 or _encoding(start):
         return False
     halves = [start[half::2].count(0) / len(start[half::2]) for half in (0, 1)]

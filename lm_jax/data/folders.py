@@ -12,8 +12,8 @@ from lm_jax.data import files
 def below(directory: Path) -> tuple[list[Path], int]:
     """Return the text files below a directory, sorted by path, and the number of other files.
 
-    Hidden files and folders are skipped. Each real folder is read once, so that loops of links end. Links to folders
-    are followed after all real folders, so that a folder is listed under its own path rather than that of a link.
+    Hidden files and folders are skipped. Each folder is read once, so that loops of links end. Links to folders are
+    followed last, so that a folder is listed under its real path rather than that of a link.
 
     Raises:
       InputError: there is no text file.
@@ -21,24 +21,24 @@ def below(directory: Path) -> tuple[list[Path], int]:
     result: list[Path] = []
     others = 0
     visited: set[tuple[int, int]] = set()
-    starts = [str(directory)]
+    roots = [str(directory)]
     unreadable: list[OSError] = []
-    while starts:
+    while roots:
         links: list[str] = []
-        for start in starts:
-            for place, folders, names in os.walk(start, onerror=unreadable.append):
-                status = os.stat(place)
+        for root in roots:
+            for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
+                status = os.stat(folder)
                 if (status.st_dev, status.st_ino) in visited:
-                    folders.clear()
+                    subfolders.clear()
                     continue
                 visited.add((status.st_dev, status.st_ino))
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                links += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
-                paths = [Path(place, name) for name in names if not name.startswith(".")]
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                links += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
+                paths = [Path(folder, name) for name in names if not name.startswith(".")]
                 texts = [path for path in paths if path.is_file() and files.is_text(path)]
                 result += texts
                 others += len(names) - len(texts)
-        starts = sorted(links)
+        roots = sorted(links)
     others += len(unreadable)
     if not result:
         raise InputError(f"config.data.path: {directory} is a directory without any text file ({others} others)")

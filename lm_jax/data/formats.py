@@ -1,4 +1,4 @@
-"""The format of a file: plain text, JSON or a table, by its name or, if the name does not tell, by its content."""
+"""The format of a file (plain text, JSON or a table), by its name or, if that does not decide, by its content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lm_jax.data import files, objects, records
 from lm_jax.data.records import Record, Selection
 
 KEY = "config.data.format"
-# Formats of records; any other file is plain text.
+# Formats of records; files of any other format are plain text.
 READERS: dict[str, Callable[[io.BufferedReader, Selection], Iterator[Record]]] = {
     "JSON lines": records.json_lines,
     "JSON objects": records.json_values,
@@ -28,12 +28,9 @@ _SUFFIXES = {**dict.fromkeys(_JSON_LINES, "JSON lines"), ".tsv": "tsv", ".csv": 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
-    """The format of a file.
+    """The format of a file: its `name` is "text" or a key of `READERS`; see `files.Content` for the last two fields.
 
-    Attributes:
-      name: a key of `READERS`, or "text".
-      guessed: whether the content decided, not the name or the setting.
-      compressions, encoding: as of `files.Content`.
+    `guessed` is true if the content decided, not the name of the file or the setting.
     """
 
     name: str
@@ -60,8 +57,8 @@ def identify(path: Path, choice: str) -> Format:
 
 
 def note(path: Path, form: Format) -> str:
-    """Return the name of a format for the user if the content decided, such as "JSON lines", else an empty string."""
-    # A name with any compression suffix is enough: it need not be that of the right compression.
+    """Return a description of the format for the user, such as "JSON lines", if the content decided; else ""."""
+    # Any compression suffix is enough: it need not be that of the actual compression.
     unnamed = form.compressions if files.kind(path) == path.suffix.lower() else ()
     if not form.guessed and not unnamed:
         return ""
@@ -79,7 +76,7 @@ def _auto(path: Path, stream: io.BufferedReader) -> tuple[str, bool]:
 
 
 def _json(stream: io.BufferedReader) -> str:
-    """Return the kind of JSON; JSON lines if the first line is a complete value, so that a bad line spoils no other."""
+    """Return the kind of JSON; JSON lines if the first line is complete, so that a bad line does not affect others."""
     line = _first_line(stream)
     if line[:1] == b"[":
         return "a JSON array"
@@ -87,7 +84,7 @@ def _json(stream: io.BufferedReader) -> str:
 
 
 def _sniffed(path: Path, stream: io.BufferedReader) -> str:
-    """Return the kind of JSON in a file of any name if its first value is an object with fields, else ""."""
+    """Return the kind of JSON if the first value of a file is an object with fields, else ""."""
     line = _first_line(stream)
     if line[:1] == b"{" and _value(line):
         return "JSON lines"
@@ -98,13 +95,12 @@ def _sniffed(path: Path, stream: io.BufferedReader) -> str:
             _, _, value = next(objects.values(content.stream, path), (0, 0, None))
         except InputError:
             return ""
-    if not value or not isinstance(value, dict):
-        return ""
-    return "a JSON array" if line[:1] == b"[" else "JSON objects"
+    kind = "a JSON array" if line[:1] == b"[" else "JSON objects"
+    return kind if value and isinstance(value, dict) else ""
 
 
 def _first_line(stream: io.BufferedReader) -> bytes:
-    """Return the first non-empty line, stripped; possibly only its start if it does not begin with {."""
+    """Return the first non-empty line, stripped; perhaps only the start of a line that does not begin with {."""
     start = b""
     while not start:
         block = stream.read(1 << 12)

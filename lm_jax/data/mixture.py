@@ -1,9 +1,9 @@
 """Mixtures of several sources: the share of each, and the schedule that assigns slots to sources.
 
-Shares follow from the sizes, p_i ~ n_i^(1/T): T = 1 is proportional, a larger T raises small sources (multilingual
-BERT; XLM-R, Conneau et al. 2020, arXiv:1911.02116, eq. 1 with alpha = 1/T; T5, Raffel et al. 2020, arXiv:1910.10683,
-section 3.5.2). The schedule assigns each slot of a run to one source, such that no source is ever a whole slot ahead of
-or behind its share (Tijdeman 1980, "The chairman assignment problem"). Each source counts its own epochs.
+Shares follow from the sizes, p_i ~ n_i^(1/T): T = 1 is proportional to size, a larger T raises small sources
+(multilingual BERT; XLM-R, Conneau et al. 2020, arXiv:1911.02116, eq. 1 with alpha = 1/T; T5, Raffel et al. 2020,
+arXiv:1910.10683, section 3.5.2). The schedule assigns each slot of a run to one source, so that every source is always
+less than one slot from its share (Tijdeman 1980, "The chairman assignment problem"). Each source counts its epochs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class MixtureConfig:
       ({'en': 0.75, 'sw': 0.25}, [0, 0, 1, 0, 0, 0, 1, 0])
 
     Attributes:
-      sources: `SourceConfig`s by name: `{"en": {"path": "en/*.jsonl"}, "zh": {"path": "zh.tsv", "field": "modern"}}`;
-        you choose the names, and their order does not matter.
+      sources: `SourceConfig`s by names of your choice, in any order:
+        `{"en": {"path": "en/*.jsonl"}, "zh": {"path": "zh.tsv", "field": "modern"}}`.
       temperature: T of p_i ~ n_i^(1/T), n_i the training tokens of a source; unused if the sources have weights.
     """
 
@@ -53,7 +53,7 @@ class MixtureConfig:
         weights = {name: source.weight for name, source in self.by_name().items()}
         for name, weight in weights.items():
             if not (weight >= 0 and math.isfinite(weight)):
-                raise InputError(f"{KEY}.sources.{name}.weight is {weight}; expected a number from 0")
+                raise InputError(f"{KEY}.sources.{name}.weight is {weight}; expected 0 or a positive number")
         if any(weights.values()) and not all(weights.values()):
             lacking = ", ".join(name for name, weight in weights.items() if not weight)
             raise InputError(f"{KEY}.sources: {lacking} has no weight, but others do; give one to every source or none")
@@ -68,7 +68,7 @@ class MixtureConfig:
         return build_entries(SourceConfig, self.sources, f"{KEY}.sources")
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Return each source's share of the mixture, positive and summing to 1; `sizes` are all in the same unit."""
+        """Return the share of each source, positive and summing to 1, from sizes in any unit."""
         sources = self.by_name()
         weights = {name: sources[name].weight or sizes[name] ** (1 / self.temperature) for name in sizes}
         total = sum(weights.values())
@@ -84,52 +84,49 @@ def counts(shares: Sequence[float], period: int = PERIOD) -> Int[np.ndarray, " s
     while (missing := period - int(rounded.sum())) > 0:
         rounded[np.argsort(rounded - exact, kind="stable")[:missing]] += 1
     while (excess := int(rounded.sum()) - period) > 0:
-        # Rounding small sources up to one slot costs slots of those that are farthest above their share.
+        # Rounding small sources up to one slot takes slots from the sources that are farthest above their share.
         above = np.where(rounded > 1, rounded - exact, -np.inf)
         rounded[np.argsort(-above, kind="stable")[: min(excess, int((rounded > 1).sum()))]] -= 1
     return rounded
 
 
 def schedule(count: Int[np.ndarray, " sources"]) -> Int[np.ndarray, " period"]:
-    """Return the source of each slot of a period of `count.sum()` slots; source i fills count[i] of them.
+    """Return the source of each slot of a period of `count.sum()` slots; source i fills count[i] slots.
 
-    After any n slots, source i has filled n count[i] / period of them to within less than one slot: its slot j is
-    scheduled between (j + d) period / count[i] and (j + 1 - d) period / count[i], d = 1 / (2 sources - 2), earliest
-    deadline first, which is always possible (Tijdeman 1980).
+    After any n slots, source i has filled n count[i] / period slots to within less than one: its slot j lies between
+    (j + d) period / count[i] and (j + 1 - d) period / count[i], d = 1 / (2 sources - 2). Scheduling the earliest
+    deadline first always meets these bounds (Tijdeman 1980).
     """
     period, sources = int(count.sum()), len(count)
     if sources == 1:
         return np.zeros(period, np.int64)
-    parts = 2 * (sources - 1)
+    denominator = 2 * (sources - 1)
     releases, deadlines, owners = [], [], []
     for source, size in enumerate(count.tolist()):
         slot = np.arange(size, dtype=np.int64)
-        # In integers: slots count from 1, and d is 1 / parts.
-        releases.append(-(-(parts * slot + 1) * period // (parts * size)))
-        deadlines.append((parts * (slot + 1) - 1) * period // (parts * size))
+        # In integers: slots count from 1, and d is 1 / denominator.
+        releases.append(-(-(denominator * slot + 1) * period // (denominator * size)))
+        deadlines.append((denominator * (slot + 1) - 1) * period // (denominator * size))
         owners.append(np.full(size, source))
     release, deadline, owner = (np.concatenate(each) for each in (releases, deadlines, owners))
     order = np.lexsort((owner, deadline, release))
     waiting = list(zip(release[order].tolist(), deadline[order].tolist(), owner[order].tolist(), strict=True))
     ready: list[tuple[int, int]] = []
-    result, at = np.empty(period, np.int64), 0
+    result, released = np.empty(period, np.int64), 0
     for slot in range(1, period + 1):
-        while at < len(waiting) and waiting[at][0] <= slot:
-            heapq.heappush(ready, waiting[at][1:])
-            at += 1
+        while released < len(waiting) and waiting[released][0] <= slot:
+            heapq.heappush(ready, waiting[released][1:])
+            released += 1
         result[slot - 1] = heapq.heappop(ready)[1]
     return result
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """The rows of several sources as one.
-
-    By index, as in evaluation, the rows of all sources are interleaved evenly, each once.
+    """The rows of several sources as one; by index, as in evaluation, each row once, all sources evenly interleaved.
 
     Attributes:
-      names: of the sources.
-      parts: rows of each source.
+      names, parts: names and rows of the sources.
       keys: a random key for each source, which does not depend on the other sources.
       count: slots of each source in a period.
     """
@@ -160,7 +157,7 @@ class Mixture:
         return result
 
     def assign(self, slots: Int[np.ndarray, " slots"]) -> tuple[Int[np.ndarray, " slots"], Int[np.ndarray, " slots"]]:
-        """Return the source of each slot of the run, and the slot's number among the slots of that source."""
+        """Return the source of each slot, and the number of the slot among the slots of that source."""
         order, ranks = self._schedule
         periods, places = np.divmod(slots, len(order))
         sources = order[places]
@@ -168,7 +165,7 @@ class Mixture:
 
     @functools.cached_property
     def _schedule(self) -> tuple[Int[np.ndarray, " period"], Int[np.ndarray, " period"]]:
-        """A period of the schedule, and for each slot the number of earlier slots of its source."""
+        """A period of the schedule, and for each slot the number of earlier slots of the same source."""
         order = schedule(self.count)
         ranks = np.empty_like(order)
         for source, size in enumerate(self.count.tolist()):
@@ -181,6 +178,6 @@ class Mixture:
 
     @functools.cached_property
     def _evenly(self) -> Int[np.ndarray, " rows"]:
-        """Rows, numbered source after source, in the order of their relative positions within their sources."""
+        """Rows, numbered source after source, sorted by their relative positions within their sources."""
         places = [(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in self.parts]
         return np.argsort(np.concatenate(places), kind="stable")

@@ -1,4 +1,4 @@
-"""Streaming JSON: values in sequence or in an array, read one at a time, so that a file may exceed memory."""
+"""Streaming JSON: values in sequence or in an array, read one at a time, because a file may exceed memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm_jax.core.config import InputError
 _BLOCK = 1 << 18
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
-# -Infinity, a number or a pair of escaped surrogates, cut by the end of a block, gives an error this close to it.
+# If a block ends within -Infinity, a number or a pair of escaped surrogates, the error is this close to its end.
 _LONGEST_TOKEN = 16
 
 
@@ -25,32 +25,29 @@ def values(stream: io.BufferedReader, path: Path) -> Iterator[tuple[int, int, An
     Raises:
       InputError: the file is not JSON.
     """
-    text = _Text(stream, path)
-    if text.next() != "[":
-        while text.next():
-            yield text.take()
+    buffer = _Buffer(stream, path)
+    if buffer.next() != "[":
+        while buffer.next():
+            yield buffer.take()
         return
-    text.skip(1)
-    mark = text.next()
-    while mark != "]":
-        yield text.take()
-        mark = text.next()
-        if mark not in (",", "]"):
-            reason = "the file ends within its array" if not mark else f"{mark!r} instead of , or ] in the array"
-            raise text.error(reason)
-        if mark == ",":
-            text.skip(1)
-            text.next()
-    text.skip(1)
-    if text.next():
-        raise text.error("text after the end of the array")
+    buffer.skip(1)
+    character = buffer.next()
+    while character != "]":
+        yield buffer.take()
+        character = buffer.next()
+        if character not in (",", "]"):
+            problem = f"{character!r} instead of , or ] in the array"
+            raise buffer.error(problem if character else "the file ends within its array")
+        if character == ",":
+            buffer.skip(1)
+            buffer.next()
+    buffer.skip(1)
+    if buffer.next():
+        raise buffer.error("text after the end of the array")
 
 
-class _Text:
-    """A buffer of text that is extended while the value at its start is incomplete.
-
-    The buffer doubles each time, so the text that failed attempts parse is linear in the length of the value.
-    """
+class _Buffer:
+    """A buffer of text that doubles while the value at its start is incomplete, so that parsing takes linear time."""
 
     def __init__(self, stream: io.BufferedReader, path: Path):
         self._stream, self._path = stream, path
@@ -72,7 +69,7 @@ class _Text:
         self._at += count
 
     def take(self) -> tuple[int, int, Any]:
-        """Return the line, size and content of the value that starts here, and skip it."""
+        """Return the line, size and content of the value at the current position, and skip it."""
         while True:
             try:
                 value, stop = _DECODER.raw_decode(self._text, self._at)
@@ -82,7 +79,7 @@ class _Text:
                         self.skip(error.pos - self._at)
                     raise self.error(getattr(error, "msg", str(error))) from error
             else:
-                # Only the characters after a number show that it is complete.
+                # A number may continue: it is complete only if other characters follow.
                 complete = isinstance(value, (dict, list, str)) or stop + _LONGEST_TOKEN < len(self._text)
                 if complete or self._ended:
                     line, size = self._line, len(self._text[self._at : stop].encode())
@@ -108,7 +105,7 @@ class _Text:
 
 
 def _is_cut(error: Exception, length: int) -> bool:
-    """Whether an error may only mean that the value is incomplete."""
+    """Whether an error may be due to an incomplete value."""
     if not isinstance(error, json.JSONDecodeError):
         return False
     return error.msg.startswith("Unterminated string") or error.pos >= length - _LONGEST_TOKEN

@@ -1,7 +1,7 @@
 """The shuffled order of rows and the random generator of each row, as pure functions of integers.
 
-The order is a keyed permutation (a Feistel network with cycle walking; Black and Rogaway 2002), written here so that it
-needs no memory and does not change with the release of a library.
+The order is a keyed permutation (a Feistel network with cycle walking; Black and Rogaway 2002): it needs no memory, and
+no release of a library changes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROUNDS = 6
 
 
 def mix(value: int) -> int:
-    """Mix the bits of an integer into 64 bits (SplitMix64's finaliser; Steele et al. 2014)."""
+    """Hash an integer to 64 bits (SplitMix64's finaliser; Steele et al. 2014)."""
     value = (value + _GOLDEN) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -35,7 +35,7 @@ def key(*numbers: int) -> int:
 
 
 def keys(*numbers: Integer[np.ndarray, " #keys"]) -> UInt32[np.ndarray, "keys 2"]:
-    """Return `key` for arrays of integers, as a high and a low word."""
+    """Return `key` for arrays of integers, each as its high and low 32 bits."""
     state = np.zeros(1, np.uint64)
     for number in numbers:
         state = _mixed(state ^ _mixed(number.astype(np.uint64)))
@@ -43,15 +43,12 @@ def keys(*numbers: Integer[np.ndarray, " #keys"]) -> UInt32[np.ndarray, "keys 2"
 
 
 def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> Int[np.ndarray, " *shape"]:
-    """Apply a keyed permutation of 0..count-1 to indices.
+    """Apply a keyed permutation of 0..count-1 to indices; returns int64.
 
     Args:
-      index: numbers below `count`.
-      count: the size of the range, at least 1.
+      index: numbers from 0 to count - 1.
+      count: at least 1.
       key: 64 bits that choose the permutation.
-
-    Returns:
-      int64 array of the shape of `index`.
 
     Example:
       >>> [permute(np.arange(6), 6, key(7, epoch)).tolist() for epoch in range(2)]
@@ -63,8 +60,8 @@ def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> In
     if count == 1:
         return np.zeros_like(index)
     values = _encrypt(index.astype(np.uint64).reshape(-1), count, key)
-    # The network permutes the next power of two. Values outside the range are permuted again until they fall inside,
-    # which ends, because each cycle returns to its start.
+    # The network permutes 0..2^bits-1. Cycle walking: values outside the range are permuted again until they fall
+    # inside, which ends, because each cycle returns to its start.
     outside = values >= np.uint64(count)
     while outside.any():
         values[outside] = _encrypt(values[outside], count, key)
@@ -74,8 +71,7 @@ def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> In
 
 def _encrypt(values: UInt64[np.ndarray, " n"], count: int, key: int) -> UInt64[np.ndarray, " n"]:
     bits = max(2, (count - 1).bit_length())
-    low_bits, high_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
-    one = np.uint64(1)
+    low_bits, high_bits, one = np.uint64(bits // 2), np.uint64(bits - bits // 2), np.uint64(1)
     low_mask, high_mask = (one << low_bits) - one, (one << high_bits) - one
     low, high = values & low_mask, values >> low_bits
     for number in range(_ROUNDS):
@@ -85,7 +81,6 @@ def _encrypt(values: UInt64[np.ndarray, " n"], count: int, key: int) -> UInt64[n
 
 
 def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Apply `mix` to an array."""
     return _scramble(values + np.uint64(_GOLDEN), 0)
 
 
@@ -98,5 +93,5 @@ def _scramble(values: UInt64[np.ndarray, " n"], key: int) -> UInt64[np.ndarray, 
 
 
 def generator(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """Return the random generator of one row in one epoch (Philox, a counter-based generator; Salmon et al. 2011)."""
+    """Return the random generator of a row in an epoch (Philox, a counter-based generator; Salmon et al. 2011)."""
     return np.random.Generator(np.random.Philox(key=np.array([key(seed, epoch), row], np.uint64)))

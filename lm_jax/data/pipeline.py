@@ -1,9 +1,8 @@
 """The input pipeline: batches as a pure function of (seed, step).
 
-Slot g of the run is g = step x batch + place in the batch; the row plan says which row of which epoch fills it. The
-randomness of a row, on the device too, is keyed by (seed, epoch, row): a batch holds the keys of its rows. There is no
-other state, so any number of hosts, threads or restarts reads the same global batches. Grain builds them ahead of the
-device.
+The row plan decides which row of which epoch fills slot g = step x batch + place in the batch. The randomness of a row,
+on the device too, is keyed by (seed, epoch, row): a batch holds the keys of its rows. There is no other state, so the
+global batches do not depend on the number of hosts, threads or restarts. Grain builds them ahead of the device.
 """
 
 from __future__ import annotations
@@ -21,28 +20,25 @@ from lm_jax.data.rows import Row, Rows
 Batch = dict[str, np.ndarray]
 Features = Callable[[Row, np.random.Generator], Mapping[str, Any]]
 
-# The entry of every batch with the keys of random numbers on the device: uint32 [rows, 2], zeros in padding rows.
+# Name in a batch of the keys of random numbers on the device: uint32 [rows, 2], zeros for padding rows.
 KEYS = "row_keys"
 
-# Grain needs a length: more steps than any run takes.
+# Grain needs a length; no run takes this many steps.
 _ENDLESS = 1 << 48
 
 
 def batch_at(
     rows: Rows, features: Features, step: int, *, seed: int, batch: int, local: Int[np.ndarray, " local"] | None = None
 ) -> Batch:
-    """Build the batch of one step.
+    """Build the batch of one step: the features of each row, stacked: [local, ...]; and `KEYS`.
 
     Args:
       rows: the training rows.
-      features: the objective's function from a row to arrays of fixed shape.
+      features: the objective's function from a row and a generator to arrays of fixed shape.
       step: counted from 0.
       seed: of the run.
       batch: rows of the global batch.
-      local: the places of the global batch that this host reads; None: all of them.
-
-    Returns:
-      The features of each row, stacked: [local, ...]; and `KEYS`.
+      local: the places of the global batch that this host reads; None: all.
 
     Example:
       >>> from lm_jax.data.rows import permuted
@@ -53,7 +49,7 @@ def batch_at(
       [[1, 1], [3, 3], [2, 2], [0, 0]]
     """
     places = np.arange(batch) if local is None else np.asarray(local)
-    # Computed in Python integers, which cannot overflow in a long run.
+    # In Python integers, which cannot overflow in a long run.
     slots = np.array([step * batch + int(place) for place in places], np.int64)
     filled = rows.filling(slots, seed)
     keys = order.keys(*(np.array(numbers, np.uint64) for numbers in zip(*(each[1:] for each in filled), strict=True)))
@@ -73,7 +69,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Iterate without end over the batches of steps start, start + 1, ...; see `batch_at`.
 
-    `threads` threads build at most `prefetch` batches ahead; 0 threads build each batch when it is requested.
+    `threads` threads build at most `prefetch` batches ahead; with 0, each batch is built when it is requested.
 
     Raises:
       InputError: there are no rows.
@@ -82,10 +78,10 @@ def batches(
         raise InputError("there is no row to train on; check config.data.path and config.data.validation")
     import grain
 
-    def at(step: int) -> Batch:
+    def build(step: int) -> Batch:
         return batch_at(rows, features, int(step), seed=seed, batch=batch, local=local)
 
-    dataset = grain.MapDataset.range(start, _ENDLESS).map(at)
+    dataset = grain.MapDataset.range(start, _ENDLESS).map(build)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))))
 
 
@@ -98,22 +94,22 @@ def ordered(
     seed: int = 0,
     limit: int = 0,
 ) -> Iterator[Batch]:
-    """Iterate once over all rows in order, as for evaluation; every pass is the same, on any number of hosts.
+    """Iterate once over all rows in order, as for evaluation; every pass is equal, on any number of hosts.
 
-    The last batch is padded with rows of zeros in every array, weights included. The arguments are those of `batch_at`;
-    `limit` is the most batches, 0 for all.
+    Rows of zeros, in weights too, pad the last batch. The arguments are those of `batch_at`; `limit` is the maximum
+    number of batches, 0: no limit.
     """
     count = -(-len(rows) // batch)
     places = np.arange(batch) if local is None else np.asarray(local)
-    blank: Mapping[str, Any] | None = None
+    padding: Mapping[str, Any] | None = None
     for number in range(min(count, limit) if limit else count):
         indices = [number * batch + int(place) for place in places]
         examples = [_row(features, rows, seed, 0, index) if index < len(rows) else None for index in indices]
-        if None in examples and blank is None:
-            blank = {name: np.zeros_like(array) for name, array in _row(features, rows, seed, 0, 0).items()}
+        if None in examples and padding is None:
+            padding = {name: np.zeros_like(array) for name, array in _row(features, rows, seed, 0, 0).items()}
         keys = order.keys(np.array([seed]), np.array([0]), np.array(indices))
         keys[[row is None for row in examples]] = 0
-        yield _keyed([row if row is not None else blank for row in examples], keys)  # type: ignore[misc]
+        yield _keyed([row if row is not None else padding for row in examples], keys)  # type: ignore[misc]
 
 
 def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""Files of records, JSON and tables: one field holds the text, another may group records into documents.
+"""Readers of JSON and tables: one field of a record holds the text, another may group records into documents.
 
 In tab-separated files a quote is an ordinary character, because common data sets (GLUE's, SemEval's, Tatoeba's) open
-quotations in one column and close them in the next or never. Comma-separated files follow RFC 4180.
+quotes in one column and close them in the next or never. Comma-separated files follow RFC 4180.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from lm_jax.data import objects
 from lm_jax.data.clean import report as reports
 
 Text = bytes | str
-# A value and the value of its group; the first is text unless `Selection.types` allows other types.
+# Values of the text field (text, unless `Selection.types` allows other types) and of the group field.
 Record = tuple[Any, object]
 EMPTY: tuple[Record, ...] = ((None, None),)
-# A document is held in memory several times over while it is cleaned.
+# Limited, because cleaning holds several copies of a document in memory.
 MAX_DOCUMENT_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What to read from a file of records.
+    """The fields to read from a file of records, and how to treat bad rows: those without text.
 
     Attributes:
-      path: of the file, for messages.
+      path: the file, for messages.
       field: the field or column of the text; a column by its name in the first line, or by its number from 0 in a table
         without names.
       group: the field or column whose value the records of one document share; empty: each record is a document.
-      skipped: counts the bad rows, those without text; None: the first one raises InputError.
-      instead: replaces a bad row: nothing, or `EMPTY` if record i has to stay record i.
-      types, expected: accepted types of the values, and their name in messages.
+      skipped: the report that counts bad rows; None: the first one raises InputError.
+      instead: the replacement for a bad row: nothing, or `EMPTY` so that record i stays record i.
+      types, expected: accepted types of the values, and the name of these types in messages.
     """
 
     path: Path
@@ -60,7 +60,7 @@ def reject(selection: Selection, reason: str, size: int, message: str) -> tuple[
 
 
 def joined(records: Iterator[Record], selection: Selection) -> Iterator[Text]:
-    """Yield the texts; those of neighbouring records of one group are joined by line breaks."""
+    """Yield the texts; line breaks join those of neighbouring records of one group."""
     if not selection.group:
         yield from (text for text, _ in records)
         return
@@ -87,7 +87,7 @@ def _join(texts: list[Text]) -> Text:
 
 
 def json_lines(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
-    """Read JSON objects, one a line."""
+    """Read JSON objects, one per line."""
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -112,7 +112,7 @@ def json_values(stream: io.BufferedReader, selection: Selection) -> Iterator[Rec
 
 
 def _record(record: Any, place: str, size: int, selection: Selection) -> tuple[Record, ...]:
-    """Return the text and group of a JSON value, or the replacement of a bad one."""
+    """Return the text and group of a JSON record, or the replacement for a bad one."""
     where = f"{selection.path} {place}"
     if not isinstance(record, dict):
         message = (
@@ -131,7 +131,7 @@ def _record(record: Any, place: str, size: int, selection: Selection) -> tuple[R
 
 
 def checked(record: Mapping[str, Any], name: str, size: int, selection: Selection) -> tuple[Record, ...]:
-    """Return the value and group of a record, or the replacement of a value of another type; `name` is for messages."""
+    """Return the value and group of a record, or the replacement for a bad value; `name` is for messages."""
     value = record[selection.field]
     if isinstance(value, selection.types):
         return ((value, record[selection.group] if selection.group else None),)
@@ -159,7 +159,7 @@ def commas(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
 
 
 def _tabs(stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield line numbers and fields; empty lines are skipped."""
+    """Yield the line number and fields of each line that is not empty."""
     for number, line in enumerate(stream, 1):
         line = line.rstrip(b"\r\n")
         if number == 1:
@@ -185,7 +185,7 @@ def _commas(stream: io.BufferedReader, selection: Selection) -> Iterator[tuple[i
         except csv.Error as error:
             where = f"config.data.path: {selection.path} line {number}"
             if "unexpected end of data" in str(error):
-                # Not just one bad row: the rest of the file was read as part of the quoted field.
+                # An error even if bad rows are skipped: the quoted field has taken in the rest of the file.
                 raise InputError(f"{where} opens a quote that is never closed; close it") from error
             message = f"{where} is not a row of a table ({error}); quotes inside a quoted field are doubled"
             for _ in reject(selection, "not a row of a table", 0, message):
@@ -199,27 +199,27 @@ def _columns(rows: Iterator[tuple[int, list[bytes]]], selection: Selection, deli
     first = next((row for row in rows if row[1]), None)
     if first is None:
         return
-    start, header = first
-    text = _column(header, selection, start, selection.field, "field", delimiter)
-    key = _column(header, selection, start, selection.group, "group", delimiter) if selection.group else None
+    header_line, header = first
+    text = _column(header, selection, header_line, selection.field, "field", delimiter)
+    group = _column(header, selection, header_line, selection.group, "group", delimiter) if selection.group else None
     if _is_number(selection.field):
-        yield header[text], None if key is None else header[key]
+        # Columns have numbers, so the first line is a row.
+        yield header[text], None if group is None else header[group]
     for number, row in rows:
         if len(row) == len(header):
-            yield row[text], None if key is None else row[key]
+            yield row[text], None if group is None else row[group]
             continue
         if not row:
             yield from selection.instead
             continue
         message = (
-            f"config.data.path: {selection.path} line {number} has {_counted(row)}, but line {start} has "
-            f"{len(header)}: {_shown(header)}"
+            f"config.data.path: {selection.path} line {number} has {_counted(row)}, but line {header_line} has "
+            f"{len(header)}: {_quoted(header)}"
         )
         yield from reject(selection, f"not {_counted(header)}", sum(map(len, row)) + len(row), message)
 
 
 def _column(header: list[bytes], selection: Selection, line: int, name: str, key: str, delimiter: str) -> int:
-    """Return the position of a column, given by name or by number."""
     where = f"{selection.path} line {line}"
     if _is_number(name):
         if int(name) >= len(header):
@@ -230,14 +230,14 @@ def _column(header: list[bytes], selection: Selection, line: int, name: str, key
         return int(name)
     if name.encode() not in header:
         raise InputError(
-            f"{where} has no column {name!r}; it has {_shown(header)}: set config.data.{key} to one of "
+            f"{where} has no column {name!r}; it has {_quoted(header)}: set config.data.{key} to one of "
             f"these, or to a column's number from 0 if the first line is not a header{_hint(header, delimiter)}"
         )
     return header.index(name.encode())
 
 
 def _hint(header: list[bytes], delimiter: str) -> str:
-    """Return advice if a table seems to have another delimiter than that of its format."""
+    """Return advice if a table seems to have a delimiter other than that of its format."""
     counts = {other: sum(field.count(other.encode()) for field in header) for other in "\t,;" if other != delimiter}
     other = max(counts, key=lambda each: counts[each])
     if len(header) > 1 or not counts[other]:
@@ -258,7 +258,7 @@ def _counted(row: list[bytes]) -> str:
     return f"{len(row)} column{'s' * (len(row) != 1)}"
 
 
-def _shown(header: list[bytes]) -> str:
+def _quoted(header: list[bytes]) -> str:
     names = [field.decode("utf-8", "replace") for field in header]
     names = [io.StringIO(name[:24]).readline() + "..." * (len(name) > 24) for name in names]
     return ", ".join(map(repr, names[:12])) + ", ..." * (len(names) > 12)

@@ -1,8 +1,8 @@
-"""Row plans: which tokens a row holds, and which row fills a slot. A plan is an index; rows are read on demand.
+"""Row plans: which tokens a row holds, and which row fills a slot. Plans hold positions; rows are read on demand.
 
 `packed` cuts the sequence of all tokens into windows; `streams` continues every row of a batch in the next batch (Dai
 et al. 2019, arXiv:1901.02860, section 3.2); `pairs` makes BERT's two segments (Devlin et al. 2019, arXiv:1810.04805,
-A.2); `examples` makes a row of each document, `columns` of each record. Training reads the first part of the corpus,
+A.2); `examples` makes one row per document, `columns` one per record. Training reads the first part of the corpus,
 validation the rest: they share no token.
 """
 
@@ -22,7 +22,7 @@ from lm_jax.data.order import key, permute
 from lm_jax.data.store import Store
 
 Row = dict[str, np.ndarray | np.generic]
-# The row that fills a slot: its plan, the plan's seed, its epoch and its index.
+# The row that fills a slot: the plan and its seed, the epoch, and the index of the row.
 Filled = tuple[Any, int, int, int]
 
 
@@ -31,7 +31,7 @@ class RowsConfig:
     """How the corpus is cut into rows.
 
     Attributes:
-      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto": the plan that the objective reads.
+      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto": the plan of the objective.
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.
@@ -45,13 +45,13 @@ class RowsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What an objective reads of a row.
+    """What an objective reads from a row.
 
     Attributes:
       plan: the row plan, a key of `PLANS`.
       length: maximum tokens of a row.
-      overlap: tokens that a packed row shares with the row before; 1 if a row's first token is only context.
-      columns: maximum tokens of each text column, 0 for every other column; empty if the objective reads one text.
+      overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
+      columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
     """
 
     plan: str
@@ -69,24 +69,21 @@ class Rows(Protocol):
         ...
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return row `index` of an epoch, counted from 0; equal arguments give equal rows.
-
-        `rng` is the row's own generator, for random choices of the plan.
-        """
+        """Return row `index` of an epoch (both from 0), a function of the arguments; `rng` makes random choices."""
         ...
 
     def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-        """Return the row of each slot of a run; slot = step x batch + place in the global batch."""
+        """Return the row that fills each slot of a run; slot = step x batch + place in the global batch."""
         ...
 
 
 def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-    """`Rows.filling` in shuffled order, with another keyed permutation in every epoch."""
+    """`Rows.filling` in shuffled order: each epoch has its own keyed permutation."""
     epochs, positions = np.divmod(slots, len(rows))
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        indices[chosen] = permute(positions[chosen], len(rows), key(seed, int(epoch)))
+        in_epoch = epochs == epoch
+        indices[in_epoch] = permute(positions[in_epoch], len(rows), key(seed, int(epoch)))
     return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
 
@@ -96,12 +93,12 @@ class Request:
 
     Attributes:
       tokens: the corpus.
-      config: the plan; "auto": that of `reads`.
+      config: settings; the plan "auto" is that of `reads`.
       split: "train" or "validation".
-      reads: what the objective reads of a row.
+      reads: what the objective reads from a row.
       validation: share of tokens (of columns: of records) held out from training, at the end.
-      seed: of the shifts.
-      lanes: rows of the global batch; `streams` divides the split into as many lanes.
+      seed: of the shifts of windows.
+      lanes: rows of the global batch, and so the number of lanes of `streams`.
     """
 
     tokens: Store | Columns
@@ -118,7 +115,7 @@ class Request:
         return self.reads.plan if self.config.plan == "auto" else self.config.plan
 
     def line(self) -> tuple[Store, int, int]:
-        """Return the store, and the range start..stop-1 of the split's tokens."""
+        """Return the store, and start and stop of the split's tokens."""
         if isinstance(self.tokens, Columns):
             names = ", ".join(self.tokens.config)
             raise InputError(
@@ -141,7 +138,7 @@ def make(request: Request) -> Rows:
 
 
 def span(count: int, split: str, validation: float) -> tuple[int, int]:
-    """Return the range start..stop-1 of a split in a corpus of `count` tokens or records."""
+    """Return start and stop of a split in a corpus of `count` tokens or records."""
     if not 0 <= validation <= 1:
         raise InputError(f"config.data.validation is {validation}; expected a share from 0 to 1")
     border = int(count * (1 - validation))
@@ -179,12 +176,12 @@ def _packed(request: Request) -> Packed:
     stride, available = length - overlap, stop - start
     shifts = 1
     if request.split == "validation":
-        # Every token once: the last row may be short.
+        # The last row may be short, so that every token is read.
         count = max(0, -(-(available - overlap) // stride))
     else:
         count = (available - length) // stride + 1 if available >= length else 0
         if request.config.shift and count:
-            # One row fewer if it would not fit at the largest shift, so that every epoch has the same number of rows.
+            # As many rows as fit at the largest shift (at least one), so that all epochs have the same number of rows.
             count = max(1, (available - length - stride + 1) // stride + 1)
             shifts = min(stride, available - length - (count - 1) * stride + 1)
         if not count:
@@ -197,11 +194,11 @@ def _packed(request: Request) -> Packed:
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """Windows in lanes: the row at place b of a batch continues that of the batch before.
+    """Windows in lanes: row b of a batch continues row b of the batch before.
 
-    Lane b reads consecutive windows, one a step. Row step x lanes + b belongs to lane b, so that reading by index, as
-    in evaluation, follows the lanes too. In training, the last windows that do not divide evenly among the lanes are
-    dropped, so that all lanes end an epoch together; in validation, the first lanes are one window longer.
+    Lane b reads consecutive windows, one per step. Row step x lanes + b belongs to lane b, so that reading by index, as
+    in evaluation, follows the lanes too. If the windows do not divide evenly among the lanes, training drops the last
+    ones, so that all lanes end an epoch together; in validation, the first lanes are one window longer.
     """
 
     windows: Packed
@@ -214,12 +211,12 @@ class Streams:
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
         """Return the tokens of one window, and whether it is the first of its lane (`begins`)."""
         step, lane = divmod(index, self.lanes)
-        even, longer = divmod(self.count, self.lanes)
-        row = self.windows.row(lane * even + min(lane, longer) + step, epoch, rng)
+        shortest, longer = divmod(self.count, self.lanes)
+        row = self.windows.row(lane * shortest + min(lane, longer) + step, epoch, rng)
         return {**row, "begins": np.bool_(step == 0)}
 
     def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
-        """Return rows in the order of their indices, epoch after epoch."""
+        """Return the row of each slot: rows in order, epoch after epoch."""
         epochs, indices = np.divmod(slots, len(self))
         return [(self, seed, *each) for each in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
@@ -239,7 +236,7 @@ def _streams(request: Request) -> Streams:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Documents, truncated to `length` tokens; [EOS] stays if it fits."""
+    """Documents, truncated to `length` tokens; the [EOS] of a longer document is cut too."""
 
     store: Store
     starts: Int[np.ndarray, " documents"]
@@ -262,25 +259,25 @@ def _documents(store: Store, split: str, start: int, stop: int) -> slice:
     first, last = np.searchsorted(store.document_starts, [start, stop])
     if split == "train" and first == last:
         raise InputError(
-            "config.data.validation leaves no document to train on; lower it or cut the text finer with "
-            "config.data.document"
+            "config.data.validation leaves no document to train on; lower it or divide the text into more "
+            "documents with config.data.document"
         )
     return slice(int(first), int(last))
 
 
 def _examples(request: Request) -> Examples:
     store, start, stop = request.line()
-    chosen = _documents(store, request.split, start, stop)
-    return Examples(store, store.document_starts[chosen], store.document_stops()[chosen], request.reads.length)
+    documents = _documents(store, request.split, start, stop)
+    return Examples(store, store.document_starts[documents], store.document_stops()[documents], request.reads.length)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
     """Pairs of segments: the two parts of a chunk, or its first part and a segment of another document.
 
-    Chunks are runs of sentences of one document, together at most `length` tokens. Sentence i, or piece of a long one,
-    has the tokens starts[i]..stops[i] - 1; chunk i has the sentences chunks[i]..chunks[i + 1] - 1 and belongs to
-    document documents[i].
+    A chunk is a run of sentences of one document, at most `length` tokens in total; a long sentence counts as several.
+    Sentence i holds the tokens starts[i]..stops[i] - 1. Chunk i holds the sentences chunks[i]..chunks[i + 1] - 1 and
+    belongs to document documents[i].
     """
 
     store: Store
@@ -314,13 +311,13 @@ class Pairs:
         return self.store.read(int(self.starts[first]), int(self.stops[last - 1]))
 
     def _random_segment(self, index: int, rng: np.random.Generator, room: int) -> Int[np.ndarray, " tokens"]:
-        """Return at most `room` tokens from a random sentence of a random chunk of another document."""
-        same = np.searchsorted(self.documents, [self.documents[index], self.documents[index] + 1])
-        other = int(rng.integers(len(self.documents) - (same[1] - same[0])))
-        other += int(same[1] - same[0]) if other >= same[0] else 0
+        """Return at most `room` tokens, from a random sentence on, of a random chunk of another document."""
+        # Draw from the chunks before `start` and from `stop` on: those between are of the same document.
+        start, stop = np.searchsorted(self.documents, [self.documents[index], self.documents[index] + 1]).tolist()
+        other = int(rng.integers(len(self.documents) - (stop - start)))
+        other += stop - start if other >= start else 0
         first, last = int(self.chunks[other]), int(self.chunks[other + 1])
-        begin = int(rng.integers(first, last))
-        return self._read(begin, last)[:room]
+        return self._read(int(rng.integers(first, last)), last)[:room]
 
 
 def _pairs(request: Request) -> Pairs:
@@ -328,10 +325,10 @@ def _pairs(request: Request) -> Pairs:
     split, length = request.split, request.reads.length
     if length < 2:
         raise InputError(f"config.data.length leaves {length} tokens for a pair; expected at least 2")
-    chosen = _documents(store, split, start, stop)
-    document_starts = np.asarray(store.document_starts[chosen])
-    # Without the [EOS] that closes a document, and without empty documents.
-    document_stops = store.document_stops()[chosen] - 1
+    documents = _documents(store, split, start, stop)
+    document_starts = np.asarray(store.document_starts[documents])
+    # Pairs leave out [EOS] and empty documents.
+    document_stops = store.document_stops()[documents] - 1
     numbers = np.flatnonzero(document_stops > document_starts)
     if len(numbers) == 1 or (split == "train" and not len(numbers)):
         raise InputError(
@@ -345,7 +342,7 @@ def _pairs(request: Request) -> Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Records of columns; `most` is the maximum of tokens of each column, for spans that of their text."""
+    """Records of columns; `most` is the maximum number of tokens by column, for spans that of their text."""
 
     columns: Columns
     numbers: Int[np.ndarray, " rows"]

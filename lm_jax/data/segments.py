@@ -11,13 +11,13 @@ from lm_jax.data.store import Store
 def chunks(
     store: Store, starts: Int[np.ndarray, " documents"], stops: Int[np.ndarray, " documents"], length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Group sentences into chunks: runs of sentences of one document, together at most `length` tokens.
+    """Group sentences into chunks: runs of sentences of one document, at most `length` tokens in total.
 
     Returns:
-      The starts and stops of all sentences (long ones are cut), the first sentence of each chunk followed by the number
-      of sentences, and the number of each chunk's document.
+      Starts and stops of all sentences (pieces of long ones), the first sentence of each chunk followed by the total
+      number of sentences, and the document of each chunk.
     """
-    # Start with empty arrays, because there may be no document.
+    # An empty array for np.concatenate, because there may be no document.
     opens, closes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     borders, documents, total = [0], [], 0
     for number, (begin, end) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
@@ -36,7 +36,7 @@ def chunks(
 
 
 def _segments(store: Store, start: int, stop: int, longest: int) -> Int[np.ndarray, " segments"]:
-    """Return the starts of a document's sentences; those longer than `longest` are cut, so that two fit a row."""
+    """Return the starts of a document's sentences, cut to at most `longest` tokens so that two fit a row."""
     first, last = np.searchsorted(store.sentence_starts, [start, stop])
     bounds = np.unique(np.concatenate([[start], store.sentence_starts[first:last], [stop]]))
     pieces = [np.arange(begin, end, longest) for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -46,7 +46,7 @@ def _segments(store: Store, start: int, stop: int, longest: int) -> Int[np.ndarr
 def truncated(
     first: np.ndarray, second: np.ndarray, room: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Truncate two segments to `room` tokens in total: remove tokens of the longer one, one by one, at a random end."""
+    """Truncate two segments to `room` tokens in total, as if the longer one lost tokens one by one at a random end."""
     excess = max(0, len(first) + len(second) - room)
     levelled = min(excess, abs(len(first) - len(second)))
     most = levelled + (excess - levelled) // 2

@@ -1,7 +1,7 @@
 """Sentence starts by punctuation, capitals and line breaks: good enough to choose segments, not linguistically exact.
 
-It works on UTF-8 bytes with array operations, because a regular expression would take longer than the tokenizer. Latin,
-Greek and Cyrillic text needs a stop, a space and a capital; Chinese and Japanese marks end sentences by themselves.
+The code applies array operations to UTF-8 bytes, because a regular expression would take longer than the tokenizer. In
+Latin, Greek and Cyrillic, a stop, a space and a capital end a sentence; in Chinese and Japanese, the mark alone.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 _SPACE, _NEWLINE = b" "[0], b"\n"[0]
-# Zeros around the text, so that looking a few bytes ahead or back never leaves the array.
+# Zeros around the text, so that indices a few bytes ahead or back stay inside the array.
 _MARGIN = 16
-# Bytes of the lines of wrapped text; a break after a shorter or longer line is intended.
+# Lengths in bytes of the lines of wrapped text; a break after a shorter or longer line is intended.
 _WRAPPED = (45, 120)
 
 
@@ -22,26 +22,26 @@ def starts(data: bytes) -> Int[np.ndarray, " sentences"]:
     A sentence starts
 
     - at the space after `.`, `!`, `?` or an ellipsis (and closing quotes or brackets) if a capital, or a letter of a
-      script without capitals, follows: at the space, because the first piece of the sentence starts there. Not after an
-      abbreviation, an initial or a number of one or two digits with a dot: `Mr. K.`, `z. B.`, `am 3. Mai`, `1. Item`;
+      script without capitals, follows: at the space, because the first token of the sentence begins with it. Not after
+      an abbreviation, an initial or a number of one or two digits and a dot: `Mr. K.`, `z. B.`, `am 3. Mai`, `1. Item`;
     - directly after `。`, `！`, `？` and `……` (and closing quotes or brackets), unless a comma or the like follows;
     - after line breaks, except those after a comma and those in text that is wrapped at 45 to 120 bytes.
     """
     padded = bytes(_MARGIN) + data + bytes(_MARGIN)
     text = np.frombuffer(padded, np.uint8)
-    # One pass over all bytes; the rest of the work is on the marks alone.
+    # One pass over all bytes; later steps look at the marks alone.
     marks = np.flatnonzero(np.frombuffer(padded.translate(_MARKS), bool))
     byte = text[marks]
-    both, breaks = byte == 0xE2, byte == _NEWLINE
-    latin = _STOPS[byte] | both
-    parts = [_lines(text, marks[breaks]), _latin(text, marks[latin]), _chinese(text, marks[~latin & ~breaks | both])]
+    dots, breaks = byte == 0xE2, byte == _NEWLINE
+    latin = _STOPS[byte] | dots
+    parts = [_lines(text, marks[breaks]), _latin(text, marks[latin]), _chinese(text, marks[~latin & ~breaks | dots])]
     offsets = np.sort(np.concatenate([np.full(1, _MARGIN, np.int64), *parts]), kind="stable") - _MARGIN
-    new = np.diff(offsets, prepend=-1) > 0
-    return offsets[new & (offsets < max(1, len(data)))]
+    distinct = np.diff(offsets, prepend=-1) > 0
+    return offsets[distinct & (offsets < max(1, len(data)))]
 
 
 def _lines(text: UInt8[np.ndarray, " bytes"], breaks: Int[np.ndarray, " n"]) -> Int[np.ndarray, " sentences"]:
-    """Return starts after line breaks (after the last of several) that do not merely wrap a paragraph."""
+    """Return starts after line breaks (after the last of several) that do not wrap a paragraph."""
     lengths = np.diff(breaks, prepend=_MARGIN - 1)
     after = text[breaks + 1]
     wrapped = (lengths > _WRAPPED[0]) & (lengths < _WRAPPED[1]) & _CONTINUES[after]
@@ -55,29 +55,29 @@ def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> I
     """Return starts at the space, or after the line break, that follows a stop."""
     ellipsis = text[stops] == 0xE2
     # The next byte rules out most stops.
-    real = np.where(ellipsis, _matches(text, stops, "…".encode()), _FOLLOWS[text[stops + 1]])
-    stops, ellipsis = stops[real], ellipsis[real]
+    candidates = np.where(ellipsis, _matches(text, stops, "…".encode()), _FOLLOWS[text[stops + 1]])
+    stops, ellipsis = stops[candidates], ellipsis[candidates]
     after = _skip(text, stops + 1 + 2 * ellipsis, _CLOSING)
-    gap = text[after]
-    spaced = (gap == _SPACE) | (gap == _NEWLINE)
-    tight = np.flatnonzero(~spaced)
+    following = text[after]
+    spaced = (following == _SPACE) | (following == _NEWLINE)
+    unspaced = np.flatnonzero(~spaced)
     # ASCII stops between Chinese characters need no space.
-    chinese = (text[stops[tight] - 1] >= 0x80) & (text[stops[tight]] < 0x80) & _IDEOGRAPH[text[after[tight]]]
-    direct = after[tight[chinese]]
+    chinese = (text[stops[unspaced] - 1] >= 0x80) & (text[stops[unspaced]] < 0x80) & _IDEOGRAPH[text[after[unspaced]]]
+    direct = after[unspaced[chinese]]
     stops, ellipsis, after = stops[spaced], ellipsis[spaced], after[spaced]
     for _ in range(3):
         after = after + ((text[after] == _SPACE) & _BLANK[text[after + 1]])
     letter = _skip(text, after + 1, _OPENING, most=2)
-    kind = _INITIALS[text[letter]]
-    two = np.flatnonzero(kind == 2)
-    kind[two[~_is_capital(text, letter[two])]] = 0
+    initial = _INITIALS[text[letter]]
+    two_byte = np.flatnonzero(initial == 2)
+    initial[two_byte[~_is_capital(text, letter[two_byte])]] = 0
     dotted = text[stops] == ord(".")
-    begins = (kind == 1) | (kind == 2) | ((kind == 3) & ~dotted)
+    begins = (initial == 1) | (initial == 2) | ((initial == 3) & ~dotted)
     stops, ellipsis, after, letter, dotted = (each[begins] for each in (stops, ellipsis, after, letter, dotted))
     ellipsis |= dotted & (text[stops - 1] == ord("."))
-    # "... I" may continue a sentence, because I is always a capital.
+    # "... I" may continue a sentence, because the pronoun I is always a capital.
     ends = ~(ellipsis & (text[letter] == ord("I")) & ~_SMALL[text[letter + 1]])
-    # Not if a bracket or quotation closes after the dot: that ends a sentence.
+    # A dot before a closing bracket or quote ends a sentence, even after an abbreviation.
     plain = np.flatnonzero(dotted & ~ellipsis & _BLANK[text[stops + 1]])
     ends[plain] &= ~_abbreviated(text, stops[plain])
     after = after[ends]
@@ -86,11 +86,11 @@ def _latin(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> I
 
 def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Whether the word before a dot is an abbreviation, an initial or a number of one or two digits."""
-    # The eight bytes from each byte on as one little-endian integer.
+    # For each byte, the eight bytes from it on as a little-endian integer.
     windows = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))
     tails = windows[stops - 8]
     result = np.zeros(len(stops), bool)
-    # Words longer than `size` bytes.
+    # Indices of stops after words of more than `size` bytes.
     alive = np.arange(len(stops))
     for size in range(_LONGEST + 1):
         at = stops[alive] - 1 - size
@@ -103,7 +103,7 @@ def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]
             result[ended] = np.isin(words, _ABBREVIATIONS[size])
         last = text[stops[ended] - 1]
         if size == 1:
-            # In "said I." I is not an initial; "Charles I." looks the same as an initial.
+            # In "said I." the I is a pronoun; in "Charles I." it counts as an initial.
             pronoun = (last == ord("I")) & (text[stops[ended] - 2] == _SPACE) & _SMALL[text[stops[ended] - 3]]
             result[ended] |= ~pronoun
         if size == 2:
@@ -115,7 +115,7 @@ def _abbreviated(text: UInt8[np.ndarray, " bytes"], stops: Int[np.ndarray, " n"]
 def _joins(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Whether a non-ASCII byte or an apostrophe belongs to a word, unlike quotation marks, dashes and hard spaces."""
     byte, before = text[at], text[at - 1]
-    # Of the characters E2 80 xx only the curly apostrophe belongs to a word, of C2 xx no character.
+    # Of E2 80 xx only the curly apostrophe (E2 80 99) belongs to a word, of C2 xx nothing.
     mark = (before == 0xC2) | ((before == 0x80) & (text[at - 2] == 0xE2) & (byte != 0x99))
     return np.where(byte == ord("'"), _WORD[before], (byte >= 0xC0) | ~mark)
 
@@ -125,16 +125,16 @@ def _chinese(text: UInt8[np.ndarray, " bytes"], lead: Int[np.ndarray, " n"]) -> 
     lead = lead[_CHINESE_SECOND[text[lead + 1]]]
     ends = [lead[_matches(text, lead, mark)] + len(mark) for mark in _CHINESE_ENDS]
     dots = lead[_matches(text, lead, _DOTS)]
-    # Dots at the start of a quotation end no sentence.
+    # Dots that open a quotation do not end a sentence.
     opened = np.logical_or.reduce([_matches(text, dots - len(mark), mark) for mark in _CHINESE_OPENING])
     after = _skip(text, np.concatenate([*ends, dots[~opened] + len(_DOTS)]), _CLOSING)
     following = text[after]
-    # A second mark has a start of its own, a comma continues the sentence, and `_lines` handles line breaks.
-    on = np.zeros(len(after), bool)
-    maybe = np.flatnonzero(_LEADS[following])
-    on[maybe] = np.logical_or.reduce([_matches(text, after[maybe], mark) for mark in _GOES_ON])
+    # Before a second mark, that mark gives the start; a comma continues the sentence; `_lines` handles line breaks.
+    continued = np.zeros(len(after), bool)
+    candidates = np.flatnonzero(_LEADS[following])
+    continued[candidates] = np.logical_or.reduce([_matches(text, after[candidates], mark) for mark in _CONTINUATIONS])
     blank = (following == _NEWLINE) | ((following == _SPACE) & (text[after + 1] == _NEWLINE))
-    return after[~on & ~blank]
+    return after[~continued & ~blank]
 
 
 def _is_capital(text: UInt8[np.ndarray, " bytes"], at: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -156,7 +156,7 @@ def _skip(
     leads = _CLOSES if marks is _CLOSING else _OPENS
     moving = np.arange(len(position))
     for _ in range(most):
-        # Compare only the few positions at the first byte of a mark.
+        # Compare only at positions with the first byte of a mark, which are few.
         moving = moving[leads[text[position[moving]]]]
         before = after = position[moving]
         for mark in marks:
@@ -167,7 +167,6 @@ def _skip(
 
 
 def _matches(text: UInt8[np.ndarray, " bytes"], position: Int[np.ndarray, " n"], mark: bytes) -> np.ndarray:
-    """Whether the bytes at a position are those of a mark."""
     matches = text[position] == mark[0]
     for index in range(1, len(mark)):
         matches &= text[position + index] == mark[index]
@@ -184,15 +183,15 @@ def _encoded(marks: str) -> tuple[bytes, ...]:
     return tuple(mark.encode() for mark in marks)
 
 
-# Guillemets open in French where they close in German.
+# Guillemets are in both lists, because those that open in French close in German.
 _CLOSING = _encoded("\"')]”’»›«‹」』）】》")
 _OPENING = _encoded("\"'([“‘«‹»›„‚¿¡")
 _CHINESE_OPENING = _encoded("“‘「『（《【")
 _CHINESE_ENDS = _encoded("。！？｡")
 _DOTS = "……".encode()
 _COMMAS = _encoded("，、")
-_GOES_ON = (*_CHINESE_ENDS, *_encoded("，、；：…"))
-_LEADS = _table(bytes({mark[0] for mark in _GOES_ON}))
+_CONTINUATIONS = (*_CHINESE_ENDS, *_encoded("，、；：…"))
+_LEADS = _table(bytes({mark[0] for mark in _CONTINUATIONS}))
 _CHINESE_SECOND = _table(bytes({mark[1] for mark in (*_CHINESE_ENDS, _DOTS)}))
 _CLOSES = _table(bytes({mark[0] for mark in _CLOSING}))
 _OPENS = _table(bytes({mark[0] for mark in _OPENING}))
@@ -203,14 +202,14 @@ _SMALL = _table(range(ord("a"), ord("z") + 1))
 _CAPITAL = _table(range(ord("A"), ord("Z") + 1))
 _BLANK = _table(b" \n")
 _WORD = _SMALL | _CAPITAL | _DIGIT
-# Bytes that need their neighbours to be classified: non-ASCII letters, quotation marks, apostrophes.
+# Bytes that depend on their neighbours: of non-ASCII letters, quotation marks, apostrophes.
 _ODD = _table(b"'") | _table(range(0x80, 0x100))
-# First bytes of the next line of a wrapped paragraph: a letter of an alphabet, a quotation, a number, a bracket.
+# First bytes of the next line of a wrapped paragraph: letters of an alphabet, quotes, digits, brackets.
 _CONTINUES = _WORD | _table(b"\"'(_") | _table(range(0xC3, 0xD4))
 _STOPS = _table(b".!?")
 # E2 is the first byte of the ellipsis, which occurs in Latin and in Chinese text.
 _MARKS = (_STOPS | _table(b"\n\xe2") | _table(bytes({mark[0] for mark in _CHINESE_ENDS}))).tobytes()
-# First bytes of sentences. 1: a capital, or a letter of a script without; 2: its second byte decides; 3: a digit.
+# First bytes of sentences. 1: a capital or a letter of a caseless script; 2: the second byte decides; 3: a digit.
 _INITIALS = np.zeros(256, np.uint8)
 _INITIALS[_CAPITAL] = 1
 _INITIALS[[*range(0xD7, 0xE2), *range(0xE3, 0xF5)]] = 1

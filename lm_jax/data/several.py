@@ -35,11 +35,11 @@ class Several(Protocol):
 
     @property
     def report(self) -> reports.Report:
-        """What cleaning did to all texts."""
+        """Counts of documents of all texts that cleaning read, kept, dropped and changed."""
         return reports.total(each.report for each in self.stores.values())
 
     def warnings(self) -> list[str]:
-        """Warn of texts of which few tokens are left, or most are unknown; each line names its text."""
+        """Return a line for each text of few or mostly unknown tokens."""
         return [f"{name}: {line}" for name, each in self.stores.items() for line in each.warnings()]
 
     @property
@@ -62,7 +62,7 @@ def each(
     progress: texts.Progress | None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Apply `texts.prepare` or `store.prepare` to every source of the tree `key`; return the results by name."""
+    """Apply `texts.prepare` or `store.prepare` to the sources of the configuration `key`; return results by name."""
     return {
         name: naming(f"{key}.{name}", prepare)(root, source, *rest, progress=_prefixed(name, progress), **options)
         for name, source in sources.items()
@@ -70,7 +70,7 @@ def each(
 
 
 def naming(key: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that its InputErrors name the entry of the configuration that they are about."""
+    """Wrap a function so that its InputErrors start with the name of the setting, `key`."""
 
     def wrapped(*args: Any, **options: Any) -> Any:
         try:
@@ -82,5 +82,4 @@ def naming(key: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _prefixed(name: str, progress: texts.Progress | None) -> texts.Progress | None:
-    """Wrap `progress` so that the name of a source precedes its stages."""
-    return progress and (lambda stage, done, whole: progress(f"{name}: {stage}", done, whole))
+    return progress and (lambda stage, done, total: progress(f"{name}: {stage}", done, total))

@@ -1,7 +1,7 @@
 """Sources of raw documents: files of text, JSON and tables, TFDS datasets, and Python's standard library.
 
-Plain text is yielded as bytes, because cleaning decides on its encoding; JSON is already text. Documents come in the
-order of the listed files (in a directory: sorted by path), and within a file in its order.
+Plain text is yielded as bytes, because cleaning determines the encoding; JSON is already text. Files are read in the
+order of the list (those of a directory sorted by path), and their documents in order.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class SourceConfig:
     """A source of text.
 
     Attributes:
-      path: "stdlib", "tfds:NAME[/CONFIG][:VERSION]", or files, globs and directories separated by commas: plain text,
-        JSON, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst; of a directory, all text files.
+      path: "stdlib", "tfds:NAME[/CONFIG][:VERSION]", or files, globs and directories (all text files below them)
+        separated by commas. Files are plain text, JSON, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst.
       format: how files are read: "auto" (by name, else by content), "text", "json" (lines, or an array of objects),
         "tsv" or "csv".
-      bad_rows: how to treat a record without text: "fail" raises an error, "skip" skips and counts it.
-      field: the field of a JSON object, feature of a dataset or column of a table that holds the text; a column by its
-        name in the first line or, in a table without names, by its number from 0.
-      group: the field or column whose value the neighbouring records of one document share; their texts are joined by
-        line breaks. Empty: each record is a document.
+      bad_rows: what to do with a record without text: "fail" raises an error, "skip" skips and counts it.
+      field: the JSON field, feature of a dataset or column of a table that holds the text; a column by its name in the
+        first line or, in a table without names, by its number from 0.
+      group: the field or column whose value neighbouring records of one document share; line breaks join their texts.
+        Empty: each record is a document.
       document: the unit of plain text that is a document: "file", "line" or "paragraph" (separated by empty lines).
-      part: of stdlib: "docs" (docstrings and topics), "code" or "all".
-      split: of tfds: its split, such as "train" or "train[:10%]".
-      datasets: of tfds: the folder of all datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      part: for stdlib: "docs" (docstrings and topics), "code" or "all".
+      split: for tfds: the split, such as "train" or "train[:10%]".
+      datasets: for tfds: the folder of all datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
       weight: in a mixture: the share of the rows, relative to the sum of all weights; all 0: `temperature` decides.
     """
 
@@ -75,28 +75,28 @@ def check(config: SourceConfig) -> None:
         if config.format != "auto":
             raise InputError(f"{formats.KEY} is {config.format!r}, but {config.path} is not a file; leave it out")
         return
-    if _named(config):
+    if _configured_fields(config):
         for path in files(config):
             _check_fields(path, formats.identify(path, config.format), config)
 
 
 def notes(config: SourceConfig) -> list[str]:
-    """Return a line such as "x.json: JSON lines" for files whose content, not name, decided their format."""
+    """Return lines such as "x.json: JSON lines" for files whose content, not name, decided the format."""
     if not _is_files(config) or config.format != "auto":
         return []
-    alike: dict[str, list[Path]] = {}
+    paths_by_note: dict[str, list[Path]] = {}
     for path in files(config):
         if note := formats.note(path, formats.identify(path, config.format)):
-            alike.setdefault(note, []).append(path)
+            paths_by_note.setdefault(note, []).append(path)
     lines = []
-    for note, (first, *others) in alike.items():
+    for note, (first, *others) in paths_by_note.items():
         more = f" and {len(others):,} other file{'s' * (len(others) != 1)}" if others else ""
         lines.append(f"{first.name}{more}: {note}")
     return lines
 
 
 def has_fields(config: SourceConfig) -> bool:
-    """Whether the records of a source have fields, which all but plain text have."""
+    """Whether a source consists of records with fields, as all but plain text do."""
     return not _is_files(config) or any(formats.identify(path, config.format).has_fields for path in files(config))
 
 
@@ -104,14 +104,13 @@ def _is_files(config: SourceConfig) -> bool:
     return config.path != "stdlib" and not config.path.startswith(tfds.PREFIX)
 
 
-def _named(config: SourceConfig) -> list[tuple[str, str]]:
-    """Return the settings of fields that differ from their defaults."""
+def _configured_fields(config: SourceConfig) -> list[tuple[str, str]]:
     values = {key: getattr(config, key) for key in ("field", "group")}
     return [(key, value) for key, value in values.items() if value != getattr(SourceConfig, key)]
 
 
 def _check_fields(path: Path, form: Format, config: SourceConfig) -> None:
-    for key, value in _named(config):
+    for key, value in _configured_fields(config):
         if not form.has_fields:
             raise InputError(
                 f"config.data.{key} is {value!r}, but {path} is plain text, which has no fields; expected JSON, .tsv "
@@ -130,18 +129,18 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
     skipped_files = 0
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
-        # An existing file is read even if its name is a pattern.
+        # The name of an existing file may look like a pattern.
         matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
         matches = [match for match in matches if glob.escape(pattern) == pattern or not os.path.isdir(match)]
         if not matches:
             problem = "no file matches" if glob.has_magic(pattern) else "there is no file"
             raise InputError(
-                f"config.data.path: {problem} {pattern} (seen from {os.getcwd()}); give a file, a glob, a directory, "
+                f"config.data.path: {problem} {pattern} (relative to {os.getcwd()}); give a file, a glob, a directory, "
                 "tfds:NAME or 'stdlib'"
             )
         for path in map(Path, matches):
-            inside, others = folders.below(path) if path.is_dir() else ([path], 0)
-            paths.update(dict.fromkeys(inside))
+            texts, others = folders.below(path) if path.is_dir() else ([path], 0)
+            paths.update(dict.fromkeys(texts))
             skipped_files += others
     if not paths:
         raise InputError(
@@ -150,7 +149,7 @@ def _listed(config: SourceConfig) -> tuple[list[Path], int]:
     for path in paths:
         contents.refuse_name(path)
         if not path.exists():
-            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is missing; mend it")
+            raise InputError(f"config.data.path: {path} is a link to {os.readlink(path)}, which is missing; repair it")
     return list(paths), skipped_files
 
 
@@ -162,16 +161,18 @@ def documents(
     Args:
       config: the source.
       report: counts the rows that `bad_rows` skips, as read and dropped.
-      aligned: keep document i at index i: skipped rows are None, and empty lines are documents.
-      accepted: `types` and `expected` of `Selection`, to read other values than text.
+      aligned: keep document i at index i: skipped rows become None, and empty lines are documents.
+      accepted: `types` and `expected` of `Selection`, to read values other than text.
 
     Raises:
       InputError: a file is missing or damaged, a line is not JSON, or a field is missing.
     """
-    bad = lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")(reports.empty() if report is None else report)
-    instead, cuts = (EMPTY, ALIGNED) if aligned else ((), DOCUMENTS)
+    skipped_rows = lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")(
+        reports.empty() if report is None else report
+    )
+    instead, splitters = (EMPTY, ALIGNED) if aligned else ((), DOCUMENTS)
     fields = {"field": config.field, "group": config.group}
-    select = functools.partial(Selection, **fields, skipped=bad, instead=instead, **accepted)
+    select = functools.partial(Selection, **fields, skipped=skipped_rows, instead=instead, **accepted)
     if config.path == "stdlib":
         yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
         return
@@ -179,7 +180,7 @@ def documents(
         selection = select(path=Path(config.path))
         yield from records.joined(tfds.texts(selection, config.split, config.datasets), selection)
         return
-    cut = lookup(cuts, config.document, "config.data.document")
+    split = lookup(splitters, config.document, "config.data.document")
     for path in files(config):
         form = formats.identify(path, config.format)
         _check_fields(path, form, config)
@@ -188,10 +189,10 @@ def documents(
                 selection = select(path=path)
                 yield from records.joined(formats.READERS[form.name](content.stream, selection), selection)
             else:
-                yield from cut(content.stream, path)
+                yield from split(content.stream, path)
 
 
-# The report that counts rows without text; None: the first one raises InputError.
+# Each returns the report that counts bad rows; None: the first one raises InputError.
 BAD_ROWS: dict[str, Callable[[reports.Report], reports.Report | None]] = {
     "fail": lambda report: None,
     "skip": lambda report: report,
@@ -204,7 +205,7 @@ def size_bytes(config: SourceConfig) -> int:
 
 
 def fingerprint(config: SourceConfig) -> str:
-    """Return a hash of the contents and sizes of a source's files, in order, and of how they are read; not of paths."""
+    """Return a hash of the contents and sizes of the files, in order, and of how they are read; not of their paths."""
     import xxhash
 
     digest = xxhash.xxh3_128(b"source 1")
@@ -212,13 +213,13 @@ def fingerprint(config: SourceConfig) -> str:
         try:
             size = path.stat().st_size
             with open(path, "rb") as file:
-                hashed = xxhash.xxh3_128()
+                file_digest = xxhash.xxh3_128()
                 while block := file.read(1 << 22):
-                    hashed.update(block)
+                    file_digest.update(block)
         except OSError as error:
             raise InputError(f"config.data.path: cannot read {path} ({error.strerror})") from error
         digest.update(json.dumps(_reading(config, path, size)).encode())
-        digest.update(hashed.digest())
+        digest.update(file_digest.digest())
     for name in ("format", "bad_rows"):
         if getattr(config, name) != getattr(SourceConfig, name):
             digest.update(json.dumps([name, getattr(config, name)]).encode())
@@ -226,23 +227,23 @@ def fingerprint(config: SourceConfig) -> str:
 
 
 def _reading(config: SourceConfig, path: Path, size: int) -> list[Any]:
-    """Return how a file is read, for the fingerprint, which stays that of version 1 where the reading is unchanged."""
+    """Return how a file is read, for the fingerprint: as in version 1 for files that are read as they were then."""
     suffix = "".join(path.suffixes[-1:])
     if config.path == "stdlib":
         return [config.part, False, suffix, size]
     if config.path.startswith(tfds.PREFIX):
         return [config.document, False, suffix, size, "tfds", config.field, config.split, config.group]
     form = formats.identify(path, config.format)
-    lines, reading = form.name == "JSON lines", config.field if form.has_fields else config.document
-    described: list[Any] = [reading, lines, suffix, size]
-    if form.has_fields and (config.group or not lines):
+    is_lines, unit = form.name == "JSON lines", config.field if form.has_fields else config.document
+    described: list[Any] = [unit, is_lines, suffix, size]
+    if form.has_fields and (config.group or not is_lines):
         described += [_former_kind(path), config.group]
     if not _is_unchanged(path, form):
         described += ["formats 2", form.name, form.compressions, form.encoding]
     return described
 
 
-# Before version 2 of the formats the name alone decided, and its case mattered.
+# Before version 2 of the formats, the name alone decided the format, and its case mattered.
 _FORMER = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".tsv": "tsv", ".csv": "csv"}
 _FORMER_COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "Zstandard"}
 
@@ -260,7 +261,7 @@ def _is_unchanged(path: Path, form: Format) -> bool:
         return False
     if ".csv" not in path.suffixes[-2:]:
         return True
-    # The first line used to decide between tabs and commas.
+    # Before, the first line decided between tabs and commas.
     with contents.opened(path) as content:
         return form.name == "csv" and b"\t" not in content.stream.readline()
 
@@ -283,8 +284,7 @@ def _every_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
         yield line.rstrip(b"\r\n")
 
 
-def _each_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
-    # Empty lines are not documents.
+def _nonempty_lines(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
     return filter(None, _every_line(lines, path))
 
 
@@ -302,7 +302,7 @@ def _paragraphs(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
 
 DOCUMENTS: dict[str, Callable[[io.BufferedReader, Path], Iterator[bytes]]] = {
     "file": _whole,
-    "line": _each_line,
+    "line": _nonempty_lines,
     "paragraph": _paragraphs,
 }
 ALIGNED = {**DOCUMENTS, "line": _every_line}

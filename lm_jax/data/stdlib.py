@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Installed packages, which are not the library, and its tests, which hold generated tables.
+# Installed packages, which are not part of the library, and tests, which hold generated tables.
 EXCLUDED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib2to3"}
 
 
@@ -25,15 +25,15 @@ def modules() -> list[Path]:
     """Return the files of all modules, sorted by path."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = []
-    for folder, folders, names in os.walk(root):
-        # In place, so that os.walk skips these folders: there may be many installed packages.
-        folders[:] = [name for name in folders if name not in EXCLUDED]
+    for folder, subfolders, names in os.walk(root):
+        # In place, so that os.walk skips the excluded folders: there may be many installed packages.
+        subfolders[:] = [name for name in subfolders if name not in EXCLUDED]
         paths += [Path(folder, name).relative_to(root) for name in names if name.endswith(".py")]
     return [root / path for path in sorted(paths) if path.name != "topics.py"]
 
 
 def topics() -> list[Path]:
-    """Return the file of reference topics, if this Python has it."""
+    """Return the file of reference topics, if there is one."""
     path = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
     return [path] if path.exists() else []
 
@@ -54,8 +54,7 @@ def _docs() -> Iterator[str]:
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in modules():
         name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        sections = list(_docstrings(_parsed(path), name))
-        if sections:
+        if sections := list(_docstrings(_parsed(path), name)):
             yield "\n\n".join(sections)
     for path in topics():
         for node in _parsed(path).body:
@@ -65,8 +64,7 @@ def _docs() -> Iterator[str]:
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
     """Yield the dotted name and docstring of a module, its classes and its functions."""
-    text = node.body and ast.get_docstring(node, clean=False)  # type: ignore[attr-defined]
-    if text:
+    if text := node.body and ast.get_docstring(node, clean=False):  # type: ignore[attr-defined]
         yield f"{name}\n{inspect.cleandoc(text)}"
     for child in node.body:  # type: ignore[attr-defined]
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -75,7 +73,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of the library: its files and its documents."""
+    """A part of the library."""
 
     files: Callable[[], list[Path]]
     documents: Callable[[], Iterator[str]]

@@ -1,9 +1,9 @@
 """The token store: a corpus as one sequence of tokens on disk, with random access.
 
-Tokens are stored in array_record shards, in records of at most 4,096 little-endian integers, each the only field of an
-example that TensorFlow Datasets reads. Records are short because a row needs few tokens; there are many shards because
-many workers write. A shard holds one unit of cleaned text; [EOS] ends every document. Next to the shards are arrays of
-the positions at which documents, sentences and records start. The finished store is a TFDS dataset in corpus order.
+The store is a TensorFlow Datasets dataset: array_record shards of records in corpus order, each of at most 4,096 tokens
+as little-endian integers. Records are short because a row needs few tokens; there are many shards because many workers
+write. A shard holds one unit of cleaned text; [EOS] ends every document. Beside the shards, arrays hold the positions
+at which documents, sentences and records start.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ def prepare(
 ) -> Store:
     """Return the token store of a source: an existing one under `root`, resumed if interrupted, or a new one.
 
-    `tokenizer` may be the settings of one to load, or to train on the cleaned text; `prefix` are ids at the start of
-    every document; see `texts.prepare`. The result does not depend on the number of workers.
+    `tokenizer` may be the settings of a tokenizer to load, or to train on the cleaned text; the ids `prefix` start
+    every document; for the rest see `texts.prepare`. The result does not depend on the number of workers.
 
     Raises:
-      InputError: the source cannot be read, cleaning leaves nothing of it, or the vocabulary does not fit it.
+      InputError: the source cannot be read, cleaning drops every document, or the vocabulary does not fit the text.
     """
     root = Path(root)
     cleaned = texts.prepare(root, source, clean, workers=workers, progress=progress, aligned=aligned)
-    say = progress or (lambda stage, done, whole: None)
+    report_progress = progress or (lambda stage, done, total: None)
     if isinstance(tokenizer, tokenizers.TokenizerConfig):
-        tokenizer = find_tokenizer(root, tokenizer, cleaned, say)
+        tokenizer = find_tokenizer(root, tokenizer, cleaned, report_progress)
     described = [VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint, *([prefix] if prefix else [])]
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "tokens" / fingerprint
-    waiting = lambda: say("waiting for another process to tokenise", 0, 0)
+    waiting = lambda: report_progress("waiting for another process to tokenise", 0, 0)
     with atomic.lock_unfinished(directory, "store.json", waiting) as unfinished:
         if unfinished:
-            _make(directory, fingerprint, cleaned, tokenizer, prefix, workers, say)
+            _write_store(directory, fingerprint, cleaned, tokenizer, prefix, workers, report_progress)
         shutil.rmtree(directory / "parts", ignore_errors=True)
     return Store.open(directory)
 
@@ -79,14 +79,14 @@ def prepare(
 def find_tokenizer(
     root: Path, config: tokenizers.TokenizerConfig, cleaned: texts.Texts | Any, progress: Progress | None = None
 ) -> tokenizers.Tokenizer:
-    """Return the tokenizer of a config: loaded from its path, or trained once for each text and stored below `root`.
+    """Return the tokenizer of a config: loaded from its path, or trained once per text and stored below `root`.
 
     `cleaned` is an iterable of documents with a `fingerprint` and their total `bytes` (0: train on all of them).
     """
     if config.path:
         return tokenizers.train(config, ())
     settings = dataclasses.asdict(config)
-    # Hash only the size that is in use: tokenizers from before there were two settings of the size keep their hash.
+    # Hash only the setting of the size that is in use, so that tokenizers from before there were two keep their hash.
     for name in ("vocab" if config.vocab is None else "vocab_at_most", "add", "anew"):
         del settings[name]
     described = json.dumps([VERSION, cleaned.fingerprint, settings])
@@ -99,7 +99,7 @@ def find_tokenizer(
     return tokenizers.extend(tokenizers.load(directory), config.add)
 
 
-def _make(
+def _write_store(
     directory: Path,
     fingerprint: str,
     cleaned: texts.Texts,
@@ -123,7 +123,7 @@ def _make(
         _join(directory / f"{name}.npy", [parts / f"{index:05d}.{name}.npy" for index in range(len(notes))], offsets)
     starts = [np.arange(0, note["tokens"], RECORD_TOKENS) + at for note, at in zip(notes, offsets, strict=False)]
     atomic.write_array(directory / "records.npy", np.concatenate([*starts, offsets[-1:]]).astype(np.int64))
-    _register(directory, [note["records"] for note in notes])
+    _write_tfds_metadata(directory, [note["records"] for note in notes])
     shards = [_shard(index, len(notes)) for index in range(len(notes))]
     names = ["documents.npy", "sentences.npy", "records.npy", *shards]
     manifest = {
@@ -131,7 +131,7 @@ def _make(
         "tokens": int(offsets[-1]),
         "documents": cleaned.documents,
         "bytes": cleaned.bytes,
-        # Notes written by an interrupted earlier release lack it.
+        # Notes of a preparation that an earlier release began lack the count.
         "unknown": sum(note.get("unknown", 0) for note in notes),
         "dtype": _dtype(tokenizer).str,
         "report": cleaned.report,
@@ -141,7 +141,7 @@ def _make(
 
 
 def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: int) -> int:
-    """Tokenise one unit of text and write its shard; runs in a worker."""
+    """Tokenise one unit of text and write its shard, in a worker."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     tokenizer = _load_tokenizer(directory)
@@ -151,7 +151,7 @@ def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: in
     tokens = tokens.astype(_dtype(tokenizer))
     parts = Path(directory) / "parts"
     with atomic.replace_atomically(Path(directory) / _shard(index, corpus.units)) as partial:
-        # The library's default, zstd:3, takes three times as long and makes tokens no smaller.
+        # The default, zstd:3, takes three times as long and makes tokens no smaller.
         writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1")
         for start in range(0, len(tokens), RECORD_TOKENS):
             writer.write(_example(tokens[start : start + RECORD_TOKENS].tobytes()))
@@ -166,32 +166,32 @@ def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: in
 def _encode(
     tokenizer: tokenizers.Tokenizer, prefix: tuple[int, ...], documents: list[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the tokens of documents, each with prefix and [EOS], and the positions of document and sentence starts."""
+    """Return tokens of documents, each with prefix and [EOS], and the positions of document and sentence starts."""
     if not documents:
         return np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    # All documents at once: for many short ones, a few calls each would take longer than encoding them.
+    # One call for all documents: a few calls for each short document would take longer than its encoding.
     encoded = tokenizer.encode_with_starts(documents)
     token_starts = cast(np.ndarray, encoded.starts)
     stops = np.cumsum(encoded.counts)
-    before, around = len(prefix), len(prefix) + 1
-    ends = stops + before + around * np.arange(len(documents))
+    before, added = len(prefix), len(prefix) + 1
+    ends = stops + before + added * np.arange(len(documents))
     document_starts = np.concatenate([[0], ends[:-1] + 1])
-    tokens = np.empty(len(encoded.tokens) + around * len(documents), np.int32)
-    piece = np.ones(len(tokens), bool)
-    piece[ends] = False
+    tokens = np.empty(len(encoded.tokens) + added * len(documents), np.int32)
+    is_text = np.ones(len(tokens), bool)
+    is_text[ends] = False
     tokens[ends] = tokenizer.eos
     for index, token in enumerate(prefix):
-        piece[document_starts + index] = False
+        is_text[document_starts + index] = False
         tokens[document_starts + index] = token
-    tokens[piece] = encoded.tokens
-    # A sentence starts with the first token that begins at or after its first byte. That may be the first token of the
-    # next document, which is a sentence start anyway.
+    tokens[is_text] = encoded.tokens
+    # A sentence starts with the first token at or after its first byte, perhaps the first token of the next document,
+    # which starts a sentence anyway.
     first = np.searchsorted(token_starts, sentences.starts("\n".join(documents).encode()).astype(token_starts.dtype))
     first = first[first < len(encoded.tokens)]
-    begins = np.zeros(len(tokens), bool)
-    begins[first + before + around * np.searchsorted(stops, first, "right")] = True
-    begins[document_starts] = True
-    return tokens, document_starts.astype(np.int64), np.flatnonzero(begins).astype(np.int64)
+    is_start = np.zeros(len(tokens), bool)
+    is_start[first + before + added * np.searchsorted(stops, first, "right")] = True
+    is_start[document_starts] = True
+    return tokens, document_starts.astype(np.int64), np.flatnonzero(is_start).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=1)
@@ -213,7 +213,7 @@ def _shard(index: int, count: int) -> str:
 
 
 def _join(path: Path, parts: list[Path], offsets: Int[np.ndarray, " shards_and_one"]) -> None:
-    """Join the positions of all shards into one array, each shifted by the offset of its shard."""
+    """Join the positions of all shards into one array, shifted by the offset of each shard."""
     lengths = [len(np.load(part, mmap_mode="r")) for part in parts]
     with atomic.replace_atomically(path) as partial:
         joined = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int64, shape=(sum(lengths),))
@@ -225,8 +225,8 @@ def _join(path: Path, parts: list[Path], offsets: Int[np.ndarray, " shards_and_o
         del joined
 
 
-def _register(directory: Path, records: list[int]) -> None:
-    """Write the metadata of a TensorFlow Datasets dataset: one split, `train`, in the order of the shards."""
+def _write_tfds_metadata(directory: Path, records: list[int]) -> None:
+    """Describe the shards, in order, as the split `train` of a TFDS dataset."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import naming
 
@@ -262,16 +262,15 @@ class Store:
     """A finished token store.
 
     Attributes:
-      directory: of its files.
+      directory: the folder of the files.
       fingerprint: hash of the text, its cleaning and the tokenizer.
-      tokens: number of tokens, including the [EOS] of every document.
-      documents: number of documents.
+      tokens, documents: number of tokens, including the [EOS] of every document, and of documents.
       bytes: UTF-8 bytes of the cleaned text.
       unknown: number of [UNK] tokens; 0 in stores of earlier releases, which did not count them.
       dtype: of the tokens on disk.
-      report: what cleaning did.
+      report: counts of documents that cleaning read, kept, dropped and changed.
       document_starts: token positions, int64 [documents].
-      sentence_starts: token positions, int64 [sentences], including every document's start.
+      sentence_starts: token positions, int64 [sentences], including the starts of documents.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any], cache_bytes: int = CACHE_BYTES):
@@ -295,7 +294,7 @@ class Store:
         """Open a store that `prepare` finished.
 
         Raises:
-          InputError: there is no finished store, or a file is missing or has another size.
+          InputError: there is no finished store, or a file is missing or has the wrong size.
         """
         directory = Path(directory)
         try:
@@ -314,7 +313,7 @@ class Store:
         return tokenizers.load(self.directory / "tokenizer")
 
     def warnings(self) -> list[str]:
-        """Warn if most tokens are unknown, or the text has few tokens for its size; at most one line."""
+        """Return at most one line, which warns that most tokens are unknown or that they are few for the text."""
         tokens = self.tokens - self.documents
         return coverage.warnings(self.tokenizer, tokens=tokens, unknown=self.unknown, size_bytes=self.bytes)
 
@@ -327,8 +326,7 @@ class Store:
         if not 0 <= start <= stop <= self.tokens:
             raise ValueError(f"tokens {start}..{stop} do not lie in 0..{self.tokens}")
         result = np.empty(stop - start, np.int32)
-        record = int(np.searchsorted(self._record_starts, start, "right")) - 1
-        position = start
+        position, record = start, int(np.searchsorted(self._record_starts, start, "right")) - 1
         while position < stop:
             tokens = self._record(record)
             offset = position - int(self._record_starts[record])

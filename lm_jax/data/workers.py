@@ -1,8 +1,8 @@
 """Jobs in parallel worker processes that do not import the caller's main module.
 
 `multiprocessing` would import it again in every worker, which fails in a notebook, a heredoc or a script without a
-guard. A worker here is a fresh interpreter that reads jobs from its standard input. It ends when that closes and, on
-Linux, when its parent ends.
+guard. A worker here is a fresh interpreter that reads jobs from its standard input, and ends when its input closes or,
+on Linux, when its parent ends.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any
     """Yield `function(*setup, job)` for every job, in the order of completion.
 
     Args:
-      function: a function of a module (workers import it by name) whose effect does not depend on the worker.
+      function: a module-level function (workers import it by name) whose effect does not depend on the worker.
       setup: arguments that all jobs share.
       jobs: taken one at a time, when a worker is free.
-      workers: processes; 0: one a core; 1: this process.
+      workers: number of processes; 0: one per core; 1: only this process.
     """
     workers = workers or len(os.sched_getaffinity(0))
     if workers == 1:
@@ -42,31 +42,31 @@ def run(function: Callable[..., Any], setup: tuple[Any, ...], jobs: Iterable[Any
     yield from _run_processes(pickle.dumps((function, setup)), jobs, workers)
 
 
-def run_isolated(function: Callable[..., Any], setup: tuple[Any, ...], job: Any, hear: Callable[[bytes], None]) -> Any:
+def run_isolated(function: Callable[..., Any], setup: tuple[Any, ...], job: Any, emit: Callable[[bytes], None]) -> Any:
     """Return `function(*setup, job)`, computed in a separate process that is killed if this one is interrupted.
 
-    A library that computes for minutes in one call would block the main thread and so Ctrl-C. `hear` is called with
-    each line that the process writes to its standard error, and with b"" after a second of silence.
+    A library that computes for minutes in one call would block the main thread and with it Ctrl-C. `emit` is called
+    with each line that the process writes to its standard error, and with b"" after a second without one.
     """
-    (result,) = _run_processes(pickle.dumps((function, setup)), [job], 1, hear)
+    (result,) = _run_processes(pickle.dumps((function, setup)), [job], 1, emit)
     return result
 
 
 def _run_processes(
-    task: bytes, jobs: Iterable[Any], workers: int, hear: Callable[[bytes], None] | None = None
+    task: bytes, jobs: Iterable[Any], workers: int, emit: Callable[[bytes], None] | None = None
 ) -> Iterator[Any]:
     source, lock = iter(jobs), threading.Lock()
     results: queue.Queue[tuple[str, Any]] = queue.Queue()
     processes: list[subprocess.Popen[bytes]] = []
     stopping = threading.Event()
 
-    def listen(lines: BinaryIO) -> None:
+    def forward_lines(lines: BinaryIO) -> None:
         for line in lines:
             results.put(("said", line))
 
     def work() -> None:
         process = stdin = stdout = listener = None
-        # Workers inherit the mask, so that Ctrl-C, which the terminal sends to every process, does not end them early.
+        # The worker inherits this mask, so that Ctrl-C, which the terminal sends to every process, does not end it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not stopping.is_set():
@@ -75,12 +75,12 @@ def _run_processes(
                 if job is stopping:
                     break
                 if process is None or stdin is None or stdout is None:
-                    # Started with its first job, so that a small corpus does not start a worker for every core.
-                    process = _start(None if hear is None else subprocess.PIPE)
+                    # Started with the first job, so that a small corpus does not start a worker on every core.
+                    process = _start(None if emit is None else subprocess.PIPE)
                     processes.append(process)
                     stdin, stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
-                    if hear is not None:
-                        listener = threading.Thread(target=listen, args=(process.stderr,), daemon=True)
+                    if emit is not None:
+                        listener = threading.Thread(target=forward_lines, args=(process.stderr,), daemon=True)
                         listener.start()
                     stdin.write(task)
                 pickle.dump(job, stdin)
@@ -96,7 +96,7 @@ def _run_processes(
                 with contextlib.suppress(BrokenPipeError):
                     stdin.close()
             if listener is not None:
-                # The worker ends because its standard input is closed, and then its standard error closes.
+                # The worker ends when its standard input closes, and that closes its standard error.
                 listener.join(timeout=5)
             results.put(("ended", None))
 
@@ -108,12 +108,12 @@ def _run_processes(
         while running:
             message: tuple[str, Any] = ("said", b"")
             with contextlib.suppress(queue.Empty):
-                message = results.get(timeout=None if hear is None else 1)
+                message = results.get(timeout=None if emit is None else 1)
             kind, value = message
             if kind == "done":
                 yield value
             elif kind == "said":
-                cast(Callable[[bytes], None], hear)(value)
+                cast(Callable[[bytes], None], emit)(value)
             elif kind == "ended":
                 running -= 1
             else:
@@ -121,7 +121,7 @@ def _run_processes(
     finally:
         stopping.set()
         for process in processes:
-            # After the last result a worker is idle; after a failure its result is not needed.
+            # The worker is idle after the last result, and its result is not needed after a failure.
             process.kill()
             process.wait()
         for thread in threads:
@@ -132,7 +132,7 @@ def _run_processes(
 
 
 def _start(stderr: int | None) -> subprocess.Popen[bytes]:
-    # The caller may have imported the package from a path that is not in the environment.
+    # The caller may have imported lm_jax from a path that is not in PYTHONPATH.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", f"from lm_jax.data.workers import serve; serve({os.getpid()})"],
@@ -144,8 +144,8 @@ def _start(stderr: int | None) -> subprocess.Popen[bytes]:
 
 
 def serve(parent: int) -> None:
-    """Run a worker: read jobs of process `parent` from standard input, write results to standard output."""
-    # The terminal sends Ctrl-C to every process; the parent decides when its workers end.
+    """Run a worker: read the jobs of process `parent` from standard input, write results to standard output."""
+    # The parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(parent)
     jobs, results = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -166,8 +166,7 @@ def serve(parent: int) -> None:
         try:
             pickle.dump(answer, results)
             results.flush()
-        except BrokenPipeError:
-            # The parent has ended.
+        except BrokenPipeError:  # The parent has ended.
             return
 
 
@@ -175,6 +174,5 @@ def _die_with_parent(parent: int) -> None:
     """Let Linux kill this process when the thread that started it ends; that thread waits for each result."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        # The parent ended before the call above took effect.
+    if os.getppid() != parent:  # It ended before the call above took effect.
         sys.exit()

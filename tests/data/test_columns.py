@@ -1,4 +1,4 @@
-"""Columns: records of several fields stay aligned if entries are empty, bad or filtered out."""
+"""Records of several columns stay aligned if entries are empty, bad or filtered out."""
 
 import csv
 import gzip
@@ -34,14 +34,14 @@ def make_rows(corpus, split="train", validation=0.0, plan="auto", **columns):
     return corpora.make_rows(corpus, config=RowsConfig(plan=plan), split=split, reads=reads, validation=validation)
 
 
-def everything(corpus, rows):
-    """Yields every row with its texts decoded and its labels as names."""
+def decoded_rows(corpus, rows):
+    """Yields all rows, texts decoded and labels as names."""
     for index in range(len(rows)):
         row = rows.row(index, 0, np.random.default_rng(0))
         decoded = {}
         for name, value in row.items():
             kind = corpus.config[name].kind
-            decode = {"text": corpus.tokenizer.decode, "label": lambda at, name=name: corpus.names[name][at]}
+            decode = {"text": corpus.tokenizer.decode, "label": lambda label, name=name: corpus.names[name][label]}
             decoded[name] = decode.get(kind, lambda value: value.tolist())(value)
         yield decoded
 
@@ -71,7 +71,7 @@ def test_records_without_empty_entries_are_rows(table, tmp_path):
 
     # Names that are integers are sorted by size, and equal records are not deduplicated.
     assert corpus.names == {"label": ["9", "10"], "score": []}
-    assert list(everything(corpus, make_rows(corpus, text=64, score=0, label=0))) == [
+    assert list(decoded_rows(corpus, make_rows(corpus, text=64, score=0, label=0))) == [
         {"text": 'two\nlines, "quoted"', "score": 1.5, "label": "10"},
         {"text": "twice", "score": 3.0, "label": "9"},
         {"text": "twice", "score": 3.0, "label": "9"},
@@ -93,7 +93,7 @@ def test_filters_leave_empty_entries_and_stored_columns_are_reused(table, tmp_pa
     short = {"clean": CleanConfig(min_characters=6), "bad_rows": "skip"}
     corpus = prepare(tmp_path, SCORED, table, **short)
 
-    assert [row["label"] for row in everything(corpus, make_rows(corpus, text=64, label=0))] == ["10"]
+    assert [row["label"] for row in decoded_rows(corpus, make_rows(corpus, text=64, label=0))] == ["10"]
     assert corpus.report["dropped"]["short"]["documents"] == 3
     stages = []
     again = prepare(tmp_path, SCORED, table, progress=lambda *stage: stages.append(stage), **short)
@@ -111,7 +111,7 @@ def test_parallel_files_keep_their_empty_lines(tmp_path, document):
 
     corpus = prepare(tmp_path, columns)
 
-    pairs = [tuple(row.values()) for row in everything(corpus, make_rows(corpus, de=9, en=9))]
+    pairs = [tuple(row.values()) for row in decoded_rows(corpus, make_rows(corpus, de=9, en=9))]
     aligned = [("eins", "one"), ("drei", "three"), ("vier", "four")]
     assert pairs == (aligned if document == "line" else [("eins", "one"), ("drei", "two"), ("vier", "three")])
 
@@ -128,7 +128,7 @@ def test_translations_share_a_tokenizer(shared_data, tmp_path):
 
     assert (len(rows), corpus.records, set(corpus.stores)) == (270, 300, {"de", "en"})
     assert {name: array.shape for name, array in batch.items()} == {"de": (4, 4), "en": (4, 4), "row_keys": (4, 2)}
-    first = next(everything(corpus, rows))
+    first = next(decoded_rows(corpus, rows))
     assert first["de"].startswith("Zwei junge") and first["en"].startswith("Two young")
     # One tokenizer, trained on both languages.
     assert corpus.stores["de"].tokenizer.fingerprint == corpus.stores["en"].tokenizer.fingerprint
@@ -156,11 +156,8 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
     spans_of_rows = []
     for index in range(len(rows)):
         row = rows.row(index, 0, np.random.default_rng(0))
-        spans = [
-            (corpus.tokenizer.decode(row["text"][a:b]).strip(), corpus.names["entities"][at])
-            for a, b, at in row["entities"]
-        ]
-        spans_of_rows.append(spans)
+        spans = [(corpus.tokenizer.decode(row["text"][a:b]).strip(), label) for a, b, label in row["entities"]]
+        spans_of_rows.append([(text, corpus.names["entities"][label]) for text, label in spans])
 
     assert spans_of_rows == [
         [("Angela Merkel", "PER"), ("王毅", "PER"), ("Berlin", "LOC")],
@@ -168,7 +165,7 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         [("Bob", "PER")],
         [("Bob", "PER")],
     ]
-    # Spans beyond the tokens that are read are left out.
+    # Spans that end after the tokens that are read are left out.
     end = rows.row(0, 0, np.random.default_rng(0))["entities"][0, 1]
     assert len(make_rows(corpus, text=int(end), entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 1
     assert len(make_rows(corpus, entities=0).row(0, 0, np.random.default_rng(0))["entities"]) == 3

@@ -1,4 +1,4 @@
-"""Compression and encoding are detected by the first bytes; files that are not text are refused under any name."""
+"""The first bytes decide compression and encoding; files that are not text are refused under any name."""
 
 import bz2
 import gzip
@@ -37,13 +37,13 @@ def old_tar():
     return bytes(header)
 
 
-def zipped(write):
+def written_bytes(write):
     buffer = io.BytesIO()
     write(buffer)
     return buffer.getvalue()
 
 
-def a_zip(buffer):
+def write_zip(buffer):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.txt", "hello")
 
@@ -89,9 +89,9 @@ FOREIGN = {
     "tar": (tar(), "is a tar archive"),
     "old tar": (old_tar(), "is a tar archive"),
     "gzipped tar": (gzip.compress(tar()), "is a tar archive within gzip"),
-    "zip": (zipped(a_zip), "is a zip archive"),
-    "npz": (zipped(lambda buffer: np.savez(buffer, a=np.zeros(3))), "is a zip archive"),
-    "npy": (zipped(lambda buffer: np.save(buffer, np.zeros(3))), "is a NumPy array"),
+    "zip": (written_bytes(write_zip), "is a zip archive"),
+    "npz": (written_bytes(lambda buffer: np.savez(buffer, a=np.zeros(3))), "is a zip archive"),
+    "npy": (written_bytes(lambda buffer: np.save(buffer, np.zeros(3))), "is a NumPy array"),
     "parquet": (b"PAR1\x15\0\x15", "is a Parquet table"),
     "compressed parquet": (lzma.compress(b"PAR1\x15\0\x15"), "is a Parquet table within xz"),
     "pdf": (b"%PDF-1.7\n%\xe2\xe3\n", "is a PDF document"),
@@ -111,9 +111,8 @@ def test_files_that_are_not_text_are_refused_by_their_first_bytes(tmp_path, kind
     for name in ("x.txt", "x", "x.jsonl"):
         (tmp_path / name).write_bytes(content)
 
-        with pytest.raises(
-            InputError, match=f"config.data.path: .*{name} {message}, as its first bytes say; "
-        ) as error:
+        expected = f"config.data.path: .*{name} {message}, judging by its first bytes; "
+        with pytest.raises(InputError, match=expected) as error:
             read(tmp_path / name)
 
         assert "\n" not in str(error.value)
@@ -137,7 +136,7 @@ def test_files_that_are_not_text_are_refused_by_their_first_bytes(tmp_path, kind
     ],
 )
 def test_files_that_are_not_text_are_refused_by_their_names(tmp_path, name, message):
-    (tmp_path / name).write_text("whatever it holds")
+    (tmp_path / name).write_text("any content")
 
     with pytest.raises(InputError, match=message):
         read(tmp_path / name)
@@ -148,7 +147,7 @@ def test_archives_in_a_directory_are_skipped_and_counted_under_any_name(tmp_path
         "a.txt": b"a",
         "b.TGZ": b"x",
         "c.dat": tar(),
-        "d": zipped(a_zip),
+        "d": written_bytes(write_zip),
         "e.txt.gz": gzip.compress(tar()),
         "f": b"%PDF-1.4",
     }.items():

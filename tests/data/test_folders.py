@@ -1,4 +1,4 @@
-"""Directories: which files are read, also through links."""
+"""Which files of a directory are read, also through links."""
 
 import os
 

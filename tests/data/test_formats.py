@@ -1,4 +1,4 @@
-"""The format of a file: by its name, by its content if the name does not tell, or by `config.data.format`."""
+"""The format of a file: by its name, by its content if the name does not decide, or by `config.data.format`."""
 
 import gzip
 import json

@@ -21,8 +21,8 @@ def features(row, rng):
     return {**row, "noise": rng.random(2)}
 
 
-def numbered(*sizes, count=None, names="abcdefgh"):
-    """Returns a mixture whose rows are their own numbers; those of source i start at 1000 i."""
+def numbered(*sizes, count=None):
+    """Returns a mixture whose rows hold their numbers, which start at 1000 i in source i."""
 
     class Offset(Numbers):
         def __init__(self, size, start):
@@ -32,9 +32,9 @@ def numbered(*sizes, count=None, names="abcdefgh"):
         def row(self, index, epoch, rng):
             return {"number": np.int32(self.start + index), "epoch": np.int64(epoch)}
 
-    parts = tuple(Offset(size, 1000 * at) for at, size in enumerate(sizes))
-    counted = mixture.counts([size / sum(sizes) for size in sizes], 64) if count is None else np.array(count)
-    return Mixture(tuple(names[: len(parts)]), parts, tuple(range(11, 11 + len(parts))), counted)
+    parts = tuple(Offset(size, 1000 * source) for source, size in enumerate(sizes))
+    count = mixture.counts([size / sum(sizes) for size in sizes], 64) if count is None else np.array(count)
+    return Mixture(tuple("abcdefgh"[: len(parts)]), parts, tuple(range(11, 11 + len(parts))), count)
 
 
 def make_rows(stores, plan="packed", length=17):
@@ -140,14 +140,14 @@ def test_the_order_of_a_source_does_not_depend_on_the_others():
 
 def test_evaluation_reads_every_row_once_and_evenly_mixed():
     rows = numbered(5, 20)
-    read = np.concatenate([batch["number"] for batch in pipeline.ordered(rows, features, batch=5)])
+    numbers = np.concatenate([batch["number"] for batch in pipeline.ordered(rows, features, batch=5)])
 
-    assert sorted(read) == [*range(5), *range(1000, 1020)]
-    assert [int((read[start : start + 5] < 1000).sum()) for start in range(0, 25, 5)] == [1] * 5
+    assert sorted(numbers) == [*range(5), *range(1000, 1020)]
+    assert [int((numbers[start : start + 5] < 1000).sum()) for start in range(0, 25, 5)] == [1] * 5
 
 
 @pytest.mark.parametrize(
-    ("over", "message"),
+    ("settings", "message"),
     [
         (["temperature=0"], "mixture.temperature is 0.0; expected a number above 0"),
         (["sources.en.path=a", "sources.en.wieght=2"], "unknown key config.data.mixture.sources.en.wieght; .*weight"),
@@ -158,17 +158,17 @@ def test_evaluation_reads_every_row_once_and_evenly_mixed():
         (["soruces.en.path=a"], "unknown key config.data.mixture.soruces.en.path; did you mean sources"),
     ],
 )
-def test_an_invalid_mixture_is_reported_in_one_line(over, message):
+def test_an_invalid_mixture_is_reported_in_one_line(settings, message):
     with pytest.raises(InputError, match=message) as caught:
         recipe = flags.load_recipe("gpt:tiny")
-        experiment.parse(flags.configure(recipe, [f"--config.data.mixture.{word}" for word in over])[0])
+        experiment.parse(flags.configure(recipe, [f"--config.data.mixture.{setting}" for setting in settings])[0])
 
     assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
 def languages(shared_data_module):
-    """The declaration of human rights in four languages."""
+    """The Universal Declaration of Human Rights in four languages."""
     import lzma
 
     lines = [json.loads(line) for line in lzma.open(shared_data_module / "udhr" / "udhr.jsonl.xz", "rt")]
@@ -223,10 +223,10 @@ def test_a_raised_small_language_gets_more_pieces(prepared, languages):
     zulu = languages["zu"][:1500]
     proportional = DataConfig(**{**vars(data), "mixture": MixtureConfig(sources=data.mixture.sources)})
 
-    raised, plain = stores.tokenizer, corpora.train_tokenizer(proportional)[0]
+    tempered, plain = stores.tokenizer, corpora.train_tokenizer(proportional)[0]
 
-    assert len(raised.encode(zulu)) < 0.9 * len(plain.encode(zulu))
-    assert raised.fingerprint == corpora.prepare(data).tokenizer.fingerprint
+    assert len(tempered.encode(zulu)) < 0.9 * len(plain.encode(zulu))
+    assert tempered.fingerprint == corpora.prepare(data).tokenizer.fingerprint
     assert stores.fingerprint == corpora.prepare(data).fingerprint
 
 
@@ -254,10 +254,10 @@ def test_a_source_that_is_missing_or_too_small_is_named(prepared, tmp_path):
 
 
 def test_a_mixture_trains_from_the_command_line_and_cannot_change_on_resume(golden, tmp_path, capsys):
-    halves = (golden / "text.txt").read_text().split("\n\n")
-    (tmp_path / "one.txt").write_text("\n\n".join(halves[::2]))
+    paragraphs = (golden / "text.txt").read_text().split("\n\n")
+    (tmp_path / "one.txt").write_text("\n\n".join(paragraphs[::2]))
     (tmp_path / "two.tsv").write_text(
-        "id\tbody\n" + "".join(f"{at}\t{' '.join(text.split())}\n" for at, text in enumerate(halves[1::2]))
+        "id\tbody\n" + "".join(f"{at}\t{' '.join(text.split())}\n" for at, text in enumerate(paragraphs[1::2]))
     )
     words = [
         "--config=bert:tiny",
@@ -281,15 +281,8 @@ def test_a_mixture_trains_from_the_command_line_and_cannot_change_on_resume(gold
     assert low <= last["val/loss"] <= high
     assert lm_jax("train", *words, "--config.data.mixture.temperature=3") == 2
     assert "temperature" in capsys.readouterr().err
-    assert (
-        lm_jax(
-            "evaluate",
-            f"--workdir={tmp_path / 'run'}",
-            f"--config.data.path={golden / 'text.txt'}",
-            "--config.data.document=paragraph",
-        )
-        == 0
-    )
+    other_text = [f"--config.data.path={golden / 'text.txt'}", "--config.data.document=paragraph"]
+    assert lm_jax("evaluate", f"--workdir={tmp_path / 'run'}", *other_text) == 0
     assert "text.txt" in capsys.readouterr().out
 
 

@@ -15,19 +15,19 @@ def test_a_permutation_visits_every_row_once(count, key):
 
 
 def test_a_permutation_depends_on_its_arguments_only():
-    whole = order.permute(np.arange(5000), 5000, 11)
+    permuted = order.permute(np.arange(5000), 5000, 11)
 
     pieces = [order.permute(np.arange(start, start + 50), 5000, 11) for start in range(0, 5000, 50)]
 
-    assert np.array_equal(np.concatenate(pieces), whole)
-    assert int(order.permute(4321, 5000, 11)) == whole[4321]
+    assert np.array_equal(np.concatenate(pieces), permuted)
+    assert int(order.permute(4321, 5000, 11)) == permuted[4321]
 
 
 def test_permutations_of_other_keys_look_unrelated():
     count = 10_000
     first, second = (order.permute(np.arange(count), count, key) for key in (order.key(0, 0), order.key(0, 1)))
 
-    # Two random permutations agree in one place on average; they agree in 12 or more once in 10^9 times.
+    # Two random permutations agree in one place on average, and in 12 or more places once in 10^9 cases.
     assert (first == second).sum() < 12
     assert (first == np.arange(count)).sum() < 12
     # The correlation of neighbours in a random permutation is within 5 / sqrt(count).

@@ -10,7 +10,7 @@ from lm_jax.data.rows import Reads, Request, RowsConfig
 
 
 class Numbers:
-    """Rows that hold their own index."""
+    """Rows that hold their index and epoch."""
 
     def __init__(self, count):
         self.count = count
@@ -48,21 +48,21 @@ def test_batch_at_equals_the_batch_of_the_stream(threads):
 
 
 def test_a_stream_that_starts_later_continues_the_run():
-    whole = take(9, Numbers(20), seed=1, batch=6)
+    full = take(9, Numbers(20), seed=1, batch=6)
 
-    for batch, resumed in zip(whole[4:], take(5, Numbers(20), seed=1, batch=6, start=4), strict=True):
+    for batch, resumed in zip(full[4:], take(5, Numbers(20), seed=1, batch=6, start=4), strict=True):
         assert_equal(batch, resumed)
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_read_parts_of_the_same_global_batch(hosts):
-    whole = take(5, Numbers(13), seed=2, batch=8)
+    full = take(5, Numbers(13), seed=2, batch=8)
     local = np.split(np.arange(8), hosts)
 
-    parts = [take(5, Numbers(13), seed=2, batch=8, local=places) for places in local]
+    by_host = [take(5, Numbers(13), seed=2, batch=8, local=places) for places in local]
 
-    for step, batch in enumerate(whole):
-        assert_equal(batch, {name: np.concatenate([part[step][name] for part in parts]) for name in batch})
+    for step, batch in enumerate(full):
+        assert_equal(batch, {name: np.concatenate([part[step][name] for part in by_host]) for name in batch})
 
 
 def test_every_epoch_has_every_row_once_in_another_order():
@@ -108,23 +108,23 @@ def test_steps_late_in_a_long_run_are_exact():
 
 
 def test_an_ordered_pass_is_padded_with_rows_of_zeros():
-    passed = list(pipeline.ordered(Numbers(10), features, batch=4))
+    batches = list(pipeline.ordered(Numbers(10), features, batch=4))
 
-    assert [batch["number"].tolist() for batch in passed] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
-    assert passed[-1]["weights"].tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
-    assert not passed[-1]["noise"][2:].any()
-    assert_equal(passed[1], list(pipeline.ordered(Numbers(10), features, batch=4, limit=2))[1])
+    assert [batch["number"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
+    assert batches[-1]["weights"].tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
+    assert not batches[-1]["noise"][2:].any()
+    assert_equal(batches[1], list(pipeline.ordered(Numbers(10), features, batch=4, limit=2))[1])
 
 
 def test_every_host_reads_the_same_number_of_batches():
-    whole = list(pipeline.ordered(Numbers(9), features, batch=8))
+    full = list(pipeline.ordered(Numbers(9), features, batch=8))
 
-    parts = [list(pipeline.ordered(Numbers(9), features, batch=8, local=np.arange(i, i + 4))) for i in (0, 4)]
+    by_host = [list(pipeline.ordered(Numbers(9), features, batch=8, local=np.arange(i, i + 4))) for i in (0, 4)]
 
-    assert len(parts[0]) == len(parts[1]) == 2
-    for step, batch in enumerate(whole):
-        assert_equal(batch, {name: np.concatenate([part[step][name] for part in parts]) for name in batch})
-    assert not parts[1][1]["weights"].any()
+    assert len(by_host[0]) == len(by_host[1]) == 2
+    for step, batch in enumerate(full):
+        assert_equal(batch, {name: np.concatenate([part[step][name] for part in by_host]) for name in batch})
+    assert not by_host[1][1]["weights"].any()
 
 
 def test_no_rows_give_no_ordered_batch_and_no_training():
@@ -135,9 +135,9 @@ def test_no_rows_give_no_ordered_batch_and_no_training():
 
 def test_an_error_in_features_reaches_the_reader():
     def broken(row, rng):
-        raise InputError("config.objective says so")
+        raise InputError("config.objective is broken")
 
-    with pytest.raises(InputError, match="config.objective says so"):
+    with pytest.raises(InputError, match="config.objective is broken"):
         next(pipeline.batches(Numbers(9), broken, seed=0, batch=4))
 
 
@@ -145,17 +145,11 @@ def test_real_rows_are_the_same_on_any_number_of_threads(golden_store):
     reads = Reads(plan="packed", length=33, overlap=1)
     plan = rows.make(Request(tokens=golden_store, config=RowsConfig(), split="train", reads=reads, validation=0.1))
 
-    one, four = (
-        [
-            batch["tokens"]
-            for batch in itertools.islice(
-                pipeline.batches(plan, lambda row, rng: row, seed=0, batch=8, threads=threads), 100
-            )
-        ]
-        for threads in (1, 4)
-    )
+    def read(threads):
+        stream = pipeline.batches(plan, lambda row, rng: row, seed=0, batch=8, threads=threads)
+        return [batch["tokens"] for batch in itertools.islice(stream, 100)]
 
-    assert np.array_equal(one, four)
+    assert np.array_equal(read(1), read(4))
 
 
 def test_a_batch_holds_the_keys_of_its_rows():

@@ -1,4 +1,4 @@
-"""Sentence starts: each case is the list of sentences into which its joined text should be split."""
+"""Sentence starts: each case is a list of sentences, into which the joined text has to be split again."""
 
 import json
 import lzma
@@ -92,9 +92,9 @@ def test_sentence_starts_ascend_from_0_within_the_text(text):
 
 def test_joined_texts_have_the_sentences_of_each():
     parts = [*LATIN[0], "\n", *CHINESE[0], "\n", *LATIN[1]]
-    alone = [split("".join(group)) for group in (LATIN[0], CHINESE[0], LATIN[1])]
+    separate = [split("".join(group)) for group in (LATIN[0], CHINESE[0], LATIN[1])]
 
-    assert len(split("".join(parts))) == sum(map(len, alone))
+    assert len(split("".join(parts))) == sum(map(len, separate))
 
 
 def test_sentences_of_novels_have_plausible_lengths(shared_data):

@@ -27,7 +27,7 @@ def small_units(monkeypatch, size):
 
 
 def tree(directory):
-    """Returns the content of every file of a store but the lock, by name."""
+    """Returns the contents of all files of a store but the lock, by name."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
@@ -64,24 +64,24 @@ def test_sentences_start_at_their_first_token(golden_store, golden_tokenizer):
 
 
 def test_any_range_of_tokens_can_be_read(golden_store):
-    whole = golden_store.read(0, golden_store.tokens)
+    full = golden_store.read(0, golden_store.tokens)
 
-    assert len(whole) > 2 * store.RECORD_TOKENS
-    for start, stop in [(0, 0), (0, 1), (4095, 4097), (4096, 8192), (100, 20_000), (len(whole) - 1, len(whole))]:
-        assert np.array_equal(golden_store.read(start, stop), whole[start:stop])
+    assert len(full) > 2 * store.RECORD_TOKENS
+    for start, stop in [(0, 0), (0, 1), (4095, 4097), (4096, 8192), (100, 20_000), (len(full) - 1, len(full))]:
+        assert np.array_equal(golden_store.read(start, stop), full[start:stop])
     with pytest.raises(ValueError, match="do not lie in"):
         golden_store.read(0, golden_store.tokens + 1)
 
 
 def test_threads_read_a_store_whose_cache_is_too_small(golden_store):
-    whole = golden_store.read(0, golden_store.tokens)
-    shared = Store.open(golden_store.directory, cache_bytes=1)
-    starts = np.random.default_rng(0).integers(0, len(whole) - 300, 400).tolist()
+    full = golden_store.read(0, golden_store.tokens)
+    small_cache = Store.open(golden_store.directory, cache_bytes=1)
+    starts = np.random.default_rng(0).integers(0, len(full) - 300, 400).tolist()
 
     with ThreadPoolExecutor(8) as pool:
-        rows = list(pool.map(lambda start: shared.read(start, start + 300), starts))
+        rows = list(pool.map(lambda start: small_cache.read(start, start + 300), starts))
 
-    assert all(np.array_equal(row, whole[start : start + 300]) for row, start in zip(rows, starts, strict=True))
+    assert all(np.array_equal(row, full[start : start + 300]) for row, start in zip(rows, starts, strict=True))
 
 
 def test_the_store_is_a_tfds_dataset_in_order(golden_store):
@@ -140,18 +140,13 @@ def test_killed_preparation_resumes_with_the_same_result(tmp_path, monkeypatch, 
     small_units(monkeypatch, 3000)
     source = SourceConfig(path=path, document="paragraph")
     stages = []
+    progress = lambda *arguments: stages.append(arguments)
 
-    for root in ("killed", "whole"):
-        store.prepare(
-            tmp_path / root,
-            source,
-            CleanConfig(),
-            TokenizerConfig(vocab=512),
-            progress=lambda *arguments: stages.append(arguments),
-        )
+    for root in ("killed", "undisturbed"):
+        store.prepare(tmp_path / root, source, CleanConfig(), TokenizerConfig(vocab=512), progress=progress)
 
-    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
-    # Finished units are not done again.
+    assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
+    # Finished units are not tokenised again.
     tokenised = [done for stage, done, _ in stages if stage == "tokenising"]
     assert tokenised[0] >= 3
     assert len([stage for stage, *_ in stages if stage == "training the tokenizer"]) == 1
@@ -185,9 +180,8 @@ def test_concurrent_preparation_gives_one_store(tmp_path, golden):
     tokens, stages = [], []
 
     def prepare():
-        prepared = store.prepare(
-            tmp_path, source, CleanConfig(), BYTES, progress=lambda stage, *_: stages.append(stage)
-        )
+        progress = lambda stage, *_: stages.append(stage)
+        prepared = store.prepare(tmp_path, source, CleanConfig(), BYTES, progress=progress)
         tokens.append(prepared.read(0, prepared.tokens))
 
     threads = [threading.Thread(target=prepare) for _ in range(3)]
@@ -276,9 +270,8 @@ def test_unknown_tokens_are_counted_and_stores_without_a_count_are_read(tmp_path
 
     # The vocabulary has three characters, one of them the line break, which is frequent.
     assert prepared.unknown == manifest.pop("unknown") == 4
-    assert (
-        "5 of 8 tokens of the text are unknown" in Store(prepared.directory, {**manifest, "unknown": 5}).warnings()[0]
-    )
+    (warning,) = Store(prepared.directory, {**manifest, "unknown": 5}).warnings()
+    assert "5 of 8 tokens of the text are unknown" in warning
     assert Store(prepared.directory, manifest).unknown == 0 and not Store(prepared.directory, manifest).warnings()
 
 
@@ -316,9 +309,8 @@ def test_real_texts_are_decoded_exactly(shared_data, tmp_path):
     with lzma.open(path) as file:
         lines = file.read(400_000).splitlines()[:-1]
     (tmp_path / "pairs.txt").write_bytes(b"\n".join(lines))
-    prepared = store.prepare(
-        tmp_path, SourceConfig(path=str(tmp_path / "pairs.txt")), CleanConfig(steps=()), TokenizerConfig(vocab=4000)
-    )
+    source = SourceConfig(path=str(tmp_path / "pairs.txt"))
+    prepared = store.prepare(tmp_path, source, CleanConfig(steps=()), TokenizerConfig(vocab=4000))
 
     text = prepared.tokenizer.decode(prepared.read(0, prepared.tokens))
 

@@ -22,22 +22,22 @@ def speak(words, job):
     return job, os.getpid()
 
 
-def test_apart_runs_in_another_process_and_passes_on_its_standard_error(capfd):
-    heard = []
+def test_an_isolated_job_runs_in_another_process_and_passes_on_its_standard_error(capfd):
+    lines = []
 
-    answer, process = workers.run_isolated(speak, (["one", "two"],), "answer", heard.append)
+    answer, process = workers.run_isolated(speak, (["one", "two"],), "answer", lines.append)
 
     assert answer == "answer" and process != os.getpid()
-    assert [line for line in heard if line] == [b"one\n", b"two\n"]
+    assert [line for line in lines if line] == [b"one\n", b"two\n"]
     assert capfd.readouterr().err == ""
 
 
 def test_errors_of_the_other_process_are_raised_here():
-    ends = {"fail": (InputError, "the job failed"), "die": (RuntimeError, "died")}
+    errors = {"fail": (InputError, "the job failed"), "die": (RuntimeError, "died")}
     with ThreadPoolExecutor() as pool:
-        calls = {job: pool.submit(workers.run_isolated, speak, ([],), job, lambda line: None) for job in ends}
+        calls = {job: pool.submit(workers.run_isolated, speak, ([],), job, lambda line: None) for job in errors}
 
-    for job, (kind, message) in ends.items():
+    for job, (kind, message) in errors.items():
         with pytest.raises(kind, match=message):
             calls[job].result()
 
