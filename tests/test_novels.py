@@ -68,7 +68,7 @@ def compare_with_bigram(run, most_rows=2000):
     losses, lefts, rights = [], [], []
     for number in range(min(len(rows), most_rows) // batch):
         examples = [_with_neighbours(exp, rows, number * batch + place) for place in range(batch)]
-        stacked = pipeline._stack([features for features, *_ in examples])
+        stacked = pipeline._keyed([features for features, *_ in examples], np.zeros((batch, 2), np.uint32))
         values = np.asarray(nll(weights, exp.put(stacked)))
         for value, (_, left, right, counts) in zip(values, examples, strict=True):
             losses.append(value[: len(counts)][counts])

@@ -50,7 +50,7 @@ BUSY = """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     def main():
         # A regular expression that backtracks for years blocks the interpreter, as the training of a tokenizer does.
-        workers.apart({function}, ({arguments}), {job!r}, lambda line: print("waiting", flush=True))
+        workers.run_isolated({function}, ({arguments}), {job!r}, lambda line: print("waiting", flush=True))
     main()
 """
 
