@@ -95,7 +95,7 @@ def test_visible_padding_attends_to_all_tokens_and_changes_none_of_them():
     positions = jnp.where(mask > 0, jnp.arange(6)[None], 9)
     cases = [Inputs(tokens=tokens, segments=mask), Inputs(tokens=tokens, visible=mask, positions=positions)]
     run = lambda params: [model.apply({"params": params}, case, show=("attention",)) for case in cases]
-    apart, visible = tiny.once(run, params)
+    apart, visible = tiny.run_once(run, params)
     real = np.asarray(mask) > 0
     np.testing.assert_allclose(np.asarray(visible.hidden)[real], np.asarray(apart.hidden)[real], atol=1e-5)
     (weights,) = visible.shown.attention

@@ -64,7 +64,7 @@ def save_run(folder, repository):
     )
     config, _ = flags.configure(recipe, ["--config.models.teacher.stack.depth=1", "--config.data.length=16"])
     exp = Experiment(experiment.parse(config), tokenizers.load(repository / "tests" / "golden" / "tokenizer"))
-    values = tiny.drawn(exp.models.shapes)
+    values = tiny.random_params(exp.models.shapes)
     params, frozen = exp.models.split(jax.tree.map(jax.numpy.asarray, values))
     with Checkpointer(folder / "checkpoints") as checkpointer:
         checkpointer.save(0, {"params": params, "frozen": frozen}, {})

@@ -80,7 +80,7 @@ def test_the_balance_loss_counts_all_layers_and_no_padding():
     over |= {"stack.block.feedforward.experts.balance": 0.5}
     model, params = tiny.build(tiny.config("mixtral", over=over), inputs)
     apply = lambda train: model.apply({"params": params}, inputs, train=train, show=("router",))
-    loss, router = tiny.once(lambda: (lambda output: (output.balance, output.shown.router))(apply(True)))
+    loss, router = tiny.run_once(lambda: (lambda output: (output.balance, output.shown.router))(apply(True)))
     logits = jnp.concatenate(router)
     expected = balance(logits, 2, jnp.tile(segments.reshape(-1), model.config.stack.depth).astype(jnp.float32))
     assert loss == pytest.approx(0.5 * float(expected), abs=1e-6)

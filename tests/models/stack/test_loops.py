@@ -61,7 +61,7 @@ def outcome(request):
         models = (model, transformer.build_transformer(configs[1]))
         return *(apply(each, stacks, transform=merge_pairs, show=show) for each in models), apply(model, folded)
 
-    return model.config, tiny.once(run, stacks)
+    return model.config, tiny.run_once(run, stacks)
 
 
 def test_low_rank_pairs_added_inside_the_loop_are_merged_kernels(outcome):
@@ -79,7 +79,7 @@ def test_low_rank_pairs_of_every_layer_learn():
         output = model.apply({"params": params | {"stack": stack}}, Inputs(tokens=TOKENS), transform=merge_pairs)
         return jnp.sin(output.hidden).sum()
 
-    gradients = tiny.once(jax.grad(total), stack)["layers"]["attention"]["query"]
+    gradients = tiny.run_once(jax.grad(total), stack)["layers"]["attention"]["query"]
     for name in ("kernel", "down", "up"):
         assert (np.abs(gradients[name]).reshape(2, -1).max(1) > 0).all()
 
