@@ -36,7 +36,7 @@ def test_family_and_class_are_inferred_from_the_tensors(golden, lacking):
     again, notes = guess.complete(without(tree, *lacking), stored, "config.json")
     assert (again["model_type"], again["architectures"]) == (tree["model_type"], [architecture])
     (note,) = notes
-    assert f"taken for {architecture}" in note and "--hf.architectures=..." in note
+    assert f"inferred from the tensors: {architecture}" in note and "--hf.architectures=..." in note
 
 
 @pytest.mark.parametrize("nothing", [None, [], [None]])

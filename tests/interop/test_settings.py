@@ -55,7 +55,7 @@ def test_fields_that_some_class_reads_are_refused_by_name(field):
 
 
 def test_code_of_its_own_may_read_any_field():
-    with pytest.raises(InputError, match="auto_map names code of its own"):
+    with pytest.raises(InputError, match="auto_map names custom code"):
         ignored(sinks=4, auto_map={"AutoModel": "modeling.Model"})
 
 
