@@ -22,7 +22,7 @@ class Family:
         `extra/` are parameters that our model lacks.
       heads: heads that our models lack, by the suffix of the class (`ForTokenClassification`).
       parameter_rules: builds the rules for the class's parameters in memory, if its files split them differently.
-      settings: converts our configuration to config.json; None: only imported models can be exported. `tree_for` takes the
+      settings: converts our configuration to config.json; None: only imported models are exported. `tree_for` takes the
         first family of `TABLES` whose `config` reads the result back as the same function. The key `tensors` lists
         tensor names that `config` looks for in a checkpoint.
       prefix: prefix that classes with a head add to the tensor names of the bare model.
