@@ -1,4 +1,4 @@
-"""Import, export and compare Hugging Face checkpoints; a family is a file in `tables` and a line in its `TABLES`."""
+"""Import, export and compare Hugging Face checkpoints; each family is a file in `tables` and an entry of `TABLES`."""
 
 from __future__ import annotations
 

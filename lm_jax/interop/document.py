@@ -1,4 +1,4 @@
-"""config.json of a checkpoint, and the fields that `--hf.FIELD=VALUE` overrides."""
+"""Reads config.json of a checkpoint and overrides its fields (`--hf.FIELD=VALUE`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lm_jax.core import pointers
 from lm_jax.core.config import InputError, nearest
 
 CONFIG = "config.json"
-# The folder of files in `models--OWNER--NAME` of a Hub cache.
+# A Hub cache stores a model's files in `models--OWNER--NAME/snapshots/REVISION`.
 _SNAPSHOTS = "snapshots"
 
 
@@ -27,7 +27,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def parse(file: Path) -> dict[str, Any]:
-    """Parse a JSON object from a file beside a checkpoint.
+    """Parse a JSON object from a file of a checkpoint.
 
     Raises:
       InputError: the file is a Git LFS pointer or not a JSON object.
@@ -45,12 +45,10 @@ def parse(file: Path) -> dict[str, Any]:
 def override(tree: Mapping[str, Any], over: Mapping[str, str]) -> dict[str, Any]:
     """Set or drop fields of a config.json.
 
-    Args:
-      tree: the parsed file.
-      over: by field, its value as JSON or, if it is not JSON, as plain text; an empty text drops the field.
+    `over` has values by field, as JSON or, if that fails, as plain text; an empty value drops the field.
 
     Raises:
-      InputError: the file lacks a field to drop.
+      InputError: a field to drop is missing.
     """
     changed = dict(tree)
     for name, text in over.items():

@@ -1,4 +1,4 @@
-"""One family of Hugging Face checkpoints as data: what a table defines."""
+"""A family of Hugging Face checkpoints, as data that a table in `tables` defines."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from lm_jax.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family as data.
+    """A family of checkpoints: its settings, tensors, heads and exceptions.
 
     Attributes:
-      config: converts Hugging Face settings to ours; refuses what it does not support.
-      weights: rules of a model of ours and the Hugging Face class that stores it. Paths that begin with `extra/` are
-        parameters that our model lacks.
+      config: converts config.json to our configuration; refuses unsupported settings.
+      weights: builds the rules, from our configuration and the name of the Hugging Face class. Paths that begin with
+        `extra/` are parameters that our model lacks.
       heads: heads that our models lack, by the suffix of the class (`ForTokenClassification`).
-      parameter_rules: rules for the parameters of the class in memory, where it splits them differently from its files.
-      settings: converts our settings to Hugging Face's; None: only imported models can be exported. `tree_for` takes
-        the first family of `TABLES` whose `config` reads the result back as the same function. The key `tensors` lists
+      parameter_rules: builds the rules for the class's parameters in memory, if its files split them differently.
+      settings: converts our configuration to config.json; None: only imported models are exported. `tree_for` takes the
+        first family of `TABLES` whose `config` reads the result back as the same function. The key `tensors` lists
         tensor names that `config` looks for in a checkpoint.
-      prefix: prefix of tensor names that a class with a head adds to those of the bare model.
+      prefix: prefix that classes with a head add to the tensor names of the bare model.
       ignored: regular expressions; tensors whose whole names match are not loaded.
       copies: tensors that some releases leave out, and the tensor that each equals.
-      distinguishing: by class, the tensor that distinguishes it from another class with the same model.
-      later_names: tensor names of later releases to the table's.
-      aliases_of: from config.json and the tensor names of a checkpoint (no names while it is being written), the
-        checkpoint's own names to the table's.
+      distinguishing: for some classes, the tensor that tells them from another class with the same model.
+      later_names: maps tensor names of later releases to the table's.
+      aliases_of: maps a checkpoint's own tensor names to the table's, from its config.json and tensor names (none on
+        export).
       frozen_padding: whether the padding token's embedding gets no gradient (torch's `padding_idx`).
-      isolated_padding: whether padding attends to nothing (DeBERTa), instead of to all that is not padding.
-      smoothing_field: the field of config.json with the label smoothing of the loss; empty: none.
+      isolated_padding: whether padding attends to nothing (DeBERTa), rather than to all tokens that are not padding.
+      smoothing_field: the field of config.json with the loss's label smoothing; empty: none.
       start_field: the field of config.json with a decoder's start token; empty: `decoder_start_token_id` or padding.
       tokenizer: the class that transformers' AutoTokenizer uses for the family even if tokenizer_config.json names
         another; empty: the class that the file names.
-      position_tokens: tokens counted by positions: `all`, `attended` (by the attention mask) or `real` (not padding).
+      position_tokens: tokens that positions count: `all`, `attended` (by the attention mask) or `real` (not padding).
     """
 
     config: Callable[[Settings], ModelConfig]

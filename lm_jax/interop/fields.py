@@ -1,8 +1,8 @@
-"""Fields of config.json that the reference implementation can read, family by family.
+"""Fields of config.json that each family's classes in transformers can read.
 
-A field that is not here cannot change what the family's classes compute. The lists come from the source of transformers
-5.24, 4.57, 4.30, 3.5 and 2.11 (`tests/interop/reference_fields.py`): the fields that a configuration class defines,
-their other names, and those that the code reads from a configuration. Fields in `settings.HARMLESS` are left out.
+No other field changes what the classes compute. The lists come from the source of transformers 5.24, 4.57, 4.30, 3.5
+and 2.11 (`tests/interop/reference_fields.py`): fields that a configuration class defines, their aliases, and fields
+that the code reads from a configuration. Fields that match `settings.HARMLESS` are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARED = frozenset(
     """.split()
 )
 
-# Further fields that the code of one family reads.
+# Fields that only the code of one family reads.
 OWN: dict[str, frozenset[str]] = {
     name: frozenset(fields.split())
     for name, fields in {
@@ -129,5 +129,5 @@ OWN: dict[str, frozenset[str]] = {
 
 
 def of(family: str) -> frozenset[str] | None:
-    """Returns the fields that the classes of a `model_type` can read; None: unknown."""
+    """Returns the fields that the classes of a `model_type` can read; None: unknown family."""
     return SHARED | OWN[family] if family in OWN else None

@@ -1,7 +1,7 @@
-"""Settings of Hugging Face's `generate`: special ids, and the ids that start and end a text.
+"""Settings of Hugging Face's `generate`: special token ids, and the ids that start and end a text.
 
-They are read from generation_config.json, or from config.json in older checkpoints. Exports write both files, because
-otherwise the classes' defaults apply, which are ids of other tokenizers.
+They come from generation_config.json, or from config.json in older checkpoints. Exports write both files, because the
+classes' defaults are ids of other tokenizers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from lm_jax.interop import document
 
 FILE = "generation_config.json"
-# Settings of decoding that we do not support, and the values that switch them off.
-_UNUSED: dict[str, tuple[Any, ...]] = {
+# Decoding settings that we do not support, and the values that switch them off.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "num_beams": (1, None),
     "num_beam_groups": (1, None),
     "repetition_penalty": (1.0, None),
@@ -27,25 +27,22 @@ _UNUSED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read(source: Path, tree: Mapping[str, Any], starts: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of `ConventionsConfig` that a checkpoint sets, and the names of its settings that are not used.
+def read(source: Path, tree: Mapping[str, Any], start_field: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Return a checkpoint's fields of `ConventionsConfig`, and the names of its decoding settings that are ignored.
 
-    Args:
-      source: its directory.
-      tree: its config.json.
-      starts: the family's own field for the id that a decoder starts from.
+    `source` is its directory, `tree` its config.json, and `start_field` is that of its `Family`.
     """
     file = source / FILE
     settings = (document.parse(file) if file.is_file() else None) or tree
     get = lambda *names: next((settings[name] for name in names if settings.get(name) is not None), None)
     ends = get("eos_token_id")
     bad = get("bad_words_ids") or []
-    unused = [name for name, idle in _UNUSED.items() if settings.get(name) not in idle]
+    unused = [name for name, off in _UNSUPPORTED.items() if settings.get(name) not in off]
     if any(len(words) > 1 for words in bad):
         unused.append("bad_words_ids of several tokens")
     start = get("decoder_start_token_id")
     if start is None:
-        start = tree.get(starts or "decoder_start_token_id")
+        start = tree.get(start_field or "decoder_start_token_id")
     fields = {
         "ends": ends if isinstance(ends, list) else [] if ends is None else [ends],
         "start": start,
@@ -55,16 +52,16 @@ def read(source: Path, tree: Mapping[str, Any], starts: str = "") -> tuple[dict[
         "suppressed": [*(get("suppress_tokens") or []), *(words[0] for words in bad if len(words) == 1)],
         "suppressed_first": get("begin_suppress_tokens") or [],
     }
-    # -1 means none in old files.
-    return {name: _positive(value) for name, value in fields.items()}, unused
+    # Old files write -1 for no id.
+    return {name: _valid(value) for name, value in fields.items()}, unused
 
 
 def _first(value: Any) -> Any:
-    """The first id of a list; the reference allows any of the list in the last place."""
+    """The first id of a list; the reference allows any of them at the last position."""
     return value[0] if isinstance(value, list) and value else value
 
 
-def _positive(value: Any) -> Any:
+def _valid(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(int(token) for token in value if token is not None and token >= 0)
     return None if value is None or value < 0 else int(value)
@@ -73,26 +70,20 @@ def _positive(value: Any) -> Any:
 def ids(kind: str, roles: Mapping[str, int]) -> dict[str, int]:
     """Return the fields of config.json with special ids.
 
-    Args:
-      kind: `decoder`, `encoder` or `encoder_decoder`.
-      roles: ids by role; an empty prompt starts from `bos`.
+    `kind` is `decoder`, `encoder` or `encoder_decoder`. `roles` maps roles to ids; an empty prompt starts from `bos`.
     """
     fields = {f"{role}_token_id": token for role, token in roles.items()}
-    # `decode.generate` starts from padding, too.
+    # `decode.generate` also starts from padding.
     return {**fields, "decoder_start_token_id": roles["pad"]} if kind == "encoder_decoder" else fields
 
 
 def defaults(
     kind: str, roles: Mapping[str, int], *, forbidden: Sequence[int], longest: int | None, most: int
 ) -> dict[str, Any]:
-    """Return generation_config.json of a model that generates text.
+    """Return generation_config.json of a model that generates text; `kind` and `roles` are as for `ids`.
 
-    Args:
-      kind: as for `ids`.
-      roles: as for `ids`.
-      forbidden: ids that are never generated.
-      longest: rows of the table of positions, for prompt and answer together; None: no limit.
-      most: number of generated tokens if positions have no limit.
+    `forbidden` ids are never generated. `longest` is the number of rows of the position table, which limits prompt and
+    answer together; if it is None, `most` limits the generated tokens.
     """
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -15,7 +16,7 @@ from lm_jax.interop.safetensors import Entry
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, kind
 
-# Errors of reading a config.json as that of another family.
+# Errors that a table may raise on the config.json of another family.
 _MISFITS = (InputError, AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError)
 
 
@@ -30,18 +31,18 @@ class Candidate:
     names: frozenset[str]
 
     def computes(self) -> tuple[Any, ...]:
-        """Equal for classes of the same function."""
+        """A key that is equal for classes that compute the same function."""
         return self.family, self.config, self.head, self.names
 
 
 def complete(tree: Mapping[str, Any], stored: Mapping[str, Entry], file: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Adds a family and a class, inferred from the tensors, to a config.json (`file` in messages) that lacks them.
+    """Completes a config.json (`file` in messages) with the family and the class, inferred from the tensors.
 
     Returns:
       The tree, and a sentence for each guess.
 
     Raises:
-      InputError: several classes that compute different functions have these tensors, or no class has.
+      InputError: no class has these tensors, or several classes that compute different functions.
     """
     tree, notes = dict(tree), []
     architectures = tree.get("architectures") or []
@@ -49,15 +50,15 @@ def complete(tree: Mapping[str, Any], stored: Mapping[str, Entry], file: str) ->
     tree["architectures"] = architectures = [name for name in architectures if isinstance(name, str)]
     family = kind(tree) if tree.get("model_type") or kind(tree) in TABLES else ""
     if family and family not in TABLES:
-        same = [name for name in TABLES if _plain(name) == _plain(family)]
-        if len(same) != 1:
+        spellings = [name for name in TABLES if _plain(name) == _plain(family)]
+        if len(spellings) != 1:
             return tree, ()
-        notes.append(f"model_type {family} is taken for {same[0]} (override: --hf.model_type=...)")
-        tree["model_type"] = family = same[0]
+        notes.append(f"model_type {family} is read as {spellings[0]} (override: --hf.model_type=...)")
+        tree["model_type"] = family = spellings[0]
     if not family and architectures:
         owners = [name for name in TABLES if architectures[0] in classes(name)]
         if len(owners) == 1:
-            notes.append(f"taken for {owners[0]}, the family of {architectures[0]} (override: --hf.model_type=...)")
+            notes.append(f"read as {owners[0]}, the family of {architectures[0]} (override: --hf.model_type=...)")
             tree["model_type"] = family = owners[0]
     if family and (architectures or not classes(family)):
         return _without_empty(tree), tuple(notes)
@@ -67,8 +68,8 @@ def complete(tree: Mapping[str, Any], stored: Mapping[str, Entry], file: str) ->
         return _without_empty(tree), tuple(notes)
     best = _choose(matches, tree, file)
     flags = "--hf.architectures=..." if family else "--hf.model_type=... and --hf.architectures=..."
-    of = "" if family else f" of {best.family}"
-    notes.append(f"taken for {best.architecture}{of} by its tensors (override: {flags})")
+    owner = "" if family else f" of {best.family}"
+    notes.append(f"inferred from the tensors: {best.architecture}{owner} (override: {flags})")
     return tree | {"model_type": best.family, "architectures": [best.architecture]}, tuple(notes)
 
 
@@ -95,7 +96,7 @@ def _choose(matches: Sequence[Candidate], tree: Mapping[str, Any], file: str) ->
             f"{file} has no {lacking}, and its tensors may be those of {', '.join(names)}; choose one: "
             f"{flag}={matches[0].architecture if one_family else matches[0].family}"
         )
-    # Of decoder classes that compute the same, prefer the one whose labels are the next tokens.
+    # Among decoder classes with the same function, prefer the one whose labels are the next tokens.
     causal = [match for match in matches if match.config.kind == "decoder" and heads.SHIFTED.search(match.architecture)]
     return (causal or matches)[0]
 
@@ -104,16 +105,13 @@ def _choose(matches: Sequence[Candidate], tree: Mapping[str, Any], file: str) ->
 def classes(family: str) -> tuple[str, ...]:
     """Names of the supported classes of a family, the likeliest first."""
     settings = Settings({"architectures": ["?"]}, heads=TABLES[family].heads)
-    try:
+    with contextlib.suppress(InputError):  # `?` is refused, but only after `classes` is set
         TABLES[family].config(settings)
-    except InputError:
-        # The class `?` is refused after `classes` is set.
-        pass
     return settings.classes
 
 
 def candidates(tree: Mapping[str, Any], stored: Mapping[str, Entry], families: Sequence[str]) -> list[Candidate]:
-    """Classes of these families that have these tensors; only those with the same tensor names if there are any."""
+    """Classes of these families that have these tensors; if some write exactly these tensor names, only those."""
     tried = [_try(tree, stored, family, name) for family in families for name in classes(family)]
     matches = [(match, exact) for match, exact in tried if match is not None]
     return [match for match, exact in matches if exact] or [match for match, _ in matches]
@@ -122,7 +120,7 @@ def candidates(tree: Mapping[str, Any], stored: Mapping[str, Entry], families: S
 def _try(
     tree: Mapping[str, Any], stored: Mapping[str, Entry], family: str, architecture: str
 ) -> tuple[Candidate | None, bool]:
-    """A class if it has these tensors, and whether it writes them under these names."""
+    """A class if it has these tensors, and whether it writes exactly their names."""
     table, tree = TABLES[family], {**tree, "model_type": family, "architectures": [architecture]}
     try:
         head = heads.of(table.heads, architecture, tree)
@@ -135,11 +133,11 @@ def _try(
     except _MISFITS:
         return None, False
     missing, extra = naming.compare(rules, entries, table)
-    mark = table.distinguishing.get(architecture)
-    if missing or extra or (mark and mark not in entries):
+    distinguishing = table.distinguishing.get(architecture)
+    if missing or extra or (distinguishing and distinguishing not in entries):
         return None, False
     replaced = head is not None and head.prefix is not None
     prefixed = any(name.startswith(table.prefix) for name in stored)
     exact = replaced or not table.prefix or prefixed != heads.bare(architecture)
-    read = frozenset(name for rule in rules for name in rule.theirs if name in entries)
-    return Candidate(family=family, architecture=architecture, config=config, head=head, names=read), exact
+    names = frozenset(name for rule in rules for name in rule.theirs if name in entries)
+    return Candidate(family=family, architecture=architecture, config=config, head=head, names=names), exact

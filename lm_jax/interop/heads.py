@@ -1,6 +1,6 @@
-"""Heads that our models lack: classification of sequences and of tokens, question answering, and the classes' losses.
+"""Heads that our models lack (sequence and token classification, question answering), and the losses of the classes.
 
-A table names the matrices of a class (`Head`); its rules, logits and loss follow from that.
+A table describes the head of a class as data (`Head`), from which its rules and logits follow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lm_jax.interop.rules import Rules, dense, norm
 from lm_jax.models.config import NormConfig
 from lm_jax.models.feedforward.dense import ACTIVATIONS
 
-# The label of tokens without a loss.
+# Label of tokens that have no loss.
 IGNORED = -100
 # Suffixes of class names.
 ANSWERS, TOKENS = "ForQuestionAnswering", "ForTokenClassification"
@@ -35,15 +35,13 @@ class Head:
 
     Attributes:
       out: name of the projection to classes in a checkpoint.
-      bias: whether the projection has a bias.
+      bias, dense_bias, norm_bias: whether the projection, the dense layer and the norm have a bias.
       dense: name of the dense layer; empty: none.
-      dense_bias: whether the dense layer has a bias.
       activation: after the dense layer, or on the hidden states without one; empty: none.
       norm: name of the norm after the activation; empty: none.
-      norm_bias: whether the norm has a bias.
-      epsilon: of the norm.
-      pick: hidden states that the head reads: `all`; of each row the `first`, the `last` or the `mean` without padding,
-        the one at the `end`-of-text token of the encoder's input; or the `final` or the `average`, padding included.
+      epsilon: added to the variance in the norm.
+      pick: hidden states that the head reads: `all`, or one per row: the `first`, `last` or `mean` without padding, the
+        `final` or `average` with padding, or that at the `end`-of-text token of the encoder's input.
       prefix: prefix of the model's tensors in this class; None: as in the family's other classes.
     """
 
@@ -64,7 +62,7 @@ class Head:
         return tuple(f"{name}." for name in (self.out, self.dense, self.norm) if name)
 
 
-# By suffix of the class; a function of config.json where the class's settings decide.
+# Heads by suffix of the class; functions of config.json where its fields decide.
 Heads = Mapping[str, Head | Callable[[Mapping[str, Any]], Head]]
 
 _ANSWERS = Head(out="qa_outputs")
@@ -75,18 +73,18 @@ CLASSIFIED: Heads = {**SCORED, TOKENS: Head(out="classifier")}
 END_CLASSIFIER = Head(
     out="classification_head.out_proj", dense="classification_head.dense", activation="tanh", pick="end"
 )
-# Encoders whose models have a sequence classifier of their own.
+# For encoders, whose models have a sequence classifier (`pair`).
 ENCODED: Heads = {TOKENS: Head(out="classifier"), ANSWERS: _ANSWERS}
 
 
 def suffix(architecture: str) -> str:
-    """`ForTokenClassification` of `BertForTokenClassification`."""
+    """The suffix of a class: `ForTokenClassification` of `BertForTokenClassification`."""
     match = re.search(r"For[A-Z]\w+$", architecture)
     return match[0] if match else ""
 
 
 def stem(architecture: str) -> str:
-    """`Bert` of `BertForTokenClassification`."""
+    """The stem of a class: `Bert` of `BertForTokenClassification`."""
     return re.sub(r"(For[A-Z]\w+|LMHeadModel|MTModel|Model)$", "", architecture)
 
 
@@ -105,21 +103,21 @@ def rules(head: Head | None) -> Rules:
     """Rules of the head's parameters, whose paths begin with `extra/`."""
     if head is None:
         return []
-    listed = dense("extra/dense", head.dense, bias=head.dense_bias) if head.dense else []
-    listed += norm("extra/norm", head.norm, NormConfig(bias=head.norm_bias)) if head.norm else []
-    return listed + dense("extra/out", head.out, bias=head.bias)
+    head_rules = dense("extra/dense", head.dense, bias=head.dense_bias) if head.dense else []
+    head_rules += norm("extra/norm", head.norm, NormConfig(bias=head.norm_bias)) if head.norm else []
+    return head_rules + dense("extra/out", head.out, bias=head.bias)
 
 
 def logits(head: Head, extra: Arrays, last: Any, inputs: Arrays, tree: Mapping[str, Any]) -> Any:
     """Logits of a head, from the last hidden states [batch length embed]."""
-    x = _picked(head.pick, last, inputs, tree)
+    x = _pick(head.pick, last, inputs, tree)
     if head.dense:
         x = _affine(extra, "dense", x)
     x = ACTIVATIONS[head.activation](x) if head.activation else x
     if head.norm:
         x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + head.epsilon) * _wide(extra["extra/norm/scale"], x)
-        x = x + _wide(extra["extra/norm/bias"], x) if head.norm_bias else x
+        x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + head.epsilon) * _expand(extra["extra/norm/scale"], x)
+        x = x + _expand(extra["extra/norm/bias"], x) if head.norm_bias else x
     return _affine(extra, "out", x)
 
 
@@ -131,32 +129,32 @@ _PICKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _picked(pick: str, last: Any, inputs: Arrays, tree: Mapping[str, Any]) -> Any:
+def _pick(pick: str, last: Any, inputs: Arrays, tree: Mapping[str, Any]) -> Any:
     ids = inputs["input_ids"]
     if pick in _PICKS:
         return _PICKS[pick](last)
     if pick == "mean":
         mask = inputs.get("attention_mask", jnp.ones_like(ids))[..., None]
         return (last * mask).sum(1) / mask.sum(1)
-    # As in the reference, ids decide and not the mask; without a padding token it is the last position.
+    # As in the reference, the ids decide and not the mask; without a padding token, the last position is read.
     pad, end = tree.get("pad_token_id"), tree.get("eos_token_id")
     candidates = ids == end if pick == "end" else jnp.ones_like(ids) if pad is None else ids != pad
-    places = (jnp.arange(ids.shape[1])[None] * candidates).argmax(-1)
-    return jnp.take_along_axis(last, places[:, None, None], 1)[:, 0]
+    positions = (jnp.arange(ids.shape[1])[None] * candidates).argmax(-1)
+    return jnp.take_along_axis(last, positions[:, None, None], 1)[:, 0]
 
 
-def _wide(vector: Any, like: Any) -> Any:
+def _expand(vector: Any, like: Any) -> Any:
     return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
 
 
 def _affine(extra: Arrays, name: str, x: Any) -> Any:
     y = x @ extra[f"extra/{name}/kernel"]
     bias = extra.get(f"extra/{name}/bias")
-    return y if bias is None else y + _wide(bias, y)
+    return y if bias is None else y + _expand(bias, y)
 
 
 def pooled(extra: Arrays, last: Any, activation: str = "tanh") -> Any:
-    """Applies a pooler to the first hidden state of each row."""
+    """Applies the pooler to the first hidden state of each row."""
     return ACTIVATIONS[activation](_affine(extra, "pooler", last[:, 0]))
 
 
@@ -164,15 +162,15 @@ def loss(architecture: str, outputs: Arrays, inputs: Arrays, tree: Mapping[str, 
     """The loss that a class's `forward` returns, with label smoothing; None without labels."""
     labels, kind = inputs.get("labels"), suffix(architecture)
     if "start_logits" in outputs and "start_positions" in inputs:
-        ends = [(outputs[f"{end}_logits"], inputs[f"{end}_positions"]) for end in ("start", "end")]
+        pairs = [(outputs[f"{end}_logits"], inputs[f"{end}_positions"]) for end in ("start", "end")]
         # Answers beyond the input are ignored.
-        losses = [_cross_entropy(scores, jnp.where(at < scores.shape[1], at.clip(0), IGNORED)) for scores, at in ends]
+        losses = [_cross_entropy(scores, jnp.where(at < scores.shape[1], at.clip(0), IGNORED)) for scores, at in pairs]
         return sum(losses) / 2
     if labels is None:
         return None
     if kind == DETECTION and "pair" not in outputs:
         mask = inputs.get("attention_mask", jnp.ones_like(labels))
-        return (_binary(outputs["logits"], labels) * mask).sum() / mask.sum()
+        return (_binary_cross_entropy(outputs["logits"], labels) * mask).sum() / mask.sum()
     if kind == SEQUENCES:
         return _sequence_loss(outputs["logits"], labels, tree)
     if kind == "ForNextSentencePrediction":
@@ -181,14 +179,14 @@ def loss(architecture: str, outputs: Arrays, inputs: Arrays, tree: Mapping[str, 
         balance = tree.get("router_aux_loss_coef", 0.001) * outputs["aux_loss"] if "aux_loss" in outputs else 0.0
         return _cross_entropy(outputs["logits"][:, :-1], labels[:, 1:]) + balance
     value = _cross_entropy(outputs["logits"], labels, smoothing)
-    for other in ("next_sentence_label", "sentence_order_label"):
-        if other in inputs and "pair" in outputs:
-            value = value + _cross_entropy(outputs["pair"], inputs[other])
+    for name in ("next_sentence_label", "sentence_order_label"):
+        if name in inputs and "pair" in outputs:
+            value = value + _cross_entropy(outputs["pair"], inputs[name])
     return value
 
 
 def _sequence_loss(scores: Any, labels: Any, tree: Mapping[str, Any]) -> Any:
-    """The loss of a sequence classifier: regression, one class of several, or several classes at once."""
+    """The loss of a sequence classifier: regression, single-label or multi-label classification."""
     integer = jnp.issubdtype(labels.dtype, jnp.integer)
     guess = "regression" if scores.shape[-1] == 1 else "single_label_classification" if integer else "multi_label"
     problem = tree.get("problem_type") or guess
@@ -196,15 +194,15 @@ def _sequence_loss(scores: Any, labels: Any, tree: Mapping[str, Any]) -> Any:
         return jnp.square(scores.reshape(labels.shape) - labels).mean()
     if problem == "single_label_classification":
         return _cross_entropy(scores, labels)
-    return _binary(scores, labels).mean()
+    return _binary_cross_entropy(scores, labels).mean()
 
 
-def _binary(scores: Any, labels: Any) -> Any:
+def _binary_cross_entropy(scores: Any, labels: Any) -> Any:
     return jax.nn.softplus(scores) - scores * labels.astype(jnp.float32)
 
 
 def _cross_entropy(scores: Any, labels: Any, smoothing: float = 0.0) -> Any:
-    """Mean over labels that are not ignored; label smoothing as in Szegedy et al. 2016, section 7."""
+    """Mean over the labels that are not ignored, with label smoothing as in Szegedy et al. 2016, section 7."""
     counts, logs = labels != IGNORED, jax.nn.log_softmax(scores)
     picked = jnp.take_along_axis(logs, jnp.where(counts, labels, 0)[..., None], -1)[..., 0]
     if smoothing:

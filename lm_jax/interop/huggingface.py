@@ -1,8 +1,8 @@
 """Converts Hugging Face checkpoints to our models and back, by the rules of a family's table.
 
 The tables name tensors layer by layer; only this file knows that our stacks have a leading axis of layers. Tensors are
-read one at a time from memory-mapped files, so memory holds the parameters and the leaf being built, and no more. No
-code of a checkpoint is executed.
+read one at a time from memory-mapped files, so memory holds only the parameters and the leaf being built. No code of a
+checkpoint is executed.
 """
 
 from __future__ import annotations
@@ -41,27 +41,26 @@ from lm_jax.models.config import (
 from lm_jax.models.model import from_module
 from lm_jax.models.stack import segments
 
-# Paths of heads that our models lack.
+# Prefix of the parameter paths of heads that our models lack.
 EXTRA = "extra/"
 _LAYER = re.compile(r"(stack|encoder|decoder)/(\d+)/(.*)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that we support and whose tensors are complete, but not read yet.
+    """A supported checkpoint whose tensors are complete, but not read yet.
 
     Attributes:
       family: its table.
       architecture: the class that saved it.
       head: the head of that class, if our model lacks it.
       tree: its config.json.
-      config: our configuration.
-      module: our model.
+      config, module: our configuration and our model.
       shapes, axes: shapes and logical axes of our parameters.
-      rules: which tensor is which parameter.
-      entries: where each tensor is, by the table's names.
-      aliases: the checkpoint's names that differ from the table's, and the table's.
-      notes: what was guessed or ignored, a sentence each.
+      rules: rules that pair tensors with parameters.
+      entries: the tensors in the files, by the table's names.
+      aliases: maps the checkpoint's names that differ from the table's to the table's.
+      notes: a sentence for each guess, and for names or fields that were changed or ignored.
     """
 
     family: Family
@@ -80,12 +79,11 @@ class Checkpoint:
     @property
     def has_readout(self) -> bool:
         """Whether the class has a readout over the vocabulary."""
-        bare = heads.bare(self.architecture) or self.architecture.endswith(
-            (heads.SEQUENCES, "ForNextSentencePrediction")
-        )
+        classifiers = (heads.SEQUENCES, "ForNextSentencePrediction")
+        bare = heads.bare(self.architecture) or self.architecture.endswith(classifiers)
         readout = self.config.readout
-        able = readout.transform or readout.bias or self.config.kind != "encoder"
-        return bool(able) and self.head is None and not bare
+        exists = readout.transform or readout.bias or self.config.kind != "encoder"
+        return bool(exists) and self.head is None and not bare
 
     def params(self, layout: Any = None) -> Any:
         """The parameters in float32, sharded by a `Layout` if one is given."""
@@ -115,14 +113,12 @@ class Checkpoint:
         return leaf
 
     def _read(self, rule: Rule, index: int) -> np.ndarray:
-        # A copy, because jax may reuse the memory of an array, which must not be that of the file.
+        # Copied, because jax may keep the memory of a numpy array, here the mapped file.
         return np.array(rule.load(*(self.entries[name].read() for name in rule.theirs))[index], np.float32, order="C")
 
 
 def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> Checkpoint:
-    """Opens a directory with config.json and safetensors, and checks that we support it.
-
-    `over` has the fields of config.json that the command line sets (`document.override`).
+    """Opens and checks a directory with config.json and safetensors; `over` is as for `document.override`.
 
     Raises:
       InputError: a file is missing or damaged, or the settings or tensors are not supported.
@@ -145,7 +141,7 @@ def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> 
     rules = family.weights(config, architecture) + heads.rules(head)
     _check(path, rules, entries, family, expected(rules, config, shapes))
     notes += (f"removed {wrapper} from the names of all tensors",) if wrapper else ()
-    notes += (f"ignored, because no class of {kind(tree)} reads it: {', '.join(ignored)}",) if ignored else ()
+    notes += (f"ignored, because no class of {kind(tree)} reads them: {', '.join(ignored)}",) if ignored else ()
     return Checkpoint(
         family=family,
         architecture=architecture,
@@ -163,7 +159,7 @@ def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> 
 
 
 def family_of(tree: Mapping[str, Any], key: str = "model_type") -> Family:
-    """Looks up the table of a config.json; `key` is the name of its family in messages.
+    """Looks up the table of a config.json; `key` names the field in messages.
 
     Example:
       >>> from lm_jax.interop import huggingface
@@ -219,19 +215,19 @@ def _few(names: list[str]) -> str:
 
 
 def places(config: ModelConfig, shapes: Params) -> dict[str, tuple[str, int]]:
-    """Maps `stack/3` to the path of layer 3's parameters and their row there, for every set of parameters."""
+    """Maps `stack/3` to the path of layer 3's parameters and their row there, for layers that own parameters."""
     rows, names = {}, ("encoder", "decoder") if isinstance(config, EncoderDecoderConfig) else ("stack",)
     for name in names:
         stack = getattr(config, name)
-        apart = tuple(kind for kind in segments.kinds(stack) if kind in shapes[name])
-        for group, owners in segments.parameter_groups(stack, apart).items():
+        separate = tuple(kind for kind in segments.kinds(stack) if kind in shapes[name])
+        for group, owners in segments.parameter_groups(stack, separate).items():
             path = f"{name}/{group}/layers" if group else f"{name}/layers"
             rows |= {f"{name}/{owner}": (path, rank) for rank, owner in enumerate(owners)}
     return rows
 
 
 def _place(where: Mapping[str, tuple[str, int]], path: str) -> tuple[str, int | None]:
-    """The leaf of a rule's path, and its row there; None: the whole leaf."""
+    """The leaf that a rule's path is in, and its row there; None: the whole leaf."""
     match = _LAYER.fullmatch(path)
     if match is None:
         return path, None
@@ -240,22 +236,22 @@ def _place(where: Mapping[str, tuple[str, int]], path: str) -> tuple[str, int | 
 
 
 def sources(rules: Rules, config: ModelConfig, shapes: Params) -> dict[str, list[tuple[Rule, int]]]:
-    """For each leaf of our parameters, the rule of each row and the index of the row in what `rule.load` returns."""
+    """Maps each leaf of our parameters to the rule of each row, and the row's index in the outputs of `rule.load`."""
     where = places(config, shapes)
     rules_by_row: dict[str, dict[int, tuple[Rule, int]]] = {}
     for rule in rules:
         for index, path in enumerate(rule.ours):
             leaf, rank = _place(where, path)
             rules_by_row.setdefault(leaf, {})[rank or 0] = (rule, index)
-    filled = {leaf: [rows[rank] for rank in sorted(rows)] for leaf, rows in rules_by_row.items()}
+    rules_by_leaf = {leaf: [rows[rank] for rank in sorted(rows)] for leaf, rows in rules_by_row.items()}
     for path, _ in named_leaves(shapes):
-        if path not in filled:
+        if path not in rules_by_leaf:
             raise ValueError(f"the table has no rule for {path}")
-    return filled
+    return rules_by_leaf
 
 
 def expected(rules: Rules, config: ModelConfig, shapes: Params) -> dict[str, tuple[int, ...]]:
-    """The shape of every Hugging Face tensor, from the shapes of our parameters."""
+    """Shapes of the Hugging Face tensors by name, from the shapes of our parameters."""
     where, leaves = places(config, shapes), dict(named_leaves(shapes))
 
     @functools.cache
@@ -298,13 +294,9 @@ def _host_view(array: Any) -> Any:
 
 
 def save(
-    directory: Path,
-    tree: Mapping[str, Any],
-    config: ModelConfig,
-    params: Params,
-    extra: Mapping[str, Any] | None = None,
+    path: Path, tree: Mapping[str, Any], config: ModelConfig, params: Params, extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes config.json and safetensors, which `load` and Hugging Face's own classes read.
+    """Writes config.json and safetensors, which `load` and Hugging Face's classes read.
 
     The parameters may have any sharding; `extra` has those of heads that our model lacks, by path.
     """
@@ -324,9 +316,9 @@ def save(
             shape = theirs[name] if name in theirs else make(index).shape
             name = naming.their_name(aliases.get(name, name), family, architecture, head)
             tensors.append(Tensor(name, tuple(shape), np.dtype(np.float32), functools.partial(make, index)))
-    safetensors.write(directory, tensors)
+    safetensors.write(path, tensors)
     text = json.dumps(dict(tree), indent=2, sort_keys=True) + "\n"
-    safetensors.replace(directory / document.CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+    safetensors.replace(path / document.CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _tensor(rule: Rule, config: Any, shapes: Params, params: Params, extra: Any, index: int) -> np.ndarray:
@@ -336,7 +328,7 @@ def _tensor(rule: Rule, config: Any, shapes: Params, params: Params, extra: Any,
 def tree_for(config: ModelConfig) -> dict[str, Any]:
     """Builds the config.json of a model that was not imported.
 
-    It is of the first family in `TABLES` that computes the same function: Mistral without a window becomes LLaMA.
+    The first family in `TABLES` that computes the same function is chosen: Mistral without a window becomes LLaMA.
 
     Raises:
       InputError: no family computes the same function.
@@ -360,14 +352,14 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def function_of(config: Any, width: int = 0) -> Any:
-    """A configuration without what does not change its function: dropout, initialisation, kernels, loops, losses."""
+    """A configuration without dropout, initialisation, kernels, loops and losses, which do not change its function."""
     if isinstance(config, tuple):
         return tuple(function_of(item, width) for item in config)
     if not dataclasses.is_dataclass(config):
         return config
     width = getattr(getattr(config, "embed", None), "width", width)
-    free = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance")
-    names = [field.name for field in dataclasses.fields(config) if field.name not in free]
+    irrelevant = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance")
+    names = [field.name for field in dataclasses.fields(config) if field.name not in irrelevant]
     values = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):
         # muP scales attention scores and logits.
@@ -382,7 +374,7 @@ def function_of(config: Any, width: int = 0) -> Any:
     if isinstance(config, FeedForwardConfig):
         values["width"] = config.width or 4 * width
     if isinstance(config, StackConfig):
-        # How kinds of layers are named, and which settings they take from the block, does not change the function.
+        # Names of layer kinds, and settings that kinds inherit from the block, do not change the function.
         values |= {"block": None, "kinds": None, "pattern": function_of(config.layers, width)}
     if isinstance(config, EmbedConfig) and config.positions != "learned":
         values["max_length"] = None

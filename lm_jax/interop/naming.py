@@ -1,4 +1,4 @@
-"""Names of tensors: from a checkpoint's names to those of the tables, and back."""
+"""Converts tensor names of checkpoints to those of the tables, and back."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from lm_jax.interop.heads import Head
 from lm_jax.interop.rules import Rules
 from lm_jax.interop.safetensors import Entry
 
-# Prefixes of whole models: torch's DataParallel, torch.compile, and trainers that store the model as `model`.
+# Wrappers of whole models: torch's DataParallel, torch.compile, and trainers that store the model as `model`.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def to_table_names(
     stored: Mapping[str, Entry], family: Family, aliases: Mapping[str, str], head: Head | None
 ) -> dict[str, Entry]:
-    """Returns tensors under the names of the table, which begin with the family's prefix."""
+    """Returns tensors under the table's names, which begin with the family's prefix."""
     prefix, table = family.prefix, {**family.later_names, **aliases}
     stored = {table.get(name, name): at for name, at in stored.items()}
     # BERT's first checkpoints have TensorFlow's names.
     stored = {re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)): at for name, at in stored.items()}
-    if head is not None and head.prefix is not None:
-        old = head.prefix
+    if head is not None and (old := head.prefix) is not None:
         stored = {prefix + name.removeprefix(old) if name.startswith(old) else name: at for name, at in stored.items()}
     if prefix and not any(name.startswith(prefix) for name in stored):
         stored = {f"{prefix}{name}": at for name, at in stored.items()}
@@ -33,7 +32,7 @@ def to_table_names(
 
 
 def their_name(name: str, family: Family, architecture: str, head: Head | None) -> str:
-    """Returns the name that a class gives to a tensor, from the table's name."""
+    """Converts the table's name of a tensor to the name in a class."""
     if head is not None and (head.prefix is None or name.startswith(head.names)):
         return name
     if not name.startswith(family.prefix):
@@ -44,11 +43,11 @@ def their_name(name: str, family: Family, architecture: str, head: Head | None) 
 
 
 def unwrap(stored: Mapping[str, Entry], family: Family) -> tuple[dict[str, Entry], str]:
-    """Removes prefixes that a trainer puts before all names; returns the tensors and the removed prefixes."""
+    """Removes wrapper prefixes that all names share; returns the tensors and the removed prefixes."""
     entries, removed = dict(stored), ""
-    while outer := next((each for each in _WRAPPERS if entries and all(name.startswith(each) for name in entries)), ""):
+    while outer := next((wrap for wrap in _WRAPPERS if entries and all(name.startswith(wrap) for name in entries)), ""):
         inner = {name.removeprefix(outer): at for name, at in entries.items()}
-        # Many families have the prefix `model.` themselves.
+        # `model.` is also the prefix of many families.
         if outer == family.prefix and not any(name.startswith(outer) for name in inner):
             break
         entries, removed = inner, removed + outer
@@ -56,7 +55,7 @@ def unwrap(stored: Mapping[str, Entry], family: Family) -> tuple[dict[str, Entry
 
 
 def compare(rules: Rules, entries: Mapping[str, Entry], family: Family) -> tuple[list[str], list[str]]:
-    """Returns names that rules require and `entries` lacks, and names in `entries` that no rule reads."""
+    """Returns the names that rules require and `entries` lacks, and the names in `entries` that no rule reads."""
     required = {name for rule in rules if not rule.optional for name in rule.theirs}
     read = {name for rule in rules for name in rule.theirs}
     pattern = re.compile("|".join(family.ignored) or "(?!)")

@@ -33,7 +33,7 @@ Arrays = dict[str, Any]
 
 
 def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Computes all outputs of a checkpoint for these inputs, with full float32 precision of matrix products.
+    """Computes all outputs of a checkpoint for these inputs, with matrix products in full float32 precision.
 
     Args:
       path: a directory with config.json and safetensors.
@@ -53,10 +53,10 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     checkpoint = open_checkpoint(path)
     params, extra = checkpoint.params(), checkpoint.extra()
     if checkpoint.family.start_field and "gen_input_ids" not in inputs:
-        # Cases of these families continue their inputs.
+        # Reference cases of these families use their inputs as prompts.
         prompts = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
         inputs = {**inputs, **{f"gen_{name}": array for name, array in prompts.items()}}
-    # Cases may also store their inputs as text, for people to read.
+    # Reference cases may also store their inputs as readable text.
     arrays = {name: np.asarray(value) for name, value in inputs.items() if not name.startswith("gen_")}
     numbers = {name: jnp.asarray(array) for name, array in arrays.items() if array.dtype.kind not in "SUO"}
     with jax.default_matmul_precision("highest"):
@@ -73,11 +73,10 @@ def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Array
         outputs = trace(checkpoint, params, inputs)
         readout = {"logits": checkpoint.module.bind({"params": params}).readout(outputs["last"])}
         if checkpoint.config.embed.factor_first and "factor" in params.get("head", {}):
-            # OPT-350M's last hidden state has the width of its tables.
+            # OPT-350M's last hidden state has the width of its embedding tables.
             outputs["last"] = outputs["last"] @ params["head"]["factor"]["kernel"]
-        outputs |= (readout if checkpoint.has_readout else {}) | _heads(
-            checkpoint, params, extra, inputs, outputs["last"]
-        )
+        outputs |= readout if checkpoint.has_readout else {}
+        outputs |= _heads(checkpoint, params, extra, inputs, outputs["last"])
         if checkpoint.tree.get("output_router_logits"):
             outputs["aux_loss"] = _balance(checkpoint, outputs, inputs)
         name, field, tree = checkpoint.architecture, checkpoint.family.smoothing_field, checkpoint.tree
@@ -91,21 +90,21 @@ def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Array
         return _by_reference_name(checkpoint, outputs, inputs)
     (_, outputs), (grads, others) = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
     if checkpoint.family.position_tokens == "real":
-        # The reference never trains the position of padding, which no other token has.
-        place = checkpoint.config.embed.offset - 1
-        grads["embed"]["position"] = grads["embed"]["position"].at[place].set(0)
+        # The reference never trains the position embedding of padding.
+        padding = checkpoint.config.embed.offset - 1
+        grads["embed"]["position"] = grads["embed"]["position"].at[padding].set(0)
     return _by_reference_name(checkpoint, outputs, inputs) | _gradients(checkpoint, grads, others)
 
 
 def _once(function: Callable[..., Any], *args: Any) -> Any:
     """Calls `function`, compiled without optimisation on a CPU, because it runs once."""
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    options = quick if cpu.on_cpu() else {}
+    unoptimised = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = unoptimised if cpu.on_cpu() else {}
     return jax.jit(function).lower(*args).compile(options)(*args)
 
 
 def trace(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Arrays:
-    """Hidden states and attention probabilities of every layer."""
+    """Hidden states, attention probabilities and router logits of every layer."""
     config = checkpoint.config
     if isinstance(config, TransformerConfig) and config.two_stream:
         return xlnet.trace(checkpoint, params, inputs)
@@ -120,16 +119,16 @@ def trace(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Arrays:
 
 
 def _layers(shown: Shown, side: str, inner: int = 1) -> Arrays:
-    """Intermediate outputs of a stack, where one layer of the reference is `inner` layers of ours (ALBERT)."""
+    """Intermediate outputs of a stack; one layer of the reference is `inner` layers of ours (ALBERT)."""
     outputs = {f"{side}hidden_states/{index}": x for index, x in enumerate(shown.hidden[::inner])}
     if inner > 1:
         outputs |= {f"inner_hidden_states/{index}": x for index, x in enumerate(shown.hidden[1:])}
-    others = {f"{side}attentions": shown.attention, "cross_attentions": shown.cross, "router_logits": shown.router}
-    return outputs | {f"{name}/{index}": x for name, layers in others.items() for index, x in enumerate(layers)}
+    by_layer = {f"{side}attentions": shown.attention, "cross_attentions": shown.cross, "router_logits": shown.router}
+    return outputs | {f"{name}/{index}": x for name, layers in by_layer.items() for index, x in enumerate(layers)}
 
 
 def _embedded(checkpoint: Checkpoint, table: Any, tokens: Any) -> Any:
-    """Looks up tokens without a gradient for the padding token; None: the model looks them up itself."""
+    """Embeds tokens without a gradient for the padding token; None: the model embeds them itself."""
     pad = checkpoint.tree.get("pad_token_id")
     if not checkpoint.family.frozen_padding or pad is None:
         return None
@@ -138,7 +137,7 @@ def _embedded(checkpoint: Checkpoint, table: Any, tokens: Any) -> Any:
 
 
 def _balance(checkpoint: Checkpoint, outputs: Arrays, inputs: Arrays) -> Any:
-    """The load-balancing loss of experts over tokens that are not padding."""
+    """The experts' load-balancing loss over tokens that are not padding."""
     logits = [value for name, value in outputs.items() if name.startswith("router_logits/")]
     mask = inputs.get("attention_mask", jnp.ones_like(inputs["input_ids"])).reshape(-1).astype(jnp.float32)
     return experts.balance(jnp.stack(logits), cast(TransformerConfig, checkpoint.config).stack.experts.top, mask)
@@ -147,7 +146,7 @@ def _balance(checkpoint: Checkpoint, outputs: Arrays, inputs: Arrays) -> Any:
 def _inputs(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Inputs:
     """Converts the reference's arguments to ours."""
     module, tokens, mask = checkpoint.module.bind({"params": params}), inputs["input_ids"], inputs.get("attention_mask")
-    # As in the reference, padding attends to all other tokens: the loss of question answering reads its logits.
+    # As in the reference, padding attends to the real tokens: the loss of question answering reads its logits.
     masked = "segments" if checkpoint.family.isolated_padding else "visible"
     source = Inputs(
         tokens=tokens,
@@ -166,7 +165,7 @@ def _inputs(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Inputs:
 
 
 def _shifted(checkpoint: Checkpoint, tokens: Any) -> Any:
-    """Shifts labels right: the decoder's input ids for these labels."""
+    """Shifts labels right to the decoder's input ids."""
     pad, start = int(checkpoint.tree.get("pad_token_id") or 0), checkpoint.tree.get("decoder_start_token_id")
     if start is None:
         raise InputError("decoder_input_ids is missing, and config.json has no decoder_start_token_id; set one")
@@ -175,9 +174,9 @@ def _shifted(checkpoint: Checkpoint, tokens: Any) -> Any:
 
 
 def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
-    """Positions for families that count only some of the tokens; the other tokens get -1.
+    """Positions in families that count only some tokens; the others get -1.
 
-    None: all tokens are counted. With rotary positions they always are, because angles depend on distances alone.
+    None: the model counts all tokens, as always with rotary positions, because scores depend on distances alone.
     """
     rule, config = checkpoint.family.position_tokens, checkpoint.config
     rotates = isinstance(config, TransformerConfig) and config.stack.block.attention.position == "rotary"
@@ -188,7 +187,7 @@ def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
 
 
 def _heads(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Arrays, last: Any) -> Arrays:
-    """Outputs of the heads of the checkpoint's class, except its readout."""
+    """Outputs of the class's heads, except its readout."""
     module, name = checkpoint.module.bind({"params": params}), checkpoint.architecture
     outputs: Arrays = {}
     if getattr(checkpoint.config, "pair_classes", 0):
@@ -213,7 +212,6 @@ _PAIR = {"albert": "sop_logits", "bert": "seq_relationship_logits"}
 
 
 def _by_reference_name(checkpoint: Checkpoint, outputs: Arrays, inputs: Arrays) -> Arrays:
-    """Outputs under the names of the checkpoint's class."""
     name, kind = checkpoint.architecture, tables.kind(checkpoint.tree)
     decoder = "decoder_" if checkpoint.config.kind == "encoder_decoder" else ""
     depth = max(int(key.rpartition("/")[2]) for key in outputs if key.startswith(f"{decoder}hidden_states/"))
@@ -239,7 +237,7 @@ def _by_reference_name(checkpoint: Checkpoint, outputs: Arrays, inputs: Arrays) 
 
 
 def _sentence_vectors(outputs: Arrays, inputs: Arrays) -> Arrays:
-    """One vector per text, as in sentence encoders, and slices of outputs that are too large to store."""
+    """One vector per text, as in sentence encoders, and slices of outputs that are too large to store whole."""
     last = outputs["base/last_hidden_state"]
     mask = inputs.get("attention_mask", jnp.ones(last.shape[:2]))[..., None]
     mean = (last * mask).sum(1) / mask.sum(1)
@@ -256,16 +254,16 @@ def _sentence_vectors(outputs: Arrays, inputs: Arrays) -> Arrays:
 
 
 def _gradients(checkpoint: Checkpoint, grads: Any, extra: Arrays) -> Arrays:
-    """Gradients by the reference's names; tied tensors are counted once, because they are one parameter here."""
+    """Gradients by the reference's names; the global norm counts tied tensors once, as one parameter."""
     outputs, squares = {}, 0.0
-    later = {name: new for new, name in {**checkpoint.family.later_names, **checkpoint.aliases}.items()}
+    new_names = {name: new for new, name in {**checkpoint.family.later_names, **checkpoint.aliases}.items()}
     rules, parameter_rules = checkpoint.rules, checkpoint.family.parameter_rules
     if parameter_rules is not None:
         rules = parameter_rules(checkpoint.config, checkpoint.architecture) + heads.rules(checkpoint.head)
     rules = [rule for rule in rules if rule.trained]
     rules = [rule for rule in rules if all(path in extra or not path.startswith("extra/") for path in rule.ours)]
     for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, grads, extra):
-        name = naming.their_name(later.get(name, name), checkpoint.family, checkpoint.architecture, checkpoint.head)
+        name = naming.their_name(new_names.get(name, name), checkpoint.family, checkpoint.architecture, checkpoint.head)
         outputs[f"grad/{name}"] = array
         square = float(np.square(array.astype(np.float64)).sum())
         outputs[f"grad_norm/{name}"] = np.float32(square**0.5)
@@ -278,8 +276,7 @@ def continuations(checkpoint: Checkpoint, params: Params, inputs: Mapping[str, A
     tree, ids = checkpoint.tree, np.asarray(inputs["gen_input_ids"])
     mask = np.asarray(inputs.get("gen_attention_mask", np.ones_like(ids)))
     prompts = [row[keep > 0].tolist() for row, keep in zip(ids, mask, strict=True)]
-    pad = int(tree.get("pad_token_id") or 0)
-    start = ids
+    pad, start = int(tree.get("pad_token_id") or 0), ids
     if checkpoint.config.kind == "encoder_decoder":
         first = tree.get(checkpoint.family.start_field or "decoder_start_token_id")
         start = np.full((len(ids), 1), pad if first is None else first, ids.dtype)

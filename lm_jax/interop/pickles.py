@@ -11,13 +11,12 @@ from lm_jax.core.config import InputError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Files that trainers write beside the weights.
-_LITTER = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|sentencepiece.*)\.\w+")
+_EXTRAS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|sentencepiece.*)\.\w+")
 _SHARD = re.compile(r"(.*)-\d+-of-\d+(\.\w+)")
 # Safetensors under other names, and files of other frameworks.
 _OTHERS = ("*.safetensors", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
 
-# Trainers nest the weights in a larger dictionary. All tensors are cloned, because tied tensors share memory, which
-# safetensors refuses.
+# Trainers nest the weights in a dictionary. Tensors are cloned: safetensors refuses tied ones, which share memory.
 _CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; "
     "read = lambda f: torch.load(f, map_location='cpu', weights_only=True); "
@@ -28,7 +27,7 @@ _CONVERT = (
 )
 
 
-def refuse(directory: Path, single: str, index: str) -> InputError:
+def refusal(directory: Path, single: str, index: str) -> InputError:
     """Returns the error for a directory without the files `single` and `index`."""
     broken = [file.name for file in (directory / single, directory / index) if file.is_symlink()]
     if broken:
@@ -54,9 +53,9 @@ def command(directory: Path, single: str) -> str:
 
 
 def _pickled(directory: Path) -> str:
-    """The name of the pickled weights, or the pattern of their shards; empty if there are none."""
-    names = sorted(file.name for kind in _PICKLES for file in directory.glob(kind) if not _LITTER.fullmatch(file.name))
-    # The names that transformers writes come first.
+    """The file name of the pickled weights, or a pattern for their shards; empty if there are none."""
+    names = sorted(file.name for kind in _PICKLES for file in directory.glob(kind) if not _EXTRAS.fullmatch(file.name))
+    # Names that transformers writes come first.
     names.sort(key=lambda name: not name.startswith("pytorch_model"))
     if not names:
         return ""

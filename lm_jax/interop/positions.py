@@ -1,4 +1,4 @@
-"""The row of the first position in the table of positions: in RoBERTa's, the row after the padding token's id."""
+"""Aligns the position table with the padding token: RoBERTa's position 0 is the row after the padding token's id."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ from lm_jax.models.config import ModelConfig
 def align(tree: Mapping[str, Any], config: ModelConfig, params: Any) -> tuple[dict[str, Any], ModelConfig, Any]:
     """Moves position 0 to the row that the padding token of config.json requires.
 
-    The model never reads the rows before position 0: they are removed, or added as zeros. `tree` is config.json with
-    the ids of the tokenizer.
-
-    Returns:
-      The three arguments, changed; the model computes the same function.
+    The model never reads the rows before position 0, so they are removed, or added as zeros, and the changed model
+    computes the same function. `tree` is config.json with the ids of the tokenizer.
     """
     tree, embed = dict(tree), config.embed
     if family_of(tree).position_tokens != "real" or tree["pad_token_id"] + 1 == embed.offset:

@@ -1,4 +1,4 @@
-"""Rules: which of our parameters is which Hugging Face tensor, and how to convert between them both ways.
+"""Rules pair our parameters with Hugging Face tensors and convert each to the other.
 
 Our names (`ours`) are paths in the parameter tree, with the layer's number where the stack has a leading axis of
 layers: `stack/3/attention/query/kernel`. Theirs (`theirs`) are names of tensors in a checkpoint. Our kernels are
@@ -17,17 +17,17 @@ import numpy as np
 
 from lm_jax.models.config import AttentionConfig, FeedForwardConfig, NormConfig
 
-# Works on numpy and on jax arrays.
+# A conversion of numpy or jax arrays.
 Change = Callable[..., tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Hugging Face tensors that contain the same numbers as parameters of ours.
+    """Hugging Face tensors with the same numbers as some of our parameters.
 
     Attributes:
-      ours: paths; empty for a table that we compute and they store.
-      theirs: names of tensors.
+      ours: paths of parameters; empty for a table that we compute and they store.
+      theirs: names of tensors; empty for a parameter that their class lacks.
       load: converts their tensors to our parameters.
       save: converts our parameters to their tensors.
       trained: whether the tensors are parameters; False: constants without gradients.
@@ -35,7 +35,7 @@ class Rule:
 
     Example:
       >>> from lm_jax.interop import rules
-      >>> rule = rules.turned("head/out/kernel", "lm_head.weight")
+      >>> rule = rules.transposed("head/out/kernel", "lm_head.weight")
       >>> (kernel,) = rule.load(np.zeros((512, 8)))
       >>> kernel.shape, rule.save(kernel)[0].shape
       ((8, 512), (512, 8))
@@ -53,7 +53,7 @@ Rules = list[Rule]
 
 
 def same(ours: str, theirs: str) -> Rule:
-    """A tensor that is stored as it is."""
+    """A tensor that needs no conversion."""
     return Rule((ours,), (theirs,), _same, _same)
 
 
@@ -68,7 +68,7 @@ def row(ours: str, theirs: str) -> Rule:
 
 
 def constant(theirs: str, value: Callable[[], np.ndarray]) -> Rule:
-    """A table that they store and we compute: never read, but written for their classes."""
+    """A table that they store and we compute: never read, but written for their class."""
     return Rule((), (theirs,), lambda array: (), lambda: (value(),), trained=False, optional=True)
 
 
@@ -83,7 +83,7 @@ def optional(*rules: Rule) -> Rules:
 
 
 def zeros(ours: str, *shape: int) -> Rule:
-    """A parameter of ours that their class lacks: zeros."""
+    """A parameter that their class lacks; it is loaded as zeros."""
     return Rule((ours,), (), lambda: (np.zeros(shape, np.float32),), lambda array: (), trained=False)
 
 
@@ -101,17 +101,17 @@ def norm(ours: str, theirs: str, config: NormConfig) -> Rules:
 
 
 def heads(ours: str, theirs: str, count: int, *, bias: bool) -> Rules:
-    """A `Linear` to `count` heads, all in one axis."""
+    """A `Linear` to `count` heads, which share its output axis."""
     load = functools.partial(_heads_in, count)
-    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, _heads_in_back)
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, _save_heads_in)
     split, join = functools.partial(_split_heads, count), _join_heads
     return [kernel, *([Rule((f"{ours}/bias",), (f"{theirs}.bias",), split, join)] if bias else [])]
 
 
 def out(ours: str, theirs: str, count: int, *, bias: bool, transpose: bool = True) -> Rules:
-    """A `Linear` (`Conv1D` with `transpose=False`) from `count` heads, all in one axis."""
+    """A `Linear` (`Conv1D` with `transpose=False`) from `count` heads, which share its input axis."""
     load = functools.partial(_heads_out, count, transpose)
-    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, functools.partial(_heads_out_back, transpose))
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), load, functools.partial(_save_heads_out, transpose))
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
 
 
@@ -128,30 +128,24 @@ def attention(
     transpose: bool = True,
 ) -> Rules:
     """Attention: `names` are query, key, value and output, or a fused matrix (`fused`) and output."""
-    *first, last = names
-    if len(first) == 1:
-        rules = fused(ours, f"{theirs}{first[0]}", config, order, transpose=transpose)
+    *inputs, output = names
+    if len(inputs) == 1:
+        rules = fused(ours, f"{theirs}{inputs[0]}", config, order, transpose=transpose)
     else:
         rules, groups = [], config.kv_heads or config.heads
-        for projection, name, count in zip(QKV, first, (config.heads, groups, groups), strict=True):
+        for projection, name, count in zip(QKV, inputs, (config.heads, groups, groups), strict=True):
             rules += heads(f"{ours}/{projection}", f"{theirs}{name}", count, bias=config.bias)
-    return rules + out(f"{ours}/out", f"{theirs}{last}", config.heads, bias=config.out_bias, transpose=transpose)
+    return rules + out(f"{ours}/out", f"{theirs}{output}", config.heads, bias=config.out_bias, transpose=transpose)
 
 
 def fused(
     ours: str, theirs: str, config: AttentionConfig, order: str, *, transpose: bool = True, name_format: str = "{}.{}"
 ) -> Rules:
-    """Fused QKV: one matrix to queries, keys and values.
+    """Fused QKV: one `Linear` (`Conv1D` with `transpose=False`) to queries, keys and values.
 
-    Args:
-      ours: path of the attention.
-      theirs: name of the `Linear` (`Conv1D` with `transpose=False`).
-      config: of the attention.
-      order: `parts` (all queries, all keys, all values: GPT-2, MPT, ModernBERT; with shared keys Falcon-7B), `heads`
-        (for each head its query, key and value: GPT-NeoX, BLOOM) or `groups` (for each group its queries, its key and
-        its value: Falcon-40B).
-      transpose: whether their matrix is [out, in].
-      name_format: format of a tensor's name, from `theirs` and `weight` or `bias`.
+    `order` is `parts` (all queries, all keys, all values: GPT-2, MPT, ModernBERT; with shared keys Falcon-7B), `heads`
+    (for each head its query, key and value: GPT-NeoX, BLOOM) or `groups` (for each group its queries, its key and its
+    value: Falcon-40B). `name_format` gives a tensor's name from `theirs` and `weight` or `bias`.
     """
     weight, bias = name_format.format(theirs, "weight"), name_format.format(theirs, "bias")
     count, groups = config.heads, config.kv_heads or config.heads
@@ -165,10 +159,10 @@ def fused(
 def feedforward(
     ours: str, theirs: str, names: Sequence[str], config: FeedForwardConfig, *, transpose: bool = True
 ) -> Rules:
-    """Feed-forward: `names` are in and out; if gated, gate, in and out, or one matrix for gate and in, and out."""
+    """Feed-forward: `names` are in and out; if gated, gate, in and out, or a fused matrix (`gate_and_in`) and out."""
     if config.gated and len(names) == 2:
-        both = gate_and_in(ours, f"{theirs}{names[0]}", bias=config.bias)
-        return both + dense(f"{ours}/out", f"{theirs}{names[1]}", bias=config.bias)
+        inputs = gate_and_in(ours, f"{theirs}{names[0]}", bias=config.bias)
+        return inputs + dense(f"{ours}/out", f"{theirs}{names[1]}", bias=config.bias)
     projections = ("gate", "in", "out") if config.gated else ("in", "out")
     rules = []
     for projection, name in zip(projections, names, strict=True):
@@ -177,7 +171,7 @@ def feedforward(
 
 
 def gate_and_in(ours: str, theirs: str, *, bias: bool) -> Rules:
-    """One matrix whose first half is the gate (ModernBERT's `Wi`)."""
+    """A fused matrix of gate and in, whose first half is the gate (ModernBERT's `Wi`)."""
     pairs = [("kernel", "weight"), *([("bias", "bias")] if bias else [])]
     return [
         Rule((f"{ours}/gate/{leaf}", f"{ours}/in/{leaf}"), (f"{theirs}.{name}",), _halves, _stacked)
@@ -186,7 +180,7 @@ def gate_and_in(ours: str, theirs: str, *, bias: bool) -> Rules:
 
 
 def concatenate(parts: Sequence[Any], axis: int) -> Any:
-    """Concatenates arrays of numpy or of jax."""
+    """Concatenates numpy or jax arrays."""
     return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis)
 
 
@@ -195,7 +189,7 @@ _transpose: Change = lambda array: (array.T,)
 _first_row: Change = lambda array: (array[0],)
 _as_row: Change = lambda array: (array.reshape(1, -1),)
 _heads_in: Change = lambda count, array: (array.T.reshape(array.shape[1], count, -1),)
-_heads_in_back: Change = lambda array: (array.reshape(array.shape[0], -1).T,)
+_save_heads_in: Change = lambda array: (array.reshape(array.shape[0], -1).T,)
 _split_heads: Change = lambda count, array: (array.reshape(count, -1),)
 _join_heads: Change = lambda array: (array.reshape(-1),)
 
@@ -205,7 +199,7 @@ def _heads_out(count: int, transpose: bool, array: Any) -> tuple[Any]:
     return (array.reshape(count, -1, array.shape[1]),)
 
 
-def _heads_out_back(transpose: bool, array: Any) -> tuple[Any]:
+def _save_heads_out(transpose: bool, array: Any) -> tuple[Any]:
     array = array.reshape(-1, array.shape[2])
     return (array.T if transpose else array,)
 
@@ -215,8 +209,8 @@ def _halves(array: Any) -> tuple[Any, Any]:
     return array[:half].T, array[half:].T
 
 
-def _stacked(gate: Any, other: Any) -> tuple[Any]:
-    return (concatenate([gate.T, other.T], 0),)
+def _stacked(gate: Any, value: Any) -> tuple[Any]:
+    return (concatenate([gate.T, value.T], 0),)
 
 
 def _unfuse(order: str, count: int, groups: int, transpose: bool, array: Any) -> tuple[Any, Any, Any]:
@@ -240,7 +234,7 @@ def _fuse(order: str, count: int, groups: int, transpose: bool, *parts: Any) -> 
     if order == "parts":
         rows = concatenate(parts, 0)
     else:
-        query = parts[0].reshape(groups, count // groups, width, *rest)
-        rows = concatenate([query, parts[1][:, None], parts[2][:, None]], 1)
+        queries = parts[0].reshape(groups, count // groups, width, *rest)
+        rows = concatenate([queries, parts[1][:, None], parts[2][:, None]], 1)
     array = rows.reshape((count + 2 * groups) * width, *rest)
     return (array if transpose or array.ndim == 1 else array.T,)

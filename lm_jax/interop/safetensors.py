@@ -28,14 +28,14 @@ SINGLE = "model.safetensors"
 # Model hubs refuse larger files.
 LARGEST_SHARD = 5 * 10**9
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
-# A longer header means that the file is damaged.
+# A file with a longer header is damaged.
 _LONGEST_HEADER = 100 * 2**20
 
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_EIGHTS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
-_WHOLE = {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (64, 32, 16, 8)}
+_FLOATS_8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+_INTEGERS = {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (64, 32, 16, 8)}
 DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(scalar) for name, scalar in {**_FLOATS, **_EIGHTS, **_WHOLE, "BOOL": np.bool_}.items()
+    name: np.dtype(scalar) for name, scalar in {**_FLOATS, **_FLOATS_8, **_INTEGERS, "BOOL": np.bool_}.items()
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -57,7 +57,7 @@ class Entry:
 
 
 def header(file: Path) -> dict[str, Entry]:
-    """Reads where every tensor of one file is.
+    """Reads the header of a file: the entry of each tensor.
 
     Raises:
       InputError: the file is damaged.
@@ -70,7 +70,7 @@ def header(file: Path) -> dict[str, Entry]:
             if size < 8 or length > min(size - 8, _LONGEST_HEADER):
                 raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
             tree = json.loads(stream.read(length))
-        return {name: _entry(file, name, about, 8 + length, size) for name, about in tree.items() if name[:2] != "__"}
+        return {name: _entry(file, name, info, 8 + length, size) for name, info in tree.items() if name[:2] != "__"}
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); download it again") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -79,20 +79,18 @@ def header(file: Path) -> dict[str, Entry]:
         ) from error
 
 
-def _entry(file: Path, name: str, about: Mapping[str, Any], start: int, size: int) -> Entry:
-    if about["dtype"] not in DTYPES:
-        raise ValueError(f"tensor {name} is {about['dtype']}; supported are {', '.join(DTYPES)}")
-    dtype, shape = DTYPES[about["dtype"]], tuple(int(axis) for axis in about["shape"])
-    first, last = about["data_offsets"]
+def _entry(file: Path, name: str, info: Mapping[str, Any], start: int, size: int) -> Entry:
+    if info["dtype"] not in DTYPES:
+        raise ValueError(f"tensor {name} is {info['dtype']}; supported are {', '.join(DTYPES)}")
+    dtype, shape = DTYPES[info["dtype"]], tuple(int(axis) for axis in info["shape"])
+    first, last = info["data_offsets"]
     if min((first, *shape)) < 0 or last - first != math.prod(shape) * dtype.itemsize or start + last > size:
-        raise ValueError(
-            f"tensor {name} of {about['dtype']}{list(shape)} is at bytes {first}..{last} of {size - start}"
-        )
+        raise ValueError(f"tensor {name} of {info['dtype']}{list(shape)} is at bytes {first}..{last} of {size - start}")
     return Entry(file, dtype, shape, start + first)
 
 
 def entries(directory: Path) -> dict[str, Entry]:
-    """Reads where every tensor of a checkpoint is: in one file, or in shards.
+    """Reads the entries of a checkpoint, from one file or from shards.
 
     Raises:
       InputError: the checkpoint is missing, incomplete, or in a format that can run code when it is read.
@@ -102,23 +100,23 @@ def entries(directory: Path) -> dict[str, Entry]:
         return header(directory / SINGLE)
     if not index.is_file():
         if shards := _unindexed(directory):
-            return {name: at for file in shards for name, at in header(file).items()}
-        raise pickles.refuse(directory, SINGLE, INDEX)
+            return {name: entry for file in shards for name, entry in header(file).items()}
+        raise pickles.refusal(directory, SINGLE, INDEX)
     pointers.refuse(index)
     try:
-        where = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+        weight_map = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{index} is damaged ({type(error).__name__}: {error}); download it again") from error
-    files = sorted(set(where.values()))
+    files = sorted(set(weight_map.values()))
     # A name with a folder could point anywhere on the disk.
     if outside := [file for file in files if Path(file).name != file]:
         raise InputError(f"{index} names {outside[0]!r}, which is not a file beside it; download the checkpoint again")
     if absent := [file for file in files if not (directory / file).is_file()]:
         raise InputError(f"{directory} lacks {', '.join(absent)}, which {INDEX} names; download the missing files")
     shards = {file: header(directory / file) for file in files}
-    if lost := [name for name, file in where.items() if name not in shards[file]]:
-        raise InputError(f"{directory / where[lost[0]]} lacks {lost[0]}, which {INDEX} lists; download it again")
-    return {name: shards[file][name] for name, file in where.items()}
+    if lost := [name for name, file in weight_map.items() if name not in shards[file]]:
+        raise InputError(f"{directory / weight_map[lost[0]]} lacks {lost[0]}, which {INDEX} lists; download it again")
+    return {name: shards[file][name] for name, file in weight_map.items()}
 
 
 def _unindexed(directory: Path) -> list[Path]:
@@ -132,7 +130,7 @@ def _unindexed(directory: Path) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor to write: `make` computes it just before it is written, with this shape, and it is cast to `dtype`."""
+    """A tensor to write: `make` computes it, with this shape, when it is written; it is then cast to `dtype`."""
 
     name: str
     shape: tuple[int, ...]
@@ -146,15 +144,15 @@ class Tensor:
 
 
 def write(directory: Path, tensors: Iterable[Tensor], largest: int = LARGEST_SHARD) -> list[Path]:
-    """Writes a checkpoint, one tensor in memory at a time: one file, or shards and their index.
+    """Writes a checkpoint as one file, or as shards and an index, with one tensor in memory at a time.
 
     Args:
       directory: created if it is missing.
       tensors: in the order of the file.
-      largest: size of a shard's tensors, in bytes; only a single larger tensor exceeds it.
+      largest: maximum size of a shard's tensors, in bytes; only a single larger tensor exceeds it.
 
     Returns:
-      The files of tensors.
+      The safetensors files.
 
     Example:
       >>> import tempfile
@@ -178,9 +176,9 @@ def write(directory: Path, tensors: Iterable[Tensor], largest: int = LARGEST_SHA
     for name, shard in zip(names, shards, strict=True):
         _write_file(directory / name, shard)
     if count > 1:
-        where = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(tensor.size_bytes for shard in shards for tensor in shard)
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         replace(directory / INDEX, lambda partial: partial.write_text(json.dumps(index, indent=2) + "\n"))
     return [directory / name for name in names]
 
@@ -193,7 +191,7 @@ def _write_file(file: Path, tensors: list[Tensor]) -> None:
         tree[tensor.name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         at += tensor.size_bytes
     text = json.dumps(tree, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # aligns the tensors to 8 bytes
 
     def stream(partial: Path) -> None:
         with open(partial, "wb") as out:
@@ -210,7 +208,7 @@ def _write_file(file: Path, tensors: list[Tensor]) -> None:
 
 
 def replace(file: Path, fill: Callable[[Path], Any]) -> None:
-    """Replaces a file atomically: `fill` writes another beside it, which is then renamed."""
+    """Replaces a file atomically: `fill` writes a temporary file beside it, which is then renamed."""
     partial = file.with_name(f"{file.name}.partial-{uuid.uuid4().hex}")
     try:
         fill(partial)

@@ -1,8 +1,8 @@
 """config.json of a Hugging Face checkpoint, read strictly: settings that change the function are supported or refused.
 
-A table reads the fields that it knows; `finish` then refuses the checkpoint if a field is left that the family's
-classes can read and that is not known to be harmless. Both forms of rotary settings are read: `rope_theta` and
-`rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
+A table reads the fields that it knows; `finish` then refuses the checkpoint if the family's classes can read another
+field that is not known to be harmless. Rotary settings have two forms: `rope_theta` and `rope_scaling` (transformers
+4), and `rope_parameters` (transformers 5).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
 }
-# Hugging Face's name of each of our activations: the first one above.
+# Hugging Face's names of our activations: of several names above, the first.
 ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
-# Fields that do not change logits: training, generation, bookkeeping, and relics that no release reads.
+# Fields that do not change logits: for training, generation or bookkeeping, or read by no release.
 HARMLESS = re.compile(
     r"_.*|auto_map|architectures|model_type|transformers_version|torch_dtype|dtype|use_cache|gradient_checkpointing"
     r"|.*drop(out)?(_prob|_rate)?|.*_pdrop|.*layerdrop|.*dropout.*|init(ializer)?_(range|factor|std|cutoff_factor|device)"
@@ -55,7 +55,7 @@ _REQUIRED = object()
 
 
 class Settings:
-    """The fields of a config.json; remembers which of them have been read."""
+    """The fields of a config.json, and which of them have been read."""
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class Settings:
         heads: Collection[str] = (),
         inner: bool = False,
     ):
-        """Starts with no field read.
+        """Wraps a parsed file, with no field read.
 
         Args:
           tree: the parsed file.
-          tensors: names in the checkpoint, for settings that config.json leaves out.
+          tensors: names of the checkpoint's tensors, which decide settings that config.json leaves out.
           file: the file's name in messages.
           heads: suffixes of the family's classes with heads that our models lack.
-          inner: whether `tree` is an object inside the file.
+          inner: whether `tree` is a nested object of the file.
         """
         self.tree, self.tensors, self.file, self.heads = dict(tree), frozenset(tensors), file, frozenset(heads)
         self.read: set[str] = set()
@@ -99,7 +99,7 @@ class Settings:
         return self.tree.get(name, default)
 
     def expect(self, name: str, *allowed: Any, why: str = "") -> None:
-        """Refuses other values of a field; a missing field means the first of `allowed`."""
+        """Refuses values of a field that are not `allowed`; a missing field means the first of them."""
         value = self.get(name, default=allowed[0])
         if value not in allowed:
             supported = " or ".join(map(repr, allowed))
@@ -116,7 +116,7 @@ class Settings:
     def architecture(self, *names: str) -> str:
         """The class that saved the checkpoint: one of `names`, or one with a head of the family.
 
-        A file without a class means the first of `names`. Sets `classes` to all supported classes.
+        If the file has no class, it is the first of `names`. Sets `classes` to all supported classes.
         """
         name = self.get("architectures", default=[names[0]])[0]
         self.classes = (*names, *(heads.stem(names[0]) + head for head in sorted(self.heads)))
@@ -138,18 +138,18 @@ class Settings:
         return self.get("tie_word_embeddings", default=default) or self.headless
 
     def activation(self, *names: str, default: str) -> str:
-        """Our name of the activation that a field names."""
+        """Our name of the activation in a field."""
         value = self.get(*names, default=default)
         if value not in ACTIVATIONS:
             raise InputError(f"{self.file}: {names[0]} is {value!r}; supported are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[value]
 
     def inner(self, name: str) -> Settings:
-        """The settings of an object inside the file."""
+        """The settings in a nested object of the file."""
         return Settings(self.get(name, default={}), self.tensors, f"{self.file}: {name}", inner=True)
 
     def labels(self) -> int:
-        """Number of classes of a classifier; as in the reference, `num_labels` wins over the names in `id2label`."""
+        """Number of classes of a classifier; as in the reference, `num_labels` overrides the names in `id2label`."""
         names = self.get("id2label", default=None)
         return int(self.get("num_labels", default=2 if names is None else len(names)))
 
@@ -170,21 +170,21 @@ class Settings:
 
         Args:
           theta: base of the wavelengths if the file has none.
-          layers: type of these layers, if types have settings of their own.
-          key: transformers 4's name of theta.
-          fraction: the rotated share of a head if the file has none.
-          scaled: whether transformers 4's `rope_scaling` applies to these layers.
+          layers: type of the layers, if each type has its own settings.
+          key: the field of theta in transformers 4.
+          fraction: rotated share of a head if the file has none.
+          scaled: whether `rope_scaling` (transformers 4) applies to these layers.
         """
         tree = self.get("rope_parameters", default=None)
-        earlier, scaling = self.get(key, default=theta), self.get("rope_scaling", default=None)
+        base, scaling = self.get(key, default=theta), self.get("rope_scaling", default=None)
         share = self.get("partial_rotary_factor", default=fraction)
         if tree is None:
-            tree = {"rope_theta": earlier, "partial_rotary_factor": share, **((scaling or {}) if scaled else {})}
+            tree = {"rope_theta": base, "partial_rotary_factor": share, **((scaling or {}) if scaled else {})}
         elif layers and layers in tree:
             tree = tree[layers]
         inner = Settings(tree, (), f"{self.file}: rope_parameters", inner=True)
         rotary = RotaryConfig(
-            theta=float(inner.get("rope_theta", default=earlier)),
+            theta=float(inner.get("rope_theta", default=base)),
             fraction=float(inner.get("partial_rotary_factor", default=share)),
             scaling=_scaling(inner, self.get("max_position_embeddings", default=None)),
         )
@@ -192,16 +192,12 @@ class Settings:
         return rotary
 
     def finish(self, readable: Collection[str] | None = None) -> tuple[str, ...]:
-        """Refuses fields that were not read, unless they are harmless, switched off, or read by no class of the family.
+        """Refuses unread fields, unless they are harmless, switched off, or read by no class of the family.
 
-        Args:
-          readable: fields that a class of the family can read; None: any field.
-
-        Returns:
-          The fields that no class reads.
+        `readable` has the fields that its classes can read; None: any field. Returns the fields that no class reads.
 
         Raises:
-          InputError: names the first field that may change the function.
+          InputError: an unread field may change the function.
         """
         others, unread = self._others(), []
         for name, value in self.tree.items():
@@ -220,18 +216,17 @@ class Settings:
         return tuple(unread)
 
     def _others(self) -> str:
-        """Says which code other than the known classes may read this file; empty: none."""
+        """Names code outside the known classes that may read this file; empty: none."""
         numbers = re.findall(r"\d+", str(self.tree.get("transformers_version", "")))
         release = tuple(map(int, numbers[:2]))
         if self.tree.get("auto_map"):
-            return " (auto_map names code of its own, which may read it)"
+            return " (auto_map names custom code, which may read it)"
         if release > fields.RELEASE:
             return f" (written by transformers {self.tree['transformers_version']}, whose fields are not known)"
         return ""
 
 
 def _scaling(rope: Settings, longest: int | None) -> ScalingConfig:
-    """The scaling of rotary angles."""
     name = rope.get("rope_type", "type", default="default")
     if name == "default":
         return ScalingConfig()
@@ -254,11 +249,11 @@ def _llama3(rope: Settings, length: int | None, longest: int | None) -> ScalingC
 
 def _yarn(rope: Settings, length: int | None, longest: int | None) -> ScalingConfig:
     factor, magnitude = _stretch(rope, length, longest), rope.get("attention_factor", default=None)
-    ratio = [rope.get(field, default=0.0) for field in ("mscale", "mscale_all_dim")]
-    if magnitude is None and all(ratio):
+    mscales = [rope.get(field, default=0.0) for field in ("mscale", "mscale_all_dim")]
+    if magnitude is None and all(mscales):
         # DeepSeek's form: the magnitude of mscale over that of mscale_all_dim.
-        sharp = [0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in ratio]
-        magnitude = sharp[0] / sharp[1]
+        magnitudes = [0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0 for scale in mscales]
+        magnitude = magnitudes[0] / magnitudes[1]
     return ScalingConfig(
         name="yarn",
         factor=factor,
@@ -283,7 +278,7 @@ def _longrope(rope: Settings, length: int | None, longest: int | None) -> Scalin
 
 
 def _stretch(rope: Settings, length: int | None, longest: int | None) -> float:
-    """How many times longer the context is than that of the first training."""
+    """Ratio of the context length to that of pretraining."""
     factor = rope.get("factor", default=None)
     return float(longest or 1) / (length or 1) if factor is None else float(factor)
 

@@ -13,7 +13,7 @@ import numpy as np
 from lm_jax.core.config import InputError
 from lm_jax.interop.outputs import run
 
-# Absolute tolerance of float32 outputs unless the case's meta.json has another.
+# Absolute tolerance of float32 outputs for which the case's meta.json has none.
 DEFAULT_TOLERANCE = 1e-5
 
 
@@ -23,7 +23,7 @@ class Comparison:
 
     Attributes:
       name: the reference's name of the output.
-      difference: the largest absolute difference where the mask is 1; for token ids, the number that differ.
+      difference: the largest absolute difference outside padding; for token ids, the number that differ.
       tolerance: the largest allowed difference.
     """
 
@@ -40,7 +40,7 @@ class Comparison:
 def verify(case: Path, model: Path | None = None) -> tuple[list[Comparison], list[str]]:
     """Compares our outputs with those of a case directory (`inputs.npz`, `outputs.npz`, `meta.json`, a checkpoint).
 
-    `model` is another directory with the checkpoint; None: that of the case.
+    `model` is the directory of the checkpoint; None: `case`.
 
     Returns:
       A comparison for every stored output that we compute, and the names of those that we do not compute.
@@ -91,7 +91,7 @@ def _tolerance(name: str) -> str:
 
 
 def _mask(name: str, array: np.ndarray, inputs: Mapping[str, Any]) -> np.ndarray | None:
-    """Mask of the values to compare, those of tokens that are not padding; None: all values."""
+    """Mask of the values to compare: padding is left out; None: all values."""
     if name.startswith(("grad", "gen_")):
         return None
     decoder = "decoder_input_ids" in inputs and not name.startswith("encoder_")

@@ -1,4 +1,4 @@
-"""Outputs of a checkpoint with two streams (XLNet), under the names of the reference implementation."""
+"""Outputs of a checkpoint with two-stream attention (XLNet), under the names of the reference implementation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Arrays = dict[str, Any]
 
 
 def trace(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Arrays:
-    """Hidden states, attention probabilities and memories of every layer; with targets, of both streams.
+    """Hidden states, attention probabilities and memories of every layer; of both streams if there are targets.
 
     The inputs are `input_ids`, and optionally `attention_mask` or its opposite `input_mask`, `token_type_ids`,
     `perm_mask`, `target_mapping` and `mems/0` ... [length batch embed].
     """
     config = cast(TransformerConfig, checkpoint.config)
-    # Unrolled, so that the past is a tuple of layers.
+    # Unrolled, so that the past is a tuple with an entry per layer.
     config = dataclasses.replace(config, stack=dataclasses.replace(config.stack, scan="never"))
     module, length = transformer.build_transformer(config), inputs["input_ids"].shape[1]
     mapping = inputs.get("target_mapping")
@@ -64,26 +64,26 @@ def _past(inputs: Arrays, module: Any) -> Past:
 
 
 def _inputs(inputs: Arrays, targets: Any) -> Inputs:
-    """Converts the reference's arguments to ours: a token attends to itself, and to all that the masks allow."""
+    """Converts the reference's arguments to ours: a token attends to itself, and otherwise as the masks allow."""
     mask, opposite = inputs.get("attention_mask"), inputs.get("input_mask")
     if mask is not None and opposite is not None:
         raise InputError("inputs has attention_mask and its opposite input_mask; leave out one of them")
     mask = 1 - opposite if opposite is not None else mask
-    (batch, length), hidden = inputs["input_ids"].shape, inputs.get("perm_mask")
+    (batch, length), unseen = inputs["input_ids"].shape, inputs.get("perm_mask")
     return Inputs(
         tokens=inputs["input_ids"],
         visible=None if mask is None else (mask > 0).astype(jnp.int32),
         types=inputs.get("token_type_ids"),
-        unseen=jnp.zeros((batch, length, length), bool) if hidden is None else hidden > 0,
+        unseen=jnp.zeros((batch, length, length), bool) if unseen is None else unseen > 0,
         targets=targets,
     )
 
 
 def _targets(mapping: Any) -> tuple[Any, Any]:
-    """Targets of the query stream (one per position, and one that predicts nothing), and the targets of `mapping`.
+    """Targets of the query stream (one per position, and one without a token), and the target of each row of `mapping`.
 
-    All positions are targets because the reference returns the attention of the query stream at every position. Rows of
-    `mapping` without a token select the target that predicts nothing.
+    All positions are targets, because the reference returns the query stream's attention at every position. Rows of
+    `mapping` without a token select the last target.
     """
     rows = np.asarray(mapping)
     if not np.isin(rows, (0, 1)).all() or (rows.sum(2) > 1).any() or (rows.sum(1) > 1).any():

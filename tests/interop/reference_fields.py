@@ -17,7 +17,7 @@ SHARED = (
 
 
 def family(package: Path, name: str) -> set[str]:
-    """Fields in the family's own folder of an installed `transformers`."""
+    """Fields in the family's folder of an installed `transformers`."""
     folder = package / "models" / FOLDERS.get(name, name.replace("-", "_"))
     files = [*folder.glob("configuration_*.py"), *folder.glob("modeling_*.py")]
     return {field for file in files if "_tf_" not in file.name and "_flax_" not in file.name for field in fields(file)}
@@ -50,7 +50,7 @@ def _names(tree: ast.AST) -> Iterator[str]:
 
 
 def _defined(node: ast.ClassDef) -> Iterator[str]:
-    """Fields, arguments and attributes of a configuration class, and its other names for them."""
+    """Fields, arguments and attributes of a configuration class, and their aliases."""
     for child in ast.walk(node):
         if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name):
             yield child.target.id

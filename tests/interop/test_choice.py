@@ -34,15 +34,15 @@ CLASSES = {
 }
 # Models that differ from a family in one setting.
 OTHERS = {
-    "BERT without token types, otherwise than DistilBERT": ("bert", {"embed.types": 0}),
+    "BERT without token types, unlike DistilBERT": ("bert", {"embed.types": 0}),
     "RoBERTa without a row before position 0": ("roberta", {"embed.offset": 0, "embed.types": 0}),
     "ALBERT whose tables are as wide as its layers": ("albert", {"embed.factor": None}),
     "DistilBERT with another epsilon": ("distilbert", {"norm.epsilon": 1e-6}),
     "ELECTRA with a window": ("electra", {"stack.block.attention.window": 4}),
-    "ModernBERT whose second layer sees everything": ("modernbert", {"stack.pattern": ("first", "block", "local")}),
-    "BART with a readout of its own": ("bart", {"readout.tied": False}),
+    "ModernBERT with a global second layer": ("modernbert", {"stack.pattern": ("first", "block", "local")}),
+    "BART with an untied readout": ("bart", {"readout.tied": False}),
     "Marian with interleaved sinusoids": ("marian", {"embed.positions": "sinusoidal_interleaved"}),
-    "Pegasus without last norms": ("pegasus", {"final_norm": False}),
+    "Pegasus without final norms": ("pegasus", {"final_norm": False}),
     "UMT5 with layer norm": ("umt5", {"norm.name": "layer"}),
 }
 
@@ -77,7 +77,7 @@ def test_squared_relu_is_exported_under_its_name_in_transformers(preset):
     assert [value for value in tree.values() if value in ("relu2", "gated-relu2")]
 
 
-def test_mt5_has_settings_of_its_own():
+def test_mt5_writes_its_own_settings():
     config = tiny.config("mt5")
     tree = TABLES["mt5"].settings(config)
     tensors = tree.pop("tensors")

@@ -79,13 +79,13 @@ def test_unsupported_settings_are_refused_by_name(over, message):
 
 
 def later(arrays):
-    """Tensors under the names of the released models, with an unused one that these have."""
+    """Renames tensors as in the released models, and adds their unused one."""
     names = {table: name for name, table in deberta._ORIGINAL_HEAD_NAMES.items()}
     unused = {"mask_predictions.dense.weight": np.ones((3, 3), np.float32)}
     return {names.get(name, name): array for name, array in arrays.items()} | unused
 
 
-def test_the_released_models_are_read_though_they_do_not_name_their_class(tmp_path):
+def test_released_models_whose_settings_lack_the_class_are_read(tmp_path):
     config = tiny.config("deberta")
     params, tree = random_params(config), huggingface.tree_for(config)
     (tmp_path / "ours").mkdir()
@@ -119,7 +119,7 @@ def test_a_head_without_legacy_is_exported_under_its_later_names(tmp_path):
         {"tie_word_embeddings": False},
         {"architectures": ["DebertaV2ForSequenceClassification"], "id2label": {"0": "no", "1": "yes", "2": "both"}},
     ],
-    ids=["convolution", "own projections", "narrow tables", "own readout", "classes"],
+    ids=["convolution", "separate projections", "narrow tables", "untied readout", "classes"],
 )
 def test_export_then_import_is_the_identity(tmp_path, over):
     tree = {**TREE, **over}

@@ -32,25 +32,18 @@ DECODERS = {
     "gemma2": ("gemma2", "Gemma2ForCausalLM"),
     "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
 }
-FIRST = {
-    "gpt2": "gpt2",
-    "bert": "bert",
-    "t5": "t5",
-    "t5_v1_0": "t5",
-    "llama": "llama",
-    "deberta": "deberta-v2",
-    "xlnet": "xlnet",
-}
+# model_type of other presets.
+TYPES = dict(gpt2="gpt2", bert="bert", t5="t5", t5_v1_0="t5", llama="llama", deberta="deberta-v2", xlnet="xlnet")
 WINDOW = {"stack.kinds": Tree(local=Tree(attention=Tree(window=8))), "stack.pattern": ("block", "local")}
 ATTENTION, FEEDFORWARD = "stack.block.attention", "stack.block.feedforward"
-# Variants of these families: preset, settings, model_type, and fields of config.json.
-OTHERS = {
+# Variants of presets: preset, settings, model_type, and fields of config.json.
+VARIANTS = {
     "mistral without a window": ("mistral", {f"{ATTENTION}.window": None}, "llama", {"rope_theta": 10000.0}),
-    "all layers of qwen2 local": (
+    "qwen2 with local layers only": (
         *("qwen2", {f"{ATTENTION}.window": 8}, "qwen2"),
         {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["sliding_attention"] * 2},
     ),
-    "some layers of qwen3 local": (
+    "qwen3 with some local layers": (
         *("qwen3", WINDOW, "qwen3"),
         {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]},
     ),
@@ -58,19 +51,19 @@ OTHERS = {
         *("gpt_neo", {"stack.pattern": ()}, "gpt_neo"),
         {"attention_types": [[["global", "global"], 1]]},
     ),
-    "gemma3 of another pattern": (
+    "gemma3 with another pattern": (
         *("gemma3", {"stack.pattern": ("block", "local"), "stack.depth": 3}, "gemma3_text"),
         {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
     ),
-    "gemma3 whose scores have the usual scale": (
+    "gemma3 with the default scale of scores": (
         *("gemma3", {f"{ATTENTION}.scale": None}, "gemma3_text"),
         {"query_pre_attn_scalar": 32},
     ),
-    "gemma whose gelu is exact": (
+    "gemma with exact gelu": (
         *("gemma", {f"{FEEDFORWARD}.activation": "gelu"}, "gemma"),
         {"hidden_act": "gelu_python"},
     ),
-    "falcon with some keys and two norms": (
+    "falcon with grouped keys and two norms": (
         *("falcon", {f"{ATTENTION}.kv_heads": 2, "stack.block.norm_placement": "parallel_two"}, "falcon"),
         {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 2},
     ),
@@ -78,7 +71,7 @@ OTHERS = {
         *("falcon", {f"{ATTENTION}.kv_heads": None, "stack.block.norm_placement": "pre"}, "falcon"),
         {"new_decoder_architecture": False, "multi_query": False, "parallel_attn": False},
     ),
-    "pythia in a row": (
+    "pythia with sequential sublayers": (
         *("pythia", {"stack.block.norm_placement": "pre"}, "gpt_neox"),
         {"use_parallel_residual": False},
     ),
@@ -86,11 +79,11 @@ OTHERS = {
         *("opt", {"embed.factor": 32, "embed.factor_first": True, "final_norm": False}, "opt"),
         {"word_embed_proj_dim": 32, "_remove_final_layer_norm": True},
     ),
-    "bloom whose stream is normalised": (
+    "bloom with a normalised residual stream": (
         *("bloom", {"stack.block.norm_placement": "stream"}, "bloom"),
         {"apply_residual_connection_post_layernorm": True},
     ),
-    "mpt that cuts": (
+    "mpt that clips queries, keys and values": (
         *("mpt", {f"{ATTENTION}.clip": 6.0, f"{ATTENTION}.scale": 0.5}, "mpt"),
         {"attn_config": {"alibi": True, "clip_qkv": 6.0, "softmax_scale": 0.5}},
     ),
@@ -101,19 +94,19 @@ REFUSED = {
     "Chinchilla": ("chinchilla", {}),
     "GPT-3": ("gpt3", {}),
     "an activation that the class lacks": ("gpt", {f"{FEEDFORWARD}.activation": "quick_gelu"}),
-    "two windows": (
+    "windows of two lengths": (
         "gpt_neo",
         {"stack.kinds": Tree({name: Tree(attention=Tree(window=size)) for name, size in (("block_8", 8), ("far", 16))}),
          "stack.pattern": ("block_8", "far")},
     ),
-    "a stretched window": ("gemma3", {"stack.kinds.local.attention.rotary.scaling": Tree(name="linear", factor=2.0)}),
-    "keys between one and all in a row": (
+    "scaled local RoPE": ("gemma3", {"stack.kinds.local.attention.rotary.scaling": Tree(name="linear", factor=2.0)}),
+    "falcon with grouped keys and sequential sublayers": (
         "falcon", {f"{ATTENTION}.kv_heads": 2, "stack.block.norm_placement": "pre"},
     ),
-    "a scale of no whole number": ("gemma2", {f"{ATTENTION}.scale": 0.3}),
-    "no scale at all": ("gemma2", {f"{ATTENTION}.scale": 0.0}),
-    "scores and logits of muP": ("llama", {"init.name": "mup"}),
-    "a wave that ends in a half feature": ("gptj", {f"{ATTENTION}.rotary.fraction": 0.26}),
+    "a scale that is not an inverse square root of an integer": ("gemma2", {f"{ATTENTION}.scale": 0.3}),
+    "a scale of zero": ("gemma2", {f"{ATTENTION}.scale": 0.0}),
+    "muP's scaling of scores and logits": ("llama", {"init.name": "mup"}),
+    "a rotary dimension that is not an integer": ("gptj", {f"{ATTENTION}.rotary.fraction": 0.26}),
 }  # fmt: skip
 
 
@@ -137,14 +130,14 @@ def test_every_size_of_a_preset_is_its_family_and_reads_back_as_the_same_functio
         assert huggingface.function_of(read_back(theirs)) == huggingface.function_of(config)
 
 
-@pytest.mark.parametrize(("preset", "kind"), FIRST.items())
-def test_presets_that_could_always_be_exported_keep_their_family(preset, kind):
+@pytest.mark.parametrize(("preset", "kind"), TYPES.items())
+def test_other_presets_are_exported_as_their_families(preset, kind):
     assert huggingface.tree_for(tiny.config(preset))["model_type"] == kind
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_variants_of_a_family_write_the_fields_that_differ(name):
-    preset, over, kind, fields = OTHERS[name]
+    preset, over, kind, fields = VARIANTS[name]
     config = tiny.config(preset, over=over)
     theirs = huggingface.tree_for(config)
     assert {"model_type": kind, **fields}.items() <= theirs.items()
@@ -159,7 +152,7 @@ def test_a_model_that_no_family_computes_is_refused_in_one_line(name):
     assert "\n" not in str(error.value)
 
 
-# Layers of two kinds, fused matrices, experts. Other tests read exports of every family, with transformers too.
+# With two kinds of layers, fused matrices and experts. Other tests read exports of every family, also by transformers.
 @pytest.mark.parametrize("preset", ["gpt_neo", "falcon", "mixtral"])
 def test_an_export_loads_with_the_same_parameters(preset, tmp_path):
     config, generator = tiny.config(preset), np.random.default_rng(0)

@@ -24,7 +24,7 @@ TENSORS = {
 
 
 def function(config):
-    """A configuration without settings that do not change its function, and the same of each layer."""
+    """The settings of a configuration, and of each layer, that change its function."""
     layers = []
     for name in ("encoder", "decoder") if config.kind == "encoder_decoder" else ("stack",):
         stack = getattr(config, name)

@@ -1,4 +1,4 @@
-"""A family or class that config.json leaves out is inferred from the tensors if they leave one choice."""
+"""A family or class that config.json leaves out is inferred from the tensors if they fit only one."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_family_and_class_are_inferred_from_the_tensors(golden, lacking):
     again, notes = guess.complete(without(tree, *lacking), stored, "config.json")
     assert (again["model_type"], again["architectures"]) == (tree["model_type"], [architecture])
     (note,) = notes
-    assert f"taken for {architecture}" in note and "--hf.architectures=..." in note
+    assert f"inferred from the tensors: {architecture}" in note and "--hf.architectures=..." in note
 
 
 @pytest.mark.parametrize("nothing", [None, [], [None]])
@@ -74,10 +74,9 @@ def test_tensors_of_several_families_are_listed_with_the_flag(repository):
     assert again["architectures"] == ["BertModel"]
 
 
-def test_classes_of_other_functions_with_the_same_tensors_are_listed_with_the_flag(repository):
+def test_classes_with_the_same_tensors_and_different_functions_are_listed(repository):
     tree, stored = bert(repository)
-    head = {f"classifier.{name}": at for name, at in (("weight", stored["cls.seq_relationship.weight"]),)}
-    head["classifier.bias"] = stored["cls.seq_relationship.bias"]
+    head = {f"classifier.{leaf}": stored[f"cls.seq_relationship.{leaf}"] for leaf in ("weight", "bias")}
     body = {name: at for name, at in stored.items() if name.startswith("bert.")}
     with pytest.raises(InputError, match="BertForSequenceClassification.*BertForTokenClassification"):
         guess.complete(without(tree, "architectures"), body | head, "config.json")

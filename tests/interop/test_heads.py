@@ -18,7 +18,7 @@ INPUTS = {
     "attention_mask": jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]]),
 }
 TREE = {"pad_token_id": 0, "eos_token_id": 9}
-PLACES = {
+PICKED = {
     "first": (LAST[0, 0], LAST[1, 0]),
     "last": (LAST[0, 1], LAST[1, 3]),
     "end": (LAST[0, 1], LAST[1, 3]),
@@ -28,11 +28,11 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("pick", PLACES)
+@pytest.mark.parametrize("pick", PICKED)
 def test_a_head_reads_the_hidden_states_that_it_names(pick):
     extra = {"extra/out/kernel": jnp.eye(3)}
     logits = heads.logits(Head(out="score", bias=False, pick=pick), extra, LAST, INPUTS, TREE)
-    np.testing.assert_allclose(logits, jnp.stack(PLACES[pick]), rtol=1e-6)
+    np.testing.assert_allclose(logits, jnp.stack(PICKED[pick]), rtol=1e-6)
 
 
 def test_without_a_padding_token_the_last_position_is_read():

@@ -23,7 +23,7 @@ EXPORTED = ("gpt2", "bert", "t5", "llama", "deberta", "xlnet")
 
 
 def random_params(config):
-    """Random parameters, so that no two are equal."""
+    """Random parameters, all different."""
     _, shapes, _ = huggingface.describe(config)
     generator = np.random.default_rng(0)
     return jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(np.float32), shapes)
@@ -39,7 +39,7 @@ def gpt2(tmp_path_factory):
 
 
 def changed(folder, tmp_path, change):
-    """A copy of a checkpoint with the tensors that `change` makes of its tensors, by name."""
+    """Copies a checkpoint; `change` replaces its tensors, given by name."""
     shutil.copy(folder / "config.json", tmp_path)
     arrays = {name: np.asarray(entry.read()) for name, entry in safetensors.entries(folder).items()}
     arrays = change(arrays) or arrays
@@ -72,7 +72,7 @@ def test_import_then_export_is_the_identity(family, tmp_path):
     before, after = safetensors.entries(folder), safetensors.entries(tmp_path)
     assert set(before) == set(after)
     for name, entry in before.items():
-        # We compute the table of sinusoids, with other rounding.
+        # We compute the table of sinusoids; its rounding differs.
         atol = 1e-7 if "embed_positions" in name and family == "pegasus" else 0
         np.testing.assert_allclose(after[name].read(), entry.read(), rtol=0, atol=atol, err_msg=name)
 

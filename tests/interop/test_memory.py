@@ -1,4 +1,4 @@
-"""Importing takes the memory of the parameters on the host, and little more."""
+"""Importing takes little more host memory than the parameters."""
 
 import json
 import subprocess
@@ -22,8 +22,8 @@ SETTINGS = {
     "num_attention_heads": 16,
     "tie_word_embeddings": False,
 }
-# In a process of its own, because a process's peak of memory never falls. Only Linux reports the peak in /proc;
-# getrusage would include the parent's memory before this program began.
+# A separate process, because a process's peak memory never falls. Only Linux reports the peak in /proc; getrusage would
+# include the parent's memory before this program began.
 MEASURE = """
 import json, pathlib, sys
 import jax
@@ -46,7 +46,7 @@ print(json.dumps({"taken": peak() - before, "parameters": sum(sizes), "largest":
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A LLaMA of 953 million parameters, 3.6 GiB."""
-    folder, draw = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
+    folder, generator = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
     matrices = {f"self_attn.{letter}_proj": (WIDTH, WIDTH) for letter in "qkvo"}
     matrices |= {"mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH), "mlp.down_proj": (WIDTH, MLP)}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, WIDTH), "lm_head.weight": (VOCAB, WIDTH)}
@@ -55,15 +55,15 @@ def checkpoint(tmp_path_factory):
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in matrices.items()}
         for name in ("input_layernorm", "post_attention_layernorm"):
             shapes[f"model.layers.{layer}.{name}.weight"] = (WIDTH,)
-    kind = np.dtype(np.float32)
-    make = lambda shape: lambda: draw.standard_normal(shape, dtype=np.float32)
-    safetensors.write(folder, [Tensor(name, shape, kind, make(shape)) for name, shape in shapes.items()])
+    dtype = np.dtype(np.float32)
+    make = lambda shape: lambda: generator.standard_normal(shape, dtype=np.float32)
+    safetensors.write(folder, [Tensor(name, shape, dtype, make(shape)) for name, shape in shapes.items()])
     (folder / "config.json").write_text(json.dumps(SETTINGS))
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a process's peak of memory")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux reports a process's peak memory")
 @pytest.mark.parametrize("devices", ["1", "8"])
 def test_importing_takes_the_parameters_the_largest_array_and_less_than_a_gibibyte(checkpoint, devices):
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Prefixes that a trainer puts before all names of tensors are removed."""
+"""Prefixes that a trainer puts before all tensor names are removed."""
 
 from pathlib import Path
 

@@ -12,17 +12,10 @@ from lm_jax.models.interface import Shown
 def test_an_albert_layer_has_its_own_hidden_state_and_those_of_its_inner_layers():
     config = tiny.config("albert", over={"stack.depth": 4, "stack.share.groups": 1, "stack.share.layers": 2})
     module, shapes, axes = huggingface.describe(config)
-    inputs, none = {"input_ids": jnp.arange(8).reshape(2, 4)}, {"head": None, "tree": {}, "rules": []}
+    inputs = {"input_ids": jnp.arange(8).reshape(2, 4)}
+    unused = {"head": None, "tree": {}, "rules": [], "entries": {}, "aliases": {}, "axes": axes}
     checkpoint = huggingface.Checkpoint(
-        family=albert.FAMILY,
-        architecture="AlbertModel",
-        config=config,
-        module=module,
-        shapes=shapes,
-        axes=axes,
-        entries={},
-        aliases={},
-        **none,
+        family=albert.FAMILY, architecture="AlbertModel", config=config, module=module, shapes=shapes, **unused
     )
     names = set(jax.eval_shape(lambda params: outputs.trace(checkpoint, params, inputs), shapes))
     layers = outputs._layers(Shown(hidden=tuple("eabcd"), attention=tuple("wxyz")), "", 2)

@@ -15,7 +15,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 
 
 
 def refusal(folder):
-    """The one line of the error that refuses a directory."""
+    """The message, on one line, that refuses a directory."""
     with pytest.raises(InputError) as error:
         safetensors.entries(folder)
     assert "\n" not in str(error.value)
@@ -71,7 +71,7 @@ def test_the_printed_command_converts_what_torch_wrote(tmp_path, form):
     folder = tmp_path / "it's a folder"
     folder.mkdir()
     table = torch.randn(5, 3)
-    weights = {"wte": table, "lm_head": table, "turned": torch.randn(4, 2).T, "ids": torch.arange(3)}
+    weights = {"wte": table, "lm_head": table, "transposed": torch.randn(4, 2).T, "ids": torch.arange(3)}
     torch.save({"lr": 0.1}, folder / "training_args.bin")
     if form == "shards":
         shards = [dict(list(weights.items())[:2]), dict(list(weights.items())[2:])]

@@ -1,4 +1,4 @@
-"""Positions that start in the row after the padding token's."""
+"""Position tables whose first position is the row after the padding token's id."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +15,13 @@ def test_roberta_computes_the_same_with_any_padding_token(pad, tmp_path):
     config, inputs = tiny.config("roberta"), Inputs(tokens=jnp.arange(7, 19)[None])
     model, params = tiny.build(config, inputs)
     tree = {**huggingface.tree_for(config), "pad_token_id": pad}
-    tree, moved, again = positions.align(tree, config, params)
+    tree, moved, aligned = positions.align(tree, config, params)
     assert (moved.embed.offset, tree["max_position_embeddings"]) == (pad + 1, config.embed.max_length + pad + 1)
-    huggingface.save(tmp_path, tree, moved, again)
+    huggingface.save(tmp_path, tree, moved, aligned)
     module, loaded = huggingface.load(tmp_path)
     assert huggingface.function_of(module.config) == huggingface.function_of(moved)
     expected = model.apply({"params": params}, inputs, logits=True).logits
-    for other, parameters in ((transformer.build_transformer(moved), again), (module, loaded)):
+    for other, parameters in ((transformer.build_transformer(moved), aligned), (module, loaded)):
         logits = other.apply({"params": parameters}, inputs, logits=True).logits
         np.testing.assert_array_equal(np.asarray(logits), np.asarray(expected))
 

@@ -36,11 +36,11 @@ def hidden(minilm):
     module, params = interop.load(minilm)
     apply = jax.jit(lambda tokens, mask: module.apply({"params": params}, Inputs(tokens=tokens, segments=mask)).hidden)
 
-    def go(tokens, mask):
+    def compute(tokens, mask):
         with jax.default_matmul_precision("highest"):
             return np.asarray(apply(jnp.asarray(tokens, jnp.int32), jnp.asarray(mask, jnp.int32)))
 
-    return go
+    return compute
 
 
 def vectors(states, mask):
@@ -67,14 +67,14 @@ def test_minilm_gives_every_output_of_its_reference_case(minilm):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    ("name", "rank"), [("2012.MSRpar", 0.5784), ("2014.images", 0.8625), ("2014.headlines", 0.7635)]
+    ("name", "correlation"), [("2012.MSRpar", 0.5784), ("2014.images", 0.8625), ("2014.headlines", 0.7635)]
 )
-def test_minilm_ranks_sentence_pairs_as_published(name, rank, minilm, hidden, shared_data):
+def test_minilm_ranks_sentence_pairs_as_published(name, correlation, minilm, hidden, shared_data):
     text = gzip.open(shared_data / "senteval_sts" / f"{name}.test.tsv.gz", "rt", encoding="utf-8").read()
     rows = [line.split("\t") for line in text.splitlines() if line]
     tokenizer = tokenizers.load(minilm)
 
-    def embedded(texts):
+    def embed(texts):
         ids = np.zeros((len(texts), 128), np.int32)
         for row, encoded in zip(ids, tokenizer.encode_batch(texts), strict=True):
             tokens = [tokenizer.cls, *encoded[:126].tolist(), tokenizer.sep]
@@ -83,8 +83,8 @@ def test_minilm_ranks_sentence_pairs_as_published(name, rank, minilm, hidden, sh
         batches = [slice(at, at + 50) for at in range(0, len(ids), 50)]
         return np.concatenate([vectors(hidden(ids[batch], mask[batch]), mask[batch]) for batch in batches])
 
-    cosines = (embedded([row[1] for row in rows]) * embedded([row[2] for row in rows])).sum(1)
-    assert spearman(cosines, np.array([float(row[0]) for row in rows])) == pytest.approx(rank, abs=1e-3)
+    cosines = (embed([row[1] for row in rows]) * embed([row[2] for row in rows])).sum(1)
+    assert spearman(cosines, np.array([float(row[0]) for row in rows])) == pytest.approx(correlation, abs=1e-3)
 
 
 def spearman(left, right):
@@ -97,17 +97,17 @@ def spearman(left, right):
     return np.corrcoef(ranks(left), ranks(right))[0, 1]
 
 
-def as_huggingface(path, directory):
-    """Converts a llama2.c file, where rotary pairs are adjacent, to a Hugging Face directory, where they are halves."""
+def convert(path, directory):
+    """Converts a llama2.c file, with adjacent rotary pairs, to a Hugging Face directory, with rotary halves."""
     width, mlp, depth, heads, groups, vocab, length = np.fromfile(path, "<i4", 7).tolist()
     numbers = np.fromfile(path, "<f4", offset=28)
-    at = 0
+    end = 0
 
     def take(*shape):
-        nonlocal at
+        nonlocal end
         size = int(np.prod(shape))
-        at += size
-        return numbers[at - size : at].reshape(shape)
+        end += size
+        return numbers[end - size : end].reshape(shape)
 
     def halves(matrix, count):
         return matrix.reshape(count, -1, 2, width).swapaxes(1, 2).reshape(matrix.shape)
@@ -152,7 +152,7 @@ def as_huggingface(path, directory):
 
 def test_a_small_llama_tells_the_story_that_the_reference_tells(shared_data, tmp_path):
     weights = shared_data / "weights"
-    as_huggingface(weights / "aidreams260K_llama2c.bin", tmp_path)
+    convert(weights / "aidreams260K_llama2c.bin", tmp_path)
     with np.load(weights / "aidreams260K_reference.npz") as file:
         stored = dict(file)
     module, params = interop.load(tmp_path)

@@ -1,4 +1,4 @@
-"""Rules convert Hugging Face tensors to our parameters, and back without a change."""
+"""Rules convert Hugging Face tensors to our parameters, and back unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def numbers(*shape):
 
 
 CASES = {
-    "turned": ([rules.transposed("a", "b")], [numbers(6, EMBED)]),
+    "transposed": ([rules.transposed("a", "b")], [numbers(6, EMBED)]),
     "heads": (rules.heads("a", "b", HEADS, bias=True), [numbers(HEADS * WIDTH, EMBED), numbers(HEADS * WIDTH)]),
     "out": (rules.out("a", "b", HEADS, bias=False), [numbers(EMBED, HEADS * WIDTH)]),
     "conv_out": (rules.out("a", "b", HEADS, bias=False, transpose=False), [numbers(HEADS * WIDTH, EMBED)]),
@@ -36,8 +36,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_saving_inverts_loading(name):
-    listed, arrays = CASES[name]
-    for rule, array in zip(listed, arrays, strict=True):
+    case_rules, arrays = CASES[name]
+    for rule, array in zip(case_rules, arrays, strict=True):
         loaded = rule.load(array)
         assert len(loaded) == len(rule.ours)
         (saved,) = rule.save(*loaded)
@@ -46,8 +46,8 @@ def test_saving_inverts_loading(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_rules_convert_jax_arrays_as_numpy_arrays(name):
-    listed, arrays = CASES[name]
-    for rule, array in zip(listed, arrays, strict=True):
+    case_rules, arrays = CASES[name]
+    for rule, array in zip(case_rules, arrays, strict=True):
         loaded = rule.load(array)
         (saved,) = jax.jit(rule.save)(*map(jnp.asarray, loaded))
         np.testing.assert_array_equal(saved, array)

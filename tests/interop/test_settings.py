@@ -37,7 +37,7 @@ def test_a_field_that_may_change_the_function_is_refused_by_name():
 
 
 def ignored(**over):
-    """The fields that LLaMA's table ignores among these."""
+    """The fields that the import of a LLaMA ignores."""
     settings = Settings({**LLAMA, **over}, heads=TABLES["llama"].heads)
     TABLES["llama"].config(settings)
     return settings.finish(fields.of("llama"))
@@ -54,8 +54,8 @@ def test_fields_that_some_class_reads_are_refused_by_name(field):
         ignored(**{field: {"0": 4}})
 
 
-def test_code_of_its_own_may_read_any_field():
-    with pytest.raises(InputError, match="auto_map names code of its own"):
+def test_custom_code_may_read_any_field():
+    with pytest.raises(InputError, match="auto_map names custom code"):
         ignored(sinks=4, auto_map={"AutoModel": "modeling.Model"})
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.commands import GOLDEN, lm_jax
 
-WORDS = 12
+MAX_TOKENS = 12
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
@@ -15,10 +15,10 @@ def test_text_equals_the_references(family, tmp_path, capsys):
     run = tmp_path / "run"
     assert lm_jax("import", GOLDEN / f"text_{family}", f"--workdir={run}") == 0
     capsys.readouterr()
-    words = ("generate", f"--workdir={run}", f"--max_tokens={WORDS}", "--temperature=0")
-    assert lm_jax(*words, "--json", *(f"--prompt={answer['prompt']}" for answer in stored)) == 0
+    command = ("generate", f"--workdir={run}", f"--max_tokens={MAX_TOKENS}", "--temperature=0")
+    assert lm_jax(*command, "--json", *(f"--prompt={answer['prompt']}" for answer in stored)) == 0
     answers = json.loads(capsys.readouterr().out)["answers"]
     assert [answer["text"] for answer in answers] == [answer["text"] for answer in stored]
     # A single prompt, whose answer is streamed, gives the same text.
-    assert lm_jax(*words, f"--prompt={stored[0]['prompt']}") == 0
+    assert lm_jax(*command, f"--prompt={stored[0]['prompt']}") == 0
     assert stored[0]["text"] in capsys.readouterr().out

@@ -10,7 +10,7 @@ from tests.commands import GOLDEN, lm_jax
 pytestmark = pytest.mark.parity_live
 
 PROMPTS = ("The river", " The river", "", "河水", "a 😀 b", "Every morning the baker ")
-WORDS = 24
+MAX_TOKENS = 24
 
 
 def _corpus():
@@ -18,7 +18,7 @@ def _corpus():
 
 
 def _bpe(*, metaspace, template, special):
-    """A tokenizer of the family's kind: byte-level BPE, or BPE over ▁ with byte fallback."""
+    """A BPE tokenizer: byte-level, or of characters with ▁ for spaces and byte fallback."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(
@@ -170,12 +170,11 @@ def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model, tokenizer, roles = _case(request.param)
     with torch.no_grad():
-        # Large enough weights that greedy decoding has no ties and gives more than one word.
+        # Weights so large that greedy decoding has no ties and writes more than one word.
         for weight in model.parameters():
             # Tables of sinusoids keep their values.
             if weight.ndim > 1 and weight.requires_grad:
-                weight.normal_(0, weight.shape[-1] ** -0.5)
-                weight.mul_(1.5)
+                weight.normal_(0, weight.shape[-1] ** -0.5).mul_(1.5)
     model.eval()
     wrapped = hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
     model.save_pretrained(folder / "checkpoint")
@@ -194,7 +193,7 @@ def _reference(model, tokenizer, prompt):
     output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=WORDS,
+        max_new_tokens=MAX_TOKENS,
         do_sample=False,
         num_beams=1,
         pad_token_id=model.generation_config.pad_token_id or 0,
@@ -208,14 +207,14 @@ def _reference(model, tokenizer, prompt):
 def test_text_equals_the_references(checkpoint, tmp_path, capsys):
     run, model, tokenizer = checkpoint
     expected = [_reference(model, tokenizer, prompt) for prompt in PROMPTS]
-    words = ("generate", f"--workdir={run}", f"--max_tokens={WORDS}", "--temperature=0")
+    command = ("generate", f"--workdir={run}", f"--max_tokens={MAX_TOKENS}", "--temperature=0")
     capsys.readouterr()
-    assert lm_jax(*words, "--json", *(f"--prompt={prompt}" for prompt in PROMPTS)) == 0
+    assert lm_jax(*command, "--json", *(f"--prompt={prompt}" for prompt in PROMPTS)) == 0
     batch = [answer["text"] for answer in json.loads(capsys.readouterr().out)["answers"]]
     assert batch == expected
     assert len(set(expected)) > 1
     for prompt, text in zip(PROMPTS[:2], expected, strict=False):
-        assert lm_jax(*words, f"--prompt={prompt}", f"--output={tmp_path / 'one.jsonl'}") == 0
+        assert lm_jax(*command, f"--prompt={prompt}", f"--output={tmp_path / 'one.jsonl'}") == 0
         assert json.loads((tmp_path / "one.jsonl").read_text())["text"] == text
         assert text.strip() in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Checkpoints with other sizes and settings than the stored reference cases, written by the reference if installed.
+"""Checkpoints whose sizes and settings differ from the stored reference cases; the installed reference writes them.
 
 `VARIANTS` has every switch that a family's configuration documents, and every head of its classes, at least once: the
 class and the fields that differ. `write` initialises a model at random, runs it, and stores its outputs as a case.
@@ -92,7 +92,7 @@ def _rope(name: str, **settings: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": name, "rope_theta": 1000.0, **settings}}
 
 
-_FIRST = {"original_max_position_embeddings": 12}
+_ORIGINAL = {"original_max_position_embeddings": 12}
 
 # Class, then the fields of its configuration that differ. Names that begin with `_` are settings of the inputs: `_pad`
 # is the side of padding (default: right), `_types` adds token types, `_length` is the length of rows.
@@ -148,9 +148,9 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("LlamaForCausalLM", {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 10, "attention_bias": True}),
     ("LlamaForCausalLM", {"mlp_bias": True, "tie_word_embeddings": True, **_rope("linear", factor=3.0)}),
     ("LlamaForCausalLM", {"max_position_embeddings": 10, "_length": 16, **_rope("dynamic", factor=3.0)}),
-    ("LlamaForCausalLM", _rope("yarn", factor=4.0, **_FIRST, truncate=False)),
-    ("LlamaForCausalLM", _rope("yarn", factor=4.0, **_FIRST, mscale=0.7, mscale_all_dim=1.3)),
-    ("LlamaForCausalLM", _rope("longrope", factor=4.0, **_FIRST, short_factor=[1.1] * 4, long_factor=[2.0] * 4)),
+    ("LlamaForCausalLM", _rope("yarn", factor=4.0, **_ORIGINAL, truncate=False)),
+    ("LlamaForCausalLM", _rope("yarn", factor=4.0, **_ORIGINAL, mscale=0.7, mscale_all_dim=1.3)),
+    ("LlamaForCausalLM", _rope("longrope", factor=4.0, **_ORIGINAL, short_factor=[1.1] * 4, long_factor=[2.0] * 4)),
     ("LlamaForQuestionAnswering", {}),
     ("LlamaForSequenceClassification", {"num_labels": 1}),
     ("MistralForCausalLM", {"sliding_window": 4, "_pad": "left"}),
@@ -183,7 +183,7 @@ def name(variant: tuple[str, dict[str, Any]]) -> str:
 
 
 def write(folder: Path, kind: str, over: dict[str, Any]) -> None:
-    """Writes a case directory for a class of the reference; its name seeds the random weights and inputs."""
+    """Writes a case directory for a class of the reference; the variant's name seeds the random weights and inputs."""
     import torch
     import transformers
 
@@ -263,9 +263,9 @@ def _labels(kind: str, config: Any, inputs: dict[str, np.ndarray], tokens: Any, 
     """Labels of the class, and the inputs of its decoder."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     if kind.endswith(("ForConditionalGeneration", "MTModel")):
-        read = tokens(BATCH, 9)
-        read[:, 0] = config.decoder_start_token_id
-        return {"decoder_input_ids": read, "decoder_attention_mask": np.ones_like(read), "labels": tokens(BATCH, 9)}
+        rows = tokens(BATCH, 9)
+        rows[:, 0] = config.decoder_start_token_id
+        return {"decoder_input_ids": rows, "decoder_attention_mask": np.ones_like(rows), "labels": tokens(BATCH, 9)}
     if kind.endswith("ForSequenceClassification"):
         if config.is_encoder_decoder:
             ids[np.arange(BATCH), mask.sum(1) - 1] = config.eos_token_id
@@ -283,7 +283,7 @@ def _labels(kind: str, config: Any, inputs: dict[str, np.ndarray], tokens: Any, 
     if kind.endswith("Model") and not kind.endswith("LMHeadModel"):
         return {}
     labels = np.where(mask > 0, ids, IGNORED)
-    # What the last padding before a text predicts depends on the implementation.
+    # The prediction of the last padding token before a text depends on the implementation.
     labels[np.arange(BATCH), mask.argmax(1)] = IGNORED
     pairs = {"BertForPreTraining": "next_sentence_label", "AlbertForPreTraining": "sentence_order_label"}
     return {"labels": labels, **({pairs[kind]: draw.integers(0, 2, BATCH)} if kind in pairs else {})}

@@ -81,7 +81,7 @@ def test_import_reports_what_it_guessed_and_ignored(repository, tmp_path, capsys
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", *words) == 0
     report = json.loads(capsys.readouterr().out)
     taken, passed = report["notes"]
-    assert "taken for GPT2LMHeadModel by its tensors" in taken
+    assert "inferred from the tensors: GPT2LMHeadModel" in taken
     assert passed.startswith("ignored, because no class") and passed.endswith(": condition_on_chain")
     # The tokenizer from elsewhere is the run's own now.
     elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
