@@ -14,7 +14,7 @@ def unigram_loss(train: np.ndarray, targets: np.ndarray, vocab: int) -> float:
 
 
 class Bigram:
-    """P(token | left neighbour): pair counts interpolated with token frequencies, Witten-Bell weights.
+    """P(token | left neighbour): pair counts interpolated with token frequencies by Witten-Bell weights.
 
     P(b | a) = (c(a, b) + t(a) P(b)) / (c(a) + t(a)), where t(a) is the number of distinct tokens after a
     (Witten and Bell 1991; Chen and Goodman 1998, section 2.5).

@@ -33,7 +33,7 @@ def command(*words: object) -> list[str]:
 
 
 def one_device() -> dict[str, str]:
-    """An environment with one CPU device, like most machines; it is also the fastest to start."""
+    """An environment with one CPU device, as on most machines; it also starts fastest."""
     return {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT)}
 
 

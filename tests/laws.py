@@ -1,4 +1,4 @@
-"""Laws of training that hold for every objective: `check` a `Case` of an objective, its models and a batch."""
+"""Laws of training that hold for every objective; `check` tests them on a `Case`: an objective, models and a batch."""
 
 import dataclasses
 import functools
@@ -33,8 +33,6 @@ class Case:
     """An objective with its models and a batch.
 
     Attributes:
-      objective: the objective.
-      models: its models by role.
       batch: numpy features of 8 rows of different lengths.
       rules: sharding rules for several devices.
       rate: learning rate.
@@ -53,8 +51,8 @@ class Case:
 
     @functools.cached_property
     def first(self):
-        """The state before the first step, on the host, because steps donate their state."""
-        params, frozen = self.models.split(tiny.random_params(self.models.shapes))
+        """The state before the first step, on the host, for any layout."""
+        params, frozen = self.models.split(tiny.drawn(self.models.shapes))
         carry = state.empty_carry(self.objective.carry, ROWS)
         return jax.device_get(state.create(params, self.optimizer, loss_scaled=False, frozen=frozen, carry=carry))
 
@@ -81,12 +79,7 @@ class Case:
 def case(objective, configs, rows, *, models=None, **options):
     """The case of an objective on eight rows of its row plan.
 
-    Args:
-      objective: the objective.
-      configs: model settings by role.
-      rows: eight rows from the row plan.
-      models: models by role, instead of those of `configs`.
-      **options: other fields of `Case`.
+    `configs` are model settings by role; `models` by role replace them; `options` are other fields of `Case`.
     """
     features = [objective.features(row, np.random.default_rng(number)) for number, row in enumerate(rows)]
     batch = {name: np.stack([row[name] for row in features]) for name in features[0]}
@@ -100,27 +93,26 @@ def case(objective, configs, rows, *, models=None, **options):
 
 
 def check(case, tmp_path, *, steps=25, fall=0.8):
-    """Checks all laws with few compiled programs; returns the first state and the state after each step."""
-    alone = case.layout(data=1, fsdp=1, tensor=1)
-    step, state, batch = case.compiled(alone)
+    """Checks all laws, with two compiled programs; returns the first state and the state after each step."""
+    step, state, batch = case.compiled(case.layout(data=1, fsdp=1, tensor=1))
     states, losses = [state], []
     for _ in range(steps):
         now, sums = step(states[-1], batch)
         states.append(now)
         losses.append((sum(means(sums)[term] for term in case.objective.terms), sums))
     assert losses[-1][0] < fall * losses[0][0], f"the loss does not fall: {[loss for loss, _ in losses]}"
-    first = (states[1], losses[0][1])
+    expected = (states[1], losses[0][1])
     many = case.layout(data=2, fsdp=2, tensor=2)
     # Two micro-batches on eight devices: one compiled program for two laws.
     step, state, batch = case.compiled(many, plain if case.objective.coupled else accumulate(2))
     after, sums = step(state, batch)
-    assert_same(actual=(after, sums), expected=first)
+    assert_same(actual=(after, sums), expected=expected)
     assert_resumes(step, batch, after, tmp_path)
     return states
 
 
 def assert_same(actual, expected):
-    """Two results of one step are equal, up to float32 noise of sums in another order."""
+    """Asserts that two results of one step are equal, up to the rounding of float32 sums in another order."""
     for name in ("params", "frozen", "carry"):
         ours, theirs = (named_leaves(getattr(state, name)) for state, _ in (actual, expected))
         for (path, leaf), (_, other) in zip(ours, theirs, strict=True):
@@ -129,7 +121,7 @@ def assert_same(actual, expected):
 
 
 def assert_resumes(step, batch, now, tmp_path):
-    """A sharded state that was saved and restored continues with the same bits."""
+    """Asserts that a sharded state, saved and restored, continues bit for bit."""
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         checkpointer.save(1, now, {})
         checkpointer.wait()

@@ -18,7 +18,7 @@ LEVELS = {
     "evaluate": 4,
     "decode": 4,
     "export": 4,
-    # Compares imported models with the reference, generated text too, so it imports decode.
+    # Compares imported models with the reference, including generated text, so it imports decode.
     "interop.verify": 5,
     "objectives": 3,
     "adapt": 3,
@@ -31,7 +31,7 @@ LEVELS = {
     "parallel": 1,
     "core": 0,
 }
-# These take seconds to import, so only the functions that need them import them.
+# These take seconds to import, so they are imported inside the functions that need them.
 HEAVY = ("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "matplotlib", "tensorboardX", "wandb")
 LONG_FUNCTIONS = {"fit", "generate"}
 
@@ -41,7 +41,7 @@ def sources():
 
 
 def name_of(path):
-    """`lm_jax/models/stack.py` as `models.stack`."""
+    """The module name of a file: `models.stack` for `lm_jax/models/stack.py`."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 
@@ -86,9 +86,8 @@ def test_packages_import_only_lower_packages(path):
 def test_interop_imports_models_and_core_only():
     for path in sources():
         if package_of(name_of(path)) == "interop":
-            packages = {
-                package_of(name.removeprefix("lm_jax.")) for name in imports(path) if name.startswith("lm_jax.")
-            }
+            names = [name.removeprefix("lm_jax.") for name in imports(path) if name.startswith("lm_jax.")]
+            packages = {package_of(name) for name in names}
             assert packages <= {"interop", "models", "core"}, f"{path.relative_to(ROOT)} imports {sorted(packages)}"
 
 

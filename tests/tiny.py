@@ -45,7 +45,7 @@ def everywhere(preset, **settings):
 
 
 def build(config, inputs, *, seed=0):
-    """A model and random parameters, drawn by numpy because compiling the model's own initialisation takes seconds.
+    """A model and random parameters, drawn by numpy because compiling the model's initialisation takes seconds.
 
     Matrices have variance 1 / fan-in. Biases are not 0 and scales not 1, so that a test fails if one is not applied.
     """
@@ -54,7 +54,7 @@ def build(config, inputs, *, seed=0):
 
 
 def random_params(shapes, *, seed=0):
-    """Random parameters of these shapes, as in `build`."""
+    """Random parameters of `shapes`, distributed as in `build`."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -90,7 +90,7 @@ def run_once(function, *args):
 
 
 def put(layout, batch, **axes):
-    """A batch on the devices of a layout; `axes` are the logical axes of a feature's row, by feature."""
+    """A batch on the devices of a layout; `axes` maps features to the logical axes of their rows."""
     sharding = lambda name, value: layout.sharding(("batch", *axes.get(name, (None,) * (np.ndim(value) - 1))))
     like = {
         name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding(name, value))

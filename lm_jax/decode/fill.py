@@ -42,13 +42,13 @@ def fill(
       rows: token ids with special tokens and masks.
       mask: id of the mask token.
       pad: id of padding.
-      top: number of ids to return per mask, most probable first.
-      forbidden: ids not to return; probabilities are still over the whole vocabulary.
+      top: number of ids to return per mask.
+      forbidden: ids never returned; probabilities still cover the whole vocabulary.
       layout: the mesh of `params`, so that activations are sharded on it too.
 
     Returns:
-      Per row and mask, in order: the position of the mask, and pairs of id and probability. The masks of a row are
-      predicted independently, each with the others still masked.
+      For each row and each mask, in order: the mask's position, and pairs of id and probability, most probable first.
+      Each mask is predicted independently, with the other masks in place.
 
     Raises:
       InputError: rows that do not fit the model, or settings out of range.
@@ -64,14 +64,13 @@ def fill(
     positions = [np.flatnonzero(row == mask) for row in arrays]
     if not any(map(len, positions)):
         return [[] for _ in arrays]
-    limit, most = rectangles.longest(config.embed), max(map(len, arrays))
-    if limit is not None and most > limit:
+    limit, size = rectangles.longest(config.embed), max(map(len, arrays))
+    if limit is not None and size > limit:
         raise InputError(
-            f"a row of {most} tokens, but config.model.embed.max_length is {limit}; shorten the text by {most - limit} "
-            "tokens"
+            f"a row has {size} tokens, but config.model.embed.max_length is {limit}; remove {size - limit} tokens"
         )
     count = rectangles.divisible(len(arrays), layout)
-    tokens, segments = rectangles.right_padded(arrays, count, rectangles.bucket(most, limit), pad)
+    tokens, segments = rectangles.right_padded(arrays, count, rectangles.bucket(size, limit), pad)
     masks, _ = rectangles.right_padded(positions, count, rectangles.bucket(max(map(len, positions)), shortest=1), 0)
     run = _program(module, layout, top)  # type: ignore[arg-type]
     ids, probabilities = map(np.asarray, run(params, Inputs(tokens=tokens, segments=segments), masks, allowed))
@@ -99,7 +98,7 @@ def _most_probable(
     """The `top` most probable ids at the positions `masks`, and their probabilities."""
     model = Bound(module, params)
     logits = model.readout(gather(model(inputs).hidden, masks))
-    # float32: bfloat16 probabilities hold two digits.
+    # float32: bfloat16 probabilities have only two digits.
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     values, ids = jax.lax.top_k(jnp.where(allowed[None, None], probabilities, -1.0), top)
     return rectangles.replicated((ids, values), layout)

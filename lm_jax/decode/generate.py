@@ -40,7 +40,7 @@ class Generated:
       tokens: int32 ids, up to and including the first EOS.
       log_probabilities: float32, log P of each token given the previous ones, at temperature 1 and over the whole
         vocabulary, regardless of the sampling settings.
-      finished: whether it ended with EOS rather than at `max_tokens`.
+      finished: whether the text ended with EOS rather than at `max_tokens`.
     """
 
     tokens: np.ndarray
@@ -53,10 +53,10 @@ class Progress:
     """The tokens generated for a batch so far.
 
     Attributes:
-      step: number of decoding steps; unfinished rows have as many tokens.
+      step: number of tokens of every unfinished row.
       last: the latest token of each row, the input of the next step.
       tokens: all generated tokens; padding after EOS.
-      log_probabilities: of `tokens`.
+      log_probabilities: log P of each of `tokens`.
       lengths: number of tokens of each row, including EOS.
       finished: whether a row has ended with EOS.
     """
@@ -71,15 +71,13 @@ class Progress:
 
 @flax.struct.dataclass
 class Limits:
-    """Constraints on the generated ids. They are arrays, so that changing them compiles nothing again.
+    """Constraints on the generated ids; arrays, so that new values do not recompile the programs.
 
     Attributes:
-      allowed: ids that are not forbidden.
-      allowed_first: ids that are not forbidden as the first token.
+      allowed, allowed_first: ids allowed as any token, and as the first token.
       pad: id after the end of a text.
       ends: ids that end a text; -1: none.
-      first: forced first id; -1: not forced.
-      last: forced id of token `most`; -1: not forced.
+      first, last: forced ids of the first token and of token number `most`; -1: not forced.
       most: the largest number of tokens per text, at most the plan's `room`.
     """
 
@@ -94,9 +92,10 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Static arguments of the compiled programs: `room` is the number of slots for new tokens, rounded to few sizes.
+    """Static arguments of the compiled programs.
 
-    `forced` says whether the first or the last token of a text has a constraint of its own.
+    `room` is the number of slots for new tokens, rounded up to one of a few sizes; `forced` is whether the first or the
+    last token has an additional constraint.
     """
 
     module: Module
@@ -130,20 +129,20 @@ def generate(
 
     Args:
       module: a decoder or an encoder-decoder.
-      params: its parameters, sharded or not; the result of `weights.unstacked` saves a copy per call.
-      prompts: token ids of each prompt; a decoder starts an empty one from `bos`.
+      params: its parameters, sharded or not; pass the result of `weights.unstacked` to save a copy per call.
+      prompts: token ids of each prompt.
       max_tokens: the largest number of new tokens per prompt.
       sampling: temperature, top-k and top-p.
-      seed: seed of the draws, which depend on it, the prompt's number and the step, not on other prompts.
+      seed: random seed; a draw depends on the seed, the prompt's number and the step, not on other prompts.
       pad: id of padding.
-      eos: id, or several ids, that end a text; None: no id does.
-      bos: id that replaces an empty prompt.
+      eos: id or ids that end a text; None: texts end at `max_tokens` only.
+      bos: id from which a decoder continues an empty prompt.
       start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
       forbidden: ids that are never generated.
       forbidden_first: ids that are not generated as the first token.
-      first: id to force as the first token.
-      last: id to force as token `max_tokens`, if the text has not ended before.
-      on_tokens: called with a prompt's number and its new tokens while generating.
+      first: forced first id.
+      last: forced id of token number `max_tokens`, if the text has not ended before.
+      on_tokens: called during generation with a prompt's number and its new tokens.
       chunk: steps between two calls of `on_tokens`.
       layout: the mesh of `params`, so that activations are sharded on it too.
 
@@ -235,7 +234,7 @@ def _programs(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def _prefill(
     plan: Plan, params: Params, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array
 ) -> tuple[Cache, Progress, Key[Array, " batch"], Int[Array, " batch"]]:
-    """Reads the prompts and draws the first tokens: cache, progress, random keys, positions of the first tokens."""
+    """Reads the prompts and draws the first tokens; returns cache, progress, random keys and the tokens' positions."""
     count, length = inputs.tokens.shape
     source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
     # One slot fewer than `room`: the last token is never an input.
@@ -282,7 +281,7 @@ def _decode(
 def _advance(
     plan: Plan, params: Params, inputs: Inputs, cache: Cache, progress: Progress, limits: Limits, keys: Array
 ) -> tuple[Cache, Progress]:
-    """Reads `inputs`, whose last column is the latest token of every row, and draws the next one."""
+    """Reads `inputs`, whose last column holds every row's latest token, and draws the next token of every row."""
     model = Bound(plan.module, params)
     output = model(inputs, cache=cache)
     logits = model.readout(output.hidden[:, -1])
@@ -305,7 +304,7 @@ def _advance(
 def _chosen(
     plan: Plan, logits: Float[Array, "batch vocab"], keys: Array, step: Int[Array, ""], limits: Limits
 ) -> Int[Array, " batch"]:
-    """The next id of every row: drawn, or forced if it is the first or the last of the text."""
+    """The next id of every row: drawn, unless the first or the last id of the text is forced."""
     if not plan.forced:
         return draw(permitted(logits, limits.allowed), keys, step, plan.sampling)
     allowed = jnp.where(step == 0, limits.allowed_first, limits.allowed)
@@ -315,7 +314,7 @@ def _chosen(
 
 
 def _report(progress: Progress, reported: np.ndarray, on_tokens: OnTokens) -> np.ndarray:
-    """Calls `on_tokens` with every row's new tokens; returns the number reported so far, per row."""
+    """Calls `on_tokens` with every row's new tokens; returns the number of reported tokens per row."""
     tokens, lengths = np.asarray(progress.tokens), np.asarray(progress.lengths).astype(np.int64)[: len(reported)]
     for row, (start, stop) in enumerate(zip(reported, lengths, strict=True)):
         if stop > start:
@@ -324,11 +323,7 @@ def _report(progress: Progress, reported: np.ndarray, on_tokens: OnTokens) -> np
 
 
 def _results(progress: Progress, count: int) -> list[Generated]:
-    """The first `count` rows, on the host; the others are padding.
-
-    Raises:
-      InputError: the model computed NaN or infinity.
-    """
+    """The first `count` rows (the others are padding); raises InputError if the model computed NaN or infinity."""
     tokens, scores = np.asarray(progress.tokens), np.asarray(progress.log_probabilities)
     lengths, finished = np.asarray(progress.lengths), np.asarray(progress.finished)
     if not np.isfinite(scores[:count]).all():

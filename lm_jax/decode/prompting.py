@@ -1,6 +1,6 @@
-"""Prompts: text to the inputs of each kind of model, and generated ids to text.
+"""Prompts: converts text to the inputs of each kind of model, and generated ids to text.
 
-Text is encoded literally and never yields special ids; only markers such as `<mask>` are replaced by special ids, here.
+Tokenizers encode text literally, without special ids; here, markers such as `<mask>` are replaced by special ids.
 """
 
 from __future__ import annotations
@@ -35,16 +35,14 @@ def decoder_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def masked_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """`[CLS] text [SEP]`, with the mask id for every `<mask>` (or the tokenizer's own name of it).
+    """`[CLS] text [SEP]`, with the mask id for every `<mask>` (or the tokenizer's own mask token).
 
     Raises:
       InputError: the text has no mask, or the tokenizer lacks a special token.
     """
     cls, sep, mask = tokenizer.cls, tokenizer.sep, tokenizer.mask
     if cls is None or sep is None or mask is None:
-        raise InputError(
-            "the tokenizer has no [CLS], [SEP] or mask token to fill masks with; use an encoder's tokenizer"
-        )
+        raise InputError("the tokenizer has no [CLS], [SEP] or mask token; use an encoder's tokenizer")
     name = tokenizer.piece(mask)
     parts = re.split(f"{re.escape(MASK)}|{re.escape(name)}", text)
     if len(parts) == 1:
@@ -87,10 +85,7 @@ def spans(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> dict[int,
 
 
 def restored(tokenizer: Tokenizer, source: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of `source` with every sentinel replaced by its generated span.
-
-    A sentinel without a generated span is shown by name.
-    """
+    """The text of `source` with generated spans for sentinels; a sentinel without a span is shown by name."""
     by_sentinel = spans(tokenizer, tokens)
     sentinels = {int(token) for token in tokenizer.sentinels}
     text, ids = "", []
@@ -106,7 +101,7 @@ def restored(tokenizer: Tokenizer, source: Sequence[int] | np.ndarray, tokens: S
 
 
 def filled(tokenizer: Tokenizer, row: np.ndarray, choices: Sequence[tuple[int, int]]) -> str:
-    """The text of a row after replacing the id at each position, for (position, id) in `choices`."""
+    """The text of a row with the (position, id) pairs of `choices` filled in."""
     row = np.array(row)
     for position, token in choices:
         row[position] = token
@@ -114,7 +109,7 @@ def filled(tokenizer: Tokenizer, row: np.ndarray, choices: Sequence[tuple[int, i
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of `tokens` after a prompt: the text of both without the text of the prompt.
+    """The text of `tokens` after a prompt: the text of both, minus the text of the prompt.
 
     Many tokenizers would drop the space before the first word if `tokens` were decoded alone.
     """
@@ -127,7 +122,7 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, token
 def readable(
     tokenizer: Tokenizer, prompt: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray, shown: str = ""
 ) -> str:
-    """The new text to print while generating, after the text `shown`; a character waits until all its tokens exist."""
+    """The text to print after `shown` while generating; a character is held back until all its tokens exist."""
     return continuation(tokenizer, prompt, tokens).rstrip("\ufffd").removeprefix(shown)
 
 

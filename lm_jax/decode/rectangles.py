@@ -1,4 +1,4 @@
-"""Padding of rows to a few fixed shapes, so that few programs are compiled."""
+"""Pads rows to one of a few shapes, so that few programs are compiled."""
 
 from __future__ import annotations
 
@@ -28,11 +28,7 @@ def divisible(count: int, layout: Layout | None) -> int:
 
 
 def allowed(forbidden: Sequence[int], vocab: int) -> np.ndarray:
-    """Boolean [vocab], False at forbidden ids.
-
-    Raises:
-      InputError: all ids are forbidden.
-    """
+    """Boolean [vocab], False at forbidden ids; raises InputError if all ids are forbidden."""
     mask = np.ones(vocab, bool)
     mask[[token for token in forbidden if 0 <= token < vocab]] = False
     if not mask.any():
@@ -74,7 +70,7 @@ def longest(embed: EmbedConfig) -> int | None:
 
 
 def right_padded(rows: Sequence[np.ndarray], count: int, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and segments [count, length], padded on the right with segment 0; missing rows are all padding."""
+    """Tokens and segments [count, length]: rows padded on the right with segment 0, then rows of padding only."""
     tokens, segments = np.full((count, length), pad, np.int32), np.zeros((count, length), np.int32)
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = row
@@ -87,7 +83,7 @@ def left_padded(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens, positions and segments [count, length], padded on the left: all rows end in the last column.
 
-    Positions start at a row's first token, so the padding does not change what the model computes for a prompt.
+    Positions count from a row's first token, so padding does not change what the model computes for a prompt.
     """
     tokens, segments = np.full((count, length), pad, np.int32), np.zeros((count, length), np.int32)
     positions = np.zeros((count, length), np.int32)

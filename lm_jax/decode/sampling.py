@@ -1,7 +1,4 @@
-"""Sampling of the next token: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), greedy.
-
-Each step maps logits to logits, with -inf for excluded tokens; `draw` composes them.
-"""
+"""Sampling of the next token: temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), greedy."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ from lm_jax.models.heads import largest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Settings of sampling.
+    """Settings of sampling, applied in this order.
 
     Attributes:
       temperature: divisor of the logits; 0 is greedy: the most probable token.
       top_k: sample from the `top_k` most probable tokens; 0: from all.
-      top_p: of those, sample from the smallest set of most probable tokens with this total probability; 1: from all.
+      top_p: after top-k, sample from the smallest set of most probable tokens with this total probability; 1: all.
 
     Example:
       >>> SamplingConfig(temperature=0.7, top_p=0.9)
@@ -68,15 +65,15 @@ def top_k(
 def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "batch choices"]:
     """Sets logits to -inf outside the smallest set of most probable choices with total probability `share`.
 
-    Ties are kept or removed together. The smallest probability to keep is found by bisection over the bits of positive
-    floats, which sort like the floats: 30 sums; sorting a vocabulary takes 25 times as long on a CPU.
+    Ties are kept or removed together. Bisection over bit patterns, which sort like positive floats, finds the smallest
+    probability to keep in 30 sums; sorting the vocabulary takes 25 times as long on a CPU.
 
     Reference: Holtzman et al. 2020 (arXiv:1904.09751), section 3.1.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
     bits = jax.lax.bitcast_convert_type(probabilities, jnp.int32)
 
-    def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def bisect(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) // 2
         enough = jnp.where(bits >= middle, probabilities, 0.0).sum(-1, keepdims=True) >= share
@@ -85,7 +82,7 @@ def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "
     # Invariant: probabilities >= `low` add up to `share` or more, probabilities >= `high` do not.
     rows = (logits.shape[0], 1)
     start = jnp.zeros(rows, jnp.int32), jnp.full(rows, 0x3F800001, jnp.int32)
-    least, _ = jax.lax.fori_loop(0, 30, halve, start)
+    least, _ = jax.lax.fori_loop(0, 30, bisect, start)
     return jnp.where(bits >= least, logits, -jnp.inf)
 
 
@@ -103,11 +100,11 @@ def draw(
       logits: over the vocabulary; a token with -inf is never drawn.
       keys: from `row_keys`.
       step: number of tokens drawn before; a row's draw depends on its key, the step and its logits only.
-      config: applied in the order temperature, top-k, top-p.
+      config: temperature, top-k and top-p.
     """
     if config.temperature == 0:
         return largest(logits)
-    # float32: sums of bfloat16 probabilities are too coarse. Minus the maximum: a tiny temperature would overflow.
+    # float32: sums of bfloat16 probabilities are too coarse. Minus the maximum: a tiny temperature must not overflow.
     logits = logits.astype(jnp.float32)
     logits = (logits - logits.max(-1, keepdims=True)) / max(config.temperature, 1e-30)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)

@@ -21,8 +21,8 @@ from lm_jax.models.transformer import EncoderDecoder, Transformer
 def unstacked(module: Transformer | EncoderDecoder, params: Params) -> Any:
     """Unstacks the layers of every unrolled stack, and casts matrices to the model's dtype.
 
-    Otherwise each token would slice every layer out of the stacked arrays and cast it. On a CPU, a tied embedding table
-    is also stored transposed, for the read-out. Unstacked parameters are returned as they are.
+    Otherwise every token slices each layer out of the stacked arrays and casts it. On a CPU, a tied embedding table is
+    also stored transposed, for the read-out. Unstacked parameters are returned unchanged.
     """
     config = module.config
     params = dict(_cast(module, params))

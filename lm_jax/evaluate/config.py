@@ -13,7 +13,7 @@ class EvaluateConfig:
 
     Attributes:
       every: steps between evaluations; 0 evaluates at the end only.
-      batches: the most batches to evaluate on; 0: the whole validation split.
+      batches: the largest number of batches to evaluate on; 0: the whole validation split.
     """
 
     every: int = setting(500, at_least=0)

@@ -21,9 +21,8 @@ class LanguageModelling:
     """Evaluates an objective's metrics on the same batches at every call.
 
     Attributes:
-      objective: defines the metrics.
       step: jitted function (parameters, batch) -> sums.
-      batches: by source, a function that returns one pass over this host's rows; a single source is named "".
+      batches: by source, a function that iterates once over this host's rows; a single source is named "".
       put: moves this host's rows to the devices, as a global batch.
       byte_lengths: UTF-8 bytes of each token of the vocabulary, for bits per byte.
     """
@@ -37,16 +36,16 @@ class LanguageModelling:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yields `loss`, its terms, accuracies and `perplexity` over all sources together.
 
-        `bits_per_byte` follows if every token is predicted once, and with several sources `NAME/loss` of each.
+        Then yields `bits_per_byte` if every token is predicted once, and `NAME/loss` of each of several sources.
         """
         total: Sums = {}
         text_bytes, losses = 0.0, {}
         for name, batches in self.batches.items():
-            sums, size = self._pass(params, batches())
-            # A small source may have no validation row.
+            sums, target_bytes = self._pass(params, batches())
+            # A small source may have no validation rows.
             if sums:
                 losses[name] = self._loss(sums)
-            total, text_bytes = add(total, sums), text_bytes + size
+            total, text_bytes = add(total, sums), text_bytes + target_bytes
         yield "loss", self._loss(total)
         for name, value in means(total).items():
             if name != "loss":
@@ -54,7 +53,7 @@ class LanguageModelling:
         first = self.objective.terms[0]
         yield "perplexity", math.exp(min(means(total)[first], 700.0))
         if text_bytes:
-            yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _over_hosts(text_bytes)
+            yield "bits_per_byte", float(total[first].total) / NATS_PER_BIT / _sum_over_hosts(text_bytes)
         for name, loss in losses.items():
             if name:
                 yield f"{name}/loss", loss
@@ -62,24 +61,23 @@ class LanguageModelling:
     def _pass(self, params: Any, batches: Iterator[dict[str, np.ndarray]]) -> tuple[Sums, float]:
         """The sums of all batches, and the UTF-8 bytes of this host's targets."""
         total: Sums = {}
+        pending: Sums = {}
         text_bytes = 0.0
-        pending: Sums | None = None
         for batch in batches:
             if self.objective.text is not None:
                 ids, weights = (batch[name] for name in self.objective.text)
                 text_bytes += float((self.byte_lengths[ids] * weights).sum())
             sums = self.step(params, self.put(batch))
             # Fetched one batch late, so that the host prepares a batch while the device computes.
-            total = total if pending is None else add(total, jax.device_get(pending))
-            pending = sums
-        return total if pending is None else add(total, jax.device_get(pending)), text_bytes
+            total, pending = add(total, jax.device_get(pending)), sums
+        return add(total, jax.device_get(pending)), text_bytes
 
     def _loss(self, sums: Sums) -> float:
         values = means(sums)
         return sum(values[term] for term in self.objective.terms)
 
 
-def _over_hosts(value: float) -> float:
+def _sum_over_hosts(value: float) -> float:
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils

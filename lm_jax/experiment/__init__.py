@@ -1,6 +1,6 @@
 """Builds runs from configurations; the only package that combines data, models, objectives and training.
 
-`config` reads recipes and work directories, `pieces` builds models, objective and optimizer, `feed` the batches.
+`config` reads recipes and work directories, `pieces` builds models, objective and optimizer, `feed` builds batches.
 """
 
 from lm_jax.experiment.config import HISTORY, SAVED, ExperimentConfig, as_json, complete, parse, saved

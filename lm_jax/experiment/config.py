@@ -35,9 +35,7 @@ SAVED, HISTORY = "config.json", "history"
 class ExperimentConfig:
     """All settings of a run. The `kind` of a model selects its dataclass.
 
-    Attributes:
-      model: the model to evaluate, generate from and export.
-      models: by role, the models of an objective's other roles.
+    `model` is the one to evaluate, generate from and export; `models` are the objective's other models, by role.
     """
 
     model: Any
@@ -82,12 +80,12 @@ def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentCo
 
 
 def as_json(config: ExperimentConfig) -> dict[str, Any]:
-    """A configuration as it reads back from JSON: tuples are lists."""
+    """A configuration as JSON values; tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The configuration of a work directory, or None if there is no run in it.
+    """The configuration in a work directory, or None if the directory holds no run.
 
     Raises:
       InputError: the file cannot be read.
@@ -104,14 +102,14 @@ def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _kind(model: Any, key: str = "config.model") -> Any:
-    """The dataclass of a tree of model settings."""
+    """The dataclass for a tree of model settings."""
     if not hasattr(model, "get"):
         raise InputError(f"{key} is {model!r}; expected a tree, such as presets.gpt.gpt2('small')")
     return lookup(KINDS, model.get("kind", "decoder"), f"{key}.kind")
 
 
 def _blank(model: Any, key: str = "config.model") -> ModelConfig:
-    """Default settings of a model of the same kind, with its optional subtrees, so that any field can be set."""
+    """Default settings of the model's kind, with its optional subtrees, so that any field can be overridden."""
     kind = _kind(model, key)
     if kind is EncoderDecoderConfig:
         return kind(decoder=StackConfig(block=BlockConfig(cross=AttentionConfig(mask="full"))))

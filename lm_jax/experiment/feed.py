@@ -29,22 +29,19 @@ class Feed:
         return {}
 
     def rows(self, split: str) -> rows.Rows:
-        """The row plan of a split, cached because every evaluation uses it."""
+        """The row plan of a split, cached for repeated evaluations."""
         if split not in self._rows:
-            self._rows[split] = self._build_rows(split)
+            data = self.config
+            self._rows[split] = corpora.make_rows(
+                self.tokens,
+                config=data.rows,
+                split=split,
+                reads=self.objective.reads,
+                validation=data.validation,
+                seed=self.seed,
+                lanes=data.batch,
+            )
         return self._rows[split]
-
-    def _build_rows(self, split: str) -> rows.Rows:
-        data = self.config
-        return corpora.make_rows(
-            self.tokens,
-            config=data.rows,
-            split=split,
-            reads=self.objective.reads,
-            validation=data.validation,
-            seed=self.seed,
-            lanes=data.batch,
-        )
 
     def batches(self, start: int) -> Iterator[pipeline.Batch]:
         """This host's rows of the training batches from step `start` on."""
@@ -61,7 +58,7 @@ class Feed:
         )
 
     def ordered(self, split: str, limit: int = 0, source: str = "") -> Iterator[pipeline.Batch]:
-        """This host's rows of one pass over a split, or over one source of a mixture in it; `limit` is in batches."""
+        """This host's rows of one pass over a split, or one `source` of a mixture; at most `limit` batches, 0: all."""
         batch, plan = self.config.batch, self.rows(split)
         if source:
             mixture = cast(Mixture, plan)
@@ -74,5 +71,5 @@ class Feed:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The names of a mixture's sources; a single source has the name ""."""
+        """The names of a mixture's sources; a single source is named ""."""
         return tuple(self.config.mixture.by_name()) or ("",)

@@ -35,12 +35,7 @@ from lm_jax.train import averaging, gradients, optimizers, placing, state, step
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The components of a run.
-
-    Attributes:
-      config: the settings of the run.
-      tokenizer: defines the vocabulary.
-      store: the tokenized text; None if only the models are needed.
+    """The components of a run; `store` is the tokenized text, or None if only the models are needed.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -64,7 +59,7 @@ class Experiment:
 
     @property
     def tokens(self) -> corpora.Corpus:
-        """The tokenized text, of an experiment that has it."""
+        """The tokenized text; raises ValueError if the experiment has none."""
         if self.store is None:
             raise ValueError("this experiment has no text; create it with `experiment.prepare`")
         return self.store
@@ -93,19 +88,19 @@ class Experiment:
 
     @property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of each id; for tokenizers that change text, the mean over this run's text."""
+        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text."""
         special = 1 + len(document_prefix(self.config))
         return self.tokenizer.bytes_per_id(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
-        """The objective, checked against gradient accumulation."""
+        """The objective; gradient accumulation is refused if the objective couples rows."""
         config = self.config
         objective = objectives.build_objective(config.objective, self.vocabulary, config.data.length)
-        self._check_parts(objective.coupled, f"config.objective.name {config.objective.name!r}")
+        self._check_accumulation(objective.coupled, f"config.objective.name {config.objective.name!r}")
         return objective
 
-    def _check_parts(self, coupled: bool, name: str) -> None:
+    def _check_accumulation(self, coupled: bool, name: str) -> None:
         parts = self.config.train.accumulate
         if coupled and parts > 1:
             raise InputError(
@@ -115,7 +110,7 @@ class Experiment:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """The mesh of all devices, checked against the batch."""
+        """The mesh of all devices and its sharding rules; the batch must be divisible over it."""
         layout = Layout(mesh.make(self.config.mesh), self.config.rules)
         batch, parts = self.config.data.batch, self.config.train.accumulate
         divisor = layout.batch_divisor() * parts
@@ -130,7 +125,7 @@ class Experiment:
 
     @functools.cached_property
     def models(self) -> Models:
-        """The models of the objective's roles; no parameter is allocated."""
+        """The models by role, as the objective needs them; no parameters are allocated."""
         vocabularies.check(self.tokenizer, self._rows_of_table)
         roles, configs = objectives.roles(self.config.objective), self.config.models
         others = [role for role in roles if key(roles, role) != "config.model"]
@@ -143,17 +138,17 @@ class Experiment:
         models.check(self.config.objective.name)
         return models
 
-    def _model(self, name: str, role: Role, key: str) -> Model:
+    def _model(self, name: str, role: Role, config_key: str) -> Model:
         config: ModelConfig = self.config.models.get(name, self.config.model)
         embed = config.embed
         if embed.positions == "learned" and embed.max_length < self.config.data.length:
             raise InputError(
-                f"config.data.length {self.config.data.length} is more than {key}.embed.max_length "
+                f"config.data.length {self.config.data.length} is more than {config_key}.embed.max_length "
                 f"{embed.max_length}; lower the first or raise the second"
             )
-        stacks = [getattr(config, part) for part in STACKS if hasattr(config, part)]
+        stacks = [getattr(config, field) for field in STACKS if hasattr(config, field)]
         balanced = role.trainable and any(stack.experts.balance for stack in stacks)
-        self._check_parts(balanced, f"feedforward.experts.balance of {key}")
+        self._check_accumulation(balanced, f"feedforward.experts.balance of {config_key}")
         vocab = name in self.config.models and embed.vocab
         return build_model(config, vocab or self._rows_of_table)
 
@@ -163,7 +158,7 @@ class Experiment:
         return self.models.models[self.models.product]
 
     def params_like(self, *roles: str) -> Params:
-        """Shapes and shardings of the parameters of these roles, and of the owners of their shared parameters."""
+        """Shapes and shardings of the parameters of `roles`, and of the roles that own their shared parameters."""
         models = self.models
         needed = sorted({*roles, *(owner for role in roles for owner in models.roles[role].shares.values())})
         axes, shapes = ({role: tree[role] for role in needed} for tree in (models.axes, models.shapes))
@@ -182,7 +177,7 @@ class Experiment:
 
     @property
     def average(self) -> averaging.Average | None:
-        """The averaging of parameters, or None if the recipe has none."""
+        """The averaging of parameters, or None if it is off."""
         return averaging.build_average(self.config.optimizer, self.config.train.ema)
 
     @property
@@ -191,14 +186,14 @@ class Experiment:
         return optimizers.schedule(self.config.optimizer, self.config.train.steps)
 
     def init(self) -> state.TrainState:
-        """The train state before the first step. Traced: call it under jit."""
+        """The train state before the first step; call it under jit."""
         models = self.models
         params, frozen = models.split(models.draw(self.config.seed))
-        halves = [role for role, model in models.models.items() if model.module.config.dtype == "float16"]
+        half_roles = [role for role, model in models.models.items() if model.module.config.dtype == "float16"]
         return state.create(
             params,
             self.optimizer,
-            loss_scaled=any(models.roles[role].trainable for role in halves),
+            loss_scaled=any(models.roles[role].trainable for role in half_roles),
             averaged=self.average is not None,
             frozen=frozen,
             carry=state.empty_carry(self.objective.carry, self.config.data.batch),
@@ -221,11 +216,11 @@ class Experiment:
         return _sharded(axes, shapes, self.layout)
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Turns this host's rows of a batch into the global batch."""
+        """Moves this host's rows of a batch to its devices, as a part of the global batch."""
         return self.layout.put(batch, self.batch_like)
 
     def fresh_state(self) -> state.TrainState:
-        """The train state before the first step, initialised on its own shards."""
+        """The train state before the first step, initialised as shards on the devices."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         return self.layout.jit(self.init, out_shardings=shardings)()
 
@@ -259,11 +254,11 @@ class Experiment:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens per row for throughput: input tokens of the product, or of its encoder if it has one."""
+        """Tokens per row for throughput: the input tokens of the product, or of the product's encoder."""
         return next(work.source or work.length for work in self.objective.work if work.role == self.models.product)
 
     def flops(self) -> float:
-        """Floating-point operations to train on one row, of all models (`models.flops`)."""
+        """Floating-point operations to train all models on one row (`models.flops`)."""
         total = 0.0
         for work in self.objective.work:
             model = self.models.models[work.role]
@@ -282,16 +277,16 @@ def _sharded(axes: Any, shapes: Any, layout: Layout) -> Any:
 
 
 def document_prefix(config: ExperimentConfig) -> tuple[int, ...]:
-    """The ids before every stored document; empty unless the model is a decoder: other kinds add theirs per row."""
+    """The ids stored before every document, for decoders only: other kinds of model add special tokens per row."""
     return config.conventions.prefix if config.model.kind == "decoder" else ()
 
 
 def prepare(
     config: ExperimentConfig, progress: Any = None, tokenizer: tokenizers.Tokenizer | None = None
 ) -> Experiment:
-    """Cleans the text, trains the tokenizer and stores the tokens, unless done before.
+    """Cleans the text, trains the tokenizer and stores the tokens, or reuses existing results.
 
-    A `tokenizer` replaces that of the configuration; `progress` is that of `store.prepare`.
+    `tokenizer` replaces the configured one; `progress` is called as in `store.prepare`.
     """
     tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
     return Experiment(config, tokens.tokenizer, tokens)

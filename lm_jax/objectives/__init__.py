@@ -1,6 +1,6 @@
 """Pretraining objectives: each file defines one objective, its corruption and its loss.
 
-To add one, write a class like `causal.Causal`, and register it in `OBJECTIVES` and its settings in `ObjectiveConfig`.
+To add one, write a class like `causal.Causal`, list it in `OBJECTIVES`, and add its settings to `ObjectiveConfig`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OBJECTIVES = {"causal": Causal, "masked": Masked, "span": Span}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The objective `name`, and the settings of every objective; only those of `name` are read."""
+    """The name of the objective, and the settings of every objective; only the settings of `name` are read."""
 
     name: str = "causal"
     causal: CausalConfig = CausalConfig()
@@ -29,12 +29,12 @@ class ObjectiveConfig:
 
 
 def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
-    """The roles of an objective, from its class alone: models can be loaded without building the objective."""
+    """The roles of an objective, read from its class, so that models can be loaded without building the objective."""
     return lookup(OBJECTIVES, config.name, "config.objective.name").roles
 
 
 def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
-    """Builds the objective of a configuration for rows of `length` tokens; one without settings gets `config=None`.
+    """Builds the objective for rows of `length` tokens; an objective without settings gets `config=None`.
 
     Example:
       >>> vocabulary = Vocabulary(size=12, pad=0, eos=1, cls=2, sep=3, mask=4, ordinary=(5, 12))

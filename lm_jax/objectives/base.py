@@ -31,11 +31,11 @@ class Vocabulary:
     Attributes:
       size: number of ids.
       pad, eos: special ids that every tokenizer has.
-      bos, cls, sep, mask: special ids, or None if the tokenizer has none; get the ids that you need from `require`.
-      sentinels: ids that replace removed spans, first to last.
-      ordinary: half-open range of the ids of ordinary (not special) pieces, (first, last + 1).
-      start: id that the decoder of an encoder-decoder reads first; None: `pad`, as in T5.
-      before, after: ids around every source of an encoder-decoder; an empty `after` means EOS.
+      bos, cls, sep, mask: special ids, or None if the tokenizer lacks them; `require` returns those an objective needs.
+      sentinels: ids that replace removed spans, in order.
+      ordinary: range of the ids of ordinary (not special) pieces, (first, last + 1).
+      start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
+      before, after: ids before and after every source of an encoder-decoder; an empty `after` means EOS.
 
     Example:
       >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, mask=4, ordinary=(5, 100))
@@ -58,7 +58,7 @@ class Vocabulary:
 
     @property
     def decoder_start(self) -> int:
-        """The id that the decoder of an encoder-decoder reads first."""
+        """The first input id of an encoder-decoder's decoder."""
         return self.pad if self.start is None else self.start
 
     @property
@@ -67,10 +67,10 @@ class Vocabulary:
         return self.after or (self.eos,)
 
     def require(self, objective: str, *names: str) -> tuple[int, ...]:
-        """The ids of special tokens that an objective needs, by their names.
+        """The ids of the special tokens `names`; `objective` is the objective's name for messages.
 
         Raises:
-          InputError: the tokenizer lacks one of them.
+          InputError: the tokenizer lacks a special token.
         """
         missing = [name for name in names if getattr(self, name) is None]
         if missing:
@@ -107,10 +107,9 @@ class Work:
     """One model's token counts for one row, for FLOPs and throughput.
 
     Attributes:
-      role: the model's role.
-      length: input tokens; of an encoder-decoder, those of its decoder.
+      length: input tokens; for an encoder-decoder, those of its decoder.
       scored: positions with logits over the vocabulary.
-      source: input tokens of an encoder-decoder's encoder.
+      source: input tokens of the encoder of an encoder-decoder.
     """
 
     role: str
@@ -140,7 +139,7 @@ class Part:
       batch: features, and a random key per row (`row_keys`).
       weights: `Objective.weights` of the whole batch.
       key: random key of dropout; None in evaluation.
-      carry: the carry of the previous step; its `rows` are those of this part.
+      carry: the previous step's carry, with `rows` for the rows of this part only.
     """
 
     batch: Batch
@@ -154,8 +153,8 @@ class Loss:
     """The loss of a batch, or one micro-batch's contribution to it.
 
     Attributes:
-      total: the scalar to differentiate: sums divided by the weights of the *whole* batch, so that parts add up.
-      metrics: sums and weights.
+      total: the scalar to differentiate: sums over this part divided by weights of the *whole* batch; parts add up.
+      metrics: by name, a weighted sum over this part.
       carry: the carry for the next step. `shared` is this part's contribution; like `total`, it is summed over parts.
     """
 
@@ -174,7 +173,7 @@ class Objective(Protocol):
       text: names of the features with the target ids and their weights, for bits per byte; None unless every token of
         the text is predicted exactly once.
       coupled: whether a row's loss depends on the other rows of its batch, which rules out micro-batches.
-      carry: fields of the arrays that it carries between steps; zeros before the first step.
+      carry: fields of the arrays carried from step to step; zeros before the first step.
       spec: fields of the arrays that `features` returns.
       work: token counts of each model for one row.
     """
@@ -189,7 +188,7 @@ class Objective(Protocol):
     carry: Carry = Carry()
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One row of a batch, on the host: corrupted, and padded to fixed shapes."""
+        """Corrupts one row on the host, and pads it to fixed shapes."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
@@ -197,24 +196,24 @@ class Objective(Protocol):
         ...
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
-        """The loss of a batch or micro-batch; `models` are bound to their parameters, by role."""
+        """The loss of a batch or micro-batch; `models` maps roles to models bound to their parameters."""
         ...
 
 
 def weighted(values: Float[Array, "*batch"], weights: Float[Array, "*batch"]) -> Sum:
-    """The weighted sum of `values`."""
+    """The weighted sum of `values`, and the sum of the weights."""
     return Sum(total=(values * weights).sum(), weight=weights.sum())
 
 
 def accuracy(
     logits: Float[Array, "*batch vocab"], labels: Int[Array, "*batch"], weights: Float[Array, "*batch"]
 ) -> Sum:
-    """The weighted count of positions where the largest logit is the label's."""
+    """The weighted count of positions where the label has the largest logit."""
     return weighted(is_largest(logits, labels).astype(jnp.float32), weights)
 
 
 def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:
-    """A `Loss` with this total, plus the load-balancing loss if the model is a mixture of experts that has one."""
+    """The `Loss` of `total`, plus the load-balancing loss if the model's experts have one."""
     if isinstance(output.balance, float):
         return Loss(total=total, metrics=metrics)
     balance = Sum(total=output.balance, weight=jnp.ones(()))

@@ -56,14 +56,13 @@ class Causal(TeacherForced):
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `targets` and `weights`, each padded to `length`."""
-        tokens = row["tokens"]
-        targets = tokens[1:]
+        tokens, pad = row["tokens"], self.vocabulary.pad
         return {
-            "tokens": padded(tokens[:-1], self.length, self.vocabulary.pad),
-            "targets": padded(targets, self.length, self.vocabulary.pad),
-            "weights": counted(len(targets), self.length),
+            "tokens": padded(tokens[:-1], self.length, pad),
+            "targets": padded(tokens[1:], self.length, pad),
+            "weights": counted(len(tokens) - 1, self.length),
         }
 
     def inputs(self, batch: Batch) -> Inputs:
-        """The tokens, without segments: padding comes last, so causal attention hides it from every weighted token."""
+        """The tokens, without segments: padding comes last, so causal attention hides it from tokens with weight."""
         return Inputs(tokens=batch["tokens"])

@@ -1,4 +1,4 @@
-"""Cross-entropy of logits and labels, and its sum over a batch in chunks, without all logits in memory at once."""
+"""Cross-entropy of logits and labels, and its sum over a batch with the logits of one chunk at a time in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm_jax.models.heads import is_largest
 from lm_jax.models.model import Bound
 from lm_jax.parallel.layout import sum_over_rows
 
-# At most 8 chunks per device, of at least 512 tokens: each chunk adds once to the gradient of the whole table.
+# At most 8 chunks per device, of at least 512 tokens, because every chunk adds to the gradient of the whole readout.
 MOST_CHUNKS, LEAST_TOKENS = 8, 512
 
 Logits = Callable[[Any, jax.Array], jax.Array]
@@ -28,13 +28,13 @@ def cross_entropy(logits: Float[Array, "*batch classes"], labels: Int[Array, "*b
 
 
 def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`cross_entropy`, with the numerators and denominators of the probabilities for the gradient."""
+    """The cross-entropy, and the numerators and denominators of the probabilities, for the gradient."""
     wide = logits.astype(jnp.float32)
-    highest = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
-    powers = jnp.exp(wide - highest)
-    total = powers.sum(-1, keepdims=True)
-    right = jnp.take_along_axis(wide, labels[..., None], -1)
-    return (jnp.log(total) + highest - right)[..., 0], powers, total
+    maximum = jax.lax.stop_gradient(wide.max(-1, keepdims=True))
+    numerators = jnp.exp(wide - maximum)
+    denominators = numerators.sum(-1, keepdims=True)
+    label_logits = jnp.take_along_axis(wide, labels[..., None], -1)
+    return (jnp.log(denominators) + maximum - label_logits)[..., 0], numerators, denominators
 
 
 def token_loss(
@@ -56,9 +56,9 @@ def token_loss(
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
         return cast(Sums, _sums(readout_logits, readout, *(_chunked(x, chunks) for x in tokens)))
 
-    loss, right = sum_over_rows(local_sums, readout, hidden, labels, weights)
+    loss, correct = sum_over_rows(local_sums, readout, hidden, labels, weights)
     weight = weights.sum()
-    return Sum(total=loss, weight=weight), Sum(total=right, weight=weight)
+    return Sum(total=loss, weight=weight), Sum(total=correct, weight=weight)
 
 
 def _chunked(x: jax.Array, chunks: int) -> jax.Array:
@@ -70,12 +70,12 @@ def _chunked(x: jax.Array, chunks: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(readout_logits: Logits, readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-    """Sums of loss and hits over chunks, [chunks, tokens, ...]; no gradient with respect to `weights`."""
+    """Sums of the loss and of correct predictions over [chunks, tokens, ...]; `weights` get no gradient."""
 
     def add(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, None]:
         hidden, labels, weights = chunk
-        scores = readout_logits(readout, hidden)
-        terms = ((cross_entropy(scores, labels) * weights).sum(), (is_largest(scores, labels) * weights).sum())
+        logits = readout_logits(readout, hidden)
+        terms = ((cross_entropy(logits, labels) * weights).sum(), (is_largest(logits, labels) * weights).sum())
         return jax.tree.map(jnp.add, sums, terms), None
 
     return jax.lax.scan(add, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
@@ -84,23 +84,23 @@ def _sums(readout_logits: Logits, readout: Any, hidden: jax.Array, labels: jax.A
 def _sums_forward(readout_logits: Logits, readout: Any, *tokens: jax.Array):
     def add(sums: Any, chunk: tuple[jax.Array, ...]):
         hidden, labels, weights = chunk
-        scores, pull = jax.vjp(readout_logits, readout, hidden)
-        loss, powers, total = _softmax(scores, labels)
-        terms = ((loss * weights).sum(), (is_largest(scores, labels) * weights).sum())
-        columns = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
-        share = weights[..., None]
-        slope = powers * (share / total) - jnp.where(labels[..., None] == columns, share, 0.0)
-        of_readout, of_hidden = pull(slope.astype(scores.dtype))
-        return jax.tree.map(jnp.add, sums, (terms, of_readout)), of_hidden
+        logits, pullback = jax.vjp(readout_logits, readout, hidden)
+        loss, numerators, denominators = _softmax(logits, labels)
+        terms = ((loss * weights).sum(), (is_largest(logits, labels) * weights).sum())
+        ids = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+        weight = weights[..., None]
+        gradient = numerators * (weight / denominators) - jnp.where(labels[..., None] == ids, weight, 0.0)
+        readout_gradient, hidden_gradient = pullback(gradient.astype(logits.dtype))
+        return jax.tree.map(jnp.add, sums, (terms, readout_gradient)), hidden_gradient
 
     start = ((jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, readout))
-    (totals, of_readout), of_hidden = jax.lax.scan(add, start, tokens)
-    return totals, (of_readout, of_hidden)
+    (totals, readout_gradient), hidden_gradient = jax.lax.scan(add, start, tokens)
+    return totals, (readout_gradient, hidden_gradient)
 
 
-def _sums_backward(readout_logits: Logits, slopes: tuple[Any, jax.Array], gradient: tuple[jax.Array, jax.Array]):
-    of_readout, of_hidden = jax.tree.map(lambda x: (x * gradient[0]).astype(x.dtype), slopes)
-    return of_readout, of_hidden, None, None
+def _sums_backward(readout_logits: Logits, gradients: tuple[Any, jax.Array], cotangents: tuple[jax.Array, jax.Array]):
+    readout_gradient, hidden_gradient = jax.tree.map(lambda x: (x * cotangents[0]).astype(x.dtype), gradients)
+    return readout_gradient, hidden_gradient, None, None
 
 
 _sums.defvjp(_sums_forward, _sums_backward)

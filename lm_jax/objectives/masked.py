@@ -40,7 +40,7 @@ class MaskedConfig:
 
     Attributes:
       rate: share of the tokens to predict.
-      mask, random: shares of those tokens to replace by the mask token and by a random token; the rest is unchanged.
+      mask, random: shares of the predicted tokens to replace by the mask and by a random token; the rest is unchanged.
       next_sentence: whether rows are sentence pairs, with next-sentence prediction.
     """
 
@@ -92,20 +92,15 @@ class Masked(Objective):
 
     @property
     def predictions(self) -> int:
-        """The most positions to predict in a row."""
+        """The largest number of positions to predict in a row."""
         return max(1, math.ceil(self.length * self.config.rate))
 
     @property
     def spec(self) -> Mapping[str, Field]:
         """Fields of the features."""
-        row = Field(shape=(self.length,), axes=("length",))
-        predicted = Field(shape=(self.predictions,))
-        spec = {name: row for name in ("tokens", "types", "segments")}
-        spec |= {
-            "positions": predicted,
-            "labels": predicted,
-            "weights": dataclasses.replace(predicted, dtype="float32"),
-        }
+        row, predicted = Field(shape=(self.length,), axes=("length",)), Field(shape=(self.predictions,))
+        spec = {"tokens": row, "types": row, "segments": row, "positions": predicted, "labels": predicted}
+        spec["weights"] = dataclasses.replace(predicted, dtype="float32")
         return spec | ({"is_next": Field(), "pairs": Field(dtype="float32")} if self.config.next_sentence else {})
 
     @property
@@ -114,13 +109,11 @@ class Masked(Objective):
         return (Work(role="model", length=self.length, scored=self.predictions),)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Corrupted tokens, with the chosen positions and their original tokens.
+        """`tokens` (corrupted), `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`.
 
-        Returns:
-          `tokens`, `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`; with next
-          sentence, the scalars `is_next` and `pairs` (1).
+        `labels` are the original tokens. Next-sentence prediction adds the scalars `is_next` and `pairs` (always 1).
         """
-        special = self.vocabulary
+        vocabulary = self.vocabulary
         cls, sep, mask = self._specials()
         if self.config.next_sentence:
             first, second = row["first"], row["second"]
@@ -129,21 +122,21 @@ class Masked(Objective):
         else:
             tokens = np.concatenate([[cls], row["tokens"], [sep]]).astype(np.int32)
             types = np.zeros(len(tokens), np.int32)
-        candidates = np.flatnonzero((tokens != cls) & (tokens != sep) & (tokens != special.eos))
+        candidates = np.flatnonzero((tokens != cls) & (tokens != sep) & (tokens != vocabulary.eos))
         count = min(self.predictions, max(1, round(len(candidates) * self.config.rate)), len(candidates))
         chosen = np.sort(rng.permutation(candidates)[:count])
         labels = tokens[chosen]
         uniform = rng.random(count)
         replaced = np.where(uniform < self.config.mask, mask, labels)
-        random = rng.integers(*special.ordinary, size=count, dtype=np.int32)
+        random_ids = rng.integers(*vocabulary.ordinary, size=count, dtype=np.int32)
         at_random = (uniform >= self.config.mask) & (uniform < self.config.mask + self.config.random)
-        tokens[chosen] = np.where(at_random, random, replaced)
+        tokens[chosen] = np.where(at_random, random_ids, replaced)
         features = {
-            "tokens": padded(tokens, self.length, special.pad),
+            "tokens": padded(tokens, self.length, vocabulary.pad),
             "types": padded(types, self.length),
             "segments": padded(np.ones(len(tokens), np.int32), self.length),
             "positions": padded(chosen, self.predictions),
-            "labels": padded(labels, self.predictions, special.pad),
+            "labels": padded(labels, self.predictions, vocabulary.pad),
             "weights": counted(count, self.predictions),
         }
         if self.config.next_sentence:
@@ -156,17 +149,17 @@ class Masked(Objective):
         return Inputs(tokens=batch["tokens"], types=batch["types"], segments=batch["segments"])
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
-        """The numbers of predicted tokens and of pairs."""
+        """The number of predicted tokens, and of pairs with next-sentence prediction."""
         weights = {"tokens": batch["weights"].sum()}
         return {**weights, "pairs": batch["pairs"].sum()} if self.config.next_sentence else weights
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
-        """Mean loss of the masked tokens plus mean loss of the pairs."""
+        """Mean loss of the predicted tokens, plus the mean loss of the pairs with next-sentence prediction."""
         model, batch = models["model"], part.batch
         output = model(self.inputs(batch), dropout=part.key)
-        masked = gather(output.hidden, batch["positions"])
-        tokens, right = token_loss(model, masked, batch["labels"], batch["weights"])
-        metrics = {"masked_lm_loss": tokens, "masked_accuracy": right}
+        hidden = gather(output.hidden, batch["positions"])
+        tokens, correct = token_loss(model, hidden, batch["labels"], batch["weights"])
+        metrics = {"masked_lm_loss": tokens, "masked_accuracy": correct}
         total = per_weight(tokens.total, part.weights["tokens"])
         if self.config.next_sentence:
             logits = model.head("pair", output.hidden[:, 0])

@@ -1,6 +1,6 @@
-"""The models of an objective by role: generator and discriminator, teacher and student, or a single model.
+"""The models of an objective, by role: generator and discriminator, teacher and student, or a single model.
 
-Parameters are a tree per role. A shared parameter is in its owner's tree only: initialised, stored and updated once.
+Every role has a tree of parameters. A shared parameter is initialised, stored and updated in its owner's tree only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Role:
     Attributes:
       kinds: kinds of model that fit the role.
       trainable: False freezes the parameters: no gradients, no optimizer state.
-      product: whether this model is the one to evaluate, generate from and export; a single role always is.
+      product: whether this is the model to evaluate, generate from and export; a single role always is.
       shares: maps paths of shared parameters, or of subtrees, to the role that owns them.
     """
 
@@ -41,11 +41,7 @@ class Models:
     models: Mapping[str, Model]
 
     def check(self, objective: str) -> None:
-        """Checks that every model fits its role; `objective` is the name for messages.
-
-        Raises:
-          InputError: a model of the wrong kind, or shared parameters of different shapes.
-        """
+        """Raises InputError if a model's kind does not fit its role, or if shared parameters differ in shape."""
         shapes = {
             role: {path: leaf.shape for path, leaf in flatten(model.shapes).items()}
             for role, model in self.models.items()
@@ -58,11 +54,11 @@ class Models:
                     f"{key(self.roles, role)}.kind is {kind!r}"
                 )
             for path, owner in requirements.shares.items():
-                own, owners = (_below(path, shapes[name]) for name in (role, owner))
-                if own != owners:
+                ours, theirs = (_below(path, shapes[name]) for name in (role, owner))
+                if ours != theirs:
                     raise InputError(
                         f"{key(self.roles, role)} shares {path} with {key(self.roles, owner)}, but their shapes are "
-                        f"{own} and {owners}; give both the same widths"
+                        f"{ours} and {theirs}; give both the same widths"
                     )
 
     @functools.cached_property
@@ -81,15 +77,15 @@ class Models:
         return {role: self._unshared(role, model.axes) for role, model in self.models.items()}
 
     def draw(self, seed: int) -> Params:
-        """Initial parameters by role; the product's depend on the seed alone. Traced: call it under jit."""
-        first, params = jax.random.key(seed), {}
+        """Initial parameters by role; the product's depend on the seed only. Call it under jit."""
+        root, params = jax.random.key(seed), {}
         for number, (role, model) in enumerate(self.models.items(), 1):
-            rng = first if role == self.product else jax.random.fold_in(first, number)
+            rng = root if role == self.product else jax.random.fold_in(root, number)
             params[role] = self._unshared(role, model.draw(rng))
         return params
 
     def split(self, tree: Params) -> tuple[Params, Params]:
-        """The trained and the frozen parameters of a tree by role."""
+        """Splits parameters by role into the trained and the frozen ones."""
         return partition(tree, self._trained)
 
     def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:
@@ -97,7 +93,7 @@ class Models:
         return {role: self.models[role].bind(self.parameters(role, params, frozen)) for role in self.models}
 
     def parameters(self, role: str, params: Params, frozen: Params | None = None) -> Params:
-        """All parameters of one role, shared ones included."""
+        """All parameters of a role, shared ones included."""
         trees = merge(params, frozen) if frozen else params
         shares = self.roles[role].shares
         if not shares:

@@ -1,4 +1,4 @@
-"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels replace spans to predict."""
+"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels replace the spans to predict."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ class Span(TeacherForced):
         least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
         if self.length < least:
             raise InputError(
-                f"config.data.length is {self.length}; a corrupted row needs at least {least}: a token, a sentinel and "
-                "the special tokens around them"
+                f"config.data.length is {self.length}; expected at least {least}: a token, a sentinel, special tokens"
             )
         spans = self._spans(self.reads.length)[1]
         if spans > len(self.vocabulary.sentinels):
@@ -95,28 +94,28 @@ class Span(TeacherForced):
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`source` and `segments` of `length`; `tokens` (shifted right), `targets`, `weights` of `target_length()`."""
-        tokens, special = row["tokens"].astype(np.int32), self.vocabulary
+        tokens, vocabulary = row["tokens"].astype(np.int32), self.vocabulary
         noise, spans = self._spans(len(tokens))
         span_lengths = _partition(noise, spans, rng)
         gap_lengths = _partition(len(tokens) - noise, spans, rng)
         if _maskings(len(tokens) - noise, noise, spans) == 1:
-            # Short rows have a single masking, whose last span would always end the row. A random number of the first
-            # unmasked tokens is moved behind the last span instead.
+            # With a single possible masking, a span would always end the row, so a random number of the first unmasked
+            # tokens moves behind it.
             gap_lengths[0] -= rng.integers(0, gap_lengths[0] + 1)
-        source, target, at = [], [], 0
-        for sentinel, gap, span in zip(special.sentinels, gap_lengths, span_lengths, strict=False):
-            source += [tokens[at : at + gap], [sentinel]]
-            target += [[sentinel], tokens[at + gap : at + gap + span]]
-            at += gap + span
-        source = np.concatenate([special.before, *source, tokens[at:], special.closing]).astype(np.int32)
-        target = np.concatenate([*target, [special.eos]])
+        source, target, start = [], [], 0
+        for sentinel, gap, span in zip(vocabulary.sentinels, gap_lengths, span_lengths, strict=False):
+            source += [tokens[start : start + gap], [sentinel]]
+            target += [[sentinel], tokens[start + gap : start + gap + span]]
+            start += gap + span
+        source = np.concatenate([vocabulary.before, *source, tokens[start:], vocabulary.closing]).astype(np.int32)
+        target = np.concatenate([*target, [vocabulary.eos]])
         size = self.target_length()
         return {
-            "source": padded(source, self.length, special.pad),
+            "source": padded(source, self.length, vocabulary.pad),
             "segments": padded(np.ones(len(source), np.int32), self.length),
             # T5's decoder starts with the padding token, BART's with EOS.
-            "tokens": padded(np.concatenate([[special.decoder_start], target[:-1]]), size, special.pad),
-            "targets": padded(target, size, special.pad),
+            "tokens": padded(np.concatenate([[vocabulary.decoder_start], target[:-1]]), size, vocabulary.pad),
+            "targets": padded(target, size, vocabulary.pad),
             "weights": counted(len(target), size),
         }
 

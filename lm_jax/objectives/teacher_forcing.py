@@ -18,7 +18,7 @@ class TeacherForced(Objective):
     terms = ("loss",)
 
     def inputs(self, batch: Batch) -> Inputs:
-        """The model's inputs, from the features of a batch."""
+        """The model's inputs for a batch of features."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:

@@ -1,4 +1,4 @@
-"""The `Vocabulary` of a tokenizer whose ids may exceed the rows of a model's embedding table.
+"""The `Vocabulary` of a tokenizer, which may have more ids than a model's embedding table has rows.
 
 Released tokenizers often add a padding token without a row in the table. That is accepted, because padding is never
 attended to; any other id that a model reads must have a row.
@@ -29,15 +29,15 @@ def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfi
     """
     if tokenizer.eos >= rows:
         raise InputError(_missing(tokenizer, tokenizer.eos, rows, "every text ends with"))
-    row = lambda token: token if token is not None and token < rows else None
+    in_table = lambda token: token if token is not None and token < rows else None
     return Vocabulary(
         size=min(tokenizer.vocab_size, rows),
         pad=padding(tokenizer, rows, kind, conventions),
-        bos=row(tokenizer.bos),
+        bos=in_table(tokenizer.bos),
         eos=tokenizer.eos,
-        cls=row(tokenizer.cls),
-        sep=row(tokenizer.sep),
-        mask=row(tokenizer.mask),
+        cls=in_table(tokenizer.cls),
+        sep=in_table(tokenizer.sep),
+        mask=in_table(tokenizer.mask),
         sentinels=tuple(int(token) for token in tokenizer.sentinels if token < rows),
         ordinary=tokenizer.ordinary,
         start=conventions.start,

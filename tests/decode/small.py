@@ -29,7 +29,7 @@ def model(recipe="gpt2", scan="never", dtype="float32"):
     tokens = jnp.zeros((1, 4), jnp.int32)
     inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if "decoder" in tiny.stacks(preset) else None)
     module, params = tiny.build(tiny.config(preset, over=over, **options), inputs)
-    # With larger embeddings, a tied read-out only repeats the last token, even more so after a final norm.
+    # With larger embeddings, a tied read-out only repeats the last token, above all after a final norm.
     gain = 0.01 if recipe == "transformer" else 0.2
     params["token"] = {"embedding": params["token"]["embedding"] * gain}
     is_boxed = lambda leaf: isinstance(leaf, nn.Partitioned)

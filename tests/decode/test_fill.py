@@ -30,8 +30,8 @@ def test_the_most_probable_ids_of_each_mask_come_first_with_their_probabilities(
 def test_forbidden_ids_are_left_out_and_the_others_keep_their_probabilities():
     module, params, _ = model("bert")
     best = fill(module, params, ROWS, mask=MASK, pad=PAD, top=3)[0][0][1]
-    less = fill(module, params, ROWS, mask=MASK, pad=PAD, top=2, forbidden=[best[0][0]])[0][0][1]
-    assert less == best[1:]
+    others = fill(module, params, ROWS, mask=MASK, pad=PAD, top=2, forbidden=[best[0][0]])[0][0][1]
+    assert others == best[1:]
 
 
 def test_sharded_parameters_give_the_same_ids():

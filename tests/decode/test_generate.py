@@ -18,7 +18,7 @@ PROMPTS = [np.arange(10, 15), np.arange(30, 51), np.array([7])]
 ROOM = 10
 
 
-def write(recipe="gpt2", prompts=PROMPTS, scan="never", dtype="float32", **options):
+def generated(recipe="gpt2", prompts=PROMPTS, scan="never", dtype="float32", **options):
     module, params, _ = model(recipe, scan, dtype)
     settings = dict(max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
     return generate(module, params, prompts, **{**settings, **options})
@@ -42,17 +42,17 @@ def by_full_forward(recipe, scan, prompt, count):
         logits = module.apply({"params": params}, Inputs(tokens=row, source=source), logits=True).logits[0, place]
         return logits.argmax(), jax.nn.log_softmax(logits).max()
 
-    scores = []
+    log_probabilities = []
     for place in range(len(start), len(start) + count):
-        row[0, place], score = step(row, place - 1)
-        scores.append(score)
-    return row[0, len(start) :].tolist(), scores
+        row[0, place], log_probability = step(row, place - 1)
+        log_probabilities.append(log_probability)
+    return row[0, len(start) :].tolist(), log_probabilities
 
 
 @pytest.mark.parametrize("scan", ["never", "always"])
 @pytest.mark.parametrize("recipe", ["gpt2", "llama", "t5 1.1", "transformer"])
 def test_cached_greedy_decoding_is_the_argmax_of_full_forwards(recipe, scan):
-    results = write(recipe, scan=scan)
+    results = generated(recipe, scan=scan)
     number = 0 if scan == "never" else 1
     expected, scores = by_full_forward(recipe, scan, PROMPTS[number], ROOM)
     assert results[number].tokens.tolist() == expected
@@ -63,26 +63,26 @@ def test_cached_greedy_decoding_is_the_argmax_of_full_forwards(recipe, scan):
 
 @pytest.mark.parametrize("recipe", ["gpt2", "llama", "t5 1.1", "transformer"])
 def test_a_prompt_is_continued_alone_as_in_a_batch(recipe):
-    alone = [tokens(write(recipe, [prompt]))[0] for prompt in (PROMPTS[0], PROMPTS[2])]
-    assert tokens(write(recipe))[::2] == alone
-    assert tokens(write(recipe, [PROMPTS[0], PROMPTS[1][5:], PROMPTS[2]]))[::2] == alone
+    alone = [tokens(generated(recipe, [prompt]))[0] for prompt in (PROMPTS[0], PROMPTS[2])]
+    assert tokens(generated(recipe))[::2] == alone
+    assert tokens(generated(recipe, [PROMPTS[0], PROMPTS[1][5:], PROMPTS[2]]))[::2] == alone
 
 
 def test_draws_do_not_depend_on_the_other_prompts_or_on_padding():
     sampling = SamplingConfig(temperature=1.5)
-    first = write(prompts=PROMPTS[:1], sampling=sampling)[0].tokens
-    np.testing.assert_array_equal(first, write(prompts=PROMPTS, sampling=sampling)[0].tokens)
-    np.testing.assert_array_equal(first, write(prompts=[PROMPTS[0], *PROMPTS[:2]], sampling=sampling)[0].tokens)
+    first = generated(prompts=PROMPTS[:1], sampling=sampling)[0].tokens
+    np.testing.assert_array_equal(first, generated(prompts=PROMPTS, sampling=sampling)[0].tokens)
+    np.testing.assert_array_equal(first, generated(prompts=[PROMPTS[0], *PROMPTS[:2]], sampling=sampling)[0].tokens)
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another():
     sampling = SamplingConfig(temperature=1.5)
-    first = tokens(write(sampling=sampling, seed=1))
-    assert first == tokens(write(sampling=sampling, seed=1)) != tokens(write(sampling=sampling, seed=2))
+    first = tokens(generated(sampling=sampling, seed=1))
+    assert first == tokens(generated(sampling=sampling, seed=1)) != tokens(generated(sampling=sampling, seed=2))
 
 
 def test_equal_prompts_of_a_batch_get_different_draws():
-    first, second = tokens(write(prompts=[PROMPTS[0]] * 2, sampling=SamplingConfig(temperature=1.5)))
+    first, second = tokens(generated(prompts=[PROMPTS[0]] * 2, sampling=SamplingConfig(temperature=1.5)))
     assert first != second
 
 
@@ -90,11 +90,11 @@ def test_equal_prompts_of_a_batch_get_different_draws():
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_streamed_tokens_are_the_returned_tokens(recipe, chunk):
     sampling = SamplingConfig(temperature=1.5, top_k=20)
-    expected = write(recipe, sampling=sampling)
+    expected = generated(recipe, sampling=sampling)
     eos = int(expected[1].tokens[4])
-    expected = tokens(write(recipe, sampling=sampling, eos=eos))
+    expected = tokens(generated(recipe, sampling=sampling, eos=eos))
     parts = {0: [], 1: [], 2: []}
-    results = write(
+    results = generated(
         recipe, sampling=sampling, eos=eos, chunk=chunk, on_tokens=lambda row, new: parts[row].append(new.tolist())
     )
     assert tokens(results) == expected
@@ -103,10 +103,10 @@ def test_streamed_tokens_are_the_returned_tokens(recipe, chunk):
 
 
 def test_end_of_text_stops_a_row_and_is_its_last_token():
-    without_eos = write()
-    eos = int(without_eos[0].tokens[3])
-    results = write(eos=eos)
-    for full, result in zip(tokens(without_eos), results, strict=True):
+    endless = generated()
+    eos = int(endless[0].tokens[3])
+    results = generated(eos=eos)
+    for full, result in zip(tokens(endless), results, strict=True):
         stop = full.index(eos) + 1 if eos in full else ROOM
         assert result.tokens.tolist() == full[:stop]
         assert len(result.log_probabilities) == stop
@@ -116,26 +116,26 @@ def test_end_of_text_stops_a_row_and_is_its_last_token():
 
 def test_generation_stops_as_soon_as_all_rows_have_ended():
     calls = []
-    eos = int(write(prompts=PROMPTS[:1])[0].tokens[0])
-    write(prompts=PROMPTS[:1], eos=eos, chunk=1, on_tokens=lambda row, new: calls.append(new.tolist()))
+    eos = int(generated(prompts=PROMPTS[:1])[0].tokens[0])
+    generated(prompts=PROMPTS[:1], eos=eos, chunk=1, on_tokens=lambda row, new: calls.append(new.tolist()))
     assert calls == [[eos]]
 
 
 def test_forbidden_ids_are_never_generated():
-    first = write()
+    first = generated()
     forbidden = {int(token) for result in first for token in result.tokens}
-    assert not forbidden & {token for row in tokens(write(forbidden=tuple(forbidden))) for token in row}
-    sampled = write(forbidden=range(50), sampling=SamplingConfig(temperature=5.0, top_k=40))
+    assert not forbidden & {token for row in tokens(generated(forbidden=tuple(forbidden))) for token in row}
+    sampled = generated(forbidden=range(50), sampling=SamplingConfig(temperature=5.0, top_k=40))
     assert min(token for row in tokens(sampled) for token in row) >= 50
 
 
 def test_an_empty_prompt_starts_from_bos():
-    assert tokens(write(prompts=[[]])) == tokens(write(prompts=[[BOS]]))
-    assert write(prompts=[]) == []
+    assert tokens(generated(prompts=[[]])) == tokens(generated(prompts=[[BOS]]))
+    assert generated(prompts=[]) == []
 
 
 def test_a_single_token_can_be_generated():
-    assert tokens(write(max_tokens=1)) == [row[:1] for row in tokens(write())]
+    assert tokens(generated(max_tokens=1)) == [row[:1] for row in tokens(generated())]
 
 
 @pytest.mark.parametrize("recipe", ["gpt2", "t5 1.0"])
@@ -145,18 +145,18 @@ def test_unstacked_parameters_generate_the_same(recipe):
     pairs = zip(jax.tree.leaves(unstacked(module, once)), jax.tree.leaves(once), strict=True)
     assert all(twice_leaf is leaf for twice_leaf, leaf in pairs)
     results = generate(module, once, PROMPTS, max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
-    assert tokens(results) == tokens(write(recipe))
+    assert tokens(results) == tokens(generated(recipe))
 
 
 def test_another_number_of_tokens_does_not_compile_again(monkeypatch):
-    traced = []
+    traces = []
     advance = generation._advance
-    monkeypatch.setattr(generation, "_advance", lambda *args: (traced.append(1), advance(*args))[1])
+    monkeypatch.setattr(generation, "_advance", lambda *args: (traces.append(1), advance(*args))[1])
     parts, prompts = [], PROMPTS[:1]
-    (longer,) = write(prompts=prompts, max_tokens=12, last=9)
-    compiled = len(traced)
-    (shorter,) = write(prompts=prompts, max_tokens=7, last=9, on_tokens=lambda row, new: parts.extend(new))
-    assert compiled >= 2 and len(traced) == compiled
+    (longer,) = generated(prompts=prompts, max_tokens=12, last=9)
+    compiled = len(traces)
+    (shorter,) = generated(prompts=prompts, max_tokens=7, last=9, on_tokens=lambda row, new: parts.extend(new))
+    assert compiled >= 2 and len(traces) == compiled
     # Except for the last token, which is forced.
     assert [*longer.tokens[:6], 9] == shorter.tokens.tolist() == parts
     assert (len(longer.tokens), longer.tokens[-1]) == (12, 9)
@@ -195,16 +195,16 @@ def test_sharded_parameters_generate_the_same(recipe, scan, with_layout):
     sharded = jax.device_put(params, layout.shardings(axes, params))
     settings = dict(max_tokens=ROOM, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
     results = generate(module, sharded, PROMPTS, layout=layout if with_layout else None, **settings)
-    assert tokens(results) == tokens(write(recipe, scan=scan))
+    assert tokens(results) == tokens(generated(recipe, scan=scan))
 
 
 def test_a_text_longer_than_the_position_table_is_refused_with_a_limit_that_fits():
     limit = model("gpt2")[0].config.embed.max_length
-    write(prompts=[np.zeros(limit - 2, int)], max_tokens=2)
+    generated(prompts=[np.zeros(limit - 2, int)], max_tokens=2)
     with pytest.raises(InputError, match=f"--max_tokens={limit - 40} .*shorten"):
-        write(prompts=[np.zeros(40, int)], max_tokens=limit)
+        generated(prompts=[np.zeros(40, int)], max_tokens=limit)
     with pytest.raises(InputError, match="shorten the prompt"):
-        write(prompts=[np.zeros(limit, int)], max_tokens=1)
+        generated(prompts=[np.zeros(limit, int)], max_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_text_longer_than_the_position_table_is_refused_with_a_limit_that_fits
 )
 def test_invalid_prompts_and_settings_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        write(**options)
+        generated(**options)
 
 
 def test_damaged_parameters_are_reported():

@@ -18,7 +18,7 @@ def tokenizer(request):
     return tokenizers.train(config, [TEXT, Path(training.__file__).read_text()])
 
 
-def test_masks_stand_between_cls_and_sep(tokenizer):
+def test_a_masked_prompt_is_between_cls_and_sep(tokenizer):
     row = prompting.masked_prompt(tokenizer, "the <mask> sat on [MASK]")
     assert (row[0], row[-1]) == (tokenizer.cls, tokenizer.sep)
     assert (row == tokenizer.mask).sum() == 2
@@ -60,7 +60,7 @@ def test_impossible_sentinels_are_refused(tokenizer, text):
         prompting.span_prompt(tokenizer, text)
 
 
-def test_markers_are_the_only_way_to_special_ids(tokenizer):
+def test_a_decoder_prompt_has_no_special_ids(tokenizer):
     ids = prompting.decoder_prompt(tokenizer, "<mask> [CLS] <extra_id_0>")
     assert not set(ids.tolist()) & set(prompting.unwritable(tokenizer, tokenizer.vocab_size))
 
@@ -76,24 +76,23 @@ def test_unfinished_characters_are_held_back():
 
 
 def test_only_pieces_and_eos_may_be_generated(tokenizer):
-    banned = prompting.unwritable(tokenizer, tokenizer.vocab_size + 3)
-    assert tokenizer.eos not in banned and tokenizer.vocab_size + 2 in banned and tokenizer.sentinels[0] in banned
+    unwritable = prompting.unwritable(tokenizer, tokenizer.vocab_size + 3)
+    assert (
+        tokenizer.eos not in unwritable
+        and tokenizer.vocab_size + 2 in unwritable
+        and tokenizer.sentinels[0] in unwritable
+    )
     assert tokenizer.sentinels[0] not in prompting.unwritable(tokenizer, tokenizer.vocab_size, sentinels=True)
 
 
 def test_a_continuation_keeps_its_leading_space(tmp_path):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     tree = {
         "version": "1.0",
-        "added_tokens": [
-            {
-                "id": 0,
-                "content": "</s>",
-                "special": True,
-                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-            }
-        ],
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
-        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "added_tokens": [{"id": 0, "content": "</s>", "special": True, **flags}],
+        "pre_tokenizer": metaspace,
+        "decoder": metaspace,
         "model": {"type": "WordLevel", "vocab": {"</s>": 0, "▁The": 1, "▁class": 2, "▁is": 3}, "unk_token": "</s>"},
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree))

@@ -9,7 +9,7 @@ from lm_jax.decode.sampling import GREEDY, SamplingConfig, draw, row_keys, top_k
 LOGITS = jax.random.normal(jax.random.key(3), (4, 50)) * 2
 
 
-def support(logits, config, draws=2000):
+def drawn_ids(logits, config, draws=2000):
     keys = row_keys(0, logits.shape[0])
     chosen = jax.jit(jax.vmap(lambda step: draw(logits, keys, step, config)))(jnp.arange(draws))
     return [set(row.tolist()) for row in np.asarray(chosen).T]
@@ -32,12 +32,12 @@ def test_a_tiny_temperature_is_greedy_and_does_not_overflow():
 
 
 def test_top_k_draws_from_exactly_the_k_largest():
-    for row, ids in zip(np.asarray(LOGITS), support(LOGITS, SamplingConfig(temperature=3.0, top_k=5)), strict=True):
+    for row, ids in zip(np.asarray(LOGITS), drawn_ids(LOGITS, SamplingConfig(temperature=3.0, top_k=5)), strict=True):
         assert ids == set(np.argsort(-row)[:5].tolist())
 
 
-def test_top_k_of_equal_logits_keeps_no_more_than_k():
-    assert support(jnp.zeros((1, 9)), SamplingConfig(top_k=4), 200) == [{0, 1, 2, 3}]
+def test_top_k_of_equal_logits_keeps_only_k():
+    assert drawn_ids(jnp.zeros((1, 9)), SamplingConfig(top_k=4), 200) == [{0, 1, 2, 3}]
 
 
 def test_top_k_above_the_vocabulary_is_all_of_it():
@@ -51,13 +51,13 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_the_share(share):
 
 
 def test_top_p_draws_from_the_nucleus_only():
-    for row, ids in zip(np.asarray(LOGITS), support(LOGITS, SamplingConfig(top_p=0.7)), strict=True):
+    for row, ids in zip(np.asarray(LOGITS), drawn_ids(LOGITS, SamplingConfig(top_p=0.7)), strict=True):
         assert ids == nucleus(row, 0.7)
 
 
 def test_top_p_follows_top_k():
     config = SamplingConfig(top_k=8, top_p=0.6)
-    for row, ids in zip(np.asarray(LOGITS), support(LOGITS, config), strict=True):
+    for row, ids in zip(np.asarray(LOGITS), drawn_ids(LOGITS, config), strict=True):
         best = np.argsort(-row)[:8]
         assert ids == {int(best[place]) for place in nucleus(row[best], 0.6)}
 

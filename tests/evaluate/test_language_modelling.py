@@ -50,7 +50,7 @@ def test_ragged_batches_are_weighted_by_their_tokens():
 
     assert values["loss"] == pytest.approx((4 * 1.0 + 4.0) / 5)
     assert values["perplexity"] == pytest.approx(math.exp(8 / 5))
-    # 1 + 1 + 2 + 2 bytes of the first batch and 2 of the second.
+    # The first batch has 1 + 1 + 2 + 2 bytes, the second 2.
     assert values["bits_per_byte"] == pytest.approx(8 / math.log(2) / 8)
 
 

@@ -27,7 +27,7 @@ class Coupled(Causal):
 
 @pytest.fixture
 def build_experiment(repository):
-    """Builds an experiment with a preset's `tiny` size; keywords are subtrees of its recipe."""
+    """Builds an experiment with the `tiny` size of a preset; `settings` are subtrees of its recipe."""
 
     def build(preset, **settings):
         recipe = ConfigDict({"model": PRESETS[preset].build("tiny"), "data": {"length": 16}, **settings})

@@ -1,4 +1,4 @@
-"""Cross-entropy against JAX's log-softmax, at once and in chunks: values and gradients."""
+"""Cross-entropy equals JAX's log-softmax, at once and in chunks: values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
 
 
-def plain(logits, labels):
+def by_log_softmax(logits, labels):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), labels[..., None], -1)[..., 0]
 
 
@@ -26,27 +26,27 @@ def random_logits(dtype):
     return jnp.asarray(8 * rng.standard_normal((3, 5, 40)), dtype), jnp.asarray(rng.integers(0, 40, (3, 5)), jnp.int32)
 
 
-def both(function, logits, labels):
-    pull = jnp.cos(jnp.arange(15.0)).reshape(3, 5)
-    return function(logits, labels), jax.grad(lambda logits: (function(logits, labels) * pull).sum())(logits)
+def values_and_gradients(function, logits, labels):
+    cotangents = jnp.cos(jnp.arange(15.0)).reshape(3, 5)
+    return function(logits, labels), jax.grad(lambda logits: (function(logits, labels) * cotangents).sum())(logits)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_cross_entropy_is_minus_the_log_softmax_of_the_label(dtype):
     logits, labels = random_logits(dtype)
-    values, slopes = both(cross_entropy, logits, labels)
-    expected, expected_slopes = both(plain, logits, labels)
-    assert values.dtype == jnp.float32 and slopes.dtype == dtype
+    values, gradients = values_and_gradients(cross_entropy, logits, labels)
+    expected, expected_gradients = values_and_gradients(by_log_softmax, logits, labels)
+    assert values.dtype == jnp.float32 and gradients.dtype == dtype
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
     # Both gradients are rounded once to the logits' dtype, so they differ by at most one unit.
     unit = float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(np.float32(slopes), np.float32(expected_slopes), rtol=2 * unit, atol=1e-6)
+    np.testing.assert_allclose(np.float32(gradients), np.float32(expected_gradients), rtol=2 * unit, atol=1e-6)
 
 
 def test_huge_logits_stay_finite():
     logits, labels = jnp.array([[1e30, -1e30, 0.0]]), jnp.array([1])
-    values, slopes = jax.value_and_grad(lambda logits: cross_entropy(logits, labels).sum())(logits)
-    assert np.isfinite(values) and np.isfinite(slopes).all()
+    values, gradients = jax.value_and_grad(lambda logits: cross_entropy(logits, labels).sum())(logits)
+    assert np.isfinite(values) and np.isfinite(gradients).all()
 
 
 def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
@@ -58,14 +58,14 @@ def test_positions_of_weight_zero_do_not_count():
     weights = jnp.zeros((3, 5)).at[0, 1].set(1.0)
     loss = weighted(cross_entropy(logits, labels), weights)
     assert isinstance(loss, Sum) and loss.weight == 1.0
-    assert float(loss.total) == pytest.approx(float(plain(logits, labels)[0, 1]))
+    assert float(loss.total) == pytest.approx(float(by_log_softmax(logits, labels)[0, 1]))
     assert accuracy(logits, logits.argmax(-1).astype(jnp.int32), weights).mean() == 1.0
 
 
-# Eight chunks; three, of which the last is not full; one.
+# Eight chunks; three chunks, the last of which is not full; one chunk.
 @pytest.mark.parametrize("least", [3, 13, 512])
-@pytest.mark.parametrize("dtype, near", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
-def test_the_loss_in_chunks_is_the_loss_of_all_logits(least, dtype, near, monkeypatch):
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
+def test_the_loss_in_chunks_is_the_loss_of_all_logits(least, dtype, tolerance, monkeypatch):
     monkeypatch.setattr(module, "LEAST_TOKENS", least)
     rng = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -82,44 +82,44 @@ def test_the_loss_in_chunks_is_the_loss_of_all_logits(least, dtype, near, monkey
     def in_chunks(params, hidden):
         return token_loss(Bound(transformer, params), hidden, labels, weights)
 
-    # A large cotangent, as loss scaling gives.
-    slopes = [
+    # A large cotangent, as with loss scaling.
+    gradients = [
         jax.jit(jax.grad(lambda *at, of=of: 1024.0 * of(*at)[0].total, argnums=(0, 1)))(params, hidden)
         for of in (in_chunks, at_once)
     ]
     for function in (in_chunks, jax.jit(in_chunks)):
         for actual, expected in zip(function(params, hidden), at_once(params, hidden), strict=True):
-            np.testing.assert_allclose(actual.total, expected.total, rtol=max(near / 100, 1e-6))
+            np.testing.assert_allclose(actual.total, expected.total, rtol=max(tolerance / 100, 1e-6))
             np.testing.assert_allclose(actual.weight, expected.weight, rtol=1e-6)
-    for actual, expected in zip(*map(jax.tree.leaves, slopes), strict=True):
+    for actual, expected in zip(*map(jax.tree.leaves, gradients), strict=True):
         assert actual.dtype == expected.dtype and actual.shape == expected.shape
         scale = np.abs(np.float32(expected)).max()
-        np.testing.assert_allclose(np.float32(actual), np.float32(expected), rtol=near, atol=near * scale)
+        np.testing.assert_allclose(np.float32(actual), np.float32(expected), rtol=tolerance, atol=tolerance * scale)
     # The forward pass under differentiation gives the same sums.
-    total, slopes = jax.value_and_grad(lambda params: in_chunks(params, hidden)[0].total)(params)
+    total, gradients = jax.value_and_grad(lambda params: in_chunks(params, hidden)[0].total)(params)
     np.testing.assert_allclose(total, in_chunks(params, hidden)[0].total, rtol=1e-6)
-    assert not np.asarray(slopes["stack"]).any()
+    assert not np.asarray(gradients["stack"]).any()
 
 
-def test_devices_compute_logits_of_their_own_rows_in_chunks_and_need_less_memory(monkeypatch):
+def test_each_device_computes_the_logits_of_its_rows_in_chunks_to_save_memory(monkeypatch):
     layout = Layout(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))
-    spaces = lambda *shape, dtype=jnp.float32, axes=("batch",): jax.ShapeDtypeStruct(
+    abstract = lambda *shape, dtype=jnp.float32, axes=("batch",): jax.ShapeDtypeStruct(
         shape, dtype, sharding=layout.sharding((*axes, *[None] * (len(shape) - len(axes))))
     )
     readout = ReadoutConfig(bias=True)
     transformer = build_transformer(TransformerConfig(embed=EmbedConfig(vocab=8192, width=16), readout=readout))
     params = {
-        "token": {"embedding": spaces(8192, 16, axes=("vocab", "embed"))},
-        "head": {"bias": spaces(8192, axes=("vocab",))},
+        "token": {"embedding": abstract(8192, 16, axes=("vocab", "embed"))},
+        "head": {"bias": abstract(8192, axes=("vocab",))},
     }
-    tokens = spaces(8, 1024, 16), spaces(8, 1024, dtype=jnp.int32), spaces(8, 1024)
+    tokens = abstract(8, 1024, 16), abstract(8, 1024, dtype=jnp.int32), abstract(8, 1024)
     sizes = {}
     for most in (1, 8):
         monkeypatch.setattr(module, "MOST_CHUNKS", most)
         loss = lambda params, *tokens: token_loss(Bound(transformer, params), *tokens)[0].total
         program = layout.jit(jax.grad(loss)).lower(params, *tokens).compile()
         sizes[most] = program.memory_analysis().temp_size_in_bytes
-    # The logits of a device, 2048 tokens x 4096 ids, or an eighth of them at a time.
+    # One chunk needs all logits of a device, 2048 tokens x 4096 ids, at once; eight need an eighth of them.
     assert sizes[8] < sizes[1] / 2
 
 

@@ -1,4 +1,4 @@
-"""Masking as in BERT's paper: which tokens are chosen, how many, and how they are replaced."""
+"""BERT's masking: which and how many tokens are chosen, and how they are replaced."""
 
 import numpy as np
 import pytest
@@ -30,15 +30,15 @@ def chosen(row):
     return row["positions"][:count], row["labels"][:count]
 
 
-def original(row):
+def unmasked(row):
     """The tokens of a row before masking."""
-    special = VOCABULARY
-    return np.concatenate([[special.cls], row["first"], [special.sep], row["second"], [special.sep]])
+    cls, sep = VOCABULARY.cls, VOCABULARY.sep
+    return np.concatenate([[cls], row["first"], [sep], row["second"], [sep]])
 
 
 def test_a_row_is_two_sentences_between_special_tokens():
     row, features = pair(0)
-    before = original(row)
+    before = unmasked(row)
     assert len(before) == 128
     rest = np.setdiff1d(np.arange(128), chosen(features)[0])
     np.testing.assert_array_equal(features["tokens"][rest], before[rest])
@@ -50,7 +50,7 @@ def test_labels_are_the_original_tokens():
     for seed in range(20):
         row, features = pair(seed)
         positions, labels = chosen(features)
-        np.testing.assert_array_equal(labels, original(row)[positions])
+        np.testing.assert_array_equal(labels, unmasked(row)[positions])
         assert len(set(positions)) == len(positions)
 
 
@@ -63,7 +63,7 @@ def test_special_tokens_are_never_chosen():
 def test_fifteen_percent_of_the_ordinary_tokens_are_chosen():
     for seed, size in ((0, 65), (1, 30), (2, 3)):
         row, features = pair(seed, second=size)
-        ordinary = np.isin(original(row), np.arange(*VOCABULARY.ordinary)).sum()
+        ordinary = np.isin(unmasked(row), np.arange(*VOCABULARY.ordinary)).sum()
         assert features["weights"].sum() == max(1, round(0.15 * ordinary))
 
 
@@ -75,12 +75,12 @@ def test_of_the_chosen_eighty_percent_are_masked_ten_random_and_ten_unchanged():
         masked += (features["tokens"][positions] == VOCABULARY.mask).sum()
         unchanged += (features["tokens"][positions] == labels).sum()
         total += len(positions)
-    # Tolerance: 5 standard errors, each at most 0.35 % with 14,000 draws. One in 49 random tokens is the original.
+    # Tolerance: 5 standard errors, each at most 0.35 % with 14,000 draws. One in 49 random tokens is the unmasked.
     assert masked / total == pytest.approx(0.8, abs=0.017)
     assert unchanged / total == pytest.approx(0.1 + 0.1 / 49, abs=0.013)
 
 
-def test_random_tokens_are_ordinary_ones():
+def test_random_replacements_are_ordinary_tokens():
     for seed in range(100):
         _, features = pair(seed)
         positions, labels = chosen(features)
@@ -114,9 +114,8 @@ def test_a_text_without_ordinary_tokens_predicts_nothing():
 
 
 def test_packed_text_fills_the_row_and_has_no_pairs():
-    features = PACKED.features(
-        {"tokens": text(np.random.default_rng(0), PACKED.reads.length)}, np.random.default_rng(0)
-    )
+    tokens = text(np.random.default_rng(0), PACKED.reads.length)
+    features = PACKED.features({"tokens": tokens}, np.random.default_rng(0))
     assert features["segments"].all() and "is_next" not in features
     assert features["tokens"][0] == VOCABULARY.cls and features["tokens"][-1] == VOCABULARY.sep
     assert (PACKED.reads.plan, PACKED.terms) == ("packed", ("masked_lm_loss",))

@@ -1,4 +1,4 @@
-"""Span corruption: source and target reassemble to the text, and have T5's lengths."""
+"""Span corruption: the source and the target together contain the whole text, and have T5's lengths."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def corrupted(span, count, seed=0):
 
 
 def reassembled(features):
-    """The text: every sentinel of the source replaced by its span of the target."""
+    """The source, with every sentinel replaced by its span of the target."""
     target = features["targets"][features["weights"] > 0]
     assert target[-1] == VOCABULARY.eos
     starts = np.flatnonzero(target >= VOCABULARY.sentinels[0])
@@ -62,7 +62,7 @@ def test_fifteen_percent_are_removed_in_spans_of_three():
     assert (target < 1000).sum() - 1 == 85
 
 
-def test_sentinels_stand_in_order_on_both_sides():
+def test_sentinels_are_in_order_in_source_and_target():
     span = Span(SpanConfig(), VOCABULARY, 128)
     _, features = corrupted(span, span.reads.length)
     for side in (features["source"], features["targets"]):
@@ -98,7 +98,7 @@ def test_every_position_is_removed_equally_often():
         features = span.features({"tokens": np.arange(7, 7 + count)}, np.random.default_rng(seed))
         removed = removed + ~np.isin(np.arange(7, 7 + count), features["source"])
     shares = removed[count // 4 : -count // 4] / 2000
-    # Not at the ends: the first token is never removed and the last always is. 5 standard errors of 1.1 %.
+    # Without the ends: the first token is never removed, the last always. Tolerance: 5 standard errors of 1.1 %.
     np.testing.assert_allclose(shares, 0.5, atol=0.06)
 
 
@@ -111,7 +111,7 @@ def test_too_few_sentinels_are_refused_with_the_number_needed():
 
 
 def test_rows_too_short_for_a_span_are_refused():
-    with pytest.raises(InputError, match=r"config\.data\.length is 2; a corrupted row needs at least 3"):
+    with pytest.raises(InputError, match=r"config\.data\.length is 2; expected at least 3: a token, a sentinel"):
         Span(SpanConfig(), VOCABULARY, 2)
 
 
@@ -134,7 +134,7 @@ def test_short_rows_are_masked_at_every_position(length):
     assert len(maskings) == len(tokens) - noise + 1
 
 
-def test_alternating_single_tokens_begin_with_a_span_or_with_a_token():
+def test_rows_with_every_other_token_removed_begin_with_a_span_or_with_a_token():
     objective = Span(SpanConfig(rate=0.5, mean_span=1.0), VOCABULARY, 13)
     tokens = np.arange(7, 7 + objective.reads.length, dtype=np.int32)
     rows = [objective.features({"tokens": tokens}, np.random.default_rng(seed)) for seed in range(20)]

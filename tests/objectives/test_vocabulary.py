@@ -1,5 +1,6 @@
-"""A tokenizer fits an embedding table that lacks rows only for ids that no model reads."""
+"""A tokenizer may have more ids than an embedding table has rows, if the model never reads them."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -18,13 +19,11 @@ def tokenizer():
     return tokenizers.train(tokenizers.TokenizerConfig(kind="bytes", sentinels=1), ())
 
 
-def with_roles(tokenizer, **roles):
+def with_ids(tokenizer, **ids):
     """A copy of the tokenizer with other special ids."""
-    import copy
-
     other = copy.copy(tokenizer)
-    for role, token in roles.items():
-        setattr(other, role, token)
+    for name, token in ids.items():
+        setattr(other, name, token)
     return other
 
 
@@ -35,15 +34,15 @@ def test_a_full_table_has_all_ids_of_the_tokenizer(tokenizer):
 
 
 def test_padding_without_a_row_becomes_eos_or_zero(tokenizer):
-    added = with_roles(tokenizer, pad=263)
+    added = with_ids(tokenizer, pad=263)
     vocabulary.check(added, 263)
     vocab = vocabulary.of(added, 263, "decoder", PLAIN)
     assert (vocab.size, vocab.pad, vocab.sentinels) == (263, tokenizer.eos, ())
-    assert vocabulary.padding(with_roles(added, eos=263), 263, "decoder", PLAIN) == 0
+    assert vocabulary.padding(with_ids(added, eos=263), 263, "decoder", PLAIN) == 0
 
 
 def test_a_special_token_without_a_row_becomes_none(tokenizer):
-    vocab = vocabulary.of(with_roles(tokenizer, mask=263), 263, "encoder", PLAIN)
+    vocab = vocabulary.of(with_ids(tokenizer, mask=263), 263, "encoder", PLAIN)
     assert vocab.mask is None and dataclasses.asdict(vocab)["cls"] == tokenizer.cls
 
 
@@ -54,6 +53,6 @@ def test_pieces_of_text_without_a_row_are_refused(tokenizer):
 
 def test_eos_and_the_first_token_of_a_decoder_need_a_row(tokenizer):
     with pytest.raises(InputError, match=r"every text ends with <extra_id_0>, id 263"):
-        vocabulary.of(with_roles(tokenizer, eos=263), 263, "decoder", PLAIN)
+        vocabulary.of(with_ids(tokenizer, eos=263), 263, "decoder", PLAIN)
     with pytest.raises(InputError, match=r"the decoder starts with <extra_id_0>, id 263"):
-        vocabulary.of(with_roles(tokenizer, pad=263), 263, "encoder_decoder", PLAIN)
+        vocabulary.of(with_ids(tokenizer, pad=263), 263, "encoder_decoder", PLAIN)

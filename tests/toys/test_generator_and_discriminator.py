@@ -28,7 +28,7 @@ SHARED = ("token", "embed/position")
 
 
 @dataclasses.dataclass(frozen=True)
-class Replaced(Objective):
+class ReplacedTokens(Objective):
     config: object
     vocabulary: object
     length: int
@@ -79,14 +79,14 @@ class Replaced(Objective):
         tokens, at = batch["tokens"], batch["positions"]
         rows, labels = jnp.arange(len(tokens))[:, None], jnp.take_along_axis(tokens, at, 1)
         # A position without weight keeps its token.
-        put = lambda new: tokens.at[rows, at].set(jnp.where(batch["weights"] > 0, new, labels))
+        place = lambda new: tokens.at[rows, at].set(jnp.where(batch["weights"] > 0, new, labels))
         generator, discriminator = models["generator"], models["discriminator"]
-        masked = put(jnp.full_like(labels, self.vocabulary.mask))
+        masked = place(jnp.full_like(labels, self.vocabulary.mask))
         hidden = gather(generator(Inputs(tokens=masked, segments=batch["segments"]), dropout=key).hidden, at)
         filled, _ = token_loss(generator, hidden, labels, batch["weights"])
         logits = jax.lax.stop_gradient(generator.readout(hidden))
         samples = jax.vmap(jax.random.categorical)(row_keys(batch), logits)
-        corrupted = put(samples.astype(tokens.dtype))
+        corrupted = place(samples.astype(tokens.dtype))
         states = discriminator(Inputs(tokens=corrupted, segments=batch["segments"]), dropout=key).hidden
         detected = discriminator.head("pair", states.reshape(-1, states.shape[-1])).reshape(*tokens.shape, 2)
         detection = weighted(cross_entropy(detected, (corrupted != tokens).astype(jnp.int32)), batch["real"])
@@ -98,15 +98,15 @@ ROWS = [{"tokens": laws.text(count, seed)} for seed, count in enumerate((12, 5, 
 NARROW = {"stack.depth": 1, "stack.block.feedforward.width": 16}
 
 
-def replaced():
-    objective = Replaced(None, tiny.VOCABULARY, LENGTH)
+def replaced_tokens():
+    objective = ReplacedTokens(None, tiny.VOCABULARY, LENGTH)
     still = {**tiny.STILL, "embed.max_length": LENGTH, "embed.types": 0}
     small, large = (tiny.config("bert", over={**still, **over}) for over in (NARROW, {}))
     return laws.case(objective, {"generator": small, "discriminator": large}, ROWS)
 
 
-def test_it_keeps_the_laws_with_shared_tables_and_samples_by_row(tmp_path):
-    case = replaced()
+def test_it_keeps_the_laws_with_shared_tables_and_a_key_per_row(tmp_path):
+    case = replaced_tokens()
     states = laws.check(case, tmp_path)
     assert not {"token", "position"} & {*states[-1].params["generator"], *states[-1].params["generator"]["embed"]}
     before, after = laws.all_params(states[0]), laws.all_params(states[-1])
@@ -115,7 +115,7 @@ def test_it_keeps_the_laws_with_shared_tables_and_samples_by_row(tmp_path):
 
 
 def test_the_discriminators_loss_trains_only_the_shared_parameters_of_the_generator():
-    case = replaced()
+    case = replaced_tokens()
     batch = {name: jnp.asarray(value) for name, value in case.batch.items()}
 
     def loss(params):
@@ -127,11 +127,10 @@ def test_the_discriminators_loss_trains_only_the_shared_parameters_of_the_genera
     assert np.abs(slopes["discriminator"]["token"]["embedding"]).max() > 1e-6
 
 
-def test_a_recipe_gives_each_role_a_preset_of_its_own(monkeypatch, repository):
-    monkeypatch.setitem(OBJECTIVES, "replaced", Replaced)
-    recipe = ConfigDict(
-        {"model": bert("tiny"), "models": {"generator": bert("tiny")}, "objective": {"name": "replaced"}}
-    )
+def test_a_recipe_gives_each_role_its_own_preset(monkeypatch, repository):
+    monkeypatch.setitem(OBJECTIVES, "replaced", ReplacedTokens)
+    models = {"model": bert("tiny"), "models": {"generator": bert("tiny")}}
+    recipe = ConfigDict({**models, "objective": {"name": "replaced"}})
     config, _ = flags.configure(recipe, ["--config.models.generator.stack.depth=1"])
     tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     exp = experiment.Experiment(experiment.parse(config), tokenizer)

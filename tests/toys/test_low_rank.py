@@ -28,7 +28,7 @@ def adapted(tree):
 
 
 def low_rank(config):
-    """The model with two factors for every query kernel, the only trained parameters."""
+    """A model with two low-rank factors for every query kernel, the only trained parameters."""
     model = build_model(config, config.embed.vocab)
     depth, embed, heads, kv = model.shapes["stack"]["layers"]["attention"]["query"]["kernel"].shape
 
@@ -53,7 +53,7 @@ def test_it_keeps_the_laws_and_no_other_parameter_changes(scan, tmp_path):
     first, last = states[0], states[-1]
     assert len(jax.tree.leaves(first.params)) == 2
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
-    # The merged parameters have no factors and compute the same.
+    # The merged parameters have no factors and give the same hidden states.
     model = case.models.models["model"]
     params, tokens = merge(last.params, last.frozen)["model"], Inputs(tokens=jnp.asarray(case.batch["tokens"]))
     folded = model.merge(params)

@@ -1,6 +1,6 @@
-"""A toy objective with a carry: the running mean of the loss, and the number of tokens seen by each row of the batch.
+"""A toy objective with a carry: the running mean of the loss, and the tokens that each row of the batch has seen.
 
-As a script it trains in a directory until it is killed, or resumes there and compares itself with an uninterrupted run.
+As a script, it trains in a directory until it is killed, or resumes and compares its state with an uninterrupted run.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ NUMBER = Field(dtype="float32")
 
 
 @dataclasses.dataclass(frozen=True)
-class Steadied(Causal):
+class ScaledByMean(Causal):
     """Scales the loss by 1 + a tenth of its running mean."""
 
     carry = Carry(rows={"seen": NUMBER}, shared={"mean": NUMBER})
@@ -37,25 +37,25 @@ class Steadied(Causal):
         batch, carry = part.batch, part.carry
         logits = models["model"](self.inputs(batch), dropout=part.key, logits=True).logits
         loss = weighted(cross_entropy(logits, batch["targets"]), batch["weights"])
-        before, weight = carry.shared["mean"], part.weights["tokens"]
-        # This part's share of decay * before + (1 - decay) * (mean loss of the batch).
-        share = (DECAY * before * loss.weight + (1 - DECAY) * jax.lax.stop_gradient(loss.total)) / weight
+        mean, weight = carry.shared["mean"], part.weights["tokens"]
+        # This part's share of decay * mean + (1 - decay) * (mean loss of the batch).
+        share = (DECAY * mean * loss.weight + (1 - DECAY) * jax.lax.stop_gradient(loss.total)) / weight
         after = Carry(rows={"seen": carry.rows["seen"] + batch["weights"].sum(-1)}, shared={"mean": share})
-        total = per_weight(loss.total, weight) * (1 + before / 10)
+        total = per_weight(loss.total, weight) * (1 + mean / 10)
         return Loss(total=total, metrics={"loss": loss}, carry=after)
 
 
-def steadied():
+def scaled_by_mean():
     rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
     config = tiny.config("gpt2", over={"stack.depth": 1, "embed.max_length": 8})
-    return laws.case(Steadied(CausalConfig(), tiny.VOCABULARY, 8), {"model": config}, rows)
+    return laws.case(ScaledByMean(CausalConfig(), tiny.VOCABULARY, 8), {"model": config}, rows)
 
 
-def test_it_keeps_the_laws_and_its_means(tmp_path):
-    case = steadied()
+def test_it_keeps_the_laws_and_updates_its_carry(tmp_path):
+    case = scaled_by_mean()
     states = laws.check(case, tmp_path)
-    means = [float(now.carry.shared["mean"]) for now in states]
-    assert means[0] == 0 < means[1] < means[5]
+    running_means = [float(now.carry.shared["mean"]) for now in states]
+    assert running_means[0] == 0 < running_means[1] < running_means[5]
     np.testing.assert_array_equal(states[3].carry.rows["seen"], 3 * case.batch["weights"].sum(-1))
 
 
@@ -74,9 +74,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path):
 
 def train(directory, more):
     """Trains `more` steps from the newest checkpoint, saves each, and compares the state with an uninterrupted run."""
-    case = steadied()
-    alone = case.layout(data=1, fsdp=1, tensor=1)
-    step, start, batch = case.compiled(alone)
+    case = scaled_by_mean()
+    step, start, batch = case.compiled(case.layout(data=1, fsdp=1, tensor=1))
     now = start
     with Checkpointer(directory) as checkpointer:
         resumes = checkpointer.latest() is not None

@@ -39,8 +39,8 @@ class Distilled(Causal):
         inputs = self.inputs(batch)
         student = models["student"](inputs, dropout=part.key, logits=True).logits
         teacher = models["teacher"](inputs, logits=True).logits
-        logs = jax.nn.log_softmax(teacher)
-        divergence = (jax.nn.softmax(teacher) * (logs - jax.nn.log_softmax(student))).sum(-1)
+        teacher_logs = jax.nn.log_softmax(teacher)
+        divergence = (jax.nn.softmax(teacher) * (teacher_logs - jax.nn.log_softmax(student))).sum(-1)
         loss = weighted(divergence, batch["weights"])
         return Loss(total=per_weight(loss.total, part.weights["tokens"]), metrics={"loss": loss})
 
@@ -54,14 +54,13 @@ def test_it_keeps_the_laws_and_the_teacher_does_not_change(tmp_path):
     assert set(first.params) == {"student"} and set(first.frozen) == {"teacher"}
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
     size = sum(leaf.size for leaf in jax.tree.leaves(first.opt_state))
-    assert size == sum(leaf.size for leaf in jax.tree.leaves(first.params)), "optimizer state of the student alone"
+    assert size == sum(leaf.size for leaf in jax.tree.leaves(first.params)), "only the student has optimizer state"
 
 
 def save_run(folder, repository):
     """Saves a run of both models; returns its experiment and its parameters by role."""
-    recipe = ConfigDict(
-        {"model": gpt2("tiny"), "models": {"teacher": gpt2("tiny")}, "objective": {"name": "distilled"}}
-    )
+    models = {"model": gpt2("tiny"), "models": {"teacher": gpt2("tiny")}}
+    recipe = ConfigDict({**models, "objective": {"name": "distilled"}})
     config, _ = flags.configure(recipe, ["--config.models.teacher.stack.depth=1", "--config.data.length=16"])
     exp = Experiment(experiment.parse(config), tokenizers.load(repository / "tests" / "golden" / "tokenizer"))
     values = tiny.random_params(exp.models.shapes)

@@ -1,4 +1,4 @@
-"""A toy task: does a hypothesis follow from a premise? Two columns of text and a label, from a table."""
+"""A toy task, textual entailment: does a hypothesis follow from a premise? A table has columns for both and a label."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ All shops open at nine.\tThe shops open at noon.\tno
 
 
 @dataclasses.dataclass(frozen=True)
-class Entails(Objective):
+class Entailment(Objective):
     vocabulary: object
 
     roles = {"model": Role(kinds=("encoder",))}
@@ -78,7 +78,7 @@ def test_it_keeps_the_laws_on_the_rows_of_a_table(tmp_path, repository):
         store=str(tmp_path / "store"),
         workers=1,
     )
-    corpus, objective = corpora.prepare(data), Entails(tiny.VOCABULARY)
+    corpus, objective = corpora.prepare(data), Entailment(tiny.VOCABULARY)
     plan = corpora.make_rows(
         corpus, config=data.rows, split="train", reads=objective.reads, validation=0.0, seed=0, lanes=8
     )
