@@ -1,4 +1,4 @@
-"""The examples in docstrings, run as they stand from the root of the repository."""
+"""The examples in docstrings, run as doctests from the root of the repository."""
 
 import doctest
 import importlib
@@ -12,7 +12,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @pytest.mark.parametrize("name", [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in FILES])
-def test_examples_give_what_they_show(name, monkeypatch, capsys):
+def test_examples_print_what_they_show(name, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     failed, tried = doctest.testmod(importlib.import_module(name), optionflags=OPTIONS)
     assert tried and not failed, capsys.readouterr().out

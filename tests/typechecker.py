@@ -12,7 +12,7 @@ _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 
 def check(function: Any) -> Any:
-    """Wraps a function to check arguments and result; makes protocols among their types checkable at run time."""
+    """Wraps a function to check its arguments and result, for which it makes protocols checkable at run time."""
     try:
         return _beartype(function)
     except BeartypeDecorHintPep3119Exception:

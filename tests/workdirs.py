@@ -1,4 +1,4 @@
-"""Work directories of untrained runs with random parameters, enough for verbs that read a run, written in a second."""
+"""Work directories of untrained runs with random parameters, written in a second, to test verbs that read a run."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
 
     Args:
       workdir: the directory to write.
-      preset: its name.
+      preset: name of the preset.
       tokenizer: determines the vocabulary.
       ends: a token id whose LM head logit is swapped with that of the end of text; requires an untied head.
       **over: settings of the model, `stack__depth` for `stack.depth`.

@@ -22,6 +22,7 @@ from ml_collections import config_dict
 
 Config = TypeVar("Config")
 Entry = TypeVar("Entry")
+_TREES = (Mapping, ml_collections.ConfigDict)
 
 
 class InputError(ValueError):
@@ -38,17 +39,17 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A dataclass field with restrictions on its values.
+    """A dataclass field with restrictions on its values, which `from_config_dict` checks.
 
     Args:
-      default: the default, an immutable value.
+      default: an immutable value.
       free: the field may change when a run is resumed, because it affects neither the model, the order of the data nor
         the objective. For a subtree: all of its fields.
-      local: the field is a path, or several separated by commas, on this machine.
+      local: the field is a path on this machine, or several separated by commas.
       at_least: inclusive lower bound of a number, which must then be finite, or of each element of a tuple.
       above: exclusive lower bound.
       at_most: inclusive upper bound.
-      below: exclusive upper bound. `from_config_dict` checks all of them.
+      below: exclusive upper bound.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     bounds = {name: bound for name, bound in bounds.items() if bound is not None}
@@ -63,7 +64,7 @@ class Tree(dict):
 
 
 def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
-    """Returns the choice `name`, the value of the setting `key`; raises InputError if it is not in the table.
+    """Returns `table[name]`; raises InputError if `name`, the value of the setting `key`, is not in the table.
 
     Example:
       >>> lookup({"adamw": 1, "lion": 2}, "lion", "config.optimizer.name")
@@ -123,7 +124,7 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if not isinstance(tree, (Mapping, ml_collections.ConfigDict)):
+    if not isinstance(tree, _TREES):
         raise InputError(f"{key} is {tree!r}; expected a tree of {', '.join(fields)}")
     for name in tree:
         if name not in fields:
@@ -144,7 +145,7 @@ def build_entries(cls: type[Config], tree: Mapping[str, Any], key: str) -> dict[
     """Builds one dataclass per entry of a tree of user-defined names, in alphabetical order.
 
     Raises:
-      InputError: as `from_config_dict`, or a name with characters other than letters, digits, _ and -.
+      InputError: as in `from_config_dict`, or a name has characters other than letters, digits, _ and -.
     """
     for name in tree:
         if not name.replace("_", "a").replace("-", "a").isalnum():
@@ -180,30 +181,26 @@ def _check_bounds(value: Any, bounds: Mapping[str, float], key: str) -> None:
 def replace_fields(config: Config, over: Mapping[str, Any], key: str) -> Config:
     """Replaces fields of nested dataclasses by those of a sparse tree, such as `{"attention": {"window": 8}}`.
 
-    Raises:
-      InputError: unknown field or wrong type; the message names it below `key`.
+    An InputError for an unknown field or a wrong type names it below `key`.
     """
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     for name, value in over.items():
-        inside = isinstance(value, Mapping) and dataclasses.is_dataclass(values.get(name))
-        values[name] = replace_fields(values[name], value, f"{key}.{name}") if inside else value
+        nested = isinstance(value, Mapping) and dataclasses.is_dataclass(values.get(name))
+        values[name] = replace_fields(values[name], value, f"{key}.{name}") if nested else value
     return from_config_dict(type(config), values, key)
 
 
 def merge(base: ml_collections.ConfigDict, over: Any, key: str = "config") -> ml_collections.ConfigDict:
     """Returns `base` with the values of `over`; raises InputError for a key that is not in `base`."""
-    # Not ConfigDict(base), which shares its unset fields with `base`: setting one would set it in both.
+    # Not ConfigDict(base), which would share its unset fields with `base`: setting one would set it in both.
     merged = copy.deepcopy(base)
-    # An empty tree is one of user-defined names: it takes any, and its reader checks them.
+    # An empty tree is for user-defined names: any key is accepted here, and checked by the code that reads the tree.
     closed = len(merged) > 0
     for name, value in over.items():
         if name not in merged and closed:
             raise InputError(f"unknown key {key}.{name}{nearest(name, merged) or '; known: ' + ', '.join(merged)}")
-        if isinstance(merged.get(name), ml_collections.ConfigDict) and isinstance(
-            value, (Mapping, ml_collections.ConfigDict)
-        ):
-            inner: Any = merged[name]
-            merged[name] = merge(inner, value, f"{key}.{name}")
+        if isinstance(old := merged.get(name), ml_collections.ConfigDict) and isinstance(value, _TREES):
+            merged[name] = merge(old, value, f"{key}.{name}")
         else:
             # An int in a float field becomes a float; as an int it would make the flag accept integers only.
             integral = isinstance(value, int) and not isinstance(value, bool) and merged.get_type(name) is float
@@ -218,9 +215,8 @@ def differences(before: Any, after: Any, key: str = "config") -> list[str]:
     before, after = dict(before or {}), dict(after or {})
     for name in sorted(set(before) | set(after)):
         old, new = before.get(name), after.get(name)
-        tree = (Mapping, ml_collections.ConfigDict)
-        # A subtree that only one of them has is listed field by field.
-        if isinstance(old, tree) and isinstance(new, tree) or (isinstance(old or new, tree) and None in (old, new)):
+        # A subtree that is missing in `before` or `after` is listed field by field.
+        if isinstance(old, _TREES) and isinstance(new, _TREES) or isinstance(old or new, _TREES) and None in (old, new):
             lines += differences(old, new, f"{key}.{name}")
         elif _as_lists(old) != _as_lists(new):
             lines.append(f"{key}.{name}: {_as_lists(old)!r} -> {_as_lists(new)!r}")
@@ -250,7 +246,7 @@ def _as_dict(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _hashable(value: Any) -> Any:
     """Returns `value` with mappings as `Tree` and lists as tuples."""
-    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+    if isinstance(value, _TREES):
         return Tree((name, _hashable(item)) for name, item in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
@@ -271,7 +267,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
             return None
         raise InputError(f"{key} is None; expected {_type_name(hint)}")
     if hint is Tree:
-        if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
+        if not isinstance(value, _TREES):
             raise InputError(f"{key} is {value!r}; expected a tree of settings")
         return _hashable(value)
     if dataclasses.is_dataclass(hint):

@@ -1,4 +1,4 @@
-"""Settings of a process that must precede jax: keep freed memory; cache compiled programs for the next process."""
+"""Settings to make before jax starts: keep freed memory, and cache compiled programs for the next process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 
 from lm_jax.core.config import check_local
 
-# malloc.h of glibc.
+# Options of mallopt, from glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
-
 # Packages that add an accelerator to jax.
 ACCELERATORS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
 
@@ -22,10 +21,10 @@ ACCELERATORS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_p
 def keep_freed_memory() -> bool:
     """Makes glibc keep freed memory instead of returning it to the kernel.
 
-    On a CPU every call of a compiled function allocates its temporaries again. Memory that went back to the kernel
-    costs page faults, which slow a small model's step measurably (docs/claims.md). In exchange the process stays as
-    large as its peak. Call this before jax starts its threads: a thread keeps the malloc arena that it starts with.
-    Returns False if nothing was changed, because jax has an accelerator or the C library is not glibc.
+    On a CPU every call of a compiled function allocates its temporaries again. Memory that was returned to the kernel
+    costs page faults, which slow a small model's step measurably (docs/claims.md). In exchange the process keeps its
+    peak size. Call this before jax starts its threads: a thread keeps the malloc arena that it starts with. Returns
+    False if nothing was changed, because jax has an accelerator or the C library is not glibc.
     """
     accelerated = any(importlib.util.find_spec(name) for name in ACCELERATORS)
     if not sys.platform.startswith("linux") or (accelerated and os.environ.get("JAX_PLATFORMS") != "cpu"):
@@ -49,7 +48,7 @@ def cache_compiled_programs(root: Path) -> None:
 
     Call this before jax is imported, which is when it reads these variables.
     """
-    # jax's cache key leaves out the CPU's instruction set, and several machines may share a home directory.
+    # jax's cache key ignores the CPU's instruction set, and machines of several kinds may share a home directory.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled" / _processor()))
     # jax's default of 1 s is too high: a small model starts with many short compilations.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

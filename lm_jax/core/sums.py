@@ -1,7 +1,4 @@
-"""Metrics as (sum, weight): merged by addition, divided last.
-
-Sums stay exact where a mean of means is wrong: for batches with different numbers of tokens.
-"""
+"""Metrics as (sum, weight), added and divided last: exact even for batches with different numbers of tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from jaxtyping import Array, Float
 
 @flax.struct.dataclass
 class Sum:
-    """A weighted sum: `total` over items (tokens, pairs, rows) of summed weight `weight`.
+    """A weighted sum over tokens, pairs or rows (`total`), and the sum of their weights (`weight`).
 
     Example:
       >>> batches = Sum(total=6.0, weight=2.0) + Sum(total=9.0, weight=1.0)
@@ -37,7 +34,7 @@ Sums = dict[str, Sum]
 
 
 def add(left: Sums, right: Sums) -> Sums:
-    """Adds sums by name; a name that only one side has is included."""
+    """Adds sums by name; a sum that is missing on one side counts as zero."""
     return {**left, **right, **{name: left[name] + right[name] for name in left if name in right}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import traverse_util
 
-# Nested dictionaries of parameters by name, or of one thing per parameter: shapes, axes, shardings.
+# Nested dictionaries by name, with a leaf per parameter: its array, shape, logical axes or sharding.
 Params = Mapping[str, Any]
 
 
@@ -49,7 +49,7 @@ def flatten(tree: Params) -> dict[str, Any]:
 
 
 def unflatten(leaves: Params) -> Params:
-    """The inverse of `flatten`: path -> leaf to nested dictionaries."""
+    """The inverse of `flatten`."""
     return traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 

@@ -27,7 +27,7 @@ _current: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How arrays are sharded: a mesh of devices, and rules from logical axes to mesh axes.
+    """How arrays are sharded: a mesh of devices, and rules that map logical axes to mesh axes.
 
     Raises:
       InputError: a rule names an unknown mesh axis, or two rules shard one activation over the same mesh axis.
@@ -88,7 +88,7 @@ class Layout:
 
         Args:
           axes: a tuple of logical axis names for each parameter.
-          shapes: the same tree, of anything with a shape.
+          shapes: the same tree, whose leaves have a `shape`.
 
         Raises:
           InputError: a dimension is not divisible by the size of its mesh axes.
@@ -96,15 +96,15 @@ class Layout:
 
         def checked(path: str, names: Axes, shape: Any) -> NamedSharding:
             sharding = self.sharding(names)
-            for size, mesh_axes, name in zip(shape.shape, sharding.spec, names, strict=True):
-                shards = self._size(mesh_axes)
+            for size, name in zip(shape.shape, names, strict=True):
+                over = () if name is None else vars(self.rules)[name]
+                shards = self._size(over)
                 if size % shards:
                     low = size - size % shards
                     use = f"{low} or {low + shards}" if low else f"{shards}"
-                    mesh_axes = mesh_axes if isinstance(mesh_axes, str) else " x ".join(mesh_axes or ())
                     raise InputError(
-                        f"{path}: axis {name} of size {size} is not divisible by the {shards} devices of mesh "
-                        f"axis {mesh_axes}; use {use}, or a smaller config.mesh.{mesh_axes}"
+                        f"{path}: axis {name} of size {size} is not divisible by the {shards} devices of mesh axis "
+                        f"{' x '.join(over)}; use {use}, or a smaller config.mesh.{' or config.mesh.'.join(over)}"
                     )
             return sharding
 
@@ -123,7 +123,7 @@ class Layout:
 
     @contextlib.contextmanager
     def activate(self) -> Iterator[None]:
-        """Makes this the layout that `constrain` uses."""
+        """A context in which this is the layout that `constrain` uses."""
         token = _current.set(self)
         try:
             yield
@@ -150,26 +150,25 @@ class Layout:
         make = jax.make_array_from_process_local_data
         return {name: make(like[name].sharding, value, like[name].shape) for name, value in batch.items()}
 
-    def _size(self, mesh_axes: str | tuple[str, ...] | None) -> int:
-        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-        return math.prod(self.mesh.shape[name] for name in names)
+    def _size(self, mesh_axes: tuple[str, ...]) -> int:
+        return math.prod(self.mesh.shape[name] for name in mesh_axes)
 
 
 def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -> Any:
     """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
 
-    `function` returns sums over rows; `shared` is the same on every device, `rows` are arrays [batch, ...]. Other axes
-    stay sharded as before. A loop inside `function` accumulates per device; the sum over devices follows it. Without
-    an active layout, or with one that does not shard rows, this is a plain call.
+    `function` returns sums over rows; `shared` is the same on every device, `rows` are arrays [batch, ...]. Axes other
+    than `batch` stay sharded. A loop inside `function` accumulates per device; the sum over devices follows it. Without
+    an active layout, or with one that does not shard rows, `function` is called directly.
     """
     layout = _current.get()
     if layout is None or layout.batch_divisor() == 1:
         return function(shared, *rows)
     over = layout.rules.batch
-    rest = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
+    inner = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
 
     def summed(*args: Any) -> Any:
-        with Layout(layout.mesh, Rules(**rest)).activate():
+        with Layout(layout.mesh, Rules(**inner)).activate():
             return jax.lax.psum(function(*args), over)
 
     specs = (PartitionSpec(), *[PartitionSpec(over)] * len(rows))
@@ -180,7 +179,7 @@ def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -
 
 
 def platform() -> str:
-    """Returns jax's name of the active layout's platform, by default jax's default backend."""
+    """Returns jax's name for the platform of the active layout; without one, of jax's default backend."""
     layout = _current.get()
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 

@@ -17,7 +17,7 @@ class MeshConfig:
     """Sizes of the mesh axes; one of them may be -1: all remaining devices.
 
     Attributes:
-      data: data parallelism: replicas of the model, each with its part of the batch.
+      data: data parallelism: each replica of the model takes a share of the batch.
       fsdp: fully sharded data parallelism: batch and parameters are sharded (Rajbhandari et al. 2020, ZeRO-3).
       tensor: tensor parallelism: each matrix product is sharded (Shoeybi et al. 2019).
 
@@ -37,14 +37,12 @@ def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     open_axes = [name for name, size in axes.items() if size == -1]
     fixed = math.prod(size for size in axes.values() if size != -1)
     if len(open_axes) > 1 or any(size < 1 and size != -1 for size in axes.values()):
-        raise InputError(
-            f"config.mesh is {axes}; expected positive sizes, at most one of them -1 (all remaining devices)"
-        )
+        raise InputError(f"config.mesh is {axes}; expected positive sizes, or -1 (all remaining devices) for one axis")
     if open_axes and fixed and devices % fixed == 0:
         axes[open_axes[0]] = devices // fixed
     if math.prod(axes.values()) != devices:
         raise InputError(
-            f"config.mesh {dict(dataclasses.asdict(config))} does not fill {devices} devices; "
+            f"config.mesh {dataclasses.asdict(config)} does not fill {devices} devices; "
             f"set its axes so that their product is {devices}, or one of them to -1"
         )
     return axes

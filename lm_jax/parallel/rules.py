@@ -11,7 +11,7 @@ MeshAxes = tuple[str, ...]
 class Rules:
     """The mesh axes that each logical axis is sharded over; (): not sharded.
 
-    The defaults serve data, fully sharded and tensor parallelism at once: mesh axes of size 1 shard nothing.
+    The defaults serve any mix of data, fully sharded and tensor parallelism: mesh axes of size 1 shard nothing.
 
     Attributes:
       length, stream: tokens of a batch and inside layers; tokens of the residual stream between layers, where
@@ -55,7 +55,7 @@ class Rules:
     rank: MeshAxes = ()
 
 
-# Logical axes of the activations that models and objectives constrain.
+# Logical axes of the activations whose sharding models and objectives constrain.
 ACTIVATIONS = (
     ("batch", "stream"),
     ("batch", "length", "heads", "kv"),

@@ -1,4 +1,4 @@
-"""Averages of the parameters over updates. If there is one, evaluation, generation and the best mark use it."""
+"""Averages of the parameters over updates, for evaluation, generation and the choice of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Average = Callable[[Params, Params, Any, Int[Array, ""]], Params]
 
 
 def build_average(optimizer: OptimizerConfig, ema: float) -> Average | None:
-    """Returns the average that the optimizer requires, else an exponential one if `ema` is not 0, else None.
+    """Returns the average that schedule_free requires; for other optimizers an exponential one, or None if `ema` is 0.
 
     Raises:
-      InputError: `ema` is set, but the optimizer has an average of its own.
+      InputError: `ema` is set, but the optimizer schedule_free has its own average.
     """
     if optimizer.name != "schedule_free":
         return exponential(ema) if ema else None
@@ -36,21 +36,21 @@ def build_average(optimizer: OptimizerConfig, ema: float) -> Average | None:
 def exponential(decay: float) -> Average:
     """The exponential moving average of the parameters (Polyak and Juditsky 1992).
 
-    The decay rises as (1 + updates) / (10 + updates), so that the initial parameters lose their weight quickly.
+    The decay of an update is min(decay, (1 + updates) / (10 + updates)), so that the initial parameters fade quickly.
     """
 
     def average(before: Params, params: Params, opt_state: Any, updates: Array) -> Params:
-        warmed_up = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
-        return jax.tree.map(lambda old, new: old + (1 - warmed_up) * (new - old), before, params)
+        current_decay = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
+        return jax.tree.map(lambda old, new: old + (1 - current_decay) * (new - old), before, params)
 
     return average
 
 
 def schedule_free(interpolation: float) -> Average:
-    """The average x of Defazio et al. 2024 (arXiv:2405.15682, eq. 6-8), computed from y (the parameters) and z."""
+    """The average x of Defazio et al. 2024 (arXiv:2405.15682, eq. 6-8), from y (the parameters) and z (`opt_state`)."""
 
     def average(before: Params, params: Params, opt_state: Any, updates: Array) -> Params:
-        fast = optax.tree.get(opt_state, "z")
-        return jax.tree.map(lambda y, z: (y - (1 - interpolation) * z) / interpolation, params, fast)
+        base = optax.tree.get(opt_state, "z")
+        return jax.tree.map(lambda y, z: (y - (1 - interpolation) * z) / interpolation, params, base)
 
     return average

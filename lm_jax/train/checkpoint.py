@@ -1,12 +1,12 @@
 """Checkpoints of the training state, with hashes that detect damage.
 
-Orbax writes the arrays (any mesh and any number of processes can read them). Its retention is not used, because an
-older step may be deleted only once a newer one is complete. One step is one directory:
+Orbax writes the arrays, which any mesh and any number of processes can read. It does not delete old steps: they are
+deleted here, once a newer step is complete. Each step is a directory:
 
     checkpoints/300/state/...        Orbax: one array per leaf, under its slash-joined path
     checkpoints/300/extra/...        Orbax: JSON, such as the config and the fingerprints of data and tokenizer
     checkpoints/300/manifest.json    size and hash of every file above, shape and dtype of every leaf
-    checkpoints/300.unfinished       exists from before the first byte until after the manifest
+    checkpoints/300.unfinished       marker, from before the first byte is written until after the manifest
     checkpoints/best.json            the step with the best evaluation, which is never deleted
 
 A kill at any moment leaves a step either complete or marked unfinished.
@@ -39,13 +39,13 @@ NO_STEP, ALL_DAMAGED = -1, -2
 
 
 class NoIntactCheckpoint(RuntimeError):
-    """A checkpoint, or every one of a directory, is damaged; the message is one line. Exit code 5."""
+    """The requested checkpoint, or every checkpoint of a directory, is damaged; a one-line message. Exit code 5."""
 
 
 class Checkpointer:
     """Saves, verifies, deletes and restores the steps of one directory.
 
-    A context manager, which waits for the last save: Orbax would hang for minutes if the program ended during one.
+    As a context manager, it waits for the last save: Orbax would hang for minutes if the program ended during a save.
     Reading never changes the directory, so another process may evaluate a run while it trains.
     With several processes, all of them must call every method except `steps`, `best`, `describe` and `verify`.
 
@@ -59,8 +59,8 @@ class Checkpointer:
         """Opens a directory, which need not exist yet.
 
         Args:
-          directory: of the steps, on a file system that all processes share.
-          keep: number of newest steps to keep, beside the best.
+          directory: parent of the steps' directories, on a file system that all processes share.
+          keep: number of newest steps to keep, besides the best.
           asynchronous: whether `save` returns as soon as the arrays are copied off the devices.
         """
         if keep < 1:
@@ -68,13 +68,12 @@ class Checkpointer:
         self.directory = epath.Path(directory)
         if "://" not in str(directory):
             self.directory = epath.Path(self.directory.expanduser().resolve())
-        self.keep = keep
-        self.asynchronous = asynchronous
+        self.keep, self.asynchronous = keep, asynchronous
         self._orbax: Any = None  # created by the first save
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._current: int | None = None  # the step last saved or restored
-        self._intact: set[int] = set()  # verified or written by this process; not hashed again
+        self._intact: set[int] = set()  # steps that this process has verified or written; not hashed again
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -82,24 +81,22 @@ class Checkpointer:
     def __exit__(self, *_: Any) -> None:
         self.wait()
 
-    # Writing
-
     def save(self, step: int, state: Any, extra: dict[str, Any]) -> bool:
         """Saves one step, after waiting for the previous save.
 
-        Steps after `step`, which exist if the run went back to an earlier one, are deleted once this one is complete.
-        The arrays may be donated as soon as this returns.
+        Later steps, which exist if the run went back to an earlier checkpoint, are deleted once this one is complete.
+        The arrays may be donated as soon as `save` returns.
 
         Args:
-          step: the number of finished steps.
+          step: number of finished training steps.
           state: a pytree of jax arrays; random keys as their `jax.random.key_data`.
           extra: everything else that a resumed run needs, as JSON.
 
         Returns:
-          False if nothing was done, because this step was the last one saved or restored.
+          False if nothing was written, because this step was the last one saved or restored.
 
         Raises:
-          OSError: the disk is full or not writable; or the error of the previous save, if `wait` has not raised it.
+          OSError: the disk is full or not writable; or the previous save failed, and `wait` has not raised its error.
         """
         import orbax.checkpoint as ocp
 
@@ -132,7 +129,7 @@ class Checkpointer:
         return True
 
     def wait(self) -> None:
-        """Waits until the last `save` is on disk and hashed; raises its error."""
+        """Waits until the last `save` is on disk and hashed; raises the error if it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -141,12 +138,10 @@ class Checkpointer:
             raise error
 
     def mark_best(self, step: int, value: float) -> None:
-        """Marks `step` as the best so far, which is not deleted, with the value that the caller compares."""
+        """Records `step` as the best so far, which is never deleted, and its `value`, which the caller compares."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             manifest.write_json(self.directory / BEST, {"step": step, "value": float(value)})
-
-    # Listing and verifying
 
     def steps(self) -> list[int]:
         """Returns the finished steps in ascending order, intact or damaged."""
@@ -171,7 +166,7 @@ class Checkpointer:
             return {}
 
     def verify(self, step: int) -> list[str]:
-        """Hashes every file of a step and lists the missing and changed ones; empty for an intact step."""
+        """Hashes every file of a step; returns a line for each missing or changed file."""
         if not self._path(step).exists():
             return [f"{self._path(step)} does not exist"]
         problems = manifest.problems(self._path(step))
@@ -179,9 +174,7 @@ class Checkpointer:
         return problems
 
     def latest(self) -> int | None:
-        """Returns the newest intact step, or None if nothing was saved; logs a warning for each damaged one.
-
-        Process 0 decides for all processes.
+        """Returns the newest step that process 0 finds intact, or None if there are no steps; warns of damaged ones.
 
         Raises:
           NoIntactCheckpoint: all steps are damaged.
@@ -189,21 +182,17 @@ class Checkpointer:
         self.wait()
         newest = broadcast_from_first(self._newest_intact() if jax.process_index() == 0 else NO_STEP)
         if newest == ALL_DAMAGED:
-            damaged = ", ".join(map(str, self.steps()))
-            raise NoIntactCheckpoint(
-                f"no intact checkpoint in {self.directory}: steps {damaged} are damaged; use a backup"
-            )
+            steps = ", ".join(map(str, self.steps()))
+            raise NoIntactCheckpoint(f"every checkpoint in {self.directory} is damaged (steps {steps}); use a backup")
         return None if newest == NO_STEP else newest
 
     def describe(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shape and dtype of every leaf of a step by path, without reading the arrays."""
+        """Returns the shape and dtype of every leaf of a step, by path, without reading the arrays."""
         try:
             leaves = manifest.read(self._path(step))["about"]["leaves"]
         except ValueError as error:
             raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {error}") from error
         return {path: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"]) for path, leaf in leaves.items()}
-
-    # Reading
 
     def extra(self, step: int | None = None) -> dict[str, Any]:
         """Returns the JSON saved with a step, by default the newest intact one."""
@@ -216,15 +205,13 @@ class Checkpointer:
     def restore(self, state_like: Any, step: int | None = None, where: str = ".*") -> tuple[Any, dict[str, Any]]:
         """Reads a step into the shapes, dtypes and shardings of `state_like`, on any mesh.
 
-        Orbax would silently cast leaves of another dtype and ignore leaves missing from the checkpoint; here the leaves
-        that `where` selects must be the same in the checkpoint and in `state_like`.
+        Orbax would silently cast leaves of another dtype and ignore leaves missing from the checkpoint. Here the leaves
+        that `where` selects must have equal paths, shapes and dtypes in the checkpoint and in `state_like`.
 
         Args:
-          state_like: the state, or a subtree that starts at its root, as arrays or `jax.ShapeDtypeStruct`s with
-            shardings.
+          state_like: the state, or a branch such as `{"params": ...}`, as arrays or `jax.ShapeDtypeStruct`s.
           step: by default the newest intact one.
-          where: a regular expression for full slash-joined paths, such as `params/.*`. Other leaves are not read and
-            are returned as None.
+          where: regular expression for the whole path, such as `params/.*`; other leaves are returned as None.
 
         Returns:
           The state in the structure of `state_like`, and the `extra` of `save`.
@@ -241,22 +228,17 @@ class Checkpointer:
         saved = {path: leaf for path, leaf in self.describe(step).items() if re.fullmatch(where, path)}
         _compare(f"checkpoint {self._path(step)}", saved, expected)
         target = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for path, x in expected.items()}
-        read = {path: leaf for path, leaf in target.items() if leaf.size}
-        restored: dict[str, Any] = {
-            path: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-            for path, leaf in target.items()
-            if not leaf.size
-        }
-        if read:
-            arguments = ocp.checkpoint_utils.construct_restore_args(read)
+        nonempty = {path: leaf for path, leaf in target.items() if leaf.size}
+        zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+        restored: dict[str, Any] = {path: zeros(leaf) for path, leaf in target.items() if not leaf.size}
+        if nonempty:
+            arguments = ocp.checkpoint_utils.construct_restore_args(nonempty)
             with ocp.PyTreeCheckpointer() as reader:
-                arguments = ocp.args.PyTreeRestore(item=read, restore_args=arguments, partial_restore=True)
+                arguments = ocp.args.PyTreeRestore(item=nonempty, restore_args=arguments, partial_restore=True)
                 restored |= reader.restore(self._path(step) / "state", args=arguments)
         self._current = step
         leaves = [restored.get(path) for path in paths]
         return jax.tree.unflatten(jax.tree.structure(state_like), leaves), self.extra(step)
-
-    # Internals
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)
@@ -268,7 +250,7 @@ class Checkpointer:
         return self.directory / f"{step}{UNFINISHED}"
 
     def _chosen(self, step: int | None) -> int:
-        """Returns the step to read, by default the newest, after verifying it."""
+        """Returns `step`, or the newest one if it is None, after verifying it."""
         if step is None:
             step = self.latest()
             if step is None:
@@ -308,12 +290,12 @@ class Checkpointer:
         except BaseException as error:  # raised by the next wait(), in the caller's thread
             self._error = disk.as_os_error(error, self._path(step))
             if jax.process_index() == 0:
-                # The incomplete step may fill the disk; the next save would delete it too.
+                # Not left to the next save, because the incomplete step may have filled the disk.
                 with contextlib.suppress(OSError):
                     self._sweep()
 
     def _retain(self, newest: int) -> None:
-        """Deletes all steps but the `keep` newest up to `newest`, which is complete, and the best."""
+        """Deletes the steps after `newest`, and all others but the `keep` newest complete ones and the best."""
         steps = self.steps()
         complete = [step for step in steps if step <= newest and self._manifest(step).exists()]
         retained = {*complete[-self.keep :], self.best()}
@@ -328,13 +310,13 @@ class Checkpointer:
         self._marker(step).unlink()
 
     def _mark_unfinished(self, step: int) -> None:
-        """Marks a step unfinished, so that after a kill it does not count as damaged."""
+        """Marks a step and removes its manifest, so that after a kill it counts as unfinished, not as damaged."""
         self._marker(step).write_text("")
         self._manifest(step).unlink(missing_ok=True)
         self._intact.discard(step)
 
     def _sweep(self) -> None:
-        """Deletes leftovers of killed processes: unfinished steps and Orbax's temporary directories."""
+        """Deletes what killed processes left: unfinished steps, Orbax's temporary directories, files of hashes."""
         finished = self.steps()
         for entry in list(self.directory.iterdir()):
             if match := re.fullmatch(rf"(\d+){re.escape(UNFINISHED)}", entry.name):
@@ -365,7 +347,7 @@ def _validated(state: Any) -> dict[str, jax.Array]:
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
     sharding = getattr(leaf, "sharding", None)
     if sharding is None and jax.process_count() > 1:
-        raise ValueError("with several processes every leaf to restore needs a sharding")
+        raise ValueError("with several processes, every leaf of `state_like` needs a sharding")
     return sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 

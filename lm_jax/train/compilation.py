@@ -36,9 +36,9 @@ class Compilation:
 
 
 def compile_ahead(step: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Compilation]:
-    """Compiles a function from `Layout.jit` for trees of `jax.ShapeDtypeStruct` with shardings, in its own thread.
+    """Compiles a function from `Layout.jit` for trees of `jax.ShapeDtypeStruct` with shardings, in a new thread.
 
-    A later call of the function with such arguments reuses the program. The compiler releases the interpreter lock.
+    Later calls of the function with such arguments reuse the program. The compiler releases the interpreter lock.
     """
     executor = concurrent.futures.ThreadPoolExecutor(1, "compilation")
     future = executor.submit(_compile, step, arguments)
@@ -54,10 +54,8 @@ def _compile(step: Any, arguments: tuple[Any, ...]) -> Compilation:
     traced = time.perf_counter()
     lowered.compile()
     end = time.perf_counter()
-    hit, missed = (events[thread, event] > before[event] for event in (HIT, MISS))
-    return Compilation(
-        tracing_s=traced - begin, compiling_s=end - traced, cached=True if hit else False if missed else None
-    )
+    hit, miss = (events[thread, event] > before[event] for event in (HIT, MISS))
+    return Compilation(tracing_s=traced - begin, compiling_s=end - traced, cached=hit if hit or miss else None)
 
 
 @functools.cache

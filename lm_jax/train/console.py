@@ -28,10 +28,9 @@ class Console:
             self._bar.set_postfix_str("  ".join(describe(name, value) for name, value in values.items() if name in BAR))
             self.tick(step)
             return
-        recent = self._printed is not None and step - self._printed < self._every
-        if training and recent and step < self._total:
-            return
         if training:
+            if self._printed is not None and step - self._printed < self._every and step < self._total:
+                return
             self._printed = step
         parts = [describe(name.removeprefix("train/"), value) for name, value in metrics.items()]
         self.say(f"step {step}/{self._total}  " + "  ".join(parts))
@@ -66,7 +65,7 @@ SHORT = {
 
 
 def describe(name: str, value: float) -> str:
-    """Formats a metric for a reader: `tokens/s 12.3k`, `MFU 41.2%`, `ETA 1:02:03`."""
+    """Formats a metric under its short name: `tokens/s 12.3k`, `MFU 41.2%`, `ETA 1:02:03`."""
     label = SHORT.get(name, name)
     if not math.isfinite(value):
         return f"{label} {value}"

@@ -14,7 +14,7 @@ from lm_jax.train import metrics
 
 # The first panels, in this order; the other metrics of the objective and the evaluator follow.
 FIRST = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-# No panel: functions of the step or of another panel's metric.
+# Metrics without a panel: functions of the step or of another panel's metric.
 OMITTED = ("tokens", "tokens_per_second_per_device", "mfu", "eta_s", "perplexity")
 COLUMNS = 2
 
@@ -23,7 +23,7 @@ def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | 
     """Plots one panel per metric: smoothed training curves over the faint raw ones, validation as points.
 
     Args:
-      workdirs: of one or several runs; the name of the directory is the label.
+      workdirs: of one or several runs, each labelled by its directory's name.
       path: the PNG file to write.
 
     Raises:
@@ -58,7 +58,7 @@ def labels(runs: Sequence[Path]) -> list[str]:
 
 
 def panels(by_run: dict[str, dict[tuple[str, str], Any]]) -> list[str]:
-    """Returns the metrics to plot, in order."""
+    """Returns the metrics to plot, in the order of their panels."""
     names = dict.fromkeys(name for curves in by_run.values() for _, name in curves)
     return [name for name in FIRST if name in names] + [name for name in names if name not in (*FIRST, *OMITTED)]
 
@@ -80,7 +80,6 @@ def _curves(run: Path) -> Curves:
 
 
 def _draw(axes: Any, curves: Curves, name: str, prefix: str, colour: str) -> None:
-    """Plots one run's curves of one metric."""
     if ("train", name) in curves:
         steps, values = curves["train", name]
         axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
@@ -90,7 +89,7 @@ def _draw(axes: Any, curves: Curves, name: str, prefix: str, colour: str) -> Non
 
 
 def _decorate(axes: Any, name: str) -> None:
-    """Sets labels, and limits that a single spike does not dominate."""
+    """Sets labels, and limits from the smoothed curves, so that a single spike does not dominate."""
     values = sorted(value for line in axes.get_lines() if line.get_alpha() is None for value in line.get_ydata())
     if name == "loss" and values:
         margin = 0.05 * (values[-1] - values[0]) or 0.05

@@ -1,4 +1,4 @@
-"""Full disks: checked before a checkpoint is written, and reported as OSError."""
+"""Full disks: detected before a checkpoint is written, or reported as OSError when writing fails."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-# tensorstore's names of system errors, as its messages contain them.
-_NUMBERS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}
+# Status codes that tensorstore's messages contain.
+_ERRNOS = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}
 
 
 def check_room(directory: os.PathLike, size_bytes: int) -> None:
@@ -23,18 +23,18 @@ def check_room(directory: os.PathLike, size_bytes: int) -> None:
 
 def as_os_error(error: BaseException, path: os.PathLike) -> BaseException:
     """Converts a system error reported by tensorstore to an OSError with `path`; returns other errors unchanged."""
-    for name, number in _NUMBERS.items():
+    for name, number in _ERRNOS.items():
         if not isinstance(error, OSError) and name in str(error):
             return OSError(number, os.strerror(number), str(path))
     return error
 
 
 def silence_orbax() -> None:
-    """Stops Orbax from printing the traceback of a failed write, whose error the caller of `save` gets."""
+    """Stops Orbax from logging the traceback of a failed write, because `Checkpointer` raises the error."""
     logger = logging.getLogger("absl")
-    if _not_raised not in logger.filters:
-        logger.addFilter(_not_raised)
+    if _is_no_orbax_error not in logger.filters:
+        logger.addFilter(_is_no_orbax_error)
 
 
-def _not_raised(record: logging.LogRecord) -> bool:
+def _is_no_orbax_error(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or not record.getMessage().startswith("[process=")

@@ -1,4 +1,4 @@
-"""Functions that compute the gradients of a batch: at once, or accumulated over micro-batches, with equal results."""
+"""Gradients of a batch: computed at once, or accumulated over micro-batches with equal results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from lm_jax.objectives.base import Batch, Carry, Loss
 
 LossFn = Callable[[Params, Batch, jax.Array, Carry], Loss]
 
-
 # (loss, parameters, batch, key, carry) -> gradients, metrics, new carry. Totals of `loss` add up over micro-batches.
 GradientFn = Callable[[LossFn, Params, Batch, jax.Array, Carry], tuple[Any, Sums, Carry]]
 
 
 def plain(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
-    """Gradients of the whole batch at once."""
+    """Computes the gradients of the whole batch at once."""
 
     def total(params: Params) -> tuple[jax.Array, tuple[Sums, Carry]]:
         result = loss(params, batch, key, carry)
@@ -31,9 +30,9 @@ def plain(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Car
 
 
 def accumulate(parts: int) -> GradientFn:
-    """Accumulates gradients over `parts` equal micro-batches; only one's activations are in memory at a time.
+    """Accumulates gradients over `parts` equal micro-batches, to hold the activations of only one in memory.
 
-    Exact for any padding: the total of every micro-batch is already divided by the weights of the whole batch.
+    Exact for any padding, because the loss of every micro-batch is divided by the weight of the whole batch.
 
     Example:
       >>> loss = lambda params, batch, key, carry: Loss(total=(params["w"] * batch["x"]).sum(), metrics={})
@@ -50,17 +49,17 @@ def accumulate(parts: int) -> GradientFn:
     merge = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
     def gradients(loss: LossFn, params: Params, batch: Batch, key: jax.Array, carry: Carry) -> tuple[Any, Sums, Carry]:
-        def of_part(part: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
+        def of_micro_batch(part: tuple[Batch, Any, jax.Array]) -> tuple[Any, Any]:
             batch, rows, key = part
             grads, sums, after = plain(loss, params, batch, key, Carry(rows=rows, shared=carry.shared))
             return (grads, sums, after.shared), after.rows
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
-            sums, rows = of_part(part)
+            sums, rows = of_micro_batch(part)
             return jax.tree.map(jnp.add, total, sums), rows
 
         inputs = split(batch), split(carry.rows), jax.random.split(key, parts)
-        shapes, _ = jax.eval_shape(of_part, jax.tree.map(lambda x: x[0], inputs))
+        shapes, _ = jax.eval_shape(of_micro_batch, jax.tree.map(lambda x: x[0], inputs))
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         (grads, sums, shared), rows = jax.lax.scan(add, empty, inputs)
         return grads, sums, Carry(rows=merge(rows), shared=shared)

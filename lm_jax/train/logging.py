@@ -12,14 +12,11 @@ from typing import Any
 from lm_jax.train import writers
 from lm_jax.train.console import Console
 
-Metrics = Mapping[str, Any]  # `train/loss` and the like -> an argument of `float()`
+Metrics = Mapping[str, Any]  # name, such as `train/loss` -> a value that `float()` accepts
 
 
 class Logger:
-    """Passes metrics to every writer of a run; a context manager.
-
-    When a run is resumed, `metrics.jsonl` is first truncated to the restored step.
-    """
+    """Passes metrics to every writer of a run; a context manager that closes them."""
 
     def __init__(
         self,
@@ -38,27 +35,27 @@ class Logger:
         Args:
           workdir: the directory of the writers' files.
           total: steps of the whole run.
-          start: finished steps: 0, or the restored step.
-          every: steps between two console lines of training, without a terminal.
+          start: finished steps: 0, or the restored step, to which `metrics.jsonl` is truncated.
+          every: steps between two lines of training metrics, if the console is not a terminal.
           names: the writers (`writers.WRITERS`).
           config: the configuration of the run, for trackers that show it.
           active: whether this process writes; True on one process only.
           stream: the console; by default standard output.
         """
-        console: Any = sys.stdout if stream is None else stream
+        output: Any = sys.stdout if stream is None else stream
         self.console: Console | None = None
         self._writers: list[writers.Writer] = []
         if active:
             Path(workdir).mkdir(parents=True, exist_ok=True)
             run = writers.Run(workdir=Path(workdir), start=start, config=config or {})
             self._writers += writers.build_writers(names, run)
-            self.console = Console(total=total, start=start, every=every, stream=console)
+            self.console = Console(total=total, start=start, every=every, stream=output)
             self._writers.append(self.console)
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Writes the metrics of one step; waits for the device if it still computes them."""
         if self._writers:
-            numbers = {name: _number(value) for name, value in metrics.items()}
+            numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
             for writer in self._writers:
                 writer.write(step, numbers)
 
@@ -82,7 +79,3 @@ class Logger:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-
-def _number(value: Any) -> float | int:
-    return value if isinstance(value, int) else float(value)

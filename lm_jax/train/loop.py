@@ -21,14 +21,13 @@ from lm_jax.train.step import Step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length and mode of training.
+    """Length of the run, gradient accumulation, parameter averaging and time limit.
 
     Attributes:
       steps: batches of the whole run.
-      accumulate: micro-batches per batch, for gradient accumulation.
-      ema: decay of an exponential moving average of the parameters, such as 0.999, which evaluation and generation then
-        use; 0: no average.
-      timeout_s: longest time of a step with its checkpoint; then the run ends as hung (exit code 4). 0: no limit.
+      accumulate: micro-batches per batch.
+      ema: decay of the parameters' exponential moving average, such as 0.999, used to evaluate and generate; 0: none.
+      timeout_s: maximum time of a step with its checkpoint, after which the run ends (exit code 4); 0: no limit.
     """
 
     steps: int = setting(1000, free=True)
@@ -49,11 +48,11 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the state is saved, and how many checkpoints stay.
+    """When the state is saved, and how many checkpoints are kept.
 
     Attributes:
       every: steps between checkpoints; 0 saves at the end only.
-      keep: number of newest checkpoints to keep, beside the best.
+      keep: number of newest checkpoints to keep, besides the best.
       asynchronous: write in the background while training continues.
     """
 
@@ -69,8 +68,7 @@ class LogConfig:
     Attributes:
       every: steps between log lines.
       writers: names of `train.writers.WRITERS`.
-      profile: first and last step to trace, as in `--config.log.profile=100,105`; empty: on demand only
-        (`train.profile`).
+      profile: first and last step to trace, such as `100,105`; empty: on demand only (`train.profile`).
     """
 
     every: int = setting(10, at_least=0)
@@ -95,13 +93,13 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Everything that the loop needs besides state and data.
+    """Everything that the loop needs besides the state and the batches.
 
     Attributes:
       step: the jitted train step.
-      put: converts a host's arrays to a global batch.
+      put: converts the rows of this process to a global batch.
       terms: metrics whose means add up to the loss.
-      steps: the last step.
+      steps: number of the last step.
       log_every, evaluate_every, save_every: intervals in steps; 0: only at the end of the run.
       report: called with (step, updates, metrics averaged since the last report).
       tick: called with the number of every step, for progress bars.
@@ -122,7 +120,7 @@ class Trainer:
     save: Callable[[int, TrainState], None]
 
     def fit(self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]]) -> TrainState:
-        """Trains from the state's step to the last.
+        """Trains from `state.step` to the last step.
 
         Raises:
           NonFiniteLoss: the loss is not finite; the last checkpoint is intact.
@@ -135,14 +133,14 @@ class Trainer:
             while step < self.steps:
                 state, sums = self.step(state, self.put(next(batches)))
                 step += 1
-                # One step late, so that the device computes `step` while the host reads step - 1.
+                # The host reads the metrics of step - 1 while the device computes `step`.
                 if pending is not None:
                     window.append(self._checked(step - 1, pending))
                 pending = sums
                 self.tick(step)
-                last = step == self.steps or stopped.is_set()
+                ends = step == self.steps or stopped.is_set()
                 intervals = self.log_every, self.evaluate_every, self.save_every
-                logs, evaluates, saves = (last or (every > 0 and step % every == 0) for every in intervals)
+                logs, evaluates, saves = (ends or (every > 0 and step % every == 0) for every in intervals)
                 if logs or evaluates or saves:
                     window.append(self._checked(step, pending))
                     pending = None
@@ -158,7 +156,7 @@ class Trainer:
         return state
 
     def _checked(self, step: int, sums: Sums) -> Sums:
-        """Fetches the sums of a step and raises NonFiniteLoss if its loss is not finite."""
+        """Fetches the sums of a step; raises NonFiniteLoss if its loss is not finite and the step was not skipped."""
         sums = jax.device_get(sums)
         loss = self._loss(means(sums))
         if not math.isfinite(loss) and not ("skipped" in sums and sums["skipped"].total):
@@ -177,20 +175,20 @@ class Trainer:
 
 
 class _stop_signals:  # noqa: N801
-    """A context in which the first SIGTERM or SIGINT sets an event; the second has its previous effect."""
+    """A context in which the first SIGTERM or SIGINT only sets an event; the second goes to the previous handler."""
 
     def __enter__(self) -> threading.Event:
         self.event = threading.Event()
-        self.before: dict[int, Any] = {}
+        self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._stop)
+                self.handlers[number] = signal.signal(number, self._stop)
         return self.event
 
     def __exit__(self, *error: Any) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: Any) -> None:
         self.event.set()
-        signal.signal(number, self.before[number])
+        signal.signal(number, self.handlers[number])

@@ -1,7 +1,7 @@
 """Manifests: size and hash of every file of a directory, to detect missing and changed files.
 
 Files are hashed with XXH3 (64 bits, far faster than any disk); the manifest contains the sha256 of its own content.
-It detects damage, not tampering. Paths may be local or on any store that `etils.epath` opens.
+Both detect damage, not tampering. Paths may be local or in any store that `etils.epath` opens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from etils import epath
 
 NAME = "manifest.json"
 CHUNK_BYTES = 1 << 22
-PEER_TIMEOUT_S = 1200.0  # wait for another process's hashes: allows for slow disks
+PEER_TIMEOUT_S = 1200.0  # longest wait for another process's hashes; allows for slow disks
 THREADS = 8  # xxhash and file reads release the interpreter lock
 
 
@@ -79,7 +79,7 @@ def write_json(path: os.PathLike, value: Any) -> None:
 
 
 def write(root: os.PathLike, entries: dict[str, dict[str, Any]], about: dict[str, Any]) -> None:
-    """Writes the manifest of `root` atomically: `digests` of its files, and further JSON under the same sha256."""
+    """Writes the manifest of `root` atomically: `digests` of its files and other JSON, which the sha256 covers too."""
     content = {"files": entries, "about": about}
     write_json(epath.Path(root) / NAME, {"content": content, "sha256": _fingerprint(content)})
 
@@ -87,13 +87,13 @@ def write(root: os.PathLike, entries: dict[str, dict[str, Any]], about: dict[str
 def write_together(
     root: os.PathLike, about: dict[str, Any], *, writer: Callable[[str], int], rank: int = 0, ranks: int = 1
 ) -> None:
-    """Writes the manifest of a directory that several processes have written; all call this and wait for it.
+    """Writes the manifest of a directory that several processes have written; all call this, and wait until it exists.
 
     Each process hashes the files that it wrote and saves the hashes beside `root`; process 0 collects them. They
     communicate through the file system alone, so this may run in the background while the devices are busy.
 
     Args:
-      root: the complete directory, the same for every process.
+      root: the finished directory, shared by all processes.
       about: as in `write`.
       writer: returns the rank of the process that wrote a path; process 0 hashes the files of unknown ranks.
       rank: of this process.

@@ -1,7 +1,7 @@
 """The metrics file of a run: `metrics.jsonl`, one object per line, `{"step": 100, "train/loss": 3.25, ...}`.
 
 Non-finite numbers are the strings "nan", "inf" and "-inf", so that every line is strict JSON and `float()` reads every
-value. A step may have several lines, such as training and validation.
+value. A step may have several lines, such as one for training and one for validation.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ def truncate(path: str | os.PathLike, step: int) -> int:
 
 
 def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yields every complete line and its object."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:

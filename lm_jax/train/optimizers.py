@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ class AdafactorConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LionConfig:
-    """Lion (Chen et al. 2023, arXiv:2302.06675): 3-10 times AdamW's weight decay, a 3-10 times lower learning rate."""
+    """Lion (Chen et al. 2023, arXiv:2302.06675): 3-10 times AdamW's weight decay, 1/3 to 1/10 of its learning rate."""
 
     b1: float = setting(0.9, at_least=0, below=1)
     b2: float = setting(0.99, at_least=0, below=1)
@@ -58,17 +59,17 @@ class SGDConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MuonConfig:
-    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): orthogonalised momentum, for all kernels inside layers.
+    """Muon (Jordan et al. 2024, github.com/KellerJordan/Muon): orthogonalised momentum for the kernels inside layers.
 
-    AdamW updates the other parameters (embeddings, LM head, biases, norms).
+    AdamW updates the other parameters (embeddings, LM head, experts, biases, norms).
 
     Attributes:
       momentum: Nesterov momentum of the kernels.
       iterations: Newton-Schulz iterations.
-      rms: root mean square of an update at learning rate 1: 0.2 matches AdamW's, so that both can share one learning
+      rms: root mean square of an update at learning rate 1; 0.2 matches AdamW's, so that both can share one learning
         rate (Liu et al. 2025, arXiv:2502.16982, section 2.2).
       weight_decay: of all parameters.
-      rest: factor on AdamW's learning rate.
+      rest: factor on the learning rate of the parameters that AdamW updates.
       b1, b2, epsilon: of AdamW.
     """
 
@@ -87,7 +88,7 @@ class ScheduleFreeConfig:
     """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682); use with `schedule.name="constant"` and a warmup.
 
     Attributes:
-      interpolation: beta_1: gradients are taken at (1 - beta_1) z + beta_1 x, x being the average.
+      interpolation: beta_1; gradients are computed at y = (1 - beta_1) z + beta_1 x, where x is the average.
     """
 
     interpolation: float = setting(0.9, at_least=0, below=1)
@@ -106,14 +107,13 @@ class Multiplier:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer `name`, its learning rate and clipping; the subtrees of other optimizers are not read.
+    """The optimizer `name`, its learning rate and clipping; the settings of the other optimizers are ignored.
 
     Attributes:
       learning_rate: the peak; for `rsqrt`, the value at the end of the warmup.
       clip: maximum global norm of the gradients; 0: no clipping.
       no_decay: regular expressions; parameters with a matching path have no weight decay.
-      multipliers: factors on the learning rate by path, such as `({"pattern": "embed", "factor": 0.1},)`; all that
-        match a path are multiplied.
+      multipliers: learning rate factors by path, such as `({"pattern": "embed", "factor": 0.1},)`; all matches apply.
     """
 
     name: str = "adamw"
@@ -130,7 +130,7 @@ class OptimizerConfig:
     schedule_free: ScheduleFreeConfig = ScheduleFreeConfig()
 
 
-# (weight decay, direction) -> the direction with weight decay, multipliers and learning rate.
+# (weight decay, update direction) -> the update: with weight decay, multipliers and learning rate.
 Finish = Callable[[float, optax.GradientTransformation], optax.GradientTransformation]
 
 
@@ -140,14 +140,11 @@ def _adamw(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) ->
 
 
 def _adafactor(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
-    factor = config.adafactor
-    inner = [
-        optax.scale_by_factored_rms(decay_rate=factor.decay_rate),
-        optax.clip_by_block_rms(factor.clipping_threshold),
-    ]
-    if factor.scale_by_parameter:
-        inner.append(optax.scale_by_param_block_rms())
-    return finish(factor.weight_decay, matrices(optax.chain(*inner), axes))
+    adafactor = config.adafactor
+    scale = optax.scale_by_factored_rms(decay_rate=adafactor.decay_rate)
+    clip = optax.clip_by_block_rms(adafactor.clipping_threshold)
+    relative = [optax.scale_by_param_block_rms()] if adafactor.scale_by_parameter else []
+    return finish(adafactor.weight_decay, matrices(optax.chain(scale, clip, *relative), axes))
 
 
 def _lion(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:
@@ -163,15 +160,15 @@ def _muon(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> 
     from optax import contrib
 
     muon = config.muon
-    plain = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
+    dimensions = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
     # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
     to_rms: Any = lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)
     orthogonal = optax.chain(
-        contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=plain),
+        contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=dimensions),
         optax.stateless_with_tree_map(to_rms),
     )
     adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
-    # Layers' matrices only: embedding tables and LM heads are used row by row, which orthogonal updates do not suit.
+    # Only matrices of layers: embedding tables and LM heads are used row by row; orthogonal updates do not suit them.
     is_orthogonal = lambda names: is_matrix(names) and "layers" in names and "experts" not in names
     labels = lambda params: map_named(lambda path, leaf: "matrix" if is_orthogonal(axes[path]) else "rest", params)
     return finish(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal, axes), "rest": adam}, labels))
@@ -181,10 +178,10 @@ def _schedule_free(config: OptimizerConfig, finish: Finish, axes: Mapping[str, A
     from optax import contrib
 
     free = config.schedule_free
-    # b1 = 0: interpolation replaces momentum.
+    # b1 is 0, because the interpolation replaces Adam's momentum.
     fast = finish(free.weight_decay, optax.scale_by_adam(0.0, free.b2, free.epsilon))
     rate = schedules.build_schedule(config.schedule, config.learning_rate, 1 << 30)
-    # Optax counts updates from 1 here.
+    # Optax's schedule_free counts updates from 1.
     return optax.GradientTransformation(*contrib.schedule_free(fast, lambda count: rate(count - 1), free.interpolation))
 
 
@@ -212,7 +209,7 @@ def build_optimizer(
       config: the optimizer's settings.
       steps: updates of the run.
       axes: a tuple of logical axes for every parameter.
-      factors: the model's own factors on the learning rate, by path; they multiply `config.multipliers`.
+      factors: the model's factors on the learning rate, by path, in addition to `config.multipliers`.
 
     Example:
       >>> params = {"out": {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)}}
@@ -222,7 +219,7 @@ def build_optimizer(
       (4, 2)
     """
     rate = schedule(config, steps)
-    # In updates, because schedule_free has no last step of which the warmup could be a fraction.
+    # The warmup in updates: schedule_free is built without the number of steps, of which it may be a fraction.
     warmup = float(config.schedule.resolved(steps)[0])
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=warmup))
     if config.name == "schedule_free" and config.schedule.name != "constant":
@@ -231,9 +228,7 @@ def build_optimizer(
         )
 
     def scaled(path: str, update: jax.Array) -> jax.Array:
-        factor = 1.0
-        for multiplier in config.multipliers:
-            factor *= multiplier.factor if matches([multiplier.pattern], path) else 1.0
+        factor = math.prod(each.factor for each in config.multipliers if matches([each.pattern], path))
         factor *= (factors or {}).get(path, 1.0)
         return update * factor if factor != 1 else update
 
@@ -251,7 +246,7 @@ def build_optimizer(
 
 
 def adapt_clipping(opt_state: Any, before: float, after: float) -> Any:
-    """Adapts an optimizer state to a change of `config.clip`: clipping adds an empty entry to the chain's state."""
+    """Adapts an optimizer state to a change of `config.clip`: with clipping, it starts with an empty state."""
     if bool(before) == bool(after):
         return opt_state
     return (optax.EmptyState(), opt_state) if after else opt_state[1]
@@ -261,7 +256,7 @@ def clipping(max_norm: float) -> optax.GradientTransformation:
     """Scales gradients so that their global norm is at most `max_norm` (Pascanu et al. 2013, section 3.2)."""
 
     def scaled(updates: Any, _: Any) -> Any:
-        # XLA fuses a product by one factor into the optimizer's own pass; optax's division costs a pass of its own.
+        # XLA fuses a product by one factor into the optimizer's pass; optax's division costs an additional pass.
         factor = max_norm / jnp.maximum(optax.tree.norm(updates), max_norm)
         return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)
 
@@ -272,12 +267,12 @@ def matrices(inner: optax.GradientTransformation, axes: Mapping[str, Axes]) -> o
     """Applies `inner` to one matrix at a time, for optimizers that are not elementwise.
 
     Parameters of a stack have a leading `layers` axis, those of experts also an `experts` axis, and projections have
-    separate axes for heads. `inner` gets one matrix [in, out] per projection, layer and expert, as if every layer were
-    a module of its own. `axes` are the logical axes of every parameter by path.
+    separate axes for heads. `inner` gets one matrix [in, out] per projection, layer and expert, as if layers were not
+    stacked. `axes` are the logical axes of every parameter by path.
     """
 
     def split(tree: Any) -> dict[tuple[int, ...], dict[str, Any]]:
-        """Groups matrices by the sizes of their leading axes; those without leading axes come first."""
+        """Groups matrices, by path, by the sizes of their leading axes; the first group has no leading axes."""
         groups: dict[tuple[int, ...], dict[str, Any]] = {(): {}}
         for path, leaf in named_leaves(tree):
             lead = leaf.shape[: len(sides(axes[path])[0])]

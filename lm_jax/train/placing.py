@@ -1,4 +1,4 @@
-"""Logical axes of a train state, so that optimizer state is sharded like its parameters."""
+"""Logical axes of a train state, so that optimizer state is sharded like the parameters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lm_jax.models.axes import Axes, by_path, join_sides, joined_shape, sides
 from lm_jax.objectives.base import Carry
 
 NO_CARRY = Carry()
-# Scalars and settings without a parameter: replicated.
+# Last words of paths to scalars and settings, which belong to no parameter and are replicated.
 REPLICATED = ("step", "updates", "count", "step_count", "good", "scale", "b1", "weight_sum", "max_lr", "ns_coeffs")
 # Adafactor's second moments: `v_row` is the mean over the longest axis of a matrix, `v_col` over the second longest,
-# `v` is not factored. A parameter's unused ones have size 1.
+# `v` is not factored. Those that a parameter does not use have size 1.
 FACTORED = {"v": None, "v_row": -1, "v_col": -2}
 
 
 def state_axes(state: Any, params: Params, carry: Carry = NO_CARRY) -> Any:
-    """Returns a tuple of logical axes for every leaf of a train state; None: an axis that is not sharded.
+    """Returns a tuple of logical axes for every leaf of a train state; an axis that is None is not sharded.
 
     Args:
       state: the state, or its shapes.
@@ -39,13 +39,13 @@ def state_axes(state: Any, params: Params, carry: Carry = NO_CARRY) -> Any:
             return carry_axes[path]
         words = path.split("/")
         # The longest suffix of the path that is the path of a parameter.
-        at = next((at for at in range(len(words)) if "/".join(words[at:]) in axes), len(words))
-        if at == len(words):
+        start = next((start for start in range(len(words)) if "/".join(words[start:]) in axes), len(words))
+        if start == len(words):
             if words[-1] not in REPLICATED:
                 raise ValueError(f"{path} matches no parameter and is not in placing.REPLICATED; give its axes")
             return (None,) * leaf.ndim
-        name = "/".join(words[at:])
-        return _moment(words[at - 1], leaf.shape, axes[name], shapes[name].shape, path)
+        name = "/".join(words[start:])
+        return _moment(words[start - 1], leaf.shape, axes[name], shapes[name].shape, path)
 
     return jax.tree.unflatten(jax.tree.structure(state), [axes_of(path, leaf) for path, leaf in named_leaves(state)])
 
@@ -53,7 +53,7 @@ def state_axes(state: Any, params: Params, carry: Carry = NO_CARRY) -> Any:
 def _moment(
     field: str, shape: tuple[int, ...], axes: Axes, param_shape: tuple[int, ...], path: str
 ) -> tuple[str | None, ...]:
-    """Returns the axes of a moment: those of its parameter, of the parameter as a matrix, or of a row or column."""
+    """Returns the axes of a moment of a parameter, of the parameter as a matrix, or of the matrix's rows or columns."""
     lead = len(sides(axes)[0])
     if field in FACTORED and shape == (*param_shape[:lead], 1):
         return (*axes[:lead], None)

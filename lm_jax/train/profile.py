@@ -1,7 +1,7 @@
 """Profiler traces of chosen steps, or on demand: `touch WORKDIR/profile.now` traces the next steps of a run.
 
-A file, because it needs no process id and works from another host or container. The signal SIGUSR1 would end a run that
-has not installed its handler yet; job schedulers send it before a preemption.
+A file needs no process id and works from another host or container. The signal SIGUSR1, which job schedulers send
+before a preemption, would end a run that has not installed its handler yet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ STEPS = 5  # The number of steps if the file has none.
 
 
 class Profiler:
-    """Traces steps `first` to `last` of a run into `WORKDIR/profile`."""
+    """Traces steps of a run into `WORKDIR/profile`.
+
+    Args:
+      workdir: of the run.
+      start: number of finished steps.
+      steps: first and last step to trace; empty: on demand only.
+      say: called with a message about each finished trace.
+      active: whether this process traces; True on one process only.
+    """
 
     def __init__(
         self,
@@ -31,15 +39,6 @@ class Profiler:
         say: Callable[[str], None] = print,
         active: bool = True,
     ):
-        """Stores the settings; `wrap` starts and ends traces.
-
-        Args:
-          workdir: of the run.
-          start: finished steps.
-          steps: (first, last) to trace; empty: on demand only.
-          say: called with a message about each finished trace.
-          active: whether this process traces; True on one process only.
-        """
         self._workdir, self._step, self._say, self._active = workdir, start, say, active
         self._first, self._last = steps if steps else (0, 0)
         self._tracing = False
@@ -64,7 +63,7 @@ class Profiler:
         return profiled if self._active else step
 
     def poll(self) -> None:
-        """Checks for a request file. It costs a file system access, so call it only when metrics are logged."""
+        """Reads a request, if there is one; costs a file system access, so call it only when metrics are logged."""
         request = self._workdir / REQUEST
         if not self._active or self._tracing or not request.exists():
             return
@@ -92,8 +91,8 @@ class Profiler:
         self._tracing = False
         jax.profiler.stop_trace()
         self._say(
-            f"profile of steps {self._first} to {min(self._step, self._last)} in {self.directory}: tensorboard "
-            f"--logdir={self.directory}, or its newest trace.json.gz in ui.perfetto.dev"
+            f"profile of steps {self._first} to {min(self._step, self._last)} in {self.directory}; view it with "
+            f"tensorboard --logdir={self.directory}, or open its newest trace.json.gz in ui.perfetto.dev"
         )
         self._first, self._last = 0, 0
 

@@ -77,7 +77,7 @@ SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "rsqrt
 
 
 def build_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Schedule:
-    """Learning rate as a function of the update count.
+    """Builds the learning rate as a function of the update count.
 
     Args:
       config: shape of the schedule.
@@ -93,6 +93,6 @@ def build_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Sch
     after = lookup(SCHEDULES, config.name, "config.optimizer.schedule.name")(config, peak, warmup, steps)
     if not warmup:
         return after
-    # Not from 0, which would waste the first update.
+    # From above 0, because a learning rate of 0 would waste the first update.
     ramp = lambda count: peak * (count + 1) / (warmup + 1)
     return optax.join_schedules([ramp, after], [warmup])

@@ -1,6 +1,6 @@
 """The train state: arrays only, so that any two states of a run have the same tree structure.
 
-Fields have the type `| Any`, because trees of the same classes also hold shapes, shardings and logical axes.
+Fields are annotated `| Any`, because instances of these classes also hold shapes, shardings and logical axes.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class LossScale:
 
 @flax.struct.dataclass
 class TrainState:
-    """The training state.
+    """Everything that a train step reads and updates.
 
     Attributes:
-      step: finished steps; determines the next batch and all random numbers.
+      step: number of finished steps; determines the next batch and all random numbers.
       updates: steps that changed the parameters, not counting skipped ones; determines the learning rate.
       params: trees of float32 parameters by role.
       opt_state: the optimizer state.
       loss_scale: for float16 only.
-      averaged: averages of `params` over updates, if the recipe has them.
-      frozen: parameters without gradients and optimizer state.
+      averaged: averages of `params` over updates; None if the recipe has none.
+      frozen: parameters without gradients or optimizer state.
       carry: arrays that the objective passes from step to step.
     """
 
@@ -55,7 +55,7 @@ class TrainState:
 
     @property
     def weights(self) -> Weights:
-        """The parameters to evaluate: averaged ones if the recipe has them."""
+        """The parameters to evaluate: their averages if the recipe has them."""
         return Weights(self.params if self.averaged is None else self.averaged, self.frozen, self.carry.shared)
 
 
@@ -94,7 +94,7 @@ def create(
 
 
 def empty_carry(carry: Carry, rows: int) -> Carry:
-    """Creates the carry before the first step: zeros."""
+    """Creates the carry before the first step: zeros for a batch of `rows` rows."""
     zeros = lambda fields, *lead: {
         name: jnp.zeros((*lead, *field.shape), field.dtype) for name, field in fields.items()
     }

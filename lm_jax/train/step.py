@@ -37,7 +37,7 @@ def make_train_step(
       optimizer: converts gradients to updates.
       gradients: computes the gradients of a batch, such as `gradients.accumulate(4)`.
       average: updates `state.averaged`.
-      seed: seed of all random numbers on the device, together with the step.
+      seed: determines, with the step, all random numbers on the device.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -86,7 +86,7 @@ def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, B
 def _skip_overflow(
     old: TrainState, before: LossScale, new: TrainState, finite: jax.Array, sums: Sums
 ) -> tuple[TrainState, Sums]:
-    """After a float16 overflow, restores the old state except the step; also adjusts the loss scale."""
+    """Restores the old state, except the step, after a float16 overflow; adjusts the loss scale in any case."""
     selected = jax.tree.map(lambda after, earlier: jnp.where(finite, after, earlier), new, old)
     scale = states.adjust(before, finite)
     unit = jnp.ones(())

@@ -55,7 +55,7 @@ class Peak:
 
     Attributes:
       flops: floating-point operations per second.
-      source: `table`, or `measured` and the measured product.
+      source: `table`, or `measured` with the matrix product that was timed.
     """
 
     flops: float
@@ -76,7 +76,7 @@ def peak(device: jax.Device) -> Peak:  # type: ignore[valid-type]
 
 @functools.cache
 def _measured(platform: str) -> Peak:
-    """Measures matrix products on the first device of a platform; the best of three runs."""
+    """Times matrix products on the first device of a platform; takes the best of three runs."""
     cpu = platform == "cpu"
     size, chain, dtype = (1024, 4, jnp.float32) if cpu else (8192, 16, jnp.bfloat16)
     device = jax.local_devices(backend=platform)[0]
@@ -92,7 +92,7 @@ def _measured(platform: str) -> Peak:
         start = time.perf_counter()
         products(x).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    # The devices of a CPU share the same cores.
+    # All jax devices of a CPU share its cores.
     shared = jax.local_device_count(backend=platform) if cpu else 1
     flops = 2 * size**3 * chain / best / shared
     return Peak(flops=flops, source=f"measured ({size} x {size} {jnp.dtype(dtype).name} product)")
@@ -118,13 +118,12 @@ class MeterConfig:
 class Meter:
     """Computes rates between readings from the numbers of steps and tokens so far.
 
-    Start it after the first step, so that compilation does not count. Reading does not wait for the device, so read
-    just after the metrics of the same step were fetched.
+    Call `start` after the first step, to exclude its compilation. `read` does not wait for the device, so call it just
+    after the metrics of the same step were fetched.
     """
 
     def __init__(self, config: MeterConfig, *, clock: Callable[[], float] = time.perf_counter):
-        self._config = config
-        self._clock = clock
+        self._config, self._clock = config, clock
         self._paused_s = 0.0  # since the last reading
         self._begin: tuple[int, float] | None = None
         self._last: tuple[int, int, float] | None = None
@@ -136,7 +135,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Excludes time, such as evaluations, from the rates, but not from the estimated time of arrival."""
+        """A context whose time, such as an evaluation's, is excluded from the rates, but not from `eta_s`."""
         begin = self._clock()
         try:
             yield
@@ -146,8 +145,8 @@ class Meter:
     def read(self, step: int, tokens: int) -> dict[str, float]:
         """Returns rates since the last reading, given the steps and the tokens (over all devices) so far.
 
-        The rates are `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (a fraction) and `eta_s`. The result is
-        empty before `start` and if there was no step since the last reading.
+        They are `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (a fraction) and `eta_s`, the remaining
+        seconds. The result is empty before `start`, and if there was no step since the last reading.
         """
         if self._begin is None or self._last is None or step <= self._last[0]:
             return {}

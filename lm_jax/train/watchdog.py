@@ -1,4 +1,4 @@
-"""Ends a run that hangs, for instance because it waits for a lost host, instead of paying for idle devices."""
+"""Ends a run that hangs, for instance while it waits for a lost host, rather than let its devices idle."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """A context in which time does not count, for evaluations."""
+        """A context, for evaluations, in which the time limit does not apply."""
         self._pauses += 1
         try:
             yield

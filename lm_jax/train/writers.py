@@ -37,11 +37,11 @@ class Writer(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run, as writers see it.
+    """The properties of a run that writers need.
 
     Attributes:
       workdir: the run's directory, which must exist.
-      start: finished steps: 0, or the restored step.
+      start: number of finished steps: 0, or the restored step.
       config: the configuration as a JSON tree.
     """
 
@@ -90,7 +90,7 @@ class WeightsAndBiases:
     """A run of wandb.ai; environment variables such as WANDB_PROJECT and WANDB_MODE=offline apply.
 
     wandb's own step cannot decrease, but a resumed run goes back, so `step` is a metric and the x-axis of the others.
-    Steps that are repeated after a resume repeat the same values.
+    Steps that a resumed run repeats log the same values again.
     """
 
     def __init__(self, run: Run):
@@ -175,7 +175,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def build_writers(names: Sequence[str], run: Run) -> list[Writer]:
-    """Builds the named writers; all may fail without ending the run, except `metrics.jsonl`, which the run needs."""
+    """Builds the named writers; failures end the run only if they are those of `metrics.jsonl`, which it needs."""
     check(names)
     return [
         WRITERS[name][0](run) if name == "jsonl" else Expendable(name, lambda name=name: WRITERS[name][0](run))
@@ -193,8 +193,7 @@ class Expendable:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics, unless the writer has failed."""
-        if self._writer is not None:
-            writer = self._writer
+        if (writer := self._writer) is not None:
             self._attempt(lambda: writer.write(step, metrics))
 
     def close(self) -> None:
@@ -209,4 +208,3 @@ class Expendable:
             self._writer = None
             reason = " ".join(str(error).split())[:200]
             log.warning("%s failed (%s: %s); the run continues without it", self._name, type(error).__name__, reason)
-            return None

@@ -55,9 +55,8 @@ def test_unset_trees_stay_unset():
 
 
 def test_missing_fields_keep_their_defaults():
-    assert from_config_dict(Outer, {"width": 8, "inner": {"name": "linear"}}) == Outer(
-        width=8, inner=Inner(name="linear")
-    )
+    config = from_config_dict(Outer, {"width": 8, "inner": {"name": "linear"}})
+    assert config == Outer(width=8, inner=Inner(name="linear"))
 
 
 def test_an_unknown_key_names_the_nearest():

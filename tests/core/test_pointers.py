@@ -10,9 +10,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 4
 
 def test_a_pointer_is_refused_with_advice(tmp_path):
     (tmp_path / "model.safetensors").write_text(POINTER)
-    with pytest.raises(
-        InputError, match=r"Git LFS pointer, a placeholder for 440,473,133 bytes; .*git lfs pull"
-    ) as error:
+    message = r"Git LFS pointer, a placeholder for 440,473,133 bytes; .*git lfs pull"
+    with pytest.raises(InputError, match=message) as error:
         pointers.refuse(tmp_path / "model.safetensors")
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Sums merge by addition and are divided last."""
+"""Sums are merged by addition and divided last."""
 
 import numpy as np
 

@@ -71,6 +71,9 @@ def test_parameters_that_are_not_divisible_are_named():
     shapes = {"in": jax.ShapeDtypeStruct((6, 5), jnp.float32)}
     with pytest.raises(InputError, match=r"in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"):
         layout().shardings(axes, shapes)
+    both = r"size 6 .* of mesh axis data x fsdp; use 4 or 8, or a smaller config\.mesh\.data or config\.mesh\.fsdp"
+    with pytest.raises(InputError, match=both):
+        layout(rules=Rules(embed=("data", "fsdp"))).shardings(axes, shapes)
 
 
 def test_shardings_are_a_tree_like_the_parameters():
@@ -96,8 +99,7 @@ def test_a_batch_is_sharded_over_data_and_fsdp():
 def test_a_batch_is_sharded_by_the_axes_of_its_features():
     by_length = layout(rules=Rules(length=("tensor",), heads=(), groups=(), mlp=()))
     batch = {"tokens": np.arange(24, dtype=np.int64).reshape(8, 3)[:, :2], "pairs": np.arange(8.0)}
-    axes = {"tokens": ("length",)}
-    put = tiny.put(by_length, batch, **axes)
+    put = tiny.put(by_length, batch, tokens=("length",))
     for name, shape in (("tokens", (2, 1)), ("pairs", (2,))):
         assert {shard.data.shape for shard in put[name].addressable_shards} == {shape}
 

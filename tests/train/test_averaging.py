@@ -1,4 +1,4 @@
-"""Averages of the parameters: the exponential one, and refused settings."""
+"""The exponential average of the parameters, and refused settings."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +12,10 @@ from lm_jax.train.optimizers import OptimizerConfig
 
 def test_the_average_forgets_the_initial_parameters_and_follows_slowly_later():
     average = averaging.exponential(0.9)
+    after = lambda updates: average({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, None, jnp.int32(updates))["a"]
     # The decay is 0.1 at the first update, and the configured 0.9 in the long run.
-    np.testing.assert_allclose(
-        average({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, None, jnp.int32(0))["a"], [0.9], rtol=1e-6
-    )
-    later = average({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, None, jnp.int32(10_000))
-    np.testing.assert_allclose(later["a"], [0.1], rtol=1e-5)
+    np.testing.assert_allclose(after(0), [0.9], rtol=1e-6)
+    np.testing.assert_allclose(after(10_000), [0.1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -22,7 +22,7 @@ from lm_jax.train.checkpoint import Checkpointer, NoIntactCheckpoint
 
 
 def sharded(devices=8, seed=0):
-    """A state with several dtypes and shapes, determined by the seed."""
+    """A sharded state with several dtypes and shapes, determined by the seed."""
     mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,))
     rows, replicated = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in [("data",), ()])
     rng = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ def save_steps(directory, *steps, **kwargs):
 
 
 def largest_file(step_directory):
-    """A file that holds array data."""
+    """The largest file with array data."""
     return max((path for path in step_directory.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
@@ -115,18 +115,18 @@ def test_a_flipped_bit_is_reported_and_the_previous_step_is_used(tmp_path, caplo
 @pytest.mark.parametrize("damage", ["truncated", "missing file", "missing manifest", "changed manifest"])
 def test_every_kind_of_damage_is_reported(tmp_path, damage):
     checkpointer = save_steps(tmp_path, 1, 2)
-    data, listing = largest_file(tmp_path / "2"), tmp_path / "2" / manifest.NAME
+    data, hashes = largest_file(tmp_path / "2"), tmp_path / "2" / manifest.NAME
     if damage == "truncated":
         data.write_bytes(data.read_bytes()[:-1])
     elif damage == "missing file":
         data.unlink()
     elif damage == "missing manifest":
-        listing.unlink()
+        hashes.unlink()
     else:
-        listing.write_text(listing.read_text().replace('"step": 2', '"step": 3'))
+        hashes.write_text(hashes.read_text().replace('"step": 2', '"step": 3'))
     checkpointer = Checkpointer(tmp_path)
     (problem,) = checkpointer.verify(2)
-    assert (data if damage in ("truncated", "missing file") else listing).name in problem
+    assert (data if damage in ("truncated", "missing file") else hashes).name in problem
     assert checkpointer.latest() == 1
 
 
@@ -204,12 +204,10 @@ def test_leaves_that_do_not_match_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "params/embed/table as float32[16, 24], expected bfloat16[16, 24]" in refused(
-        embed={"table": jax.ShapeDtypeStruct(table.shape, jnp.bfloat16, sharding=table.sharding)}
-    )
-    assert "expected float32[32, 24]" in refused(
-        embed={"table": jax.ShapeDtypeStruct((32, 24), table.dtype, sharding=table.sharding)}
-    )
+    embed = lambda *shape, dtype: {"table": jax.ShapeDtypeStruct(shape, dtype, sharding=table.sharding)}
+    message = refused(embed=embed(16, 24, dtype=jnp.bfloat16))
+    assert "params/embed/table as float32[16, 24], expected bfloat16[16, 24]" in message
+    assert "expected float32[32, 24]" in refused(embed=embed(32, 24, dtype=jnp.float32))
     assert "has no params/adapter/kernel" in refused(adapter={"kernel": table})
     assert "has params/embed/table, which the state lacks" in refused(embed={})
 
@@ -248,11 +246,11 @@ SAVER = """
 
 
 def kill_while_saving(directory, rng):
-    """Kills a process at a random moment while it saves; returns the last step that it reported as safe."""
+    """Kills a process at a random moment while it saves; returns the last step that it reported as saved."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SAVER), str(directory)], stdout=subprocess.PIPE, text=True
     )
-    lines = [process.stdout.readline()]  # "from N": the imports are done
+    lines = [process.stdout.readline()]  # "from N", after the imports
     for _ in range(rng.randrange(1, 12)):
         lines.append(process.stdout.readline())
     time.sleep(rng.uniform(0, 0.06))
@@ -332,7 +330,5 @@ def test_two_processes_save_and_agree(tmp_path, free_port):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "3"]
     checkpointer = Checkpointer(tmp_path)  # One process reads what two have written.
     assert checkpointer.verify(3) == []
-    np.testing.assert_array_equal(
-        checkpointer.restore({"x": jax.ShapeDtypeStruct((8, 8), jnp.float32)})[0]["x"],
-        np.arange(64.0).reshape(8, 8) + 3,
-    )
+    restored, _ = checkpointer.restore({"x": jax.ShapeDtypeStruct((8, 8), jnp.float32)})
+    np.testing.assert_array_equal(restored["x"], np.arange(64.0).reshape(8, 8) + 3)

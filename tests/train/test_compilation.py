@@ -1,4 +1,4 @@
-"""A step is compiled once, before its first batch; a second process reads it from the cache."""
+"""A step is compiled once, before its first batch; later processes read the program from the cache."""
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +49,7 @@ def test_the_first_call_uses_the_program_compiled_ahead(compiled):
 def test_a_second_compilation_is_a_cache_hit(tmp_path, monkeypatch):
     from jax.experimental.compilation_cache import compilation_cache
 
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
+    settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in settings}
     try:
         for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""Accumulated gradients equal those of the whole batch, for micro-batches of any weight."""
+"""Accumulated gradients equal the gradients of the whole batch, for micro-batches of any weight."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ PARAMS = {"w": jnp.array([0.5, -1.0, 2.0])}
 
 
 def loss_of(batch):
-    """A weighted mean over `batch`: the loss function returns the share of one micro-batch, as objectives do."""
+    """A loss whose totals over micro-batches add up to the weighted mean over `batch`, as those of objectives do."""
     weight = batch["weights"].sum()
 
     def loss(params, part, key, carry):

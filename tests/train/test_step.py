@@ -1,4 +1,4 @@
-"""A step gives the same result accumulated, on many devices, or with a scaled loss."""
+"""A step gives equal results with accumulated gradients, on many devices, and with a scaled loss."""
 
 import functools
 
@@ -23,7 +23,7 @@ from lm_jax.train.placing import state_axes
 from lm_jax.train.step import make_eval_step, make_train_step
 
 OBJECTIVES = ("causal", "masked", "span")
-# Plain gradient descent: the new parameters are the old ones minus the gradients, so small differences show.
+# Plain gradient descent: the new parameters are the old ones minus the gradients, so small differences are visible.
 DESCENT = optax.sgd(1.0)
 PLAIN, SEQUENCE = Rules(), Rules(stream=("tensor",))
 setting = functools.cache(tiny.setting)
@@ -80,13 +80,13 @@ def on_devices(name, data, fsdp, tensor, optimizer=DESCENT, gradients=plain, rul
     ],
 )
 def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
-    # So that each device computes its logits in chunks.
+    # A low limit, so that each device computes its logits in chunks.
     monkeypatch.setattr(cross_entropy, "LEAST_TOKENS", 4)
     result, program = on_devices(name, *axes, rules=rules)
     assert_same(result, reference(name))
     rows, length = setting(name).batch["tokens"].shape
     rows, length = rows // (axes[0] * axes[1]), length // (axes[2] if rules == SEQUENCE else 1)
-    # The residual stream of one device.
+    # An addition to the residual stream, of the shape that one device computes.
     assert f"f32[{rows},{length},64]{{2,1,0}} add" in program.as_text()
 
 
@@ -122,9 +122,8 @@ def test_a_scaled_loss_gives_the_same_gradients():
 def half():
     """A float16 step, and the state before it."""
     case = tiny.setting("causal", dtype="float16")
-    optimizer = optimizers.build_optimizer(
-        OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant")), 10, case.axes
-    )
+    config = OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(name="constant"))
+    optimizer = optimizers.build_optimizer(config, 10, case.axes)
     step = jax.jit(make_train_step(case.objective, case.models, optimizer))
     return lambda before: step(before, case.batch), state.create(case.params, optimizer, loss_scaled=True)
 
@@ -152,7 +151,7 @@ def test_without_overflow_float16_trains_and_the_scale_grows(half):
     assert (float(after.loss_scale.scale), int(after.loss_scale.good)) == (2.0**11, 0)
     assert 0 < tiny.largest_difference(after.params, before.params) < 2e-3
     assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
-    # float16 has 11 bits of precision, for a loss of 4.
+    # float16 has 11 bits of precision, and the loss is about 4.
     assert means(sums)["loss"] == pytest.approx(means(reference("causal")[1])["loss"], rel=1e-2)
 
 

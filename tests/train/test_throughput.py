@@ -1,6 +1,5 @@
 """Rates are correct and peaks plausible."""
 
-
 import jax
 import pytest
 

@@ -88,7 +88,7 @@ def test_wandb_gets_every_step_and_the_configuration(tmp_path, tracker):
     assert wandb.settings["seed"] == 3 and wandb.ended == 1
 
 
-def test_aim_gets_every_step_with_its_part_of_the_data(tmp_path, tracker):
+def test_aim_gets_every_step_with_its_subset_of_the_data(tmp_path, tracker):
     aim = tracker("aim")
     train(tmp_path, ["aim"], steps=1)
     assert aim.rows == [(1.0, "loss", 1, {"subset": "train"})]
