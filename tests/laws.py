@@ -52,7 +52,7 @@ class Case:
     @functools.cached_property
     def first(self):
         """The state before the first step, on the host, for any layout."""
-        params, frozen = self.models.split(tiny.drawn(self.models.shapes))
+        params, frozen = self.models.split(tiny.random_params(self.models.shapes))
         carry = state.empty_carry(self.objective.carry, ROWS)
         return jax.device_get(state.create(params, self.optimizer, loss_scaled=False, frozen=frozen, carry=carry))
 
