@@ -1,6 +1,6 @@
-"""Flags of the command line, recipes, and `--config.KEY=VALUE` overrides of a recipe.
+"""Command-line flags, recipes, and the `--config.KEY=VALUE` overrides of a recipe.
 
-absl parses the flags; its errors would end the program with a traceback, so they become an `InputError` of one line.
+absl parses the flags; its errors become an `InputError`, which is printed in one line, without a traceback.
 """
 
 from __future__ import annotations
@@ -16,38 +16,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.core.config import InputError, check_local, nearest
+from lm_jax.core.config import InputError, check_local, differences, nearest, to_config_dict
 
 MODEL_VERBS = ("evaluate", "generate", "inspect")
 CHECKPOINT_VERBS = ("import", "export", "verify")
 PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor", *CHECKPOINT_VERBS)
 RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "generate", "export")
-LATEST = -1  # `--checkpoint` without a value.
-
+LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
-# `--hf.FIELD=VALUE` sets a field of a checkpoint's config.json.
-FIELDS, FIELD_VERBS = "--hf.", ("import",)
-# Verbs with positional arguments.
-WORD_VERBS = ("inspect", "completion", "import")
+FIELDS, FIELD_VERBS = "--hf.", ("import",)  # `--hf.FIELD=VALUE` sets a field of a checkpoint's config.json.
+WORD_VERBS = ("inspect", "completion", "import")  # Verbs with positional arguments.
 
 
 def _flag(default: Any, about: str, *verbs: str) -> Any:
-    """Returns the field of a flag: default (None: not given), help text, verbs that read it (empty: all verbs)."""
+    """Declares a flag: its default (None: not given), its help text and the verbs that read it (empty: all verbs)."""
     return dataclasses.field(default=default, metadata={"flag": (default, verbs, about)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A verb with its flags.
+    """A parsed command line: a verb with its flags and positional arguments.
 
     Attributes:
-      verb: name of the verb.
       recipe: value of `--config`, or None.
       config: the recipe with its defaults filled in and the overrides applied; None without `--config`.
-      changed: a line `key: recipe's value -> new value` per changed key.
-      overrides: the `--config.KEY=VALUE` arguments, for verbs whose configuration comes from a work directory.
+      changed: a line `key: recipe's value -> new value` for each overridden key.
+      overrides: the `--config.KEY=VALUE` arguments, for verbs that read their configuration from a work directory.
       words: positional arguments.
-      fields: fields of a checkpoint's config.json from `--hf.FIELD=VALUE`; an empty value removes the field.
+      fields: values of `--hf.FIELD=VALUE` by field of the checkpoint's config.json; an empty value removes the field.
     """
 
     verb: str
@@ -59,7 +55,7 @@ class Request:
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     workdir: str | None = _flag(None, "directory of the run; train and import write it, others read it", *RUN_VERBS)
     checkpoint: int | None = _flag(
-        None, "step to load [the best, else the newest intact one]; without a value: the newest intact", *STEP_VERBS
+        None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     input: str | None = _flag(None, "file of prompts, one per line", "generate")
     output: str | None = _flag(
@@ -67,17 +63,17 @@ class Request:
     )
     prompt: tuple[str, ...] = _flag((), "prompt; can be repeated", "generate")
     prompt_ids: tuple[str, ...] = _flag((), "prompt as token ids, such as 1,2,3; can be repeated", "generate")
-    tokenizer: str | None = _flag(None, "tokenizer directory or file, or ids for none [the checkpoint's]", "import")
+    tokenizer: str | None = _flag(None, "tokenizer directory or file; ids: no tokenizer [the checkpoint's]", "import")
     max_tokens: int | None = _flag(None, "maximum number of new tokens [128, fewer if positions run out]", "generate")
     temperature: float = _flag(1.0, "sampling temperature; 0 is greedy", "generate")
-    top_k: int = _flag(0, "sample from the k most likely tokens, 0: all; encoder: candidates per mask [5]", "generate")
-    top_p: float = _flag(1.0, "sample from the most likely tokens whose probabilities add up to this", "generate")
+    top_k: int = _flag(0, "sample from the k most likely tokens (0: all); encoder: candidates per mask [5]", "generate")
+    top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", "generate")
     seed: int | None = _flag(None, "random seed of sampling [0]; train: the same as --config.seed", "train", "generate")
     json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
-    fork: str | None = _flag(None, "directory of a run whose parameters a new run in --workdir starts from", "train")
+    fork: str | None = _flag(None, "directory of a run whose parameters initialise the new run in --workdir", "train")
     format: str = _flag("huggingface", "checkpoint format; the only choice is huggingface", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
-    model: str | None = _flag(None, "directory of the checkpoint, if it is not in the directory of --case", "verify")
+    model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
     distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")
     coordinator: str | None = _flag(None, "address of process 0 of a multi-host run, host:port")
     processes: int | None = _flag(None, "number of processes of a multi-host run")
@@ -95,12 +91,12 @@ FLAGS: tuple[tuple[str, str, Any, tuple[str, ...], str], ...] = tuple(
 
 
 def reads(verb: str, verbs: tuple[str, ...]) -> bool:
-    """Returns whether a verb reads the flag that lists these verbs in `FLAGS`."""
+    """Returns whether a verb reads a flag, given the verbs that `FLAGS` lists for the flag."""
     return not verbs or verb in verbs
 
 
 def describe(verb: str | None = None) -> str:
-    """Returns the help text of the flags, one per line: of all flags, or of those that a verb reads."""
+    """Returns the help text, one flag per line: all flags, or those that `verb` reads."""
     lines = ["flags:"]
     for name, kind, default, verbs, about in FLAGS:
         if verb is not None and not reads(verb, verbs):
@@ -111,16 +107,14 @@ def describe(verb: str | None = None) -> str:
         lines.append(f"  {usage:18} {about}{value}{only}")
     if verb is None or verb in FIELD_VERBS:
         only = "" if verb else f" ({', '.join(FIELD_VERBS)})"
-        lines.append(f"  {FIELDS + 'FIELD=...':18} set a field of config.json to JSON or text; empty removes it{only}")
+        lines.append(
+            f"  {FIELDS + 'FIELD=...':18} set a field of config.json to JSON or text; an empty value removes it{only}"
+        )
     return "\n".join(lines)
 
 
 def parse(verb: str, words: Sequence[str]) -> Request:
-    """Parses the arguments after the verb.
-
-    Raises:
-      InputError: an unknown flag or key, or a value of the wrong type.
-    """
+    """Parses the arguments after the verb; raises `InputError` for an unknown flag or key, or a wrong type of value."""
     recipe, rest = _take_recipe(list(words))
     overrides = tuple(word for word in rest if word.startswith("--config."))
     rest = [word for word in rest if not word.startswith("--config.")]
@@ -156,7 +150,7 @@ def load_recipe(name: str) -> Any:
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise ValueError("it defines no function get_config(variant)")
+            raise ValueError("the file defines no function get_config(variant)")
         variants = getattr(module, "VARIANTS", ())
         if variant in getattr(module, "MOVED", {}):
             print(f"lm-jax: --config={name} is now --config={module.MOVED[variant]}", file=sys.stderr)
@@ -169,7 +163,7 @@ def load_recipe(name: str) -> Any:
 
 
 def recipe_folder() -> Path:
-    """Returns the directory of the shipped recipes: in the clone, or where the wheel's data was installed."""
+    """Returns the directory of the shipped recipes: that of the clone, or where the wheel installed them."""
     clone = Path(__file__).resolve().parent.parent / "configs"
     if clone.is_dir():
         return clone
@@ -207,10 +201,7 @@ def find_recipe(name: str) -> Path:
 
 
 def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-    """Fills in a recipe's defaults and applies `--config.KEY=VALUE` overrides.
-
-    Returns:
-      The complete ConfigDict, and a line `key: before -> after` for each changed key.
+    """Returns a recipe's ConfigDict with defaults and overrides, and a line `key: before -> after` per changed key.
 
     Example:
       >>> config, changed = configure(load_recipe("gpt:tiny"), ["--config.train.steps=10"])
@@ -218,7 +209,6 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
       (10, ('config.train.steps: 200 -> 10',))
     """
     from lm_jax import experiment
-    from lm_jax.core.config import differences
 
     before = experiment.complete(recipe)
     after = override(copy.deepcopy(before), overrides)
@@ -226,8 +216,7 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
 
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
-    """Sets the keys of `--config.KEY=VALUE` words in `config`; a value is parsed as the type of its key."""
-    from lm_jax.core.config import to_config_dict
+    """Applies `--config.KEY=VALUE` arguments to `config`, in place; a value is parsed as the type of its key."""
     from lm_jax.data.config import ENTRIES
 
     for word in overrides:
@@ -281,27 +270,27 @@ def _item(text: str) -> int | float | str:
 
 
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
-    """Separates the value of `--config=X` or `--config X` from the other words."""
-    rest, recipe, at = [], None, 0
-    while at < len(words):
-        word = words[at]
-        if word == "--config" and _is_value(words, at + 1):
-            recipe, at = words[at + 1], at + 1
+    """Takes `--config=RECIPE` or `--config RECIPE` out of the arguments, and joins `--config.KEY VALUE` with `=`."""
+    rest, recipe, index = [], None, 0
+    while index < len(words):
+        word = words[index]
+        if word == "--config" and _is_value(words, index + 1):
+            recipe, index = words[index + 1], index + 1
         elif word.startswith("--config="):
             recipe = word.partition("=")[2]
-        elif word.startswith(("--config.", FIELDS)) and "=" not in word and _is_value(words, at + 1):
-            rest.append(f"{word}={words[at + 1]}")
-            at += 1
+        elif word.startswith(("--config.", FIELDS)) and "=" not in word and _is_value(words, index + 1):
+            rest.append(f"{word}={words[index + 1]}")
+            index += 1
         else:
             rest.append(word)
-        at += 1
+        index += 1
     if recipe == "":
         raise InputError("--config= is empty; give a recipe, such as --config=gpt:tiny")
     return recipe, rest
 
 
 def _take_fields(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Separates `--hf.FIELD=VALUE` from the other words."""
+    """Takes the `--hf.FIELD=VALUE` arguments out of the others."""
     matches = [word for word in words if word.startswith(FIELDS)]
     if matches and verb not in FIELD_VERBS:
         raise InputError(f"{verb} does not read {matches[0]}, which is a flag of {', '.join(FIELD_VERBS)}")
@@ -309,22 +298,22 @@ def _take_fields(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]
     for word in matches:
         name, equals, text = word.removeprefix(FIELDS).partition("=")
         if not name or not equals:
-            raise InputError(f"{word} sets nothing; write {FIELDS}{name or 'FIELD'}=VALUE (empty: removes the field)")
+            raise InputError(f"{word} sets nothing; write {FIELDS}{name or 'FIELD'}=VALUE (empty to remove the field)")
         fields[name] = text
     return fields, [word for word in words if not word.startswith(FIELDS)]
 
 
-def _is_value(words: list[str], at: int) -> bool:
-    return at < len(words) and not words[at].startswith("--")
+def _is_value(words: list[str], index: int) -> bool:
+    return index < len(words) and not words[index].startswith("--")
 
 
 def _parse_absl(verb: str, words: list[str]) -> tuple[dict[str, Any], list[str]]:
     from absl import flags as absl_flags
 
-    # absl has no flag with an optional value.
+    # absl has no optional values, so a bare `--checkpoint` gets one.
     words = [
-        f"--checkpoint={LATEST}" if word == "--checkpoint" and not _is_value(words, at + 1) else word
-        for at, word in enumerate(words)
+        f"--checkpoint={LATEST}" if word == "--checkpoint" and not _is_value(words, index + 1) else word
+        for index, word in enumerate(words)
     ]
     values = absl_flags.FlagValues()
     for name, kind, default, _, about in FLAGS:

@@ -13,17 +13,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from lm_jax import flags
+from lm_jax import __version__, flags
 from lm_jax.core import host
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, nearest
 
-# Exit codes. The watchdog (`lm_jax.train.watchdog`) exits with 4; 130 is the shells' code for Ctrl-C.
+# Exit codes. The watchdog (`lm_jax.train.watchdog`) uses 4; 130 is the shells' code for Ctrl-C.
 DONE, FAILED, BAD_INPUT, NON_FINITE, NO_CHECKPOINT, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 5, 75, 130
-# System errors about a path that the user chose and that cannot be used, and about a full disk.
+# OS errors: the path that the user chose cannot be used; the disk is full.
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# For each verb its module in lm_jax.verbs and its help text.
+# Verb: its module in lm_jax.verbs and its help text.
 VERBS = {
     "train": ("train", "train a model, or resume a run where it stopped"),
     "evaluate": ("evaluate", "compute loss, perplexity, bits per byte and accuracy of a trained model"),
@@ -65,13 +65,9 @@ def main(argv: Sequence[str]) -> int:
         return DONE if words else BAD_INPUT
     try:
         if words[0] == "--version":
-            from lm_jax import __version__
-
             print(f"lm_jax {__version__}")
             return DONE
         if words[0] not in VERBS:
-            from lm_jax.core.config import nearest
-
             raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}; lm-jax --help lists the verbs")
         if words[0] == "completion":
             from lm_jax.verbs import completion
@@ -84,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"lm-jax {words[0]}: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:
-        # The reader closed the pipe, as `head` does.
+        # The reader of the pipe stopped early, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
@@ -98,9 +94,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(module: str, request: flags.Request) -> int:
-    """Runs a verb; an error with an exit code of its own is printed as one line, without a traceback."""
+    """Runs a verb; prints an error that has its own exit code in one line, without a traceback."""
     host.keep_freed_memory()
-    # If the cache cannot be written, the next start compiles again: no reason for a warning per program.
+    # An unusable cache only makes the next start compile again, which needs no warning per program.
     warnings.filterwarnings("ignore", "Error (writing|reading) persistent compilation cache")
     _start_hosts(request)
     verb = importlib.import_module(f"lm_jax.verbs.{module}")
@@ -117,22 +113,21 @@ def _run(module: str, request: flags.Request) -> int:
 
 def _start_hosts(request: flags.Request) -> None:
     """Connects the processes of a multi-host run; on a TPU pod, JAX reads their addresses from the environment."""
-    if request.coordinator is None and not request.distributed:
-        return
-    import jax
+    if request.coordinator is not None or request.distributed:
+        import jax
 
-    jax.distributed.initialize(request.coordinator, request.processes, request.process)
+        jax.distributed.initialize(request.coordinator, request.processes, request.process)
 
 
 def _escape_unprintable() -> None:
-    """Prints characters that the terminal cannot encode as escapes, instead of raising an error."""
+    """Makes the output streams escape characters that the terminal cannot encode, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _describe(error: OSError) -> str:
-    """Returns the path, the system's error and what to do."""
+    """Formats the path, the system's error and what to do."""
     path = error.filename2 or error.filename or "a file"
     advice = (
         "use another directory (--workdir or --output; for prepared text and compiled programs set LM_JAX_CACHE)"
@@ -147,7 +142,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def cli() -> None:
-    """The console script."""
+    """Entry point of the console script `lm-jax`."""
     sys.exit(main(sys.argv))
 
 

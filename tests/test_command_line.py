@@ -1,9 +1,12 @@
 """The command line on one short run: what it prints and writes, and its exit codes."""
 
+import io
 import json
 import math
 import re
+import shutil
 import signal
+import sys
 
 import pytest
 
@@ -20,7 +23,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(store):
-    def go(workdir, *words):
+    def start(workdir, *words):
         return lm_jax(
             "train",
             "--config=gpt:tiny",
@@ -34,17 +37,14 @@ def train(store):
             *words,
         )
 
-    return go
+    return start
 
 
 @pytest.fixture(scope="module")
 def run(train, tmp_path_factory):
-    """A finished run, its standard output, and its messages: with `--json` on standard error."""
+    """A finished run, its standard output, and its messages, which `--json` sends to standard error."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     capture = pytest.MonkeyPatch()
-    import io
-    import sys
-
     out, err = io.StringIO(), io.StringIO()
     capture.setattr(sys, "stdout", out)
     capture.setattr(sys, "stderr", err)
@@ -84,16 +84,8 @@ def test_every_log_line_has_the_rates_and_the_objectives_metrics(run):
 
 def test_the_work_directory_has_every_documented_file(run):
     workdir, _, _ = run
-    assert {path.name for path in workdir.iterdir()} == {
-        "checkpoints",
-        "config.json",
-        "environment.json",
-        "metrics.jsonl",
-        "model_info.txt",
-        "plots",
-        "tensorboard",
-        "tokenizer",
-    }
+    expected = "checkpoints config.json environment.json metrics.jsonl model_info.txt plots tensorboard tokenizer"
+    assert {path.name for path in workdir.iterdir()} == set(expected.split())
 
 
 @pytest.mark.parametrize(
@@ -118,7 +110,7 @@ def test_json_is_one_document_and_nothing_else(words, run, store, capsys):
     assert isinstance(document, dict)
     assert code == (bool(document["problems"]) if words[0] == "doctor" else 0)
     if words[0] == "generate":
-        assert document["step"] == 4 and [one["prompt"] for one in document["answers"]] == ["The", "A"]
+        assert document["step"] == 4 and [answer["prompt"] for answer in document["answers"]] == ["The", "A"]
 
 
 def test_json_of_training_is_its_last_metrics(run):
@@ -135,9 +127,10 @@ def test_a_missing_checkpoint_is_refused(run, capsys):
 def test_a_fork_starts_a_new_run_from_the_parameters_of_another(run, train, tmp_path, capsys):
     assert train(tmp_path / "fork", f"--fork={run[0]}") == 0
     assert "parameters from" in capsys.readouterr().out
-    losses = [json.loads(line) for line in (tmp_path / "fork" / "metrics.jsonl").read_text().splitlines()]
-    before = [json.loads(line) for line in (run[0] / "metrics.jsonl").read_text().splitlines()]
-    assert losses[0]["step"] == 2 and losses[0]["train/loss"] < before[0]["train/loss"]
+    forked, parent = (
+        json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0]) for workdir in (tmp_path / "fork", run[0])
+    )
+    assert forked["step"] == 2 and forked["train/loss"] < parent["train/loss"]
 
 
 def test_seed_is_the_seed_of_the_configuration_to_train():
@@ -146,7 +139,7 @@ def test_seed_is_the_seed_of_the_configuration_to_train():
 
 
 def test_a_loss_that_is_not_finite_ends_with_code_three(train, tmp_path, monkeypatch, capsys):
-    # Replaces the logged loss: a learning rate that diverges would need another compiled program.
+    # The logged loss is replaced, because a learning rate that diverges would need another compiled program.
     monkeypatch.setattr(Trainer, "_loss", lambda *_: math.inf)
     assert train(tmp_path / "run") == 3
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -170,8 +163,6 @@ def test_a_signal_ends_with_code_75_and_the_next_run_resumes_there(train, tmp_pa
 
 
 def test_without_an_intact_checkpoint_the_code_is_five(run, train, tmp_path, capsys):
-    import shutil
-
     workdir = shutil.copytree(run[0], tmp_path / "run")
     for manifest in workdir.glob("checkpoints/*/manifest.json"):
         manifest.write_bytes(manifest.read_bytes()[:-20])

@@ -1,7 +1,8 @@
-"""The command line: input that is refused in one line before anything is written, help, and JSON."""
+"""The command line: bad input is refused in one line before anything is written; help; JSON."""
 
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -214,9 +215,6 @@ def test_help_of_a_verb_names_the_flags_that_it_reads_and_no_others(verb, capsys
 
 
 def test_help_does_not_import_jax():
-    import subprocess
-    import sys
-
     code = "import sys, lm_jax.main; lm_jax.main.main(['lm-jax', '--help']); print('jax' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "False"
@@ -252,15 +250,14 @@ def test_a_used_work_directory_refuses_another_model(tmp_path, capsys):
         *golden_flags(tmp_path / "s"),
     ]
     assert lm_jax(*flags) == 0
-    before = {path: path.stat().st_mtime_ns for path in Path(tmp_path / "run").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
 
     assert lm_jax(*flags, "--config.model.stack.depth=3") == 2
 
     assert "config.model.stack.depth: 2 -> 3" in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in Path(tmp_path / "run").rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
 
 
 def test_a_separate_process_exits_with_the_same_code():
-    ended = run("train", "--config=gpt:tiny", "--config.model.widht=3", "--workdir=x")
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
+    process = run("train", "--config=gpt:tiny", "--config.model.widht=3", "--workdir=x")
+    assert process.returncode == 2 and process.stderr.count("\n") == 1

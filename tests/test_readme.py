@@ -20,11 +20,11 @@ def test_own_text_in_four_commands(tmp_path):
 
     for line in commands:
         line = line.replace("lm-jax", python, 1)
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        process = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, f"{line}\n{process.stderr}"
 
-    assert done.stdout.startswith("Once upon a time")
-    assert len(done.stdout.strip()) > len("Once upon a time")
+    assert process.stdout.startswith("Once upon a time")
+    assert len(process.stdout.strip()) > len("Once upon a time")
 
 
 def test_the_python_example_runs():

@@ -12,9 +12,9 @@ from tests.commands import ROOT
 
 @pytest.mark.slow
 def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directory(tmp_path):
-    # Build isolation needs a network; without it, setuptools builds wheels alone from this version on.
+    # Build isolation needs a network; without isolation, setuptools needs no other package from this version on.
     pytest.importorskip("setuptools", minversion="70.1")
-    # A copy, because building leaves folders in the source.
+    # The source is copied, because a build writes folders into it.
     source = tmp_path / "source"
     source.mkdir()
     for name in ("lm_jax", "configs"):

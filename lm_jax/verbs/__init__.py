@@ -1,1 +1,1 @@
-"""The verbs of the command line, one module each, with `run(request)` that returns the exit code."""
+"""The verbs of the command line: one module each, whose `run(request)` returns the exit code."""

@@ -17,10 +17,8 @@ from lm_jax.models.model import Model, build_model
 from lm_jax.models.presets import PRESETS
 from lm_jax.verbs import report
 
-# Row length for which operations are counted; shorter if the model has fewer positions.
-LENGTH = 2048
-# Parameters, gradients and AdamW's two moments, all in float32.
-TRAINING_BYTES = 4 * 4
+LENGTH = 2048  # Row length at which FLOPs are counted, unless the model's maximum length is shorter.
+TRAINING_BYTES = 4 * 4  # Parameters, gradients and AdamW's two moments, all in float32.
 INFERENCE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -32,11 +30,7 @@ def show(name: str, *, json: bool) -> None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Returns everything that `inspect` prints about a preset.
-
-    Raises:
-      InputError: there is no such preset or size.
-    """
+    """Returns everything that `inspect` prints about a preset; raises `InputError` if the preset or size is unknown."""
     family, _, size = name.partition(":")
     if family not in PRESETS:
         raise InputError(
@@ -49,7 +43,7 @@ def describe(name: str) -> dict[str, Any]:
     tree: Any = preset.build(size)
     vocab = preset.vocabulary(size)
     for stack in ("encoder", "decoder") if tree.kind == "encoder_decoder" else ("stack",):
-        # A scanned stack is traced once, so that deep stacks take no longer than shallow ones.
+        # A scan traces one layer, so a deep stack takes no longer than a shallow one.
         tree[stack].scan = "always"
     config = from_config_dict(KINDS[tree.kind], tree, "config.model")
     model = build_model(config, vocab)
@@ -66,7 +60,7 @@ def describe(name: str) -> dict[str, Any]:
         "training_bytes": TRAINING_BYTES * parameters,
         "inference_bytes": {dtype: size * parameters for dtype, size in INFERENCE_BYTES.items()},
         "cache_bytes": _cache_bytes(config, model),
-        "config": _plain(preset.build(size)),
+        "config": _to_builtins(preset.build(size)),
     }
 
 
@@ -77,35 +71,34 @@ def _tensors(model: Model) -> list[dict[str, Any]]:
 
 
 def _flops(config: Any, model: Model) -> dict[str, Any]:
-    """Returns FLOPs per token, source tokens included, for rows of `LENGTH` tokens or of the maximum length."""
+    """Returns FLOPs per token (of source and target) for rows of at most `LENGTH` tokens on each side."""
     length = min(config.embed.max_length, LENGTH)
     source = length if config.kind == "encoder_decoder" else 0
     row = training_flops(config, model.shapes, model.axes, length=length, read=length, source=source)
-    # The backward pass has two matrix products for each one of the forward pass.
+    # The backward pass computes two matrix products for each one of the forward pass.
     training = row / (length + source)
     return {"length": length, "forward": training / 3, "training": training}
 
 
 def _cache_bytes(config: Any, model: Model) -> dict[str, int] | None:
-    """Returns the bytes of a token's keys and values in a bfloat16 KV cache; None for an encoder."""
+    """Returns the bytes that a token takes in a bfloat16 KV cache; None for an encoder."""
     if config.kind == "encoder":
         return None
     module = model.module.clone(config=dataclasses.replace(model.module.config, dtype="bfloat16"))
-    cached = lambda slots, source: size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
-    base = cached(1, 1)
-    sizes = {"token": cached(2, 1) - base}
-    return {**sizes, "source_token": cached(1, 2) - base} if config.kind == "encoder_decoder" else sizes
+    cache_size = lambda slots, source: size_bytes(jax.eval_shape(lambda: module.empty_cache(1, slots, source).layers))
+    base = cache_size(1, 1)
+    sizes = {"token": cache_size(2, 1) - base}
+    return {**sizes, "source_token": cache_size(1, 2) - base} if config.kind == "encoder_decoder" else sizes
 
 
-def _plain(tree: Any) -> Any:
-    """Converts a ConfigDict to plain dictionaries and lists."""
+def _to_builtins(tree: Any) -> Any:
     if isinstance(tree, (ml_collections.ConfigDict, dict)):
-        return {name: _plain(value) for name, value in tree.items()}
+        return {name: _to_builtins(value) for name, value in tree.items()}
     return list(tree) if isinstance(tree, tuple) else tree
 
 
 def text(facts: dict[str, Any]) -> str:
-    """Formats the description of a preset for reading."""
+    """Formats the facts of `describe` as text."""
     flops, cache = facts["flops"], facts["cache_bytes"]
     lines = [f"{'parameter':<52}{'shape':<30}axes"]
     for tensor in facts["tensors"]:
@@ -131,7 +124,7 @@ def text(facts: dict[str, Any]) -> str:
 
 def _count(number: float) -> str:
     """Formats a number with three digits and an SI prefix."""
-    # From 999.5 on, a number would be rounded to 1000: it takes the next prefix.
+    # 999.5 would be rounded to 1000, so it takes the next prefix.
     power = next(power for power in range(len(PREFIXES)) if number / 1000**power < 999.5 or power == len(PREFIXES) - 1)
     return f"{number / 1000**power:.3g} {PREFIXES[power]}"
 

@@ -73,7 +73,7 @@ def _presets() -> dict[str, Any]:
 
 
 def _size(name: str, parameters: int | None) -> str:
-    """Formats a size with its parameters in millions or billions."""
+    """Formats a size with its number of parameters in millions or billions."""
     if parameters is None:
         return name
     return f"{name} {parameters / 1e9:.3g}B" if parameters >= 1e9 else f"{name} {parameters / 1e6:.3g}M"

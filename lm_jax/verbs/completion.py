@@ -12,7 +12,7 @@ from pathlib import Path
 from lm_jax import flags
 from lm_jax.core.config import InputError, lookup
 
-# bash splits words at = and : and replaces only the last piece.
+# bash splits words at = and : and replaces only the last part.
 BASH = r"""# eval "$(lm-jax completion bash)"   (in ~/.bashrc)
 _lm_jax() {
   local line=${COMP_LINE:0:COMP_POINT} word head= IFS=$'\n'
@@ -71,7 +71,7 @@ def run(words: Sequence[str], verbs: Mapping[str, tuple[str, str]]) -> int:
 
 
 def answer(line: str, verbs: Sequence[str]) -> list[str]:
-    """Returns the candidates for the last word of a line, as whole words; empty where a file name belongs."""
+    """Returns the candidates for the last word of a line, as whole words; empty where a file name is expected."""
     words = line.split()[1:]
     word = "" if not words or line[-1:].isspace() else words.pop()
     if not words:
@@ -96,7 +96,6 @@ def _starting(word: str, candidates: Sequence[str]) -> list[str]:
 
 
 def _flags(verb: str) -> Iterator[str]:
-    """Yields the flags that a verb reads."""
     yield "--config="
     yield "--config."
     for name, kind, _, verbs, _ in flags.FLAGS:
@@ -117,7 +116,7 @@ def _recipes(word: str) -> list[str]:
 
 
 def _presets(word: str) -> list[str]:
-    """Returns presets or the sizes of one, and directories with this prefix, which may be runs."""
+    """Completes `PRESET:SIZE`, or the name of a directory, which may be a run."""
     from lm_jax.models.presets import PRESETS
 
     name, colon, _ = word.partition(":")
@@ -129,11 +128,11 @@ def _presets(word: str) -> list[str]:
 
 
 def _keys(words: Sequence[str]) -> list[str]:
-    """Returns the keys of the recipe, or of the run, that the line names."""
+    """Returns the keys of the recipe in `--config`, or of the run in `--workdir`."""
     from lm_jax.verbs.keys import keys
 
     recipes = [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    recipes += [after for word, after in zip(words, words[1:], strict=False) if word == "--config"]
+    recipes += [value for word, value in zip(words, words[1:], strict=False) if word == "--config"]
     runs = [Path(word.partition("=")[2]) / "config.json" for word in words if word.startswith("--workdir=")]
     try:
         if recipes:
@@ -144,15 +143,15 @@ def _keys(words: Sequence[str]) -> list[str]:
 
 
 def _next_step(word: str, candidates: Sequence[str]) -> list[str]:
-    """Cuts keys after their next dot, as shells complete directories; follows a branch without alternatives."""
+    """Truncates keys after their next dot, as shells complete paths; descends while there is only one choice."""
     matches = _starting(word, candidates)
     while True:
-        steps = list(dict.fromkeys(_cut(candidate, len(word)) for candidate in matches))
+        steps = list(dict.fromkeys(_truncate(candidate, len(word)) for candidate in matches))
         if len(steps) != 1 or not steps[0].endswith("."):
             return steps
         word = steps[0]
 
 
-def _cut(candidate: str, beyond: int) -> str:
-    dot = candidate.find(".", beyond)
+def _truncate(candidate: str, start: int) -> str:
+    dot = candidate.find(".", start)
     return candidate if dot < 0 else candidate[: dot + 1]

@@ -10,7 +10,7 @@ from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
-    """Prepares the store and prints how many documents were kept, and how many were dropped for each reason."""
+    """Prepares the store; prints how many documents were kept, and how many were dropped for each reason."""
     config = need_config(request)
     with report.Progress() as progress:
         exp = experiment.prepare(config, progress)

@@ -22,7 +22,7 @@ LITTLE_MEMORY = 2 << 30  # bytes; the tiny recipes need about 1 GiB
 
 
 def run(request: Request) -> int:
-    """Prints versions, devices and problems; exit code 1 when there is a problem."""
+    """Prints versions, devices and problems; returns 1 if there is a problem."""
     facts = examine(Machine(), _devices(), host.cache_root())
     if request.json:
         report.document(facts)
@@ -35,9 +35,9 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
     """Returns versions, devices, memory, directories and problems.
 
     Args:
-      machine: source of the facts.
+      machine: the machine to examine, without jax.
       devices: the devices that jax sees, each as `platform:id kind`.
-      cache: directory for prepared text and compiled programs.
+      cache: directory of prepared text and compiled programs.
     """
     gpu, tpu = machines.nvidia(machine), machines.has_tpu(machine)
     packages, plugins = machines.requirements(machine), machines.plugins(machine)
@@ -63,7 +63,7 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """Formats the facts for reading."""
+    """Formats the facts of `examine` as text."""
     lines = [
         f"python     {facts['python']} ({facts['interpreter']})",
         f"platform   {facts['platform']}, {facts['cores']} cores, "
@@ -77,7 +77,7 @@ def describe(facts: dict[str, Any]) -> str:
         f"recipes    {facts['recipes']}",
         f"cache      {facts['cache']}",
         *(f"problem    {problem}" for problem in facts["problems"]),
-        f"{len(facts['problems'])} to fix" if facts["problems"] else "no problems",
+        f"problems to fix: {len(facts['problems'])}" if facts["problems"] else "no problems",
     ]
     return "\n".join(lines)
 
@@ -92,7 +92,7 @@ def _devices() -> list[str]:
 
 
 def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool) -> list[str]:
-    """Returns a line for each package that is missing or outside the supported range."""
+    """Returns a line for each package that is missing or not supported, and for two CUDA plugins at once."""
     problems = [
         f"{need.name} is {need.version or 'missing'}, lm_jax needs {need.wanted or 'any version'}: "
         f"pip install '{need.name}{need.wanted}'"
@@ -100,7 +100,7 @@ def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool
         if not need.supported
     ]
     for need in plugins:
-        # Without a TPU, libtpu only compiles ahead of time, and any version will do.
+        # Without a TPU, libtpu only compiles ahead of time, and any version can.
         if not need.supported and (tpu or need.name != "libtpu"):
             problems.append(
                 f"{need.name} {need.version} does not fit the installed jax, which ignores it: "
@@ -113,15 +113,15 @@ def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool
 
 
 def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
-    """Returns a line for each accelerator that jax does not see, with the command that fixes it."""
+    """Returns a line for each accelerator that jax does not see, with its fix."""
     if not all(device.startswith(("cpu", "none")) for device in devices):
         return []
-    problems, gpu, forced = [], machines.nvidia(machine), machine.environ.get("JAX_PLATFORMS", "")
+    problems, gpu, platforms = [], machines.nvidia(machine), machine.environ.get("JAX_PLATFORMS", "")
     if gpu is not None:
         name = gpu.models[0] if gpu.models else "an NVIDIA GPU"
         extra, why = machines.cuda(gpu)
         package = {"cuda12": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin"}.get(extra, "")
-        if forced == "cpu":
+        if platforms == "cpu":
             problems.append(f"{name} is present, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
         elif not extra:
             problems.append(f"{name} is present, but jax sees only the CPU: {why}")
@@ -133,7 +133,7 @@ def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
         else:
             problems.append(f"{name} is present, but jax sees only the CPU: pip install 'jax[{extra}]' ({why})")
     if machines.has_tpu(machine):
-        if forced == "cpu":
+        if platforms == "cpu":
             problems.append("a TPU is present, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
         elif machine.installed("libtpu"):
             problems.append("a TPU and libtpu are present, but jax sees only the CPU: stop other programs that use it")
@@ -143,7 +143,7 @@ def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
 
 
 def _storage_problems(machine: Machine, cache: Path) -> list[str]:
-    """Returns a line for a cache that cannot be written, for a full disk and for too little memory."""
+    """Returns a line for a cache that cannot be written, a full disk and too little memory."""
     problems = []
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -157,5 +157,7 @@ def _storage_problems(machine: Machine, cache: Path) -> list[str]:
         problems.append(f"{cache} cannot be written ({error.strerror}): set LM_JAX_CACHE to a writable directory")
     least = min(machines.memory(machine).values(), default=LITTLE_MEMORY)
     if least < LITTLE_MEMORY:
-        problems.append(f"{least / 2**30:.1f} GiB of memory are left: stop other programs, or use a larger machine")
+        problems.append(
+            f"{least / 2**30:.1f} GiB of memory are available: stop other programs, or use a larger machine"
+        )
     return problems

@@ -1,6 +1,6 @@
 """`lm-jax evaluate`: evaluates a trained model on the validation part of its text, or on another text.
 
-With `--config.data.path=OTHER`, all of that text is validation text, tokenised by the run's tokenizer.
+The other text, `--config.data.path=OTHER`, is tokenised by the run's tokenizer; by default, all of it is evaluated.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ def run(request: Request) -> int:
     if request.output:
         atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
-    data, words = exp.config.data, request.overrides
+    data, overrides = exp.config.data, request.overrides
     tokenizer = dataclasses.replace(data.tokenizer, path=str(Path(need_workdir(request)) / "tokenizer"))
-    other = any(re.match(r"--config\.data\.(columns\.[^.=]+\.)?path=", word) for word in words)
+    other = any(re.match(r"--config\.data\.(columns\.[^.=]+\.)?path=", word) for word in overrides)
+    data = dataclasses.replace(data, tokenizer=tokenizer)
     if other:
-        _check_columns(data, words)
-    chosen = any(word.startswith("--config.data.validation") for word in words)
-    data = dataclasses.replace(data, tokenizer=tokenizer, validation=1.0 if other and not chosen else data.validation)
-    if other:
-        data = dataclasses.replace(data, mixture=MixtureConfig())
+        _check_columns(data, overrides)
+        is_set = any(word.startswith("--config.data.validation") for word in overrides)
+        data = dataclasses.replace(data, mixture=MixtureConfig(), validation=data.validation if is_set else 1.0)
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
     rows = exp.feed.rows("validation")
@@ -57,17 +56,15 @@ def run(request: Request) -> int:
     return 0
 
 
-def _check_columns(data: DataConfig, words: Sequence[str]) -> None:
-    """Refuses another text if its labels could get other ids, or if no column reads `config.data.path`."""
+def _check_columns(data: DataConfig, overrides: Sequence[str]) -> None:
+    """Refuses another text if its labels could get other ids than the run's, or if no column reads it."""
     columns = parse(data.columns)
-    unnamed = [name for name, one in columns.items() if one.kind in ("label", "spans") and not one.names]
+    unnamed = [name for name, column in columns.items() if column.kind in ("label", "spans") and not column.names]
     if unnamed:
         key = f"config.data.columns.{unnamed[0]}.names"
         raise InputError(
-            f"{key} is not set, and another text may have other labels; give --{key}=... in the order of the run"
+            f"{key} is not set, and another text may have other labels; give --{key}=... in the run's order"
         )
-    overridden = any(re.match(r"--config\.data\.columns\.[^.=]+\.path=", word) for word in words)
-    if columns and all(one.path for one in columns.values()) and not overridden:
-        raise InputError(
-            "every column has a path of its own: give --config.data.columns.NAME.path, not config.data.path"
-        )
+    overridden = any(re.match(r"--config\.data\.columns\.[^.=]+\.path=", word) for word in overrides)
+    if columns and all(column.path for column in columns.values()) and not overridden:
+        raise InputError("every column has its own path: give --config.data.columns.NAME.path, not config.data.path")

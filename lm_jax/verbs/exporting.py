@@ -32,25 +32,25 @@ from lm_jax.verbs.importing import ABOUT, TOKENIZER
 from lm_jax.verbs.runs import open_run, restore_product
 from lm_jax.verbs.workdir import ORIGIN
 
-# Both sides run the same program in float32, so that a larger difference is an error of the export.
+# Both models run the same program in float32, so a larger difference is an error of the export.
 TOLERANCE = 1e-5
 TEXT = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it "
     "was the epoch of belief, it was the epoch of incredulity, it was the season of Light"
 )
-# Texts that tokenizers split differently: white space, unknown characters, their own markers, long words.
+# Texts that tokenizers split differently: white space, unknown characters, tokenizers' markers, long words.
 TEXTS = (
     *(TEXT, "", " ", "  two  spaces ", "\ttab\tand\r\nlines\n\n  of code:\n", "NUL\0inside", "a ▁ mark ▁the▁"),
     *("天地玄黄，宇宙洪荒。日月盈昃，辰宿列张。", "naïve café e\u0301\u0302 ﬁ Straße", "👩‍👩‍👧 👍🏽 🇩🇪 ❤️"),
     *("[MASK]<0x41> <unk> ##s Ġ", "\n".join(f"{' ' * depth}x" for depth in range(1, 40))),
     *("x" * 150, "汉字" * 1500, "-" * 77, " " * 77, "1234567890.5e-3", "\u2028\ufeff\u200b\u00a0\u3000"),
 )
-LONGEST = 64
-TOP = 10
+LONGEST = 64  # Tokens of the row on which the outputs are compared.
+TOP = 10  # Number of most likely tokens whose overlap is reported.
 
 
 def run(request: Request) -> int:
-    """Writes a temporary directory, compares it with the run, and renames it to `--output` if they agree."""
+    """Writes a temporary directory, compares its outputs with the run's, and renames it to `--output` if they agree."""
     if not request.output:
         raise InputError("export needs --output=DIR")
     write = lookup(FORMATS, request.format, "--format")
@@ -105,11 +105,11 @@ def _notes(tokenizer: Tokenizer, differ: list[str], *, imported: bool, bare: boo
     """Returns notes for the user of the exported tokenizer.
 
     Args:
-      tokenizer: the tokenizer of the run.
+      tokenizer: the run's tokenizer, which was exported.
       differ: the texts of `TEXTS` for which the exported tokenizer gives other ids.
-      imported: whether its files are those that the run was imported with.
-      bare: whether it has no tokenizer.json.
-      forced: the class that AutoTokenizer loads instead of the exported one; empty if it does not.
+      imported: whether the exported files are those that the run was imported with.
+      bare: whether the export has no tokenizer.json.
+      forced: the class that AutoTokenizer always loads for this family; empty if it loads the exported tokenizer.
     """
     notes = [f"the exported tokenizer gives other ids for {differ[0][:40]!r}"] if differ else []
     if not imported and bare:
@@ -127,15 +127,15 @@ def _notes(tokenizer: Tokenizer, differ: list[str], *, imported: bool, bare: boo
 
 
 def _load_tokenizer(output: Path) -> Tokenizer:
-    """Loads the tokenizer of a directory as other libraries do, which do not know our own files."""
+    """Loads an exported tokenizer as other libraries do, which read tokenizer.json and not our own format."""
     file = output / TOKENIZER[0]
     return tokenizers.load(file if file.is_file() else output)
 
 
 def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
     """Returns the texts of `TEXTS` for which two tokenizers give different ids."""
-    pairs = zip(TEXTS, ours.encode_batch(TEXTS), theirs.encode_batch(TEXTS), strict=True)
-    return [text for text, ids, their_ids in pairs if ids.tolist() != their_ids.tolist()]
+    encoded = zip(TEXTS, ours.encode_batch(TEXTS), theirs.encode_batch(TEXTS), strict=True)
+    return [text for text, our_ids, their_ids in encoded if our_ids.tolist() != their_ids.tolist()]
 
 
 def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -
 def _keeps_imported_tokenizer(origin: Path, tokenizer: Tokenizer) -> bool:
     """Returns whether a run has the tokenizer that it was imported with; a fork may have a new one."""
     if not _has_tokenizer(origin):
-        # Imported in our own format, the tokenizer's files are those of the run.
+        # A tokenizer that was imported in our own format is stored only with the run.
         return origin.is_dir()
     return tokenizers.load(origin).fingerprint == tokenizer.fingerprint
 
@@ -172,15 +172,14 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _write_tokenizer(exp: Experiment, output: Path, *, imported: bool) -> None:
-    """Writes the tokenizer in Hugging Face's format, and in ours if it was imported so or has no other format."""
+    """Writes the tokenizer in Hugging Face's format, and in ours if it was imported in ours or needs it."""
     tokenizer, config = exp.tokenizer, exp.product.module.config
-    # Whether the model distinguishes the two texts of a pair.
+    # Does the model distinguish the two texts of a pair?
     types = config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
     try:
         files = interchange.files(tokenizer, config.kind, types=types, longest=_longest(exp), around=_around(exp))
     except InputError:
-        # `_notes` tells the user.
-        files = {}
+        files = {}  # Reported by `_notes`.
     if imported or not files:
         tokenizer.save(output)
     for name, content in files.items():
@@ -213,18 +212,18 @@ def _generation(exp: Experiment) -> dict[str, Any]:
 
 def _longest(exp: Experiment) -> int | None:
     embed = exp.product.module.config.embed
-    # Hugging Face's classes store sinusoids as a table of this length.
+    # Sinusoidal positions too: Hugging Face's classes store them as a table of this length.
     return None if embed.positions == "none" else embed.max_length
 
 
 def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns config.json and unused heads of the imported checkpoint; empty if the model is no longer the same."""
+    """Returns config.json and unused heads of the imported checkpoint; empty if the model has changed since."""
     if not (origin / ABOUT).is_file():
         return {}, {}
     about = json.loads((origin / ABOUT).read_text())
     family = huggingface.family_of(about["config"])
     before = family.config(Settings(about["config"], about["tensors"], heads=family.heads))
-    # The vocabulary may have grown since.
+    # The vocabulary may have grown since the import.
     rows = config.embed.vocab
     grown = dataclasses.replace(before, embed=dataclasses.replace(before.embed, vocab=rows))
     if huggingface.function_of(grown) != huggingface.function_of(config):
@@ -238,14 +237,14 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
     """Compares the outputs of a run and of its export on a line of text, or on arbitrary ids without a tokenizer.
 
     Returns:
-      `compared` (logits, or hidden states for a class without an LM head), their largest `difference`, their `kl`
-      divergence and the `overlap` of the most likely tokens; the last two are None for hidden states.
+      `compared` (logits, or hidden states if the class has no LM head), their largest `difference`, their `kl`
+      divergence and the `overlap` of the `TOP` most likely tokens; the last two are None for hidden states.
     """
     embed = exp.product.module.config.embed
     vocab = embed.vocab or 0
-    room = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
+    length = min(LONGEST, embed.max_length) if embed.positions == "learned" else LONGEST
     ids = [] if tokenizer is None else [token for token in tokenizer.encode(TEXT).tolist() if token < vocab]
-    tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % vocab, np.int32)[None, :room])
+    tokens = jnp.asarray(np.asarray(ids or np.arange(LONGEST) % vocab, np.int32)[None, :length])
     inputs = Inputs(tokens=tokens)
     if exp.config.model.kind == "encoder_decoder":
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
@@ -261,14 +260,14 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
     difference = float(np.abs(ours - theirs).max())
     if not head:
         return {"compared": "hidden states", "difference": difference, "kl": None, "overlap": None}
-    logs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
-    best = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]
-    shared = [len(set(a) & set(b)) for a, b in zip(*(ids.reshape(-1, ids.shape[-1]) for ids in best), strict=True)]
+    log_probs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
+    top = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]
+    overlaps = [len(set(a) & set(b)) for a, b in zip(*(ids.reshape(-1, ids.shape[-1]) for ids in top), strict=True)]
     return {
         "compared": "logits",
         "difference": difference,
-        "kl": float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean()),
-        "overlap": float(np.mean(shared)) / best[0].shape[-1],
+        "kl": float((np.exp(log_probs[0]) * (log_probs[0] - log_probs[1])).sum(-1).mean()),
+        "overlap": float(np.mean(overlaps)) / top[0].shape[-1],
     }
 
 

@@ -1,4 +1,4 @@
-"""`--fork`: starts a run from the parameters of another one, with the tokenizer that they were trained with."""
+"""`--fork`: starts a run from the parameters of another run, with the tokenizer that they were trained with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs.runs import restore_params
 
-# Noise of new embedding rows, relative to the spread of the old ones: no logit stands out, and no rows are equal.
+# Noise of new embedding rows, in standard deviations of the old ones: no logit stands out, and no two rows are equal.
 SPREAD = 0.01
 
 
@@ -27,7 +27,7 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
     """Returns the forked run's tokenizer with the tokens that `config` adds; None if `config` alone decides.
 
     Raises:
-      InputError: `config` names a tokenizer with other ids.
+      InputError: `config.path` is a tokenizer with other ids.
     """
     if config.anew:
         return None
@@ -48,11 +48,11 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
 
 
 def parameters(exp: Experiment, fork: Path) -> Params:
-    """Returns the forked run's parameters by role, with embedding tables of the size of `exp`'s vocabulary.
+    """Returns the forked run's parameters by role, with embedding tables resized to the vocabulary of `exp`.
 
-    The fork's product becomes our product; a role that the fork lacks is initialised as in a new run. New rows of a
-    table are drawn around the mean of its rows (Hewitt 2021, "Initializing new word embeddings for pretrained language
-    models"); with a new tokenizer, the tables are initialised as in a new run.
+    The product starts from the forked run's product. New rows of a table are drawn around the mean of its rows
+    (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Roles that the forked run lacks
+    and, for a new tokenizer (`anew`), the tables are initialised as in a new run.
 
     Raises:
       InputError: the forked run has no checkpoint, or its parameters have other shapes.
@@ -62,12 +62,12 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     like, axes = flatten(exp.params_like(*exp.models.roles)), flatten(exp.models.axes)
     roles = _roles(exp, saved, fork)
     paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
-    rows = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
+    vocab_axes = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
     targets = {}
     for path, name in paths.items():
-        leaf, row, shape = like[path], rows[path], saved.get(name)
-        if row is not None and shape is not None and len(shape) == leaf.ndim:
-            saved_shape = (*leaf.shape[:row], shape[row], *leaf.shape[row + 1 :])
+        leaf, axis, shape = like[path], vocab_axes[path], saved.get(name)
+        if axis is not None and shape is not None and len(shape) == leaf.ndim:
+            saved_shape = (*leaf.shape[:axis], shape[axis], *leaf.shape[axis + 1 :])
             if saved_shape != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(saved_shape, leaf.dtype, sharding=exp.layout.replicated)
         targets[name] = leaf
@@ -79,20 +79,21 @@ def parameters(exp: Experiment, fork: Path) -> Params:
         fresh = flatten(merge(state.params, state.frozen))
     resized = {
         path: fresh[path]
-        if path not in paths or (anew and rows[path] is not None)
-        else _resized(restored[paths[path]], like[path], rows[path], exp.config.seed, number)
+        if path not in paths or (anew and vocab_axes[path] is not None)
+        else _resized(restored[paths[path]], like[path], vocab_axes[path], exp.config.seed, number)
         for number, path in enumerate(like)
     }
     return unflatten(resized)
 
 
 def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:
-    """Maps each of our roles that the forked run has to its name there, and our product to the fork's product."""
+    """Maps the product to the forked run's product, and every other role to the same role of the forked run."""
     available = {path.partition("/")[0] for path in saved}
     before = experiment.saved(fork)
     name = before["objective"]["name"] if before else exp.config.objective.name
-    theirs = product(objectives.roles(ObjectiveConfig(name=name)))
-    return {**{role: role for role in exp.models.roles if role in available - {theirs}}, exp.models.product: theirs}
+    forked_product = product(objectives.roles(ObjectiveConfig(name=name)))
+    others = {role: role for role in exp.models.roles if role in available - {forked_product}}
+    return {**others, exp.models.product: forked_product}
 
 
 def _saved_shapes(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:
@@ -104,18 +105,17 @@ def _saved_shapes(checkpointer: Checkpointer) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _resized(old: Any, target: Any, row: int | None, seed: int, number: int) -> Any:
-    """Appends the missing rows to a table, drawn around the mean of its rows."""
-    if row is None or old.shape == target.shape:
+def _resized(old: Any, target: Any, axis: int | None, seed: int, number: int) -> Any:
+    if axis is None or old.shape == target.shape:
         return old
-    if old.shape[row] > target.shape[row]:
+    if old.shape[axis] > target.shape[axis]:
         raise InputError(
-            f"the embedding tables of the forked run have {old.shape[row]:,} rows, but this model's have "
-            f"{target.shape[row]:,}; set config.model.embed.vocab as in the forked run"
+            f"the embedding tables of the forked run have {old.shape[axis]:,} rows, but this model's have "
+            f"{target.shape[axis]:,}; set config.model.embed.vocab as in the forked run"
         )
     table = np.asarray(jax.device_get(old))
-    shape = (*table.shape[:row], target.shape[row] - table.shape[row], *table.shape[row + 1 :])
-    mean, spread = table.mean(row, keepdims=True), table.std(row, keepdims=True)
+    shape = (*table.shape[:axis], target.shape[axis] - table.shape[axis], *table.shape[axis + 1 :])
+    mean, spread = table.mean(axis, keepdims=True), table.std(axis, keepdims=True)
     noise = np.random.default_rng([seed, number]).standard_normal(shape)
     rows = (mean + SPREAD * spread * noise).astype(table.dtype)
-    return jax.device_put(jnp.asarray(np.concatenate([table, rows], row)), target.sharding)
+    return jax.device_put(jnp.asarray(np.concatenate([table, rows], axis)), target.sharding)

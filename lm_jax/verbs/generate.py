@@ -22,13 +22,13 @@ from lm_jax.flags import Request
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import open_run, restore_product
 
-CANDIDATES = 5  # Per mask, unless --top_k is set.
+CANDIDATES = 5  # Candidates per mask, unless --top_k is set.
 MOST_TOKENS = 128  # Default of --max_tokens.
 Prompt = str | np.ndarray  # A text, or the ids of `--prompt_ids`.
 
 
 def run(request: Request) -> int:
-    """Answers `--prompt`, `--prompt_ids` and the lines of `--input`; `--output` gets a line of JSON per prompt."""
+    """Answers `--prompt`, `--prompt_ids` and the lines of `--input`; writes a JSON line per prompt to `--output`."""
     if request.output:
         atomic.check_file(Path(request.output), "--output")
     exp = open_run(request)
@@ -70,7 +70,7 @@ def _unicode(prompt: str) -> str:
 
 
 def lines(file: Path) -> list[str]:
-    """Returns the lines of a text file, split only at line breaks, so that answer i belongs to line i.
+    """Returns the lines of a text file, split only at LF, CR or CR LF, so that answer i belongs to line i.
 
     Raises:
       InputError: the file does not exist, is empty, or is neither UTF-8 nor UTF-16 with a byte order mark.
@@ -85,7 +85,7 @@ def lines(file: Path) -> list[str]:
         number = data.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"--input {file}: line {number} is not {'UTF-16' if wide else 'UTF-8'}; convert the file, for instance "
-            f"with iconv -f LATIN1 -t UTF-8"
+            "with iconv -f LATIN1 -t UTF-8"
         ) from error
     if not text:
         raise InputError(f"--input {file} is empty; give a text file with one prompt per line")
@@ -152,7 +152,7 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
 
 
 def _restore(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
-    """Generates with an encoder-decoder: spans in place of the sentinels of a prompt, or an answer to the prompt."""
+    """Replaces the sentinels of prompts by spans with an encoder-decoder, or answers prompts without sentinels."""
     tokenizer = exp.tokenizer
     encode = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
     sources = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
@@ -178,10 +178,9 @@ def _restore(request: Request, exp: Experiment, params: Params, prompts: list[Pr
 
 
 def _fill(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
-    """Fills masks with an encoder: the most likely pieces for each mask."""
+    """Fills masks with an encoder; answers list the most likely pieces of each mask."""
     tokenizer = exp.tokenizer
-    encode = lambda prompt: prompting.masked_prompt(tokenizer, prompt)
-    rows = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    rows = [prompting.masked_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     mask = tokenizer.mask
     if mask is None:
         raise InputError(
@@ -198,25 +197,26 @@ def _fill(request: Request, exp: Experiment, params: Params, prompts: list[Promp
     answers = []
     for prompt, row, masks in zip(prompts, rows, filled, strict=True):
         choices = [(position, candidates[0][0]) for position, candidates in masks]
-        pieces = [[(tokenizer.piece(token), round(share, 6)) for token, share in one] for _, one in masks]
+        ranked = [[(token, round(probability, 6)) for token, probability in candidates] for _, candidates in masks]
+        pieces = [[(tokenizer.piece(token), probability) for token, probability in candidates] for candidates in ranked]
         if isinstance(prompt, str):
             answers.append({"prompt": prompt, "text": prompting.filled(tokenizer, row, choices), "masks": pieces})
         else:
             best = dict(choices)
             entry = _ids_answer(exp, prompt, [best.get(position, token) for position, token in enumerate(row)])
-            answers.append({**entry, "masks": [[(token, round(share, 6)) for token, share in one] for _, one in masks]})
+            answers.append({**entry, "masks": ranked})
         if not request.json:
             if isinstance(prompt, str):
                 report.say(f"{prompt}\n  -> {answers[-1]['text']}")
             else:
                 _say_ids(answers[-1])
             for number, candidates in enumerate(pieces):
-                report.say(f"     mask {number}: " + "  ".join(f"{piece} {share:.1%}" for piece, share in candidates))
+                shares = "  ".join(f"{piece} {probability:.1%}" for piece, probability in candidates)
+                report.say(f"     mask {number}: {shares}")
     return answers
 
 
 def _forbidden(exp: Experiment, *, sentinels: bool = False) -> tuple[int, ...]:
-    """Returns the ids that must not be generated."""
     conventions = exp.config.conventions
     if conventions.foreign:
         return conventions.suppressed
@@ -225,7 +225,7 @@ def _forbidden(exp: Experiment, *, sentinels: bool = False) -> tuple[int, ...]:
 
 
 def _settings(request: Request, exp: Experiment, prompt: int) -> dict[str, Any]:
-    """Returns the settings of generation after a prompt of this length, from the command line and the run."""
+    """Returns the arguments of `generate` for a prompt of this length, from the command line and the run."""
     tokenizer, embed, conventions = exp.tokenizer, exp.config.model.embed, exp.config.conventions
     room = max(embed.max_length - max(prompt, 1), 1) if embed.positions == "learned" else MOST_TOKENS
     max_tokens = min(MOST_TOKENS, room) if request.max_tokens is None else request.max_tokens
@@ -236,7 +236,7 @@ def _settings(request: Request, exp: Experiment, prompt: int) -> dict[str, Any]:
         seed=request.seed or 0,
         pad=exp.padding,
         eos=conventions.ends or (None if conventions.foreign else tokenizer.eos),
-        # Packed text has no BOS: a document follows the EOS of the one before it.
+        # Packed text has no BOS: a document follows the EOS of the previous one.
         bos=tokenizer.eos if conventions.empty is None else conventions.empty,
         start=conventions.start,
         first=conventions.first,

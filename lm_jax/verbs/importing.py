@@ -1,7 +1,7 @@
 """`lm-jax import DIR --workdir=W`: converts a Hugging Face checkpoint to a run at step 0, ready for every verb.
 
-`--hf.FIELD=VALUE` overrides a field of its config.json, and `--tokenizer=PATH` names a tokenizer in another place. A
-run that is imported without a tokenizer takes token ids.
+`--hf.FIELD=VALUE` overrides a field of its config.json, and `--tokenizer=PATH` takes a tokenizer from elsewhere. A run
+without a tokenizer takes token ids.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from lm_jax.verbs import workdir as workdirs
 from lm_jax.verbs.workdir import ORIGIN
 
 ABOUT = "about.json"
-# Tokenizer files of a checkpoint, which an export copies back unchanged.
+# Tokenizer files of a checkpoint, which `export` copies unchanged.
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
     *("vocab.json", "merges.txt", "*.model"),
 )
 # Files from which a tokenizer can be loaded, our own format included.
 READABLE = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", base.SETTINGS)
-LONGEST_ROW = 512
+LONGEST_ROW = 512  # Tokens; `config.data.length` of an imported run.
 
 RECIPE = '''"""The model of this run, to be trained further.
 
@@ -69,17 +69,17 @@ def run(request: Request) -> int:
     atomic.check_directory(workdir, "--workdir")
     source = Path(request.words[0]).expanduser().resolve()
     checkpoint = open_checkpoint(source, request.fields)
-    where = _where(source, request.tokenizer)
-    tokenizer, notes = _tokenizer(where, checkpoint)
-    conventions, unused = _conventions(source, where, checkpoint, tokenizer)
+    path = _tokenizer_path(source, request.tokenizer)
+    tokenizer, notes = _tokenizer(path, checkpoint)
+    conventions, unused = _conventions(source, path, checkpoint, tokenizer)
     exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
     # Builds the model, so that errors occur before the first file is written.
     _ = exp.product
     params = checkpoint.params(exp.layout)
-    _write(exp, checkpoint, source, where, workdir, params)
+    _write(exp, checkpoint, source, path, workdir, params)
     if request.json:
         about = {"workdir": str(workdir), "architecture": checkpoint.architecture, "parameters": count(params)}
-        report.document({**about, "tokenizer": where and str(where), "notes": [*checkpoint.notes, *notes]})
+        report.document({**about, "tokenizer": path and str(path), "notes": [*checkpoint.notes, *notes]})
         return 0
     report.say(f"{checkpoint.architecture} from {source}: {count(params):,} parameters, step 0 of {workdir}")
     for note in (*checkpoint.notes, *notes):
@@ -88,38 +88,38 @@ def run(request: Request) -> int:
         report.say(f"  generation settings that are ignored: {', '.join(unused)}")
     if extra := checkpoint.extra():
         report.say(f"  tensors that our models do not have, kept for exports: {', '.join(extra)}")
-    report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if where is None else "--prompt=..."))
+    report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if path is None else "--prompt=..."))
     report.say(
         f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
-        + (" --config.data.tokenizer.path=PATH" if where is None else "")
+        + (" --config.data.tokenizer.path=PATH" if path is None else "")
     )
     return 0
 
 
-def _where(source: Path, name: str | None) -> Path | None:
-    """Returns the path of the tokenizer: as named, or the checkpoint's directory; None without a tokenizer."""
+def _tokenizer_path(source: Path, name: str | None) -> Path | None:
+    """Returns the path of the tokenizer: `name`, or the checkpoint's directory; None without a tokenizer."""
     if name is not None:
         return None if name == tokenizers.IDS else Path(name).expanduser().resolve()
     return source if any(True for pattern in READABLE for _ in source.glob(pattern)) else None
 
 
-def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
+def _tokenizer(path: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
     """Returns the tokenizer of the run, and notes for the user."""
-    rows, without = checkpoint.config.embed.vocab or 0, f"--tokenizer={tokenizers.IDS}"
-    if where is None:
+    rows, no_tokenizer = checkpoint.config.embed.vocab or 0, f"--tokenizer={tokenizers.IDS}"
+    if path is None:
         tokenizer = tokenizers.ids_tokenizer({"rows": rows, "roles": _roles(checkpoint)})
         return tokenizer, ("the run has no tokenizer and takes token ids (--tokenizer=PATH names one)",)
     try:
-        cased = not tokenizers.is_ours(where) and tokenizers.cased(where)
-        tokenizer = tokenizers.load(where, lowercase=not cased)
+        cased = not tokenizers.is_ours(path) and tokenizers.cased(path)
+        tokenizer = tokenizers.load(path, lowercase=not cased)
     except InputError as error:
         message = str(error).replace("config.data.tokenizer.path", "the tokenizer")
         message = message.replace("; leave it empty to train one", "")
-        raise InputError(f"{message}; --tokenizer=PATH names another, {without} imports without one") from error
+        raise InputError(f"{message}; --tokenizer=PATH names another, {no_tokenizer} imports without one") from error
     if not tokenizer.special[rows:].all():
         raise InputError(
-            f"the tokenizer of {where} has {tokenizer.vocab_size:,} ids, but the model's table has {rows:,} rows; "
-            f"name the model's own tokenizer with --tokenizer=PATH, or import without one: {without}"
+            f"the tokenizer of {path} has {tokenizer.vocab_size:,} ids, but the model's table has {rows:,} rows; "
+            f"give the model's tokenizer with --tokenizer=PATH, or import without one: {no_tokenizer}"
         )
     case = "text is not lowercased, because vocab.txt has upper case (do_lower_case in tokenizer_config.json decides)"
     beyond = [f"{tokenizer.piece(token)} ({token})" for token in range(rows, tokenizer.vocab_size)]
@@ -128,7 +128,7 @@ def _tokenizer(where: Path | None, checkpoint: Checkpoint) -> tuple[tokenizers.T
 
 
 def _roles(checkpoint: Checkpoint) -> dict[str, int]:
-    """Returns the special ids of config.json that are in the model's table."""
+    """Returns the special ids of config.json that the model's table has."""
     roles: dict[str, int] = {}
     for role in base.ROLES:
         ids = checkpoint.tree.get(f"{role}_token_id")
@@ -139,13 +139,13 @@ def _roles(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _conventions(
-    source: Path, where: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
+    source: Path, tokenizer_path: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
 ) -> tuple[ConventionsConfig, list[str]]:
     """Returns the ids that the model expects around a text, and the names of generation settings that are ignored."""
     family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
-    prefix, suffix = ((), ()) if where is None else tokenizers.template(where, tokenizer, family)
+    prefix, suffix = ((), ()) if tokenizer_path is None else tokenizers.template(tokenizer_path, tokenizer, family)
     fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.start_field)
-    # Small models keep ids of their family's vocabulary, such as GPT-2's 50256, which their table does not have.
+    # The config.json of a small model may keep ids that its smaller table lacks, such as GPT-2's 50256.
     for name, value in fields.items():
         if isinstance(value, tuple):
             fields[name] = tuple(token for token in value if token < rows)
@@ -156,7 +156,7 @@ def _conventions(
 
 
 def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
-    """Returns the run's configuration: the usual pretraining objective of the model's kind, and no text yet."""
+    """Returns the run's configuration, with the usual pretraining objective of the model's kind and no text."""
     objective = {
         "decoder": ObjectiveConfig(name="causal"),
         "encoder": ObjectiveConfig(
@@ -173,24 +173,21 @@ def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -
 
 
 def _write(
-    exp: Experiment, checkpoint: Checkpoint, source: Path, where: Path | None, workdir: Path, params: object
+    exp: Experiment, checkpoint: Checkpoint, source: Path, tokenizer_path: Path | None, workdir: Path, params: object
 ) -> None:
     """Writes the run's files; config.json comes last, because it makes the directory a run."""
     origin = workdir / ORIGIN
     origin.mkdir(parents=True)
     copied = [*source.glob("generation_config.json")]
-    # Our own format is saved with the run; from a single file, an export writes all files itself.
-    if where is not None and where.is_dir() and not tokenizers.is_ours(where):
-        copied += [file for pattern in TOKENIZER for file in where.glob(pattern)]
+    # Our own format is saved with the run; a tokenizer of a single file is written by `export` itself.
+    if tokenizer_path is not None and tokenizer_path.is_dir() and not tokenizers.is_ours(tokenizer_path):
+        copied += [file for pattern in TOKENIZER for file in tokenizer_path.glob(pattern)]
     for file in copied:
         shutil.copyfile(file, origin / file.name)
     extra = {name: np.asarray(array) for name, array in checkpoint.extra().items()}
     if extra:
-        tensors = [
-            safetensors.Tensor(name, array.shape, array.dtype, lambda array=array: array)
-            for name, array in extra.items()
-        ]
-        safetensors.write(origin, tensors)
+        tensor = lambda name, array: safetensors.Tensor(name, array.shape, array.dtype, lambda: array)
+        safetensors.write(origin, [tensor(name, array) for name, array in extra.items()])
     atomic.write_json(origin / ABOUT, {"config": checkpoint.tree, "tensors": sorted(checkpoint.entries)})
     atomic.write_bytes(workdir / "recipe.py", RECIPE.format(file=workdir / "recipe.py", folder=workdir).encode())
     about = {

@@ -18,8 +18,7 @@ from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves, metrics
 from lm_jax.verbs import architecture, report
 
-# Printed per run: models of different kinds differ in nearly every key.
-MOST_DIFFERENCES = 20
+MOST_DIFFERENCES = 20  # Printed per run, because models of different kinds differ in nearly every key.
 
 
 def run(request: Request) -> int:
@@ -42,9 +41,9 @@ def run(request: Request) -> int:
 
 def _recipe(request: Request) -> int:
     config = need_config(request)
-    # Without text there is no tokenizer: assume the vocabulary size that the recipe asks for.
-    rows = config.model.embed.vocab or config.data.tokenizer.target_size
-    models = [build_model(model, rows) for model in (config.model, *config.models.values())]
+    # Without text there is no tokenizer: use the vocabulary size that the recipe sets.
+    vocab = config.model.embed.vocab or config.data.tokenizer.target_size
+    models = [build_model(model, vocab) for model in (config.model, *config.models.values())]
     if request.json:
         parameters = sum(count(model.shapes) for model in models)
         report.document({"config": dataclasses.asdict(config), "parameters": parameters})
@@ -103,5 +102,5 @@ def table(results: dict[str, dict[str, float]]) -> str:
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return "-"
-    counted = name in ("step", "train/tokens", "val/loss best at")
-    return f"{value:,.0f}" if counted or abs(value) >= 1e4 else f"{value:.4g}" if abs(value) < 1e-2 else f"{value:.4f}"
+    is_count = name in ("step", "train/tokens", "val/loss best at")
+    return f"{value:,.0f}" if is_count or abs(value) >= 1e4 else f"{value:.4g}" if abs(value) < 1e-2 else f"{value:.4f}"

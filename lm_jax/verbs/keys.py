@@ -1,7 +1,7 @@
-"""All `--config.KEY`s of a recipe, parsed from the source of the dataclasses: importing them would import jax.
+"""Every `--config.KEY` of a recipe, for shell completion, which must answer at once.
 
-Shell completion must answer at once. The keys are those of `experiment.complete` (a test compares them for every
-recipe).
+The keys are parsed from the source of the dataclasses, because importing those would import jax. A test compares them
+with `experiment.complete` for every recipe.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def keys(recipe: Any) -> list[str]:
     """Returns the keys that can be set for a recipe, such as `config.optimizer.learning_rate`.
 
     Args:
-      recipe: the result of its `get_config`, or a saved `config.json`.
+      recipe: the result of `get_config`, or a saved `config.json`.
     """
     model = recipe.get("model") or {}
     kind = _kinds().get(model.get("kind", "decoder"), "TransformerConfig")
@@ -48,7 +48,7 @@ def _fields(module: str, name: str, recipe: Any) -> Iterator[str]:
 
 @functools.cache
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """Finds the class that `name` or `module.name` refers to in a module: the module that defines it, and its node."""
+    """Finds the class that `name` (`Class` or `module.Class`) means in a module: its own module and its node."""
     tree = _parse(module)
     if tree is None:
         return None
@@ -66,7 +66,7 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 
 @functools.cache
 def _kinds() -> dict[str, str]:
-    """Returns the name of the dataclass of each kind of model."""
+    """Returns the name of the configuration class of each kind of model."""
     for node in cast(ast.Module, _parse("lm_jax.models.config")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "KINDS":
             table = cast(ast.Dict, node.value)

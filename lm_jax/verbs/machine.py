@@ -1,4 +1,4 @@
-"""Packages, GPUs, TPUs and memory of a machine, detected without jax, and the versions that they require."""
+"""Packages, GPUs, TPUs and memory of a machine, detected without jax, and the versions that are supported."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 
 # CUDA 13 needs driver 580, CUDA 12 driver 525.60 (NVIDIA, "CUDA compatibility", table of minimum driver versions).
 CUDA13_DRIVER, CUDA12_DRIVER = (580,), (525, 60)
-# CUDA 13 does not support the architectures before Turing: Maxwell, Pascal, Volta (its release notes).
+# CUDA 13 supports no architecture before Turing: not Maxwell, Pascal or Volta (its release notes).
 BEFORE_TURING = re.compile(r"\b(V100|P100|P40|P4|M60|M40|TITAN (X|Xp|V)|GTX (9|10)\d\d|Quadro (P|M|GP|GV)\d+)\b")
-GOOGLE = "0x1ae0"  # PCI vendor
+GOOGLE = "0x1ae0"  # PCI vendor id.
 
 
 def run(command: Sequence[str]) -> str:
@@ -48,16 +48,7 @@ def requires(package: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The sources of all facts, which tests replace.
-
-    Attributes:
-      root: root of the file system.
-      environ: environment variables.
-      which: returns the path of a command, or None.
-      run: returns the output of a command.
-      installed: returns the version of a package, or None.
-      requires: returns the requirement lines of a package.
-    """
+    """A machine as its file system, environment, commands and packages, each of which a test can replace."""
 
     root: Path = Path("/")
     environ: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
@@ -104,7 +95,7 @@ def nvidia(machine: Machine) -> Nvidia | None:
 
 
 def cuda(gpu: Nvidia) -> tuple[str, str]:
-    """Returns the extra of the jax build that a GPU can run, and why; the extra is empty if the driver is too old."""
+    """Returns the extra of jax for a GPU (cuda12 or cuda13), and the reason; no extra if the driver is too old."""
     driver = ".".join(map(str, gpu.driver))
     if gpu.driver and gpu.driver < CUDA12_DRIVER:
         return "", f"driver {driver} is older than 525.60, the oldest for CUDA 12: install a newer driver"
@@ -123,7 +114,7 @@ def has_tpu(machine: Machine) -> bool:
     declared = any(machine.environ.get(name) for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE"))
     if declared or list((machine.root / "dev").glob("accel[0-9]*")):
         return True
-    # A vfio device may be any device that is passed through to a virtual machine.
+    # Any device that is passed through to a virtual machine is a vfio device, so the vendor is checked too.
     vendors = (machine.root / "sys/bus/pci/devices").glob("*/vendor")
     passed = list((machine.root / "dev/vfio").glob("[0-9]*"))
     return bool(passed) and any(vendor.read_text().strip() == GOOGLE for vendor in vendors)
@@ -148,7 +139,6 @@ class Requirement:
     """A package that lm_jax or jax requires.
 
     Attributes:
-      name: name of the package.
       version: installed version, or None.
       wanted: required range, such as `<0.13,>=0.10.2`; empty for any version.
       supported: whether the installed version is in the range.
@@ -161,7 +151,7 @@ class Requirement:
 
 
 def requirements(machine: Machine) -> list[Requirement]:
-    """Returns the packages that lm_jax requires, and jaxlib as jax requires it."""
+    """Returns the packages that lm_jax requires, and jaxlib in the versions that jax requires."""
     lines = [*machine.requires("lm_jax"), *(line for line in machine.requires("jax") if line.startswith("jaxlib"))]
     return [_checked(machine, line) for line in lines if "extra ==" not in line]
 

@@ -1,4 +1,4 @@
-"""What the verbs print: messages, JSON documents, progress, and the setup of a run."""
+"""Output of the verbs: messages, JSON documents, progress, and the setup of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Prints a warning to standard error, on process 0 only: for what works but is probably not intended."""
+    """Prints a warning to standard error, on process 0 only, about input that is valid but probably not intended."""
     if jax.process_index() == 0:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
@@ -48,9 +48,9 @@ def _strict(tree: Any) -> Any:
 
 
 class Progress:
-    """Shows the progress of cleaning, tokenizer training and tokenising: a bar on a terminal, else lines.
+    """Shows the progress of cleaning, tokenizer training and tokenising.
 
-    Without a terminal each stage prints a line when it starts, and then one every half minute.
+    A terminal shows a bar; otherwise each stage prints a line when it starts, and then one every half minute.
     """
 
     _EVERY_S = 30.0
@@ -85,10 +85,9 @@ class Progress:
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._printed >= self._EVERY_S:
             self._printed = time.monotonic()
-            print(f"{stage}: {self._share(done, total)}", file=sys.stderr, flush=True)
+            print(f"{stage}: {self._status(done, total)}", file=sys.stderr, flush=True)
 
-    def _share(self, done: int, total: int) -> str:
-        """Formats the progress of the stage and the remaining time at its average speed."""
+    def _status(self, done: int, total: int) -> str:
         elapsed = time.monotonic() - self._start
         if not total or not done:
             return f"{done:,} done after {elapsed:,.0f} s" if done else f"working for {elapsed:,.0f} s"
@@ -112,7 +111,7 @@ def parameters(model: Model | Models, layout: Layout) -> str:
 
 
 def models_of(exp: Experiment) -> Model | Models:
-    """Returns the object with the shapes and axes of an experiment's parameters, by role if there are several."""
+    """Returns all models of an experiment (parameters by role), or its model if there is only one."""
     return exp.models if len(exp.models.roles) > 1 else exp.product
 
 
@@ -131,7 +130,7 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"optimizer  {optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule.name} over "
         f"{scheduled:,} steps with a warmup of {warmup:,}",
         f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
-        f"mesh       {axes}: {rows} rows of the batch and {_per_device(exp):.1f} MB of parameters per device",
+        f"mesh       {axes}: {rows} rows of the batch and {_megabytes_per_device(exp):.1f} MB of parameters per device",
         f"parameters {total:,}, {size / 1e6:,.1f} MB in float32, listed in model_info.txt",
         *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.shapes)),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} documents, "
@@ -145,25 +144,25 @@ def setup(exp: Experiment, workdir: Path) -> str:
 
 
 def _vocabulary(exp: Experiment) -> str:
-    """Formats the size of the vocabulary, and its upper bound if the text was too small to reach it."""
+    """Formats the size of the vocabulary, with its upper bound if the text was too small to reach it."""
     config, size = exp.config.data.tokenizer, exp.tokenizer.vocab_size
     smaller = not config.path and config.vocab is None and size < config.vocab_at_most
-    return f"vocabulary {size:,}" + (f" (of at most {config.vocab_at_most:,}: the text has no more)" if smaller else "")
+    bound = f" (of at most {config.vocab_at_most:,}: the text yields no more)" if smaller else ""
+    return f"vocabulary {size:,}{bound}"
 
 
 def _held_out(exp: Experiment) -> str:
     count, share = len(exp.feed.rows("validation")), exp.config.data.validation
-    none = f"none for validation (config.data.validation is {share:g}): there will be no evaluation"
-    return f"{count:,} for validation" if count else none
+    empty = f"none for validation (config.data.validation is {share:g}): there will be no evaluation"
+    return f"{count:,} for validation" if count else empty
 
 
-def _per_device(exp: Experiment) -> float:
-    """Returns the megabytes of float32 parameters on one device."""
+def _megabytes_per_device(exp: Experiment) -> float:
     models = models_of(exp)
     shardings = jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes))
     leaves = zip(jax.tree.leaves(models.shapes), shardings, strict=True)
     shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in leaves)
-    return sum(4 * math.prod(shape) for shape in shards) / 1e6
+    return sum(4 * math.prod(shape) for shape in shards) / 1e6  # float32
 
 
 def _groups(shapes: Params) -> list[tuple[str, int]]:

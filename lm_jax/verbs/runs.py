@@ -1,9 +1,11 @@
-"""Loads a run for the verbs that read it: its experiment and the parameters of one of its checkpoints."""
+"""Loads a run for the verbs that read one: its experiment and the parameters of a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
 from lm_jax.core.config import InputError
@@ -22,15 +24,13 @@ def open_run(request: Request) -> Experiment:
     exp = experiment.load(need_workdir(request))
     if not request.overrides:
         return exp
-    from ml_collections import ConfigDict
-
     changed = flags.override(experiment.complete(ConfigDict(experiment.as_json(exp.config))), request.overrides)
     return dataclasses.replace(exp, config=experiment.parse(changed))
 
 
 def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
-    """Returns the step of `--checkpoint` (default: the best, else the newest intact one) and its weights."""
-    checkpointer, step = _chosen(request, exp)
+    """Returns the step of `--checkpoint` (default: the best, else the newest intact) and its weights."""
+    checkpointer, step = _checkpoint(request, exp)
     params, frozen = exp.models.split(restore_params(checkpointer, exp.params_like(*exp.models.roles), step))
     if not exp.objective.carry.shared:
         return step, Weights(params, frozen)
@@ -40,15 +40,15 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
 
 
 def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
-    """Returns the step as `restore` does, and the product's parameters after the model's transform."""
-    checkpointer, step = _chosen(request, exp)
+    """Returns the step as `restore` does, and the product's parameters with the model's transform applied."""
+    checkpointer, step = _checkpoint(request, exp)
     role = exp.models.product
     params = restore_params(checkpointer, exp.params_like(role), step)
     return step, exp.product.merge(exp.models.parameters(role, params))
 
 
 def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:
-    """Restores parameters by role from a checkpoint: the averaged ones if it has them.
+    """Restores parameters by role from a checkpoint; averaged parameters if it has them.
 
     Raises:
       InputError: a parameter is missing, has another shape, or is not in `like`.
@@ -62,7 +62,7 @@ def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = 
     return merge(*restored.values())
 
 
-def _chosen(request: Request, exp: Experiment) -> tuple[Checkpointer, int | None]:
+def _checkpoint(request: Request, exp: Experiment) -> tuple[Checkpointer, int | None]:
     folder = Path(need_workdir(request)) / "checkpoints"
     checkpointer = Checkpointer(folder)
     if not checkpointer.steps():

@@ -12,11 +12,11 @@ from lm_jax.data.tokenizers import coverage
 from lm_jax.flags import Request, need_config
 from lm_jax.verbs import report
 
-_SAMPLE = 1_000_000
+_SAMPLE = 1_000_000  # Characters.
 
 
 def run(request: Request) -> int:
-    """Trains the tokenizer and prints the pieces of one line of the text."""
+    """Trains the tokenizer; prints the pieces of one line of the text, and warnings if the tokenizer fits it badly."""
     data = need_config(request).data
     if request.output:
         atomic.check_directory(Path(request.output), "--output")
@@ -30,18 +30,18 @@ def run(request: Request) -> int:
         tokenizer.save(request.output)
     for warning in _warnings(tokenizer, sample):
         report.warn(warning)
-    where = Path(request.output).resolve() if request.output else store.default_root(data.store)
+    directory = Path(request.output).resolve() if request.output else store.default_root(data.store)
     if request.json:
-        report.document({"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(where)})
+        report.document(
+            {"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(directory)}
+        )
         return 0
-    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, saved in {where}")
-    report.say(f"  {line!r}")
-    report.say(f"  {' '.join(pieces)}")
+    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, saved in {directory}")
+    report.say(f"  {line!r}\n  {' '.join(pieces)}")
     return 0
 
 
 def _sample(texts: Iterable[str]) -> list[str]:
-    """Returns the first million characters of the text."""
     sample: list[str] = []
     remaining = _SAMPLE
     for text in texts:
@@ -53,7 +53,6 @@ def _sample(texts: Iterable[str]) -> list[str]:
 
 
 def _warnings(tokenizer: tokenizers.Tokenizer, sample: list[str]) -> list[str]:
-    """Returns warnings if the tokenizer does not fit a sample of the text."""
     ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode_batch(sample)])
     unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(ids == tokenizer.unk))
     size = sum(len(text.encode()) for text in sample)

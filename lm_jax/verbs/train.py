@@ -35,9 +35,8 @@ def run(request: Request) -> int:
 
 
 def _run(request: Request, workdir: Path) -> None:
-    """Prepares the data, trains and plots the curves."""
     config = need_config(request)
-    # Wrong input must be refused before the first file is written.
+    # Bad input is refused before the first file is written.
     writers.check(config.log.writers)
     changed = workdirs.changes(config, workdir)
     workdirs.check_writable(workdir)
@@ -74,8 +73,8 @@ def _inherited_tokenizer(
 ) -> tokenizers.Tokenizer | None:
     """Returns the tokenizer of the run to resume or to fork from; None if the configuration decides.
 
-    A resumed run keeps its tokenizer, because one that is trained on a changed text would give other ids. A tokenizer
-    that the configuration names is loaded instead, and compared with the run's.
+    A resumed run keeps its tokenizer, because a tokenizer trained on a changed text would give other ids. If
+    `config.data.tokenizer.path` is set, that tokenizer is loaded instead, and compared with the run's.
     """
     if saved is None:
         return None if fork is None else forking.tokenizer(config.data.tokenizer, Path(fork))
@@ -93,7 +92,7 @@ def _train(
     changed: Sequence[str],
 ) -> None:
     """Trains from the newest or the initial state, in a directory that this process has locked."""
-    # Compile while the state is initialised or restored.
+    # The step is compiled while the state is initialised or restored.
     step = exp.train_step()
     compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_like)
     if jax.process_count() > 1:
@@ -105,5 +104,5 @@ def _train(
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
     report.say(f"step       {compiling.result()}")
-    # The meter measures the peak, so it must not compete with compilation for the processor.
+    # The meter measures the device's peak, which a compilation at the same time would lower.
     training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))

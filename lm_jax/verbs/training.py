@@ -31,29 +31,21 @@ def train(
     meter: throughput.Meter,
 ) -> TrainState:
     """Runs the loop from `state` to the last step; logs and checkpoints are written to `workdir`."""
-    config, start = exp.config, int(state.step)
-    tokens = config.data.batch * exp.row_tokens
-    evaluator, losses = exp.validation(), dict[int, float]()
+    config, start, active = exp.config, int(state.step), jax.process_index() == 0
+    steps, logs, tokens = config.train.steps, config.log, config.data.batch * exp.row_tokens
+    evaluator, losses, saved = exp.validation(), dict[int, float](), experiment.as_json(config)
     extra = {
-        "config": experiment.as_json(config),
+        "config": saved,
         "data_fingerprint": exp.store.fingerprint if exp.store else "",
         "tokenizer_fingerprint": exp.tokenizer.fingerprint,
     }
     with (
         Logger(
-            workdir,
-            total=config.train.steps,
-            start=start,
-            every=config.log.every,
-            names=config.log.writers,
-            config=extra["config"],
-            active=jax.process_index() == 0,
+            workdir, total=steps, start=start, every=logs.every, names=logs.writers, config=saved, active=active
         ) as logger,
         Watchdog(config.train.timeout_s) as watchdog,
     ):
-        profiler = Profiler(
-            workdir, start=start, steps=config.log.profile, say=logger.say, active=jax.process_index() == 0
-        )
+        profiler = Profiler(workdir, start=start, steps=logs.profile, say=logger.say, active=active)
 
         def tick(step: int) -> None:
             watchdog.beat(step)
@@ -82,8 +74,8 @@ def train(
             step=profiler.wrap(step),
             put=exp.put,
             terms=exp.objective.terms,
-            steps=config.train.steps,
-            log_every=config.log.every,
+            steps=steps,
+            log_every=logs.every,
             evaluate_every=config.evaluate.every,
             save_every=config.checkpoint.every,
             tick=tick,
@@ -91,7 +83,7 @@ def train(
             evaluate=evaluate if len(exp.feed.rows("validation")) else None,
             save=save,
         )
-        # The step is compiled and the first batch is ready: from here on, time is training time.
+        # The meter starts only now that the step is compiled and the first batch is ready.
         meter.start(start, start * tokens)
         try:
             return trainer.fit(state, batches)
@@ -100,13 +92,10 @@ def train(
 
 
 def meter(exp: Experiment) -> throughput.Meter:
-    """Returns a meter of throughput relative to the devices' peak, and prints the peak."""
-    config = exp.config
+    """Prints the devices' peak and returns a meter of throughput relative to it."""
     flops = exp.flops() / exp.row_tokens
     peak = throughput.peak(jax.devices()[0])
     report.say(f"compute    {flops:.3g} FLOPs per token; peak {peak.flops:.3g} FLOP/s per device ({peak.source})")
-    return throughput.Meter(
-        throughput.MeterConfig(
-            steps=config.train.steps, devices=jax.device_count(), flops_per_token=flops, peak_flops=peak.flops
-        )
-    )
+    steps, devices = exp.config.train.steps, jax.device_count()
+    config = throughput.MeterConfig(steps=steps, devices=devices, flops_per_token=flops, peak_flops=peak.flops)
+    return throughput.Meter(config)

@@ -11,7 +11,7 @@ from lm_jax.verbs import report
 
 
 def run(request: Request) -> int:
-    """Prints the largest difference and the tolerance of each output; returns 1 if any differs by more."""
+    """Prints the largest difference and the tolerance of each output; returns 1 if any output exceeds its tolerance."""
     if not request.case:
         raise InputError("verify needs --case=DIR, a directory with inputs.npz, outputs.npz and a checkpoint")
     results, failed = [], 0

@@ -1,13 +1,13 @@
-"""The work directory of a run: its files, its lock, its first state, and changes of its configuration.
+"""The work directory of a run: its files, its lock, its first state, and changes to its configuration.
 
     config.json         the configuration, and under `history` its changes with date and step
-    environment.json    versions and devices of the process that started the run
+    environment.json    package versions and devices of the process that started the run
     model_info.txt      every parameter: shape, axes, sharding
     tokenizer/          the tokenizer that the parameters were trained with
     checkpoints/        `lm_jax.train.checkpoint`
     lock                host and process id of the training process; the system releases it when the process ends
 
-Once there is a checkpoint, config.json is the only one of the first four that a later run changes.
+Once there is a checkpoint, later runs change only config.json among the first four.
 """
 
 from __future__ import annotations
@@ -42,23 +42,21 @@ from lm_jax.train.checkpoint import Checkpointer, broadcast_from_first
 from lm_jax.train.state import TrainState
 from lm_jax.verbs import report
 
-# Directory for the files of an imported checkpoint that an export needs.
-ORIGIN = "huggingface"
+ORIGIN = "huggingface"  # Directory of those files of an imported checkpoint that an export needs.
 LOCK = "lock"
-# Errors of file systems without locks.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)  # Errors of file systems without locks.
 
 
 def changes(config: ExperimentConfig, workdir: Path) -> list[str]:
     """Returns a line `key: before -> after` for each difference from the configuration saved in a work directory.
 
     Raises:
-      InputError: a difference changes the model, the order of the data or the objective.
+      InputError: the model, the objective or the order of the data differs.
     """
     before = experiment.saved(workdir)
     if before is None:
         return []
-    # Parsing sets keys that an earlier version did not save to their defaults.
+    # Parsing adds the defaults of keys that an earlier version did not save.
     lines = configs.differences(experiment.as_json(experiment.parse(before)), experiment.as_json(config))
     free = configs.free_keys(ExperimentConfig)
     refused = [line for line in lines if not any(line.startswith((f"{key}.", f"{key}:")) for key in free)]
@@ -71,7 +69,7 @@ def changes(config: ExperimentConfig, workdir: Path) -> list[str]:
 
 
 def check_writable(workdir: Path) -> None:
-    """Refuses a directory that cannot be created or written, or in which another process is training."""
+    """Refuses a directory that cannot be created or written, or that another training process has locked."""
     atomic.check_directory(workdir, "--workdir")
     if (workdir / LOCK).exists():
         with open(workdir / LOCK, "rb") as file:
@@ -95,7 +93,7 @@ def owned(workdir: Path) -> Iterator[None]:
             except InputError as error:
                 refusal = error
         if broadcast_from_first(int(refusal is not None)):
-            raise refusal or InputError(f"--workdir {workdir} is in use; process 0 prints by which process")
+            raise refusal or InputError(f"--workdir {workdir} is in use; process 0 names the process that uses it")
         yield
 
 
@@ -108,7 +106,7 @@ def _locked(workdir: Path) -> Iterator[None]:
         file = open(path, "a+b")  # noqa: SIM115 - closed below in every case
         try:
             _lock(file, workdir)
-            # Another run may have removed the file between opening and locking; then the lock protects nothing.
+            # If another run removed the file between opening and locking, this lock protects nothing.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
         except BaseException:
@@ -124,7 +122,7 @@ def _locked(workdir: Path) -> Iterator[None]:
         finally:
             path.unlink(missing_ok=True)
             if created:
-                # A refused run leaves nothing behind; rmdir keeps a directory with files.
+                # A refused run leaves no directory behind; rmdir fails if there are files.
                 with contextlib.suppress(OSError):
                     workdir.rmdir()
 
@@ -158,9 +156,9 @@ def write(exp: Experiment, workdir: Path) -> None:
 def first_state(
     exp: Experiment, workdir: Path, checkpointer: Checkpointer, inherited: Params | None, changed: Sequence[str]
 ) -> TrainState:
-    """Returns the newest intact state of the run, or an initial state, with the inherited parameters if given.
+    """Returns the newest intact state of the run, or else an initial state with the inherited parameters, if any.
 
-    The files of the run, or the changes of its configuration, are written only after the state has been created.
+    The files of a new run, or the changes to the configuration, are written only after the state exists.
     """
     if checkpointer.steps():
         restored = _restore(exp, checkpointer)
@@ -180,7 +178,7 @@ def first_state(
 
 def _restore(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
     """Restores the newest intact state; gradient clipping may have been switched on or off since it was saved."""
-    # From the checkpoint, not from config.json: a run may be killed between a change and its next checkpoint.
+    # Not from config.json: a run may be killed after it records a change and before its next checkpoint.
     before = experiment.parse(checkpointer.extra()["config"]).optimizer
     clip = (before.clip, exp.config.optimizer.clip)
     clipped = dataclasses.replace(exp.config.optimizer, clip=before.clip)
@@ -191,7 +189,7 @@ def _restore(exp: Experiment, checkpointer: Checkpointer) -> TrainState:
 
 
 def _restore_state(checkpointer: Checkpointer, like: TrainState) -> TrainState:
-    """Restores the newest state; Adafactor's moments of experts start at zero if saved in an earlier layout."""
+    """Restores the newest state; Adafactor's moments of experts saved in an earlier layout are replaced by zeros."""
     step, leaves = checkpointer.latest(), dict(named_leaves(like))
     saved = {} if step is None else checkpointer.describe(step)
     moved = [path for path in leaves if re.match("opt_state/.*/experts_", path) and path not in saved]
@@ -205,7 +203,7 @@ def _restore_state(checkpointer: Checkpointer, like: TrainState) -> TrainState:
 
 
 def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]) -> None:
-    """Writes a run's changed configuration and adds the changes to its history."""
+    """Writes the changed configuration of a run, and adds the changes to its history."""
     if jax.process_index() != 0 or not lines:
         return
     path = workdir / experiment.SAVED
@@ -216,7 +214,7 @@ def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]
 
 
 def check_same_data(exp: Experiment, workdir: Path, step: int, extra: Mapping[str, Any]) -> None:
-    """Refuses to resume with another tokenizer or text than those that the checkpoint was trained with."""
+    """Refuses to resume with another tokenizer or text than the checkpoint was trained with."""
     check_tokenizer(exp, workdir, step, extra)
     now = exp.store.fingerprint if exp.store else ""
     if extra["data_fingerprint"] != now:
@@ -228,7 +226,7 @@ def check_same_data(exp: Experiment, workdir: Path, step: int, extra: Mapping[st
 
 
 def check_tokenizer(exp: Experiment, workdir: Path, step: int | None, extra: Mapping[str, Any]) -> None:
-    """Refuses another tokenizer than the one that a checkpoint was trained with."""
+    """Refuses a tokenizer that a checkpoint was not trained with."""
     before, now = extra["tokenizer_fingerprint"], exp.tokenizer.fingerprint
     if before != now:
         raise InputError(
@@ -238,7 +236,7 @@ def check_tokenizer(exp: Experiment, workdir: Path, step: int | None, extra: Map
 
 
 def inherit(fork: Path, workdir: Path) -> None:
-    """Copies the files of the checkpoint that a forked run was imported from, so that it can be exported too."""
+    """Copies the imported checkpoint's files from the forked run, so that the new run can be exported too."""
     origin, target = fork / ORIGIN, workdir / ORIGIN
     if jax.process_index() == 0 and origin.is_dir() and not target.exists():
         partial = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex}")

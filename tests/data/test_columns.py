@@ -276,6 +276,6 @@ def test_evaluation_on_another_text_needs_fixed_names_and_a_shared_path():
     other = ["--config.data.path=other.tsv"]
     with pytest.raises(InputError, match=r"columns\.label\.names is not set"):
         evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label"))), other)
-    with pytest.raises(InputError, match="every column has a path of its own"):
+    with pytest.raises(InputError, match="every column has its own path"):
         evaluate._check_columns(DataConfig(columns=Tree(de=Tree(path="a"), en=Tree(path="b"))), other)
     evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label", names=("a", "b")))), other)

@@ -23,7 +23,7 @@ def checkpoint(repository, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(checkpoint, tmp_path_factory):
-    """The work directory that `import` writes for it."""
+    """The work directory that `import` writes for the checkpoint."""
     workdir = tmp_path_factory.mktemp("run") / "imported"
     assert lm_jax("import", checkpoint, f"--workdir={workdir}") == 0
     return workdir
@@ -73,11 +73,11 @@ def test_an_imported_run_is_trained_further(imported, repository, tmp_path):
     recipe, workdir = imported / "recipe.py", tmp_path / "tuned"
     assert lm_jax("train", f"--config={recipe}", f"--fork={imported}", f"--workdir={workdir}", *words) == 0
     assert (workdir / "checkpoints" / "1").is_dir()
-    # The tuned model is exported with the config.json that was imported.
+    # The export of the tuned model has the imported config.json.
     output = tmp_path / "exported"
     assert lm_jax("export", f"--workdir={workdir}", f"--output={output}", "--format=huggingface") == 0
-    again = json.loads((output / "config.json").read_text())
-    assert again == json.loads((imported / "huggingface" / "about.json").read_text())["config"]
+    exported = json.loads((output / "config.json").read_text())
+    assert exported == json.loads((imported / "huggingface" / "about.json").read_text())["config"]
 
 
 def test_an_imported_checkpoint_is_exported_bit_for_bit(imported, checkpoint, tmp_path, capsys):

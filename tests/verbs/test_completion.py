@@ -1,4 +1,4 @@
-"""Completion in the shells themselves, with answers that need no heavy imports."""
+"""Completion in real shells, without heavy imports."""
 
 import shutil
 import subprocess
@@ -21,15 +21,15 @@ def shell(tmp_path):
 
 
 def bash(shell, line):
-    """Returns what bash inserts for the last piece of `line`, split at its own word breaks."""
+    """Returns what bash inserts for the last part of `line`, which it splits at `COMP_WORDBREAKS`."""
     script = f"""
     eval "$(lm-jax completion bash)"
     COMP_LINE={line!r} COMP_POINT={len(line)}
     _lm_jax 2>/dev/null
     printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    ended = subprocess.run(["bash", "-c", script], env=shell, capture_output=True, text=True, timeout=60, check=True)
-    return ended.stdout.split()
+    process = subprocess.run(["bash", "-c", script], env=shell, capture_output=True, text=True, timeout=60, check=True)
+    return process.stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_an_answer_imports_nothing_heavy():
         "main(['lm-jax', 'completion', 'answer', 'lm-jax train --config=gpt:tiny --config.model.']);"
         "print({'jax', 'numpy', 'flax'} & set(sys.modules))"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    lines = ended.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    lines = process.stdout.splitlines()
     assert "--config.model.stack." in lines and lines[-1] == "set()"
 
 

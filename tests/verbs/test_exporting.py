@@ -35,18 +35,14 @@ def test_a_run_is_written_with_its_special_ids_and_a_tokenizer_that_others_read(
     # An empty prompt starts from the EOS of the document before it.
     expected = {"bos": tokenizer.eos, "eos": tokenizer.eos, "pad": tokenizer.pad, "mask": tokenizer.mask}
     assert {role: config[f"{role}_token_id"] for role in expected} == expected
-    written = json.loads((output / "generation_config.json").read_text())
-    assert (written["bos_token_id"], written["eos_token_id"], written["max_length"]) == (
-        tokenizer.eos,
-        tokenizer.eos,
-        32,
-    )
-    assert tokenizer.eos not in written["suppress_tokens"] and tokenizer.mask in written["suppress_tokens"]
+    generation = json.loads((output / "generation_config.json").read_text())
+    assert generation["bos_token_id"] == generation["eos_token_id"] == tokenizer.eos and generation["max_length"] == 32
+    assert tokenizer.eos not in generation["suppress_tokens"] and tokenizer.mask in generation["suppress_tokens"]
 
     assert not tokenizers.is_saved(output)
-    again = tokenizers.load(output)
+    exported = tokenizers.load(output)
     for text in exporting.TEXTS:
-        assert again.encode(text).tolist() == tokenizer.encode(text).tolist(), text
+        assert exported.encode(text).tolist() == tokenizer.encode(text).tolist(), text
 
 
 def test_a_tokenizer_that_gives_other_ids_is_refused(workdir, tokenizer, tmp_path, capsys, monkeypatch):
@@ -81,7 +77,7 @@ def test_a_roberta_keeps_the_padding_token_of_its_tokenizer(tokenizer, tmp_path,
     config = json.loads((tmp_path / "exported" / "config.json").read_text())
     assert config["pad_token_id"] == tokenizer.pad == 0
     assert config["max_position_embeddings"] == 32 + 1
-    # It has one token type only, for both texts of a pair.
+    # RoBERTa has one token type for both texts of a pair.
     inputs = json.loads((tmp_path / "exported" / "tokenizer_config.json").read_text())["model_input_names"]
     assert "token_type_ids" not in inputs
 

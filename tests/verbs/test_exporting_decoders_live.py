@@ -59,22 +59,22 @@ def test_transformers_gives_the_logits_and_the_text_of_a_run(preset, kind, train
     ours, output = trained[kind], tmp_path / "exported"
     exp = workdirs.draw(tmp_path / "run", preset, ours)
     assert lm_jax("export", f"--workdir={tmp_path / 'run'}", f"--output={output}") == 0
-    # AutoTokenizer loads the tokenizer of the released models for a qwen2, and export reports it.
+    # For qwen2, AutoTokenizer always loads the class of the released models, and `export` reports it.
     forced = preset == "qwen2"
     assert ("load the tokenizer with PreTrainedTokenizerFast" in capsys.readouterr().out) == forced
     loader = transformers.PreTrainedTokenizerFast if forced else transformers.AutoTokenizer
     theirs = loader.from_pretrained(output)
-    network, loaded = transformers.AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)
-    assert not any(loaded.values()), loaded
+    network, info = transformers.AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)
+    assert not any(info.values()), info
 
     expected = [ids.tolist() for ids in ours.encode_batch(exporting.TEXTS)]
     assert theirs([*exporting.TEXTS], split_special_tokens=True, verbose=False)["input_ids"] == expected
     ids = ours.encode(exporting.TEXT)[None, :60]
-    # Ours are float32: gemma3's logits, up to 53 here, are within 9e-5 of those in float64.
+    # Our logits are float32: those of gemma3, up to 53 here, are within 9e-5 of the float64 ones.
     np.testing.assert_allclose(_their_logits(network, ids), _our_logits(exp, ids), rtol=0, atol=1e-4)
 
     for prompt in PROMPTS:
-        # One at a time: in one call, the longest prompt limits the new tokens of all if positions are learned.
+        # One prompt a call: the longest prompt of a call limits the new tokens of all if positions are learned.
         capsys.readouterr()
         words = (f"--workdir={tmp_path / 'run'}", f"--prompt={prompt}", "--temperature=0", "--json")
         assert lm_jax("generate", *words) == 0

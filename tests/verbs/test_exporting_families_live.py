@@ -20,7 +20,7 @@ from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import exporting, runs
 
 pytestmark = pytest.mark.parity_live
-# For each preset the kind of tokenizer of its paper, or the nearest one, and the class of transformers.
+# Presets, each with the kind of tokenizer of its paper, or the nearest one, and its class in transformers.
 FAMILIES = {
     "roberta": ("byte_bpe", "AutoModelForMaskedLM"),
     "albert": ("unigram", "AutoModelForPreTraining"),
@@ -34,7 +34,7 @@ FAMILIES = {
     "mt5": ("unigram", "AutoModelForSeq2SeqLM"),
     "umt5": ("unigram", "AutoModelForSeq2SeqLM"),
 }
-WRITERS = tuple(name for name, (_, loader) in FAMILIES.items() if loader == "AutoModelForSeq2SeqLM")
+SEQ2SEQ = tuple(name for name, (_, loader) in FAMILIES.items() if loader == "AutoModelForSeq2SeqLM")
 LINES = ("The old weaver mended a clock at dawn", "The old", "No one knew why he did.")
 PROMPTS = ("The old <extra_id_0> mended a <extra_id_1> at dawn", "<extra_id_0> knew")
 MOST = 16
@@ -76,8 +76,8 @@ def test_transformers_loads_every_tensor_and_computes_our_logits(preset, exporte
     assert type(network).__name__ in json.loads((output / "config.json").read_text())["architectures"]
     assert [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]] == []
     encoded = transformers.AutoTokenizer.from_pretrained(output)(LINES, padding=True, return_tensors="pt")
-    writes = exp.config.model.kind == "encoder_decoder"
-    extra, bare = {"decoder_input_ids": encoded["input_ids"]} if writes else {}, FAMILIES[preset][1] == "AutoModel"
+    is_seq2seq = exp.config.model.kind == "encoder_decoder"
+    extra, bare = {"decoder_input_ids": encoded["input_ids"]} if is_seq2seq else {}, FAMILIES[preset][1] == "AutoModel"
     with torch.no_grad():
         answer = network.eval()(**encoded, **extra)
     theirs = answer["last_hidden_state" if bare else "prediction_logits" if preset == "albert" else "logits"]
@@ -95,10 +95,10 @@ def test_the_tokenizer_of_every_family_gives_our_ids(preset, exported, transform
     exp, _, output = exported(preset)
     theirs = transformers.AutoTokenizer.from_pretrained(output, split_special_tokens=True)
     ids = theirs([*exporting.TEXTS], add_special_tokens=False, verbose=False)["input_ids"]
-    assert ids == [own.tolist() for own in exp.tokenizer.encode_batch(exporting.TEXTS)]
+    assert ids == [row.tolist() for row in exp.tokenizer.encode_batch(exporting.TEXTS)]
 
 
-@pytest.mark.parametrize("preset", WRITERS)
+@pytest.mark.parametrize("preset", SEQ2SEQ)
 def test_transformers_generates_our_greedy_text(preset, exported, transformers, capsys):
     exp, workdir, output = exported(preset)
     capsys.readouterr()

@@ -67,19 +67,7 @@ def lines(shared_data):
         sampled += [candidates[index] for index in rng.choice(len(candidates), count, replace=False)]
     parts = (
         *exporting.TEXTS[1:10],
-        "👩‍👩‍👧‍👦",
-        "👍🏽",
-        "🇩🇪🇯🇵",
-        "❤️",
-        "e\u0301",
-        "▁",
-        "\0",
-        "\u200b",
-        " ",
-        "\t",
-        "\r\n",
-        "说",
-        "word",
+        *("👩‍👩‍👧‍👦", "👍🏽", "🇩🇪🇯🇵", "❤️", "e\u0301", "▁", "\0", "\u200b", " ", "\t", "\r\n", "说", "word"),
     )
     return [*sampled, *("".join(rng.choice(parts, 8)) for _ in range(200))]
 
@@ -99,9 +87,8 @@ def test_both_ways_to_load_a_tokenizer_give_our_ids_and_our_text(kind, trained, 
     for loader in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
         theirs = loader.from_pretrained(output, split_special_tokens=True)
         actual = theirs(lines, verbose=False)["input_ids"]
-        assert [line for line, one, other in zip(lines, expected, actual, strict=True) if one != other] == []
-        again = [(ours.decode(ids), theirs.decode(ids)) for ids in expected]
-        assert [one for one, other in again if one != other] == []
+        assert [line for line, ids, other in zip(lines, expected, actual, strict=True) if ids != other] == []
+        assert [ids for ids in expected if ours.decode(ids) != theirs.decode(ids)] == []
 
 
 @pytest.mark.parametrize(
@@ -120,7 +107,7 @@ def test_transformers_generates_what_we_generate(preset, kind, trained, transfor
         return
     output = exported(tmp_path / "run", tmp_path / "before")
     tokens = _generated(transformers, output, prompts[0], model, ours)
-    # The token that appears last for the first time becomes the end of a text.
+    # Among the generated tokens, the one whose first occurrence is latest becomes the end of a text.
     end = [*dict.fromkeys(tokens)][-1]
     workdirs.draw(tmp_path / "ended", preset, ours, ends=end, **over)
     answers = [_ours(tmp_path / "ended", [prompt], capsys)[0] for prompt in prompts]

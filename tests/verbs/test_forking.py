@@ -59,7 +59,6 @@ def test_another_tokenizer_is_refused_unless_tables_are_initialised_anew(parent,
 
 
 def restored(parent):
-    """Returns the parameters of a run."""
     return restore_params(Checkpointer(parent / "checkpoints"), experiment.load(parent).params_like("model"))
 
 

@@ -1,4 +1,4 @@
-"""`import` of checkpoints with unknown or missing fields, and with a tokenizer elsewhere or none."""
+"""`import` of checkpoints with unknown or missing fields, with a tokenizer from elsewhere, or without one."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from lm_jax.interop.huggingface import open_checkpoint
 from lm_jax.verbs import generate
 
 
-def copied(repository, folder, **over):
+def copy_checkpoint(repository, folder, **over):
     """Copies the small GPT-2 with changed fields of config.json; None removes a field."""
     golden = repository / "tests" / "golden" / "huggingface_gpt2"
     tree = json.loads((golden / "config.json").read_text()) | over
@@ -28,21 +28,23 @@ def copied(repository, folder, **over):
 def ids_only(repository, tmp_path_factory):
     """A run of a checkpoint without model_type, class and tokenizer."""
     folder = tmp_path_factory.mktemp("ids_only")
-    checkpoint = copied(repository, folder / "checkpoint", model_type=None, architectures=None, condition_on_chain=True)
+    checkpoint = copy_checkpoint(
+        repository, folder / "checkpoint", model_type=None, architectures=None, condition_on_chain=True
+    )
     assert lm_jax("import", checkpoint, f"--workdir={folder / 'run'}", "--hf.eos_token_id=5") == 0
     return folder / "run"
 
 
-def answered(capsys, *words):
+def answers_of(capsys, *words):
     """Returns the answers of `generate`."""
     assert lm_jax("generate", *words, "--temperature=0", "--max_tokens=4", "--json") == 0
     return json.loads(capsys.readouterr().out)["answers"]
 
 
 def test_a_run_without_a_tokenizer_continues_ids(ids_only, capsys):
-    answers = answered(capsys, f"--workdir={ids_only}", "--prompt_ids=1,2,3", "--prompt_ids=9 8", "--prompt_ids=7")
-    assert [one["prompt_ids"] for one in answers] == [[1, 2, 3], [9, 8], [7]]
-    assert all(1 <= len(one["tokens"]) <= 4 and "text" not in one for one in answers)
+    answers = answers_of(capsys, f"--workdir={ids_only}", "--prompt_ids=1,2,3", "--prompt_ids=9 8", "--prompt_ids=7")
+    assert [answer["prompt_ids"] for answer in answers] == [[1, 2, 3], [9, 8], [7]]
+    assert all(1 <= len(answer["tokens"]) <= 4 and "text" not in answer for answer in answers)
 
 
 def test_answers_in_ids_are_printed_as_ids(capsys):
@@ -68,28 +70,28 @@ def test_input_that_is_not_ids_is_refused_in_one_line(ids_only, capsys, words, m
 def test_a_run_without_a_tokenizer_is_exported_without_one(ids_only, tmp_path):
     output = tmp_path / "exported"
     assert lm_jax("export", f"--workdir={ids_only}", f"--output={output}") == 0
-    written = {file.name for file in output.iterdir()}
-    assert written == {"config.json", "generation_config.json", "model.safetensors"}
+    names = {file.name for file in output.iterdir()}
+    assert names == {"config.json", "generation_config.json", "model.safetensors"}
     tree = json.loads((output / "config.json").read_text())
     assert (tree["model_type"], tree["architectures"], tree["eos_token_id"]) == ("gpt2", ["GPT2LMHeadModel"], 5)
     assert tree["condition_on_chain"] is True
 
 
 def test_import_reports_what_it_guessed_and_ignored(repository, tmp_path, capsys):
-    checkpoint = copied(repository, tmp_path / "checkpoint", architectures=None, condition_on_chain=True)
+    checkpoint = copy_checkpoint(repository, tmp_path / "checkpoint", architectures=None, condition_on_chain=True)
     words = (f"--tokenizer={repository / 'tests' / 'golden' / 'tokenizer'}", "--json")
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", *words) == 0
     report = json.loads(capsys.readouterr().out)
-    taken, passed = report["notes"]
-    assert "inferred from the tensors: GPT2LMHeadModel" in taken
-    assert passed.startswith("ignored, because no class") and passed.endswith(": condition_on_chain")
-    # The tokenizer from elsewhere is the run's own now.
+    inferred, ignored = report["notes"]
+    assert "taken for GPT2LMHeadModel by its tensors" in inferred
+    assert ignored.startswith("ignored, because no class") and ignored.endswith(": condition_on_chain")
+    # The run has a copy of the tokenizer from elsewhere.
     elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     assert tokenizers.load(tmp_path / "run" / "tokenizer").fingerprint == elsewhere.fingerprint
 
 
 def test_a_field_of_the_command_line_overrides_config_json(repository, tmp_path, capsys):
-    checkpoint = copied(repository, tmp_path / "checkpoint", quantization_config={"bits": 4})
+    checkpoint = copy_checkpoint(repository, tmp_path / "checkpoint", quantization_config={"bits": 4})
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}") == 2
     assert "--hf.quantization_config= leaves it out" in capsys.readouterr().err
     opened = open_checkpoint(checkpoint, {"quantization_config": "", "activation_function": "silu"})
@@ -104,13 +106,13 @@ def test_a_field_without_a_name_or_a_value_is_refused(tmp_path, capsys, word):
 
 
 def test_a_tokenizer_of_another_model_is_refused_with_advice(repository, tmp_path, capsys):
-    checkpoint = copied(repository, tmp_path / "checkpoint")
-    words = tokenizers.train(tokenizers.TokenizerConfig(kind="characters", vocab=900), [bytes(range(33, 126)).decode()])
-    words.save(checkpoint)
+    checkpoint = copy_checkpoint(repository, tmp_path / "checkpoint")
+    config = tokenizers.TokenizerConfig(kind="characters", vocab=900)
+    tokenizers.train(config, [bytes(range(33, 126)).decode()]).save(checkpoint)
     arrays = {name: entry.read() for name, entry in safetensors.entries(checkpoint).items()}
     arrays["transformer.wte.weight"] = arrays["transformer.wte.weight"][:40]
-    tensors = [safetensors.Tensor(name, one.shape, one.dtype, lambda one=one: one) for name, one in arrays.items()]
-    safetensors.write(checkpoint, tensors)
+    tensor = lambda name, array: safetensors.Tensor(name, array.shape, array.dtype, lambda: array)
+    safetensors.write(checkpoint, [tensor(name, array) for name, array in arrays.items()])
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", "--hf.vocab_size=40") == 2
     error = capsys.readouterr().err
     assert "the model's table has 40 rows" in error and "--tokenizer=ids" in error
@@ -122,7 +124,7 @@ def narrow(repository, tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("narrow")
-    checkpoint = copied(repository, folder / "checkpoint")
+    checkpoint = copy_checkpoint(repository, folder / "checkpoint")
     pieces = {"<eos>": 0, **{f"w{index}": index for index in range(1, 512)}}
     library = Tokenizer(models.WordLevel(pieces, unk_token="<eos>"))
     library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -139,7 +141,7 @@ def test_padding_beyond_the_table_is_never_read(narrow, capsys):
     assert (tokenizer.pad, tokenizer.vocab_size) == (512, 513)
     # The second text is padded; the same prompt as ids is not.
     words = ("--prompt=w1 w2 w3 w4 w5", "--prompt=w7", "--prompt_ids=7")
-    _, padded, ids = answered(capsys, f"--workdir={narrow}", *words)
+    _, padded, ids = answers_of(capsys, f"--workdir={narrow}", *words)
     assert padded["text"] == ids["text"] != ""
     assert lm_jax("generate", f"--workdir={narrow}", "--prompt_ids=1,512") == 2
     assert "holds id 512, but the model's vocabulary is 0..511" in capsys.readouterr().err
@@ -156,7 +158,7 @@ def test_text_without_the_missing_row_is_evaluated(narrow, tmp_path, capsys):
 
 
 def test_a_model_without_the_tokens_of_its_objective_still_generates(repository, tmp_path, capsys):
-    # T5's objective needs sentinels, which a run without a tokenizer lacks: only training needs the objective.
+    # A run without a tokenizer lacks the sentinels of T5's objective, but only training needs the objective.
     checkpoint, run = repository / "tests" / "golden" / "text_t5", tmp_path / "run"
     assert lm_jax("import", checkpoint, f"--workdir={run}", "--tokenizer=ids") == 0
     assert lm_jax("generate", f"--workdir={run}", "--prompt_ids=5,6,7", "--max_tokens=2", "--json") == 0

@@ -1,4 +1,4 @@
-"""`doctor` on simulated machines with GPUs, TPUs, packages and memory that the tests do not have."""
+"""`doctor` on simulated machines: GPUs, TPUs, packages and memory."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_the_driver_is_read_from_open_kernel_modules_and_from_nvidia_smi(tmp_pat
     assert nvidia(machine(tmp_path / "none")) is None
 
 
-def test_a_gpu_of_unknown_driver_gets_the_build_that_runs_on_most(tmp_path):
+def test_a_gpu_with_an_unknown_driver_gets_the_build_that_runs_on_most(tmp_path):
     simulated = machine(tmp_path, files={"dev/nvidia0": ""})
     assert cuda(nvidia(simulated))[0] == "cuda12"
 

@@ -20,13 +20,12 @@ from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import workdir as workdirs
 from tests.commands import GOLDEN, lm_jax
 
-# As in the other short runs of gpt:tiny, so that their compiled step is reused here.
-STEPS = 6
+STEPS = 6  # As in the other short runs of gpt:tiny, whose compiled step is reused.
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A directory with copies of the text and the tokenizer, and room for a store."""
+    """A directory with copies of the text and the tokenizer, in which runs create their store."""
     folder = tmp_path_factory.mktemp("inputs")
     shutil.copy(GOLDEN / "text.txt", folder / "text.txt")
     shutil.copytree(GOLDEN / "tokenizer", folder / "tokenizer")
@@ -35,7 +34,7 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(inputs):
-    def go(workdir, *words, text=None, tokenizer=None):
+    def start(workdir, *words, text=None, tokenizer=None):
         return lm_jax(
             "train",
             "--config=gpt:tiny",
@@ -51,7 +50,7 @@ def train(inputs):
             *words,
         )
 
-    return go
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def contents(workdir):
 
 
 def last_error(capsys):
-    """Returns the only line of an error; the other lines report progress."""
+    """Returns the error, which must be one line; other lines report progress."""
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.endswith(" ...")]
     assert len(lines) == 1, lines
     return lines[0]
@@ -205,7 +204,7 @@ def test_moments_of_experts_in_an_earlier_layout_start_at_zero(tmp_path, reposit
     tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
     leaves = {path: jnp.ones(leaf.shape, leaf.dtype) for path, leaf in named_leaves(exp.state_like)}
-    # It saved them among the other matrices of all layers.
+    # The earlier layout stored these moments with the other matrices of all layers.
     earlier = {re.sub(r"(opt_state/.*)/2/(.*experts_)", r"\1/1/\2", path): leaf for path, leaf in leaves.items()}
     assert earlier.keys() != leaves.keys()
     with Checkpointer(tmp_path) as checkpointer:
