@@ -83,7 +83,7 @@ def test_import_reports_what_it_guessed_and_ignored(repository, tmp_path, capsys
     assert lm_jax("import", checkpoint, f"--workdir={tmp_path / 'run'}", *words) == 0
     report = json.loads(capsys.readouterr().out)
     inferred, ignored = report["notes"]
-    assert "taken for GPT2LMHeadModel by its tensors" in inferred
+    assert "inferred from the tensors: GPT2LMHeadModel" in inferred
     assert ignored.startswith("ignored, because no class") and ignored.endswith(": condition_on_chain")
     # The run has a copy of the tokenizer from elsewhere.
     elsewhere = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
