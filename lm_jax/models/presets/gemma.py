@@ -49,7 +49,7 @@ def gemma(size: str = "2b") -> ml_collections.ConfigDict:
 
 
 def gemma2(size: str = "2b") -> ml_collections.ConfigDict:
-    """Return Gemma 2's configuration, by size: every other layer, from the first on, is local."""
+    """Return Gemma 2's configuration in one of the `GEMMA2` sizes; the first and every other layer is local."""
     shape = {"window": 4096, **lookup(GEMMA2, size, "the size of gemma2")}
     local = Tree(attention=Tree(window=shape["window"]))
     return _decoder(
@@ -62,7 +62,7 @@ def gemma2(size: str = "2b") -> ml_collections.ConfigDict:
 
 
 def gemma3(size: str = "1b") -> ml_collections.ConfigDict:
-    """Return Gemma 3's configuration, by size: every sixth layer is global, with slower rotary angles."""
+    """Return Gemma 3's configuration by size; every sixth layer is global, with slower rotary angles."""
     shape = {"window": 1024, "scaled_by": 256, **lookup(GEMMA3, size, "the size of gemma3")}
     scaling = models.ScalingConfig(name="linear", factor=shape["scaling"]) if "scaling" in shape else None
     global_rotary = models.RotaryConfig(theta=1e6, scaling=scaling or models.ScalingConfig())
