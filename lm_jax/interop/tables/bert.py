@@ -34,7 +34,7 @@ def encoder(
     Args:
       hf: the fields of config.json.
       masked: whether it has the masked-LM head.
-      classes: classes of the sentence-pair head; 0: no such head.
+      classes: classes of the sentence-pair head; 0: no head.
       factor: width of the embedding tables; None: the hidden size.
       default: the activation if config.json has none.
       **embed: fields of `EmbedConfig` that differ from BERT's.

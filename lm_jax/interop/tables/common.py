@@ -55,7 +55,7 @@ def rotary(config: RotaryConfig) -> dict[str, Any]:
 
 
 def position_rows(config: EmbedConfig) -> int:
-    """Return the rows of a reference class's computed position table: at least 2,048, so that outputs may be longer."""
+    """Return the rows of a reference class's position table: at least 2,048, as generation may exceed `max_length`."""
     return max(config.max_length, 2048)
 
 
@@ -185,12 +185,12 @@ def under(top: str, *names: str) -> tuple[str, ...]:
 
 
 def readout(config: ReadoutConfig, theirs: str) -> Rules:
-    """Return the rule of the LM head; none where it is tied to the token table."""
+    """Return the rule of the LM head; empty where it is tied to the token table."""
     return [] if config.tied else [transposed("head/out/kernel", theirs)]
 
 
 def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -> Rules:
-    """Return the rules of BERT's masked-LM head; none where the model lacks it.
+    """Return the rules of BERT's masked-LM head; empty where the model lacks it.
 
     An untied decoder has its own bias; the class then also stores a second bias, which it does not use.
 

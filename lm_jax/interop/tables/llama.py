@@ -26,7 +26,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def sizes(hf: Settings, head_dim: int | None = None) -> dict[str, Any]:
-    """Return the fields of `AttentionConfig` that these families share: heads and rotary positions."""
+    """Return the fields of `AttentionConfig` that LLaMA-like families share: heads and rotary positions."""
     heads = hf.get("num_attention_heads")
     return {
         "heads": heads,
@@ -113,7 +113,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def config_json(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
-    """Return the config.json fields that these families share; `kind` is the `model_type`, `name` the class."""
+    """Return the config.json fields that LLaMA-like families share; `kind` is the `model_type`, `name` the class."""
     attention = config.stack.block.attention
     return {
         **common.config_json(config, kind, name, epsilon="rms_norm_eps", dropout=""),

@@ -1,6 +1,6 @@
 """Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text part of Gemma 3 (arXiv:2503.19786).
 
-LLaMA's skeleton with GeGLU, scaled and tied embeddings, norms that scale by 1 + their weight, and wide heads. Gemma 2
+LLaMA with GeGLU, scaled and tied embeddings, norms that scale by 1 + their weight, and wide heads. Gemma 2
 and 3 have norms before and after each branch and alternate local with global layers; Gemma 2 caps scores and logits
 softly, Gemma 3 normalises queries and keys.
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
