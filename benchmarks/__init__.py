@@ -1,1 +1,1 @@
-"""Benchmarks: worker processes that repeat one piece of work, and a controller that times them in turns."""
+"""Benchmarks: worker processes that repeat one workload, and a controller that times them in turns."""

@@ -1,7 +1,7 @@
 """Times workers in turns and prints ratios: `python -m benchmarks WORK [--also NAME=COMMAND ...]`.
 
-Single times on a noisy machine mean little. So all workers are started as processes that wait, each round gives every
-worker one turn, and the median of the ratios of the rounds is printed.
+A single time on a noisy machine means little: all workers start as waiting processes, each round gives every worker one
+turn, and the median over the rounds of the ratio of their times is printed.
 
 A worker is any command that prints `READY {json}`, and for each line `GO n` on its standard input does n units of work
 and prints `DONE {"s": seconds, "n": n, "rss": MB}`; it ends at `EXIT`.
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from typing import Any
 
-# The module of each work's worker, and its arguments.
+# For each workload, the module of its worker and the module's arguments.
 WORKS = {
     "w1": ("w1",),
     "w2": ("w2",),
@@ -72,13 +72,11 @@ class Worker:
 
 
 def main() -> None:
-    """Time the workers of one work and print a JSON line for each."""
+    """Time the workers of one workload and print a JSON line for each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("--also", action="append", default=[], metavar="NAME=COMMAND", help="a worker to compare with")
-    parser.add_argument(
-        "--transformers", metavar="PYTHON", help="interpreter with torch and transformers, to compare with"
-    )
+    parser.add_argument("--transformers", metavar="PYTHON", help="a Python with torch and transformers to compare with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn")
     parser.add_argument("words", nargs="*", help="key=value settings for lm_jax's worker")
@@ -91,7 +89,7 @@ def main() -> None:
         shared = [word for word in args.words if word.startswith("checkpoint=")]
         others.append(["transformers", f"{args.transformers} -m benchmarks.peers {' '.join([args.work, *shared])}"])
     workers = [Worker(name, command) for name, command in [["lm_jax", ours], *others]]
-    # The same length of turn for all workers: `units` depends on the cost of a unit.
+    # All turns take about as long: `units` depends on the cost of a unit.
     units = {worker.name: max(1, int(args.seconds / worker.go(1))) for worker in workers}
     for _ in range(args.rounds):
         for worker in workers:

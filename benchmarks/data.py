@@ -1,8 +1,8 @@
 """Tokens per second of the input pipeline on one core, and tokenising compared with sentencepiece alone.
 
 `python -m benchmarks.data [path=FILE] [field=NAME] [length=128] [batch=64] [seconds=3]`. One thread builds the batches;
-each position of a row counts as a token, as in the log of a run. On a shared machine, CPU seconds are the fair measure;
-both are printed. The tokenizer is unigram, 8,192 pieces, trained on the text (without a path: Python's documentation).
+each position of a row counts as a token, as in a run's log. Rates are per CPU second, fair on a shared machine, and
+per wall second. The unigram tokenizer of 8,192 pieces is trained on the text (without a path: Python's documentation).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PIECES, SENTINELS = 8192, 100
 
 
 def objectives(length: int) -> dict[str, Objective]:
-    """Return the measured objectives by name."""
+    """Return the objectives to measure, by name."""
     plain = vocabulary(PIECES)
     first = PIECES - SENTINELS
     spans = Vocabulary(
@@ -75,10 +75,7 @@ def rate(work: Callable[[int], int], seconds: float) -> dict[str, Any]:
 
 
 def tokenising(tokens: store.Store, documents: list[str], seconds: float) -> dict[str, Any]:
-    """Measure megabytes per second of the tokenising stage (tokens and sentence starts) and of bare sentencepiece.
-
-    sentencepiece is called once per text, and once for all texts.
-    """
+    """Measure MB/s of tokenising (ids and sentence starts), and of sentencepiece called per text and for all texts."""
     import sentencepiece
 
     folder = tokens.directory / "tokenizer"

@@ -1,7 +1,7 @@
 """Upper limits of the machine: `python -m benchmarks.limits`.
 
-The float32 matrix products of W1, in numpy and in XLA, limit every program on W1. Sums over a first axis, compared with
-the same sums as products with ones, are the reason for `lm_jax/models/cpu.py`. Each line is the best of several runs.
+The speed of W1's float32 matrix products, in numpy and in XLA, limits every implementation of W1. Sums over the first
+axis, slower than products with ones, are the reason for `lm_jax/models/cpu.py`. Each line is the best of several runs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 # W1's products as rows, contracted axis, columns: projections, feed-forward, readout.
 PRODUCTS = ((2048, 384, 384), (2048, 384, 1536), (2048, 1536, 384), (2048, 384, 8192))
 SUMS = ((320, 30522), (4, 524288), (2048, 2048))
-TIMES = 15
+REPEATS = 15
 
 
 def fastest(work: Callable[[], Any]) -> float:
     """Return the seconds of the fastest of several calls."""
     spent = []
-    for _ in range(TIMES):
+    for _ in range(REPEATS):
         start = time.perf_counter()
         jax.block_until_ready(work())
         spent.append(time.perf_counter() - start)
@@ -37,11 +37,11 @@ def fastest(work: Callable[[], Any]) -> float:
 def main() -> None:
     """Print one JSON line for each shape."""
     draw = np.random.default_rng(0).standard_normal
-    times = jax.jit(jnp.matmul)
+    matmul = jax.jit(jnp.matmul)
     for rows, inner, columns in PRODUCTS:
         left, right = (draw(shape).astype("float32") for shape in ((rows, inner), (inner, columns)))
         on_device = jnp.asarray(left), jnp.asarray(right)
-        seconds = {"numpy": fastest(lambda l=left, r=right: l @ r), "xla": fastest(lambda d=on_device: times(*d))}
+        seconds = {"numpy": fastest(lambda l=left, r=right: l @ r), "xla": fastest(lambda d=on_device: matmul(*d))}
         gflops = {name: round(2e-9 * rows * inner * columns / spent, 1) for name, spent in seconds.items()}
         print(json.dumps({"product": [rows, inner, columns], "gflop_per_s": gflops}), flush=True)
     summed = jax.jit(lambda x: x.sum(0))

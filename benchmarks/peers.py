@@ -1,7 +1,6 @@
-"""The same works in Hugging Face Transformers on PyTorch, the usual alternative, for `--also`.
+"""The same workloads in Hugging Face Transformers on PyTorch, the usual alternative, for `--also`.
 
-`python -m benchmarks w1 --also transformers='PYTHON -m benchmarks.peers w1'`, where PYTHON has torch and transformers.
-It does not import lm_jax, so it also runs where only those two are installed.
+`python -m benchmarks w1 --also transformers='PYTHON -m benchmarks.peers w1'`; PYTHON needs torch and transformers only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 def main() -> None:
-    """Serve one work."""
+    """Serve one workload."""
     if len(sys.argv) < 2 or sys.argv[1] not in WORKS:
         sys.exit(f"benchmarks.peers needs a work: {', '.join(WORKS)}")
     go, tokens = WORKS[sys.argv[1]](**dict(word.split("=", 1) for word in sys.argv[2:]))
@@ -26,7 +25,7 @@ def main() -> None:
 
 
 def training(model: Any, loss: Callable[[], Any]) -> Callable[[int], float]:
-    """Return a function of units; a unit is one AdamW step with clipped gradients."""
+    """Return a function that runs `units` AdamW steps with clipped gradients."""
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

@@ -1,4 +1,4 @@
-"""Shared parts of the workers: a model with the train step of one objective."""
+"""Functions that the workers share, and a model with the train step of one objective."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Paper:    Devlin et al. 2019, "BERT: Pre-training of deep bidirectional transfor
 Hardware: two CPU cores for tiny, a TPU v5e-16 or 8 GPUs for base.
 Command:  lm-jax train --config=bert:tiny --workdir=/tmp/bert
           lm-jax train --config=bert:base --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/bert
-Expected: tiny: val/masked_lm_loss 5.38 nats, next-sentence accuracy still at chance. The published sizes: not measured.
+Expected: tiny: val/masked_lm_loss 5.38 nats, next-sentence accuracy still at chance; published sizes: not measured.
 """
 
 import ml_collections
@@ -18,31 +18,28 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    """A minute on a laptop, on the documentation of its own Python; every number is ours."""
+    """Train for a minute on a laptop, on the documentation of the installed Python; all numbers are ours."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="masked", masked=dict(rate=0.15, next_sentence=True))
     config.model = bert.bert("tiny")
-    # A small model on little text underfits, and dropout would only slow it down.
+    # A small model on little text underfits: dropout would only slow it down.
     config.model.embed.dropout = 0.0
-    config.model.stack.block.dropout = 0.0
-    config.model.stack.block.attention.dropout = 0.0
+    config.model.stack.block.update(dropout=0.0, attention=dict(dropout=0.0))
     config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=1024))
     config.optimizer = dict(learning_rate=2e-3, schedule=dict(name="linear", warmup=0.1, final=0.0))
-    config.train = dict(steps=200)
-    config.evaluate = dict(every=100, batches=20)
-    config.checkpoint = dict(every=100)
+    config.update(train=dict(steps=200), evaluate=dict(every=100, batches=20), checkpoint=dict(every=100))
     return config
 
 
 def published(size: str) -> ml_collections.ConfigDict:
-    """A published size at length 128, at which section A.2 trains 90 % of the steps."""
+    """Train a published size at length 128, the length of 90 % of the steps of section A.2."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="masked", masked=dict(rate=0.15, next_sentence=True))  # section 3.1
     config.model = bert.bert(size)  # section 3
     config.model.dtype = "bfloat16"
     config.data = dict(
         length=128,  # section A.2
-        batch=1024,  # four times the 256 of section A.2
+        batch=1024,  # 256 in section A.2, times four
         validation=0.005,
         tokenizer=dict(kind="unigram", vocab=30592),  # 30,522 in the release, rounded up to a multiple of 128
     )
@@ -52,16 +49,10 @@ def published(size: str) -> ml_collections.ConfigDict:
         adamw=dict(b2=0.999, epsilon=1e-6, weight_decay=0.01),  # section A.2; epsilon: the released code
     )
     config.train = dict(steps=250_000)  # section A.2: 1,000,000 batches of 256
-    config.mesh = dict(data=1, fsdp=-1)
-    config.evaluate = dict(every=5000, batches=50)
-    config.checkpoint = dict(every=5000)
+    config.update(mesh=dict(data=1, fsdp=-1), evaluate=dict(every=5000, batches=50), checkpoint=dict(every=5000))
     return config
 
 
-VARIANTS = {
-    "tiny": tiny,
-    "base": lambda: published("base"),
-    "large": lambda: published("large"),
-}
-
+VARIANTS = {"tiny": tiny, "base": lambda: published("base"), "large": lambda: published("large")}
+# Former variants, now in other recipes.
 MOVED = {"novels": "novels:bert", "chinese": "chinese:bert", "quickstart": "quickstart:bert"}

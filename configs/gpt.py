@@ -1,11 +1,11 @@
 """GPT-2: decoders trained on the next token.
 
-Paper:    Radford et al. 2019, "Language models are unsupervised multitask learners"; batch and learning rates, which
-          it does not give, are those of Brown et al. 2020 (arXiv:2005.14165), table 2.1.
+Paper:    Radford et al. 2019, "Language models are unsupervised multitask learners"; it gives no learning
+          rates; these are those of Brown et al. 2020 (arXiv:2005.14165), table 2.1.
 Hardware: two CPU cores for tiny, a TPU v5e-16 or 8 GPUs for small.
 Command:  lm-jax train --config=gpt:tiny --workdir=/tmp/gpt
           lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/gpt2
-Expected: tiny: val/loss 4.93 nats a token, 2.87 bits a byte. The published sizes: not measured.
+Expected: tiny: val/loss 4.93 nats per token, 2.87 bits per byte; published sizes: not measured.
 """
 
 import ml_collections
@@ -19,36 +19,28 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    """A minute on a laptop, on the documentation of its own Python; every number is ours."""
+    """Train for a minute on a laptop, on the documentation of the installed Python; all numbers are ours."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = gpt.gpt2("tiny")
     config.data = dict(length=64, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=1024))
     config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=0.1))
-    config.train = dict(steps=200)
-    config.evaluate = dict(every=100, batches=20)
-    config.checkpoint = dict(every=100)
+    config.update(train=dict(steps=200), evaluate=dict(every=100, batches=20), checkpoint=dict(every=100))
     return config
 
 
 def published(size: str, learning_rate: float) -> ml_collections.ConfigDict:
-    """A published size, with batches of half a million tokens."""
+    """Train a published size on batches of half a million tokens."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = gpt.gpt2(size)  # Radford et al., table 2
     config.model.dtype = "bfloat16"
-    config.data = dict(
-        length=1024,  # Radford et al., section 2.3
-        batch=512,  # Brown et al., table 2.1: 0.5M tokens
-        validation=0.005,
-        tokenizer=dict(kind="bpe", vocab=50304),  # 50,257 in section 2.3, rounded up to a multiple of 128
-    )
+    # Radford et al., section 2.3: length, batch and vocabulary, here rounded up from 50,257 to a multiple of 128.
+    config.data = dict(length=1024, batch=512, validation=0.005, tokenizer=dict(kind="bpe", vocab=50304))
     # Brown et al., appendix B: cosine decay; their warmup is 375 million tokens, 715 steps of this batch.
     config.optimizer = dict(learning_rate=learning_rate, schedule=dict(name="cosine", warmup=700))
     config.train = dict(steps=100_000)  # ours: 52 billion tokens
-    config.mesh = dict(data=1, fsdp=-1)
-    config.evaluate = dict(every=1000, batches=50)
-    config.checkpoint = dict(every=1000)
+    config.update(mesh=dict(data=1, fsdp=-1), evaluate=dict(every=1000, batches=50), checkpoint=dict(every=1000))
     return config
 
 
@@ -60,7 +52,7 @@ VARIANTS = {
     "large": lambda: published("large", learning_rate=2.5e-4),
     "xl": lambda: published("xl", learning_rate=2e-4),
 }
-
+# Former variants, now in other recipes.
 MOVED = {
     "shakespeare_char": "speedrun:nanogpt",
     "shakespeare_speedrun": "speedrun:record",

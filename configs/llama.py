@@ -5,7 +5,7 @@ Paper:    Touvron et al. 2023, "LLaMA: Open and efficient foundation language mo
 Hardware: two CPU cores for tiny, a TPU v5p-128 for 7b.
 Command:  lm-jax train --config=llama:tiny --workdir=/tmp/llama
           lm-jax train --config=llama:7b --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/llama
-Expected: tiny: val/loss 4.90 nats a token, 2.73 bits a byte. The published sizes: not measured.
+Expected: tiny: val/loss 4.90 nats per token, 2.73 bits per byte; published sizes: not measured.
 """
 
 import ml_collections
@@ -19,20 +19,18 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    """A minute on a laptop, on the documentation of its own Python; every number is ours."""
+    """Train for a minute on a laptop, on the documentation of the installed Python; all numbers are ours."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = llama.llama("tiny")
     config.data = dict(length=64, batch=16, tokenizer=dict(kind="bpe", vocab_at_most=1024))
     config.optimizer = dict(learning_rate=3e-3, schedule=dict(name="cosine", warmup=0.1))
-    config.train = dict(steps=200)
-    config.evaluate = dict(every=100, batches=20)
-    config.checkpoint = dict(every=100)
+    config.update(train=dict(steps=200), evaluate=dict(every=100, batches=20), checkpoint=dict(every=100))
     return config
 
 
 def published(size: str, length: int, learning_rate: float, steps: int) -> ml_collections.ConfigDict:
-    """A published size, with batches of four million tokens."""
+    """Train a published size on batches of four million tokens."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = llama.llama(size)
@@ -44,12 +42,10 @@ def published(size: str, length: int, learning_rate: float, steps: int) -> ml_co
         validation=0.001,
         tokenizer=dict(kind="bpe", vocab=32_000),  # LLaMA, section 2.1
     )
-    # LLaMA, section 2.3: cosine to a tenth, 2,000 steps of warmup; the defaults are its betas and weight decay.
+    # LLaMA, section 2.3: cosine to a tenth, 2,000 steps of warmup; its betas and weight decay are the defaults.
     config.optimizer = dict(learning_rate=learning_rate, schedule=dict(name="cosine", warmup=2000, final=0.1))
     config.train = dict(steps=steps)
-    config.mesh = dict(data=1, fsdp=-1)
-    config.evaluate = dict(every=5000, batches=20)
-    config.checkpoint = dict(every=1000)
+    config.update(mesh=dict(data=1, fsdp=-1), evaluate=dict(every=5000, batches=20), checkpoint=dict(every=1000))
     return config
 
 

@@ -1,8 +1,8 @@
-"""All three kinds on the documentation of the machine's own Python, in a few minutes.
+"""A decoder, an encoder and an encoder-decoder of the documentation of the installed Python, in a few minutes.
 
 Paper:    the objectives of GPT-2, BERT and T5; the settings are ours, for two cores and five minutes.
 Hardware: two CPU cores.
-Command:  make quickstart, which trains all three and puts them to use (launch/quickstart.sh)
+Command:  make quickstart, which trains all three and generates text with each (launch/quickstart.sh)
           lm-jax train --config=quickstart:gpt --workdir=/tmp/quickstart
 Expected: QUICKSTART
 """
@@ -12,7 +12,7 @@ import ml_collections
 from lm_jax.models.presets import bert, gpt, t5
 
 TOKENIZER = dict(kind="unigram", vocab_at_most=2048, sentinels=16)
-# Documentation as running prose: its line breaks carry no meaning.
+# In this documentation, line breaks carry no meaning: "flow" replaces them with spaces.
 CLEAN = dict(steps=("line_breaks", "repair", "compose", "controls", "flow"))
 
 
@@ -22,61 +22,47 @@ def get_config(variant: str = "gpt") -> ml_collections.ConfigDict:
 
 
 def decoder() -> ml_collections.ConfigDict:
-    """Next token, nanoGPT's CPU model at twice its length."""
+    """Train nanoGPT's CPU model, with twice its context, on the next token."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = gpt.gpt2("tiny")
     config.model.embed.update(width=128, max_length=128)
-    config.model.stack.depth = 4
-    config.model.stack.block.attention.heads = 4
+    config.model.stack.update(depth=4, block=dict(attention=dict(heads=4)))
     config.data = dict(length=128, batch=16, tokenizer=TOKENIZER, clean=CLEAN)
     config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20 / 150, final=0.0))
-    config.train = dict(steps=150)
-    config.evaluate = dict(every=100, batches=10)
-    config.checkpoint = dict(every=150)
+    config.update(train=dict(steps=150), evaluate=dict(every=100, batches=10), checkpoint=dict(every=150))
     return config
 
 
 def encoder() -> ml_collections.ConfigDict:
-    """Masked tokens and next sentences; the model and its positions are those of novels:bert."""
+    """Train the encoder of novels:bert, with its rotary positions, on masked tokens and next sentences."""
     config = ml_collections.ConfigDict()
-    # Twice BERT's masking rate: there is little time to learn from masked tokens.
+    # Twice BERT's masking rate: a short run predicts few masked tokens.
     config.objective = dict(name="masked", masked=dict(rate=0.3, next_sentence=True))
     config.model = bert.bert("tiny")
     config.model.embed.update(width=128, dropout=0.0, positions="none")
-    config.model.stack.depth = 4
-    config.model.stack.block.dropout = 0.0
-    config.model.stack.block.attention.update(heads=4, dropout=0.0, position="rotary")
+    attention = dict(heads=4, dropout=0.0, position="rotary")
+    config.model.stack.update(depth=4, block=dict(dropout=0.0, attention=attention))
     config.data = dict(length=64, batch=32, tokenizer=TOKENIZER, clean=CLEAN)
     config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20 / 240, final=0.0))
-    config.train = dict(steps=240)
-    config.evaluate = dict(every=150, batches=10)
-    config.checkpoint = dict(every=150)
+    config.update(train=dict(steps=240), evaluate=dict(every=150, batches=10), checkpoint=dict(every=150))
     return config
 
 
 def encoder_decoder() -> ml_collections.ConfigDict:
-    """Span corruption; the model, its objective and its learning rates are those of novels:t5."""
+    """Train the encoder-decoder of novels:t5 with its objective and its learning rates."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="span", span=dict(rate=0.5, mean_span=10.0))
     config.model = t5.t5("tiny")
     config.model.embed.width = 128
     for side in (config.model.encoder, config.model.decoder):
-        side.depth = 3
-        side.block.feedforward.width = 256
-        side.block.attention.heads = 4
+        side.update(depth=3, block=dict(feedforward=dict(width=256), attention=dict(heads=4)))
     config.model.decoder.block.cross.heads = 4
     config.data = dict(length=96, batch=16, tokenizer=TOKENIZER, clean=CLEAN)
-    config.optimizer = dict(
-        name="muon",
-        learning_rate=1e-2,
-        schedule=dict(name="linear", warmup=20 / 150, final=0.0),
-        multipliers=(dict(pattern="relative", factor=5.0),),
-    )
-    config.train = dict(steps=150)
-    config.log = dict(every=10)
-    config.evaluate = dict(every=100, batches=10)
-    config.checkpoint = dict(every=150)
+    config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=20 / 150, final=0.0))
+    config.optimizer.multipliers = (dict(pattern="relative", factor=5.0),)
+    config.update(train=dict(steps=150), log=dict(every=10))
+    config.update(evaluate=dict(every=100, batches=10), checkpoint=dict(every=150))
     return config
 
 

@@ -1,11 +1,11 @@
-"""Tiny Shakespeare's characters in few tokens: nanoGPT's CPU setting, and the same text in an eighth of its tokens.
+"""Tiny Shakespeare by character: nanoGPT's CPU setting, and the same loss after an eighth of its characters.
 
-Paper:    nanoGPT's README, "I only have a macbook", and its config/train_shakespeare_char.py; docs/speedrun.md has the
-          steps from there to the record.
+Paper:    nanoGPT's README, "I only have a macbook", and its config/train_shakespeare_char.py; docs/speedrun.md lists
+          the changes from there to the record.
 Hardware: one CPU core, a few minutes.
 Command:  lm-jax train --config=speedrun:record --config.data.path=input.txt --workdir=/tmp/speedrun
           lm-jax train --config=speedrun:nanogpt --config.data.path=input.txt --workdir=/tmp/nanogpt
-Expected: val/loss, nats a character: nanogpt 1.811 after 1,536,000 characters, record 1.808 after 192,000
+Expected: val/loss, nats per character: nanogpt 1.811 after 1,536,000 characters, record 1.808 after 192,000
           (docs/claims.md).
 """
 
@@ -20,7 +20,7 @@ def get_config(variant: str = "record") -> ml_collections.ConfigDict:
 
 
 def nanogpt() -> ml_collections.ConfigDict:
-    """The setting of nanoGPT without a GPU, but for its peak learning rate of 1e-3."""
+    """Train with nanoGPT's CPU setting, except for its peak learning rate of 1e-3."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = _model()
@@ -30,14 +30,12 @@ def nanogpt() -> ml_collections.ConfigDict:
         schedule=dict(name="cosine", warmup=0.05, final=0.1),  # 100 of 2,000 steps; to a tenth
         adamw=dict(b2=0.99, weight_decay=0.1),
     )
-    config.train = dict(steps=2000)
-    config.evaluate = dict(every=500)
-    config.checkpoint = dict(every=500)
+    config.update(train=dict(steps=2000), evaluate=dict(every=500), checkpoint=dict(every=500))
     return config
 
 
 def record() -> ml_collections.ConfigDict:
-    """The lowest validation loss after 192,000 characters; every choice is a line of docs/speedrun.md."""
+    """Reach the lowest validation loss after 192,000 characters; docs/speedrun.md measures each choice."""
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = _model()
@@ -48,25 +46,17 @@ def record() -> ml_collections.ConfigDict:
     block.norm.update(name="rms", bias=False)
     config.model.norm.update(name="rms", bias=False)
     config.data = dict(length=64, batch=3, validation=0.1, tokenizer=dict(kind="characters", vocab_at_most=256))
-    config.optimizer = dict(
-        name="muon",
-        learning_rate=7e-3,
-        schedule=dict(name="linear", warmup=0.01, final=0.0),
-        muon=dict(weight_decay=0.0),
-    )
-    config.train = dict(steps=1000)
-    config.log = dict(every=100)
-    config.evaluate = dict(every=0)
-    config.checkpoint = dict(every=0)
+    config.optimizer = dict(name="muon", learning_rate=7e-3, muon=dict(weight_decay=0.0))
+    config.optimizer.schedule = dict(name="linear", warmup=0.01, final=0.0)
+    config.update(train=dict(steps=1000), log=dict(every=100), evaluate=dict(every=0), checkpoint=dict(every=0))
     return config
 
 
 def _model() -> ml_collections.ConfigDict:
-    """The model of nanoGPT without a GPU: 4 layers, 4 heads, width 128, context 64, no dropout."""
+    """Return nanoGPT's CPU model: 4 layers, 4 heads, width 128, context 64, no dropout."""
     model = gpt.gpt2("tiny")
     model.embed.update(width=128, max_length=64)
-    model.stack.depth = 4
-    model.stack.block.attention.heads = 4
+    model.stack.update(depth=4, block=dict(attention=dict(heads=4)))
     return model
 
 

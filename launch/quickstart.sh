@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a decoder, an encoder and an encoder-decoder on the documentation of this machine's own Python, then generates
-# from each. No download; a few minutes on two cores. `make quickstart` calls it; the argument is the runs' directory.
+# Trains a decoder, an encoder and an encoder-decoder on the documentation of the installed Python, then generates from
+# each: a few minutes on two cores, without downloads. `make quickstart` runs it; the argument is the runs' directory.
 set -euo pipefail
 out=${1:-runs/quickstart}
 started=$SECONDS

@@ -30,23 +30,17 @@ def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
         "--config.log.every=1",
     ]
 
-    assert (
-        lm_jax("train", f"--config={recipe}:tiny", f"--workdir={run}", *golden_flags(tmp_path / "store"), *smaller) == 0
-    )
+    words = [f"--config={recipe}:tiny", f"--workdir={run}", *golden_flags(tmp_path / "store"), *smaller]
+    assert lm_jax("train", *words) == 0
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     golden = json.loads((GOLDEN / "losses.json").read_text())[recipe]
-    # Other compilers and devices sum float32 in other orders: at first the sixth digit differs.
+    # Compilers and devices sum float32 in different orders: losses first differ in the sixth digit.
     assert losses == pytest.approx(golden, rel=1e-3)
     assert any("val/loss" in line for line in lines)
-    assert {path.name for path in run.iterdir()} >= {
-        "config.json",
-        "environment.json",
-        "model_info.txt",
-        "tokenizer",
-        "checkpoints",
-    }
+    files = {path.name for path in run.iterdir()}
+    assert files >= {"config.json", "environment.json", "model_info.txt", "tokenizer", "checkpoints"}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +64,6 @@ def test_a_recipe_is_a_page_that_does_not_branch(recipe):
 
 
 @pytest.mark.parametrize(("before", "now"), MOVED.items())
-def test_a_recipe_that_moved_is_found_by_its_old_name_and_says_where_it_went(before, now, capsys):
+def test_a_recipe_that_moved_loads_by_its_old_name_and_reports_the_new_one(before, now, capsys):
     assert flags.load_recipe(before).to_json() == flags.load_recipe(now).to_json()
     assert f"--config={before} is now --config={now}" in capsys.readouterr().err

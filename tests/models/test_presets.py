@@ -60,14 +60,14 @@ def test_parameter_counts_are_listed_for_every_size_except_tiny():
 
 # Parameters of transformers' classes minus ours, by size.
 DIFFERENCES = {
-    # transformers 5 ties the readout of every T5, also of those released untied.
+    # transformers 5 ties the readout of every T5, even if it was released untied.
     **{
         family: {size: -PRESETS[family].vocab * shape["width"] for size, shape in PRESETS[family].sizes.items()}
         for family in ("t5", "mt5", "umt5")
     },
-    # Our encoders have a readout: with factorised embeddings, a matrix maps hidden states to the factor.
+    # Our encoders have a readout; with factorised embeddings, one of its matrices maps the width to the factor.
     "electra": {"small": -256 * 128},
-    # Their sinusoids are parameters; their bias of the logits is not.
+    # transformers' sinusoids are parameters; its bias of the logits is not.
     "marian": {"base": 2 * 512 * 512 - 58101},
     "pegasus": {"base": 2 * 512 * 768, "large": 2 * 1024 * 1024},
 }
@@ -107,8 +107,8 @@ def test_models_have_as_many_parameters_as_those_of_transformers(preset):
         ("palm", "8b", 8630, 0.001),
         ("palm", "62b", 62500, 0.001),
         ("palm", "540b", 540350, 0.001),
-        # Gopher's table 1, reached with Transformer-XL's projection of relative positions in each layer. Chinchilla's
-        # name: its paper gives the shape (table 4) but no other count.
+        # Gopher's table 1, matched only with Transformer-XL's projection of relative positions in each layer.
+        # Chinchilla's count is its name's: the paper gives only the shape (table 4).
         ("gopher", "44m", 44, 0.01),
         ("gopher", "117m", 117, 0.01),
         ("gopher", "417m", 417, 0.01),
@@ -136,8 +136,7 @@ def test_published_models_have_their_published_number_of_parameters(preset, size
 
 
 def test_the_printed_heads_of_gpt3_1_3b_would_give_1_5b_parameters():
-    width, depth = 2048, 24
-    more_heads = 4 * width * (24 - 16) * 128 * depth  # Without their biases.
+    more_heads = 4 * 2048 * (24 - 16) * 128 * 24  # Projections, width, heads, head width, layers; without biases.
     assert (PARAMETERS["gpt3"]["1.3b"] + more_heads) / 1e9 == pytest.approx(1.517, abs=0.001)
 
 
@@ -145,7 +144,7 @@ def test_the_printed_heads_of_gpt3_1_3b_would_give_1_5b_parameters():
 def initial_params(preset):
     """Return the initial parameters of a tiny preset by path."""
     model = build_transformer(tiny.config(preset))
-    key = jax.random.key(0, impl="unsafe_rbg")  # Its programs compile in a tenth of the time.
+    key = jax.random.key(0, impl="unsafe_rbg")  # Compiles ten times faster.
     params = jax.jit(lambda key: model.init(key, PAIR, method="everything"))(key)["params"]
     return {name: np.asarray(leaf) for name, leaf in named_leaves(nn.meta.unbox(params))}
 
@@ -212,15 +211,14 @@ def test_llama_is_initialised_as_gpt2():
     assert_stddev("llama", {"stack/layers/attention/key/kernel": 0.02, "stack/layers/feedforward/out/kernel": 0.01})
 
 
-def test_xlnet_initialises_relative_attention_as_everything_else():
-    names = ("content_bias", "distance_bias", "type_bias", "types", "distance/kernel")
-    for name in names:
+def test_xlnet_initialises_relative_attention_like_all_other_weights():
+    for name in ("content_bias", "distance_bias", "type_bias", "types", "distance/kernel"):
         # Three and a half standard errors of 1 / sqrt(256), for at least 128 numbers.
         leaf = initial_params("xlnet")[f"stack/layers/attention/relative/{name}"]
         assert leaf.std() == pytest.approx(0.02, rel=0.22), name
 
 
-# One preset of each way to build and to initialise.
+# One preset for each builder and each initialisation.
 INITIALISED = ("transformer", "bert", "gpt2", "t5", "llama", "xlnet", "deberta", "palm", "gpt_neox", "mixtral", "bart")
 
 

@@ -75,6 +75,6 @@ TABLES: dict[str, Family] = {
 
 
 def kind(tree: Mapping[str, Any]) -> str:
-    """Return the family of a config.json: its `model_type`, or `transformer2017` for the arguments of torch's class."""
-    torch = "model_type" not in tree and {"nhead", "num_encoder_layers", "dim_feedforward"} <= set(tree)
-    return "transformer2017" if torch else str(tree.get("model_type"))
+    """Return a config.json's `model_type`, or `transformer2017` if it holds the arguments of `torch.nn.Transformer`."""
+    from_torch = "model_type" not in tree and {"nhead", "num_encoder_layers", "dim_feedforward"} <= set(tree)
+    return "transformer2017" if from_torch else str(tree.get("model_type"))

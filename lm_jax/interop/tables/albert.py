@@ -30,22 +30,18 @@ def config(hf: Settings) -> models.TransformerConfig:
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Return the rules that map checkpoint tensors to parameters."""
     block, share = config.stack.block, config.stack.share
-    rules = [
-        *bert.embedding(config, "albert.embeddings."),
-        *dense("embed/project", "albert.encoder.embedding_hidden_mapping_in"),
-    ]
+    rules = bert.embedding(config, "albert.embeddings.")
+    rules += dense("embed/project", "albert.encoder.embedding_hidden_mapping_in")
     rules += common.masked_head(config, "predictions.dense", "predictions.LayerNorm", "predictions")
     if not config.readout.transform and config.embed.factor != config.embed.width:
         rules += [zeros("head/factor/kernel", config.embed.width, config.embed.factor or 0)]
     rules += bert.pooled(config, architecture, "albert.pooler", "sop_classifier.classifier")
-    names = common.under("attention.", "query", "key", "value", "dense")
+    names, feedforward = common.under("attention.", "query", "key", "value", "dense"), ("ffn", "ffn_output")
     norms = {"attention_norm": "attention.LayerNorm", "feedforward_norm": "full_layer_layer_norm"}
-    for owner in range(share.groups * share.layers):
-        group, inner = divmod(owner, share.layers)
+    for layer in range(share.groups * share.layers):
+        group, inner = divmod(layer, share.layers)
         theirs = f"albert.encoder.albert_layer_groups.{group}.albert_layers.{inner}."
-        rules += common.layer(
-            f"stack/{owner}", theirs, block, attention=names, feedforward=("ffn", "ffn_output"), norms=norms
-        )
+        rules += common.layer(f"stack/{layer}", theirs, block, attention=names, feedforward=feedforward, norms=norms)
     return rules
 
 

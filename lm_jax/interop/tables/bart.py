@@ -33,16 +33,15 @@ def config(hf: Settings, *, classes: tuple[str, ...], learned: bool, placement: 
     Args:
       hf: the fields of config.json.
       classes: the supported Hugging Face classes.
-      learned: True: learned positions and normalised embeddings; False: sinusoidal positions.
-      placement: of the norms; pre-norm stacks end with a norm.
+      learned: learned positions and normalised embeddings instead of sinusoidal positions.
+      placement: `norm_placement` of the layers; pre-norm stacks end with a norm.
     """
     hf.architecture(*classes)
     hf.expect("is_decoder", False)
     tied, one_table = hf.tied(True), hf.get("share_encoder_decoder_embeddings", default=True)
     # Before transformers 5, both sides shared a table even where the readout was untied.
     shared = one_table and (tied or "model.encoder.embed_tokens.weight" not in hf.tensors)
-    vocab = hf.get("vocab_size")
-    decoder_vocab = hf.get("decoder_vocab_size", default=None)
+    vocab, decoder_vocab = hf.get("vocab_size"), hf.get("decoder_vocab_size", default=None)
     activation = hf.activation("activation_function", default="gelu")
 
     def block(side: str) -> models.BlockConfig:
@@ -116,15 +115,11 @@ def settings(config: models.EncoderDecoderConfig, *, name: str, architecture: st
     if config.kind != "encoder_decoder" or not config.share_embed or not config.readout.tied:
         raise InputError(f"{architecture} needs one token table, shared by both sides and the readout")
     block = config.encoder.block
-    sides = {
-        key: value
-        for side, stack in (("encoder", config.encoder), ("decoder", config.decoder))
-        for key, value in (
-            (f"{side}_layers", stack.depth),
-            (f"{side}_attention_heads", stack.block.attention.heads),
-            (f"{side}_ffn_dim", stack.block.feedforward.width or 4 * config.embed.width),
-        )
-    }
+    sides = {}
+    for side, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+        sides[f"{side}_layers"] = stack.depth
+        sides[f"{side}_attention_heads"] = stack.block.attention.heads
+        sides[f"{side}_ffn_dim"] = stack.block.feedforward.width or 4 * config.embed.width
     return {
         "model_type": name,
         "architectures": [architecture],
@@ -148,10 +143,9 @@ _IGNORED = (r"model\.(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight
 
 
 def _family(kind: str, *classes: str, learned: bool = False, placement: str = "post") -> Family:
-    read = functools.partial(config, classes=classes, learned=learned, placement=placement)
     ignored = _IGNORED if learned else (*_IGNORED, r"model\.(encoder|decoder)\.embed_positions\.weight")
     return Family(
-        config=read,
+        config=functools.partial(config, classes=classes, learned=learned, placement=placement),
         weights=weights,
         settings=functools.partial(settings, name=kind, architecture=classes[0]),
         heads={SEQUENCES: END_CLASSIFIER, ANSWERS: Head(out="qa_outputs")} if learned else {},

@@ -22,8 +22,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     name = hf.architecture(*MASKED, CLASSIFIER, "BertModel", "BertForNextSentencePrediction")
     hf.expect("position_embedding_type", "absolute")
-    paired = "cls.seq_relationship.weight" in hf.tensors
-    classes = hf.labels() if name == CLASSIFIER else 2 if paired else 0
+    classes = hf.labels() if name == CLASSIFIER else 2 if "cls.seq_relationship.weight" in hf.tensors else 0
     return encoder(hf, masked=name in MASKED, classes=classes)
 
 
@@ -35,9 +34,9 @@ def encoder(
     Args:
       hf: the fields of config.json.
       masked: whether it has the masked-LM head.
-      classes: classes of the sentence-pair head; 0: no such head.
+      classes: classes of the sentence-pair head; 0: no head.
       factor: width of the embedding tables; None: the hidden size.
-      default: the activation where config.json has none.
+      default: the activation if config.json has none.
       **embed: fields of `EmbedConfig` that differ from BERT's.
     """
     hf.expect("add_cross_attention", False)
@@ -72,18 +71,16 @@ def encoder(
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Return the rules that map checkpoint tensors to parameters."""
-    rules = [*embedding(config, "bert.embeddings."), *layers(config, "bert.encoder.layer.")]
-    top = "cls.predictions"
+    rules, top = embedding(config, "bert.embeddings.") + layers(config, "bert.encoder.layer."), "cls.predictions"
     rules += common.masked_head(config, f"{top}.transform.dense", f"{top}.transform.LayerNorm", top)
     return rules + pooled(config, architecture, "bert.pooler.dense", "cls.seq_relationship")
 
 
 def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:
-    """Return the rules of the pooler and of the head after it: the row classifier, or `pairs`."""
+    """Return the rules of the pooler and of the head on it: a sequence classifier, or the head named `pairs`."""
     if config.pair_classes:
-        return dense("pair/pooler", pooler) + dense(
-            "pair/out", "classifier" if architecture.endswith(SEQUENCES) else pairs
-        )
+        head = "classifier" if architecture.endswith(SEQUENCES) else pairs
+        return dense("pair/pooler", pooler) + dense("pair/out", head)
     return optional(*dense("extra/pooler", pooler)) if bare(architecture) else []
 
 
@@ -113,7 +110,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def config_json(config: models.TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
-    """Return the config.json fields that BERT and its relatives share, as `common.config_json`."""
+    """Return the config.json fields that BERT and its relatives share; arguments as in `common.config_json`."""
     if config.kind != "encoder":
         raise InputError("BERT and its relatives are encoders")
     rates = dict(dropout="hidden_dropout_prob", attention_dropout="attention_probs_dropout_prob")

@@ -14,8 +14,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     hf.architecture("BloomForCausalLM", "BloomModel")
     if hf.get("slow_but_exact", default=False) and hf.get("pretraining_tp", default=1) > 1:
-        # With both settings the class drops biases.
-        hf.expect("slow_but_exact", False)
+        hf.expect("slow_but_exact", False)  # With both settings, the class drops biases.
     placement = "stream" if hf.get("apply_residual_connection_post_layernorm", default=False) else "pre"
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(

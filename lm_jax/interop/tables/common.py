@@ -27,7 +27,7 @@ def tree(settings: Any) -> Tree:
 
 
 def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Sequence[str]) -> StackConfig:
-    """Return a stack whose layers have the kinds `names`, in order; the kind named `block` is `block` unchanged."""
+    """Return a stack whose layers have the kinds `names`, in order; `block` is the kind without changes."""
     used = {name: tree(kinds[name]) for name in dict.fromkeys(names) if name != "block"}
     if not used:
         return StackConfig(depth=depth, block=block)
@@ -37,7 +37,7 @@ def stack(depth: int, block: BlockConfig, kinds: Mapping[str, Any], names: Seque
 
 
 def windows(stack: StackConfig) -> tuple[int | None, list[bool]]:
-    """Return the largest window of a stack, or None, and for each layer whether it has a window."""
+    """Return the largest window of a stack (None: no windows), and whether each layer has a window."""
     sizes = [block.attention.window for block in stack.layers]
     return max((window for window in sizes if window), default=None), [window is not None for window in sizes]
 
@@ -55,7 +55,7 @@ def rotary(config: RotaryConfig) -> dict[str, Any]:
 
 
 def position_rows(config: EmbedConfig) -> int:
-    """Return the rows of their computed position table; ours has no limit, and generation may exceed `max_length`."""
+    """Return the rows of a reference class's position table: at least 2,048, as generation may exceed `max_length`."""
     return max(config.max_length, 2048)
 
 
@@ -104,7 +104,7 @@ def config_json(
 def outside(
     config: TransformerConfig, token: str, *, position: str = "", embed: str = "", last: str = "", out: str = "lm_head"
 ) -> Rules:
-    """Return the rules of the parameters outside the layers; an empty name: the family has no such parameter.
+    """Return the rules of the parameters outside the layers; an empty name: the family lacks the parameter.
 
     Args:
       config: the model.
@@ -112,7 +112,7 @@ def outside(
       position: name of the table of learned positions.
       embed: name of the embedding norm.
       last: name of the norm after the last layer.
-      out: name of the LM head, where it is not tied to the token table.
+      out: name of the LM head, unless it is tied to the token table.
     """
     outer = [same("token/embedding", f"{token}.weight")]
     outer += [same("embed/position", f"{position}.weight")] if position else []
@@ -122,7 +122,7 @@ def outside(
 
 
 def layers(stack: StackConfig, theirs: str, *, ours: str = "stack", **names: Any) -> Rules:
-    """Return the rules of all layers, whose tensor names are `theirs`, a number and a name; `names` as in `layer`."""
+    """Return the rules of all layers, whose tensor names start with `theirs` and a number; `names` as in `layer`."""
     blocks = enumerate(stack.layers)
     return [rule for at, block in blocks for rule in layer(f"{ours}/{at}", f"{theirs}{at}.", block, **names)]
 
@@ -152,22 +152,20 @@ def layer(
       order: order of a fused QKV matrix (`rules.fused`).
       transpose: whether their matrices are [out, in].
     """
-    block_rules = rules.attention(
-        f"{ours}/attention", theirs, attention, block.attention, order=order, transpose=transpose
-    )
+    path = f"{ours}/attention"
+    block_rules = rules.attention(path, theirs, attention, block.attention, order=order, transpose=transpose)
     if block.cross is not None:
         block_rules += rules.attention(f"{ours}/cross", theirs, cross, block.cross)
+    path = f"{ours}/feedforward"
     if callable(feedforward):
-        block_rules += feedforward(f"{ours}/feedforward", theirs)
+        block_rules += feedforward(path, theirs)
     else:
-        block_rules += rules.feedforward(
-            f"{ours}/feedforward", theirs, feedforward, block.feedforward, transpose=transpose
-        )
+        block_rules += rules.feedforward(path, theirs, feedforward, block.feedforward, transpose=transpose)
     return block_rules + layer_norms(ours, theirs, norms, block)
 
 
 def layer_norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockConfig) -> Rules:
-    """Return the rules of a layer's norms; `names` maps our names to theirs, and norms that it lacks are skipped."""
+    """Return the rules of a layer's norms, `names` from ours to theirs; norms that `block` lacks are skipped."""
     lacking = {"attention_norm": not block.attention_norm, "cross_norm": block.cross is None}
     names = {name: tensor for name, tensor in names.items() if not lacking.get(name)}
     norms = [rules.norm(f"{ours}/{name}", f"{theirs}{tensor}", block.norm) for name, tensor in names.items()]
@@ -175,7 +173,7 @@ def layer_norms(ours: str, theirs: str, names: Mapping[str, str], block: BlockCo
 
 
 def megatron(stack: StackConfig, theirs: str, attention: str, norms: Mapping[str, str], order: str) -> Rules:
-    """Return the rules of layers with Megatron's names (BLOOM, GPT-NeoX, Falcon); `attention` is a prefix of names."""
+    """Return the rules of layers with Megatron's names (BLOOM, GPT-NeoX, Falcon); `attention` prefixes its names."""
     matrices = under(attention, "query_key_value", "dense")
     feedforward = under("mlp.", "dense_h_to_4h", "dense_4h_to_h")
     return layers(stack, theirs, attention=matrices, feedforward=feedforward, norms=norms, order=order)
@@ -187,14 +185,14 @@ def under(top: str, *names: str) -> tuple[str, ...]:
 
 
 def readout(config: ReadoutConfig, theirs: str) -> Rules:
-    """Return the rule of the LM head; none where it is tied to the token table."""
+    """Return the rule of the LM head; empty where it is tied to the token table."""
     return [] if config.tied else [transposed("head/out/kernel", theirs)]
 
 
 def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -> Rules:
-    """Return the rules of BERT's masked-LM head; none where the model lacks it.
+    """Return the rules of BERT's masked-LM head; empty where the model lacks it.
 
-    An untied matrix has its own bias; the class then also stores the other bias, which it does not use.
+    An untied decoder has its own bias; the class then also stores a second bias, which it does not use.
 
     Args:
       config: the model.
@@ -207,8 +205,7 @@ def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -
     head_rules = rules.dense("head/transform", dense) + rules.norm("head/norm", norm, config.norm)
     if config.readout.tied:
         return [*head_rules, same("head/bias", f"{theirs}.bias")]
-    head_rules += readout(config.readout, f"{theirs}.decoder.weight")
-    head_rules += [same("head/bias", f"{theirs}.decoder.bias")]
+    head_rules += [*readout(config.readout, f"{theirs}.decoder.weight"), same("head/bias", f"{theirs}.decoder.bias")]
     return head_rules + rules.unused(same("extra/unused", f"{theirs}.bias"))
 
 

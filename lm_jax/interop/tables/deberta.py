@@ -15,7 +15,7 @@ MASKED = "DebertaV2ForMaskedLM"
 CLASSIFIER = "DebertaV2ForSequenceClassification"
 _TABLE = "deberta.encoder.rel_embeddings.weight"
 _TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
-# Tensor names of the masked-LM head in the original models, and in the first releases of the class.
+# Tensor names of the masked-LM head in the original models and in the class's first releases, to those of the class.
 _ORIGINAL_HEAD_NAMES = {
     "lm_predictions.lm_head.dense.weight": "cls.predictions.transform.dense.weight",
     "lm_predictions.lm_head.dense.bias": "cls.predictions.transform.dense.bias",
@@ -67,7 +67,6 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def _pooler(hf: Settings, width: int) -> str:
-    """Return the pooler's activation."""
     hf.expect("pooler_hidden_size", width)
     return hf.activation("pooler_hidden_act", default="gelu")
 
@@ -89,7 +88,7 @@ def _stack(hf: Settings, norm: models.NormConfig, activation: str, max_length: i
     return common.stack(depth, block, {"first": first}, ["first", *["block"] * (depth - 1)])
 
 
-def _attention(hf: Settings, count: int, width: int, max_length: int) -> models.AttentionConfig:
+def _attention(hf: Settings, count: int, head_width: int, max_length: int) -> models.AttentionConfig:
     terms = hf.get("pos_att_type", default=[])
     terms = [term.strip() for term in terms.lower().split("|")] if isinstance(terms, str) else list(terms)
     if unknown := set(terms) - {*_TERMS, ""}:
@@ -97,20 +96,18 @@ def _attention(hf: Settings, count: int, width: int, max_length: int) -> models.
     norms = {part.strip() for part in hf.get("norm_rel_ebd", default="none").lower().split("|")}
     if unknown := norms - {"none", "layer_norm", ""}:
         raise InputError(f"{hf.file}: norm_rel_ebd has {', '.join(sorted(unknown))}; supported are none and layer_norm")
-    relative = hf.get("relative_attention", default=False)
     buckets, distance = hf.get("position_buckets", default=-1), hf.get("max_relative_positions", default=-1)
-    share = hf.get("share_att_key", default=False)
     disentangled = models.DisentangledConfig(
         buckets=max(buckets, 0),
         max_distance=distance if distance > 0 else max_length,
         content_to_position="c2p" in terms,
         position_to_content="p2c" in terms,
-        share=share,
+        share=hf.get("share_att_key", default=False),
         norm="layer_norm" in norms,
     )
     # The scale counts all terms, even where relative positions are off.
-    scale = (width * disentangled.terms) ** -0.5
-    used = relative and disentangled.terms > 1
+    scale = (head_width * disentangled.terms) ** -0.5
+    used = hf.get("relative_attention", default=False) and disentangled.terms > 1
     return models.AttentionConfig(
         heads=count,
         mask="full",
@@ -153,7 +150,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def _relative(block: models.BlockConfig) -> Rules:
-    """Return the rules of the relative position table, which checkpoints may store even where no score uses it."""
+    """Return the rules of the relative position table, which checkpoints may store even if no score uses it."""
     used = block.attention.position == "disentangled"
     top = "stack/relative" if used else "extra/relative"
     rules = [same(f"{top}/table", _TABLE)]
@@ -178,18 +175,18 @@ def _convolution(groups: int) -> Rule:
     """Return a kernel's rule: theirs [out, in / groups, width]; ours [width, groups, in / groups, out / groups]."""
 
     def load(array: Any) -> tuple[Any]:
-        out, narrow, width = array.shape
-        return (array.reshape(groups, out // groups, narrow, width).transpose(3, 0, 2, 1),)
+        out, group_in, width = array.shape
+        return (array.reshape(groups, out // groups, group_in, width).transpose(3, 0, 2, 1),)
 
     def save(array: Any) -> tuple[Any]:
-        width, _, narrow, each = array.shape
-        return (array.transpose(1, 3, 2, 0).reshape(groups * each, narrow, width),)
+        width, _, group_in, group_out = array.shape
+        return (array.transpose(1, 3, 2, 0).reshape(groups * group_out, group_in, width),)
 
     return Rule(("stack/0/neighbours/kernel",), ("deberta.encoder.conv.conv.weight",), load, save)
 
 
 def aliases_of(tree: Mapping[str, Any], names: Collection[str]) -> Mapping[str, str]:
-    """Return the checkpoint's names of the masked-LM head to the table's names, where they differ."""
+    """Map the checkpoint's names of the masked-LM head to the table's names, where they differ."""
     renamed = set(_ORIGINAL_HEAD_NAMES) <= set(names) and not set(_ORIGINAL_HEAD_NAMES.values()) & set(names)
     return _ORIGINAL_HEAD_NAMES if renamed or tree.get("legacy") is False else {}
 

@@ -15,8 +15,7 @@ from lm_jax.models import config as models
 def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     name = hf.architecture("DistilBertForMaskedLM", "DistilBertModel")
-    # How the position table was initialised: checkpoints store the table either way.
-    hf.get("sinusoidal_pos_embds", default=False)
+    hf.get("sinusoidal_pos_embds", default=False)  # The initialisation of the position table, which is stored.
     norm = models.NormConfig(epsilon=1e-12)
     activation = hf.activation("activation", default="gelu")
     masked = name == "DistilBertForMaskedLM"
@@ -46,8 +45,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     rules = bert.embedding(config, "distilbert.embeddings.")
     if config.readout.transform:
         rules += dense("head/transform", "vocab_transform") + norm("head/norm", "vocab_layer_norm", config.norm)
-        rules += [same("head/bias", "vocab_projector.bias")]
-        rules += common.readout(config.readout, "vocab_projector.weight")
+        rules += [same("head/bias", "vocab_projector.bias"), *common.readout(config.readout, "vocab_projector.weight")]
     return rules + common.layers(
         config.stack,
         "distilbert.transformer.layer.",
@@ -66,5 +64,6 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
-ROW = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
-FAMILY = common.encoder(config, weights, settings, {**ENCODED, SEQUENCES: ROW}, prefix="distilbert.", ignored=IGNORED)
+CLASSIFIER = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
+HEADS = {**ENCODED, SEQUENCES: CLASSIFIER}
+FAMILY = common.encoder(config, weights, settings, HEADS, prefix="distilbert.", ignored=IGNORED)

@@ -22,7 +22,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     factor = hf.get("embedding_size", default=width)
     masked = name in ("ElectraForMaskedLM", "ElectraForCausalLM")
     base = bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
-    # The generator's head uses GELU, whatever the layers use.
+    # The generator's head always uses GELU.
     readout = dataclasses.replace(base.readout, transform="gelu" if masked else "")
     return dataclasses.replace(base, readout=readout)
 
@@ -50,7 +50,7 @@ def _detector(tree: Mapping[str, Any]) -> Head:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Convert a model configuration to config.json: a generator with a masked-LM head, a discriminator without."""
+    """Convert a model configuration to config.json: a generator if it has a masked-LM head, else a discriminator."""
     if not config.embed.types:
         raise InputError("ELECTRA needs token types")
     name = "ElectraForMaskedLM" if config.readout.transform else "ElectraModel"
@@ -58,6 +58,6 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
-ROW = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
-HEADS = {**ENCODED, SEQUENCES: ROW, DETECTION: _detector}
+CLASSIFIER = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
+HEADS = {**ENCODED, SEQUENCES: CLASSIFIER, DETECTION: _detector}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="electra.", ignored=IGNORED)

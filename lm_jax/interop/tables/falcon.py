@@ -56,7 +56,7 @@ def _placement(hf: Settings, new: bool) -> str:
     parallel, norms = hf.get("parallel_attn", default=True), hf.get("num_ln_in_parallel_attn", default=None)
     if new and not parallel:
         raise InputError(
-            f"{hf.file}: parallel_attn is False with new_decoder_architecture; no released Falcon has this"
+            f"{hf.file}: parallel_attn is False with new_decoder_architecture: no released Falcon has both"
         )
     if not parallel:
         return "pre"
@@ -72,7 +72,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         "parallel_two": {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"},
         "pre": {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"},
     }[block.norm_placement]
-    # With one key head, the orders `groups` and `parts` are the same.
+    # With one key head, the orders `groups` and `parts` are equal.
     order = "heads" if attention.kv_heads == attention.heads else "groups"
     return rules + common.megatron(config.stack, "transformer.h.", "self_attention.", norms, order)
 

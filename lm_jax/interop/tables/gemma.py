@@ -41,16 +41,15 @@ def gemma3(hf: Settings) -> models.TransformerConfig:
     hf.architecture("Gemma3ForCausalLM", "Gemma3TextModel")
     scale = float(hf.get("query_pre_attn_scalar", default=256)) ** -0.5
     rotary = hf.rotary(1e6, layers="full_attention")
-    near = hf.rotary(1e4, layers="sliding_attention", key="rope_local_base_freq", scaled=False)
-    # No release caps Gemma 3's scores, whatever this field says.
-    hf.get("attn_logit_softcapping", default=None)
+    local_rotary = hf.rotary(1e4, layers="sliding_attention", key="rope_local_base_freq", scaled=False)
+    hf.get("attn_logit_softcapping", default=None)  # No release caps Gemma 3's scores.
     bidirectional = hf.get("use_bidirectional_attention", default=False)
     attention = _attention(hf, scale=scale, qk_norm=True, rotary=rotary, mask="full" if bidirectional else "causal")
     depth, window = hf.get("num_hidden_layers"), hf.get("sliding_window", default=4096)
     period = hf.get("sliding_window_pattern", "_sliding_window_pattern", default=6)
     fallback = ["sliding_attention" if (at + 1) % period else "full_attention" for at in range(depth)]
     # A bidirectional window has half of its width on each side.
-    local = {"attention": {"window": window // 2 if bidirectional else window, "rotary": near}}
+    local = {"attention": {"window": window // 2 if bidirectional else window, "rotary": local_rotary}}
     return _decoder(
         hf, attention, placement="sandwich", softcap=hf.nullable("final_logit_softcapping", None),
         **_kinds(hf, depth, fallback, local),
@@ -93,7 +92,7 @@ def settings2(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def settings3(config: models.TransformerConfig) -> dict[str, Any]:
-    """Convert a model configuration to Gemma 3's config.json, which scales no rotary angles in windowed layers."""
+    """Convert a model configuration to Gemma 3's config.json; only global layers may scale rotary angles."""
     blocks = config.stack.layers
     windowed, full = (
         [block.attention.rotary for block in blocks if (block.attention.window is not None) == local]

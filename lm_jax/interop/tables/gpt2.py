@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): `Conv1D` kernels are [in, out], as ours are, and QKV is one matrix."""
+"""GPT-2 (Radford et al. 2019): `Conv1D` kernels are [in, out], as ours, and QKV is fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
-# Field names of GPT, GPT-2 and GPT-J. `n_inner` is set apart: null means 4 times the embedding width.
+# Field names of GPT, GPT-2 and GPT-J, without `n_inner`, whose null means 4 times the embedding width.
 FIELDS = {
     **dict(length="n_positions", width="n_embd", mlp="", depth="n_layer", heads="n_head"),
     **dict(activation="activation_function", epsilon="layer_norm_epsilon"),

@@ -25,20 +25,19 @@ def config(hf: Settings) -> models.TransformerConfig:
     )
     depth = hf.get("num_layers", "num_hidden_layers")
     kinds = {"local": {"attention": {"window": hf.get("window_size", default=256)}}}
+    names = ["local" if name == "local" else "block" for name in _types(hf, depth)]
     return models.TransformerConfig(
         embed=models.EmbedConfig(
             vocab=hf.get("vocab_size"), width=hf.get("hidden_size"), max_length=hf.get("max_position_embeddings")
         ),
-        stack=common.stack(
-            depth, block, kinds, ["local" if name == "local" else "block" for name in _types(hf, depth)]
-        ),
+        stack=common.stack(depth, block, kinds, names),
         norm=norm,
         readout=models.ReadoutConfig(tied=hf.tied(True)),
     )
 
 
 def _types(hf: Settings, depth: int) -> list[str]:
-    """Return `global` or `local` for every layer."""
+    """Return the kind of each layer, `global` or `local`."""
     repeated = hf.get("attention_types", default=[[["global", "local"], depth // 2]])
     types = hf.get("attention_layers", default=[name for names, times in repeated for name in list(names) * times])
     if len(types) != depth or set(types) - {"global", "local"}:

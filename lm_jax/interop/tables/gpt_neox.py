@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia (Black et al. 2022, arXiv:2204.06745): QKV is fused head by head."""
+"""GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia: QKV is fused head by head."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     hf.architecture("GPTNeoXForCausalLM", "GPTNeoXModel")
     hf.expect("is_decoder", False, True)
-    fraction = hf.get("rotary_pct", default=0.25)
-    theta = hf.get("rotary_emb_base", "rope_theta", default=10000)
+    fraction, theta = hf.get("rotary_pct", default=0.25), hf.get("rotary_emb_base", "rope_theta", default=10000)
     biased = hf.get("attention_bias", default=True)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-5)))
     block = models.BlockConfig(

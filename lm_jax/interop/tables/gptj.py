@@ -1,4 +1,4 @@
-"""GPT-J (Wang and Komatsuzaki 2021): one norm for both branches, interleaved rotary, a bias of the LM head."""
+"""GPT-J (Wang and Komatsuzaki 2021): one norm for both branches, interleaved rotary features, an LM head with bias."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     hf.architecture("GPTJForCausalLM", "GPTJModel")
     width, heads = hf.get("n_embd", "hidden_size"), hf.get("n_head", "num_attention_heads")
-    rotary_dim = hf.get("rotary_dim", default=width // heads)
+    fraction = hf.get("rotary_dim", default=width // heads) / (width // heads)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_epsilon", default=1e-5)))
     block = models.BlockConfig(
         attention=models.AttentionConfig(
@@ -22,7 +22,7 @@ def config(hf: Settings) -> models.TransformerConfig:
             bias=False,
             out_bias=False,
             position="rotary",
-            rotary=models.RotaryConfig(fraction=rotary_dim / (width // heads), interleaved=True),
+            rotary=models.RotaryConfig(fraction=fraction, interleaved=True),
         ),
         feedforward=models.FeedForwardConfig(
             width=hf.get("n_inner", default=None), activation=hf.activation("activation_function", default="gelu_new")
@@ -58,12 +58,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Convert a model configuration to config.json."""
-    block, width = config.stack.block, config.embed.width
+    block = config.stack.block
     return {
         **common.config_json(config, "gptj", "GPTJForCausalLM", **gpt2.FIELDS),
         "n_positions": common.position_rows(config.embed),
         "n_inner": block.feedforward.width,
-        "rotary_dim": round(block.attention.rotary.fraction * block.attention.head_width(width)),
+        "rotary_dim": round(block.attention.rotary.fraction * block.attention.head_width(config.embed.width)),
     }
 
 

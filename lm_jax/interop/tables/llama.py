@@ -1,4 +1,4 @@
-"""LLaMA 1 to 3, and what families with the same layers share: Mistral, Qwen, Gemma."""
+"""LLaMA 1 to 3, and functions for families with the same layers: Mistral, Mixtral, Qwen and Gemma."""
 
 from __future__ import annotations
 
@@ -21,15 +21,12 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     hf.architecture("LlamaForCausalLM", "LlamaModel")
     biased = hf.get("attention_bias", default=False)
-    return decoder(
-        hf,
-        models.AttentionConfig(bias=biased, out_bias=biased, rotary=hf.rotary(10000.0), **sizes(hf)),
-        bias=hf.get("mlp_bias", default=False),
-    )
+    attention = models.AttentionConfig(bias=biased, out_bias=biased, rotary=hf.rotary(10000.0), **sizes(hf))
+    return decoder(hf, attention, bias=hf.get("mlp_bias", default=False))
 
 
 def sizes(hf: Settings, head_dim: int | None = None) -> dict[str, Any]:
-    """Return the fields of `AttentionConfig` that all these families read: heads and rotary positions."""
+    """Return the fields of `AttentionConfig` that LLaMA-like families share: heads and rotary positions."""
     heads = hf.get("num_attention_heads")
     return {
         "heads": heads,
@@ -54,10 +51,9 @@ def decoder(
     tied: bool = False,
     softcap: float | None = None,
 ) -> models.TransformerConfig:
-    """Return a decoder of gated layers (an encoder if the mask is full); the defaults are LLaMA's."""
+    """Return a decoder (an encoder if the mask is full) with gated feed-forward layers; the defaults are LLaMA's."""
     depth = hf.get("num_hidden_layers")
-    epsilon = float(hf.get("rms_norm_eps", default=1e-6))
-    norm = norm or models.NormConfig(name="rms", epsilon=epsilon)
+    norm = norm or models.NormConfig(name="rms", epsilon=float(hf.get("rms_norm_eps", default=1e-6)))
     block = models.BlockConfig(
         attention=attention,
         feedforward=models.FeedForwardConfig(
@@ -90,21 +86,20 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def tensors(config: models.TransformerConfig, feedforward: Any) -> Rules:
-    """Return the rules with other feed-forward layers: names or a function, as in `common.layer`."""
-    block, names = config.stack.block, NORMS
+    """Return the rules of a model with these feed-forward layers: names or a function, as in `common.layer`."""
+    block, norms = config.stack.block, NORMS
     if block.norm_placement == "sandwich":
-        names = {
+        norms = {
             "attention_norm": "input_layernorm",
             "attention_norm_after": "post_attention_layernorm",
             "feedforward_norm": "pre_feedforward_layernorm",
             "feedforward_norm_after": "post_feedforward_layernorm",
         }
     if block.attention.qk_norm:
-        names = {**names, "attention/query_norm": "self_attn.q_norm", "attention/key_norm": "self_attn.k_norm"}
+        norms = {**norms, "attention/query_norm": "self_attn.q_norm", "attention/key_norm": "self_attn.k_norm"}
     rules = common.outside(config, "model.embed_tokens", last="model.norm")
-    return rules + common.layers(
-        config.stack, "model.layers.", attention=PROJECTIONS, feedforward=feedforward, norms=names
-    )
+    names: dict[str, Any] = dict(attention=PROJECTIONS, feedforward=feedforward, norms=norms)
+    return rules + common.layers(config.stack, "model.layers.", **names)
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def config_json(config: models.TransformerConfig, kind: str, name: str) -> dict[str, Any]:
-    """Return the config.json fields that all these families share; `kind` is the `model_type`, `name` the class."""
+    """Return the config.json fields that LLaMA-like families share; `kind` is the `model_type`, `name` the class."""
     attention = config.stack.block.attention
     return {
         **common.config_json(config, kind, name, epsilon="rms_norm_eps", dropout=""),

@@ -17,7 +17,7 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def attention(hf: Settings, *, window: int | None, theta: float) -> models.AttentionConfig:
-    """Return attention without biases; `window` and `theta` are for missing fields, a null window is no window."""
+    """Return attention without biases; `window` and `theta` stand for missing fields, null means no window."""
     window = hf.nullable("sliding_window", window)
     return models.AttentionConfig(bias=False, out_bias=False, window=window, rotary=hf.rotary(theta), **llama.sizes(hf))
 

@@ -18,20 +18,20 @@ _MATRICES = {"gate": "w1", "in": "w3", "out": "w2"}
 def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     hf.architecture("MixtralForCausalLM", "MixtralModel")
-    # They change the loss and add noise in training.
+    # These settings of training change the loss or add noise.
     for name in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
         hf.get(name, default=None)
     experts = models.ExpertsConfig(
         count=hf.get("num_local_experts", default=8), top=hf.get("num_experts_per_tok", default=2)
     )
     base = llama.decoder(hf, mistral.attention(hf, window=None, theta=1e6))
-    block = base.stack.block
-    block = dataclasses.replace(block, feedforward=dataclasses.replace(block.feedforward, experts=experts))
+    feedforward = dataclasses.replace(base.stack.block.feedforward, experts=experts)
+    block = dataclasses.replace(base.stack.block, feedforward=feedforward)
     return dataclasses.replace(base, stack=dataclasses.replace(base.stack, block=block))
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Return the rules of checkpoint tensors, which are separate for each expert."""
+    """Return the rules that map checkpoint tensors, one for each expert's matrix, to parameters."""
 
     def experts(ours: str, theirs: str) -> Rules:
         numbers = range(config.stack.block.feedforward.experts.count)
@@ -45,7 +45,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def learned(config: models.TransformerConfig, architecture: str) -> Rules:
-    """Return the rules of the parameters of the reference's module, which stacks its experts."""
+    """Return the rules that map the parameters of the reference's module, which stacks experts, to ours."""
 
     def experts(ours: str, theirs: str) -> Rules:
         gated = tuple(f"{ours}/experts_{name}/kernel" for name in ("gate", "in"))

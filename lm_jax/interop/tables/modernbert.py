@@ -59,11 +59,11 @@ def config(hf: Settings) -> models.TransformerConfig:
 
 
 def _stack(hf: Settings, block: models.BlockConfig, local_rotary: models.RotaryConfig) -> models.StackConfig:
-    """Return a stack of windowed and global layers; the first has no attention norm: the embeddings are normalised."""
+    """Return a stack of local and global layers; the first lacks an attention norm: the embeddings are normalised."""
     depth, period = hf.get("num_hidden_layers"), hf.get("global_attn_every_n_layers", default=3)
     types = hf.layer_types(depth, ["sliding_attention" if at % period else "full_attention" for at in range(depth)])
-    attention = {"window": hf.get("local_attention", default=128) // 2, "rotary": local_rotary}
-    local: dict[str, Any] = {"attention": attention}
+    window = hf.get("local_attention", default=128) // 2
+    local: dict[str, Any] = {"attention": {"window": window, "rotary": local_rotary}}
     first = {"attention_norm": False, **(local if types[0] == "sliding_attention" else {})}
     names = ["first", *("local" if kind == "sliding_attention" else "block" for kind in types[1:])]
     return common.stack(depth, block, {"first": first, "local": local}, names)
@@ -71,17 +71,15 @@ def _stack(hf: Settings, block: models.BlockConfig, local_rotary: models.RotaryC
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Return the rules that map checkpoint tensors to parameters."""
-    readout, top = config.readout, "model."
-    rules = common.outside(
-        config, f"{top}embeddings.tok_embeddings", embed=f"{top}embeddings.norm", last=f"{top}final_norm", out="decoder"
-    )
+    readout, names = config.readout, dict(embed="model.embeddings.norm", last="model.final_norm", out="decoder")
+    rules = common.outside(config, "model.embeddings.tok_embeddings", **names)
     if readout.transform:
         rules += dense("head/transform", "head.dense", bias=readout.transform_bias)
         rules += norm("head/norm", "head.norm", config.norm)
     rules += [same("head/bias", "decoder.bias")] if readout.bias else []
     return rules + common.layers(
         config.stack,
-        f"{top}layers.",
+        "model.layers.",
         attention=("attn.Wqkv", "attn.Wo"),
         feedforward=("mlp.Wi", "mlp.Wo"),
         norms={"feedforward_norm": "mlp_norm", "attention_norm": "attn_norm"},
@@ -128,9 +126,9 @@ def _classifier(tree: Mapping[str, Any], pick: str = "all") -> Head:
     )
 
 
-def _row(tree: Mapping[str, Any]) -> Head:
+def _sequence_classifier(tree: Mapping[str, Any]) -> Head:
     return _classifier(tree, "mean" if tree.get("classifier_pooling", "cls") == "mean" else "first")
 
 
-HEADS = {TOKENS: _classifier, ANSWERS: _classifier, SEQUENCES: _row}
+HEADS = {TOKENS: _classifier, ANSWERS: _classifier, SEQUENCES: _sequence_classifier}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="model.", ignored=(r"decoder\.weight",))

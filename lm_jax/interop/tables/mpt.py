@@ -16,7 +16,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     hf.expect("no_bias", True)
     hf.expect("logit_scale", None)
     hf.expect("embedding_fraction", 1.0)
-    # The class ignores these fields: feed-forward layers are always 4 times as wide, and ALiBi is the paper's.
+    # The class ignores these fields: its feed-forward width is 4 times the hidden size, and its ALiBi the paper's.
     for name in ("expansion_ratio", "norm_type", "learned_pos_emb"):
         hf.get(name, default=None)
     inner = hf.inner("attn_config")

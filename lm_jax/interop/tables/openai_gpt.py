@@ -42,7 +42,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Convert a model configuration to config.json; the class has three activations only."""
+    """Convert a model configuration to config.json; the class supports three activations."""
     activations = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}
     activation = lookup(activations, config.stack.block.feedforward.activation, "an activation of GPT")
     names = {**gpt2.FIELDS, "activation": ""}

@@ -1,4 +1,4 @@
-"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions count attended tokens and start at row 2; 350M is post-norm."""
+"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions count attended tokens from row 2; 350M is post-norm."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     hf.architecture("OPTForCausalLM", "OPTModel")
     biased, before = hf.get("enable_bias", default=True), hf.get("do_layer_norm_before", default=True)
-    width = hf.get("hidden_size")
+    width, affine = hf.get("hidden_size"), hf.get("layer_norm_elementwise_affine", default=True)
     factor = hf.get("word_embed_proj_dim", default=width)
-    affine = hf.get("layer_norm_elementwise_affine", default=True)
     norm = models.NormConfig(epsilon=1e-5, scale=affine, bias=affine)
     block = models.BlockConfig(
         attention=models.AttentionConfig(heads=hf.get("num_attention_heads"), bias=biased, out_bias=biased),

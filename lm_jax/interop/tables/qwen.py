@@ -31,13 +31,13 @@ def qwen3(hf: Settings) -> models.TransformerConfig:
 
 
 def _windowed(hf: Settings, attention: models.AttentionConfig) -> models.TransformerConfig:
-    """Return a decoder whose last layers may have windows."""
+    """Return a decoder, whose last layers may have windows."""
     window, depth = hf.nullable("sliding_window", 4096), hf.get("num_hidden_layers")
     slides = window is not None and hf.get("use_sliding_window", default=False)
     first = hf.get("max_window_layers", default=28)
     fallback = ["sliding_attention" if slides and at >= first else "full_attention" for at in range(depth)]
     types = hf.layer_types(depth, fallback)
-    # `use_sliding_window: false` overrides the layer types.
+    # `use_sliding_window: false` overrides `layer_types`.
     names = ["local" if slides and kind == "sliding_attention" else "block" for kind in types]
     return llama.decoder(hf, attention, kinds={"local": {"attention": {"window": window}}}, pattern=names)
 

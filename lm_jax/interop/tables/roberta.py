@@ -16,15 +16,15 @@ from lm_jax.models import config as models
 
 def config(hf: Settings, *, name: str) -> models.TransformerConfig:
     """Convert config.json to a model configuration; `name` is the prefix of the class names."""
-    classifier = f"{name}ForSequenceClassification"
-    architecture = hf.architecture(f"{name}ForMaskedLM", f"{name}ForCausalLM", classifier, f"{name}Model")
-    masked = architecture in (f"{name}ForMaskedLM", f"{name}ForCausalLM")
+    lm_classes, classifier = (f"{name}ForMaskedLM", f"{name}ForCausalLM"), f"{name}ForSequenceClassification"
+    architecture = hf.architecture(*lm_classes, classifier, f"{name}Model")
+    masked = architecture in lm_classes
     hf.expect("position_embedding_type", "absolute")
     offset = hf.get("pad_token_id", default=1) + 1
     max_length = hf.get("max_position_embeddings") - offset
     classes = hf.labels() if architecture == classifier else 0
     base = bert.encoder(hf, masked=masked, classes=classes, offset=offset, max_length=max_length)
-    # The head uses GELU, whatever the layers use.
+    # The head always uses GELU.
     readout = dataclasses.replace(base.readout, transform="gelu" if masked else "")
     return dataclasses.replace(base, readout=readout)
 
@@ -41,7 +41,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Convert a model configuration to config.json; the padding token's id is the row before position 0."""
+    """Convert a model configuration to config.json; the padding token's row precedes that of position 0."""
     embed = config.embed
     if not config.readout.transform or not embed.offset or not embed.types:
         raise InputError("RoBERTa needs token types, a row before position 0 and the masked-LM head")

@@ -23,7 +23,7 @@ def config(hf: Settings, *, shared: bool, scales: bool, classes: tuple[str, ...]
     Args:
       hf: the fields of config.json.
       shared: whether all layers share one table of relative positions.
-      scales: whether config.json may scale the hidden states before the readout.
+      scales: whether the class scales the hidden states before the readout if config.json says so.
       classes: the supported Hugging Face classes.
     """
     name = hf.architecture(*classes)
@@ -49,18 +49,18 @@ def config(hf: Settings, *, shared: bool, scales: bool, classes: tuple[str, ...]
     block = models.BlockConfig(attention=self_attention, feedforward=feedforward, norm=norm)
     causal = dataclasses.replace(block, attention=dataclasses.replace(self_attention, mask="causal"), cross=attention)
     depth = hf.get("num_layers")
-    # transformers 5 renamed the field that decides the scale, and no longer takes tie_word_embeddings: false.
+    # transformers 5 renamed the field that sets the scale, and no longer accepts tie_word_embeddings: false.
     scaled = hf.get("scale_decoder_outputs", "tie_word_embeddings", default=True)
     scaled = hf.tree.get("tie_word_embeddings", True) if "scale_decoder_outputs" not in hf.tree else scaled
     embed = models.EmbedConfig(vocab=hf.get("vocab_size"), width=hf.get("d_model"), positions="none")
     encoder = models.StackConfig(depth=depth, block=block)
-    layers = hf.get("num_decoder_layers", default=depth)
+    decoder = models.StackConfig(depth=hf.get("num_decoder_layers", default=depth), block=causal)
     if name.endswith(("EncoderModel", heads.TOKENS)):
         return models.TransformerConfig(kind="encoder", embed=embed, stack=encoder, norm=norm)
     return models.EncoderDecoderConfig(
         embed=embed,
         encoder=encoder,
-        decoder=models.StackConfig(depth=layers, block=causal),
+        decoder=decoder,
         norm=norm,
         readout=models.ReadoutConfig(tied="lm_head.weight" not in hf.tensors, scale=scaled and scales),
     )
@@ -78,7 +78,7 @@ def weights(config: models.ModelConfig, architecture: str) -> Rules:
 
 
 def _side(ours: str, stack: models.StackConfig) -> Rules:
-    """Return the rules of one stack; the `stack` of an encoder alone is called `encoder` in checkpoints."""
+    """Return the rules of a stack; an encoder alone is `stack` in our parameters and `encoder` in checkpoints."""
     side, block, rules = "encoder" if ours == "stack" else ours, stack.block, []
     shared, last = block.attention.buckets.shared, 1 if block.cross is None else 2
     names, matrices = ("q", "k", "v", "o"), ("wi_0", "wi_1", "wo") if block.feedforward.gated else ("wi", "wo")
@@ -136,7 +136,7 @@ def settings(config: models.EncoderDecoderConfig, *, name: str) -> dict[str, Any
 
 _IGNORED = (
     r"(encoder|decoder)\.embed_tokens\.weight",
-    # T5's first checkpoints store it; no release reads it.
+    # T5's first checkpoints store this table, which no release reads.
     r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
 )
 
@@ -161,6 +161,6 @@ def _family(name: str, *, shared: bool = True, scales: bool = True) -> Family:
 
 
 FAMILY = _family("T5")
-# mT5's class never scales the hidden states, whatever config.json says.
+# mT5's class never scales the hidden states.
 MT5 = _family("MT5", scales=False)
 UMT5 = _family("UMT5", shared=False)

@@ -19,12 +19,12 @@ def config(hf: Settings) -> models.EncoderDecoderConfig:
     biased = hf.get("bias", default=True)
     norm = models.NormConfig(epsilon=float(hf.get("layer_norm_eps", default=1e-5)), bias=biased)
     placement = "pre" if hf.get("norm_first", default=False) else "post"
-    # torch ends each stack with a norm, also where layers are post-norm; the paper does not.
+    # torch ends each stack with a norm, even if its layers are post-norm; the paper does not.
     has_norm = [f"transformer.{side}.norm.weight" in hf.tensors for side in ("encoder", "decoder")]
     if has_norm[0] != has_norm[1]:
         raise InputError(f"{hf.file}: only one of encoder and decoder ends with a norm; expected both or neither")
     hf.get("batch_first", default=True)
-    # The first belongs to the loss; the others are lengths of the training examples.
+    # The first belongs to the loss; the others are lengths of training examples.
     for name in ("label_smoothing", "S", "T", "lens", "tlens"):
         hf.get(name, default=None)
 

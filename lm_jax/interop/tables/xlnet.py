@@ -13,12 +13,12 @@ from lm_jax.interop.settings import ACTIVATIONS, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
-WRITER = "XLNetLMHeadModel"
+LM_CLASS = "XLNetLMHeadModel"
 
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
-    name = hf.architecture(WRITER, "XLNetModel")
+    name = hf.architecture(LM_CLASS, "XLNetModel")
     hf.expect("attn_type", "bi", "uni")
     hf.expect("untie_r", True)
     for field in ("use_mems_eval", "use_mems_train", "start_n_top", "end_n_top"):
@@ -47,11 +47,10 @@ def config(hf: Settings) -> models.TransformerConfig:
         norm=norm,
         norm_placement="post",
     )
-    # 0 means no limit in both fields: None here.
+    # In both fields 0 means no limit, here None.
     memory = models.MemoryConfig(
         length=hf.nullable("mem_len", 512) or None, reuse=max(hf.get("reuse_len", default=0), 0) or None
     )
-    writes = name == WRITER
     return models.TransformerConfig(
         kind="decoder" if one_way else "encoder",
         embed=models.EmbedConfig(
@@ -60,14 +59,14 @@ def config(hf: Settings) -> models.TransformerConfig:
         stack=models.StackConfig(depth=hf.get("n_layer", "num_hidden_layers"), block=block),
         norm=norm,
         final_norm=False,
-        readout=models.ReadoutConfig(tied=hf.tied(True), bias=writes),
+        readout=models.ReadoutConfig(tied=hf.tied(True), bias=name == LM_CLASS),
         two_stream=True,
         memory=memory,
     )
 
 
 def _check_summary(hf: Settings) -> None:
-    """Check the settings of the dense layer before the row classifier."""
+    """Check the settings of the dense layer before the sequence classifier."""
     hf.expect("summary_type", "last", "first", "mean", "cls_index")
     hf.expect("summary_proj_to_labels", False)
     if hf.get("summary_use_proj", default=True) and "sequence_summary.summary.weight" not in hf.tensors:
@@ -96,7 +95,7 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 
 def _attention(ours: str, theirs: str) -> Rules:
-    """Return the rules of attention; their matrices, the output's too, are [in, heads, kv]."""
+    """Return the rules of attention; all of their matrices, even the output's, are [width, heads, kv]."""
     names = {"query": "q", "key": "k", "value": "v", "relative/distance": "r"}
     rules = [same(f"{ours}/{part}/kernel", f"{theirs}{name}") for part, name in names.items()]
     rules += [Rule((f"{ours}/out/kernel",), (f"{theirs}o",), _load_out, _save_out)]
@@ -116,7 +115,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
     relative = attention.transformer_xl
     names = dict(length="", width="d_model", mlp="d_inner", depth="n_layer", heads="n_head", activation="ff_activation")
     return {
-        **common.config_json(config, "xlnet", WRITER, dropout="dropout", attention_dropout="", **names),
+        **common.config_json(config, "xlnet", LM_CLASS, dropout="dropout", attention_dropout="", **names),
         "attn_type": "uni" if config.kind == "decoder" else "bi",
         "bi_data": relative.both_ways,
         "clamp_len": relative.clamp or -1,
@@ -129,7 +128,7 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 def _summary(tree: Mapping[str, Any]) -> Head:
-    """Return the row classifier: it reads one hidden state, or the mean of all, padding included."""
+    """Return the sequence classifier, which reads one hidden state or the mean of all, padding included."""
     picks = {"first": "first", "mean": "average"}
     activation = tree.get("summary_activation", "tanh")
     return Head(

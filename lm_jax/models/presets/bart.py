@@ -17,14 +17,14 @@ from lm_jax.models.presets.common import NORMAL, Shape, two_stacks
 
 SINUSOIDS = dict(positions="sinusoidal_halves", scale=True)
 
-# Depths are of each side. Section 2.1: 6 or 12 layers, with BERT's widths.
+# Section 2.1: 6 or 12 layers on each side, with BERT's widths.
 BART = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "base": dict(depth=6, width=768, heads=12, length=1024),
     "large": dict(depth=12, width=1024, heads=16, length=1024),
 }
-# OPUS-MT (Tiedemann and Thottingal 2020, section 2): "transformer-base". Every language pair has its own vocabulary;
-# `PRESETS` has that of English and German.
+# OPUS-MT (Tiedemann and Thottingal 2020, section 2): "transformer-base". Each language pair has its own vocabulary;
+# `PRESETS` has the one of English and German.
 MARIAN = {"tiny": dict(depth=2, width=64, heads=2, length=64), "base": dict(depth=6, width=512, heads=8, length=512)}
 # Section 6.
 PEGASUS = {
@@ -42,9 +42,8 @@ def bart(size: str = "base") -> ml_collections.ConfigDict:
 
 def marian(size: str = "base") -> ml_collections.ConfigDict:
     """Return OPUS-MT's configuration of Marian in one of the `MARIAN` sizes; its logits have a bias."""
-    shape = lookup(MARIAN, size, "the size of marian")
-    readout = models.ReadoutConfig(bias=True)
-    return _encoder_decoder(shape, "silu", attention=dict(dropout=0.0), embed=SINUSOIDS, readout=readout)
+    options = dict(attention=dict(dropout=0.0), embed=SINUSOIDS, readout=models.ReadoutConfig(bias=True))
+    return _encoder_decoder(lookup(MARIAN, size, "the size of marian"), "silu", **options)
 
 
 def pegasus(size: str = "large") -> ml_collections.ConfigDict:
@@ -53,6 +52,6 @@ def pegasus(size: str = "large") -> ml_collections.ConfigDict:
 
 
 def _encoder_decoder(shape: Shape, activation: str, **options: Any) -> ml_collections.ConfigDict:
-    """Return the skeleton of all three; `options` are those of `two_stacks`."""
+    """Return the configuration that all three share; `options` are arguments of `two_stacks`."""
     options = {"placement": "post", "dropout": 0.1, **options}
     return two_stacks(shape, norm=models.NormConfig(), feedforward=dict(activation=activation), init=NORMAL, **options)

@@ -46,8 +46,8 @@ ELECTRA = {
     "base": dict(depth=12, width=768, heads=12, length=512),
     "large": dict(depth=24, width=1024, heads=16, length=512),
 }
-# The same table, with its line "generator size" as a factor (1/4, 1/3, 1/4); the token tables are as wide as the
-# discriminator's. The released small generator is as large as its discriminator, not a quarter.
+# The same table: the discriminator's widths times "generator size" (1/4, 1/3, 1/4); token embeddings keep the
+# discriminator's width. The released small generator is as large as its discriminator, not a quarter.
 GENERATOR = {
     "tiny": dict(depth=2, width=16, heads=1, factor=32, length=128),
     "small": dict(depth=12, width=64, heads=1, factor=128, length=512),
@@ -69,18 +69,17 @@ def bert(size: str = "base") -> ml_collections.ConfigDict:
 
 
 def roberta(size: str = "base") -> ml_collections.ConfigDict:
-    """Return RoBERTa's configuration by size; positions start at the row after the padding token's id."""
-    shape = lookup(ROBERTA, size, "the size of roberta")
-    return encoder(shape, epsilon=1e-5, embed=dict(types=1, offset=2))
+    """Return RoBERTa's configuration in one of the `ROBERTA` sizes; positions start at row pad + 1."""
+    return encoder(lookup(ROBERTA, size, "the size of roberta"), epsilon=1e-5, embed=dict(types=1, offset=2))
 
 
 def distilbert(size: str = "base") -> ml_collections.ConfigDict:
-    """Return the configuration of DistilBERT, the student of BERT in that size."""
+    """Return the configuration of DistilBERT, distilled from BERT of that size."""
     return encoder(lookup(DISTILBERT, size, "the size of distilbert"), embed=dict(types=0))
 
 
 def albert(size: str = "base") -> ml_collections.ConfigDict:
-    """Return the configuration of ALBERT, version 2: no dropout; sentence pairs are in order or swapped."""
+    """Return the configuration of ALBERT, version 2, without dropout; its pair head predicts sentence order."""
     shape = lookup(ALBERT, size, "the size of albert")
     stack = dict(share=models.ShareConfig(groups=1))
     return encoder(shape, activation="gelu_tanh", dropout=0.0, stack=stack, pair_classes=2, init=TRUNCATED)
@@ -99,7 +98,7 @@ def electra_generator(size: str = "small") -> ml_collections.ConfigDict:
 def encoder(
     shape: Shape, *, epsilon: float = 1e-12, activation: str = "gelu", dropout: float = 0.1, **options: Any
 ) -> ml_collections.ConfigDict:
-    """Return BERT's skeleton; `options` are those of `one_stack` that differ from BERT's."""
+    """Return an encoder with BERT's defaults; `options` are other arguments of `one_stack`."""
     factor = {"factor": shape["factor"]} if "factor" in shape else {}
     embed = {"types": 2, "norm": True, **factor, **options.pop("embed", {})}
     readout = options.pop("readout", models.ReadoutConfig(bias=True, transform=activation))

@@ -11,13 +11,13 @@ import ml_collections
 from lm_jax.core.config import to_config_dict
 from lm_jax.models import config as models
 
-# depth, width, heads and length; kv_heads, head_dim and mlp where they differ from their defaults. `vocab`, which no
-# configuration reads, is the released vocabulary where a size differs from its family.
+# A row of a size table: depth, width, heads and length; kv_heads, head_dim and mlp where they differ from their
+# defaults. `vocab` is the released vocabulary of a size that differs from its family; no configuration reads it.
 Shape = Mapping[str, Any]
-# The annotation of tables that hold more than integers.
+# The type of size tables with values other than integers.
 Sizes = dict[str, dict[str, Any]]
 NOTHING: Shape = {}
-# GPT-2's initialisation, common in later papers: deep models draw smaller matrices that write to the residual stream.
+# GPT-2's initialisation, common in later papers: matrices that write to the residual stream shrink with depth.
 SCALED = models.InitConfig(name="normal", stddev=0.02, scale_residual=True)
 NORMAL = models.InitConfig(name="normal", stddev=0.02)
 
@@ -68,13 +68,13 @@ def one_stack(
     Args:
       shape: a row of a size table.
       norm: norm of all layers and of the last hidden states.
-      attention: fields of `AttentionConfig` that neither the defaults nor `shape` give.
-      feedforward: the same of `FeedForwardConfig`.
-      embed: the same of `EmbedConfig`.
-      stack: the same of `StackConfig`.
-      placement: placement of the norms.
-      dropout: rate on embeddings, attention and branches, where these do not set their own.
-      **model: the same of `TransformerConfig`.
+      attention: fields of `AttentionConfig` that differ from the defaults and from `shape`.
+      feedforward: likewise, fields of `FeedForwardConfig`.
+      embed: likewise, fields of `EmbedConfig`.
+      stack: likewise, fields of `StackConfig`.
+      placement: `BlockConfig.norm_placement`.
+      dropout: rate of embeddings, attention and residual branches that do not set their own.
+      **model: fields of `TransformerConfig`.
     """
     mask = "full" if model.get("kind") == "encoder" else "causal"
     self_attention = _attention(shape, mask, dropout, attention)
@@ -103,7 +103,7 @@ def two_stacks(
 ) -> ml_collections.ConfigDict:
     """Return an encoder and a decoder of the same shape.
 
-    The arguments are those of `one_stack`; cross-attention does not get the settings `self_attention`.
+    The arguments are those of `one_stack`; `attention` also applies to cross-attention, `self_attention` does not.
     """
     full, causal = (_attention(shape, mask, dropout, {**attention, **self_attention}) for mask in ("full", "causal"))
     encoder = _block(shape, feedforward, attention=full, norm=norm, norm_placement=placement, dropout=dropout)

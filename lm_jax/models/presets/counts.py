@@ -1,6 +1,6 @@
 """Number of parameters of each preset and size, with the released vocabulary.
 
-Counting takes a trace of the model, a quarter of a second: too slow for listing all presets. A test checks the numbers.
+They are listed because counting traces the model, a quarter of a second for each size. A test checks them.
 """
 
 from __future__ import annotations

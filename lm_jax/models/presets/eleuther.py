@@ -3,8 +3,8 @@
 GPT-Neo is GPT-3 with unscaled attention scores. GPT-J added rotary positions and parallel attention and feed-forward,
 which GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia (Biderman et al. 2023, arXiv:2304.01373) keep.
 
-Initialisation: GPT-NeoX's is `small` (its section 2; here residual writes follow GPT-2's rule, where the paper has
-2 / (depth sqrt(width))); GPT-Neo's and GPT-J's are not published, so they have GPT-2's.
+Initialisation: `small` for GPT-NeoX (its section 2), with GPT-2's rule for residual writes instead of the paper's
+2 / (depth sqrt(width)); GPT-2's for GPT-Neo and GPT-J, because theirs are not published.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEO = {
 GPTJ = {"tiny": dict(depth=2, width=64, heads=2, length=64), "6b": dict(depth=28, width=4096, heads=16, length=2048)}
 # Section 2.
 NEOX = {"tiny": dict(depth=2, width=64, heads=2, length=64), "20b": dict(depth=44, width=6144, heads=64, length=2048)}
-# Table 1; names of the second release. The token tables were padded to multiples that depend on the machine.
+# Table 1; sizes are named as in the second release. Padding of the token tables depended on the hardware.
 PYTHIA = {
     "tiny": dict(depth=2, width=64, heads=2, length=64),
     "70m": dict(depth=6, width=512, heads=8, length=2048),
@@ -57,13 +57,12 @@ def gpt_neo(size: str = "125m") -> ml_collections.ConfigDict:
 
 def gptj(size: str = "6b") -> ml_collections.ConfigDict:
     """Return GPT-J's configuration in one of the `GPTJ` sizes."""
+    rotary = models.RotaryConfig(fraction=0.25, interleaved=True)
     return one_stack(
         lookup(GPTJ, size, "the size of gptj"),
         norm=NORM,
         placement="parallel",
-        attention=dict(
-            bias=False, out_bias=False, position="rotary", rotary=models.RotaryConfig(fraction=0.25, interleaved=True)
-        ),
+        attention=dict(bias=False, out_bias=False, position="rotary", rotary=rotary),
         feedforward=dict(activation="gelu_tanh"),
         embed=dict(positions="none"),
         readout=models.ReadoutConfig(tied=False, bias=True),

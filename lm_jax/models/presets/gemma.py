@@ -1,6 +1,6 @@
 """Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text part of Gemma 3 (arXiv:2503.19786).
 
-LLaMA's skeleton with GeGLU, scaled and tied embeddings, norms that scale by 1 + their weight, and wide heads. Gemma 2
+LLaMA with GeGLU, scaled and tied embeddings, norms that scale by 1 + their weight, and wide heads. Gemma 2
 and 3 have norms before and after each branch and alternate local with global layers; Gemma 2 caps scores and logits
 softly, Gemma 3 normalises queries and keys.
 The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
@@ -49,7 +49,7 @@ def gemma(size: str = "2b") -> ml_collections.ConfigDict:
 
 
 def gemma2(size: str = "2b") -> ml_collections.ConfigDict:
-    """Return Gemma 2's configuration, by size: every other layer, from the first on, is local."""
+    """Return Gemma 2's configuration in one of the `GEMMA2` sizes; the first and every other layer is local."""
     shape = {"window": 4096, **lookup(GEMMA2, size, "the size of gemma2")}
     local = Tree(attention=Tree(window=shape["window"]))
     return _decoder(
@@ -62,7 +62,7 @@ def gemma2(size: str = "2b") -> ml_collections.ConfigDict:
 
 
 def gemma3(size: str = "1b") -> ml_collections.ConfigDict:
-    """Return Gemma 3's configuration, by size: every sixth layer is global, with slower rotary angles."""
+    """Return Gemma 3's configuration by size; every sixth layer is global, with slower rotary angles."""
     shape = {"window": 1024, "scaled_by": 256, **lookup(GEMMA3, size, "the size of gemma3")}
     scaling = models.ScalingConfig(name="linear", factor=shape["scaling"]) if "scaling" in shape else None
     global_rotary = models.RotaryConfig(theta=1e6, scaling=scaling or models.ScalingConfig())

@@ -4,7 +4,7 @@ GPT ("Improving Language Understanding by Generative Pre-Training") is post-norm
 Unsupervised Multitask Learners") is pre-norm; every other layer of GPT-3 has banded attention.
 
 Initialisation: N(0, 0.02). In GPT-2 and GPT-3, positions are N(0, 0.01), and matrices that write to the residual stream
-are divided by the square root of the number of residual branches (section 2.3; the numbers are the released code's).
+are divided by the square root of the number of residual branches (section 2.3; 0.02 and 0.01: the released code).
 """
 
 from __future__ import annotations

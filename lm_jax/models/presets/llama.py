@@ -43,7 +43,7 @@ SCALED_ROTARY = {
 
 
 def llama(size: str = "7b") -> ml_collections.ConfigDict:
-    """Return LLaMA's configuration in one of the `SIZES`; those that start with 2- are LLaMA-2's, and so on.
+    """Return LLaMA's configuration in one of the `SIZES`; the prefix 2- means LLaMA-2, and so on.
 
     Example:
       >>> config = llama("3.1-8b")
@@ -57,8 +57,7 @@ def llama(size: str = "7b") -> ml_collections.ConfigDict:
     version, dash, _ = size.partition("-")
     rotary = models.RotaryConfig()
     if version.startswith("3") and dash:
-        scaling = SCALED_ROTARY.get(version, models.ScalingConfig())
-        rotary = models.RotaryConfig(theta=500_000.0, scaling=scaling)
+        rotary = models.RotaryConfig(theta=500_000.0, scaling=SCALED_ROTARY.get(version, models.ScalingConfig()))
     return gated(shape, epsilon=1e-5 if dash else 1e-6, rotary=rotary, tied=version == "3.2")
 
 
@@ -72,7 +71,7 @@ def gated(
     tied: bool = False,
     **options: Any,
 ) -> ml_collections.ConfigDict:
-    """Return LLaMA's skeleton; the defaults are LLaMA's, and `options` are those of `one_stack`."""
+    """Return a decoder with LLaMA's defaults; `options` are other arguments of `one_stack`."""
     return one_stack(
         shape,
         attention={"bias": False, "out_bias": False, "position": "rotary", "rotary": rotary, **attention},

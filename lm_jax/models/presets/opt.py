@@ -1,7 +1,7 @@
 """OPT (Zhang et al. 2022, arXiv:2205.01068): GPT-3's shapes with ReLU; 350M is post-norm with factorised embeddings.
 
-Initialisation: N(0, 0.006), residual writes scaled by depth; dropout 0.1, none on embeddings (section 2.2; none on
-attention in the released configurations).
+Initialisation: N(0, 0.006), residual writes scaled by depth; dropout 0.1, but not on embeddings (section 2.2) nor, in
+the released configurations, on attention.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import one_stack
 
-# Table 1, with its numbers of parameters; heads of 256; the vocabulary of section 2.
+# Table 1, which also gives the numbers of parameters; heads of 256; the vocabulary is that of section 2.
 SIZES = {
     "tiny": dict(depth=2, width=64, heads=4, head_dim=16, length=64),
     "8b": dict(depth=32, width=4096, heads=16, length=2048),

@@ -1,7 +1,7 @@
 """Qwen2 (Yang et al. 2024, arXiv:2407.10671) and Qwen3 (Yang et al. 2025, arXiv:2505.09388).
 
-LLaMA with biases on queries, keys and values (Qwen2) or normalised queries and keys (Qwen3); small models are tied.
-The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
+LLaMA with biases on queries, keys and values (Qwen2) or normalised queries and keys (Qwen3); small models tie the
+readout. The papers do not give the initialisation; N(0, 0.02) with scaled residual writes is GPT-2's.
 """
 
 from __future__ import annotations

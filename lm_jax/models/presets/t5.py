@@ -13,7 +13,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import config as models
 from lm_jax.models.presets.common import Shape, two_stacks
 
-# Depths are of each side. Version 1.0: section 3.7 and the released configurations.
+# `depth` counts the layers of each side. Version 1.0: section 3.7 and the released configurations.
 V1_0 = {
     "tiny": dict(depth=2, width=64, heads=2, head_dim=32, mlp=256),
     "small": dict(depth=6, width=512, heads=8, head_dim=64, mlp=2048),

@@ -1,7 +1,7 @@
 """XLNet (Yang et al. 2019, arXiv:1906.08237): a post-norm encoder with relative positions and two streams.
 
 Initialisation N(0, 0.02) and dropout 0.1 are those of the released training script, which also applies dropout to the
-sinusoids and to the last hidden states. The memory after a row of 512 tokens is 384, none of its second half.
+sinusoids and to the last hidden states. The memory is 384 tokens; the second half of a row of 512 does not enter it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ SIZES = {
 def xlnet(size: str = "base") -> ml_collections.ConfigDict:
     """Return XLNet's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of xlnet")
+    relative = models.TransformerXLConfig(types=True)
     return one_stack(
         shape,
         norm=models.NormConfig(epsilon=1e-12),
-        attention=dict(
-            position="transformer_xl", transformer_xl=models.TransformerXLConfig(types=True), bias=False, out_bias=False
-        ),
+        attention=dict(bias=False, out_bias=False, position="transformer_xl", transformer_xl=relative),
         feedforward=dict(activation="gelu", dropout=0.1),
         embed=dict(positions="none"),
         placement="post",
