@@ -1,7 +1,7 @@
 """Models of Chinese, trained on histories in modern Chinese: one column of a table of sentence pairs.
 
-The default suite trains a small decoder on a part of it. The `slow` run trains the recipes `chinese` on all of it and
-checks the text that the decoder generates; docs/claims.md records the results.
+The default suite trains a small decoder on a part of the table. The `slow` test trains the recipes `chinese` on all
+rows and checks the text that the decoder generates; docs/claims.md records the results.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.test_novels import compare_with_bigram
 
 @pytest.fixture
 def histories(shared_data):
-    """Return a table of sentences in classical and modern Chinese, in the order of their books."""
+    """Return the path of a table of sentences in classical and modern Chinese, in the order of the books."""
     return shared_data / "zh_classical_modern" / "pairs_dev.tsv.xz"
 
 

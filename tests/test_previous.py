@@ -1,4 +1,4 @@
-"""Runs of an earlier version, with their checkpoint and the store of their text, can be continued."""
+"""A run of an earlier version can be continued from its checkpoint, with the store of its text."""
 
 import json
 import shutil
@@ -28,6 +28,6 @@ def test_a_run_of_an_earlier_version_continues_with_its_store(tmp_path, monkeypa
     assert extra["data_fingerprint"] == exp.tokens.fingerprint
     assert extra["tokenizer_fingerprint"] == exp.tokenizer.fingerprint
     assert int(state.step) == 2
-    # The tolerance: sums over eight devices instead of one.
+    # Tolerance: the losses are summed over eight devices; the earlier run had one.
     best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
     assert dict(exp.validation().run(state.weights))["loss"] == pytest.approx(best["value"], rel=1e-5)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from lm_jax.data.order import mix
 
-# Longer texts are encoded in parts: sentencepiece's BPE slows down with the length of a text, and its unigram lattice
-# over a whole novel sums scores in float32 until ties decide the segmentation. Much shorter parts cost more calls.
+# Longer texts are encoded in parts, because sentencepiece's BPE slows down with the length of a text, and because its
+# unigram model sums scores in float32, so that ties segment a whole novel. Much shorter parts cost more calls.
 PART = 2_000
 _BORDER = re.compile(r"(?<=\S) (?=\S)")
 
@@ -37,8 +37,8 @@ def split(text: str, size: int = PART) -> list[str]:
 def split_at_words(text: str, size: int = PART) -> list[str]:
     """Split a text before single spaces between words, into parts of at most `size` characters where possible.
 
-    No other border is safe for every tokenizer: most put a prefix before a text, and the space that a part begins with
-    takes the place of that prefix.
+    Only this border is safe for every tokenizer: most put a prefix before a text, which replaces the space that a part
+    begins with.
     """
     result, start = [], 0
     while len(text) - start > size:
@@ -56,7 +56,7 @@ def split_at_words(text: str, size: int = PART) -> list[str]:
 
 
 def sample_lines(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterator[str]:
-    """Yield the lines of the texts that are not empty, or an even share of them if `total_bytes` > `sample_bytes`."""
+    """Yield the lines that are not empty, or an even sample of about `sample_bytes` if `total_bytes` is larger."""
     threshold = min(1.0, sample_bytes / total_bytes) * 2.0**64 if total_bytes else 2.0**64
     number = 0
     for text in texts:

@@ -1,8 +1,8 @@
 """Cleaned text on disk: parallel workers clean the documents of a source, then duplicates are dropped.
 
 A corpus is split into units of raw text whose borders depend on the source alone, so the result does not depend on the
-number of workers or on interruptions. A unit becomes three files: its text, the lengths and hashes of its documents,
-and its report, which is written last and marks the unit as complete.
+number of workers or on interruptions. A unit is stored as three files: its text, the lengths and hashes of its
+documents, and its report, which is written last and marks the unit as complete.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 
 # Increased when the same text would be cleaned or stored differently. Version 2 replaces control characters between
-# words by a space; text without control characters equals that of version 1 and keeps its fingerprint.
+# words by a space; text without control characters is the same as in version 1 and keeps its fingerprint.
 VERSION = 2
-UNIT_BYTES = (2 << 20, 64 << 20)
+UNIT_BYTES = (2 << 20, 64 << 20)  # Least and largest size of a unit.
 
 Progress = Callable[[str, int, int], None]
 Document = bytes | str | None
@@ -34,7 +34,6 @@ class Texts:
     """Cleaned documents in a directory.
 
     Attributes:
-      directory: the directory of their files.
       fingerprint: hash of the source and the cleaning; texts with the same fingerprint are equal.
       units, documents: number of units and of kept documents.
       bytes: size of the kept documents in UTF-8.
@@ -49,7 +48,7 @@ class Texts:
     report: reports.Report
 
     def unit(self, index: int) -> list[str]:
-        """Return the documents of one unit that were kept."""
+        """Return the kept documents of one unit."""
         import zstandard
 
         data = zstandard.ZstdDecompressor().decompress(_path(self.directory, index, "zst").read_bytes())
@@ -58,7 +57,7 @@ class Texts:
         return [data[a:b].decode() for a, b, keeps in zip([0, *stops[:-1]], stops, keep, strict=False) if keeps]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over all documents in the order of the source."""
+        """Iterate over the kept documents in the order of the source."""
         for index in range(self.units):
             yield from self.unit(index)
 
@@ -72,7 +71,7 @@ def prepare(
     progress: Progress | None = None,
     aligned: bool = False,
 ) -> Texts:
-    """Return the cleaned text of a source: stored under `root` already, resumed there, or cleaned now.
+    """Return the cleaned text of a source; cleans it, or resumes cleaning, if it is not stored under `root`.
 
     Args:
       root: the directory of all prepared corpora.
@@ -80,7 +79,7 @@ def prepare(
       clean: the cleaning steps and limits.
       workers: number of processes; 0 for one per core.
       progress: called with a stage, the amount done and the total (0 if unknown).
-      aligned: replace dropped documents by empty ones and keep duplicates, so that rows keep their numbers.
+      aligned: replace dropped documents by empty ones and keep duplicates, so that row numbers do not change.
 
     Raises:
       InputError: the source cannot be read, or cleaning drops every document.
@@ -134,7 +133,7 @@ def _clean_source(
     for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean, aligned), jobs(), count), 1):
         progress("cleaning", done, 0)
     notes = [json.loads(_path(directory, index, "json").read_bytes()) for index in range(units)]
-    # `skipped` counts the bad rows of all units: after an interruption the source is read again from its start.
+    # `skipped` counts the bad rows of all units, because the source is read from its start after an interruption too.
     report = reports.total([*(note["report"] for note in notes), skipped])
     documents = _deduplicate(directory, units, clean.deduplicate, report)
     if not report["kept"]["documents"]:
@@ -155,7 +154,7 @@ def _clean_source(
 
 
 def _units(source: sources.SourceConfig, skipped: reports.Report, aligned: bool) -> Iterator[list[Document]]:
-    """Yield raw documents in about 256 units, within UNIT_BYTES: enough to share among workers, few enough as files."""
+    """Yield raw documents in about 256 units, bounded by UNIT_BYTES: enough for many workers, not too many files."""
     low, high = UNIT_BYTES
     size = min(max(sources.size_bytes(source) // 256, low), high)
     unit: list[Document] = []
@@ -177,7 +176,7 @@ def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tu
 
     index, documents = job
     report = reports.empty()
-    # None: a rejected row, which the source has counted already.
+    # A document is None for a bad row, which the source has already counted.
     cleaned = (document if document is None else chain.clean(document, config, report) for document in documents)
     texts = [(text or "").encode() for text in cleaned if aligned or text is not None]
     rows = np.array([(len(text), *divmod(xxhash.xxh3_128_intdigest(text), 1 << 64)) for text in texts], np.uint64)
@@ -189,7 +188,7 @@ def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tu
 
 
 def _deduplicate(directory: Path, units: int, enabled: bool, report: reports.Report) -> int:
-    """Keep the first document of each hash in the order of the source, update the report and return their number."""
+    """Keep the first document of each hash in the order of the source; return the number kept and update the report."""
     rows = [np.load(_path(directory, index, "npy")) for index in range(units)]
     hashes = np.concatenate([unit[:, 1:] for unit in rows] or [np.zeros((0, 2), np.uint64)])
     keep = np.ones(len(hashes), bool)

@@ -15,7 +15,7 @@ def source(path, content, **settings):
     return SourceConfig(path=str(path), **settings)
 
 
-# Fingerprints of version 1, which stores and checkpoints refer to.
+# Fingerprints of version 1, to which stores and checkpoints refer.
 @pytest.mark.parametrize(
     ("content", "settings", "former"),
     [
@@ -69,9 +69,8 @@ def test_the_report_of_a_resumed_preparation_counts_all_bad_rows(tmp_path, monke
 def test_a_corpus_of_bad_rows_is_refused_with_their_reasons(tmp_path):
     data = source(tmp_path / "r.jsonl", b'{"body": "a"}\n{"body": "b"}\n', bad_rows="skip")
 
-    with pytest.raises(
-        InputError, match="nothing is left .*2 documents read, dropped: 2 bad row \\(no field 'text'\\)"
-    ):
+    message = r"nothing is left .*2 documents read, dropped: 2 bad row \(no field 'text'\)"
+    with pytest.raises(InputError, match=message):
         texts.prepare(tmp_path / "root", data, CleanConfig())
 
 

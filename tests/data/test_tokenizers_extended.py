@@ -21,47 +21,47 @@ def pair(request):
     return base, tokenizers.extend(base, NAMES)
 
 
-def test_names_are_one_token_each_and_the_text_between_them_keeps_its_ids(pair):
-    base, more = pair
-    ids = dict(zip(NAMES, (more.encode(name).tolist() for name in NAMES), strict=True))
+def test_each_added_name_is_one_token_and_the_text_between_names_keeps_its_ids(pair):
+    base, extended = pair
+    ids = dict(zip(NAMES, (extended.encode(name).tolist() for name in NAMES), strict=True))
     assert all(len(tokens) == 1 for tokens in ids.values())
-    # A name that was a piece before keeps its id.
-    assert more.vocab_size - base.vocab_size == sum(name not in base.pieces for name in NAMES)
+    # A name that is already a piece gets no new id.
+    assert extended.vocab_size - base.vocab_size == sum(name not in base.pieces for name in NAMES)
     user, harbour, both = (ids[name] for name in NAMES)
     between = [base.encode(part).tolist() for part in ("the ", " of ", "é ")]
     expected = [*between[0], *harbour, *user, *between[1], *both, *between[2], *harbour]
-    assert more.encode(TEXT).tolist() == expected
-    np.testing.assert_array_equal(more.encode("no name in it"), base.encode("no name in it"))
+    assert extended.encode(TEXT).tolist() == expected
+    np.testing.assert_array_equal(extended.encode("no name in it"), base.encode("no name in it"))
 
 
 def test_batches_and_starts_agree_with_single_texts(pair):
-    _, more = pair
+    _, extended = pair
     texts = [TEXT, "", "plain", "harbour"]
-    for tokens, text in zip(more.encode_batch(texts), texts, strict=True):
-        np.testing.assert_array_equal(tokens, more.encode(text))
-    located = more.encode_with_starts(texts)
-    np.testing.assert_array_equal(located.tokens, np.concatenate([more.encode(text) for text in texts]))
+    for tokens, text in zip(extended.encode_batch(texts), texts, strict=True):
+        np.testing.assert_array_equal(tokens, extended.encode(text))
+    located = extended.encode_with_starts(texts)
+    np.testing.assert_array_equal(located.tokens, np.concatenate([extended.encode(text) for text in texts]))
     data = "\n".join(texts).encode()
     for token, start in zip(located.tokens, located.starts, strict=True):
-        if more.piece(int(token)) in NAMES:
-            assert data[start:].startswith(more.piece(int(token)).encode())
+        if extended.piece(int(token)) in NAMES:
+            assert data[start:].startswith(extended.piece(int(token)).encode())
 
 
 def test_decoding_gives_back_the_text(pair):
-    _, more = pair
-    if more.lossless:
-        assert more.decode(more.encode(TEXT)) == TEXT
-    assert more.decode(more.encode("harbour")) == "harbour"
+    _, extended = pair
+    if extended.lossless:
+        assert extended.decode(extended.encode(TEXT)) == TEXT
+    assert extended.decode(extended.encode("harbour")) == "harbour"
 
 
 def test_an_extended_tokenizer_is_saved_and_has_another_fingerprint(pair, tmp_path):
-    base, more = pair
-    more.save(tmp_path)
+    base, extended = pair
+    extended.save(tmp_path)
     again = tokenizers.load(tmp_path)
-    assert again.fingerprint == more.fingerprint != base.fingerprint
-    np.testing.assert_array_equal(again.encode(TEXT), more.encode(TEXT))
-    assert tokenizers.extend(again, NAMES).fingerprint == more.fingerprint
-    assert tokenizers.extend(again, ("zzq",)).vocab_size == more.vocab_size + 1
+    assert again.fingerprint == extended.fingerprint != base.fingerprint
+    np.testing.assert_array_equal(again.encode(TEXT), extended.encode(TEXT))
+    assert tokenizers.extend(again, NAMES).fingerprint == extended.fingerprint
+    assert tokenizers.extend(again, ("zzq",)).vocab_size == extended.vocab_size + 1
 
 
 @pytest.mark.parametrize("names", [("",), ("a", "a"), ("[MASK]",), (" ",)])

@@ -1,4 +1,4 @@
-"""Exported tokenizers give our ids in the `tokenizers` library."""
+"""Exported tokenizers give our ids and texts in the `tokenizers` library."""
 
 import copy
 
@@ -20,7 +20,7 @@ HARD = (
     *("👩‍👩‍👧‍👦 👍🏽 🇩🇪🇯🇵 ❤️", "it's 3.14, e.g. 'quoted'"),
     "def f(x):\n\tif x:\n        return {'a':  1}  # end\n\n",
 )
-# Longer than the parts that sentencepiece encodes, with line breaks, spaces, marks or no border.
+# Longer than `parts.PART`, with line breaks, spaces or "▁" to split at, or none of them.
 LONG = (
     *("x" * 4100, "天地玄黄" * 1100, "the old weaver " * 300, "a line\n" * 600, "\n" * 2100),
     *("x" + " " * 3 + "y" * 2500, "the " * 600 + "▁" + "the " * 600, "x\ny" * 900),
@@ -43,7 +43,7 @@ def ours(request, trained):
 
 
 def opened(tokenizer, kind="decoder", *, literal=False):
-    """Return the library's tokenizer; `literal`: special tokens in text are read as text."""
+    """Return the library's tokenizer; `literal`: names of special tokens in text are encoded as text."""
     import tokenizers as library
 
     theirs = library.Tokenizer.from_str(interchange.files(tokenizer, kind)["tokenizer.json"].decode())
@@ -55,27 +55,26 @@ def ids(theirs, text):
     return theirs.encode(text, add_special_tokens=False).ids
 
 
-def reloaded(tokenizer, folder, kind="decoder"):
-    """Write the files and load them again."""
-    for name, content in interchange.files(tokenizer, kind).items():
+def reloaded(tokenizer, folder):
+    for name, content in interchange.files(tokenizer, "decoder").items():
         (folder / name).write_bytes(content)
     return tokenizers.load(folder)
 
 
-def test_other_libraries_get_our_ids(ours):
+def test_exported_tokenizers_give_our_ids(ours):
     theirs = opened(ours)
     differ = [text for text in (*HARD, *LONG) if ids(theirs, text) != ours.encode(text).tolist()]
     assert not differ
 
 
-def test_other_libraries_get_our_text(ours):
+def test_exported_tokenizers_decode_our_ids_to_our_text(ours):
     theirs = opened(ours)
     decode = lambda text: theirs.decode(ours.encode(text).tolist(), skip_special_tokens=False)
     differ = [text for text in HARD if decode(text) != ours.decode(ours.encode(text))]
     assert not differ
 
 
-def test_special_tokens_in_text_can_be_read_as_text(ours):
+def test_names_of_special_tokens_can_be_encoded_as_text(ours):
     assert ids(opened(ours, literal=True), SPECIALS) == ours.encode(SPECIALS).tolist()
     assert ours.mask in ids(opened(ours), SPECIALS)
 
@@ -85,7 +84,7 @@ def test_exported_files_are_loaded_with_the_same_ids_and_roles(ours, tmp_path):
     names = ("vocab_size", "pad", "unk", "eos", "cls", "sep", "mask", "lossless", "carries_space")
     assert [getattr(again, name) for name in names] == [getattr(ours, name) for name in names]
     assert again.sentinels.tolist() == ours.sentinels.tolist()
-    # A decoder starts from EOS for an empty prompt.
+    # A decoder generates from EOS if the prompt is empty.
     assert again.bos == ours.eos
     for text in (*HARD, SPECIALS):
         assert again.encode(text).tolist() == ours.encode(text).tolist(), text
@@ -93,7 +92,7 @@ def test_exported_files_are_loaded_with_the_same_ids_and_roles(ours, tmp_path):
             assert again.lengths[again.encode(text)].sum() == len(text.encode()), text
 
 
-def test_an_encoder_gets_its_prompts(ours):
+def test_the_template_of_an_encoder_adds_cls_and_sep(ours):
     theirs = opened(ours, "encoder")
     assert theirs.encode("the [MASK] weaver").ids == prompting.masked_prompt(ours, "the <mask> weaver").tolist()
     pair = theirs.encode("one", "two")
@@ -102,7 +101,7 @@ def test_an_encoder_gets_its_prompts(ours):
     assert pair.type_ids == [0] * (len(one) + 2) + [1] * (len(two) + 1)
 
 
-def test_an_encoder_decoder_gets_its_sources(ours):
+def test_the_template_of_an_encoder_decoder_adds_eos_to_the_source(ours):
     text = "the <extra_id_0> weaver<extra_id_1>"
     expected = [*prompting.span_prompt(ours, text).tolist(), ours.eos]
     assert opened(ours, "encoder_decoder").encode(text).ids == expected
@@ -118,12 +117,12 @@ def test_ids_around_a_text_and_added_tokens_are_exported(ours):
     assert theirs.encode(text).ids == [ours.bos, *more.encode(text).tolist(), ours.sep]
 
 
-def test_a_decoder_gets_nothing_but_the_text(ours):
+def test_the_template_of_a_decoder_adds_no_special_tokens(ours):
     assert opened(ours).encode("the old weaver").ids == ours.encode("the old weaver").tolist()
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_names_of_bytes_in_text_are_spelled_where_the_alphabet_lacks_them(kind):
+def test_names_of_bytes_in_text_are_spelled_if_the_alphabet_lacks_their_characters(kind):
     ours = tokenizers.train(TokenizerConfig(kind=kind, vocab=282), ["the weaver mends clocks; the weavers rest\n" * 9])
     theirs = opened(ours, literal=True)
     for text in ("the<0x0A>rest", "[MASK] [a", *HARD):
@@ -142,7 +141,7 @@ def test_the_caveat_lists_runs_that_may_be_split_in_another_order(trained):
     assert not any(interchange.caveat(trained[kind]) for kind in KINDS if kind != "unigram")
 
 
-def test_random_text_has_our_ids(ours):
+def test_exported_tokenizers_give_our_ids_for_random_text(ours):
     rng, theirs = np.random.default_rng(0), opened(ours)
     points = [*range(0x20, 0x7F), 0x09, 0x0A, 0x0D, 0xE9, 0x301, 0x2581, 0x4F60, 0x200D, 0x1F600]
     texts = ["".join(map(chr, rng.choice(points, 60))) for _ in range(40)]

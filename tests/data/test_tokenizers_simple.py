@@ -1,4 +1,4 @@
-"""The placeholder tokenizer of a checkpoint without a tokenizer."""
+"""The placeholder of a checkpoint without a tokenizer, the case of a vocab.txt, and Git LFS pointers."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_without_an_end_of_text_token_eos_is_minus_one_and_pad_is_zero():
     assert (tokenizer.eos, tokenizer.pad) == (-1, 0)
 
 
-def test_a_vocabulary_with_upper_case_keeps_case_unless_a_file_says_otherwise(tmp_path):
+def test_a_vocabulary_with_upper_case_is_cased_unless_a_file_sets_lower_case(tmp_path):
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "C", "c"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces))
     assert tokenizers.cased(tmp_path) and tokenizers.cased(tmp_path / "vocab.txt")

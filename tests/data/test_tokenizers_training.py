@@ -54,16 +54,16 @@ def test_a_vocabulary_is_never_larger_than_the_bound(kind, corpus):
     assert tokenizer.vocab_size == 400
 
 
-def test_training_in_a_process_gives_the_same_and_reports_progress(corpus, monkeypatch, capfd):
+def test_training_in_a_process_gives_the_same_tokenizer_and_reports_progress(corpus, monkeypatch, capfd):
     for kind in LEARNED:
         config = TokenizerConfig(kind=kind, vocab=400)
         in_line = tokenizers.train(config, [corpus])
         calls: list = []
         with monkeypatch.context() as patch:
             patch.setattr(training, "_IN_LINE", 0)
-            apart = tokenizers.train(config, [corpus], progress=lambda *call, calls=calls: calls.append(call))
+            isolated = tokenizers.train(config, [corpus], progress=lambda *call, calls=calls: calls.append(call))
 
-        assert apart.fingerprint == in_line.fingerprint
+        assert isolated.fingerprint == in_line.fingerprint
         assert {(stage, total) for stage, _, total in calls} == {(training.STAGE, 1000)}
         done = [done for _, done, _ in calls]
         assert done == sorted(done) and 200 <= done[-1] <= 1000
@@ -78,7 +78,7 @@ def test_wordpiece_training_skips_words_too_long_to_encode(monkeypatch):
 
     tokenizer = tokenizers.train(config, [letters(40_000) * 5 + " a word or a word"])
 
-    # Merging pairs within the long word would take time quadratic in its length, 20 seconds.
+    # To merge pairs within the long word would take 20 seconds, because the time is quadratic in its length.
     assert time.monotonic() - started < 5
     assert {"a", "##c", "word"} <= {tokenizer.piece(token) for token in range(tokenizer.vocab_size)}
     longest = tokenizers.train(TokenizerConfig(kind="wordpiece"), [f"{'ab' * 50} " * 3])
@@ -91,13 +91,13 @@ def test_time_to_encode_is_linear_in_the_text(kind, corpus):
     tokenizer = tokenizers.train(TokenizerConfig(kind=kind), [corpus])
 
     def seconds(text):
-        # CPU time of this process, because other processes run at the same time.
+        # CPU time, because other processes run at the same time.
         started = time.process_time()
         tokenizer.encode_with_starts([text])
         return time.process_time() - started
 
     for text in (letters(40_000), "a" * 40_000, " " * 40_000):
-        # Linear growth is 4 times, quadratic 16 times; less than 50 ms cannot be measured well.
+        # Four times the text takes 4 times as long if linear, 16 times if quadratic; 50 ms are measurement noise.
         assert min(seconds(text) for _ in range(3)) < 10 * min(seconds(text[:10_000]) for _ in range(3)) + 0.05
 
 
@@ -129,15 +129,11 @@ INTERRUPTED = """
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LEARNED)
 def test_interrupting_a_training_ends_it_at_once(kind, repository):
-    text = (
-        "'word ' * 4_000_000" if kind == "wordpiece" else "''.join(__import__('random').choices('ACGT', k=6_000_000))"
-    )
+    unbroken = "''.join(__import__('random').choices('ACGT', k=6_000_000))"
+    text = "'word ' * 4_000_000" if kind == "wordpiece" else unbroken
+    command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED).format(kind=kind, text=text)]
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(INTERRUPTED).format(kind=kind, text=text)],
-        cwd=repository,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     assert process.stdout.readline()
     time.sleep(1)
@@ -153,7 +149,7 @@ def test_interrupting_a_training_ends_it_at_once(kind, repository):
 
 def test_unigram_trains_on_a_sample_of_text_without_words():
     unbroken, words = "ACGT" * 1000, "a line of words"
-    pieces = [*[unbroken] * 300, words, *[unbroken] * 100]
-    limited = learners._limit_unbroken(pieces)
+    chunks = [*[unbroken] * 300, words, *[unbroken] * 100]
+    limited = learners._limit_unbroken(chunks)
     assert limited.count(words) == 1 and limited.count(unbroken) == learners._UNBROKEN // 4000
-    assert learners._limit_unbroken(pieces[:100]) == pieces[:100]
+    assert learners._limit_unbroken(chunks[:100]) == chunks[:100]

@@ -1,6 +1,6 @@
 """The chain of cleaning steps that turns a raw document into clean text or drops it.
 
-Duplicates are dropped in `lm_jax.data.texts`, because the earlier documents may be with another worker.
+Duplicates are dropped in `lm_jax.data.texts`, because another worker may have cleaned the earlier document.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class CleanConfig:
     Attributes:
       steps: names from `steps.STEPS`, applied in this order; an empty tuple leaves the decoded text unchanged. The
         default keeps layout; add `flow` for running prose.
-      encoding: encoding of documents that are not UTF-8; empty drops them as "undecodable".
-      min_characters: shorter documents are dropped as "short" (documents of white space alone as "empty").
+      encoding: encoding of documents that are not UTF-8; "" drops them as "undecodable".
+      min_characters: shorter documents are dropped as "short" (documents of only white space as "empty").
       max_characters: longer documents are dropped as "long"; 0 keeps them.
-      deduplicate: drop a document equal to an earlier one, after cleaning.
+      deduplicate: drop a document that equals an earlier one after cleaning.
     """
 
     steps: tuple[str, ...] = ("line_breaks", "repair", "compose", "controls", "whitespace")
@@ -52,12 +52,7 @@ def check(config: CleanConfig) -> None:
 
 
 def clean(document: bytes | str, config: CleanConfig, report: reports.Report) -> str | None:
-    """Return the cleaned document, or None if it is dropped, and count it in the report.
-
-    Args:
-      document: raw document of a source.
-      config: the steps and limits.
-      report: counts, changed in place.
+    """Return the cleaned document, or None if it is dropped, and count it in `report`, which changes in place.
 
     Example:
       >>> counts = reports.empty()

@@ -9,12 +9,12 @@ from typing import Any
 Report = dict[str, Any]
 
 _FALLBACK = re.compile(r"decode \(not UTF-8, read as (.*)\)")
-# The wording of reports of version 1, which do not name the encoding.
+# The key in reports of version 1, which do not name the encoding.
 _FORMER_FALLBACK = "decode (fallback)"
 
 
 def empty() -> Report:
-    """Return a report with all counts zero.
+    """Return a report whose counts are zero.
 
     `read` and `kept` count documents and bytes; `dropped` counts both by reason, in bytes before cleaning (duplicates:
     after cleaning); `changed` counts the documents that each step altered.
@@ -30,7 +30,7 @@ def count(report: Report, group: str, size: int, reason: str = "") -> None:
 
 
 def total(reports: Iterable[Report]) -> Report:
-    """Return the sum of reports of disjoint documents."""
+    """Return the sum of reports on disjoint sets of documents."""
     result = empty()
     for report in reports:
         for group in ("read", "kept"):
@@ -43,7 +43,7 @@ def total(reports: Iterable[Report]) -> Report:
 
 
 def fallback(encoding: str) -> str:
-    """Return the name in `changed` of decoding documents that are not UTF-8."""
+    """Return the key in `changed` for documents that are not UTF-8 and were decoded in `encoding`."""
     return f"decode (not UTF-8, read as {encoding})"
 
 
@@ -59,7 +59,7 @@ def table(report: Report) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """Return a line for each problem: dropped documents, guessed encodings, damaged text. Empty if there is none."""
+    """Return a line for each problem: dropped documents, guessed encodings, damaged text."""
     lines = []
     reasons = {reason: entry["documents"] for reason, entry in report["dropped"].items() if entry["documents"]}
     if reasons:
@@ -82,7 +82,7 @@ def summary(report: Report) -> list[str]:
 
 
 def _plural(reason: str, documents: int) -> str:
-    """Return a reason in the plural if it is a noun and counts several documents."""
+    """Return a reason, in the plural if it is a noun and the number of documents is not 1."""
     return re.sub("^(duplicate|bad row)", r"\1s", reason) if documents != 1 else reason
 
 

@@ -11,7 +11,7 @@ _LINE_BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # Controls that separate words (NUL, vertical tab, form feed, the four separators), and the spaces after them.
 _SEPARATORS = re.compile("[\x00\x0b\x0c\x1c-\x1f][ \x00\x0b\x0c\x1c-\x1f]*")
-# The other C0 and C1 controls except tab and newline, the byte order mark, and noncharacters of Unicode.
+# The other C0 and C1 controls except tab and newline, the byte order mark, and two Unicode noncharacters.
 _CONTROLS = re.compile("[\x01-\x08\x0d-\x1b\x7f-\x9f\ufeff\ufffe\uffff]")
 _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _MANY_EMPTY = re.compile(r"\n{4,}")
@@ -35,7 +35,7 @@ def decode(data: bytes | str, fallback: str) -> tuple[str, str]:
             data.encode()
             return data, ""
         except UnicodeEncodeError:
-            # JSON may escape one half of a surrogate pair: join pairs, replace halves.
+            # JSON may escape surrogates: a pair is joined to its character, a lone one is replaced by U+FFFD.
             return data.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "damaged"
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
@@ -56,7 +56,7 @@ def line_breaks(text: str) -> str:
 
 
 def repair(text: str) -> str:
-    """Undo mojibake with ftfy, such as `Ã©` for `é`; quotes, widths and ligatures do not change."""
+    """Undo mojibake with ftfy, such as `Ã©` for `é`; leave quotes, character widths and ligatures."""
     if text.isascii():
         return text
     import ftfy
@@ -66,12 +66,12 @@ def repair(text: str) -> str:
 
 
 def compose(text: str) -> str:
-    """Normalise to Unicode form C: a letter and its accents become one character where it exists."""
+    """Normalise to Unicode form C: a letter and its accents become one character where Unicode has one."""
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
 def controls(text: str) -> str:
-    """Remove control characters, terminal colours and byte order marks; tab and newline stay.
+    """Remove control characters, terminal colours and byte order marks; keep tab and newline.
 
     A form feed or another separator between words becomes a space, unless a space is beside it.
     """
@@ -79,7 +79,6 @@ def controls(text: str) -> str:
 
 
 def _space(match: re.Match[str]) -> str:
-    """Return the replacement of a run of separators and spaces."""
     before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() : match.end() + 1]
     if before == " " and after.strip():
         return ""
@@ -95,7 +94,7 @@ def whitespace(text: str) -> str:
 
 
 def flow(text: str) -> str:
-    """Replace every run of white space by one space. For prose: destroys code and tables."""
+    """Replace every run of white space by one space: for prose, because it destroys the layout of code and tables."""
     return " ".join(text.split())
 
 

@@ -1,7 +1,7 @@
 """The interface of all tokenizers: special ids by role, tables over the vocabulary, saving to files.
 
-A `Backend` encodes text to ids and decodes ids to text; `Tokenizer` adds the roles of special ids. Encoding never
-returns special ids: a "[MASK]" in a document is spelled in ordinary pieces.
+A `Backend` encodes text to ids and decodes ids to text; `Tokenizer` adds the roles of special ids. Encoding
+returns no special id but [UNK]: a "[MASK]" in a document is spelled in ordinary pieces.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class TokenizerConfig:
     Attributes:
       kind: "unigram" or "bpe" (both sentencepiece), "wordpiece", "byte_bpe", "bytes" or "characters". (A checkpoint
         imported without a tokenizer has the kind "ids".)
-      vocab: vocabulary size with specials and sentinels; it is an error if the text allows fewer pieces. None: as many
-        as the text allows, at most `vocab_at_most`. For "characters" both are upper limits (rarer characters are
-        unknown); "bytes" always has 263 ids plus the sentinels.
+      vocab: vocabulary size with special tokens and sentinels; training fails if the text allows fewer pieces. None:
+        as many as the text allows, at most `vocab_at_most`. For "characters" `vocab` is only an upper limit (the rarest
+        characters become unknown); "bytes" always has 263 ids plus the sentinels.
       path: tokenizer to load instead of training one: a directory written by `save`, a Hugging Face directory
         (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a sentencepiece model), or one of these files.
       sentinels: number of sentinel ids for span corruption, at the end of the vocabulary. A loaded tokenizer keeps its
         sentinels; a published one without any gets this many after its vocabulary, in reverse order as in T5.
-      character_coverage: share of characters covered by pieces; others are spelled in bytes or unknown ("wordpiece").
+      character_coverage: share of the text's characters with a piece; others are spelled in bytes ("wordpiece": [UNK]).
       split_digits: make every digit a piece ("unigram" and "bpe").
       lowercase: lower-case and strip accents in "wordpiece", like BERT's uncased models, and in a loaded vocab.txt
         whose tokenizer_config.json does not set it.
-      add: tokens to append to the vocabulary and find in text, such as chat markers; each gets an embedding row.
+      add: tokens to find in text, such as chat markers; a new one gets the next id and an embedding row.
       anew: with `--fork`: use this tokenizer instead of the forked run's and initialise the token embeddings anew.
       sample_bytes: approximate limit of the text to train on; lines are sampled evenly from the corpus.
       vocab_at_most: largest vocabulary if `vocab` is None.
@@ -102,7 +102,7 @@ class Encoded(NamedTuple):
         return [self.tokens[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
     def with_starts(self, lengths: Int[np.ndarray, " vocab"]) -> Encoded:
-        """Return the same with `starts` summed from the lengths in bytes of each token's text."""
+        """Return a copy with `starts`, summed from `lengths`, the number of bytes of each id's text."""
         starts = np.zeros(len(self.tokens) + 1, np.int64 if len(self.tokens) > 1 << 24 else np.int32)
         np.cumsum(lengths[self.tokens], out=starts[1:])
         starts = starts[:-1]
@@ -112,16 +112,16 @@ class Encoded(NamedTuple):
 
 
 class Backend(Protocol):
-    """Encodes text to ids and decodes ids to text, without roles of special ids.
+    """Encodes text to ids and decodes ids to text; does not know the roles of special ids.
 
     Attributes:
-      lossless: whether decoding returns the encoded text for any text.
+      lossless: whether `decode(encode([text]).tokens) == text` for any text.
     """
 
     lossless: bool
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Encode texts without lone surrogates."""
+        """Encode texts, which contain no lone surrogates."""
         ...
 
     def locate(self, texts: Sequence[str]) -> Encoded:
@@ -129,7 +129,7 @@ class Backend(Protocol):
         ...
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
-        """Decode ids of ordinary pieces or of the unknown token."""
+        """Decode ids of ordinary pieces and of the unknown token."""
         ...
 
 
@@ -139,10 +139,10 @@ class Vocabulary:
 
     Attributes:
       pieces: printable pieces; "" for an unused id.
-      special: mask of ids that are not text, such as control symbols; may omit roles and sentinels.
+      special: mask of ids that are not text, such as control symbols; `Tokenizer` adds its roles and sentinels.
       lengths: UTF-8 bytes of the text of each id; an estimate unless the backend is lossless.
       starts_word: mask of ids that begin a word.
-      carries_space: whether pieces begin with the space before their word.
+      carries_space: whether the pieces that begin a word include the space before it.
       prefix_space: whether encoding puts a space before every text.
     """
 
@@ -164,7 +164,7 @@ def vocabulary(
 ) -> Vocabulary:
     """Build the tables from the pieces and the UTF-8 text of every id (b"" for an id without text).
 
-    `special=None`: roles and sentinels are the only special ids. `starts_word=None`: derived from `texts`.
+    `special=None`: only roles and sentinels are special. `starts_word=None`: derived from `texts` by `begin_words`.
     """
     return Vocabulary(
         pieces=pieces,
@@ -180,7 +180,7 @@ class Tokenizer:
     """Encodes text to ids and decodes ids to text.
 
     Attributes:
-      kind: kind of backend; see `TokenizerConfig.kind` and, for published tokenizers, `loading`.
+      kind: kind of backend; a key of `loading.BUILDERS`.
       vocab_size: number of ids.
       pad, eos: ids. Without a padding token pad equals eos (padding is masked); in BERT's family eos is [SEP]. In a
         tokenizer of kind "ids" eos may be -1, which occurs in no text, and pad is then 0.
@@ -221,9 +221,7 @@ class Tokenizer:
         self.kind, self.content, self.options, self.file = kind, content, dict(options), file
         self.backend, self.pieces, self.lengths = backend, list(vocabulary.pieces), vocabulary.lengths
         self.vocab_size = len(self.pieces)
-        self.unk, self.bos, self.cls, self.sep, self.mask = (
-            roles.get(name) for name in ("unk", "bos", "cls", "sep", "mask")
-        )
+        self.unk, self.bos, self.cls, self.sep, self.mask = map(roles.get, ("unk", "bos", "cls", "sep", "mask"))
         eos = roles.get("eos", -1 if no_eos else self.sep)
         if eos is None:
             raise InputError(
@@ -255,7 +253,7 @@ class Tokenizer:
         return self._encode([replace_surrogates(text) for text in texts], located=False).split()
 
     def encode_with_starts(self, texts: Sequence[str]) -> Encoded:
-        """Return the ids of all texts and the offsets at which their text starts."""
+        """Return the ids of all texts, with the byte offset at which each token starts."""
         return self._encode([replace_surrogates(text) for text in texts], located=True)
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> str:
@@ -270,23 +268,23 @@ class Tokenizer:
             raise ValueError(f"id {token} is outside the vocabulary 0..{self.vocab_size - 1}")
         return self.pieces[token] or f"<no piece {token}>"
 
-    def bytes_per_id(self, size_bytes: int, pieces: int) -> Float[np.ndarray, " vocab"]:
-        """Return the UTF-8 bytes of original text for each id.
+    def bytes_per_id(self, size_bytes: int, tokens: int) -> Float[np.ndarray, " vocab"]:
+        """Return how many UTF-8 bytes of the original text each id represents.
 
-        If the tokenizer changes text (lower case, white space), the exact length is unknown: every piece then counts
-        the corpus's average number of bytes per piece.
+        If the tokenizer changes text (lower case, white space), the exact number is unknown; every id that is text
+        then represents the corpus's average number of bytes per token.
 
         Args:
           size_bytes: size of the corpus.
-          pieces: number of its tokens, without the [EOS] of its documents.
+          tokens: number of its tokens, without the [EOS] of its documents.
         """
-        # Characters: the length of an unknown character differs from its entry by a byte or two.
+        # "characters": an unknown character has a byte or two more or less than `lengths` has for [UNK].
         if self.lossless or self.kind == "characters":
             return self.lengths.astype(float)
-        return np.where(self._hidden, 0.0, size_bytes / max(1, pieces))
+        return np.where(self._hidden, 0.0, size_bytes / max(1, tokens))
 
     def save(self, directory: Path | str) -> None:
-        """Write the tokenizer to a directory, with its vocabulary in the format of its library."""
+        """Write the tokenizer to a directory: the vocabulary in its library's format, and our settings."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if self.content:
@@ -300,7 +298,7 @@ class Tokenizer:
         batch = run(texts)
         if self._trusted or not self._hidden[batch.tokens].any():
             return batch
-        # Rare: a text contains the name of a special token and the backend returned the special id.
+        # Rare: a text contains the name of a special token, and the backend returned the special id.
         encoded = [Encoded(*self._encode_spelled(text, run)) for text in texts]
         shifts = np.cumsum([0, *(len(text.encode()) + 1 for text in texts)])
         starts = [each.starts + shift for each, shift in zip(encoded, shifts, strict=False) if each.starts is not None]
@@ -348,7 +346,7 @@ def fingerprint(kind: str, content: bytes, options: Mapping[str, Any]) -> str:
 
 
 def begin_words(texts: Sequence[bytes]) -> Bool[np.ndarray, " vocab"]:
-    """Return which pieces begin a word by their UTF-8: those that begin with white space or a Chinese character."""
+    """Return a mask of the texts, in UTF-8, that begin a word: with white space or a Chinese character."""
     # E3..E9 are the first bytes of U+3000..U+9FFF, F0 A0.. of later ideographs; a piece may be the first byte alone.
     return np.array(
         [text[:1] in (b" ", b"\n", b"\t", b"\r", b"\xf0") or b"\xe3" <= text[:1] <= b"\xe9" for text in texts]

@@ -1,7 +1,7 @@
-"""Estimates the progress of training a tokenizer from what the libraries write to standard error.
+"""Estimates the progress of training a tokenizer from the lines that the libraries write to standard error.
 
-The shares of time were measured on some megabytes of documentation and of random letters; on other text they may be
-wrong by a factor of two.
+How the stages share the time was measured on some megabytes of documentation and of random letters; on other text the
+estimates may be wrong by a factor of two.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Callable
 
 from lm_jax.data.tokenizers.base import SPECIALS, TokenizerConfig
 
-# Returns the share done according to a line, in 0..1, or None if the line says nothing about it.
+# From a line of output to the share of the training that is done, in 0..1, or to None if the line does not show it.
 Listener = Callable[[bytes], float | None]
 
-# Sentencepiece's unigram drops a quarter of its pieces in each round of two iterations, until it has 1.1 times the
-# vocabulary.
-_SHRINKS, _ITERATIONS, _SPARE = 0.75, 2, 1.1
-_SEEDS = 0.15
+# Sentencepiece's unigram keeps three quarters of its pieces after each round of two EM iterations, until it has 1.1
+# times the vocabulary.
+_SHRINKING, _ITERATIONS, _EXCESS = 0.75, 2, 1.1
+_SEEDS = 0.15  # Share of the time that the choice of seed pieces takes.
 
 
 def unigram(config: TokenizerConfig) -> Listener:
-    """Seed pieces, then rounds of expectation maximisation; their number follows from the sizes."""
+    """Return a listener: the choice of seed pieces, then EM rounds, whose number follows from the sizes."""
     iterations = 0
 
     def share(line: bytes) -> float | None:
@@ -36,7 +36,7 @@ def unigram(config: TokenizerConfig) -> Listener:
         if not match:
             return None
         iterations += 1
-        rounds = math.log(int(match[2]) / (_SPARE * config.target_size), 1 / _SHRINKS)
+        rounds = math.log(int(match[2]) / (_EXCESS * config.target_size), 1 / _SHRINKING)
         remaining = _ITERATIONS * max(0, math.ceil(rounds)) + _ITERATIONS - 1 - int(match[1])
         return _SEEDS + (1 - _SEEDS) * iterations / (iterations + max(0, remaining))
 
@@ -44,7 +44,7 @@ def unigram(config: TokenizerConfig) -> Listener:
 
 
 def bpe(config: TokenizerConfig) -> Listener:
-    """Merges; the first ones are the most frequent and take longest."""
+    """Return a listener: the first merges join the most frequent pairs and take longest."""
     total = max(1, config.target_size - config.sentinels - len(SPECIALS) - 256)
 
     def share(line: bytes) -> float | None:
@@ -57,7 +57,7 @@ def bpe(config: TokenizerConfig) -> Listener:
 
 
 def _stages(spans: dict[str, tuple[float, float]]) -> Callable[[TokenizerConfig], Listener]:
-    """Stages in lines of JSON; `spans` holds the share done before and after each stage."""
+    """Return a factory of listeners to JSON lines; `spans`: share of the time before and after each stage."""
 
     def listener(config: TokenizerConfig) -> Listener:
         def share(line: bytes) -> float | None:

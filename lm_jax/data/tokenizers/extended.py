@@ -1,7 +1,7 @@
-"""Appends tokens to the vocabulary of a tokenizer, such as chat markers or words of a domain.
+"""Adds tokens to a tokenizer, such as chat markers or words of a domain.
 
-Unlike special tokens they are text: each occurrence in a text becomes that one token. The text between them is encoded
-as before, so all other ids stay the same.
+Unlike special tokens, added tokens are text: each occurrence in a text becomes one token. The text between them is
+encoded as before, and all ids of the vocabulary stay the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OPTION = "more"
 
 
 def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
-    """Return `tokenizer` with a token for each of `names`; names without a piece get the ids after the vocabulary.
+    """Return `tokenizer` with a token for each name; a name that is not a piece yet gets the next id.
 
     Raises:
       InputError: a name is blank, repeated, or the name of a special token.
@@ -64,15 +64,15 @@ def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
 
 
 class Extended:
-    """A backend that first splits texts at the added tokens."""
+    """A backend that splits texts at the added tokens, and encodes the rest with the backend `base`."""
 
     def __init__(self, base: Backend, ids: Mapping[str, int], between: str):
-        """`ids`: ids of the added names. `between`: text to put around names in decoding."""
+        """`ids`: ids by added name. `between`: decoding puts it between names and the text around them."""
         self.base, self.ids, self._between = base, dict(ids), between
         self._names = {token: name for name, token in ids.items()}
         self._added = np.array(sorted(self._names), np.int64)
-        longest = sorted(ids, key=len, reverse=True)
-        self._find = re.compile("(" + "|".join(map(re.escape, longest)) + ")")
+        longest_first = sorted(ids, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self.lossless = base.lossless and not between
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -94,15 +94,14 @@ class Extended:
         return self._between.join(filter(None, parts)) if len(parts) > 1 else parts[0]
 
     def _encode(self, texts: Sequence[str], *, located: bool) -> Encoded:
-        """Encode the stretches between names in one call of the backend, and insert the ids of the names."""
-        splits = [self._find.split(text) for text in texts]
+        """Encode the stretches of text between names in one call of `base`, and insert the ids of the names."""
+        splits = [self._pattern.split(text) for text in texts]
         stretches = [stretch for split in splits for stretch in split[::2]]
         encoded = self.base.locate(stretches) if located else self.base.encode(stretches)
         stops = np.cumsum(encoded.counts)
-        tokens: list[np.ndarray] = []
-        starts: list[np.ndarray] = []
-        # Byte offsets of a part: in the joined texts, and in the joined stretches that the backend encoded.
-        counts, number, offset, stretch_offset = [], 0, 0, 0
+        tokens, starts, counts = [], [], []
+        # `offset`: bytes before a part in the joined texts; `stretch_offset`: in the joined stretches.
+        number, offset, stretch_offset = 0, 0, 0
         for split in splits:
             first = len(tokens)
             for index, part in enumerate(split):

@@ -1,7 +1,7 @@
 """Tokenizers in Hugging Face's tokenizer.json: WordPiece with BERT's normalisation, byte-level BPE, and others.
 
 A vocab.txt (Devlin et al. 2019, arXiv:1810.04805) and a vocab.json with merges.txt (Radford et al. 2019) are converted
-to this format, so there is one way to run and save them.
+to this format, so all of them are run and saved in one way.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lm_jax.data.parts import split_at_words
 from lm_jax.data.tokenizers.base import UNKNOWN, Encoded, Tokenizer, begin_words, vocabulary
 
 FILE = "tokenizer.json"
-PREFIX = "##"  # WordPiece: the piece continues a word.
+PREFIX = "##"  # WordPiece: begins a piece that continues a word.
 LONGEST_WORD = 100  # WordPiece: a longer word becomes one [UNK].
-# The decoder of a tokenizer with byte fallback that adds nothing around its pieces.
+# A decoder with byte fallback that joins pieces without adding spaces.
 SPELLED = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 # Long texts are split, because the library's records of every token take a hundred times the memory of the text.
@@ -29,14 +29,14 @@ _PART = 100_000
 _ATTACHED, _OPENING = (re.escape(marks) for marks in (".,!?;:)]}%'’”…，。！？；：、」』）》", "([{'‘“「『（《"))
 # Scripts written without spaces.
 _WIDE = "\u2e80-\u9fff\uff00-\uffef\U00020000-\U0010ffff"
-# Spaces between decoded pieces that a text would not have.
+# Spaces between decoded words that ordinary text does not have.
 JOINTS = f" (?=[{_ATTACHED}])|(?<=[{_OPENING}]) |(?<=[{_WIDE}]) (?=[{_WIDE}])"
 
 
 def wordpiece(
     vocab: Mapping[str, int], *, lowercase: bool, strip_accents: bool | None, chinese: bool, unk: str
 ) -> dict:
-    """Return the tokenizer.json of BERT's tokenizer with a vocabulary."""
+    """Return the tokenizer.json of BERT's tokenizer for a vocabulary."""
     accents = {"strip_accents": strip_accents, "lowercase": lowercase}
     model = {"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": PREFIX}
     return {
@@ -49,7 +49,7 @@ def wordpiece(
 
 
 def byte_bpe(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], *, prefix_space: bool) -> dict:
-    """Return the tokenizer.json of GPT-2's tokenizer with a vocabulary and merges."""
+    """Return the tokenizer.json of GPT-2's tokenizer for a vocabulary and merges."""
     level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True, "use_regex": True}
     return {**frame(), "pre_tokenizer": level, "decoder": level, "model": bpe(vocab, merges)}
 
@@ -62,7 +62,7 @@ def bpe(vocab: Mapping[str, int], merges: Iterable[Sequence[str]]) -> dict[str, 
 
 
 def frame() -> dict[str, Any]:
-    """Return a tokenizer.json without steps or special tokens."""
+    """Return a tokenizer.json without a model, processing steps or special tokens."""
     return dict(version="1.0", truncation=None, padding=None, added_tokens=[], normalizer=None, post_processor=None)
 
 
@@ -83,7 +83,7 @@ def build_tokenizer(kind: str, content: bytes, options: Mapping[str, Any]) -> To
     Args:
       kind: "wordpiece", "byte_bpe" or "huggingface".
       content: the file's bytes.
-      options: `roles` and `sentinels` as ids, and `added`, ids of tokens that are not in the file.
+      options: `roles` (ids by role), `sentinels` (ids), and `added` (ids by name of tokens that the file lacks).
     """
     tree = json.loads(content)
     library = library_tokenizer(content)
@@ -94,28 +94,29 @@ def build_tokenizer(kind: str, content: bytes, options: Mapping[str, Any]) -> To
     special = np.zeros(len(names), bool)
     special[[*(entry["id"] for entry in tree.get("added_tokens") or () if entry["special"])]] = True
     special[[*options["added"].values()]] = True
-    level, words, fallback = _step(tree, "ByteLevel"), _is_wordpiece(tree), bool(tree["model"].get("byte_fallback"))
+    byte_level, words = _step(tree, "ByteLevel"), _is_wordpiece(tree)
     plain = {entry["content"] for entry in tree.get("added_tokens") or ()} | set(options["added"])
-    texts = _texts(names, special.tolist(), plain if level else None, words, fallback)
-    begins = None
+    fallback = bool(tree["model"].get("byte_fallback"))
+    texts = _texts(names, special.tolist(), plain if byte_level else None, words, fallback)
+    starts_word = None
     if words:
-        begins = np.array([not name.startswith(PREFIX) for name in names])
-    elif level is None and not begin_words(texts).any():
+        starts_word = np.array([not name.startswith(PREFIX) for name in names])
+    elif byte_level is None and not begin_words(texts).any():
         # Pieces are entire words without a mark for spaces, as in WordLevel.
-        begins = np.ones(len(names), bool)
-    prefix = _step(tree, "Metaspace") or level or {}
-    prefixed = bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never"))
+        starts_word = np.ones(len(names), bool)
+    prefix = _step(tree, "Metaspace") or byte_level or {}
+    prefix_space = bool(prefix.get("add_prefix_space", prefix.get("prepend_scheme", "never") != "never"))
     roles, sentinels = options["roles"], options["sentinels"]
-    cut = words or (level is not None and not level["add_prefix_space"])
-    backend = _Pipeline(library, names, unknown=roles.get("unk"), words=words, cut=cut, lossless=_is_lossless(tree))
-    tables = vocabulary(names, texts, special=special, starts_word=begins, prefix_space=prefixed)
+    split = words or (byte_level is not None and not byte_level["add_prefix_space"])
+    backend = _Pipeline(library, names, unk=roles.get("unk"), words=words, split=split, lossless=_is_lossless(tree))
+    tables = vocabulary(names, texts, special=special, starts_word=starts_word, prefix_space=prefix_space)
     return Tokenizer(
         kind, content, options, file=FILE, roles=roles, sentinels=sentinels, vocabulary=tables, backend=backend
     )
 
 
 def library_tokenizer(content: bytes) -> Any:
-    """Return the library's tokenizer; it neither truncates nor pads, and ignores special tokens in text.
+    """Return the library's tokenizer, without truncation and padding; names of special tokens in text are text.
 
     Raises:
       InputError: the library cannot read the file.
@@ -145,19 +146,19 @@ def _is_wordpiece(tree: Mapping[str, Any]) -> bool:
 
 
 def _step(tree: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
-    """Return the pre-tokenizer of a type, which may be part of a sequence, or None."""
+    """Return the pre-tokenizer of a type, also if it is part of a sequence, or None."""
     step = tree.get("pre_tokenizer") or {}
     steps = step.get("pretokenizers", [step])
     return next((each for each in steps if each.get("type") == kind), None)
 
 
 def _is_lossless(tree: Mapping[str, Any]) -> bool:
-    """Return whether pieces are bytes, or equal their text with byte fallback for all other text."""
-    step, level = tree.get("pre_tokenizer") or {}, _step(tree, "ByteLevel")
+    """Return whether pieces are bytes, or equal their text and byte fallback spells all other text."""
+    step, byte_level = tree.get("pre_tokenizer") or {}, _step(tree, "ByteLevel")
     if tree.get("normalizer") is not None:
         return False
-    if level is not None:
-        return not level["add_prefix_space"]
+    if byte_level is not None:
+        return not byte_level["add_prefix_space"]
     steps = step.get("pretokenizers", [step] if step else [])
     isolated = all(each.get("type") == "Split" and each.get("behavior") == "Isolated" for each in steps)
     return isolated and bool(tree["model"].get("byte_fallback")) and tree.get("decoder") == SPELLED
@@ -166,10 +167,10 @@ def _is_lossless(tree: Mapping[str, Any]) -> bool:
 def _texts(
     names: Sequence[str], special: Sequence[bool], plain: set[str] | None, words: bool, byte_fallback: bool
 ) -> list[bytes]:
-    """Return the UTF-8 text of each piece; for WordPiece without the space before a word.
+    """Return the UTF-8 text of each piece; `words`: of WordPiece, without the space before a word.
 
-    `plain`: pieces that are not written in GPT-2's byte alphabet (None: no piece is). `byte_fallback`: <0x00> to <0xFF>
-    are bytes.
+    `plain`: the pieces that are text; all others are bytes in GPT-2's alphabet (None: all pieces are text).
+    `byte_fallback`: <0x00> to <0xFF> are bytes.
     """
     texts = []
     for name, hidden in zip(names, special, strict=True):
@@ -185,7 +186,7 @@ def _texts(
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's printable character of every byte: the same in printable Latin-1, else from U+0100 on."""
+    """Return bytes by their characters in GPT-2's alphabet: printable Latin-1 as it is, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
@@ -197,9 +198,9 @@ BYTES = _byte_alphabet()
 class _Pipeline:
     """The pipeline of a tokenizer.json, run by the `tokenizers` library."""
 
-    def __init__(self, library: Any, names: list[str], *, unknown: int | None, words: bool, cut: bool, lossless: bool):
-        self._library, self._names, self._unknown, self._words = library, names, unknown, words
-        self._split = (lambda text: split_at_words(text, _PART)) if cut else (lambda text: [text])
+    def __init__(self, library: Any, names: list[str], *, unk: int | None, words: bool, split: bool, lossless: bool):
+        self._library, self._names, self._unk, self._words = library, names, unk, words
+        self._split = (lambda text: split_at_words(text, _PART)) if split else (lambda text: [text])
         self.lossless = lossless
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -224,17 +225,16 @@ class _Pipeline:
                 counts[-1] += len(arrays[-1])
                 offset += len(part.encode())
             offset += 1
-        # A normalizer that moves characters may report offsets out of order, but they are binary-searched later.
+        # Offsets are binary-searched later, but a normalizer that moves characters may report them out of order.
         ordered = np.maximum.accumulate(np.concatenate(starts))
         return Encoded(np.concatenate(arrays), np.array(counts, np.int64), ordered)
 
     def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
         tokens = ids.tolist()
         if self._words:
-            return _sentence([UNKNOWN if token == self._unknown else self._names[token] for token in tokens])
-        text = self._library.decode(tokens, skip_special_tokens=False)
-        unknown = self._unknown
-        return text if unknown is None or unknown not in tokens else text.replace(self._names[unknown], UNKNOWN)
+            return _sentence([UNKNOWN if token == self._unk else self._names[token] for token in tokens])
+        text, unk = self._library.decode(tokens, skip_special_tokens=False), self._unk
+        return text if unk is None or unk not in tokens else text.replace(self._names[unk], UNKNOWN)
 
 
 def _byte_offsets(text: str, offsets: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:

@@ -1,9 +1,9 @@
 """Exports a tokenizer to Hugging Face's tokenizer.json and tokenizer_config.json, with the same ids.
 
-Tokenizers trained here have no normalisation, so pieces are written as their text, with spaces as spaces. The mark of
-sentencepiece is then an ordinary character that no piece contains and that is spelled in bytes. Remaining differences:
-the library finds special tokens in text unless `split_special_tokens` is set, decoding an incomplete UTF-8 character
-loses the whole run of bytes around it, and `caveat` lists runs that may be segmented in another order.
+Sentencepiece models trained here do not normalise, so their pieces are written with spaces in place of "▁"; a "▁" in a
+text is then a character without a piece, spelled in bytes. Remaining differences: the library finds special tokens in
+text unless `split_special_tokens` is set, decoding an incomplete UTF-8 character loses the whole run of bytes around
+it, and `caveat` lists runs that may be segmented in another order.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def files(
     longest: int | None = None,
     around: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> dict[str, bytes]:
-    """Return the contents of the files by name.
+    """Return the contents of tokenizer.json and tokenizer_config.json by file name.
 
     Args:
       tokenizer: a tokenizer of any kind in `TREES`.
-      kind: kind of the model; determines the special tokens around a text.
+      kind: "decoder", "encoder" or "encoder_decoder"; determines the special tokens around a text.
       types: whether the model has token types for the two texts of a pair.
       longest: maximum number of tokens of the model; None for no limit.
-      around: ids before and after a text; None: determined by `kind`.
+      around: special ids before and after a text; None: those that `kind` determines.
 
     Raises:
-      InputError: tokenizer.json cannot express this kind of tokenizer.
+      InputError: tokenizer.json cannot express the tokenizer.
     """
     tree = lookup(TREES, tokenizer.kind, "the kind of the tokenizer")(tokenizer)
     tree["added_tokens"] = [*(tree.get("added_tokens") or ()), *_extended(tokenizer)]
@@ -56,7 +56,7 @@ def files(
 
 
 def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
-    """Return ids by role; bos of a decoder is eos, because generation from an empty prompt starts from it."""
+    """Return ids by role; a decoder's bos is eos, from which it generates if the prompt is empty."""
     ids = {role: getattr(tokenizer, role) for role in ROLES}
     if kind == "decoder":
         ids["bos"] = tokenizer.eos
@@ -64,13 +64,13 @@ def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
 
 
 def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -> bytes:
-    """Return tokenizer_config.json. It names the generic class, because a family's class adds steps of its own."""
+    """Return tokenizer_config.json; it names the generic class, because a family's class would add processing steps."""
     tree = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": tokenizer.piece(token) for role, token in roles(tokenizer, kind).items()},
         "additional_special_tokens": [tokenizer.piece(int(token)) for token in tokenizer.sentinels],
         "clean_up_tokenization_spaces": False,
-        # GPT-2 would embed the types as tokens 0 and 1, and other models refuse them.
+        # Without token types: GPT-2 would embed them as tokens 0 and 1, and other models refuse them.
         "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
         "padding_side": "left" if kind == "decoder" else "right",
     }
@@ -79,7 +79,7 @@ def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -
 
 
 def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the tokens around a text A and a second text B: [CLS] and [SEP] of an encoder, EOS of a source."""
+    """Return templates of a text A and a second text B: [CLS] and [SEP] for an encoder, EOS for a source text."""
     first, second = {
         "decoder": ((), ()),
         "encoder": (("cls", "A", "sep"), ("B", "sep")),
@@ -93,7 +93,7 @@ def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str,
 
 
 def _template(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str]) -> dict[str, Any] | None:
-    """Return a post-processor that puts special tokens around a text A and a second text B."""
+    """Return the post-processor for the templates of a text A and a second text B."""
     names = [name for name in (*first, *second) if name not in "AB"]
     if not names:
         return None
@@ -111,7 +111,7 @@ def _template(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str])
 
 
 def _extended(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Return the entries of tokens added by `extend`, which the library finds first and which are not special."""
+    """Return the entries of tokens added by `extend`: not special, and found before the text around them is split."""
     backend = tokenizer.backend
     entries = huggingface.added_tokens(backend.ids) if isinstance(backend, Extended) else []
     return [{**entry, "special": False} for entry in entries]
@@ -131,7 +131,7 @@ def _framed(tokenizer: Tokenizer, model: Mapping[str, Any], decoder: Mapping[str
 
 
 def _strip_spaces(tokenizer: Tokenizer, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Let the mask and sentinels take the space before them, as in `decode.prompting`."""
+    """Let the mask and the sentinels absorb the space before them, as `decode.prompting` does."""
     spans = {tokenizer.mask, *tokenizer.sentinels.tolist()} if tokenizer.carries_space else set()
     return [{**entry, "lstrip": True} if entry["id"] in spans else entry for entry in entries]
 
@@ -144,7 +144,7 @@ def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _unigram_model(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) -> dict[str, Any]:
-    """Return a unigram model; the library matches all pieces, so `others` score below any spelling of their names."""
+    """Return a unigram model; the library matches `others` in text too, so any spelling must score above them."""
     never = (1 + max(map(len, others.values()))) * min(piece.score for piece in proto.pieces)
     vocab = [
         [texts[index], piece.score] if index in texts else [others[index], never]
@@ -155,7 +155,7 @@ def _unigram_model(proto: Any, texts: Mapping[int, str], others: Mapping[int, st
 
 
 def _isolate_unknown(texts: Mapping[int, str], others: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return a step that isolates characters without a piece, so that names of special tokens or bytes never match."""
+    """Return a step that isolates characters without a piece, so that no name of a special token or byte matches."""
     characters = sorted(set("".join(others.values())) - set(texts.values()))
     return [_split("[" + "".join(map(re.escape, characters)) + "]")] if characters else []
 
@@ -173,11 +173,7 @@ def _bpe_model(proto: Any, texts: Mapping[int, str], others: Mapping[int, str]) 
 
 
 def _published(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the tokenizer.json of a published sentencepiece model, with its normalisation and its mark for spaces.
-
-    Raises:
-      InputError: the model has features that the library lacks.
-    """
+    """Return the tokenizer.json of a published sentencepiece model, with its normalisation, and "▁" for spaces."""
     proto = sentencepiece.parse(tokenizer.content)
     normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
     symbols = any(piece.type == sentencepiece.USER for piece in proto.pieces)
@@ -209,7 +205,7 @@ def _published(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _merges(proto: Any, texts: Mapping[int, str]) -> Iterable[tuple[str, str]]:
-    """Yield every pair of pieces that joins to a piece, by descending score; sentencepiece merges any such pair."""
+    """Yield all pairs of pieces that join to a piece, by descending score; sentencepiece merges all such pairs."""
     pieces = set(texts.values())
     ranked = sorted(texts, key=lambda index: (-proto.pieces[index].score, index))
     for piece in (texts[index] for index in ranked):
@@ -224,18 +220,13 @@ _MODELS = {_UNIGRAM: _unigram_model, _BPE: _bpe_model}
 
 
 def _pieces(pieces: Any, mark: str = " ") -> tuple[dict[int, str], dict[int, str]]:
-    """Return text pieces, with `mark` for a space, and the names of other pieces (special tokens and bytes), by id."""
-    texts, others = {}, {}
-    for index, piece in enumerate(pieces):
-        if piece.type == sentencepiece.NORMAL:
-            texts[index] = piece.piece.replace(_MARK, mark)
-        else:
-            others[index] = piece.piece
-    return texts, others
+    """Return by id the text pieces, with `mark` for a space, and the names of others (special tokens and bytes)."""
+    normal = {index: piece.piece for index, piece in enumerate(pieces) if piece.type == sentencepiece.NORMAL}
+    others = {index: piece.piece for index, piece in enumerate(pieces) if index not in normal}
+    return {index: name.replace(_MARK, mark) for index, name in normal.items()}, others
 
 
 def _replace(pattern: Mapping[str, str], content: str) -> dict[str, Any]:
-    """Return a step that replaces matches of a pattern by `content`."""
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
@@ -244,8 +235,8 @@ def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
-# Isolates marks, and splits the text between them like `data.parts.parts`: at most 2,000 characters, up to a newline,
-# else up to a space, else anywhere.
+# Isolates "▁", and splits the text between marks like `data.parts.split`: into at most `PART` characters, after a
+# newline, else before a space, else anywhere.
 _PARTS = (
     f"{_MARK}"
     f"|(?=[^{_MARK}]{{{PART + 1}}})"
@@ -272,7 +263,7 @@ def _characters(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _stored(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the tokenizer's own tokenizer.json, with the special tokens that are not in that file."""
+    """Return the stored tokenizer.json, with the special tokens that it lacks."""
     tree = json.loads(tokenizer.content)
     entries = [*(tree.get("added_tokens") or ()), *huggingface.added_tokens(tokenizer.options["added"])]
     return {**tree, "added_tokens": _strip_spaces(tokenizer, entries)}
@@ -289,8 +280,8 @@ def _wordpiece(tokenizer: Tokenizer) -> dict[str, Any]:
 def caveat(tokenizer: Tokenizer) -> str:
     """Return a line about text that the library may segment differently, or "" if there is none.
 
-    Pieces that repeat one string have the same score in any order: ">>" and ">" in ">>>". Rounding then decides the
-    order, and sentencepiece sums scores in 32 bits, the library in 64.
+    If two pieces repeat one string, as ">" and ">>" do, ">>>" has the same score in either order of the two. Rounding
+    then decides, and sentencepiece sums scores in 32 bits, the library in 64.
     """
     if tokenizer.kind not in ("unigram", "sentencepiece"):
         return ""

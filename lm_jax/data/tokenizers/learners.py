@@ -1,6 +1,6 @@
 """Trains vocabularies on lines of text: sentencepiece's unigram and BPE, WordPiece, byte-level BPE.
 
-A learner is a pure function, so its result is the same in any process. With `verbose` it writes its progress to
+A learner is a pure function, so its result is the same in every process. With `verbose` it writes its progress to
 standard error, which `estimates` reads.
 """
 
@@ -20,31 +20,31 @@ from lm_jax.data.tokenizers import huggingface, simple
 from lm_jax.data.tokenizers.base import BOS, CLS, EOS, PAD, SPECIALS, TRAINED_ROLES, UNK, UNKNOWN, TokenizerConfig
 
 NO_TEXT = "there is no text to train a tokenizer on; check config.data.path and config.data.clean"
-# Content and options of a tokenizer, as `loading.BUILDERS` takes them.
+# Content and options of a tokenizer, the arguments of `loading.BUILDERS`.
 Learned = tuple[bytes, dict[str, Any]]
 
-_LINE = 4_000
+_LINE = 4_000  # Longer lines are split; in characters.
 _UNBROKEN = 500_000
 _BYTES = 256
 # WordPiece and byte-level BPE merge pairs that occur at least this often.
 _MIN_FREQUENCY = 2
-# Longer lines are normalised in parts, because the library's records of every character take a hundred times the text.
+# Longer lines are normalised in parts: the library's records of every character take a hundred times the text's memory.
 _PART = 100_000
 
 
 def sentencepiece_model(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Learned:
     """Train sentencepiece's unigram or BPE, without normalisation and with a piece for every byte."""
-    fitting = [part for line in lines if "\0" not in line for part in split(line, _LINE)]
+    chunks = [part for line in lines if "\0" not in line for part in split(line, _LINE)]
     if config.kind == "unigram":
-        fitting = _limit_unbroken(fitting)
-    if not fitting:
+        chunks = _limit_unbroken(chunks)
+    if not chunks:
         raise InputError(NO_TEXT)
     size = config.target_size - config.sentinels
     if size < len(SPECIALS) + _BYTES:
         raise InputError(_too_small(config, "specials, sentinels and bytes", len(SPECIALS) + _BYTES))
     while True:
         try:
-            return _sentencepiece(config, fitting, size, verbose), {"sentinels": config.sentinels}
+            return _sentencepiece(config, chunks, size, verbose), {"sentinels": config.sentinels}
         except RuntimeError as error:
             match = re.search(r"<= (\d+)", str(error))
             if config.vocab is not None or not match or int(match[1]) >= size:
@@ -98,7 +98,7 @@ def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, verbose
 
 
 def _explain(config: TokenizerConfig, message: str) -> str:
-    """Translate sentencepiece's error message to the keys of the config."""
+    """Translate sentencepiece's error message to config keys."""
     if "character_coverage()" in message:
         return f"config.data.tokenizer.character_coverage is {config.character_coverage}; expected 0.98 to 1"
     if match := re.search(r"<= (\d+)", message):
@@ -109,7 +109,7 @@ def _explain(config: TokenizerConfig, message: str) -> str:
 
 
 def wordpiece(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Learned:
-    """Train WordPiece by pair frequency, as the library does (Google never published its own trainer)."""
+    """Train WordPiece by pair frequency, as the library does (Google never published its trainer)."""
     import tokenizers
 
     options = {"lowercase": config.lowercase, "strip_accents": None, "chinese": True, "unk": SPECIALS[UNK]}
@@ -117,8 +117,8 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> L
     library = tokenizers.Tokenizer.from_str(json.dumps(tree))
     counts, texts = _count_characters(library, lines, verbose)
     alphabet = _alphabet(config, counts)
-    # The library numbers pieces that continue words in the order of a hash table, which differs between processes, and
-    # ids break ties. Listed as special tokens, they have fixed ids.
+    # The library numbers the pieces that continue words in the order of a hash table, which differs between processes,
+    # and ids break ties between pairs. Pieces listed as special tokens have fixed ids.
     split = library.pre_tokenizer.pre_tokenize_str
     inner = [huggingface.PREFIX + character for character in alphabet if len(split(f"a{character}")) == 1]
     least = len(SPECIALS) + len(alphabet) + len(inner)
@@ -139,7 +139,7 @@ def wordpiece(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> L
 
 
 def _count_characters(library: Any, lines: Sequence[str], verbose: bool) -> tuple[collections.Counter[str], list[str]]:
-    """Return counts of the normalised characters, and the text without words that are too long to be encoded."""
+    """Return counts of the normalised characters, and the texts without words that are too long to encode."""
     counts: collections.Counter[str] = collections.Counter()
     texts = []
     for part in _read([part for line in lines for part in split(line, _PART)], verbose, "Count characters"):
@@ -149,13 +149,13 @@ def _count_characters(library: Any, lines: Sequence[str], verbose: bool) -> tupl
             texts.append(part)
             continue
         words = (word for word, _ in library.pre_tokenizer.pre_tokenize_str(text))
-        # Training takes time quadratic in the length of a word, and pieces of longer words are never used.
+        # Training takes time quadratic in the length of a word, and a longer word is encoded as [UNK] anyway.
         texts.append(" ".join(word for word in words if len(word) <= huggingface.LONGEST_WORD))
     return counts, texts
 
 
 def _alphabet(config: TokenizerConfig, counts: Mapping[str, int]) -> list[str]:
-    """Return the most frequent characters of normalised text that together make up `character_coverage` of it."""
+    """Return the most frequent characters that together make up `character_coverage` of the normalised text."""
     visible = {character: count for character, count in counts.items() if not character.isspace()}
     if not visible:
         raise InputError(NO_TEXT)
@@ -177,7 +177,7 @@ def byte_bpe(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Le
     library = tokenizers.Tokenizer.from_str(json.dumps(huggingface.byte_bpe({}, [], prefix_space=False)))
     model = _merge_pairs(
         config,
-        # With line breaks, because texts contain them.
+        # With the line breaks that `lines` lack, because texts to encode contain them.
         (f"{part}\n" for part in _read([part for line in lines for part in split(line, _LINE)], verbose)),
         verbose,
         library,
@@ -189,7 +189,7 @@ def byte_bpe(config: TokenizerConfig, lines: Sequence[str], verbose: bool) -> Le
 
 
 def _merge_pairs(config: TokenizerConfig, texts: Iterator[str], verbose: bool, pipeline: Any, **options: Any) -> dict:
-    """Return vocabulary and merges of the most frequent pairs. WordPiece's trainer does the same without progress.
+    """Return vocabulary and merges of the most frequent pairs; WordPiece's trainer does the same but shows no progress.
 
     `pipeline`: a tokenizer whose normalizer, if any, and pre-tokenizer prepare the text.
     """

@@ -1,7 +1,7 @@
-"""Loads tokenizers from disk, saved here or published; no code from disk is executed.
+"""Loads tokenizers from disk, saved here or published, without executing code from disk.
 
 tokenizer_config.json and special_tokens_map.json define the special tokens, and added_tokens.json the ids beyond the
-vocabulary; without them, special tokens are recognised by their usual names.
+vocabulary; without these files, special tokens are recognised by their usual names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lm_jax.data.tokenizers.base import ROLES, SENTINEL, SETTINGS, Tokenizer, fi
 from lm_jax.data.tokenizers.extended import OPTION, extend
 
 _KEY = "config.data.tokenizer.path"
-# The first version's file names of settings and pieces; tokenizer.json is now Hugging Face's format.
+# Files of settings and of pieces in the first version; tokenizer.json is now a file in Hugging Face's format.
 _EARLIER = ("tokenizer.json", "pieces")
 
 BUILDERS: dict[str, Callable[[str, bytes, Mapping[str, Any]], Tokenizer]] = {
@@ -44,8 +44,8 @@ _NAMES = {
     "sep": ("[SEP]", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
 }
-# Classes whose ids differ from their sentencepiece model's, or whose vocab files are not read as BERT's or GPT-2's.
-_OTHERS = tuple(
+# Classes whose ids differ from their sentencepiece model's, or whose vocab files are not read like BERT's or GPT-2's.
+_UNSUPPORTED = tuple(
     "XLMRoberta MBart Camembert Pegasus PLBart XGLM Nllb M2M100 Marian Barthez LayoutXLM CLIP CTRL OpenAIGPT "
     "BertJapanese Bertweet Phobert BlenderbotSmall FSMT XLMTokenizer Esm Flaubert Speech2Text".split()
 )
@@ -58,7 +58,7 @@ def load(path: Path | str, *, sentinels: int = 0, lowercase: bool = True) -> Tok
     Args:
       path: a directory or a file; see `TokenizerConfig.path`.
       sentinels: number of sentinels to add to a published tokenizer without any.
-      lowercase: whether to lower-case for a vocab.txt whose tokenizer_config.json does not set it.
+      lowercase: whether to lower-case text for a vocab.txt whose tokenizer_config.json has no `do_lower_case`.
 
     Raises:
       InputError: there is no tokenizer, its files are damaged, or their format is unknown.
@@ -95,7 +95,7 @@ def refuse_ids(path: Path | str) -> None:
 
 
 def cased(path: Path | str) -> bool:
-    """Return whether a vocab.txt has pieces with upper case and no file beside it sets `do_lower_case`."""
+    """Return whether a path is a vocab.txt that has upper-case pieces and no `do_lower_case` in a file beside it."""
     reader, file = _format(Path(path).expanduser())
     if reader is not _vocab_txt or "do_lower_case" in read_config(file.parent):
         return False
@@ -103,19 +103,18 @@ def cased(path: Path | str) -> bool:
 
 
 def is_saved(directory: Path | str) -> bool:
-    """Return whether `save` completed in a directory."""
+    """Return whether a directory holds a tokenizer that `save` wrote completely."""
     return (Path(directory) / SETTINGS).exists()
 
 
 def is_ours(directory: Path | str) -> bool:
-    """Return whether `save` wrote a directory, in this version or the first."""
+    """Return whether a directory holds a tokenizer that `save` wrote, in this version or the first."""
     return any(_is_ours(Path(directory) / name) for name in (SETTINGS, _EARLIER[0]))
 
 
 def _is_ours(file: Path) -> bool:
-    return file.is_file() and (
-        file.name == SETTINGS or set(_json(file)) == {"fingerprint", "kind", "sentinels", "vocab_size"}
-    )
+    keys = {"fingerprint", "kind", "sentinels", "vocab_size"}
+    return file.is_file() and (file.name == SETTINGS or set(_json(file)) == keys)
 
 
 def _load_saved(directory: Path, name: str) -> Tokenizer:
@@ -129,7 +128,7 @@ def _load_saved(directory: Path, name: str) -> Tokenizer:
             content = file.read_bytes()
         except OSError as error:
             raise InputError(f"{_KEY}: {directory} is incomplete; {file.name} cannot be read") from error
-    # Checked before the library reads the file, because its error for a damaged model does not name the file.
+    # Checked before the library reads the file, because the library's error does not name a damaged file.
     if fingerprint(settings["kind"], content, options) != settings["fingerprint"]:
         raise InputError(f"{_KEY}: {directory} is damaged; {file.name} does not match its fingerprint")
     base = {key: value for key, value in options.items() if key != OPTION}
@@ -237,7 +236,7 @@ def _vocab_json(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
 def _model(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
     config = read_config(file.parent)
     if file.name == "sentencepiece.bpe.model":
-        raise InputError("the ids of this family differ from its model's; give its tokenizer.json")
+        raise InputError("models with a sentencepiece.bpe.model renumber its pieces; give the model's tokenizer.json")
     content = file.read_bytes()
     proto = sentencepiece.parse(content)
     trainer = proto.trainer_spec
@@ -257,12 +256,10 @@ def _model(file: Path, sentinels: int, lowercase: bool) -> Tokenizer:
 def _roles(
     directory: Path, vocabulary: Mapping[str, int], marked: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Return ids by role, and the ids of tokens beyond the vocabulary.
+    """Return ids by role, and ids by name of tokens beyond the vocabulary.
 
-    Args:
-      directory: directory of the files that name special tokens.
-      vocabulary: ids by piece.
-      marked: the part of the vocabulary that may be special if no file names the role's token.
+    `directory` holds the files that name special tokens. A role that they omit goes to its usual name, if that is in
+    `marked` or beyond the vocabulary.
     """
     config = read_config(directory)
     added = _json(directory / "added_tokens.json") if (directory / "added_tokens.json").is_file() else {}
@@ -289,7 +286,7 @@ def _roles(
 def _options(
     vocabulary: Mapping[str, int], roles: Mapping[str, int], added: Mapping[str, int], sentinels: int
 ) -> dict[str, Any]:
-    """Return a tokenizer's options; if it has no sentinels, new ones follow the vocabulary in reverse order."""
+    """Return a tokenizer's options; if it has no sentinels, new ones follow all other ids in reverse order."""
     ids = {**vocabulary, **added}
     numbered = {int(match[1]): token for name, token in ids.items() if (match := SENTINEL.fullmatch(name))}
     added = dict(added)
@@ -303,19 +300,18 @@ def _options(
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Return special_tokens_map.json merged with tokenizer_config.json, which takes precedence."""
+    """Return the entries of special_tokens_map.json and tokenizer_config.json, which takes precedence."""
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
             merged |= _json(directory / name)
     kind = merged.get("tokenizer_class") or ""
-    if kind.startswith(_OTHERS) and not (directory / "tokenizer.json").is_file():
+    if kind.startswith(_UNSUPPORTED) and not (directory / "tokenizer.json").is_file():
         raise InputError(f"{kind} cannot be loaded from these files alone; give its tokenizer.json")
     return merged
 
 
 def _name(entry: Any) -> str:
-    """Return the text of a token entry, which is a string or an object."""
     return entry["content"] if isinstance(entry, dict) else str(entry)
 
 

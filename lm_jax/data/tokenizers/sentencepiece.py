@@ -1,7 +1,7 @@
 """Sentencepiece models (Kudo and Richardson 2018, arXiv:1808.06226), trained here or published.
 
 Models trained here have byte fallback and no normalisation, so they are lossless. Published models keep their ids,
-normalisation and dummy prefix.
+their normalisation and their dummy prefix (the space added before a text).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lm_jax.data.tokenizers import simple
 from lm_jax.data.tokenizers.base import SPECIALS, UNKNOWN, Encoded, Tokenizer, vocabulary
 
 FILE = "spiece.model"
-_BYTES = len(SPECIALS)  # The first of our 256 byte pieces: <0x00>.
+_BYTES = len(SPECIALS)  # Id of <0x00>, the first of the 256 byte pieces of models trained here.
 # Types of pieces in sentencepiece_model.proto.
 NORMAL, _UNKNOWN, _CONTROL, USER, _UNUSED, _BYTE = range(1, 7)
 NAMED = (_UNKNOWN, _CONTROL)  # The types of special tokens.
@@ -51,7 +51,7 @@ def build_published(kind: str, content: bytes, options: Mapping[str, Any]) -> To
         names[index] = name
     texts = _texts(names, kinds.tolist())
     special = np.isin(kinds, (_UNKNOWN, _CONTROL, _UNUSED))
-    # U+FFFD as in all tokenizers here; sentencepiece's default is " ⁇ ", which may occur in a text.
+    # Decode [UNK] to U+FFFD, as all tokenizers here; sentencepiece's default, " ⁇ ", may occur in a text.
     proto.trainer_spec.unk_surface = UNKNOWN
     backend = _Published(sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString()), proto)
     tables = vocabulary(names, texts, special=special, prefix_space=proto.normalizer_spec.add_dummy_prefix)
@@ -80,21 +80,19 @@ def parse(content: bytes) -> Any:
 
 
 def _texts(names: Sequence[str], kinds: Sequence[int]) -> list[bytes]:
-    """Return the UTF-8 text of each piece; b"" for special and unused ones."""
-    texts = []
-    for name, kind in zip(names, kinds, strict=True):
-        if kind == _BYTE:
-            texts.append(bytes([int(name[3:5], 16)]))
-        else:
-            texts.append(name.replace(MARK, " ").encode() if kind in (NORMAL, USER) else b"")
-    return texts
+    """Return the UTF-8 text of each piece; b"" for special and unused pieces."""
+    text = lambda name, kind: name.replace(MARK, " ").encode() if kind in (NORMAL, USER) else b""
+    return [
+        bytes([int(name[3:5], 16)]) if kind == _BYTE else text(name, kind)
+        for name, kind in zip(names, kinds, strict=True)
+    ]
 
 
 def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] = ()) -> Encoded:
-    """Encode chunks; text i begins at chunk firsts[i], and chunks at `marks` stand for a literal mark in the text."""
+    """Encode chunks; text i begins at chunk firsts[i], and each empty chunk at `marks` represents a "▁" in the text."""
     if not firsts:
         return Encoded(np.zeros(0, np.int32), np.zeros(0, np.int64))
-    # Many in one call, because for short texts a call costs as much as encoding; not all, to react to Ctrl-C.
+    # Many chunks per call, because a call costs as much as encoding a short text; not all, so that Ctrl-C takes effect.
     arrays = []
     for start in range(0, len(chunks), _CALL):
         arrays += model.encode(chunks[start : start + _CALL], return_type="numpy", num_threads=1)
@@ -105,7 +103,7 @@ def _run(model: Any, chunks: list[str], firsts: list[int], marks: Sequence[int] 
 
 
 class _Trained:
-    """A model without normalisation, whose pieces equal their text."""
+    """A model trained here: without normalisation, so the text of a piece is known exactly."""
 
     lossless = True
 
@@ -113,15 +111,13 @@ class _Trained:
         self._model, self._lengths = model, lengths
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        chunks: list[str] = []
-        firsts: list[int] = []
-        marks: list[int] = []
+        chunks, firsts, marks = [], [], []
         for text in texts:
             firsts.append(len(chunks))
             if len(text) <= PART and MARK not in text:
                 chunks.append(text)
                 continue
-            # A mark in the text is spelled in bytes, because it would be decoded as a space.
+            # A "▁" in the text is spelled in bytes, because as a piece it would be decoded as a space.
             for number, stretch in enumerate(text.split(MARK)):
                 if number:
                     marks.append(len(chunks))
@@ -139,14 +135,14 @@ class _Trained:
 
 
 class _Published:
-    """A model with its own normalisation."""
+    """A published model, which may normalise text."""
 
     def __init__(self, model: Any, proto: Any):
         normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
         self._model = model
         self._prefix = normaliser.add_dummy_prefix
         self._split = self._splitter(proto)
-        # add_dummy_prefix loses nothing: the model's decoder removes exactly the prefix.
+        # add_dummy_prefix loses nothing, because the model's decoder removes exactly that prefix.
         self.lossless = (
             not normaliser.precompiled_charsmap
             and not normaliser.remove_extra_whitespaces
@@ -155,11 +151,11 @@ class _Published:
         )
 
     def _splitter(self, proto: Any) -> Callable[[str], list[str]]:
-        """Return a function that splits long texts into parts with the same pieces as the text."""
+        """Return a function that splits a long text into parts that together have the pieces of the text."""
         normaliser, trainer = proto.normalizer_spec, proto.trainer_spec
-        crosses = any(MARK in piece.piece.lstrip(MARK) for piece in proto.pieces)
-        loses = normaliser.remove_extra_whitespaces and not normaliser.add_dummy_prefix
-        if crosses or loses or trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces:
+        crosses_words = any(MARK in piece.piece.lstrip(MARK) for piece in proto.pieces)
+        loses_space = normaliser.remove_extra_whitespaces and not normaliser.add_dummy_prefix
+        if crosses_words or loses_space or trainer.treat_whitespace_as_suffix or not normaliser.escape_whitespaces:
             return lambda text: [text]
         return split_at_words
 
@@ -180,14 +176,11 @@ class _Published:
 
     def _chunks(self, texts: Sequence[str]) -> tuple[list[str], list[int], list[int]]:
         """Return the chunks, the first chunk of each text, and the byte offset of each chunk in the joined texts."""
-        chunks: list[str] = []
-        firsts: list[int] = []
-        offsets: list[int] = []
-        offset = 0
+        chunks, firsts, offsets, offset = [], [], [], 0
         for text in texts:
             firsts.append(len(chunks))
             for number, part in enumerate(self._split(text) or [""]):
-                # The library adds the dummy prefix to every chunk, in place of the space that the part begins with.
+                # The dummy prefix that the library adds to every chunk replaces the space that the part begins with.
                 dropped = number > 0 and self._prefix
                 chunks.append(part[1:] if dropped else part)
                 offsets.append(offset + dropped)

@@ -1,4 +1,4 @@
-"""Tokenizers without a model: bytes, the characters of a corpus, and "ids" for checkpoints without a tokenizer."""
+"""Tokenizers without a model: bytes, characters of a corpus, and "ids", the placeholder of a checkpoint without one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bytes_tokenizer(sentinels: int) -> Tokenizer:
 
 
 def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
-    """Build a tokenizer of the characters of an alphabet, `content` in UTF-8; other characters are unknown."""
+    """Build a tokenizer of the characters in `content`, UTF-8; all other characters are unknown."""
     alphabet = content.decode()
     texts = [b""] * len(SPECIALS) + [character.encode() for character in alphabet]
     texts[UNK] = UNKNOWN.encode()
@@ -40,10 +40,9 @@ def characters_tokenizer(content: bytes, sentinels: int) -> Tokenizer:
 
 
 def ids_tokenizer(options: Mapping[str, Any]) -> Tokenizer:
-    """Build the placeholder for a checkpoint without a tokenizer, which cannot encode text.
+    """Build the placeholder for a checkpoint without a tokenizer; it cannot encode text.
 
-    Args:
-      options: `rows`, the number of ids, and `roles`, the special ids by role.
+    `options`: `rows`, the number of ids, and `roles`, the special ids by role.
     """
     rows, roles = options["rows"], dict(options["roles"])
     tables = vocabulary([str(token) for token in range(rows)], [b""] * rows)
@@ -61,7 +60,7 @@ def trained_tokenizer(
     backend: Backend,
     file: str = "alphabet.txt",
 ) -> Tokenizer:
-    """Build a tokenizer trained here; `pieces` and their `texts` begin with the specials; sentinels are appended."""
+    """Build a tokenizer trained here from its pieces, special ones first, and their texts; appends the sentinels."""
     roles, ids = TRAINED_ROLES, range(len(pieces), len(pieces) + sentinels)
     options = {"sentinels": sentinels}
     tables = vocabulary([*pieces, *sentinel_names(sentinels)], [*texts, *[b""] * sentinels])
@@ -71,8 +70,6 @@ def trained_tokenizer(
 
 
 class _Ids:
-    """Refuses to encode text."""
-
     lossless = False
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -86,8 +83,6 @@ class _Ids:
 
 
 class _Bytes:
-    """One token per byte."""
-
     lossless = True
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -104,8 +99,6 @@ class _Bytes:
 
 
 class _Characters:
-    """One token per character of the alphabet."""
-
     lossless = False
 
     def __init__(self, alphabet: str):
@@ -119,7 +112,7 @@ class _Characters:
 
     def locate(self, texts: Sequence[str]) -> Encoded:
         encoded = self.encode(texts)
-        # One token per character: a token starts at every byte that is not a UTF-8 continuation byte.
+        # A token is a character, which starts at every byte that is not a UTF-8 continuation byte.
         data = np.frombuffer("\n".join(texts).encode(), np.uint8)
         starts = np.flatnonzero((data & 0xC0) != 0x80)
         breaks = np.cumsum(encoded.counts + 1)[:-1] - 1

@@ -1,7 +1,7 @@
 """Special ids that a published tokenizer puts around a text: LLaMA's `<s>`, T5's `</s>`, BART's `<s> ... </s>`.
 
-The post-processor of a tokenizer.json defines them; `add_bos_token` or `add_eos_token` in the tokenizer_config.json
-beside it take precedence. For other files the tokenizer's class or the model's type decides.
+The post-processor of a tokenizer.json defines them, unless the tokenizer_config.json beside it has `add_bos_token` or
+`add_eos_token`. For other files the tokenizer's class or the model's type determines them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lm_jax.data.tokenizers.loading import is_ours, read_config
 
 Template = tuple[tuple[int, ...], tuple[int, ...]]
 
-# Prefixes of tokenizer classes or model types, and the roles of the ids before and after a text.
+# How tokenizer classes or model types begin, and the roles of the ids before and after a text.
 _CLASSES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
     (("llama", "codellama", "gemma", "mistral"), ("bos",), ()),
     (("t5", "mt5", "umt5", "pegasus", "marian"), (), ("eos",)),
@@ -25,12 +25,9 @@ _CLASSES: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] =
 
 
 def template(path: Path | str, tokenizer: Tokenizer, family: str = "") -> Template:
-    """Return the ids that a tokenizer puts before and after every text.
+    """Return the ids that the tokenizer loaded from a directory or file puts before and after every text.
 
-    Args:
-      path: directory or file of the tokenizer.
-      tokenizer: the tokenizer loaded from `path`.
-      family: `model_type` of its model, for files that do not name the tokenizer's class.
+    `family`: `model_type` of its model, for files that do not name the tokenizer's class.
     """
     path = Path(path)
     directory = path if path.is_dir() else path.parent
@@ -38,11 +35,11 @@ def template(path: Path | str, tokenizer: Tokenizer, family: str = "") -> Templa
         return (), ()
     config = read_config(directory)
     if "add_bos_token" in config or "add_eos_token" in config:
-        around = (["bos"] if config.get("add_bos_token") else [], ["eos"] if config.get("add_eos_token") else [])
-        return _ids(tokenizer, around[0]), _ids(tokenizer, around[1])
+        roles = (["bos"] if config.get("add_bos_token") else [], ["eos"] if config.get("add_eos_token") else [])
+        return _ids(tokenizer, roles[0]), _ids(tokenizer, roles[1])
     file = path if path.suffix == ".json" else directory / "tokenizer.json"
     if file.is_file():
-        return _around(file)
+        return _library_template(file)
     name = (config.get("tokenizer_class") or family).lower()
     for prefixes, before, after in _CLASSES:
         if name.startswith(prefixes):
@@ -51,15 +48,14 @@ def template(path: Path | str, tokenizer: Tokenizer, family: str = "") -> Templa
 
 
 def _ids(tokenizer: Tokenizer, roles: Sequence[str]) -> tuple[int, ...]:
-    # RoBERTa's files name the same tokens bos and eos, or cls and sep.
-    other = {"cls": tokenizer.bos, "sep": tokenizer.eos}
+    # RoBERTa's files name the same two tokens bos and eos, or cls and sep.
+    fallbacks = {"cls": tokenizer.bos, "sep": tokenizer.eos}
     tokens = [getattr(tokenizer, role) for role in roles]
-    ids = [other.get(role) if token is None else token for role, token in zip(roles, tokens, strict=True)]
+    ids = [fallbacks.get(role) if token is None else token for role, token in zip(roles, tokens, strict=True)]
     return tuple(int(token) for token in ids if token is not None)
 
 
-def _around(file: Path) -> Template:
-    """Return the ids that the library adds before and after a text."""
+def _library_template(file: Path) -> Template:
     encoded = library_tokenizer(file.read_bytes()).encode("a")
     # special_tokens_mask is 1 for tokens that the library added, 0 for tokens of the text.
     text = [index for index, special in enumerate(encoded.special_tokens_mask) if not special]

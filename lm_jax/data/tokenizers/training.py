@@ -1,6 +1,6 @@
 """Trains tokenizers: sentencepiece's unigram and BPE, WordPiece, byte-level BPE, bytes, characters.
 
-All have the same vocabulary layout: seven special ids, ordinary pieces, the sentinels of span corruption. Training is
+All have the same vocabulary layout: seven special tokens, ordinary pieces, sentinels of span corruption. Training is
 deterministic.
 """
 
@@ -21,11 +21,11 @@ from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.learners import LEARNERS, NO_TEXT
 
 STAGE = "training the tokenizer"
-# Up to this number of characters, training takes at most two seconds on any text; more text is trained on in a separate
-# process, which Ctrl-C ends at once and which takes half a second to start.
+# Up to this number of characters, training takes at most two seconds on any text. More text is trained on in a separate
+# process, which takes half a second to start and which Ctrl-C ends at once.
 _IN_LINE = 50_000
 _STEP = 1 << 20  # Characters counted in one call.
-_QUIET_S = 2.0
+_QUIET_S = 2.0  # Reading that takes less is not reported.
 _TOTAL = 1000  # Progress is reported in thousandths.
 
 Progress = Callable[[str, int, int], None]
@@ -40,7 +40,7 @@ def train(
       config: kind and size.
       texts: cleaned documents.
       total_bytes: size of all texts if known; lines are then sampled if it exceeds `config.sample_bytes`.
-      progress: called with a stage, the amount done and the total (0 if unknown) if training takes a while.
+      progress: called with a stage, the amount done and the total (0 if unknown), unless training is quick.
 
     Raises:
       InputError: a setting is out of range, there is no text, or the vocabulary size does not fit the text.
@@ -50,7 +50,7 @@ def train(
       >>> [tokenizer.piece(int(token)) for token in tokenizer.encode("Lower slows")]
       ['lower', 'slow', '##s']
     """
-    # Checks the range of every setting.
+    # Building the config again checks the range of every setting.
     config = from_config_dict(TokenizerConfig, dataclasses.asdict(config), "config.data.tokenizer")
     if config.path:
         loaded = loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
@@ -62,7 +62,7 @@ def train(
 
 
 def _report_reading(lines: Iterator[str], total: int, progress: Progress | None) -> Iterator[str]:
-    """Yield the lines; report progress if reading takes a while, as for a corpus much larger than its sample."""
+    """Yield the lines and report progress if reading is slow, as for a corpus much larger than its sample."""
     done, next_s = 0, time.monotonic() + _QUIET_S
     for line in lines:
         yield line
@@ -84,12 +84,12 @@ def _train_pieces(config: TokenizerConfig, lines: Iterator[str], progress: Progr
 
 
 def learn(config: TokenizerConfig, lines: list[str]) -> tuple[bytes, dict]:
-    """Train the kind's model and write progress to standard error; runs in a worker process."""
+    """Run the learner of the config's kind, with progress on standard error; called in a worker process."""
     return LEARNERS[config.kind](config, lines, True)
 
 
 def _listener(config: TokenizerConfig, progress: Progress | None) -> Callable[[bytes], None]:
-    """Return a function that turns a library's lines into progress, which never decreases."""
+    """Return a function that reports progress, which never decreases, from a library's lines."""
     share_of, done = LISTENERS[config.kind](config), 0
 
     def listen(line: bytes) -> None:
