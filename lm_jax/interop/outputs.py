@@ -160,7 +160,7 @@ def _inputs(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Inputs:
     decoder_ids = inputs.get("decoder_input_ids")
     if decoder_ids is None:
         decoder_ids = _shifted(checkpoint, tokens if checkpoint.head is not None else inputs.get("labels", tokens))
-    rows = _embedded(checkpoint, module.written, decoder_ids)
+    rows = _embedded(checkpoint, module.decoder_table, decoder_ids)
     return Inputs(tokens=decoder_ids, embedded=rows, source=source, **{masked: inputs.get("decoder_attention_mask")})
 
 

@@ -303,7 +303,7 @@ def test_an_unknown_size_lists_the_known_ones():
         ({"stack.share.groups": 3}, "share has 3 groups of 1 layers, but stack.depth is 2; expected a multiple of 1"),
         (
             {"stack.block.norm_placement": "parallel", "stack.block.cross": {}},
-            "'parallel', which does not support block.cr",
+            "'parallel' does not support block.cross",
         ),
         ({"stack.kinds": {"wide": {"attention": {"mask": "full"}}}, "stack.pattern": ("wide",)}, "'full' in a decoder"),
         ({"init.name": "xavier"}, "init.name is 'xavier'; expected one of"),

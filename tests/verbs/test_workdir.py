@@ -194,7 +194,7 @@ time.sleep(60)
 def test_a_fork_whose_parameters_do_not_fit_leaves_no_directory(train, finished, tmp_path, capsys):
     workdir = tmp_path / "fork"
     assert train(workdir, f"--fork={finished}", "--config.model.stack.depth=3") == 2
-    assert "use the config that it was trained with" in last_error(capsys)
+    assert "use the config of the run that saved it" in last_error(capsys)
     assert not workdir.exists()
 
 

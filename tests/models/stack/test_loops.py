@@ -114,6 +114,6 @@ def test_attention_of_every_layer_of_both_sides_is_returned(outcome):
 def test_an_unknown_intermediate_output_is_refused():
     model = transformer.build_transformer(tiny.config("gpt2", over=SMALL | {"stack.depth": 1}))
     shapes = tiny.shapes(model, Inputs(tokens=TOKENS))
-    with pytest.raises(InputError, match="show is 'attentions', .*did you mean attention"):
+    with pytest.raises(InputError, match="show is 'attentions'; .*did you mean attention"):
         show = lambda params: model.apply({"params": params}, Inputs(tokens=TOKENS), show=("attentions",))
         jax.eval_shape(show, shapes)
