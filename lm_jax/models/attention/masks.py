@@ -202,8 +202,8 @@ class Visibility:
             query, key = self.positions(queries, keys)
             allowed = self.mask.allow(self._token_positions(query), self._token_positions(key))
         if self.key_segments is not None:
-            same = (key := self.key_segments[:, None, keys]) > 0
-            same = same if self.query_segments is None else same & (key == self.query_segments[:, queries, None])
+            key, segments = self.key_segments[:, None, keys], self.query_segments
+            same = key > 0 if segments is None else (key == segments[:, queries, None]) & (key > 0)
             allowed = same if allowed is None else allowed & same
         if self.unseen is not None:
             visible = ~self.unseen[:, queries, keys]
