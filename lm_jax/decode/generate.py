@@ -2,6 +2,14 @@
 
 Prompts of different lengths share a batch: a decoder's are padded on the left, an encoder-decoder's sources on the
 right. Padding is masked and positions skip it, so a prompt's continuation does not depend on the rest of its batch.
+
+Example:
+  >>> from lm_jax import interop
+  >>> from lm_jax.decode.sampling import GREEDY
+  >>> module, params = interop.load("tests/golden/huggingface_gpt2")
+  >>> options = dict(max_tokens=4, sampling=GREEDY, seed=0, pad=0, eos=None, bos=0)
+  >>> generate(module, params, [[5, 6, 7]], **options)[0].tokens.tolist()
+  [130, 130, 130, 130]
 """
 
 from __future__ import annotations

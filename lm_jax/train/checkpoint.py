@@ -50,9 +50,13 @@ class Checkpointer:
     With several processes, all of them must call every method except `steps`, `best`, `describe` and `verify`.
 
     Example:
-      >>> checkpointer = Checkpointer("runs/new/checkpoints", keep=3)
-      >>> checkpointer.steps(), checkpointer.latest(), checkpointer.best_mark()  # nothing saved yet
-      ([], None, {})
+      >>> import tempfile
+      >>> state = {"params": {"bias": jnp.arange(3.0)}}
+      >>> with tempfile.TemporaryDirectory() as directory, Checkpointer(directory, asynchronous=False) as checkpointer:
+      ...     saved = checkpointer.save(100, state, extra={"note": "example"})
+      ...     restored, extra = checkpointer.restore(state)
+      ...     checkpointer.steps(), restored["params"]["bias"].tolist(), extra
+      ([100], [0.0, 1.0, 2.0], {'note': 'example'})
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2, asynchronous: bool = True):
