@@ -40,7 +40,7 @@ def published(size: str, length: int, learning_rate: float, steps: int) -> ml_co
         length=length,
         batch=4_194_304 // length,  # LLaMA, table 2; Llama 2, table 1
         validation=0.001,
-        tokenizer=dict(kind="bpe", vocab=32_000),  # LLaMA, section 2.1
+        tokenizer=dict(kind="bpe", vocab=32_000),  # the released tokenizer
     )
     # LLaMA, section 2.3: cosine to a tenth, 2,000 steps of warmup; its betas and weight decay are the defaults.
     config.optimizer = dict(learning_rate=learning_rate, schedule=dict(name="cosine", warmup=2000, final=0.1))

@@ -135,7 +135,13 @@ def parse(verb: str, words: Sequence[str]) -> Request:
 
 
 def load_recipe(name: str) -> Any:
-    """Runs a recipe, `FILE[:VARIANT]` or a shipped `NAME[:VARIANT]`, and returns its ConfigDict.
+    """Runs a recipe and returns its ConfigDict.
+
+    Args:
+      name: `FILE[:VARIANT]`, or `NAME[:VARIANT]` of a shipped recipe.
+
+    Raises:
+      InputError: there is no such file or variant, or running it failed.
 
     Example:
       >>> load_recipe("gpt:tiny").model.kind

@@ -64,7 +64,15 @@ class Tree(dict):
 
 
 def lookup(table: Mapping[str, Entry], name: str, key: str) -> Entry:
-    """Returns `table[name]`; raises InputError if `name`, the value of the setting `key`, is not in the table.
+    """Returns `table[name]`.
+
+    Args:
+      table: the choices by name.
+      name: the value of a setting.
+      key: the setting, for the message.
+
+    Raises:
+      InputError: the table has no such name; the message lists the choices and the nearest one.
 
     Example:
       >>> lookup({"adamw": 1, "lion": 2}, "lion", "config.optimizer.name")
@@ -110,6 +118,9 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
       cls: the dataclass to build.
       tree: the values; nested mappings become nested dataclasses, lists become tuples.
       key: the name of this tree in error messages.
+
+    Returns:
+      An instance of `cls`, checked against its types and bounds.
 
     Raises:
       InputError: unknown key, wrong type, value out of bounds, or missing field without a default.

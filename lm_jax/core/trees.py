@@ -54,7 +54,14 @@ def unflatten(leaves: Params) -> Params:
 
 
 def partition(tree: Params, keep: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Splits nested dictionaries into the leaves whose path `keep` accepts, and the others.
+    """Splits nested dictionaries by the paths of their leaves.
+
+    Args:
+      tree: nested dictionaries of arrays.
+      keep: maps a path such as `stack/layers/attention/query/kernel` to whether its leaf is in the first tree.
+
+    Returns:
+      The tree of the leaves that `keep` accepts and the tree of the others; `merge` joins them again.
 
     Example:
       >>> params = {"embed": {"table": 1}, "head": {"kernel": 2, "bias": 3}}

@@ -143,8 +143,7 @@ class Blend:
     shares: Mapping[str, float]
     config: tokenizers.TokenizerConfig
 
-    # 0: train on the whole blend, which is a sample already.
-    bytes = 0
+    bytes = None  # unknown; training uses the whole blend, which is already a sample
 
     @property
     def fingerprint(self) -> str:

@@ -43,12 +43,15 @@ def keys(*numbers: Integer[np.ndarray, " #keys"]) -> UInt32[np.ndarray, "keys 2"
 
 
 def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> Int[np.ndarray, " *shape"]:
-    """Apply a keyed permutation of 0..count-1 to indices; returns int64.
+    """Apply a keyed permutation of 0..count-1 to indices.
 
     Args:
       index: numbers from 0 to count - 1.
       count: at least 1.
       key: 64 bits that choose the permutation.
+
+    Returns:
+      int64 of the shape of `index`; only the indices asked for are computed (Feistel network).
 
     Example:
       >>> [permute(np.arange(6), 6, key(7, epoch)).tolist() for epoch in range(2)]

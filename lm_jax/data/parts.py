@@ -55,8 +55,8 @@ def split_at_words(text: str, size: int = PART) -> list[str]:
     return [*result, text[start:]]
 
 
-def sample_lines(texts: Iterable[str], sample_bytes: int, total_bytes: int) -> Iterator[str]:
-    """Yield the lines that are not empty, or an even sample of about `sample_bytes` if `total_bytes` is larger."""
+def sample_lines(texts: Iterable[str], sample_bytes: int, total_bytes: int | None) -> Iterator[str]:
+    """Yield the non-empty lines, or an even sample of about `sample_bytes` if `total_bytes` is known and larger."""
     threshold = min(1.0, sample_bytes / total_bytes) * 2.0**64 if total_bytes else 2.0**64
     number = 0
     for text in texts:

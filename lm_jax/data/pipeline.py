@@ -30,7 +30,7 @@ _ENDLESS = 1 << 48
 def batch_at(
     rows: Rows, features: Features, step: int, *, seed: int, batch: int, local: Int[np.ndarray, " local"] | None = None
 ) -> Batch:
-    """Build the batch of one step: the features of each row, stacked: [local, ...]; and `KEYS`.
+    """Build the batch of one step, a function of (seed, step).
 
     Args:
       rows: the training rows.
@@ -39,6 +39,9 @@ def batch_at(
       seed: of the run.
       batch: rows of the global batch.
       local: the places of the global batch that this host reads; None: all.
+
+    Returns:
+      The features of each row, stacked: [local, ...], and a random key for each row under `KEYS`.
 
     Example:
       >>> from lm_jax.data.rows import permuted

@@ -170,18 +170,7 @@ def family_of(tree: Mapping[str, Any], key: str = "model_type") -> Family:
 
 
 def load(path: Path | str, layout: Any = None) -> tuple[Any, Any]:
-    """Loads a model and its float32 parameters from a Hugging Face checkpoint.
-
-    Args:
-      path: a directory with config.json and model.safetensors, or shards and their index.
-      layout: a `Layout` to shard the parameters by; None: they are on one device.
-
-    Returns:
-      A Linen module and its parameters: `model.apply({"params": params}, Inputs(tokens=...), logits=True).logits`.
-
-    Raises:
-      InputError: the checkpoint is incomplete, damaged or not supported.
-    """
+    """Implements `interop.load`."""
     checkpoint = open_checkpoint(path)
     return checkpoint.module, checkpoint.params(layout)
 

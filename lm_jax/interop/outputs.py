@@ -33,21 +33,7 @@ Arrays = dict[str, Any]
 
 
 def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Computes all outputs of a checkpoint for these inputs, with matrix products in full float32 precision.
-
-    Args:
-      path: a directory with config.json and safetensors.
-      inputs: arrays by the names of the reference's `forward`: `input_ids`, `attention_mask`, `token_type_ids`,
-        `decoder_input_ids`, `decoder_attention_mask`, `labels` ... Labels add the loss and its gradients;
-        `gen_input_ids` (and `gen_attention_mask`, `gen_eos_token_id`) adds greedy continuations of 20 tokens.
-
-    Returns:
-      Arrays by the reference's names: `logits`, `base/last_hidden_state`, `hidden_states/0`, `attentions/0`, `loss`,
-      `grad_global_norm`, `grad_norm/NAME`, `grad/NAME`, `gen_greedy_sequences` ...
-
-    Raises:
-      InputError: the checkpoint is not supported, or an input is missing.
-    """
+    """Implements `interop.run`."""
     if unread := sorted(UNREAD & set(inputs)):
         raise InputError(f"inputs has {', '.join(unread)}, which is not supported; leave it out")
     checkpoint = open_checkpoint(path)

@@ -15,8 +15,15 @@ def training_flops(
 ) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per query, key and feature.
 
-    The row has `length` (decoder) tokens, logits at `read` of them, and `source` encoder tokens. `shapes` and `axes`
-    are those of the parameters. Shared weights count at each use; keys outside a window do not count.
+    Shared weights count at each use; keys outside a window do not count.
+
+    Args:
+      config: the model's configuration.
+      shapes: shapes of its parameters.
+      axes: logical axes of its parameters.
+      length: tokens of the row; of an encoder-decoder, decoder tokens.
+      read: tokens of the row with logits.
+      source: encoder tokens.
 
     Example:
       >>> from lm_jax.models.config import EmbedConfig, StackConfig, TransformerConfig

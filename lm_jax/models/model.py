@@ -122,7 +122,11 @@ class Model:
 
 
 def build_model(config: ModelConfig, vocab: int) -> Model:
-    """Builds the model of a configuration with `vocab` tokens.
+    """Builds the model of a configuration; no array is allocated.
+
+    Args:
+      config: the configuration of an encoder, a decoder or an encoder-decoder.
+      vocab: number of token ids, which replaces `config.embed.vocab`.
 
     Example:
       >>> from lm_jax.models.config import EmbedConfig, TransformerConfig

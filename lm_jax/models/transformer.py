@@ -34,7 +34,10 @@ STACKS = ("stack", "encoder", "decoder")
 
 
 def build_transformer(config: ModelConfig) -> Transformer | EncoderDecoder:
-    """Builds the module of a configuration.
+    """Builds the Linen module of a configuration.
+
+    `module.init(key, inputs, method="everything")` initialises all parameters, also those that one call would not use;
+    `module.apply({"params": params}, inputs)` returns an `Output`.
 
     Example:
       >>> from lm_jax.models.config import EmbedConfig, TransformerConfig

@@ -34,7 +34,15 @@ def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
 
 
 def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
-    """Builds the objective for rows of `length` tokens; an objective without settings gets `config=None`.
+    """Builds the objective that `config.name` names.
+
+    Args:
+      config: the name, and the settings of every objective.
+      vocabulary: special ids of the tokenizer.
+      length: tokens of a row.
+
+    Raises:
+      InputError: unknown name, or the tokenizer lacks a special token that the objective needs.
 
     Example:
       >>> vocabulary = Vocabulary(size=12, pad=0, eos=1, cls=2, sep=3, mask=4, ordinary=(5, 12))

@@ -211,6 +211,12 @@ def build_optimizer(
       axes: a tuple of logical axes for every parameter.
       factors: the model's factors on the learning rate, by path, in addition to `config.multipliers`.
 
+    Returns:
+      An optax transformation; its updates include weight decay and the learning rate.
+
+    Raises:
+      InputError: unknown optimizer or schedule, or a schedule that the optimizer does not support.
+
     Example:
       >>> params = {"out": {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)}}
       >>> axes = {"out": {"kernel": ("mlp", "embed"), "bias": ("embed",)}}

@@ -84,6 +84,12 @@ def build_schedule(config: ScheduleConfig, peak: float, steps: int) -> optax.Sch
       peak: learning rate after the warmup.
       steps: updates of the run; used unless `config.steps` is set.
 
+    Returns:
+      An optax schedule: learning rate by update count.
+
+    Raises:
+      InputError: unknown schedule, or a warmup longer than the run.
+
     Example:
       >>> rate = build_schedule(ScheduleConfig(name="linear", warmup=4, final=0.0), peak=1.0, steps=10)
       >>> [round(float(rate(count)), 2) for count in (0, 4, 7, 10)]

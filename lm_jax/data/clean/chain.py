@@ -52,7 +52,15 @@ def check(config: CleanConfig) -> None:
 
 
 def clean(document: bytes | str, config: CleanConfig, report: reports.Report) -> str | None:
-    """Return the cleaned document, or None if it is dropped, and count it in `report`, which changes in place.
+    """Clean a document.
+
+    Args:
+      document: text, or bytes to decode.
+      config: the cleaning steps.
+      report: counts of changed and dropped documents, updated in place.
+
+    Returns:
+      The cleaned text, or None if the document is dropped.
 
     Example:
       >>> counts = reports.empty()

@@ -32,14 +32,14 @@ Progress = Callable[[str, int, int], None]
 
 
 def train(
-    config: TokenizerConfig, texts: Iterable[str], total_bytes: int = 0, progress: Progress | None = None
+    config: TokenizerConfig, texts: Iterable[str], total_bytes: int | None = None, progress: Progress | None = None
 ) -> Tokenizer:
     """Train a tokenizer on texts, or load it if the config has a path.
 
     Args:
       config: kind and size.
       texts: cleaned documents.
-      total_bytes: size of all texts if known; lines are then sampled if it exceeds `config.sample_bytes`.
+      total_bytes: size of all texts; lines are sampled if it exceeds `config.sample_bytes`. None: unknown, no sampling.
       progress: called with a stage, the amount done and the total (0 if unknown), unless training is quick.
 
     Raises:
@@ -57,7 +57,7 @@ def train(
         return extend(loaded, config.add)
     trainer = lookup(KINDS, config.kind, "config.data.tokenizer.kind")
     lines = sample_lines(texts, config.sample_bytes, total_bytes)
-    total = min(config.sample_bytes, total_bytes)
+    total = 0 if total_bytes is None else min(config.sample_bytes, total_bytes)
     return extend(trainer(config, _report_reading(lines, total, progress), progress), config.add)
 
 

@@ -57,7 +57,16 @@ GENERATOR = {
 
 
 def bert(size: str = "base") -> ml_collections.ConfigDict:
-    """Return BERT's configuration in one of the `SIZES`, with the masked-LM and next-sentence heads.
+    """Return BERT's configuration, with the masked-LM and next-sentence heads.
+
+    Args:
+      size: one of `SIZES`.
+
+    Raises:
+      InputError: unknown size.
+
+    Reference:
+      Devlin et al. 2019, arXiv:1810.04805, section 3.
 
     Example:
       >>> config = bert("large")

@@ -56,7 +56,16 @@ def gpt(size: str = "base") -> ml_collections.ConfigDict:
 
 
 def gpt2(size: str = "small") -> ml_collections.ConfigDict:
-    """Return GPT-2's configuration in one of the `SIZES`; `small` is the 124M model that table 2 calls 117M.
+    """Return GPT-2's configuration.
+
+    Args:
+      size: one of `SIZES`; `small` is the 124M model that the paper calls 117M.
+
+    Raises:
+      InputError: unknown size.
+
+    Reference:
+      Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2.
 
     Example:
       >>> config = gpt2("medium")

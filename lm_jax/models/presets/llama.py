@@ -43,7 +43,13 @@ SCALED_ROTARY = {
 
 
 def llama(size: str = "7b") -> ml_collections.ConfigDict:
-    """Return LLaMA's configuration in one of the `SIZES`; the prefix 2- means LLaMA-2, and so on.
+    """Return LLaMA's configuration.
+
+    Args:
+      size: one of `SIZES`; the prefix 2- means LLaMA 2, and so on.
+
+    Raises:
+      InputError: unknown size.
 
     Example:
       >>> config = llama("3.1-8b")

@@ -39,7 +39,17 @@ UMT5 = {name: dict(SIZES[name]) for name in ("tiny", "small", "base", "xl", "xxl
 
 
 def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDict:
-    """Return T5's configuration; `version` is 1.0 (ReLU, tied and scaled readout) or 1.1 (gated GELU, untied readout).
+    """Return T5's configuration.
+
+    Args:
+      size: one of the version's sizes.
+      version: "1.0" (ReLU, tied and scaled readout) or "1.1" (gated GELU, untied readout).
+
+    Raises:
+      InputError: unknown size or version.
+
+    Reference:
+      Raffel et al. 2020, arXiv:1910.10683, section 2.1.
 
     Example:
       >>> config = t5("base")
