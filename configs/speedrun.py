@@ -2,7 +2,7 @@
 
 Paper:    nanoGPT's README, "I only have a macbook", and its config/train_shakespeare_char.py; docs/speedrun.md lists
           the changes from there to the record.
-Hardware: one CPU core, a few minutes.
+Hardware: one CPU core.
 Command:  lm-jax train --config=speedrun:record --config.data.path=input.txt --workdir=/tmp/speedrun
           lm-jax train --config=speedrun:nanogpt --config.data.path=input.txt --workdir=/tmp/nanogpt
 Expected: val/loss, nats per character: nanogpt 1.811 after 1,536,000 characters, record 1.808 after 192,000

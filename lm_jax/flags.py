@@ -156,16 +156,17 @@ def load_recipe(name: str) -> Any:
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise ValueError("the file defines no function get_config(variant)")
+            raise InputError("the file defines no function get_config(variant)")
         variants = getattr(module, "VARIANTS", ())
         if variant in getattr(module, "MOVED", {}):
             print(f"lm-jax: --config={name} is now --config={module.MOVED[variant]}", file=sys.stderr)
             return load_recipe(module.MOVED[variant])
         if variant and variants and variant not in variants:
-            raise ValueError(f"unknown variant {variant!r}; known: {', '.join(variants)}")
+            raise InputError(f"unknown variant {variant!r}; expected one of {', '.join(variants)}")
         return module.get_config(variant) if variant else module.get_config()
     except Exception as error:
-        raise InputError(f"--config={name}: {type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"--config={name}: {kind}{error}") from error
 
 
 def recipe_folder() -> Path:
