@@ -20,7 +20,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 from benchmarks.worker import vocabulary
-from lm_jax.data import pipeline, rows, store, texts
+from lm_jax.data import pipeline, plans, store, texts
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.parts import split
 from lm_jax.data.rows import Request, RowsConfig
@@ -51,7 +51,7 @@ def objectives(length: int) -> dict[str, Objective]:
 
 def batches(tokens: store.Store, objective: Objective, length: int, batch: int, seconds: float) -> dict[str, Any]:
     """Measure how fast the batches of a run are built."""
-    plan = rows.make(Request(tokens=tokens, config=RowsConfig(), split="train", reads=objective.reads, validation=0.1))
+    plan = plans.make(Request(tokens=tokens, config=RowsConfig(), split="train", reads=objective.reads, validation=0.1))
 
     def work(step: int) -> int:
         pipeline.batch_at(plan, objective.features, step, seed=0, batch=batch)

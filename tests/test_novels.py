@@ -119,7 +119,7 @@ def _span_neighbours(exp, features):
         else:
             current.append(place)
     left, counts, previous = np.zeros(len(targets), np.int64), np.zeros(len(targets), bool), -1
-    for token in features["source"][features["segments"] > 0]:
+    for token in features["source"][features["source_segments"] > 0]:
         if int(token) not in sentinels:
             previous = int(token)
             continue

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic, columns, mixture, order, several, store, texts, tokenizers
-from lm_jax.data import rows as plans
+from lm_jax.data import atomic, columns, mixture, order, plans, rows, several, store, texts, tokenizers
 from lm_jax.data.columns import Columns
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture, MixtureConfig
@@ -40,7 +39,7 @@ class Stores(Several):
         """Return the share of the training rows of each source."""
         sizes = {}
         for name, each in self.stores.items():
-            start, stop = plans.span(each.tokens, "train", validation)
+            start, stop = rows.span(each.tokens, "train", validation)
             sizes[name] = stop - start
             if not sizes[name]:
                 raise InputError(f"{mixture.KEY}.sources.{name} has no token to train on; lower config.data.validation")

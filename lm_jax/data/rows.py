@@ -1,22 +1,21 @@
 """Row plans: which tokens a row holds, and which row fills a slot. Plans hold positions; rows are read on demand.
 
 `packed` cuts the sequence of all tokens into windows; `streams` continues every row of a batch in the next batch (Dai
-et al. 2019, arXiv:1901.02860, section 3.2); `pairs` makes BERT's two segments (Devlin et al. 2019, arXiv:1810.04805,
-A.2); `examples` makes one row per document, `columns` one per record. Training reads the first part of the corpus,
-validation the rest: they share no token.
+et al. 2019, arXiv:1901.02860, section 3.2); `examples` makes one row per document, `columns` one per record. Training
+reads the first part of the corpus, validation the rest: they share no token. `plans` lists all plans.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.core.config import InputError, lookup, setting
-from lm_jax.data import columns, segments
+from lm_jax.core.config import InputError, setting
+from lm_jax.data import columns
 from lm_jax.data.columns import Columns
 from lm_jax.data.order import key, permute
 from lm_jax.data.store import Store
@@ -48,16 +47,20 @@ class Reads:
     """What an objective reads from a row.
 
     Attributes:
-      plan: the row plan, a key of `PLANS`.
+      plan: the row plan, a key of `plans.PLANS`.
       length: maximum tokens of a row.
       overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
       columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
+      shift: whether windows may start elsewhere in every epoch; False if a row must be the same in every epoch.
+      borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
     """
 
     plan: str
     length: int
     overlap: int = 0
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    shift: bool = True
+    borders: bool = False
 
 
 @runtime_checkable
@@ -125,18 +128,6 @@ class Request:
         return self.tokens, *span(self.tokens.tokens, self.split, self.validation)
 
 
-def make(request: Request) -> Rows:
-    """Build the row plan of a request.
-
-    Raises:
-      InputError: the split is too small for a row, or the plan does not read this kind of corpus.
-    """
-    length, overlap = request.reads.length, request.reads.overlap
-    if length < 1 or not 0 <= overlap < length:
-        raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; increase it")
-    return lookup(PLANS, request.plan, "config.data.rows.plan")(request)
-
-
 def span(count: int, split: str, validation: float) -> tuple[int, int]:
     """Return start and stop of a split in a corpus of `count` tokens or records."""
     if not 0 <= validation <= 1:
@@ -157,20 +148,27 @@ class Packed:
     count: int
     shifts: int
     seed: int
+    borders: bool = False
 
     def __len__(self) -> int:
         return self.count
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return the tokens of one window."""
+        """Return the tokens of one window, and with `borders` the starts of its sentences."""
         shift = key(self.seed, epoch, 1) % self.shifts
         start = self.start + shift + index * self.stride
-        return {"tokens": self.store.read(start, min(start + self.length, self.stop))}
+        stop = min(start + self.length, self.stop)
+        row: Row = {"tokens": self.store.read(start, stop)}
+        if self.borders:
+            starts = self.store.sentence_starts
+            row["sentences"] = np.asarray(starts[slice(*np.searchsorted(starts, [start, stop]))] - start, np.int32)
+        return row
 
     filling = permuted
 
 
-def _packed(request: Request) -> Packed:
+def packed(request: Request) -> Packed:
+    """Build the plan `packed`."""
     store, start, stop = request.line()
     length, overlap = request.reads.length, request.reads.overlap
     stride, available = length - overlap, stop - start
@@ -180,7 +178,7 @@ def _packed(request: Request) -> Packed:
         count = max(0, -(-(available - overlap) // stride))
     else:
         count = (available - length) // stride + 1 if available >= length else 0
-        if request.config.shift and count:
+        if request.config.shift and request.reads.shift and count:
             # As many rows as fit at the largest shift (at least one), so that all epochs have the same number of rows.
             count = max(1, (available - length - stride + 1) // stride + 1)
             shifts = min(stride, available - length - (count - 1) * stride + 1)
@@ -189,7 +187,7 @@ def _packed(request: Request) -> Packed:
                 f"config.data.length: a row takes {length} tokens, but the training split has {available}; shorten "
                 "config.data.length, lower config.data.validation or add text"
             )
-    return Packed(store, start, stop, length, stride, count, shifts, request.seed)
+    return Packed(store, start, stop, length, stride, count, shifts, request.seed, request.reads.borders)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +219,9 @@ class Streams:
         return [(self, seed, *each) for each in zip(epochs.tolist(), indices.tolist(), strict=True)]
 
 
-def _streams(request: Request) -> Streams:
-    windows, lanes = _packed(request), request.lanes
+def streams(request: Request) -> Streams:
+    """Build the plan `streams`."""
+    windows, lanes = packed(request), request.lanes
     count = len(windows)
     if request.split == "train":
         count -= count % lanes
@@ -254,7 +253,7 @@ class Examples:
     filling = permuted
 
 
-def _documents(store: Store, split: str, start: int, stop: int) -> slice:
+def documents(store: Store, split: str, start: int, stop: int) -> slice:
     """Return the slice of the documents that start in start..stop-1."""
     first, last = np.searchsorted(store.document_starts, [start, stop])
     if split == "train" and first == last:
@@ -265,79 +264,11 @@ def _documents(store: Store, split: str, start: int, stop: int) -> slice:
     return slice(int(first), int(last))
 
 
-def _examples(request: Request) -> Examples:
+def examples(request: Request) -> Examples:
+    """Build the plan `examples`."""
     store, start, stop = request.line()
-    documents = _documents(store, request.split, start, stop)
-    return Examples(store, store.document_starts[documents], store.document_stops()[documents], request.reads.length)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Pairs of segments: the two parts of a chunk, or its first part and a segment of another document.
-
-    A chunk is a run of sentences of one document, at most `length` tokens in total; a long sentence counts as several.
-    Sentence i holds the tokens starts[i]..stops[i] - 1. Chunk i holds the sentences chunks[i]..chunks[i + 1] - 1 and
-    belongs to document documents[i].
-    """
-
-    store: Store
-    config: RowsConfig
-    starts: Int[np.ndarray, " segments"]
-    stops: Int[np.ndarray, " segments"]
-    chunks: Int[np.ndarray, " chunks_and_one"]
-    documents: Int[np.ndarray, " chunks"]
-    length: int
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return the segments `first` and `second`, and whether the second follows the first (`is_next`)."""
-        first, last = int(self.chunks[index]), int(self.chunks[index + 1])
-        room = self.length
-        if rng.random() < self.config.short:
-            room = int(rng.integers(2, self.length + 1))
-        # A chunk of one sentence has no second part.
-        is_next = bool(rng.random() >= self.config.random) and last - first > 1
-        middle = first + 1 if last - first == 1 else int(rng.integers(first + 1, last))
-        head = self._read(first, middle)
-        tail = self._read(middle, last) if is_next else self._random_segment(index, rng, max(1, room - len(head)))
-        head, tail = segments.truncated(head, tail, room, rng)
-        return {"first": head, "second": tail, "is_next": np.array(is_next, np.int32)}
-
-    filling = permuted
-
-    def _read(self, first: int, last: int) -> Int[np.ndarray, " tokens"]:
-        return self.store.read(int(self.starts[first]), int(self.stops[last - 1]))
-
-    def _random_segment(self, index: int, rng: np.random.Generator, room: int) -> Int[np.ndarray, " tokens"]:
-        """Return at most `room` tokens, from a random sentence on, of a random chunk of another document."""
-        # Draw from the chunks before `start` and from `stop` on: those between are of the same document.
-        start, stop = np.searchsorted(self.documents, [self.documents[index], self.documents[index] + 1]).tolist()
-        other = int(rng.integers(len(self.documents) - (stop - start)))
-        other += stop - start if other >= start else 0
-        first, last = int(self.chunks[other]), int(self.chunks[other + 1])
-        return self._read(int(rng.integers(first, last)), last)[:room]
-
-
-def _pairs(request: Request) -> Pairs:
-    store, start, stop = request.line()
-    split, length = request.split, request.reads.length
-    if length < 2:
-        raise InputError(f"config.data.length leaves {length} tokens for a pair; expected at least 2")
-    documents = _documents(store, split, start, stop)
-    document_starts = np.asarray(store.document_starts[documents])
-    # Pairs leave out [EOS] and empty documents.
-    document_stops = store.document_stops()[documents] - 1
-    numbers = np.flatnonzero(document_stops > document_starts)
-    if len(numbers) == 1 or (split == "train" and not len(numbers)):
-        raise InputError(
-            f"config.data.rows.plan is pairs, but the {split} split has {len(numbers)} documents and a pair may need "
-            "two; set config.data.document=paragraph, change config.data.validation, add text, or train without pairs: "
-            "config.objective.masked.next_sentence=false"
-        )
-    starts, stops, chunks, owners = segments.chunks(store, document_starts[numbers], document_stops[numbers], length)
-    return Pairs(store, request.config, starts, stops, chunks, numbers[owners], length)
+    chosen = documents(store, request.split, start, stop)
+    return Examples(store, store.document_starts[chosen], store.document_stops()[chosen], request.reads.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,7 +290,8 @@ class Records:
     filling = permuted
 
 
-def _columns(request: Request) -> Records:
+def of_columns(request: Request) -> Records:
+    """Build the plan `columns`."""
     corpus, reads = request.tokens, request.reads.columns
     if not isinstance(corpus, Columns) or not reads:
         names = ", ".join(reads) or "none"
@@ -373,12 +305,3 @@ def _columns(request: Request) -> Records:
         raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
     most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
     return Records(corpus, numbers, most)
-
-
-PLANS: dict[str, Callable[[Request], Rows]] = {
-    "packed": _packed,
-    "streams": _streams,
-    "pairs": _pairs,
-    "examples": _examples,
-    "columns": _columns,
-}

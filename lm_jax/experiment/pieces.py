@@ -96,7 +96,7 @@ class Experiment:
     def objective(self) -> Objective:
         """The objective; gradient accumulation is refused if the objective couples rows."""
         config = self.config
-        objective = objectives.build_objective(config.objective, self.vocabulary, config.data.length)
+        objective = objectives.build_objective(config.objective, self.vocabulary, config.data.length, config.model.kind)
         self._check_accumulation(objective.coupled, f"config.objective.name {config.objective.name!r}")
         return objective
 

@@ -33,21 +33,22 @@ def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
     return lookup(OBJECTIVES, config.name, "config.objective.name").roles
 
 
-def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int) -> Objective:
+def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int, kind: str) -> Objective:
     """Builds the objective that `config.name` names.
 
     Args:
       config: the name, and the settings of every objective.
       vocabulary: special ids of the tokenizer.
       length: tokens of a row.
+      kind: kind of the product's model.
 
     Raises:
       InputError: unknown name, or the tokenizer lacks a special token that the objective needs.
 
     Example:
       >>> vocabulary = Vocabulary(size=12, pad=0, eos=1, cls=2, sep=3, mask=4, ordinary=(5, 12))
-      >>> build_objective(ObjectiveConfig(name="masked"), vocabulary, length=128).terms
+      >>> build_objective(ObjectiveConfig(name="masked"), vocabulary, length=128, kind="encoder").terms
       ('masked_lm_loss', 'next_sentence_loss')
     """
     cls = lookup(OBJECTIVES, config.name, "config.objective.name")
-    return cls(getattr(config, config.name, None), vocabulary, length)
+    return cls(getattr(config, config.name, None), vocabulary, length, kind)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, nearest
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
@@ -36,6 +36,8 @@ class Vocabulary:
       ordinary: range of the ids of ordinary (not special) pieces, (first, last + 1).
       start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
       before, after: ids before and after every source of an encoder-decoder; an empty `after` means EOS.
+      pieces: the printable piece of each id.
+      starts_word: whether each id begins a word; None: unknown.
 
     Example:
       >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, mask=4, ordinary=(5, 100))
@@ -55,6 +57,8 @@ class Vocabulary:
     start: int | None = None
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    pieces: Sequence[str] = dataclasses.field(default=(), compare=False, repr=False)
+    starts_word: Bool[np.ndarray, " vocab"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def decoder_start(self) -> int:
@@ -81,6 +85,19 @@ class Vocabulary:
             )
         return tuple(getattr(self, name) for name in names)
 
+    def find(self, piece: str, key: str) -> int:
+        """The id of a piece that the setting `key` names, such as a marker of a task.
+
+        Raises:
+          InputError: the tokenizer has no such piece.
+        """
+        if piece not in self.pieces:
+            raise InputError(
+                f"{key} is {piece!r}, which is no piece of the tokenizer{nearest(piece, self.pieces)}; add it with "
+                f"--config.data.tokenizer.add={piece!r}"
+            )
+        return self.pieces.index(piece)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Field:
@@ -90,11 +107,17 @@ class Field:
       shape: without the batch axis.
       dtype: numpy dtype.
       axes: logical axes of `shape`, which the layout may shard; empty: not sharded.
+      ids: whether the values are token ids, for people who read a batch.
+      at: the field with the positions, in `tokens`, of this field's entries; empty: entry i is at position i.
+      used: the field that is 0 where this field's entries are padding; empty: all are used.
     """
 
     shape: tuple[int, ...] = ()
     dtype: str = "int32"
     axes: tuple[str | None, ...] = ()
+    ids: bool = False
+    at: str = ""
+    used: str = ""
 
     @property
     def axis_names(self) -> tuple[str | None, ...]:
@@ -188,7 +211,10 @@ class Objective(Protocol):
     carry: Carry = Carry()
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Corrupts one row on the host, and pads it to fixed shapes."""
+        """Corrupts one row on the host, and pads it to fixed shapes.
+
+        `row` holds what `reads` asks for; in a batch also `pipeline.ROW`, the row's seed and number.
+        """
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from lm_jax.data.rows import Reads
-from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded
+from lm_jax.objectives.base import Field, Vocabulary, Work, counted, padded
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.teacher_forcing import TeacherForced
 
@@ -34,6 +33,7 @@ class Causal(TeacherForced):
     config: CausalConfig
     vocabulary: Vocabulary
     length: int
+    kind: str = "decoder"
 
     roles = {"model": Role(kinds=("decoder",))}
     text = ("targets", "weights")
@@ -41,8 +41,8 @@ class Causal(TeacherForced):
     @property
     def spec(self) -> Mapping[str, Field]:
         """Fields of the features."""
-        row = Field(shape=(self.length,), axes=("length",))
-        return {"tokens": row, "targets": row, "weights": dataclasses.replace(row, dtype="float32")}
+        row = Field(shape=(self.length,), axes=("length",), ids=True, used="weights")
+        return {"tokens": row, "targets": row, "weights": dataclasses.replace(row, dtype="float32", ids=False, used="")}
 
     @property
     def work(self) -> tuple[Work, ...]:
@@ -62,7 +62,3 @@ class Causal(TeacherForced):
             "targets": padded(tokens[1:], self.length, pad),
             "weights": counted(len(tokens) - 1, self.length),
         }
-
-    def inputs(self, batch: Batch) -> Inputs:
-        """The tokens, without segments: padding comes last, so causal attention hides it from tokens with weight."""
-        return Inputs(tokens=batch["tokens"])

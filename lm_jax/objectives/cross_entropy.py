@@ -19,7 +19,8 @@ from lm_jax.parallel.layout import sum_over_rows
 MOST_CHUNKS, LEAST_TOKENS = 8, 512
 
 Logits = Callable[[Any, jax.Array], jax.Array]
-Sums = tuple[jax.Array, jax.Array]
+# Of the loss, of correct predictions, and with smoothing of the loss without it.
+Sums = tuple[jax.Array, ...]
 
 
 def cross_entropy(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -42,23 +43,55 @@ def token_loss(
     hidden: Float[Array, "batch length embed"],
     labels: Int[Array, "batch length"],
     weights: Float[Array, "batch length"],
+    *,
+    readout: Callable[[jax.Array, Any], jax.Array] | None = None,
 ) -> tuple[Sum, Sum]:
     """Weighted sums of -log P(label), in nats, and of the positions where the label has the largest logit.
+
+    `readout(hidden, params)` gives the logits, from the parameters `model.readout_params`; None: the model's own.
 
     Logits and their gradient are computed chunk by chunk, and each chunk's gradient is propagated to `hidden` and the
     readout at once, so that only one chunk is in memory (Hsu et al. 2024, arXiv:2410.10989). Each device processes its
     own rows, so the gradient of the readout is summed over devices once.
     """
-    readout, readout_logits = model.readout_params, lambda params, hidden: model.readout(hidden, params)
+    loss, correct = _token_sums(model, hidden, labels, weights, readout or model.readout, 0.0)
+    return loss, correct
 
-    def local_sums(readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
+
+def smoothed_token_loss(
+    model: Bound,
+    hidden: Float[Array, "batch length embed"],
+    labels: Int[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+    smoothing: float,
+) -> tuple[Sum, Sum, Sum]:
+    """`token_loss` with label smoothing, and as a third sum -log P(label) without it.
+
+    The label has the probability 1 - smoothing, and every id, the label too, smoothing / vocabulary (Szegedy et al.
+    2016, arXiv:1512.00567, section 7; Vaswani et al. 2017, section 5.4).
+    """
+    loss, correct, exact = _token_sums(model, hidden, labels, weights, model.readout, smoothing)
+    return loss, correct, exact
+
+
+def _token_sums(
+    model: Bound,
+    hidden: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    readout: Callable[[jax.Array, Any], jax.Array],
+    smoothing: float,
+) -> tuple[Sum, ...]:
+    readout_logits = lambda params, hidden: readout(hidden, params)
+
+    def local_sums(params: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
         chunks = min(MOST_CHUNKS, -(-labels.size // LEAST_TOKENS))
         tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
-        return cast(Sums, _sums(readout_logits, readout, *(_chunked(x, chunks) for x in tokens)))
+        return cast(Sums, _sums(readout_logits, smoothing, params, *(_chunked(x, chunks) for x in tokens)))
 
-    loss, correct = sum_over_rows(local_sums, readout, hidden, labels, weights)
+    sums = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights)
     weight = weights.sum()
-    return Sum(total=loss, weight=weight), Sum(total=correct, weight=weight)
+    return tuple(Sum(total=total, weight=weight) for total in sums)
 
 
 def _chunked(x: jax.Array, chunks: int) -> jax.Array:
@@ -68,37 +101,59 @@ def _chunked(x: jax.Array, chunks: int) -> jax.Array:
     return x.reshape(chunks, size, *x.shape[1:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(readout_logits: Logits, readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-    """Sums of the loss and of correct predictions over [chunks, tokens, ...]; `weights` get no gradient."""
+def _terms(loss: jax.Array, logits: jax.Array, labels: jax.Array, weights: jax.Array, smoothing: float) -> Sums:
+    """The sums of one chunk, from the cross-entropy of its labels."""
+    correct = (is_largest(logits, labels) * weights).sum()
+    if not smoothing:
+        return (loss * weights).sum(), correct
+    wide = logits.astype(jnp.float32)
+    label_logits = jnp.take_along_axis(wide, labels[..., None], -1)[..., 0]
+    # The cross-entropy of the uniform distribution is that of the label plus its logit less the mean logit.
+    smoothed = loss + smoothing * (label_logits - wide.mean(-1))
+    return (smoothed * weights).sum(), correct, (loss * weights).sum()
+
+
+def _zeros(smoothing: float) -> Sums:
+    return (jnp.float32(0),) * (3 if smoothing else 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(
+    readout_logits: Logits, smoothing: float, readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+) -> Sums:
+    """Sums over [chunks, tokens, ...], of which only the first, the loss, has a gradient; `weights` get none."""
 
     def add(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, None]:
         hidden, labels, weights = chunk
         logits = readout_logits(readout, hidden)
-        terms = ((cross_entropy(logits, labels) * weights).sum(), (is_largest(logits, labels) * weights).sum())
+        terms = _terms(cross_entropy(logits, labels), logits, labels, weights, smoothing)
         return jax.tree.map(jnp.add, sums, terms), None
 
-    return jax.lax.scan(add, (jnp.float32(0), jnp.float32(0)), (hidden, labels, weights))[0]
+    return jax.lax.scan(add, _zeros(smoothing), (hidden, labels, weights))[0]
 
 
-def _sums_forward(readout_logits: Logits, readout: Any, *tokens: jax.Array):
+def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.Array):
     def add(sums: Any, chunk: tuple[jax.Array, ...]):
         hidden, labels, weights = chunk
         logits, pullback = jax.vjp(readout_logits, readout, hidden)
         loss, numerators, denominators = _softmax(logits, labels)
-        terms = ((loss * weights).sum(), (is_largest(logits, labels) * weights).sum())
+        terms = _terms(loss, logits, labels, weights, smoothing)
         ids = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
         weight = weights[..., None]
-        gradient = numerators * (weight / denominators) - jnp.where(labels[..., None] == ids, weight, 0.0)
+        labelled = jnp.where(labels[..., None] == ids, weight * (1 - smoothing) if smoothing else weight, 0.0)
+        gradient = numerators * (weight / denominators) - labelled
+        gradient = gradient - weight * (smoothing / logits.shape[-1]) if smoothing else gradient
         readout_gradient, hidden_gradient = pullback(gradient.astype(logits.dtype))
         return jax.tree.map(jnp.add, sums, (terms, readout_gradient)), hidden_gradient
 
-    start = ((jnp.float32(0), jnp.float32(0)), jax.tree.map(jnp.zeros_like, readout))
+    start = (_zeros(smoothing), jax.tree.map(jnp.zeros_like, readout))
     (totals, readout_gradient), hidden_gradient = jax.lax.scan(add, start, tokens)
     return totals, (readout_gradient, hidden_gradient)
 
 
-def _sums_backward(readout_logits: Logits, gradients: tuple[Any, jax.Array], cotangents: tuple[jax.Array, jax.Array]):
+def _sums_backward(
+    readout_logits: Logits, smoothing: float, gradients: tuple[Any, jax.Array], cotangents: tuple[jax.Array, ...]
+):
     readout_gradient, hidden_gradient = jax.tree.map(lambda x: (x * cotangents[0]).astype(x.dtype), gradients)
     return readout_gradient, hidden_gradient, None, None
 

@@ -73,6 +73,7 @@ class Masked(Objective):
     config: MaskedConfig
     vocabulary: Vocabulary
     length: int
+    kind: str = "encoder"
 
     roles = {"model": Role(kinds=("encoder",))}
 
@@ -98,9 +99,10 @@ class Masked(Objective):
     @property
     def spec(self) -> Mapping[str, Field]:
         """Fields of the features."""
-        row, predicted = Field(shape=(self.length,), axes=("length",)), Field(shape=(self.predictions,))
-        spec = {"tokens": row, "types": row, "segments": row, "positions": predicted, "labels": predicted}
-        spec["weights"] = dataclasses.replace(predicted, dtype="float32")
+        row, predicted = Field(shape=(self.length,), axes=("length",)), Field(shape=(self.predictions,), used="weights")
+        spec = {"tokens": dataclasses.replace(row, ids=True, used="segments"), "types": row, "segments": row}
+        spec |= {"positions": predicted, "labels": dataclasses.replace(predicted, ids=True, at="positions")}
+        spec["weights"] = dataclasses.replace(predicted, dtype="float32", used="")
         return spec | ({"is_next": Field(), "pairs": Field(dtype="float32")} if self.config.next_sentence else {})
 
     @property

@@ -12,10 +12,9 @@ import numpy as np
 
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
-from lm_jax.models.interface import Inputs
-from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded
+from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.teacher_forcing import TeacherForced
+from lm_jax.objectives.teacher_forcing import SourceTarget
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class SpanConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Span(TeacherForced):
+class Span(SourceTarget):
     """Source: the text with a sentinel for each removed span. Target: each sentinel with its span, then EOS.
 
     Example:
@@ -47,8 +46,9 @@ class Span(TeacherForced):
     config: SpanConfig
     vocabulary: Vocabulary
     length: int
+    kind: str = "encoder_decoder"
 
-    roles = {"model": Role(kinds=("encoder_decoder",))}
+    roles = {"model": Role(kinds=("encoder_decoder", "decoder"))}
 
     def __post_init__(self):
         least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
@@ -63,37 +63,24 @@ class Span(TeacherForced):
                 f"{len(self.vocabulary.sentinels)}; set config.data.tokenizer.sentinels={spans} or more"
             )
 
-    @property
-    def spec(self) -> Mapping[str, Field]:
-        """Fields of the features."""
-        source, target = (Field(shape=(size,), axes=("length",)) for size in (self.length, self.target_length()))
-        spec = {"source": source, "segments": source, "tokens": target, "targets": target}
-        return {**spec, "weights": dataclasses.replace(target, dtype="float32")}
-
-    @property
-    def work(self) -> tuple[Work, ...]:
-        """The encoder reads the source; the decoder reads the target and scores all of it."""
-        size = self.target_length()
-        return (Work(role="model", length=size, scored=size, source=self.length),)
-
     @functools.cached_property
     def reads(self) -> Reads:
-        """The longest text whose corrupted source fits into `length` tokens."""
+        """The longest text whose corrupted source, and for a decoder its target too, fit into `length` tokens."""
         tokens = self.length
         # With short rows or short spans, the source is longer than the text.
-        while self._source_length(tokens) > self.length:
+        while tokens > 1 and not self._fits(tokens):
             tokens -= 1
-        while self._source_length(tokens + 1) <= self.length:
+        while self._fits(tokens + 1):
             tokens += 1
         return Reads(plan="packed", length=tokens)
 
+    @property
     def target_length(self) -> int:
         """Target length of a full row: removed tokens, sentinels and EOS."""
-        noise, spans = self._spans(self.reads.length)
-        return noise + spans + 1
+        return self._target_length(self.reads.length)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """`source` and `segments` of `length`; `tokens` (shifted right), `targets`, `weights` of `target_length()`."""
+        """The features of `SourceTarget.arrange`."""
         tokens, vocabulary = row["tokens"].astype(np.int32), self.vocabulary
         noise, spans = self._spans(len(tokens))
         span_lengths = _partition(noise, spans, rng)
@@ -108,21 +95,8 @@ class Span(TeacherForced):
             target += [[sentinel], tokens[start + gap : start + gap + span]]
             start += gap + span
         source = np.concatenate([vocabulary.before, *source, tokens[start:], vocabulary.closing]).astype(np.int32)
-        target = np.concatenate([*target, [vocabulary.eos]])
-        size = self.target_length()
-        return {
-            "source": padded(source, self.length, vocabulary.pad),
-            "segments": padded(np.ones(len(source), np.int32), self.length),
-            # T5's decoder starts with the padding token, BART's with EOS.
-            "tokens": padded(np.concatenate([[vocabulary.decoder_start], target[:-1]]), size, vocabulary.pad),
-            "targets": padded(target, size, vocabulary.pad),
-            "weights": counted(len(target), size),
-        }
-
-    def inputs(self, batch: Batch) -> Inputs:
-        """The source for the encoder, the target shifted right for the decoder."""
-        source = Inputs(tokens=batch["source"], segments=batch["segments"])
-        return Inputs(tokens=batch["tokens"], source=source)
+        target = np.concatenate([*target, [vocabulary.eos]]).astype(np.int32)
+        return self.arrange(source, target)
 
     def _spans(self, tokens: int) -> tuple[int, int]:
         """The numbers of removed tokens and of spans in a text of `tokens`."""
@@ -130,9 +104,13 @@ class Span(TeacherForced):
         spans = min(max(round(noise / self.config.mean_span), 1), max(tokens - noise, 1))
         return noise, spans
 
-    def _source_length(self, tokens: int) -> int:
+    def _fits(self, tokens: int) -> bool:
         noise, spans = self._spans(tokens)
-        return tokens - noise + spans + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        source = tokens - noise + spans + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        return self.fits(source, self._target_length(tokens))
+
+    def _target_length(self, tokens: int) -> int:
+        return sum(self._spans(tokens)) + 1
 
 
 def _maskings(remaining: int, removed: int, spans: int) -> int:

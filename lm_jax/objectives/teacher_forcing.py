@@ -1,25 +1,53 @@
-"""Next-token prediction with teacher forcing: `targets` are predicted from the true tokens before them."""
+"""Next-token prediction with teacher forcing: `targets` are predicted from the true tokens before them.
+
+`TeacherForced` is the device half of causal, prefix and sequence-to-sequence objectives. `SourceTarget` is the host
+half of those with a source and a target, for an encoder-decoder or for a decoder that reads both in one row.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
-from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_weight
-from lm_jax.objectives.cross_entropy import token_loss
+from lm_jax.objectives.base import (
+    Batch,
+    Field,
+    Loss,
+    Objective,
+    Part,
+    Vocabulary,
+    Work,
+    balanced,
+    counted,
+    padded,
+    per_weight,
+)
+from lm_jax.objectives.cross_entropy import smoothed_token_loss, token_loss
 
 
 class TeacherForced(Objective):
-    """Mean negative log-likelihood of `targets`, weighted by `weights`; both are [batch length]."""
+    """Mean negative log-likelihood of `targets`, weighted by `weights`; both are [batch length].
+
+    Attributes:
+      smoothing: share of each label's probability that is spread evenly over the vocabulary in training (Szegedy et al.
+        2016, arXiv:1512.00567, section 7).
+    """
 
     terms = ("loss",)
+    smoothing: float = 0.0
 
     def inputs(self, batch: Batch) -> Inputs:
-        """The model's inputs for a batch of features."""
-        ...
+        """The model's inputs: `tokens`, and `positions`, `segments`, `prefix` and `source` where a batch has them."""
+        source = None
+        if "source" in batch:
+            source = Inputs(tokens=batch["source"], segments=batch["source_segments"])
+        options = {name: batch[name] for name in ("positions", "segments", "prefix") if name in batch}
+        return Inputs(tokens=batch["tokens"], source=source, **options)
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The number of targets."""
@@ -29,5 +57,85 @@ class TeacherForced(Objective):
         """This part's share of the mean over the whole batch."""
         model, batch = models["model"], part.batch
         output = model(self.inputs(batch), dropout=part.key)
-        loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
-        return balanced(per_weight(loss.total, part.weights["tokens"]), {"loss": loss}, output)
+        if self.smoothing:
+            loss, _, exact = smoothed_token_loss(
+                model, output.hidden, batch["targets"], batch["weights"], self.smoothing
+            )
+            metrics = {"loss": loss, "likelihood_loss": exact}
+        else:
+            loss, _ = token_loss(model, output.hidden, batch["targets"], batch["weights"])
+            metrics = {"loss": loss}
+        return balanced(per_weight(loss.total, part.weights["tokens"]), metrics, output)
+
+
+class SourceTarget(TeacherForced):
+    """A target predicted from a source, in the layout of the model's kind.
+
+    An encoder-decoder encodes `length` tokens of source and decodes `target_length` tokens. A decoder reads the source
+    and then the target in one row of `length` tokens, and only the target has weight; `prefix` is the source's length,
+    for models with a prefix mask (Raffel et al. 2020, arXiv:1910.10683, section 3.2.1).
+
+    Attributes:
+      kind: "encoder_decoder" or "decoder".
+      target_length: tokens of the longest target of an encoder-decoder.
+    """
+
+    vocabulary: Vocabulary
+    length: int
+    kind: str
+
+    @property
+    def target_length(self) -> int:
+        """Tokens of the longest target, with EOS."""
+        ...
+
+    @property
+    def spec(self) -> Mapping[str, Field]:
+        """Fields of the features."""
+        size = self.target_length if self.kind == "encoder_decoder" else self.length
+        source, target = (
+            Field(shape=(each,), axes=("length",), ids=True, used=used)
+            for each, used in ((self.length, "source_segments"), (size, ""))
+        )
+        weights = dataclasses.replace(target, dtype="float32", ids=False)
+        spec = {"tokens": target, "targets": dataclasses.replace(target, used="weights"), "weights": weights}
+        if self.kind == "encoder_decoder":
+            return {"source": source, "source_segments": dataclasses.replace(source, ids=False, used=""), **spec}
+        return {**spec, "prefix": Field()}
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """An encoder reads the source, a decoder the target, or both; the decoder scores all that it reads."""
+        if self.kind == "encoder_decoder":
+            size = self.target_length
+            return (Work(role="model", length=size, scored=size, source=self.length),)
+        return (Work(role="model", length=self.length, scored=self.length),)
+
+    def fits(self, source: int, target: int) -> bool:
+        """Whether a source and a target of these lengths, special tokens included, fit a row."""
+        if self.kind == "encoder_decoder":
+            return source <= self.length
+        return source + target - 1 <= self.length
+
+    def arrange(self, source: Int[np.ndarray, " source"], target: Int[np.ndarray, " target"]) -> dict[str, np.ndarray]:
+        """The features of a source and a target, both with their special tokens."""
+        pad = self.vocabulary.pad
+        if self.kind == "encoder_decoder":
+            size = self.target_length
+            return {
+                "source": padded(source, self.length, pad),
+                "source_segments": counted(len(source), self.length).astype(np.int32),
+                # T5's decoder starts with the padding token, BART's with EOS.
+                "tokens": padded(np.concatenate([[self.vocabulary.decoder_start], target[:-1]]), size, pad),
+                "targets": padded(target, size, pad),
+                "weights": counted(len(target), size),
+            }
+        joined = np.concatenate([source, target])
+        weights = counted(len(joined) - 1, self.length)
+        weights[: len(source) - 1] = 0
+        return {
+            "tokens": padded(joined[:-1], self.length, pad),
+            "targets": padded(joined[1:], self.length, pad),
+            "weights": weights,
+            "prefix": np.array(len(source), np.int32),
+        }

@@ -43,6 +43,8 @@ def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfi
         start=conventions.start,
         before=conventions.prefix,
         after=conventions.suffix,
+        pieces=tokenizer.pieces[:rows],
+        starts_word=tokenizer.starts_word[:rows],
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax import flags
 from lm_jax.data.clean.chain import CleanConfig
-from lm_jax.data.rows import PLANS
+from lm_jax.data.plans import PLANS
 from lm_jax.data.tokenizers import KINDS as TOKENIZERS
 from lm_jax.flags import Request
 from lm_jax.models.attention import masks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm_jax.core.config import InputError, from_config_dict, to_config_dict
-from lm_jax.data import order, pipeline, rows
+from lm_jax.data import order, pipeline, plans, rows
 from lm_jax.data.config import DataConfig
 from lm_jax.data.rows import Reads, Request, RowsConfig
 
@@ -143,7 +143,7 @@ def test_an_error_in_features_reaches_the_reader():
 
 def test_real_rows_are_the_same_on_any_number_of_threads(golden_store):
     reads = Reads(plan="packed", length=33, overlap=1)
-    plan = rows.make(Request(tokens=golden_store, config=RowsConfig(), split="train", reads=reads, validation=0.1))
+    plan = plans.make(Request(tokens=golden_store, config=RowsConfig(), split="train", reads=reads, validation=0.1))
 
     def read(threads):
         stream = pipeline.batches(plan, lambda row, rng: row, seed=0, batch=8, threads=threads)

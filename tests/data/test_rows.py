@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lm_jax.core.config import InputError
-from lm_jax.data import order, pipeline, rows, store
+from lm_jax.data import order, pipeline, plans, rows, store
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.rows import Reads, Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
@@ -17,7 +17,9 @@ UNSHIFTED = RowsConfig(plan="packed", shift=False)
 
 def make(corpus, config, split, *, length, validation, overlap=0, columns=None, **settings):
     reads = Reads(plan="packed", length=length, overlap=overlap, columns=columns or {})
-    return rows.make(Request(tokens=corpus, config=config, split=split, reads=reads, validation=validation, **settings))
+    return plans.make(
+        Request(tokens=corpus, config=config, split=split, reads=reads, validation=validation, **settings)
+    )
 
 
 def generator():
@@ -89,7 +91,7 @@ def test_shifts_of_few_long_rows_stay_within_the_split(golden_store, length):
         assert all(len(row) == length for row in all_tokens(plan, epoch))
 
 
-@pytest.mark.parametrize("plan", sorted(rows.PLANS.keys() - {"columns"}))
+@pytest.mark.parametrize("plan", sorted(plans.PLANS.keys() - {"columns"}))
 def test_training_and_validation_share_no_token(golden_store, plan):
     config = RowsConfig(plan=plan)
     parts = {}

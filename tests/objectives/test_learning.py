@@ -29,7 +29,7 @@ def test_every_objective_overfits_one_batch(name):
 
 def test_objectives_are_built_by_name():
     for name, cls in OBJECTIVES.items():
-        objective = build_objective(ObjectiveConfig(name=name), tiny.VOCABULARY, 32)
+        objective = build_objective(ObjectiveConfig(name=name), tiny.VOCABULARY, 32, cls.kind)
         assert isinstance(objective, cls)
         assert objective.reads.length > objective.reads.overlap >= 0
         assert list(objective.roles) == ["model"]

@@ -24,7 +24,7 @@ def reassembled(features):
     assert target[-1] == VOCABULARY.eos
     starts = np.flatnonzero(target >= VOCABULARY.sentinels[0])
     spans = {int(ids[0]): ids[1:] for ids in np.split(target[:-1], starts[1:])}
-    source = features["source"][features["segments"] > 0]
+    source = features["source"][features["source_segments"] > 0]
     assert source[-1] == VOCABULARY.eos
     return np.concatenate([spans.get(int(token), [token]) for token in source[:-1]])
 
@@ -43,15 +43,15 @@ def test_short_rows_reassemble_too():
     for count in range(1, span.reads.length):
         tokens, features = corrupted(span, count)
         np.testing.assert_array_equal(reassembled(features), tokens)
-        assert not features["source"][features["segments"] == 0].any()
+        assert not features["source"][features["source_segments"] == 0].any()
         assert not features["targets"][features["weights"] == 0].any()
 
 
 def test_512_tokens_of_source_need_568_of_text_and_114_of_target():
     span = Span(SpanConfig(), VOCABULARY, 512)
-    assert (span.reads.length, span.target_length()) == (568, 114)
+    assert (span.reads.length, span.target_length) == (568, 114)
     _, features = corrupted(span, 568)
-    assert features["segments"].all() and features["weights"].all()
+    assert features["source_segments"].all() and features["weights"].all()
 
 
 def test_fifteen_percent_are_removed_in_spans_of_three():

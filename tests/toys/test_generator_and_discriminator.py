@@ -32,6 +32,7 @@ class ReplacedTokens(Objective):
     config: object
     vocabulary: object
     length: int
+    kind: str = "encoder"
 
     roles = {
         "generator": Role(kinds=("encoder",), shares=dict.fromkeys(SHARED, "discriminator")),

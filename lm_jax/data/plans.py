@@ -1,0 +1,29 @@
+"""The table of row plans: one function for each, in `rows` and `pairs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lm_jax.core.config import InputError, lookup
+from lm_jax.data import pairs, rows
+from lm_jax.data.rows import Request, Rows
+
+PLANS: dict[str, Callable[[Request], Rows]] = {
+    "packed": rows.packed,
+    "streams": rows.streams,
+    "pairs": pairs.pairs,
+    "examples": rows.examples,
+    "columns": rows.of_columns,
+}
+
+
+def make(request: Request) -> Rows:
+    """Build the row plan of a request.
+
+    Raises:
+      InputError: the split is too small for a row, or the plan does not read this kind of corpus.
+    """
+    length, overlap = request.reads.length, request.reads.overlap
+    if length < 1 or not 0 <= overlap < length:
+        raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; increase it")
+    return lookup(PLANS, request.plan, "config.data.rows.plan")(request)
