@@ -289,6 +289,8 @@ class TransformerConfig:
       two_stream: whether a query stream predicts `Inputs.targets` (XLNet).
       memory: how much of the `Past` is kept from call to call.
       pair_activation: activation of the pooled token (DeBERTa: gelu).
+      detection: whether there is a head that detects replaced tokens (ELECTRA's discriminator).
+      detection_activation: activation of the dense layer of that head.
       dtype: computation dtype of the layers; parameters are float32.
     """
 
@@ -302,6 +304,8 @@ class TransformerConfig:
     two_stream: bool = False
     memory: MemoryConfig = MemoryConfig()
     pair_activation: str = "tanh"
+    detection: bool = False
+    detection_activation: str = "gelu"
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 

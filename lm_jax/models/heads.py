@@ -1,4 +1,7 @@
-"""Heads: logits over the vocabulary or sentence-pair classes. Gather hidden states first, to avoid unused logits."""
+"""Heads: logits over the vocabulary, of sentence pairs and of replaced tokens.
+
+Gather hidden states before a readout, to avoid unused logits.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +82,26 @@ class PairHead(nn.Module):
         scale = initializers.readout_scale(self.init_config, width)
         pooled = lookup(ACTIVATIONS, self.activation, "config.model.pair_activation")(pooler(first))
         return out(pooled if scale == 1.0 else pooled * jnp.asarray(scale, pooled.dtype))
+
+
+class DetectionHead(nn.Module):
+    """Whether each token was replaced: a dense layer and one logit (Clark et al. 2020, arXiv:2003.10555, section 2)."""
+
+    init_config: InitConfig
+    dtype: jnp.dtype
+    activation: str = "gelu"
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "... embed"]) -> Float[Array, ...]:
+        """Computes the log-odds that the token of every hidden state was replaced."""
+        width = hidden.shape[-1]
+        draw = initializers.kernel(self.init_config, width, width)
+        dense = Projection((width,), (width,), ("embed", "embed_out"), draw, True, self.dtype, name="dense")
+        draw = initializers.readout(self.init_config, width, 1)
+        out = Projection((width,), (1,), ("embed", "classes"), draw, True, self.dtype, name="out")
+        scale = initializers.readout_scale(self.init_config, width)
+        states = lookup(ACTIVATIONS, self.activation, "config.model.detection_activation")(dense(hidden))
+        return out(states if scale == 1.0 else states * jnp.asarray(scale, states.dtype))[..., 0]
 
 
 def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> Float[Array, "batch count embed"]:

@@ -21,7 +21,7 @@ from lm_jax.models.attention.two_stream import QueryStream
 from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, StackConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
 from lm_jax.models.feedforward.experts import balance
-from lm_jax.models.heads import PairHead, Readout
+from lm_jax.models.heads import DetectionHead, PairHead, Readout
 from lm_jax.models.interface import Cache, Inputs, Output, Past, Shown, Transform
 from lm_jax.models.norms import Norm
 from lm_jax.models.stack.block import Context
@@ -65,6 +65,8 @@ class Transformer(nn.Module):
         self.head = Readout(config.readout, config.norm, config.init, dtype, config.embed.vocab or 0)
         if config.pair_classes:
             self.pair = PairHead(config.pair_classes, config.init, dtype, config.pair_activation)
+        if config.detection:
+            self.detect = DetectionHead(config.init, dtype, config.detection_activation)
         if config.two_stream:
             self.query_stream = QueryStream(config.embed, config.init, dtype)
 
@@ -121,9 +123,17 @@ class Transformer(nn.Module):
             raise InputError("this model has no sentence-pair head; set config.model.pair_classes=2")
         return self.pair(first)
 
+    def detect_logits(self, hidden: Float[Array, "... embed"]) -> Float[Array, ...]:
+        """Log-odds that the token of each hidden state was replaced."""
+        if not self.config.detection:
+            raise InputError("this model has no head for replaced tokens; set config.model.detection=True")
+        return self.detect(hidden)
+
     def everything(self, inputs: Inputs) -> Output:
         """Uses every parameter, so that `init` creates all of them."""
         output = self(inputs, logits=True)
+        if self.config.detection:
+            self.detect_logits(output.hidden)
         if self.config.pair_classes:
             self.pair_logits(output.hidden[:, 0])
         if self.config.two_stream:
