@@ -69,6 +69,8 @@ class Request:
     top_k: int = _flag(0, "sample from the k most likely tokens (0: all); encoder: candidates per mask [5]", "generate")
     top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", "generate")
     seed: int | None = _flag(None, "random seed of sampling [0]; train: the same as --config.seed", "train", "generate")
+    batch: int | None = _flag(None, "show the training batch of this step, counted from 0", "inspect")
+    rows: int | None = _flag(None, "rows of --batch to show [4; with --json all]", "inspect")
     json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
     fork: str | None = _flag(None, "directory of a run whose parameters initialise the new run in --workdir", "train")
     format: str = _flag("huggingface", "checkpoint format; the only choice is huggingface", "export")

@@ -95,10 +95,10 @@ class SourceTarget(TeacherForced):
         size = self.target_length if self.kind == "encoder_decoder" else self.length
         source, target = (
             Field(shape=(each,), axes=("length",), ids=True, used=used)
-            for each, used in ((self.length, "source_segments"), (size, ""))
+            for each, used in ((self.length, "source_segments"), (size, "weights"))
         )
-        weights = dataclasses.replace(target, dtype="float32", ids=False)
-        spec = {"tokens": target, "targets": dataclasses.replace(target, used="weights"), "weights": weights}
+        weights = dataclasses.replace(target, dtype="float32", ids=False, used="")
+        spec = {"tokens": target, "targets": target, "weights": weights}
         if self.kind == "encoder_decoder":
             return {"source": source, "source_segments": dataclasses.replace(source, ids=False, used=""), **spec}
         return {**spec, "prefix": Field()}

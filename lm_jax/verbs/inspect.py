@@ -1,4 +1,4 @@
-"""`lm-jax inspect`: a recipe's configuration and parameters, the costs of a preset, or a comparison of runs."""
+"""`lm-jax inspect`: a recipe's configuration, parameters or batches, the costs of a preset, or a comparison of runs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,26 @@ from lm_jax.models.model import build_model
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves, metrics
-from lm_jax.verbs import architecture, report
+from lm_jax.verbs import architecture, batch, report
 
 MOST_DIFFERENCES = 20  # Printed per run, because models of different kinds differ in nearly every key.
 
 
 def run(request: Request) -> int:
-    """Shows a recipe (`--config`), a run (`--workdir`), a preset (`NAME:SIZE`), or compares runs (directories)."""
+    """Shows a recipe (`--config`), a run (`--workdir`), a preset (`NAME:SIZE`), or compares runs (directories).
+
+    With `--batch`, shows rows of a training batch of the recipe or run instead.
+    """
     runs = [*([request.workdir] if request.workdir else []), *request.words]
     if runs and request.config is not None:
         raise InputError(f"inspect shows a recipe or runs: leave out --config={request.recipe}, or {runs[0]}")
+    if request.batch is not None and (request.words or not (runs or request.config)):
+        raise InputError("inspect --batch=STEP needs --config=RECIPE or --workdir=DIR, and nothing else")
+    if request.batch is None and request.rows is not None:
+        raise InputError("inspect --rows is the number of rows to show of a batch; add --batch=STEP")
+    if request.batch is not None:
+        batch.show(request, request.batch)
+        return 0
     presets = [word for word in request.words if not Path(word).is_dir()]
     if presets and len(runs) > 1:
         raise InputError(f"inspect shows one preset, or runs: {presets[0]} is not a directory; leave out the others")
