@@ -83,7 +83,12 @@ class Checkpoint:
         bare = heads.bare(self.architecture) or self.architecture.endswith(classifiers)
         readout = self.config.readout
         exists = readout.transform or readout.bias or self.config.kind != "encoder"
-        return bool(exists) and self.head is None and not bare
+        return bool(exists) and self.head is None and not bare and not self.detects
+
+    @property
+    def detects(self) -> bool:
+        """Whether the class has a head that detects replaced tokens."""
+        return isinstance(self.config, TransformerConfig) and self.config.detection
 
     def params(self, layout: Any = None) -> Any:
         """The parameters in float32, sharded by a `Layout` if one is given."""
@@ -353,6 +358,8 @@ def function_of(config: Any, width: int = 0) -> Any:
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):
         # muP scales attention scores and logits.
         values["init"] = config.init.base_width if config.init.name == "mup" else None
+    if isinstance(config, TransformerConfig) and not config.detection:
+        values["detection_activation"] = None
     if isinstance(config, AttentionConfig):
         head = config.head_width(width)
         values |= {"kv_heads": config.kv_heads or config.heads, "head_dim": head, "block": None}
