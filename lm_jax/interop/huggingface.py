@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.core.trees import Params, named_leaves
+from lm_jax.core.trees import Params, is_below, named_leaves
 from lm_jax.interop import document, fields, guess, heads, naming, safetensors
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import Head
@@ -101,6 +101,12 @@ class Checkpoint:
             for (path, shape), sharding in zip(named_leaves(self.shapes), shardings, strict=True)
         ]
         return jax.tree.unflatten(jax.tree.structure(self.shapes), leaves)
+
+    def below(self, parent: str) -> dict[str, np.ndarray]:
+        """The parameters at or below a path, by path."""
+        where = sources(self.rules, self.config, self.shapes)
+        leaves = [(path, shape) for path, shape in named_leaves(self.shapes) if is_below(path, [parent])]
+        return {path: self._leaf(where[path], shape) for path, shape in leaves}
 
     def extra(self) -> dict[str, Any]:
         """The parameters of heads that our model lacks, by path."""
