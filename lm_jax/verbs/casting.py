@@ -62,22 +62,16 @@ def _checkpoints(actors: Mapping[str, Actor]) -> dict[str, Checkpoint]:
 
 
 def _name(others: Collection[str]) -> str:
-    """Returns the name of the objective that has these roles beside its product."""
-    beside = {}
+    """Returns the first objective that has these roles beside its product."""
+    known = set()
     for name in OBJECTIVES:
         roles = objectives.roles(ObjectiveConfig(name=name))
-        beside[name] = set(roles) - {product(roles)}
-        if beside[name] == set(others):
+        beside = sorted(set(roles) - {product(roles)})
+        if beside == sorted(others):
             return name
-    known = [
-        f"{' '.join(f'{ROLES}{role}=DIR' for role in sorted(roles))} ({name})"
-        for name, roles in beside.items()
-        if roles
-    ]
+        known.add(" ".join(f"{ROLES}{role}=DIR" for role in beside))
     given = " ".join(f"{ROLES}{role}" for role in others)
-    raise InputError(
-        f"no objective trains {given} beside the model of DIR; expected {' or '.join(known) or 'no --role'}"
-    )
+    raise InputError(f"no objective trains {given} beside its product; expected {' or '.join(filter(None, known))}")
 
 
 def _check(actor: Actor, others: Mapping[str, Actor]) -> None:

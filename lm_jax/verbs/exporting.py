@@ -91,7 +91,9 @@ def run(request: Request) -> int:
     report.say(f"step {step} of {request.workdir}, exported as {architecture} to {output} and read back:")
     report.say(f"  {comparison['compared']} differ by at most {comparison['difference']:.1e} (allowed {TOLERANCE:.0e})")
     if comparison["kl"] is None:
-        report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
+        # Another model of the run has the read-out of a discriminator's run.
+        if len(run.models.roles) == 1:
+            report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
     else:
         kl, overlap = comparison["kl"], comparison["overlap"]
         report.say(f"  KL divergence {kl:.1e} nats per token; the {TOP} most likely tokens overlap by {overlap:.1%}")

@@ -102,7 +102,9 @@ def run(request: Request) -> int:
         report.say(f"  generation settings that are ignored: {', '.join(unused)}")
     if extra := checkpoint.extra():
         report.say(f"  tensors that our models do not have, kept for exports: {', '.join(extra)}")
-    report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if path is None else "--prompt=..."))
+    fill = f" --role={next(iter(others))}" if others else ""
+    prompt = "--prompt_ids=1,2,3" if path is None else "--prompt=..."
+    report.say(f"  lm-jax generate --workdir={workdir}{fill} {prompt}")
     report.say(
         f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
         + (" --config.data.tokenizer.path=PATH" if path is None else "")
