@@ -16,14 +16,17 @@ from lm_jax import experiment
 from lm_jax.core.sums import means
 from lm_jax.core.trees import flatten, unflatten
 from lm_jax.data import tokenizers
+from lm_jax.data.config import DataConfig
 from lm_jax.data.tokenizers import TokenizerConfig, interchange
 from lm_jax.interop import huggingface, safetensors
+from lm_jax.interop.huggingface import open_checkpoint
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.objectives.cross_entropy import sampled_token_loss
 from lm_jax.objectives.replaced import detection
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs import exporting
+from lm_jax.verbs import casting, exporting, forking
+from lm_jax.verbs.casting import Actor
 from lm_jax.verbs.importing import ABOUT
 from lm_jax.verbs.runs import restore_params
 
@@ -101,6 +104,14 @@ def test_both_models_are_exported_bit_for_bit(imported, pair, tmp_path, capsys):
             assert (pair / role / name).read_text().split() == (exported / role / name).read_text().split(), name
 
 
+def test_a_fork_starts_from_the_parameters_of_both_models(imported):
+    exp = experiment.load(imported)
+    exp = dataclasses.replace(exp, config=dataclasses.replace(exp.config, data=DataConfig(length=32, batch=8)))
+    saved = restore_params(Checkpointer(imported / "checkpoints"), exp.params_like(*exp.models.roles))
+    jax.tree.map(np.testing.assert_array_equal, forking.parameters(exp, imported), saved)
+
+
+@pytest.mark.slow
 def test_both_models_are_trained_further_and_still_share_their_tables(imported, pair, tmp_path):
     text = [word for word in golden_flags(tmp_path / "store") if "tokenizer" not in word]
     sizes = ("--config.train.steps=2", "--config.data.batch=8", "--config.log.writers=jsonl")
@@ -128,21 +139,21 @@ def test_the_generator_fills_masks_and_the_discriminator_is_refused(imported, ca
     assert len(json.loads(capsys.readouterr().out)["answers"][0]["masks"]) == 1
 
 
-@pytest.mark.parametrize(("changed", "share"), [("embed/position", "token"), ("token/embedding", "none")])
-def test_tables_that_differ_stay_separate_and_are_reported(pair, tmp_path, capsys, changed, share):
-    params = huggingface.open_checkpoint(pair / "generator").below(changed)
-    other = {changed: params[changed] + 1}
-    tables = {path: huggingface.open_checkpoint(pair / "generator").below(path)[path] for path in TABLES}
-    write(tmp_path / "other", "electra_generator", tokenizers.load(GOLDEN / "tokenizer"), {**tables, **other})
-    role = f"--role.generator={tmp_path / 'other'}"
-    assert lm_jax("import", pair / "discriminator", role, f"--workdir={tmp_path / 'run'}") == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "replaced.share" in line]
-    assert f"share is {share!r}, because the checkpoints differ in {changed.removesuffix('/embedding')}" in line
-    exported = export(tmp_path / "run", tmp_path)
-    assert all(
-        np.array_equal(array, arrays(exported / "generator")[name])
-        for name, array in arrays(tmp_path / "other").items()
+@pytest.mark.parametrize(
+    ("changed", "share", "others"), [("embed/position", "token", ""), ("token/embedding", "none", ", embed/position")]
+)
+def test_tables_that_differ_stay_separate_and_are_reported(pair, tmp_path, changed, share, others):
+    generator, discriminator = (open_checkpoint(pair / role) for role in ("generator", "discriminator"))
+    params = {path: generator.below(path)[path] for path in TABLES}
+    different = {path: params[path] + 1 for path in (changed, "embed/position")}
+    write(tmp_path, "electra_generator", tokenizers.load(GOLDEN / "tokenizer"), {**params, **different})
+    product, other = (
+        Actor(source=tmp_path, checkpoint=checkpoint, tokenizer_path=None)
+        for checkpoint in (discriminator, open_checkpoint(tmp_path))
     )
+    config, (note,) = casting.objective(product, {"generator": other})
+    assert config.replaced.share == share
+    assert f"share is {share!r}, because the checkpoints differ in {changed.removesuffix('/embedding')}{others}" in note
 
 
 def copied(pair, folder, **over):
@@ -178,7 +189,7 @@ def test_checkpoints_that_do_not_fit_the_roles_are_refused_in_one_line(pair, tmp
 
 
 def test_a_run_imported_before_models_had_the_head_is_exported_with_it(pair, tmp_path):
-    checkpoint = huggingface.open_checkpoint(pair / "discriminator")
+    checkpoint = open_checkpoint(pair / "discriminator")
     params = checkpoint.params()
     head = {f"extra/{path}": np.asarray(array) for path, array in flatten(params.pop("detect")).items()}
     tensor = lambda name, array: safetensors.Tensor(name, array.shape, array.dtype, lambda: array)
