@@ -222,7 +222,7 @@ def test_both_roles_compute_the_logits_and_losses_of_the_reference(tmp_path):
     exp = experiment.load(workdir)
     assert exp.config.objective.replaced.share == "none"
     params = restore_params(Checkpointer(workdir / "checkpoints"), exp.params_like(*exp.models.roles))
-    models = exp.models.bind(jax.device_get(params))
+    models = exp.models.bind(jax.tree.map(jnp.asarray, jax.device_get(params)))
     with jax.default_matmul_precision("highest"):
         inputs, labels, mask, outputs, tolerances = reference("electra_disc")
         log_odds = models["discriminator"].head("detect", models["discriminator"](inputs).hidden)
