@@ -187,8 +187,10 @@ class Experiment:
 
     def init(self) -> state.TrainState:
         """The train state before the first step; call it under jit."""
+        return self._state(*self.models.split(self.models.draw(self.config.seed)))
+
+    def _state(self, params: Params, frozen: Params) -> state.TrainState:
         models = self.models
-        params, frozen = models.split(models.draw(self.config.seed))
         half_roles = [role for role, model in models.models.items() if model.module.config.dtype == "float16"]
         return state.create(
             params,
@@ -202,7 +204,7 @@ class Experiment:
     @functools.cached_property
     def state_like(self) -> state.TrainState:
         """Shapes and shardings of the train state."""
-        shapes = jax.eval_shape(self.init)
+        shapes = jax.eval_shape(self._state, *self.models.split(self.models.shapes))
         axes = placing.state_axes(shapes, self.models.axes, self.objective.carry)
         return _sharded(axes, shapes, self.layout)
 
@@ -222,7 +224,7 @@ class Experiment:
     def fresh_state(self) -> state.TrainState:
         """The train state before the first step, initialised as shards on the devices."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
-        return self.layout.jit(self.init, out_shardings=shardings)()
+        return self.layout.jit(self.init, once=True, out_shardings=shardings)()
 
     def train_step(self) -> step.Step:
         """The jitted train step; it donates the state and keeps its shardings."""
