@@ -17,7 +17,10 @@ from lm_jax.models.model import from_module
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.denoise import Denoise, DenoiseConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.mixture import Mixture
+from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.roles import Models
 from lm_jax.objectives.span import Span, SpanConfig
 
@@ -135,7 +138,7 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 
 
 def setting(name, **over):
-    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for span."""
+    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for all others."""
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
     if name == "causal":
@@ -151,6 +154,21 @@ def setting(name, **over):
     elif name == "span":
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
+    elif name in ("denoise", "mixture", "prefix"):
+        # All have the same shapes, and so one compiled program.
+        parts = {
+            "denoise": Denoise(DenoiseConfig(), VOCABULARY, 12),
+            "prefix": Prefix(PrefixConfig(), VOCABULARY, 12),
+            "span": Span(SpanConfig(rate=0.3), VOCABULARY, 12),
+        }
+        objective = (
+            Mixture(parts, {"denoise": 2.0, "prefix": 1.0, "span": 1.0}, 0) if name == "mixture" else parts[name]
+        )
+        rows = [
+            {"tokens": text(count), "sentences": np.array([count // 3]), "part": [*parts][index % 3]}
+            for index, count in enumerate(LENGTHS)
+        ]
+        preset, over = "t5", {**everywhere("t5", depth=1), **over}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.data import pairs, rows
+from lm_jax.data import mixture, pairs, rows
 from lm_jax.data.rows import Request, Rows
 
 PLANS: dict[str, Callable[[Request], Rows]] = {
@@ -23,6 +23,8 @@ def make(request: Request) -> Rows:
     Raises:
       InputError: the split is too small for a row, or the plan does not read this kind of corpus.
     """
+    if request.reads.parts:
+        return mixture.of_objectives(request, make)
     length, overlap = request.reads.length, request.reads.overlap
     if length < 1 or not 0 <= overlap < length:
         raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; increase it")

@@ -47,12 +47,14 @@ class Reads:
     """What an objective reads from a row.
 
     Attributes:
-      plan: the row plan, a key of `plans.PLANS`.
+      plan: the row plan, a key of `plans.PLANS`; unused if there are `parts`.
       length: maximum tokens of a row.
       overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
       columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
       shift: whether windows may start elsewhere in every epoch; False if a row must be the same in every epoch.
       borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
+      parts: for a mixture of objectives, what each reads, by name; a row then has the name of its part, `part`.
+      share: of a part: its share of the rows, relative to the sum of all shares.
     """
 
     plan: str
@@ -61,6 +63,8 @@ class Reads:
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
     shift: bool = True
     borders: bool = False
+    parts: Mapping[str, Reads] = dataclasses.field(default_factory=dict)
+    share: float = 1.0
 
 
 @runtime_checkable

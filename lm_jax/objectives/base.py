@@ -210,6 +210,11 @@ class Objective(Protocol):
     coupled: bool = False
     carry: Carry = Carry()
 
+    @property
+    def device(self) -> Any:
+        """The settings that `inputs`, `weights` and `loss` read: parts of a mixture must agree on them."""
+        return getattr(self, "config", None)
+
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Corrupts one row on the host, and pads it to fixed shapes.
 
@@ -265,4 +270,25 @@ def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
 
 def counted(count: int, length: int) -> np.ndarray:
     """float32 weights of a padded row: `count` ones, then zeros up to `length`."""
-    return (np.arange(length) < count).astype(np.float32)
+    weights = np.zeros(length, np.float32)
+    weights[:count] = 1
+    return weights
+
+
+def runs(starts: Int[np.ndarray, " runs"], lengths: Int[np.ndarray, " runs"], count: int) -> Bool[np.ndarray, " count"]:
+    """Whether each of `count` positions lies in one of the runs, which may be empty."""
+    inside, stops = np.zeros(count, bool), lengths.cumsum()
+    index = (starts - stops + lengths).repeat(lengths)
+    inside[index + np.arange(len(index))] = True
+    return inside
+
+
+def inserted(
+    tokens: Int[np.ndarray, " tokens"], before: Int[np.ndarray, " ids"], ids: Int[np.ndarray, " ids"] | int
+) -> Int[np.ndarray, " longer"]:
+    """`tokens` with `ids[j]` in front of token `before[j]`; `before` is sorted, and may repeat a position."""
+    result = np.empty(len(tokens) + len(before), np.int32)
+    old, at = np.ones(len(result), bool), before + np.arange(len(before))
+    old[at] = False
+    result[at], result[old] = ids, tokens
+    return result

@@ -110,6 +110,12 @@ class Masked(Objective):
         """The model reads the row and scores the chosen positions."""
         return (Work(role="model", length=self.length, scored=self.predictions),)
 
+    @property
+    def device(self) -> MaskedConfig:
+        """The settings, without those of the corruption; whether rows are pairs, a batch shows by its features."""
+        host = ("rate", "mask", "random", "next_sentence")
+        return dataclasses.replace(self.config, **{name: getattr(MaskedConfig, name) for name in host})
+
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens` (corrupted), `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`.
 

@@ -7,7 +7,7 @@ half of those with a source and a target, for an encoder-decoder or for a decode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -30,6 +30,22 @@ from lm_jax.objectives.base import (
 from lm_jax.objectives.cross_entropy import smoothed_token_loss, token_loss
 
 
+def opening_ids(vocabulary: Vocabulary, mode: str, key: str) -> tuple[int, ...]:
+    """The ids before the text of a source: those of the vocabulary, then the piece `mode` of the setting `key`."""
+    return (*vocabulary.before, vocabulary.find(mode, key)) if mode else vocabulary.before
+
+
+def enclosed(
+    before: Sequence[int], tokens: Int[np.ndarray, " tokens"], after: Sequence[int]
+) -> Int[np.ndarray, " enclosed"]:
+    """`tokens` between special ids, as int32."""
+    result = np.empty(len(before) + len(tokens) + len(after), np.int32)
+    result[: len(before)] = before
+    result[len(before) : len(before) + len(tokens)] = tokens
+    result[len(before) + len(tokens) :] = after
+    return result
+
+
 class TeacherForced(Objective):
     """Mean negative log-likelihood of `targets`, weighted by `weights`; both are [batch length].
 
@@ -40,6 +56,11 @@ class TeacherForced(Objective):
 
     terms = ("loss",)
     smoothing: float = 0.0
+
+    @property
+    def device(self) -> float:
+        """The label smoothing; all other settings are those of the host."""
+        return self.smoothing
 
     def inputs(self, batch: Batch) -> Inputs:
         """The model's inputs: `tokens`, and `positions`, `segments`, `prefix` and `source` where a batch has them."""
@@ -122,11 +143,13 @@ class SourceTarget(TeacherForced):
         pad = self.vocabulary.pad
         if self.kind == "encoder_decoder":
             size = self.target_length
+            # T5's decoder starts with the padding token, BART's with EOS.
+            tokens = padded(np.array([self.vocabulary.decoder_start]), size, pad)
+            tokens[1 : len(target)] = target[:-1]
             return {
                 "source": padded(source, self.length, pad),
                 "source_segments": counted(len(source), self.length).astype(np.int32),
-                # T5's decoder starts with the padding token, BART's with EOS.
-                "tokens": padded(np.concatenate([[self.vocabulary.decoder_start], target[:-1]]), size, pad),
+                "tokens": tokens,
                 "targets": padded(target, size, pad),
                 "weights": counted(len(target), size),
             }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import experiment, objectives
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, from_config_dict
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
@@ -90,8 +90,8 @@ def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:
     """Maps the product to the forked run's product, and every other role to the same role of the forked run."""
     available = {path.partition("/")[0] for path in saved}
     before = experiment.saved(fork)
-    name = before["objective"]["name"] if before else exp.config.objective.name
-    forked_product = product(objectives.roles(ObjectiveConfig(name=name)))
+    objective = from_config_dict(ObjectiveConfig, before["objective"]) if before else exp.config.objective
+    forked_product = product(objectives.roles(objective))
     others = {role: role for role in exp.models.roles if role in available - {forked_product}}
     return {**others, exp.models.product: forked_product}
 
