@@ -19,8 +19,6 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
-from lm_jax.models.config import ModelConfig
-from lm_jax.models.transformer import STACKS
 from lm_jax.objectives.base import Field, Vocabulary, Work, counted, padded
 from lm_jax.objectives.middle import Middle, MiddleConfig
 from lm_jax.objectives.roles import Role
@@ -107,7 +105,7 @@ class Causal(TeacherForced):
             spec |= {"segments": segments, "positions": dataclasses.replace(segments, used="segments")}
             spec["tokens"] = dataclasses.replace(row, used="segments")
         if self.config.prefix:
-            spec |= {"prefix": Field(), "tokens": dataclasses.replace(row, used="")}
+            spec["prefix"] = Field()
         return spec
 
     @property
@@ -120,13 +118,12 @@ class Causal(TeacherForced):
         """Windows of length + 1 tokens that overlap by one: the last target is the next row's first input."""
         return Reads(plan="packed", length=self.length + 1, overlap=1)
 
-    def check(self, configs: Mapping[str, ModelConfig]) -> None:
-        """Raises InputError if the rows have a prefix, and no layer of the model has the mask "prefix"."""
-        stacks = [getattr(configs["model"], name) for name in STACKS if hasattr(configs["model"], name)]
-        masks = {block.attention.mask for stack in stacks for block in stack.blocks}
+    def check(self, configs: Mapping[str, Any]) -> None:
+        """Raises InputError if the rows have a prefix, and no layer of a model has the mask "prefix"."""
+        masks = {block.attention.mask for config in configs.values() for block in config.stack.blocks}
         if self.config.prefix and "prefix" not in masks:
             raise InputError(
-                f"{KEY}.prefix is set, but config.model.stack.block.attention.mask is {', '.join(sorted(masks))}, "
+                f"{KEY}.prefix is set, but config.model.stack.block.attention.mask is {' and '.join(sorted(masks))}, "
                 "which ignores the prefix; use prefix"
             )
 
