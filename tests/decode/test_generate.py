@@ -77,7 +77,7 @@ def test_a_prompt_is_the_prefix_of_a_model_whose_mask_has_one():
     )
     settings = dict(max_tokens=2, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
     (result,) = generate(module, params, PROMPTS[:1], **settings)
-    row = np.append(PROMPTS[0], result.tokens)[None]
+    row = jnp.asarray(np.append(PROMPTS[0], result.tokens), jnp.int32)[None]
 
     @jax.jit
     def scores(prefix):
