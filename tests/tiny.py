@@ -27,6 +27,12 @@ from lm_jax.objectives.span import Span, SpanConfig
 VOCABULARY = Vocabulary(
     size=64, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(56, 64)), ordinary=(7, 56)
 )
+# With markers for fill-in-the-middle.
+MARKED = dataclasses.replace(
+    VOCABULARY,
+    ordinary=(7, 53),
+    pieces=[*map(str, range(53)), "<fim_prefix>", "<fim_suffix>", "<fim_middle>", *map(str, range(56, 64))],
+)
 
 
 def config(preset, *, over=None, **options):

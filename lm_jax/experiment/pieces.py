@@ -54,6 +54,7 @@ class Experiment:
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
+        self.objective.check({role: model.module.config for role, model in self.models.models.items()})
         for split in ("train", "validation"):
             self.feed.rows(split)
 

@@ -16,6 +16,7 @@ from lm_jax.core.config import InputError, nearest
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
+from lm_jax.models.config import ModelConfig
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
@@ -214,6 +215,9 @@ class Objective(Protocol):
     def device(self) -> Any:
         """The settings that `inputs`, `weights` and `loss` read: parts of a mixture must agree on them."""
         return getattr(self, "config", None)
+
+    def check(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Raises InputError if a model, whose settings `configs` maps by role, ignores a setting of the objective."""
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Corrupts one row on the host, and pads it to fixed shapes.

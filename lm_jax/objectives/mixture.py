@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.data.rows import Reads
+from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import Batch, Field, Loss, Objective, Part, Work
@@ -111,6 +112,11 @@ class Mixture(Objective):
             most = {name: max(getattr(each, name) for each in counts) for name in ("length", "scored", "source")}
             largest.append(Work(role=role, **most))
         return tuple(largest)
+
+    def check(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Raises InputError if a model ignores a setting of a part."""
+        for part in self.parts.values():
+            part.check(configs)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The features of the row's part, padded."""
