@@ -26,4 +26,5 @@ def make(request: Request) -> Rows:
     length, overlap = request.reads.length, request.reads.overlap
     if length < 1 or not 0 <= overlap < length:
         raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; increase it")
-    return lookup(PLANS, request.plan, "config.data.rows.plan")(request)
+    plan = lookup(PLANS, request.plan, "config.data.rows.plan")(request)
+    return rows.Repeated(plan, request.reads.versions) if request.reads.versions else plan

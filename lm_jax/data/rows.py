@@ -52,6 +52,8 @@ class Reads:
       overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
       columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
       shift: whether windows may start elsewhere in every epoch; False if a row must be the same in every epoch.
+      versions: versions of every row: epoch e repeats epoch e mod `versions`, with its random choices; 0: no epoch
+        repeats another.
       borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
     """
 
@@ -60,6 +62,7 @@ class Reads:
     overlap: int = 0
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
     shift: bool = True
+    versions: int = 0
     borders: bool = False
 
 
@@ -88,6 +91,26 @@ def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Fi
         in_epoch = epochs == epoch
         indices[in_epoch] = permute(positions[in_epoch], len(rows), key(seed, int(epoch)))
     return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """Rows with a fixed number of versions: epoch e repeats the rows and the random choices of e mod `versions`."""
+
+    rows: Rows
+    versions: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
+        """Return the row of one version."""
+        return self.rows.row(index, epoch % self.versions, rng)
+
+    def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+        """Return the row of each slot in the order of `rows`; the epoch is the version, which keys the generator."""
+        filled = self.rows.filling(slots, seed)
+        return [(plan, row_seed, epoch % self.versions, index) for plan, row_seed, epoch, index in filled]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
