@@ -301,6 +301,6 @@ class Masked(Objective):
             raise InputError(
                 f"{KEY}.boundary is {self.config.boundary}, but config.model.boundary is {rows}; set both to the same"
             )
-        around = (gather(hidden, batch[name]) for name in ("before", "after"))
-        states = model.boundary_states(*around, batch["distances"])
+        before, after = gather(hidden, batch["before"]), gather(hidden, batch["after"])
+        states = model.boundary_states(before, after, batch["distances"])
         return token_loss(model, states, batch["labels"], batch["boundary_weights"], readout=model.table_logits)
