@@ -14,7 +14,7 @@ def test_phrases_are_words_that_occur_together_and_nothing_separates_them():
 
 
 def test_a_file_of_texts_and_spans_is_written_and_a_missing_corpus_is_one_line(tmp_path, capsys):
-    (tmp_path / "corpus.txt").write_text("New\nYork, snow in New York.\n\n" * 10 + " ".join(map(str, range(2000))))
+    (tmp_path / "corpus.txt").write_text("New\nYork: snow. New York.\n\n" * 10 + " ".join(map(str, range(2000))))
     output = tmp_path / "phrases.jsonl"
     assert phrases.main([str(tmp_path / "corpus.txt"), str(output)]) == 0
     records = [json.loads(line) for line in output.read_text().splitlines()]
