@@ -57,6 +57,7 @@ def published(size: str) -> ml_collections.ConfigDict:
         length=512,  # section 3.3
         batch=256,  # section 4.2
         validation=0.005,
+        rows=dict(plan="document_sentences"),  # section 3.3: a segment of one document
         tokenizer=dict(kind="unigram", vocab=29056),  # 28,996 in the release, rounded up to a multiple of 128
     )
     config.optimizer = dict(
