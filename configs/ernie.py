@@ -51,14 +51,14 @@ def tiny() -> ml_collections.ConfigDict:
 
 
 def stage(field: str) -> ml_collections.ConfigDict:
-    """Train one stage of section 3.2 at the size of section 4.1; the paper gives no settings of training: BERT's."""
+    """Train one stage of section 3.2 at the size of section 4; the paper gives no settings of training: BERT's."""
     config = ml_collections.ConfigDict()
     config.objective = objective()
-    config.model = bert.bert("base")  # section 4.1
+    config.model = bert.bert("base")  # section 4: 12 layers, 768 hidden units, 12 heads
     config.model.pair_classes = 0
     config.model.dtype = "bfloat16"
     config.data = dict(length=128, batch=1024, validation=0.005, columns=columns(field))
-    config.data.tokenizer = dict(kind="unigram", vocab=17984)  # 17,964 characters in section 4.2, rounded up
+    config.data.tokenizer = dict(kind="unigram", vocab=17984)  # 17,964 characters in section 4.1, rounded up
     config.optimizer = dict(
         learning_rate=2e-4,
         schedule=dict(name="linear", warmup=10_000, final=0.0),
