@@ -57,7 +57,7 @@ def test_a_run_is_masked_random_or_unchanged_as_a_whole_in_shares_of_80_10_and_1
 def test_segments_in_order_and_swapped_are_equally_frequent():
     objective, swapped = masked(sentence_order=True, length=16), 0
     first, second = laws.text(6), laws.text(5)
-    for seed in range(1000):
+    for seed in range(400):
         features = objective.features({"first": first, "second": second}, np.random.default_rng(seed))
         tokens = features["tokens"].copy()
         count = int(features["weights"].sum())
@@ -67,7 +67,7 @@ def test_segments_in_order_and_swapped_are_equally_frequent():
         np.testing.assert_array_equal(features["types"][:14], np.repeat([0, 1], [len(parts[0]) + 2, len(parts[1]) + 1]))
         swapped += int(features["swapped"])
     # Tolerance: 5 standard errors of a share of 1/2.
-    assert swapped / 1000 == pytest.approx(0.5, abs=0.08)
+    assert swapped / 400 == pytest.approx(0.5, abs=0.125)
     assert (objective.reads.plan, objective.reads.length) == ("consecutive", 13)
     assert objective.terms == ("masked_lm_loss", "sentence_order_loss")
 
@@ -166,14 +166,12 @@ def test_spans_boundaries_and_sentence_order_keep_the_laws(combined, tmp_path):
 def test_the_loss_is_that_of_the_papers_equations(combined):
     batch, params = {**combined.batch}, tiny.random_params(combined.models.shapes)
     objective, bound = combined.objective, combined.models.bind(params)
-    weights = objective.weights(batch)
-    hidden, loss = tiny.run_once(
-        lambda batch: (
-            bound["model"](objective.inputs(batch)).hidden,
-            objective.loss(bound, Part(batch=batch, weights=weights)),
-        ),
-        jax.tree.map(jnp.asarray, batch),
-    )
+
+    def run(batch):
+        hidden = bound["model"](objective.inputs(batch)).hidden
+        return hidden, objective.loss(bound, Part(batch=batch, weights=objective.weights(batch)))
+
+    hidden, loss = tiny.run_once(run, jax.tree.map(jnp.asarray, batch))
     tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["model"])
     hidden = np.asarray(hidden, np.float64)
     gelu = lambda x: x * (1 + erf(x / 2**0.5)) / 2
@@ -209,9 +207,12 @@ def test_the_loss_is_that_of_the_papers_equations(combined):
 
 def test_the_model_and_the_objective_predict_equally_long_spans(combined):
     other = Masked(dataclasses.replace(COMBINED, boundary=5), WORDS, 24)
-    bound, batch = combined.models.bind(combined.models.shapes), dict(combined.batch)
+
+    def loss(params, batch):
+        return other.loss(combined.models.bind(params), Part(batch=batch, weights=other.weights(batch))).total
+
     with pytest.raises(InputError, match=r"masked\.boundary is 5, but config\.model\.boundary is 3"):
-        jax.eval_shape(lambda batch: other.loss(bound, Part(batch=batch, weights=other.weights(batch))), batch)
+        jax.eval_shape(loss, combined.models.shapes, dict(combined.batch))
 
 
 def test_rows_have_one_form():
