@@ -1,17 +1,20 @@
-"""The table of row plans: one function for each, in `rows` and `pairs`."""
+"""The table of row plans: one function for each, in `rows`, `pairs` and `passages`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.data import pairs, rows
+from lm_jax.data import pairs, passages, rows
 from lm_jax.data.rows import Request, Rows
 
 PLANS: dict[str, Callable[[Request], Rows]] = {
     "packed": rows.packed,
     "streams": rows.streams,
+    "sentences": passages.sentences,
+    "document_sentences": passages.document_sentences,
     "pairs": pairs.pairs,
+    "consecutive": pairs.consecutive,
     "examples": rows.examples,
     "columns": rows.of_columns,
 }

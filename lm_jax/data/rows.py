@@ -2,7 +2,8 @@
 
 `packed` cuts the sequence of all tokens into windows; `streams` continues every row of a batch in the next batch (Dai
 et al. 2019, arXiv:1901.02860, section 3.2); `examples` makes one row per document, `columns` one per record. Training
-reads the first part of the corpus, validation the rest: they share no token. `plans` lists all plans.
+reads the first part of the corpus, validation the rest: they share no token. `plans` lists all plans; `pairs` and
+`passages` have those of sentences.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ class RowsConfig:
     """How the corpus is cut into rows.
 
     Attributes:
-      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto": the plan of the objective.
+      plan: the row plan, a key of `plans.PLANS`; "auto": that of the objective.
+        - "packed": windows of equal length over one stream of tokens; "streams": each row of a batch continues in the
+          next batch.
+        - "sentences": as many whole sentences as fit, across documents; "document_sentences": within a document.
+        - "pairs": two segments of sentences, the second perhaps of another document; "consecutive": always of the same.
+        - "examples": one document a row; "columns": one record a row.
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.
@@ -181,13 +187,18 @@ class Packed:
         shift = key(self.seed, epoch, 1) % self.shifts
         start = self.start + shift + index * self.stride
         stop = min(start + self.length, self.stop)
-        row: Row = {"tokens": self.store.read(start, stop)}
-        if self.borders:
-            starts = self.store.sentence_starts
-            row["sentences"] = np.asarray(starts[slice(*np.searchsorted(starts, [start, stop]))] - start, np.int32)
-        return row
+        return window(self.store, start, stop, self.borders)
 
     filling = permuted
+
+
+def window(store: Store, start: int, stop: int, borders: bool) -> Row:
+    """Return the tokens start..stop-1, and with `borders` the indices in the row of those that begin a sentence."""
+    row: Row = {"tokens": store.read(start, stop)}
+    if borders:
+        starts = store.sentence_starts
+        row["sentences"] = np.asarray(starts[slice(*np.searchsorted(starts, [start, stop]))] - start, np.int32)
+    return row
 
 
 def packed(request: Request) -> Packed:
