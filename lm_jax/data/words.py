@@ -2,7 +2,7 @@
 
 `pieces` asks the tokenizer, whose pieces show where a word begins; it takes every Chinese character for a word.
 `rjieba` segments Chinese with the library of that name, which has jieba's dictionary and its hidden Markov model for
-other words. Whole words of Chinese are masked in Cui et al. 2021 (arXiv:1906.08101), section 3.1, by another segmenter.
+other words. Whole words of Chinese are masked by Cui et al. 2021 (arXiv:1906.08101), with another segmenter.
 """
 
 from __future__ import annotations

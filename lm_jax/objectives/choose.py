@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lm_jax.core.config import InputError, lookup, setting
+from lm_jax.core.config import lookup, setting
+from lm_jax.data.words import borders
 from lm_jax.objectives.base import Vocabulary
 
 
@@ -31,7 +32,8 @@ class ChooseConfig:
         (ALBERT: longest=3), or "uniform" (XLNet: longest=5).
       longest: the largest number of units of a run.
       stop: p of the geometric distribution, p(n) ~ p (1 - p)^(n - 1).
-      words: where words begin: "pieces", at the tokenizer's pieces that begin a word.
+      words: where words begin: "pieces", at the tokenizer's pieces that begin a word, among them every Chinese
+        character; "rjieba": at Chinese words too, found by that library.
     """
 
     unit: str = "token"
@@ -60,29 +62,13 @@ class Runs(NamedTuple):
         return np.array([position for start, stop in bounds for position in range(start, stop)], np.int64)
 
 
-# Whether each token of a text begins a word.
-Starts = Callable[[Int[np.ndarray, " tokens"]], Bool[np.ndarray, " tokens"]]
-
-
-def _pieces(vocabulary: Vocabulary, key: str) -> Starts:
-    """Words begin where the tokenizer's pieces say so: "▁the", "Ġthe", "the" but not "##the"."""
-    table = vocabulary.starts_word
-    if table is None:
-        raise InputError(
-            f"{key}.unit is 'word', but it is unknown which pieces of the tokenizer begin a word; use {key}.unit=token"
-        )
-    return lambda tokens: table[tokens]
-
-
-WORDS: dict[str, Callable[[Vocabulary, str], Starts]] = {"pieces": _pieces}
-
 # Whether each token begins a unit, from a row's tokens and spans; None: every token does.
 Begins = Callable[[Int[np.ndarray, " length"], Int[np.ndarray, "spans columns"]], Bool[np.ndarray, " length"] | None]
 
 
 def _by_word(config: ChooseConfig, vocabulary: Vocabulary, key: str) -> Begins:
-    starts = lookup(WORDS, config.words, f"{key}.words")(vocabulary, key)
-    return lambda tokens, spans: starts(tokens)
+    begin = borders(config.words, starts_word=vocabulary.starts_word, texts=vocabulary.texts, key=f"{key}.words")
+    return lambda tokens, spans: begin(tokens)
 
 
 UNITS: dict[str, Callable[[ChooseConfig, Vocabulary, str], Begins]] = {
