@@ -46,7 +46,7 @@ def tiny() -> ml_collections.ConfigDict:
 
 
 def published(size: str) -> ml_collections.ConfigDict:
-    """Train a published size with the settings of section 4.1, but AdamW, and no dropout, as version 2 (section 4.9)."""
+    """Train a published size with the settings of section 4.1, but AdamW; no dropout, as version 2 (section 4.9)."""
     config = ml_collections.ConfigDict()
     config.objective = objective()
     config.model = bert.albert(size)  # table 1

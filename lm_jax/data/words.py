@@ -22,8 +22,8 @@ Table = Bool[np.ndarray, " vocab"]
 # U+F000 to U+FFFF and those above. Here the segmenter decides.
 _WIDE = np.zeros(256, bool)
 _WIDE[[*range(0xE3, 0xEA), 0xEF, 0xF0]] = True
-# Stands for a special token in the text to segment.
-_BREAK = b"\n"
+# Stands for a special token in the text to segment: a wide character that is a word by itself.
+_BREAK = "。".encode()
 
 
 def borders(name: str, *, starts_word: Table | None, texts: Sequence[bytes], key: str) -> Borders:
@@ -49,21 +49,19 @@ def borders(name: str, *, starts_word: Table | None, texts: Sequence[bytes], key
             f"{key} is {name!r}, but it is unknown which pieces of the tokenizer begin a word; name another tokenizer "
             "in config.data.tokenizer.path, or predict single tokens"
         )
-    find = build(starts_word, texts, key)
+    return build(starts_word, texts, key)
+
+
+def _by_pieces(starts_word: Table, texts: Sequence[bytes], key: str) -> Borders:
     special = np.array([not text for text in texts]) if texts else np.zeros(len(starts_word), bool)
 
     def begin(tokens: Int[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
-        begins = find(tokens)
-        # No word continues across a special token.
+        begins = starts_word[tokens]
         begins[1:] |= special[tokens[:-1]]
         begins[:1] = True
         return begins
 
     return begin
-
-
-def _by_pieces(starts_word: Table, texts: Sequence[bytes], key: str) -> Borders:
-    return lambda tokens: starts_word[tokens]
 
 
 def _by_rjieba(starts_word: Table, texts: Sequence[bytes], key: str) -> Borders:
@@ -80,25 +78,27 @@ def _by_rjieba(starts_word: Table, texts: Sequence[bytes], key: str) -> Borders:
         raise InputError(f"{key} is 'rjieba', whose library is not installed: pip install 'lm_jax[chinese]'") from error
     segment = rjieba.cut
     # Without zeros, which separate the words below.
-    spelled = [text.replace(b"\0", _BREAK) or _BREAK for text in texts]
-    sizes = np.array([*map(len, spelled)], np.int32)
+    spelled = [text.replace(b"\0", b"\n") or _BREAK for text in texts]
+    pieces, sizes = np.array(spelled, object), np.array([*map(len, spelled)])
     by_tokenizer = starts_word & ~_WIDE[[text[0] for text in spelled]]
+    # The first bytes of the characters of each piece; none in a piece that only continues a character.
+    leads = [[byte for byte in text if byte & 0xC0 != 0x80] for text in spelled]
+    has_lead, has_wide = np.array([*map(bool, leads)]), np.array([bool(_WIDE[lead].any()) for lead in leads])
+    ends_wide = np.array([bool(lead and _WIDE[lead[-1]]) for lead in leads])
 
-    def find(tokens: Int[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
-        text = _decode(b"".join([*map(spelled.__getitem__, tokens.tolist())]))
-        joined = np.frombuffer("\0".join(segment(text)).encode(), np.uint8)
-        borders = np.flatnonzero(joined == 0)
-        # Next to a wide character: the last one before the border has three or four bytes.
-        wide = _WIDE[joined]
-        chosen = wide[borders + 1] | wide[borders - 3] | (joined[borders - 4] == 0xF0)
-        positions = (borders - np.arange(len(borders)))[chosen]
+    def begin(tokens: Int[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
+        words = segment(_decode(b"".join(pieces[tokens].tolist())))
+        borders = (np.frombuffer("\0".join(words).encode(), np.uint8) == 0).nonzero()[0]
+        borders -= np.arange(len(borders))
         # A token begins a word if there are more borders before its end than before its start.
-        passed = np.searchsorted(positions, np.cumsum(sizes[tokens]))
+        passed = borders.searchsorted(sizes[tokens].cumsum())
+        ends = tokens[np.maximum.accumulate(np.arange(len(tokens)) * has_lead[tokens])]
         begins = by_tokenizer[tokens]
-        begins[1:] |= passed[1:] > passed[:-1]
+        begins[1:] |= (passed[1:] > passed[:-1]) & (has_wide[tokens[1:]] | ends_wide[ends[:-1]])
+        begins[:1] = True
         return begins
 
-    return find
+    return begin
 
 
 BORDERS: dict[str, Callable[[Table, Sequence[bytes], str], Borders]] = {"pieces": _by_pieces, "rjieba": _by_rjieba}
