@@ -20,8 +20,7 @@ Table = Bool[np.ndarray, " vocab"]
 
 # First UTF-8 bytes of characters of scripts without spaces, their punctuation and full-width forms: U+3000 to U+9FFF,
 # U+F000 to U+FFFF and those above. Here the segmenter decides.
-_WIDE = np.zeros(256, bool)
-_WIDE[[*range(0xE3, 0xEA), 0xEF, 0xF0]] = True
+_WIDE = np.isin(np.arange(256), [*range(0xE3, 0xEA), 0xEF, 0xF0])
 # Stands for a special token in the text to segment: a wide character that is a word by itself.
 _BREAK = "。".encode()
 
