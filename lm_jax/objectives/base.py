@@ -39,6 +39,7 @@ class Vocabulary:
       before, after: ids before and after every source of an encoder-decoder; an empty `after` means EOS.
       pieces: the printable piece of each id.
       starts_word: whether each id begins a word; None: unknown.
+      texts: UTF-8 text of each id, perhaps a part of a character, b"" if special; empty: unknown.
 
     Example:
       >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, mask=4, ordinary=(5, 100))
@@ -60,6 +61,7 @@ class Vocabulary:
     after: tuple[int, ...] = ()
     pieces: Sequence[str] = dataclasses.field(default=(), compare=False, repr=False)
     starts_word: Bool[np.ndarray, " vocab"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    texts: Sequence[bytes] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def decoder_start(self) -> int:

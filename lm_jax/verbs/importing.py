@@ -22,7 +22,7 @@ from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.interop import generation, safetensors
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint
-from lm_jax.models.config import ModelConfig
+from lm_jax.interop.tables import kind
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
 from lm_jax.train.checkpoint import Checkpointer
@@ -72,7 +72,7 @@ def run(request: Request) -> int:
     path = _tokenizer_path(source, request.tokenizer)
     tokenizer, notes = _tokenizer(path, checkpoint)
     conventions, unused = _conventions(source, path, checkpoint, tokenizer)
-    exp = Experiment(_config(checkpoint.config, conventions, workdir), tokenizer)
+    exp = Experiment(_config(checkpoint, conventions, workdir), tokenizer)
     # Builds the model, so that errors occur before the first file is written.
     _ = exp.product
     params = checkpoint.params(exp.layout)
@@ -155,13 +155,14 @@ def _conventions(
     return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
 
 
-def _config(model: ModelConfig, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
+def _config(checkpoint: Checkpoint, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
     """Returns the run's configuration, with the usual pretraining objective of the model's kind and no text."""
+    model = checkpoint.config
+    paired, ordered = getattr(model, "pair_classes", 0) == 2, kind(checkpoint.tree) == "albert"
+    masked = MaskedConfig(next_sentence=paired and not ordered, sentence_order=paired and ordered)
     objective = {
         "decoder": ObjectiveConfig(name="causal"),
-        "encoder": ObjectiveConfig(
-            name="masked", masked=MaskedConfig(next_sentence=getattr(model, "pair_classes", 0) == 2)
-        ),
+        "encoder": ObjectiveConfig(name="masked", masked=masked),
         "encoder_decoder": ObjectiveConfig(name="span"),
     }[model.kind]
     learned = model.embed.positions == "learned"
