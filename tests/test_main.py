@@ -223,7 +223,7 @@ def test_list_shows_recipes_and_choices_as_json(capsys):
     assert lm_jax("list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert "tiny" in listed["recipes"]["bert"]["variants"]
-    assert set(listed["choices"]["objective"]) == {"causal", "masked", "span"}
+    assert set(listed["choices"]["objective"]) == {"causal", "masked", "permutation", "span"}
 
 
 def test_inspect_shows_every_parameter_of_a_recipe(capsys):

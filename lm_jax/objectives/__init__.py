@@ -12,10 +12,11 @@ from lm_jax.core.config import lookup
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.span import Span, SpanConfig
 
-OBJECTIVES = {"causal": Causal, "masked": Masked, "span": Span}
+OBJECTIVES = {"causal": Causal, "masked": Masked, "permutation": Permutation, "span": Span}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class ObjectiveConfig:
     name: str = "causal"
     causal: CausalConfig = CausalConfig()
     masked: MaskedConfig = MaskedConfig()
+    permutation: PermutationConfig = PermutationConfig()
     span: SpanConfig = SpanConfig()
 
 
