@@ -34,6 +34,8 @@ from lm_jax.objectives.base import (
 from lm_jax.objectives.cross_entropy import token_loss
 from lm_jax.objectives.roles import Role
 
+# The types of A and B are 0 and 1, as in the released code.
+CLS_TYPE = 2
 # Weights of the span lengths 1, 2, ...: section 3.1 draws a length; the released code draws short ones more often.
 LENGTHS = {"uniform": np.ones_like, "inverse": np.reciprocal}
 
@@ -91,7 +93,7 @@ class Permutation(Objective):
     terms = ("loss",)
 
     def __post_init__(self):
-        self._specials()
+        _ = self._specials
         if self.config.whole_words and self.vocabulary.starts_word is None:
             raise InputError(
                 "config.objective.permutation.whole_words is true, but the tokenizer does not tell which pieces begin "
@@ -129,29 +131,29 @@ class Permutation(Objective):
 
         `targets` are positions in `tokens` in ascending order; unused ones are -1. The types of A, B and [CLS] differ.
         """
-        cls, sep = self._specials()
-        if self.config.pairs:
-            first, second = row["first"], row["second"]
-            text = np.concatenate([first, second])
-            tokens = np.concatenate([first, [sep], second, [sep, cls]])
-            types = np.repeat(_PAIR_TYPES, [len(first) + 1, len(second) + 1, 1])
-            special = np.array([len(first), len(text) + 1, len(text) + 2])
-        else:
-            text = row["tokens"]
-            tokens = np.concatenate([text, [sep, cls]])
-            types = np.repeat(_PAIR_TYPES[[0, 2]], [len(text) + 1, 1])
-            special = np.array([len(text), len(text) + 1])
-        targets = self.choose(text, rng)
+        cls, sep = self._specials
+        texts = (row["first"], row["second"]) if self.config.pairs else (row["tokens"],)
+        tokens = np.full(self.length, self.vocabulary.pad, np.int32)
+        types, ranks, segments = (np.zeros(self.length, np.int32) for _ in range(3))
+        special, start = [], 0
+        for number, text in enumerate(texts):
+            stop = start + len(text)
+            tokens[start:stop], tokens[stop], types[start : stop + 1] = text, sep, number
+            special.append(stop)
+            start = stop + 1
+        tokens[start], types[start], segments[: start + 1] = cls, CLS_TYPE, 1
+        special.append(start)
+        targets = self.choose(np.concatenate(texts), rng)
         if self.config.pairs:
             # Positions in the row, in which A's [SEP] is before B.
             targets = targets + (targets >= special[0])
-        ranks = np.zeros(self.length, np.int32)
-        ranks[np.concatenate([targets, special])] = rng.permutation(len(targets) + len(special)) + 1
+        order = rng.permutation(len(targets) + len(special)) + 1
+        ranks[targets], ranks[special] = order[: len(targets)], order[len(targets) :]
         return {
-            "tokens": padded(tokens, self.length, self.vocabulary.pad),
-            "types": padded(types, self.length),
+            "tokens": tokens,
+            "types": types,
             "ranks": ranks,
-            "segments": counted(len(tokens), self.length).astype(np.int32),
+            "segments": segments,
             "targets": padded(targets, self.predictions, -1),
             "labels": padded(tokens[targets], self.predictions, self.vocabulary.pad),
             "weights": counted(len(targets), self.predictions),
@@ -165,9 +167,9 @@ class Permutation(Objective):
         begins = starts_word[text]
         begins[:1] = True
         starts = np.flatnonzero(begins)
-        sizes = np.diff(starts, append=len(text))
+        sizes = np.concatenate([starts[1:], [len(text)]]) - starts
         words = rng.permutation(_members(*self.spans(len(starts), self._goal(len(starts)), rng)))
-        words = np.sort(words[np.cumsum(sizes[words]) <= goal])
+        words = np.sort(words[sizes[words].cumsum() <= goal])
         return _members(starts[words], sizes[words])
 
     def spans(
@@ -176,23 +178,26 @@ class Permutation(Objective):
         """Starts and lengths of disjoint spans that hold `goal` of `size` tokens (or words), in ascending order.
 
         A row is divided into contexts, `one_in` times as long as their spans, which lie anywhere in them (section 3.1).
-        One span is shortened to meet the goal, and one context is adapted so that the contexts fill the row.
+        One of the spans is shortened to meet the goal, and its context is adapted so that the contexts fill the row.
         """
         if not goal:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        lengths = 1 + np.searchsorted(self._cumulative, rng.random(goal), "right")
+        lengths = 1 + self._cumulative.searchsorted(rng.random(goal), "right")
         totals = lengths.cumsum()
-        count = int(np.searchsorted(totals, goal)) + 1
-        lengths[count - 1] -= totals[count - 1] - goal
-        lengths = rng.permutation(lengths[:count])
+        count = int(totals.searchsorted(goal)) + 1
+        lengths, shortened = lengths[:count], lengths[count - 1] - totals[count - 1] + goal
+        place = int(rng.integers(count))
+        lengths[-1] = lengths[place]
+        lengths[place] = shortened
         contexts = self.config.one_in * lengths
-        contexts[rng.integers(count)] += size - self.config.one_in * goal
+        contexts[place] += size - self.config.one_in * goal
         places = (rng.random(count) * (contexts - lengths + 1)).astype(np.int64)
         return contexts.cumsum() - contexts + places, lengths
 
     def inputs(self, batch: Batch) -> Inputs:
         """Tokens, types and ranks with the targets of the query stream; `segments` are 0 at padding."""
-        return Inputs(**{name: batch[name] for name in ("tokens", "types", "ranks", "segments", "targets")})
+        rows = {name: batch[name] for name in ("types", "ranks", "segments", "targets")}
+        return Inputs(tokens=batch["tokens"], source=None, **rows)
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The number of targets."""
@@ -218,11 +223,9 @@ class Permutation(Objective):
         cumulative[-1] = 1.0
         return cumulative
 
+    @functools.cached_property
     def _specials(self) -> tuple[int, ...]:
         return self.vocabulary.require("permutation", "cls", "sep")
-
-
-_PAIR_TYPES = np.array([0, 1, 2], np.int32)
 
 
 def _members(starts: Int[np.ndarray, " spans"], lengths: Int[np.ndarray, " spans"]) -> Int[np.ndarray, " members"]:
