@@ -2,7 +2,7 @@
 
 Paper:    Yang et al. 2019, "XLNet: Generalized autoregressive pretraining for language understanding"
           (arXiv:1906.08237).
-Hardware: two CPU cores for tiny, a TPU v5e-256 for large, which the paper trained on 512 TPU v3 for 5.5 days.
+Hardware: two CPU cores for tiny, a TPU v5e-256 for base and large (the paper: 512 TPU v3 chips for large).
 Command:  lm-jax train --config=xlnet:tiny --workdir=/tmp/xlnet
           lm-jax train --config=xlnet:base --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/xlnet
 Expected: published sizes: not measured.
@@ -19,12 +19,9 @@ def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
 
 
 def tiny() -> ml_collections.ConfigDict:
-    """Train for a minute on a laptop, on the documentation of the installed Python; numbers without a source are ours.
-
-    Rows are packed text, because a small model learns nothing from the second half of a pair.
-    """
+    """Train for a minute on a laptop, on the installed Python's documentation; numbers without a source are ours."""
     config = ml_collections.ConfigDict()
-    config.objective = dict(name="permutation", permutation=dict(one_in=6, longest=5, pairs=False))  # A.4.1, 3.1
+    config.objective = dict(name="permutation", permutation=dict(one_in=6, longest=5, pairs=False))  # table 7, 3.1
     config.model = xlnet.xlnet("tiny")
     # A small model on little text underfits: dropout would only slow it down.
     config.model.embed.dropout = 0.0

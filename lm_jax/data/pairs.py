@@ -77,7 +77,7 @@ def pairs(request: Request) -> Pairs:
         raise InputError(
             f"config.data.rows.plan is pairs, but the {split} split has {len(numbers)} documents and a pair may need "
             "two; set config.data.document=paragraph, change config.data.validation, add text, or train without pairs: "
-            "config.objective.masked.next_sentence=false"
+            "config.objective.masked.next_sentence=false or config.objective.permutation.pairs=false"
         )
     starts, stops, chunks, owners = segments.chunks(store, document_starts[numbers], document_stops[numbers], length)
     return Pairs(store, request.config, starts, stops, chunks, numbers[owners], length)
