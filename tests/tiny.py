@@ -20,6 +20,7 @@ from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.denoise import Denoise, DenoiseConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import Mixture
+from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.roles import Models
 from lm_jax.objectives.span import Span, SpanConfig
@@ -144,7 +145,7 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 
 
 def setting(name, **over):
-    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for all others."""
+    """The setting of an objective: gpt2 for causal, bert for masked with pairs, xlnet for permutation, t5 for others."""
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
     if name == "causal":
@@ -157,6 +158,10 @@ def setting(name, **over):
             for index, count in enumerate(LENGTHS)
         ]
         preset, over = "bert", {**STILL, **over}
+    elif name == "permutation":
+        objective = Permutation(PermutationConfig(one_in=3), VOCABULARY, 17)
+        rows = [{"first": text(count // 2), "second": text(count)} for count in LENGTHS]
+        preset, over = "xlnet", {**STILL, "stack.block.feedforward.dropout": 0.0, **over}
     elif name == "span":
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}

@@ -76,7 +76,7 @@ def pairs(request: Request) -> Pairs:
         raise InputError(
             f"config.data.rows.plan is pairs, but the {request.split} split has {documents} documents and a pair may "
             "need two; set config.data.document=paragraph, change config.data.validation, add text, or train without "
-            "pairs: config.objective.masked.next_sentence=false"
+            "pairs: config.objective.masked.next_sentence=false or config.objective.permutation.pairs=false"
         )
     return plan
 

@@ -289,15 +289,17 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
             key_types=types,
             self_visible=0 if inputs.unseen is None else inputs.tokens.shape[1],
             unseen=inputs.unseen,
+            key_ranks=inputs.ranks,
+            query_ranks=inputs.ranks,
         )
         if cache is not None:
             visibility = recurrence.prepend_past(visibility, inputs.tokens.shape[1], cache.length)
         return cache, visibility
-    uncacheable = (inputs.unseen, inputs.visible, inputs.targets, inputs.types if typed else None)
+    uncacheable = (inputs.unseen, inputs.ranks, inputs.visible, inputs.targets, inputs.types if typed else None)
     if any(field is not None for field in uncacheable):
         raise InputError(
-            "inputs.unseen, inputs.visible, inputs.targets and relative token types need all tokens in one call, but "
-            "a cache was given, which stores keys and values only; leave out the cache or these inputs"
+            "inputs.unseen, inputs.ranks, inputs.visible, inputs.targets and relative token types need all tokens in "
+            "one call, but a cache was given, which stores keys and values only; leave out the cache or these inputs"
         )
     batch, length = inputs.tokens.shape
     query_positions = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions

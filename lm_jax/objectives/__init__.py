@@ -14,6 +14,7 @@ from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.denoise import Denoise, DenoiseConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import KEY, Mixture, MixtureConfig, common_roles, naming_part
+from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.span import Span, SpanConfig
@@ -23,6 +24,7 @@ OBJECTIVES = {
     "denoise": Denoise,
     "masked": Masked,
     "mixture": Mixture,
+    "permutation": Permutation,
     "prefix": Prefix,
     "span": Span,
 }
@@ -41,6 +43,7 @@ class ObjectiveConfig:
     denoise: DenoiseConfig = DenoiseConfig()
     masked: MaskedConfig = MaskedConfig()
     mixture: MixtureConfig = MixtureConfig()
+    permutation: PermutationConfig = PermutationConfig()
     prefix: PrefixConfig = PrefixConfig()
     span: SpanConfig = SpanConfig()
 

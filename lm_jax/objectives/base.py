@@ -136,12 +136,14 @@ class Work:
       length: input tokens; for an encoder-decoder, those of its decoder.
       scored: positions with logits over the vocabulary.
       source: input tokens of the encoder of an encoder-decoder.
+      targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
     """
 
     role: str
     length: int
     scored: int
     source: int = 0
+    targets: int = 0
 
 
 @flax.struct.dataclass
