@@ -13,13 +13,15 @@ from lm_jax.core.config import from_config_dict
 from lm_jax.core.trees import map_named
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
-from lm_jax.models.model import from_module
+from lm_jax.models.model import build_model
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
-from lm_jax.objectives.roles import Models
+from lm_jax.objectives.replaced import Replaced, ReplacedConfig
+from lm_jax.objectives.roles import Models, product
 from lm_jax.objectives.span import Span, SpanConfig
+from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
 VOCABULARY = Vocabulary(
     size=64, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(56, 64)), ordinary=(7, 56)
@@ -112,17 +114,12 @@ def largest_difference(left, right):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A model of one layer, an objective and a batch of 8 rows of different lengths."""
+    """Models of one layer by role, an objective and a batch of 8 rows of different lengths, with keys."""
 
     objective: Any
-    model: Any
+    models: Models
     params: Any
     batch: Any
-
-    @functools.cached_property
-    def models(self):
-        """The models by role."""
-        return Models(self.objective.roles, {"model": from_module(self.model)})
 
     @property
     def axes(self):
@@ -135,9 +132,13 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 
 
 def setting(name, **over):
-    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for span."""
+    """The setting of an objective; `over` changes the product's model.
+
+    The models are gpt2 for causal, bert for masked with sentence pairs, t5 for span, bert and electra for two encoders.
+    """
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
+    models = {}
     if name == "causal":
         objective = Causal(CausalConfig(), VOCABULARY, 8)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "gpt2", {"stack.depth": 1, **over}
@@ -151,8 +152,25 @@ def setting(name, **over):
     elif name == "span":
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
+    elif name in ("replaced", "substituted"):
+        # The share of masked tokens is large, so that an untrained discriminator does not answer "original" throughout.
+        config_class, cls = {
+            "replaced": (ReplacedConfig, Replaced),
+            "substituted": (SubstitutedConfig, Substituted),
+        }[name]
+        objective = cls(config_class(rate=0.3, weight=2.0), VOCABULARY, 12)
+        rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "electra", {**STILL, **over}
+        over |= {"detection": True, "readout.transform": "gelu", "readout.bias": True}
+        models = {"generator": config("electra_generator", over=STILL)}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])
-    model, params = build(config(preset, over=over), objective.inputs(batch))
-    return Setting(objective, model, {"model": params}, batch)
+    models = {product(objective.roles): config(preset, over=over), **models}
+    models = Models(objective.roles, {role: build_model(models[role], VOCABULARY.size) for role in objective.roles})
+    models.check(name)
+    return Setting(objective, models, random_params(models.shapes), batch)
+
+
+def keys(rows):
+    """The random keys of the rows of a batch."""
+    return np.random.default_rng(9).integers(0, 1 << 32, (rows, 2), np.uint32)

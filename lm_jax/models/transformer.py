@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.models.attention import recurrence, two_stream
@@ -116,6 +116,12 @@ class Transformer(nn.Module):
     def readout(self, hidden: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
         """Logits over the vocabulary of (gathered) hidden states."""
         return self.head(hidden, self.token)
+
+    def candidate_logits(
+        self, hidden: Float[Array, "... embed"], candidates: Int[Array, "... candidates"]
+    ) -> Float[Array, "... candidates"]:
+        """The logits of `readout` for each hidden state's own candidate ids."""
+        return self.head(hidden, self.token, candidates)
 
     def pair_logits(self, first: Float[Array, "batch embed"]) -> Float[Array, "batch classes"]:
         """Logits of the sentence-pair classes from each row's first hidden state."""

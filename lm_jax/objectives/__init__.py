@@ -12,10 +12,18 @@ from lm_jax.core.config import lookup
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.replaced import Replaced, ReplacedConfig
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.span import Span, SpanConfig
+from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
-OBJECTIVES = {"causal": Causal, "masked": Masked, "span": Span}
+OBJECTIVES = {
+    "causal": Causal,
+    "masked": Masked,
+    "span": Span,
+    "replaced": Replaced,
+    "substituted": Substituted,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,11 +34,14 @@ class ObjectiveConfig:
     causal: CausalConfig = CausalConfig()
     masked: MaskedConfig = MaskedConfig()
     span: SpanConfig = SpanConfig()
+    replaced: ReplacedConfig = ReplacedConfig()
+    substituted: SubstitutedConfig = SubstitutedConfig()
 
 
 def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
-    """The roles of an objective, read from its class, so that models can be loaded without building the objective."""
-    return lookup(OBJECTIVES, config.name, "config.objective.name").roles
+    """The roles of an objective, from its class and settings, so that models can be loaded without building it."""
+    cls = lookup(OBJECTIVES, config.name, "config.objective.name")
+    return cls.roles_of(getattr(config, config.name, None))
 
 
 def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int, kind: str) -> Objective:
