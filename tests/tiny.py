@@ -1,7 +1,6 @@
 """Tiny models and batches that many tests share."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ import numpy as np
 
 from lm_jax.core.config import from_config_dict
 from lm_jax.core.trees import map_named
+from lm_jax.data.pipeline import KEYS
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
 from lm_jax.models.model import build_model
@@ -114,7 +114,7 @@ def largest_difference(left, right):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Models of one layer by role, an objective and a batch of 8 rows of different lengths, with keys."""
+    """An objective, its models of one layer and a batch of 8 rows of different lengths, with a key per row."""
 
     objective: Any
     models: Models
@@ -161,16 +161,13 @@ def setting(name, **over):
         objective = cls(config_class(rate=0.3, weight=2.0), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "electra", {**STILL, **over}
         over |= {"detection": True, "readout.transform": "gelu", "readout.bias": True}
-        models = {"generator": config("electra_generator", over=STILL)}
+        # Two heads, which two devices of the axis `tensor` can share.
+        models = {"generator": config("electra_generator", over={**STILL, "stack.block.attention.heads": 2})}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])
+    batch[KEYS] = jnp.asarray(np.random.default_rng(9).integers(0, 1 << 32, (len(rows), 2), np.uint32))
     models = {product(objective.roles): config(preset, over=over), **models}
     models = Models(objective.roles, {role: build_model(models[role], VOCABULARY.size) for role in objective.roles})
     models.check(name)
     return Setting(objective, models, random_params(models.shapes), batch)
-
-
-def keys(rows):
-    """The random keys of the rows of a batch."""
-    return np.random.default_rng(9).integers(0, 1 << 32, (rows, 2), np.uint32)

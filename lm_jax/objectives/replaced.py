@@ -127,7 +127,7 @@ class Replacing(Objective):
         """Packed text, shorter than `length` by the special tokens of a row."""
         return self.masked.reads
 
-    @property
+    @functools.cached_property
     def spec(self) -> Mapping[str, Field]:
         """Fields of the features."""
         return {name: field for name, field in self.masked.spec.items() if name != "types"}

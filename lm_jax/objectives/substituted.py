@@ -74,8 +74,8 @@ class Substituted(Replacing):
     @classmethod
     def roles_of(cls, config: SubstitutedConfig) -> Mapping[str, Role]:
         """A generator, and the model, which owns the shared parameters."""
-        shared = SHARES[config.share]
-        shares = dict.fromkeys((*shared, "head/bias") if shared else (), "model")
+        shared = (*SHARES[config.share], "head/bias") if SHARES[config.share] else ()
+        shares = {path: "model" for path in shared}
         return {"generator": Role(kinds=("encoder",), shares=shares), "model": Role(kinds=("encoder",), product=True)}
 
     @property
@@ -121,7 +121,7 @@ class Substituted(Replacing):
 
         `uniforms` are random numbers in [0, 1) for the samples.
         """
-        mask = self.vocabulary.mask
+        (mask,) = self.vocabulary.require(self.config.name, "mask")
 
         def local(params: Any, *rows: jax.Array) -> tuple[tuple[()], jax.Array]:
             def draw(hidden: jax.Array, originals: jax.Array, uniforms: jax.Array) -> jax.Array:

@@ -4,8 +4,10 @@ import jax
 import pytest
 import tiny
 
+from lm_jax import objectives
 from lm_jax.core.sums import means
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build_objective
+from lm_jax.objectives.roles import product
 from lm_jax.train import optimizers, state
 from lm_jax.train.optimizers import AdamWConfig, OptimizerConfig, ScheduleConfig
 from lm_jax.train.step import make_train_step
@@ -32,4 +34,5 @@ def test_objectives_are_built_by_name():
         objective = build_objective(ObjectiveConfig(name=name), tiny.VOCABULARY, 32, cls.kind)
         assert isinstance(objective, cls)
         assert objective.reads.length > objective.reads.overlap >= 0
-        assert list(objective.roles) == ["model"]
+        assert dict(objective.roles) == dict(objectives.roles(ObjectiveConfig(name=name)))
+        assert product(objective.roles) in objective.roles
