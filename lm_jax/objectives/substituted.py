@@ -50,7 +50,7 @@ class SubstitutedConfig(ReplacedConfig):
 class Substituted(Replacing):
     """MC-BERT: cross-entropy over each token's candidates, whose logits are those of the masked-LM head.
 
-    The reject option is the row of the mask token, which the model never reads. The other candidates are different
+    The reject option is the row of the mask token, which no text holds. The other candidates are different
     samples from the generator's softmax without the original, one of which a replaced token's original displaces.
     Logits do not depend on the order of the candidates, so it reveals nothing.
 
