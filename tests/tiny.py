@@ -1,7 +1,6 @@
 """Tiny models and batches that many tests share."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,9 +10,10 @@ import numpy as np
 
 from lm_jax.core.config import from_config_dict
 from lm_jax.core.trees import map_named
+from lm_jax.data.pipeline import KEYS
 from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
-from lm_jax.models.model import from_module
+from lm_jax.models.model import build_model
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
@@ -22,8 +22,10 @@ from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import Mixture
 from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
-from lm_jax.objectives.roles import Models
+from lm_jax.objectives.replaced import Replaced, ReplacedConfig
+from lm_jax.objectives.roles import Models, product
 from lm_jax.objectives.span import Span, SpanConfig
+from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
 VOCABULARY = Vocabulary(
     size=64, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(56, 64)), ordinary=(7, 56)
@@ -122,17 +124,12 @@ def largest_difference(left, right):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A model of one layer, an objective and a batch of 8 rows of different lengths."""
+    """An objective, its models of one layer and a batch of 8 rows of different lengths, with a key per row."""
 
     objective: Any
-    model: Any
+    models: Models
     params: Any
     batch: Any
-
-    @functools.cached_property
-    def models(self):
-        """The models by role."""
-        return Models(self.objective.roles, {"model": from_module(self.model)})
 
     @property
     def axes(self):
@@ -145,9 +142,14 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 
 
 def setting(name, **over):
-    """The setting of an objective: gpt2 for causal, bert for masked with pairs, xlnet for permutation, t5 for others."""
+    """The setting of an objective; `over` changes the product's model.
+
+    The models are gpt2 for causal, bert for masked with sentence pairs, xlnet for permutation, electra for two encoders,
+    t5 for all others.
+    """
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
+    models = {}
     if name == "causal":
         objective = Causal(CausalConfig(), VOCABULARY, 8)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "gpt2", {"stack.depth": 1, **over}
@@ -180,8 +182,22 @@ def setting(name, **over):
             for index, count in enumerate(LENGTHS)
         ]
         preset, over = "t5", {**everywhere("t5", depth=1), **over}
+    elif name in ("replaced", "substituted"):
+        # The share of masked tokens is large, so that an untrained discriminator does not answer "original" throughout.
+        config_class, cls = {
+            "replaced": (ReplacedConfig, Replaced),
+            "substituted": (SubstitutedConfig, Substituted),
+        }[name]
+        objective = cls(config_class(rate=0.3, weight=2.0), VOCABULARY, 12)
+        rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "electra", {**STILL, **over}
+        over |= {"detection": True, "readout.transform": "gelu", "readout.bias": True}
+        # Two heads, which two devices of the axis `tensor` can share.
+        models = {"generator": config("electra_generator", over={**STILL, "stack.block.attention.heads": 2})}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])
-    model, params = build(config(preset, over=over), objective.inputs(batch))
-    return Setting(objective, model, {"model": params}, batch)
+    batch[KEYS] = jnp.asarray(np.random.default_rng(9).integers(0, 1 << 32, (len(rows), 2), np.uint32))
+    models = {product(objective.roles): config(preset, over=over), **models}
+    models = Models(objective.roles, {role: build_model(models[role], VOCABULARY.size) for role in objective.roles})
+    models.check(name)
+    return Setting(objective, models, random_params(models.shapes), batch)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax.core.config import lookup
+from lm_jax.core.config import InputError, lookup
 from lm_jax.models import cpu, initializers
 from lm_jax.models.config import InitConfig, NormConfig, ReadoutConfig
 from lm_jax.models.embed import TokenTable
@@ -33,9 +33,17 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "... embed"], table: TokenTable, *, transform: bool = True
+        self,
+        hidden: Float[Array, "... embed"],
+        table: TokenTable,
+        ids: Int[Array, "... ids"] | None = None,
+        *,
+        transform: bool = True,
     ) -> Float[Array, "... vocab"]:
-        """Computes the logits of every hidden state; without `transform`, of hidden states in the table's width."""
+        """Computes the logits of every hidden state, for all of the vocabulary or for each state's own `ids`.
+
+        Without `transform`, the hidden states have the table's width.
+        """
         width, table_width = hidden.shape[-1], table.width
         draw = initializers.kernel(self.init_config, width, table_width)
         if self.config.transform and transform:
@@ -50,6 +58,8 @@ class Readout(nn.Module):
         scale = initializers.readout_scale(self.init_config, width) * (width**-0.5 if self.config.scale else 1.0)
         if scale != 1.0:
             hidden = hidden * jnp.asarray(scale, hidden.dtype)
+        if ids is not None:
+            return self._of_ids(hidden, table, ids)
         if self.config.tied:
             logits = table.attend(hidden)
         else:
@@ -63,6 +73,17 @@ class Readout(nn.Module):
         if self.config.softcap is not None:
             logits = self.config.softcap * jnp.tanh(logits / self.config.softcap)
         return constrain(logits, "batch", *[None] * (logits.ndim - 2), "vocab")
+
+    def _of_ids(self, hidden: jax.Array, table: TokenTable, ids: jax.Array) -> jax.Array:
+        """The logits of `ids` [... ids], from the gathered rows of a tied table."""
+        if not self.config.tied:
+            raise InputError("logits of candidates need a tied readout; set config.model.readout.tied=True")
+        rows = jnp.take(table.embedding, ids, axis=0).astype(self.dtype)
+        logits = jnp.einsum("...e,...ie->...i", hidden, rows)
+        if self.config.bias:
+            bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))
+            logits = logits + jnp.take(bias, ids, axis=0).astype(self.dtype)
+        return logits if self.config.softcap is None else self.config.softcap * jnp.tanh(logits / self.config.softcap)
 
 
 class PairHead(nn.Module):

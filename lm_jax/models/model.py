@@ -57,6 +57,10 @@ class Bound:
         """Logits [..., vocab] of (gathered) hidden states [..., embed]; `params` replaces the model's parameters."""
         return self._apply(self.params if params is None else params, hidden, method="readout")
 
+    def candidates(self, hidden: jax.Array, ids: jax.Array) -> jax.Array:
+        """Logits [..., candidates] of each hidden state's own candidate `ids` [..., candidates]."""
+        return self._apply(self.params, hidden, ids, method="candidate_logits")
+
     def head(self, name: str, hidden: jax.Array) -> jax.Array:
         """Logits [..., classes] of the head `name`, such as `pair`, for (gathered) hidden states [..., embed]."""
         return self._apply(self.params, hidden, method=f"{name}_logits")

@@ -119,6 +119,12 @@ class Transformer(nn.Module):
         """Logits over the vocabulary of (gathered) hidden states."""
         return self.head(hidden, self.token)
 
+    def candidate_logits(
+        self, hidden: Float[Array, "... embed"], candidates: Int[Array, "... candidates"]
+    ) -> Float[Array, "... candidates"]:
+        """The logits of `readout` for each hidden state's own candidate ids."""
+        return self.head(hidden, self.token, candidates)
+
     def pair_logits(self, first: Float[Array, "batch embed"]) -> Float[Array, "batch classes"]:
         """Logits of the sentence-pair classes from each row's first hidden state."""
         if not self.config.pair_classes:

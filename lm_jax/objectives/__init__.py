@@ -16,8 +16,10 @@ from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import KEY, Mixture, MixtureConfig, common_roles, naming_part
 from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
+from lm_jax.objectives.replaced import Replaced, ReplacedConfig
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.span import Span, SpanConfig
+from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
 OBJECTIVES = {
     "causal": Causal,
@@ -26,7 +28,9 @@ OBJECTIVES = {
     "mixture": Mixture,
     "permutation": Permutation,
     "prefix": Prefix,
+    "replaced": Replaced,
     "span": Span,
+    "substituted": Substituted,
 }
 
 
@@ -46,6 +50,8 @@ class ObjectiveConfig:
     permutation: PermutationConfig = PermutationConfig()
     prefix: PrefixConfig = PrefixConfig()
     span: SpanConfig = SpanConfig()
+    replaced: ReplacedConfig = ReplacedConfig()
+    substituted: SubstitutedConfig = SubstitutedConfig()
 
     def __post_init__(self):
         self.parts()
@@ -62,9 +68,11 @@ class ObjectiveConfig:
 
 
 def roles(config: ObjectiveConfig) -> Mapping[str, Role]:
-    """The roles of an objective, read from its class, so that models can be loaded without building the objective."""
+    """The roles of an objective, from its class and settings, so that models can be loaded without building it."""
     cls = lookup(OBJECTIVES, config.name, "config.objective.name")
-    return common_roles({name: roles(part) for name, part in config.parts().items()}) if cls is Mixture else cls.roles
+    if cls is Mixture:
+        return common_roles({name: roles(part) for name, part in config.parts().items()})
+    return cls.roles_of(getattr(config, config.name, None))
 
 
 def build_objective(config: ObjectiveConfig, vocabulary: Vocabulary, length: int, kind: str) -> Objective:

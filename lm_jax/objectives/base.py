@@ -195,7 +195,7 @@ class Objective(Protocol):
     """A pretraining objective; subclasses inherit the defaults below.
 
     Attributes:
-      roles: the roles of its models, by name; a class attribute.
+      roles: the roles of its models, by name; a class attribute, or a property where they depend on the settings.
       reads: row plan, length and columns of its rows.
       terms: names of the metrics whose means add up to the loss.
       text: names of the features with the target ids and their weights, for bits per byte; None unless every token of
@@ -222,6 +222,11 @@ class Objective(Protocol):
 
     def check(self, configs: Mapping[str, ModelConfig]) -> None:
         """Raises InputError if a model, whose settings `configs` maps by role, ignores a setting of the objective."""
+
+    @classmethod
+    def roles_of(cls, config: Any) -> Mapping[str, Role]:
+        """The roles of an objective with the settings `config`, without building it; overridden if they differ."""
+        return cls.roles
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Corrupts one row on the host, and pads it to fixed shapes.
@@ -251,12 +256,13 @@ def accuracy(
     return weighted(is_largest(logits, labels).astype(jnp.float32), weights)
 
 
-def balanced(total: Float[Array, ""], metrics: Sums, output: Output) -> Loss:
-    """The `Loss` of `total`, plus the load-balancing loss if the model's experts have one."""
-    if isinstance(output.balance, float):
+def balanced(total: Float[Array, ""], metrics: Sums, *outputs: Output) -> Loss:
+    """The `Loss` of `total`, plus the load-balancing losses of the models whose experts have one."""
+    losses = [output.balance for output in outputs if not isinstance(output.balance, float)]
+    if not losses:
         return Loss(total=total, metrics=metrics)
-    balance = Sum(total=output.balance, weight=jnp.ones(()))
-    return Loss(total=total + output.balance, metrics={**metrics, "balance_loss": balance})
+    balance = sum(losses[1:], losses[0])
+    return Loss(total=total + balance, metrics={**metrics, "balance_loss": Sum(total=balance, weight=jnp.ones(()))})
 
 
 def per_weight(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:

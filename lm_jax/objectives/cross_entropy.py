@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from lm_jax.core.sums import Sum
 from lm_jax.models.heads import is_largest
 from lm_jax.models.model import Bound
+from lm_jax.objectives.sampling import sample
 from lm_jax.parallel.layout import sum_over_rows
 
 # At most 8 chunks per device, of at least 512 tokens, because every chunk adds to the gradient of the whole readout.
@@ -26,6 +27,12 @@ Sums = tuple[jax.Array, ...]
 def cross_entropy(logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """-log softmax(logits)[label], in float32."""
     return _softmax(logits, labels)[0]
+
+
+def binary_cross_entropy(log_odds: Float[Array, "*batch"], labels: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """-log P(label) of labels 0 and 1, in float32."""
+    wide = log_odds.astype(jnp.float32)
+    return jax.nn.softplus(wide) - labels * wide
 
 
 def _softmax(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -58,6 +65,28 @@ def token_loss(
     return loss, correct
 
 
+def sampled_token_loss(
+    model: Bound,
+    hidden: Float[Array, "batch length embed"],
+    labels: Int[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+    uniforms: Float[Array, "batch length 2"],
+) -> tuple[Sum, Sum, Int[Array, "batch length"]]:
+    """`token_loss`, and a token id for each position, sampled from the same softmax without a gradient.
+
+    `uniforms` are random numbers in [0, 1), as `sampling.uniforms` returns them.
+    """
+
+    def local_sums(params: Any, *tokens: jax.Array) -> tuple[Sums, jax.Array]:
+        *totals, samples = _local_sums(model.readout, 0.0, params, *tokens)
+        return tuple(totals), samples.reshape(-1)[: tokens[1].size].reshape(tokens[1].shape)
+
+    sums, samples = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights, uniforms, keep=True)
+    weight = weights.sum()
+    loss, correct = (Sum(total=total, weight=weight) for total in sums)
+    return loss, correct, samples
+
+
 def smoothed_token_loss(
     model: Bound,
     hidden: Float[Array, "batch length embed"],
@@ -82,16 +111,32 @@ def _token_sums(
     readout: Callable[[jax.Array, Any], jax.Array],
     smoothing: float,
 ) -> tuple[Sum, ...]:
-    readout_logits = lambda params, hidden: readout(hidden, params)
-
-    def local_sums(params: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> Sums:
-        chunks = min(MOST_CHUNKS, -(-labels.size // LEAST_TOKENS))
-        tokens = (hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1), weights.reshape(-1))
-        return cast(Sums, _sums(readout_logits, smoothing, params, *(_chunked(x, chunks) for x in tokens)))
-
+    local_sums = functools.partial(_local_sums, readout, smoothing)
     sums = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights)
     weight = weights.sum()
     return tuple(Sum(total=total, weight=weight) for total in sums)
+
+
+def _local_sums(
+    readout: Callable[[jax.Array, Any], jax.Array], smoothing: float, params: Any, *tokens: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The sums over one device's rows; with uniforms [batch length 2] also samples, [chunks, tokens]."""
+    readout_logits = lambda params, hidden: readout(hidden, params)
+    return cast(Sums, _sums(readout_logits, smoothing, params, *_chunks(*tokens)))
+
+
+def by_chunk(function: Callable[..., jax.Array], *rows: jax.Array) -> jax.Array:
+    """Applies a function of tokens [tokens, ...] to arrays [batch, length, ...], chunk by chunk."""
+    results = jax.lax.map(lambda chunk: function(*chunk), _chunks(*rows))
+    batch, length = rows[0].shape[:2]
+    return results.reshape(-1, *results.shape[2:])[: batch * length].reshape(batch, length, *results.shape[2:])
+
+
+def _chunks(*rows: jax.Array) -> tuple[jax.Array, ...]:
+    """Arrays [batch, length, ...] as [chunks, tokens, ...]."""
+    batch, length = rows[0].shape[:2]
+    chunks = min(MOST_CHUNKS, -(-batch * length // LEAST_TOKENS))
+    return tuple(_chunked(x.reshape(batch * length, *x.shape[2:]), chunks) for x in rows)
 
 
 def _chunked(x: jax.Array, chunks: int) -> jax.Array:
@@ -118,23 +163,26 @@ def _zeros(smoothing: float) -> Sums:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sums(
-    readout_logits: Logits, smoothing: float, readout: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array
-) -> Sums:
-    """Sums over [chunks, tokens, ...], of which only the first, the loss, has a gradient; `weights` get none."""
+def _sums(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.Array) -> tuple[jax.Array, ...]:
+    """Sums over [chunks, tokens, ...], of which only the first, the loss, has a gradient, for `readout` and `hidden`.
 
-    def add(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, None]:
-        hidden, labels, weights = chunk
+    `tokens` are hidden states, labels and weights, and optionally the uniforms of samples, which follow the sums.
+    """
+
+    def add(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, tuple[jax.Array, ...]]:
+        hidden, labels, weights, *uniforms = chunk
         logits = readout_logits(readout, hidden)
-        terms = _terms(cross_entropy(logits, labels), logits, labels, weights, smoothing)
-        return jax.tree.map(jnp.add, sums, terms), None
+        loss, numerators, _ = _softmax(logits, labels)
+        terms = _terms(loss, logits, labels, weights, smoothing)
+        return jax.tree.map(jnp.add, sums, terms), tuple(sample(numerators, each) for each in uniforms)
 
-    return jax.lax.scan(add, _zeros(smoothing), (hidden, labels, weights))[0]
+    sums, samples = jax.lax.scan(add, _zeros(smoothing), tokens)
+    return (*sums, *samples)
 
 
 def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.Array):
     def add(sums: Any, chunk: tuple[jax.Array, ...]):
-        hidden, labels, weights = chunk
+        hidden, labels, weights, *uniforms = chunk
         logits, pullback = jax.vjp(readout_logits, readout, hidden)
         loss, numerators, denominators = _softmax(logits, labels)
         terms = _terms(loss, logits, labels, weights, smoothing)
@@ -144,18 +192,21 @@ def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *token
         gradient = numerators * (weight / denominators) - labelled
         gradient = gradient - weight * (smoothing / logits.shape[-1]) if smoothing else gradient
         readout_gradient, hidden_gradient = pullback(gradient.astype(logits.dtype))
-        return jax.tree.map(jnp.add, sums, (terms, readout_gradient)), hidden_gradient
+        samples = tuple(sample(numerators, each) for each in uniforms)
+        return jax.tree.map(jnp.add, sums, (terms, readout_gradient)), (hidden_gradient, samples)
 
     start = (_zeros(smoothing), jax.tree.map(jnp.zeros_like, readout))
-    (totals, readout_gradient), hidden_gradient = jax.lax.scan(add, start, tokens)
-    return totals, (readout_gradient, hidden_gradient)
+    (totals, readout_gradient), (hidden_gradient, samples) = jax.lax.scan(add, start, tokens)
+    return (*totals, *samples), (readout_gradient, hidden_gradient)
 
 
 def _sums_backward(
     readout_logits: Logits, smoothing: float, gradients: tuple[Any, jax.Array], cotangents: tuple[jax.Array, ...]
 ):
     readout_gradient, hidden_gradient = jax.tree.map(lambda x: (x * cotangents[0]).astype(x.dtype), gradients)
-    return readout_gradient, hidden_gradient, None, None
+    # Labels, weights and, if there are samples, uniforms.
+    others = 2 + len(cotangents) - len(_zeros(smoothing))
+    return readout_gradient, hidden_gradient, *[None] * others
 
 
 _sums.defvjp(_sums_forward, _sums_backward)

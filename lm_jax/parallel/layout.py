@@ -159,12 +159,14 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in mesh_axes)
 
 
-def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -> Any:
+def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array, keep: bool = False) -> Any:
     """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
 
     `function` returns sums over rows; `shared` is the same on every device, `rows` are arrays [batch, ...]. Axes other
     than `batch` stay sharded. A loop inside `function` accumulates per device; the sum over devices follows it. Without
     an active layout, or with one that does not shard rows, `function` is called directly.
+
+    With `keep`, `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
     """
     layout = _current.get()
     if layout is None or layout.batch_divisor() == 1:
@@ -174,11 +176,13 @@ def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array) -
 
     def summed(*args: Any) -> Any:
         with Layout(layout.mesh, Rules(**inner)).activate():
-            return jax.lax.psum(function(*args), over)
+            results = function(*args)
+            return (jax.lax.psum(results[0], over), results[1]) if keep else jax.lax.psum(results, over)
 
     specs = (PartitionSpec(), *[PartitionSpec(over)] * len(rows))
+    out_specs = (PartitionSpec(), PartitionSpec(over)) if keep else PartitionSpec()
     mapped = jax.shard_map(
-        summed, mesh=layout.mesh, in_specs=specs, out_specs=PartitionSpec(), axis_names={*over}, check_vma=False
+        summed, mesh=layout.mesh, in_specs=specs, out_specs=out_specs, axis_names={*over}, check_vma=False
     )
     return mapped(shared, *rows)
 

@@ -62,6 +62,11 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     like, axes = flatten(exp.params_like(*exp.models.roles)), flatten(exp.models.axes)
     roles = _roles(exp, saved, fork)
     paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
+    # Parameters that a role of the forked run shared are its product's.
+    owner = roles[exp.models.product]
+    for path, name in paths.items():
+        shared = f"{owner}/{name.partition('/')[2]}"
+        paths[path] = shared if name not in saved and shared in saved else name
     vocab_axes = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
     targets = {}
     for path, name in paths.items():

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError
-from lm_jax.data import tokenizers
+from lm_jax.data import pipeline, tokenizers
 from lm_jax.experiment import Experiment
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
@@ -73,5 +73,6 @@ def test_balanced_experts_refuse_accumulation_and_add_to_the_loss(build_experime
 def test_the_spec_of_an_objective_describes_its_features(name):
     case = tiny.setting(name)
     actual = {name: (array.shape[1:], array.dtype) for name, array in case.batch.items()}
-    assert actual == {name: (field.shape, field.dtype) for name, field in case.objective.spec.items()}
+    keys = {pipeline.KEYS: ((2,), "uint32")}
+    assert actual == {name: (field.shape, field.dtype) for name, field in case.objective.spec.items()} | keys
     assert {work.role for work in case.objective.work} == set(case.objective.roles)
