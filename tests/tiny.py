@@ -19,6 +19,7 @@ from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.roles import Models
+from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 
 VOCABULARY = Vocabulary(
@@ -135,7 +136,7 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 
 
 def setting(name, **over):
-    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for span."""
+    """The setting of an objective: gpt2 for causal, bert for masked with sentence pairs, t5 for span and seq2seq."""
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
     if name == "causal":
@@ -151,6 +152,11 @@ def setting(name, **over):
     elif name == "span":
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
+    elif name == "seq2seq":
+        # The smoothed loss of a perfect model is not 0.
+        objective = Seq2Seq(Seq2SeqConfig(target_length=8, smoothing=0.0), VOCABULARY, 10)
+        rows = [{"source": text(count), "target": text(LENGTHS[-1 - row])} for row, count in enumerate(LENGTHS)]
+        preset, over = "t5", {**everywhere("t5", depth=1), **over}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])

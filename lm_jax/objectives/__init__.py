@@ -13,9 +13,10 @@ from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.roles import Role
+from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 
-OBJECTIVES = {"causal": Causal, "masked": Masked, "span": Span}
+OBJECTIVES = {"causal": Causal, "masked": Masked, "seq2seq": Seq2Seq, "span": Span}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class ObjectiveConfig:
     name: str = "causal"
     causal: CausalConfig = CausalConfig()
     masked: MaskedConfig = MaskedConfig()
+    seq2seq: Seq2SeqConfig = Seq2SeqConfig()
     span: SpanConfig = SpanConfig()
 
 

@@ -161,7 +161,7 @@ class Part:
     Attributes:
       batch: features, and a random key per row (`row_keys`).
       weights: `Objective.weights` of the whole batch.
-      key: random key of dropout; None in evaluation.
+      key: random key of dropout; None in evaluation, where nothing regularises the loss.
       carry: the previous step's carry, with `rows` for the rows of this part only.
     """
 
