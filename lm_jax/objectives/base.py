@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lm_jax.core.config import InputError, nearest
+from lm_jax.core.config import InputError, Tree, nearest
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
@@ -133,12 +133,16 @@ class Work:
       length: input tokens; for an encoder-decoder, those of its decoder.
       scored: positions with logits over the vocabulary.
       source: input tokens of the encoder of an encoder-decoder.
+      targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
+      heads: by name of another head than the read-out, such as `pair`: number of positions that it reads.
     """
 
     role: str
     length: int
     scored: int
     source: int = 0
+    targets: int = 0
+    heads: Mapping[str, int] = Tree()
 
 
 @flax.struct.dataclass

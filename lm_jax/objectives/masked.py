@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, Tree
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
@@ -107,8 +107,9 @@ class Masked(Objective):
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """The model reads the row and scores the chosen positions."""
-        return (Work(role="model", length=self.length, scored=self.predictions),)
+        """The model reads the row and scores the chosen positions; the head of pairs reads the first."""
+        heads = Tree(pair=1) if self.config.next_sentence else Tree()
+        return (Work(role="model", length=self.length, scored=self.predictions, heads=heads),)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens` (corrupted), `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`.

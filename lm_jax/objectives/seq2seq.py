@@ -1,7 +1,7 @@
-"""Sequence to sequence: predict a target text from a source text, such as its translation (Sutskever et al. 2014).
+"""Sequence to sequence: predict a target, such as a translation, from a source (Sutskever et al. 2014, arXiv:1409.3215).
 
-Loss and label smoothing are those of Vaswani et al. 2017 (arXiv:1706.03762), section 5.4. The texts are two columns of
-the corpus (`config.data.columns`); a row is one record.
+The loss is that of Vaswani et al. 2017 (arXiv:1706.03762), section 5.4. Source and target are two columns of the corpus
+(`config.data.columns`), and a row is one record.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Seq2SeqConfig:
 class Seq2Seq(SourceTarget):
     """Source: a text between the special tokens of sources. Target: a text and EOS.
 
-    Both are cut at the end if they are too long. A source keeps its special tokens; a cut target has no EOS, so that the
-    model does not learn to stop early.
+    Texts that are too long are cut at the end. A cut source keeps its special tokens; a cut target has no EOS, so that
+    the model does not learn to stop early.
 
     Example:
       >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, ordinary=(2, 100))

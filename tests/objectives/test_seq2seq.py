@@ -108,7 +108,7 @@ def test_texts_that_are_too_long_are_cut_and_a_cut_target_has_no_eos(kind):
     [
         ({"target": "source"}, 10, "decoder", r"seq2seq\.source and \.target are both 'source'; name two columns"),
         ({}, 1, "encoder_decoder", r"config\.data\.length 1 leaves no token .* special tokens; increase it"),
-        ({"target_length": 10}, 10, "decoder", r"10 leaves no token .* and a target of 10 tokens; increase it, or lower"),
+        ({"target_length": 10}, 10, "decoder", r"10 leaves no token .* a target of 10 tokens; increase it, or lower"),
     ],
 )
 def test_settings_that_leave_no_row_are_refused(settings, length, kind, error):

@@ -13,6 +13,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
+from lm_jax.core.config import Tree
 from lm_jax.data import tokenizers
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
@@ -53,7 +54,7 @@ class ReplacedTokens(Objective):
     def work(self):
         return (
             Work(role="generator", length=self.length, scored=MASKED),
-            Work(role="discriminator", length=self.length, scored=0),
+            Work(role="discriminator", length=self.length, scored=0, heads=Tree(pair=self.length)),
         )
 
     @property
