@@ -7,7 +7,8 @@ Command:  lm-jax train --config=transformer:tiny --workdir=/tmp/transformer
               --config.data.columns.target.path=train.de.gz,val.de.gz --workdir=/tmp/captions
           lm-jax train --config=transformer:base --config.data.columns.source.path='wmt/*.en.gz' \
               --config.data.columns.target.path='wmt/*.de.gz' --workdir=/mnt/bucket/transformer
-Expected: tiny: val/loss 4.74 nats per target token; published sizes: not measured.
+Expected: nats per target token: tiny: val/loss 4.74; captions: val/loss 3.15 (English to German; a bigram of the
+          targets: 3.80); published sizes: not measured.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""Sequence to sequence: predict a target, such as a translation, from a source (Sutskever et al. 2014, arXiv:1409.3215).
+"""Sequence to sequence: predict a target from a source (Sutskever et al. 2014, arXiv:1409.3215), as in translation.
 
 The loss is that of Vaswani et al. 2017 (arXiv:1706.03762), section 5.4. Source and target are two columns of the corpus
 (`config.data.columns`), and a row is one record.
