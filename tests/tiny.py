@@ -24,6 +24,7 @@ from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.replaced import Replaced, ReplacedConfig
 from lm_jax.objectives.roles import Models, product
+from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
@@ -144,8 +145,8 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 def setting(name, **over):
     """The setting of an objective; `over` changes the product's model.
 
-    The models are gpt2 for causal, bert for masked with sentence pairs, xlnet for permutation, electra for two encoders,
-    t5 for all others.
+    The models are gpt2 for causal, bert for masked with pairs, xlnet for permutation, electra for two encoders, t5 for
+    all others.
     """
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
@@ -193,6 +194,11 @@ def setting(name, **over):
         over |= {"detection": True, "readout.transform": "gelu", "readout.bias": True}
         # Two heads, which two devices of the axis `tensor` can share.
         models = {"generator": config("electra_generator", over={**STILL, "stack.block.attention.heads": 2})}
+    elif name == "seq2seq":
+        # The smoothed loss of a perfect model is not 0.
+        objective = Seq2Seq(Seq2SeqConfig(target_length=8, smoothing=0.0), VOCABULARY, 10)
+        rows = [{"source": text(count), "target": text(LENGTHS[-1 - row])} for row, count in enumerate(LENGTHS)]
+        preset, over = "t5", {**everywhere("t5", depth=1), **over}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])

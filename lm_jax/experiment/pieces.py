@@ -261,15 +261,22 @@ class Experiment:
         return next(work.source or work.length for work in self.objective.work if work.role == self.models.product)
 
     def flops(self) -> float:
-        """Floating-point operations to train all models on one row (`models.flops`)."""
+        """Floating-point operations to train all models on one row of a batch (`models.flops`)."""
         total = 0.0
         for work in self.objective.work:
             model = self.models.models[work.role]
-            row = training_flops(
-                model.module.config, model.shapes, model.axes, length=work.length, read=work.scored, source=work.source
+            total += training_flops(
+                model.module.config,
+                model.shapes,
+                model.axes,
+                length=work.length,
+                read=work.scored,
+                source=work.source,
+                targets=work.targets,
+                heads=work.heads,
+                rows=self.config.data.batch,
+                trained=self.models.roles[work.role].trainable,
             )
-            # A frozen model needs no backward pass, which is two thirds of the total.
-            total += row if self.models.roles[work.role].trainable else row / 3
         return total
 
 

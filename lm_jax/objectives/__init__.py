@@ -18,6 +18,7 @@ from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.replaced import Replaced, ReplacedConfig
 from lm_jax.objectives.roles import Role
+from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
@@ -29,6 +30,7 @@ OBJECTIVES = {
     "permutation": Permutation,
     "prefix": Prefix,
     "replaced": Replaced,
+    "seq2seq": Seq2Seq,
     "span": Span,
     "substituted": Substituted,
 }
@@ -49,6 +51,7 @@ class ObjectiveConfig:
     mixture: MixtureConfig = MixtureConfig()
     permutation: PermutationConfig = PermutationConfig()
     prefix: PrefixConfig = PrefixConfig()
+    seq2seq: Seq2SeqConfig = Seq2SeqConfig()
     span: SpanConfig = SpanConfig()
     replaced: ReplacedConfig = ReplacedConfig()
     substituted: SubstitutedConfig = SubstitutedConfig()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lm_jax.core.config import InputError, nearest
+from lm_jax.core.config import InputError, Tree, nearest
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
@@ -137,6 +137,7 @@ class Work:
       scored: positions with logits over the vocabulary.
       source: input tokens of the encoder of an encoder-decoder.
       targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
+      heads: by name of another head than the read-out, such as `pair`: number of positions that it reads.
     """
 
     role: str
@@ -144,6 +145,7 @@ class Work:
     scored: int
     source: int = 0
     targets: int = 0
+    heads: Mapping[str, int] = Tree()
 
 
 @flax.struct.dataclass
@@ -166,7 +168,7 @@ class Part:
     Attributes:
       batch: features, and a random key per row (`row_keys`).
       weights: `Objective.weights` of the whole batch.
-      key: random key of dropout; None in evaluation.
+      key: random key of dropout; None in evaluation, where nothing regularises the loss.
       carry: the previous step's carry, with `rows` for the rows of this part only.
     """
 

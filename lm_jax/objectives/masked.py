@@ -173,13 +173,14 @@ class Masked(Objective):
     def work(self) -> tuple[Work, ...]:
         """The model reads the row and scores the chosen positions, once more from their boundaries."""
         scored = self.predictions * (2 if self.config.boundary else 1)
-        return (Work(role="model", length=self.length, scored=scored),)
+        heads = {"pair": 1} if self.config.pairs else {}
+        heads |= {"boundary": self.predictions} if self.config.boundary else {}
+        return (Work(role="model", length=self.length, scored=scored, heads=Tree(heads)),)
 
     @property
-    def device(self) -> MaskedConfig:
-        """The settings, without those of the corruption; whether rows are pairs, a batch shows by its features."""
-        host = ("rate", "mask", "random", "next_sentence")
-        return dataclasses.replace(self.config, **{name: getattr(MaskedConfig, name) for name in host})
+    def device(self) -> int:
+        """The setting that the loss reads, besides the sentence-level task, which a batch shows by its features."""
+        return self.config.boundary
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens` (corrupted), `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`.

@@ -50,8 +50,9 @@ class TeacherForced(Objective):
     """Mean negative log-likelihood of `targets`, weighted by `weights`; both are [batch length].
 
     Attributes:
-      smoothing: share of each label's probability that is spread evenly over the vocabulary in training (Szegedy et al.
-        2016, arXiv:1512.00567, section 7).
+      smoothing: share of each label's probability that is spread evenly over the vocabulary (Szegedy et al. 2016,
+        arXiv:1512.00567, section 7). Like dropout, it regularises training only: in evaluation, `loss` is the negative
+        log-likelihood, as in a training step's `likelihood_loss`.
     """
 
     terms = ("loss",)
@@ -78,7 +79,7 @@ class TeacherForced(Objective):
         """This part's share of the mean over the whole batch."""
         model, batch = models["model"], part.batch
         output = model(self.inputs(batch), dropout=part.key)
-        if self.smoothing:
+        if self.smoothing and part.key is not None:
             loss, _, exact = smoothed_token_loss(
                 model, output.hidden, batch["targets"], batch["weights"], self.smoothing
             )
