@@ -22,9 +22,15 @@ MODEL_VERBS = ("evaluate", "generate", "inspect")
 CHECKPOINT_VERBS = ("import", "export", "verify")
 PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor", *CHECKPOINT_VERBS)
 RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "generate", "export")
+ROLE_VERBS = ("generate", "export")
 LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
-FIELDS, FIELD_VERBS = "--hf.", ("import",)  # `--hf.FIELD=VALUE` sets a field of a checkpoint's config.json.
+# Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.
+FIELDS, ROLES, NAMED_VERBS = "--hf.", "--role.", ("import",)
+NAMED = {
+    f"{FIELDS}FIELD=...": "set a field of config.json to JSON or text; an empty value removes it",
+    f"{ROLES}NAME=...": "directory of the checkpoint of another role, such as --role.generator=DIR for ELECTRA",
+}
 WORD_VERBS = ("inspect", "completion", "import")  # Verbs with positional arguments.
 
 
@@ -44,6 +50,7 @@ class Request:
       overrides: the `--config.KEY=VALUE` arguments, for verbs that read their configuration from a work directory.
       words: positional arguments.
       fields: values of `--hf.FIELD=VALUE` by field of the checkpoint's config.json; an empty value removes the field.
+      roles: directories of `--role.NAME=DIR` by role.
     """
 
     verb: str
@@ -53,10 +60,12 @@ class Request:
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    roles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     workdir: str | None = _flag(None, "directory of the run; train and import write it, others read it", *RUN_VERBS)
     checkpoint: int | None = _flag(
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
+    role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
     input: str | None = _flag(None, "file of prompts, one per line", "generate")
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
@@ -107,11 +116,9 @@ def describe(verb: str | None = None) -> str:
         only = f" ({', '.join(verbs)})" if verbs and verb is None and verbs != PRINTING_VERBS else ""
         value = f" [{default}]" if default not in (None, (), False) else ""
         lines.append(f"  {usage:18} {about}{value}{only}")
-    if verb is None or verb in FIELD_VERBS:
-        only = "" if verb else f" ({', '.join(FIELD_VERBS)})"
-        lines.append(
-            f"  {FIELDS + 'FIELD=...':18} set a field of config.json to JSON or text; an empty value removes it{only}"
-        )
+    if verb is None or verb in NAMED_VERBS:
+        only = "" if verb else f" ({', '.join(NAMED_VERBS)})"
+        lines += [f"  {usage:18} {about}{only}" for usage, about in NAMED.items()]
     return "\n".join(lines)
 
 
@@ -120,7 +127,10 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     recipe, rest = _take_recipe(list(words))
     overrides = tuple(word for word in rest if word.startswith("--config."))
     rest = [word for word in rest if not word.startswith("--config.")]
-    fields, rest = _take_fields(verb, rest)
+    fields, rest = _take_named(verb, FIELDS, "FIELD=VALUE (empty to remove the field)", rest)
+    roles, rest = _take_named(verb, ROLES, "NAME=DIR", rest)
+    for name, folder in roles.items():
+        check_local(folder, f"{ROLES}{name}")
     values, positional = _parse_absl(verb, rest)
     if positional and verb not in WORD_VERBS:
         raise InputError(f"{positional[0]!r} is not a flag, and {verb} takes only flags; flags start with --")
@@ -132,7 +142,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped recipes)")
     values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case")}
-    values |= {"words": tuple(positional), "fields": fields}
+    values |= {"words": tuple(positional), "fields": fields, "roles": roles}
     return Request(verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, **values)
 
 
@@ -287,7 +297,7 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
             recipe, index = words[index + 1], index + 1
         elif word.startswith("--config="):
             recipe = word.partition("=")[2]
-        elif word.startswith(("--config.", FIELDS)) and "=" not in word and _is_value(words, index + 1):
+        elif word.startswith(("--config.", FIELDS, ROLES)) and "=" not in word and _is_value(words, index + 1):
             rest.append(f"{word}={words[index + 1]}")
             index += 1
         else:
@@ -298,18 +308,19 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
     return recipe, rest
 
 
-def _take_fields(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Takes the `--hf.FIELD=VALUE` arguments out of the others."""
-    matches = [word for word in words if word.startswith(FIELDS)]
-    if matches and verb not in FIELD_VERBS:
-        raise InputError(f"{verb} does not read {matches[0]}, which is a flag of {', '.join(FIELD_VERBS)}")
-    fields = {}
+def _take_named(verb: str, prefix: str, usage: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Takes the arguments `PREFIX NAME=VALUE` out of the others; `usage` is what follows the prefix, for messages."""
+    matches = [word for word in words if word.startswith(prefix)]
+    if matches and verb not in NAMED_VERBS:
+        raise InputError(f"{verb} does not read {matches[0]}, which is a flag of {', '.join(NAMED_VERBS)}")
+    values = {}
     for word in matches:
-        name, equals, text = word.removeprefix(FIELDS).partition("=")
+        name, equals, text = word.removeprefix(prefix).partition("=")
         if not name or not equals:
-            raise InputError(f"{word} sets nothing; write {FIELDS}{name or 'FIELD'}=VALUE (empty to remove the field)")
-        fields[name] = text
-    return fields, [word for word in words if not word.startswith(FIELDS)]
+            before, _, after = usage.partition("=")
+            raise InputError(f"{word} sets nothing; write {prefix}{name or before}={after}")
+        values[name] = text
+    return values, [word for word in words if not word.startswith(prefix)]
 
 
 def _is_value(words: list[str], index: int) -> bool:

@@ -207,9 +207,9 @@ def test_help_names_every_verb_and_flag(capsys):
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_help_of_a_verb_names_the_flags_that_it_reads_and_no_others(verb, capsys):
     assert lm_jax(verb, "--help") == 0
-    names = set(re.findall(r"^  (--(?:hf\.)?\w+)", capsys.readouterr().out, re.MULTILINE))
-    fields = {f"{flags.FIELDS}FIELD"} if verb in flags.FIELD_VERBS else set()
-    assert names - {"--workdir"} == fields | {
+    names = set(re.findall(r"^  (--(?:hf\.|role\.)?\w+)", capsys.readouterr().out, re.MULTILINE))
+    named = {name.partition("=")[0] for name in flags.NAMED} if verb in flags.NAMED_VERBS else set()
+    assert names - {"--workdir"} == named | {
         f"--{name}" for name, _, _, verbs, _ in flags.FLAGS if flags.reads(verb, verbs) and name != "workdir"
     }
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.core.trees import Params, named_leaves
+from lm_jax.core.trees import Params, is_below, named_leaves
 from lm_jax.interop import document, fields, guess, heads, naming, safetensors
 from lm_jax.interop.family import Family
 from lm_jax.interop.heads import Head
@@ -83,7 +83,12 @@ class Checkpoint:
         bare = heads.bare(self.architecture) or self.architecture.endswith(classifiers)
         readout = self.config.readout
         exists = readout.transform or readout.bias or self.config.kind != "encoder"
-        return bool(exists) and self.head is None and not bare
+        return bool(exists) and self.head is None and not bare and not self.detects
+
+    @property
+    def detects(self) -> bool:
+        """Whether the class has a head that detects replaced tokens."""
+        return isinstance(self.config, TransformerConfig) and self.config.detection
 
     def params(self, layout: Any = None) -> Any:
         """The parameters in float32, sharded by a `Layout` if one is given."""
@@ -96,6 +101,12 @@ class Checkpoint:
             for (path, shape), sharding in zip(named_leaves(self.shapes), shardings, strict=True)
         ]
         return jax.tree.unflatten(jax.tree.structure(self.shapes), leaves)
+
+    def below(self, parent: str) -> dict[str, np.ndarray]:
+        """The parameters at or below a path, by path."""
+        where = sources(self.rules, self.config, self.shapes)
+        leaves = [(path, shape) for path, shape in named_leaves(self.shapes) if is_below(path, [parent])]
+        return {path: self._leaf(where[path], shape) for path, shape in leaves}
 
     def extra(self) -> dict[str, Any]:
         """The parameters of heads that our model lacks, by path."""
@@ -356,6 +367,8 @@ def function_of(config: Any, width: int = 0) -> Any:
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):
         # muP scales attention scores and logits.
         values["init"] = config.init.base_width if config.init.name == "mup" else None
+    if isinstance(config, TransformerConfig) and not config.detection:
+        values["detection_activation"] = None
     if isinstance(config, AttentionConfig):
         head = config.head_width(width)
         values |= {"kv_heads": config.kv_heads or config.heads, "head_dim": head, "block": None}

@@ -190,7 +190,9 @@ def _heads(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Arrays
         logits = heads.logits(checkpoint.head, extra, last, inputs, checkpoint.tree)
         if heads.ANSWERS in name:
             return outputs | {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
-        outputs["logits"] = logits[..., 0] if name.endswith(heads.DETECTION) else logits
+        outputs["logits"] = logits
+    elif checkpoint.detects:
+        outputs["logits"] = module.detect_logits(last)
     elif name.endswith(heads.SEQUENCES):
         outputs["logits"] = outputs["pair"]
     return outputs

@@ -101,8 +101,9 @@ def _flags(verb: str) -> Iterator[str]:
     for name, kind, _, verbs, _ in flags.FLAGS:
         if flags.reads(verb, verbs):
             yield f"--{name}" if kind == "boolean" else f"--{name}="
-    if verb in flags.FIELD_VERBS:
+    if verb in flags.NAMED_VERBS:
         yield flags.FIELDS
+        yield flags.ROLES
     yield "--help"
 
 

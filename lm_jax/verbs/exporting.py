@@ -29,7 +29,7 @@ from lm_jax.models.interface import Inputs
 from lm_jax.verbs import report
 from lm_jax.verbs.generate import MOST_TOKENS
 from lm_jax.verbs.importing import ABOUT, TOKENIZER
-from lm_jax.verbs.runs import open_run, restore_product
+from lm_jax.verbs.runs import one_model, open_run, restore_model
 from lm_jax.verbs.workdir import ORIGIN
 
 # Both models run the same program in float32, so a larger difference is an error of the export.
@@ -58,11 +58,14 @@ def run(request: Request) -> int:
     if output.exists():
         raise InputError(f"--output {output} already exists; give a new directory")
     atomic.check_directory(output, "--output")
-    exp = open_run(request)
-    step, params = restore_product(request, exp)
+    run, origin = open_run(request), Path(str(request.workdir)) / ORIGIN
+    exp = one_model(request, run)
+    step, params = restore_model(request, run)
+    if exp is not run:
+        origin = origin / str(request.role)
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
     try:
-        tree = write(exp, params, Path(str(request.workdir)), partial)
+        tree = write(exp, params, origin, partial)
         tokenizer = None if exp.tokenizer.kind == tokenizers.IDS else _load_tokenizer(partial)
         differ = [] if tokenizer is None else differing(exp.tokenizer, tokenizer)
         if TEXT in differ:
@@ -72,7 +75,7 @@ def run(request: Request) -> int:
             )
         comparison = compare(exp, params, partial, tokenizer)
         agrees = comparison["difference"] <= TOLERANCE
-        imported = _keeps_imported_tokenizer(Path(str(request.workdir)) / ORIGIN, exp.tokenizer)
+        imported = _keeps_imported_tokenizer(origin, exp.tokenizer)
         bare = not (partial / TOKENIZER[0]).is_file()
         forced = "" if imported else huggingface.family_of(tree).tokenizer
         notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, imported=imported, bare=bare, forced=forced)
@@ -90,7 +93,9 @@ def run(request: Request) -> int:
     report.say(f"step {step} of {request.workdir}, exported as {architecture} to {output} and read back:")
     report.say(f"  {comparison['compared']} differ by at most {comparison['difference']:.1e} (allowed {TOLERANCE:.0e})")
     if comparison["kl"] is None:
-        report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
+        # Another model of the run has the read-out of a discriminator's run.
+        if len(run.models.roles) == 1:
+            report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
     else:
         kl, overlap = comparison["kl"], comparison["overlap"]
         report.say(f"  KL divergence {kl:.1e} nats per token; the {TOP} most likely tokens overlap by {overlap:.1%}")
@@ -140,9 +145,12 @@ def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
     return [text for text, our_ids, their_ids in encoded if our_ids.tolist() != their_ids.tolist()]
 
 
-def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -> dict[str, Any]:
-    """Writes config.json, safetensors, tokenizer files and generation_config.json; returns config.json."""
-    config, origin = exp.product.module.config, workdir / ORIGIN
+def _huggingface(exp: Experiment, params: Params, origin: Path, output: Path) -> dict[str, Any]:
+    """Writes config.json, safetensors, tokenizer files and generation_config.json; returns config.json.
+
+    `origin` has the files of the imported checkpoint that the model began as, if there is one.
+    """
+    config = exp.product.module.config
     tree, extra = _origin(origin, config)
     imported = _keeps_imported_tokenizer(origin, exp.tokenizer)
     if not (tree and imported):
@@ -151,7 +159,7 @@ def _huggingface(exp: Experiment, params: Params, workdir: Path, output: Path) -
         tree, config, params = positions.align(tree, config, params)
     huggingface.save(output, tree, config, params, extra)
     for file in origin.iterdir() if imported else ():
-        if file.name not in (ABOUT, safetensors.SINGLE):
+        if file.is_file() and file.name not in (ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
     if exp.tokenizer.kind != tokenizers.IDS and not _has_tokenizer(output):
         _write_tokenizer(exp, output, imported=imported)
@@ -225,12 +233,15 @@ def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     about = json.loads((origin / ABOUT).read_text())
     family = huggingface.family_of(about["config"])
     before = family.config(Settings(about["config"], about["tensors"], heads=family.heads))
+    stored = safetensors.entries(origin) if (origin / safetensors.SINGLE).is_file() else {}
+    if isinstance(before, TransformerConfig) and before.detection and stored:
+        # An earlier version stored this head beside the model.
+        before = dataclasses.replace(before, detection=False)
     # The vocabulary may have grown since the import.
     rows = config.embed.vocab
     grown = dataclasses.replace(before, embed=dataclasses.replace(before.embed, vocab=rows))
     if huggingface.function_of(grown) != huggingface.function_of(config):
         return {}, {}
-    stored = safetensors.entries(origin) if (origin / safetensors.SINGLE).is_file() else {}
     tree = about["config"] if before.embed.vocab == rows else {**about["config"], "vocab_size": rows}
     return tree, {name: entry.read() for name, entry in stored.items()}
 
@@ -239,8 +250,9 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
     """Compares the outputs of a run and of its export on a line of text, or on arbitrary ids without a tokenizer.
 
     Returns:
-      `compared` (logits, or hidden states if the class has no LM head), their largest `difference`, their `kl`
-      divergence and the `overlap` of the `TOP` most likely tokens; the last two are None for hidden states.
+      `compared` (logits, or without an LM head the log-odds of replaced tokens or hidden states), their largest
+      `difference`, their `kl` divergence and the `overlap` of the `TOP` most likely tokens; the last two are None
+      without an LM head.
     """
     embed = exp.product.module.config.embed
     vocab = embed.vocab or 0
@@ -252,16 +264,23 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
     checkpoint = huggingface.open_checkpoint(output)
     module, exported, head = checkpoint.module, checkpoint.params(), checkpoint.has_readout
+    detects = checkpoint.detects and getattr(exp.product.module.config, "detection", False)
+
+    def apply(module: Any, params: Params) -> Any:
+        states = module.apply({"params": params}, inputs, logits=head)
+        if detects:
+            return module.apply({"params": params}, states.hidden, method="detect_logits")
+        return states.logits if head else states.hidden
+
     with jax.default_matmul_precision("highest"):
-        select = lambda output: output.logits if head else output.hidden
-        apply = lambda module, params: select(module.apply({"params": params}, inputs, logits=head))
         ours, theirs = (
             np.asarray(jax.jit(apply, static_argnums=0)(model, tree), np.float64)
             for model, tree in ((exp.product.module, jax.device_get(params)), (module, exported))
         )
     difference = float(np.abs(ours - theirs).max())
     if not head:
-        return {"compared": "hidden states", "difference": difference, "kl": None, "overlap": None}
+        compared = "log-odds of replaced tokens" if detects else "hidden states"
+        return {"compared": compared, "difference": difference, "kl": None, "overlap": None}
     log_probs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
     top = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]
     overlaps = [len(set(a) & set(b)) for a, b in zip(*(ids.reshape(-1, ids.shape[-1]) for ids in top), strict=True)]

@@ -20,7 +20,7 @@ from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import open_run, restore_product
+from lm_jax.verbs.runs import one_model, open_run, restore_model
 
 CANDIDATES = 5  # Candidates per mask, unless --top_k is set.
 MOST_TOKENS = 128  # Default of --max_tokens.
@@ -31,9 +31,11 @@ def run(request: Request) -> int:
     """Answers `--prompt`, `--prompt_ids` and the lines of `--input`; writes a JSON line per prompt to `--output`."""
     if request.output:
         atomic.check_file(Path(request.output), "--output")
-    exp = open_run(request)
+    run = open_run(request)
+    exp = one_model(request, run)
+    _check_predicts(exp)
     prompts = _prompts(request, exp)
-    step, params = restore_product(request, exp)
+    step, params = restore_model(request, run)
     answer = {"encoder": _fill, "decoder": _continue, "encoder_decoder": _restore}[exp.config.model.kind]
     answers = answer(request, exp, params, prompts)
     if request.json:
@@ -42,6 +44,16 @@ def run(request: Request) -> int:
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in answers)
         atomic.write_bytes(Path(request.output), lines.encode())
     return 0
+
+
+def _check_predicts(exp: Experiment) -> None:
+    """Refuses a product that detects the tokens that another model predicts."""
+    others = [role for role in exp.models.roles if role != exp.models.product]
+    if others and getattr(exp.config.model, "detection", False):
+        raise InputError(
+            f"the product of this run, its {exp.models.product}, detects replaced tokens and predicts none; "
+            f"--role={others[0]} generates from the other model"
+        )
 
 
 def _prompts(request: Request, exp: Experiment) -> list[Prompt]:

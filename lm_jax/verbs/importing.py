@@ -1,19 +1,21 @@
 """`lm-jax import DIR --workdir=W`: converts a Hugging Face checkpoint to a run at step 0, ready for every verb.
 
 `--hf.FIELD=VALUE` overrides a field of its config.json, and `--tokenizer=PATH` takes a tokenizer from elsewhere. A run
-without a tokenizer takes token ids.
+without a tokenizer takes token ids. `--role.NAME=DIR` adds the checkpoint of another role of the run's objective:
+`lm-jax import DISCRIMINATOR --role.generator=GENERATOR`.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lm_jax import experiment
-from lm_jax.core.config import InputError
-from lm_jax.core.trees import count
+from lm_jax import experiment, flags, objectives
+from lm_jax.core.config import InputError, Tree
+from lm_jax.core.trees import Params, count
 from lm_jax.data import atomic, tokenizers
 from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
@@ -25,9 +27,12 @@ from lm_jax.interop.huggingface import Checkpoint, open_checkpoint
 from lm_jax.interop.tables import kind
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
+from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs import report
+from lm_jax.verbs import casting, report
 from lm_jax.verbs import workdir as workdirs
+from lm_jax.verbs.casting import Actor
+from lm_jax.verbs.runs import PRETRAINING
 from lm_jax.verbs.workdir import ORIGIN
 
 ABOUT = "about.json"
@@ -72,28 +77,55 @@ def run(request: Request) -> int:
     path = _tokenizer_path(source, request.tokenizer)
     tokenizer, notes = _tokenizer(path, checkpoint)
     conventions, unused = _conventions(source, path, checkpoint, tokenizer)
-    exp = Experiment(_config(checkpoint, conventions, workdir), tokenizer)
-    # Builds the model, so that errors occur before the first file is written.
-    _ = exp.product
-    params = checkpoint.params(exp.layout)
-    _write(exp, checkpoint, source, path, workdir, params)
+    actor, others = Actor(source=source, checkpoint=checkpoint, tokenizer_path=path), _others(request, path, tokenizer)
+    objective, separate = casting.objective(actor, others) if others else (_objective(checkpoint), ())
+    actors = {product(objectives.roles(objective)): actor, **others}
+    exp = Experiment(_config(actors, objective, conventions, workdir), tokenizer)
+    # Builds the models, so that errors occur before the first file is written.
+    _ = exp.models
+    params = {
+        role: casting.owned(exp.models, role, actor.checkpoint.params(exp.layout)) for role, actor in actors.items()
+    }
+    _write(exp, actors, workdir, params)
+    notes = (*checkpoint.notes, *notes, *separate)
     if request.json:
         about = {"workdir": str(workdir), "architecture": checkpoint.architecture, "parameters": count(params)}
-        report.document({**about, "tokenizer": path and str(path), "notes": [*checkpoint.notes, *notes]})
+        about |= {"roles": {role: other.checkpoint.architecture for role, other in others.items()}}
+        report.document({**about, "tokenizer": path and str(path), "notes": notes})
         return 0
-    report.say(f"{checkpoint.architecture} from {source}: {count(params):,} parameters, step 0 of {workdir}")
-    for note in (*checkpoint.notes, *notes):
+    for role, actor in actors.items():
+        name = f"{role}: {actor.checkpoint.architecture}" if others else actor.checkpoint.architecture
+        report.say(f"{name} from {actor.source}: {count(params[role]):,} parameters, step 0 of {workdir}")
+    for note in notes:
         report.say(f"  {note}")
     if unused:
         report.say(f"  generation settings that are ignored: {', '.join(unused)}")
     if extra := checkpoint.extra():
         report.say(f"  tensors that our models do not have, kept for exports: {', '.join(extra)}")
-    report.say(f"  lm-jax generate --workdir={workdir} " + ("--prompt_ids=1,2,3" if path is None else "--prompt=..."))
+    fill = f" --role={next(iter(others))}" if others else ""
+    prompt = "--prompt_ids=1,2,3" if path is None else "--prompt=..."
+    report.say(f"  lm-jax generate --workdir={workdir}{fill} {prompt}")
     report.say(
         f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
         + (" --config.data.tokenizer.path=PATH" if path is None else "")
     )
     return 0
+
+
+def _others(request: Request, path: Path | None, tokenizer: tokenizers.Tokenizer) -> dict[str, Actor]:
+    """Returns the checkpoints of `--role.NAME=DIR` by role; their tokenizers must give the run's ids."""
+    others = {}
+    for role, folder in request.roles.items():
+        source = Path(folder).expanduser().resolve()
+        checkpoint, own = open_checkpoint(source), _tokenizer_path(source, request.tokenizer)
+        fingerprint = _tokenizer(own, checkpoint)[0].fingerprint if own and request.tokenizer is None else ""
+        if fingerprint and (path is None or fingerprint != tokenizer.fingerprint):
+            raise InputError(
+                f"{flags.ROLES}{role}={source} has another tokenizer than {request.words[0]}, but all models of a run "
+                "read the same ids; give the checkpoints of one run, or their common tokenizer with --tokenizer=PATH"
+            )
+        others[role] = Actor(source=source, checkpoint=checkpoint, tokenizer_path=own or path)
+    return others
 
 
 def _tokenizer_path(source: Path, name: str | None) -> Path | None:
@@ -155,41 +187,30 @@ def _conventions(
     return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
 
 
-def _config(checkpoint: Checkpoint, conventions: ConventionsConfig, workdir: Path) -> ExperimentConfig:
-    """Returns the run's configuration, with the usual pretraining objective of the model's kind and no text."""
+def _objective(checkpoint: Checkpoint) -> ObjectiveConfig:
+    """Returns the usual pretraining objective of the model's kind."""
     model = checkpoint.config
     paired, ordered = getattr(model, "pair_classes", 0) == 2, kind(checkpoint.tree) == "albert"
     masked = MaskedConfig(next_sentence=paired and not ordered, sentence_order=paired and ordered)
-    objective = {
-        "decoder": ObjectiveConfig(name="causal"),
-        "encoder": ObjectiveConfig(name="masked", masked=masked),
-        "encoder_decoder": ObjectiveConfig(name="span"),
-    }[model.kind]
-    learned = model.embed.positions == "learned"
-    data = DataConfig(
-        tokenizer=tokenizers.TokenizerConfig(path=str(workdir / "tokenizer")),
-        length=min(LONGEST_ROW, model.embed.max_length) if learned else LONGEST_ROW,
-    )
-    return ExperimentConfig(model=model, objective=objective, conventions=conventions, data=data)
+    return ObjectiveConfig(name=PRETRAINING[model.kind], masked=masked)
 
 
-def _write(
-    exp: Experiment, checkpoint: Checkpoint, source: Path, tokenizer_path: Path | None, workdir: Path, params: object
-) -> None:
+def _config(
+    actors: Mapping[str, Actor], objective: ObjectiveConfig, conventions: ConventionsConfig, workdir: Path
+) -> ExperimentConfig:
+    """Returns the run's configuration, without a text."""
+    models = {role: actor.checkpoint.config for role, actor in actors.items()}
+    lengths = [model.embed.max_length for model in models.values() if model.embed.positions == "learned"]
+    path = str(workdir / "tokenizer")
+    data = DataConfig(tokenizer=tokenizers.TokenizerConfig(path=path), length=min([LONGEST_ROW, *lengths]))
+    model = models.pop(product(objectives.roles(objective)))
+    return ExperimentConfig(model=model, models=Tree(models), objective=objective, conventions=conventions, data=data)
+
+
+def _write(exp: Experiment, actors: Mapping[str, Actor], workdir: Path, params: Params) -> None:
     """Writes the run's files; config.json comes last, because it makes the directory a run."""
-    origin = workdir / ORIGIN
-    origin.mkdir(parents=True)
-    copied = [*source.glob("generation_config.json")]
-    # Our own format is saved with the run; a tokenizer of a single file is written by `export` itself.
-    if tokenizer_path is not None and tokenizer_path.is_dir() and not tokenizers.is_ours(tokenizer_path):
-        copied += [file for pattern in TOKENIZER for file in tokenizer_path.glob(pattern)]
-    for file in copied:
-        shutil.copyfile(file, origin / file.name)
-    extra = {name: np.asarray(array) for name, array in checkpoint.extra().items()}
-    if extra:
-        tensor = lambda name, array: safetensors.Tensor(name, array.shape, array.dtype, lambda: array)
-        safetensors.write(origin, [tensor(name, array) for name, array in extra.items()])
-    atomic.write_json(origin / ABOUT, {"config": checkpoint.tree, "tensors": sorted(checkpoint.entries)})
+    for role, actor in actors.items():
+        _write_origin(actor, workdir / ORIGIN / ("" if role == exp.models.product else role))
     atomic.write_bytes(workdir / "recipe.py", RECIPE.format(file=workdir / "recipe.py", folder=workdir).encode())
     about = {
         "config": experiment.as_json(exp.config),
@@ -197,5 +218,22 @@ def _write(
         "tokenizer_fingerprint": exp.tokenizer.fingerprint,
     }
     with Checkpointer(workdir / "checkpoints") as checkpointer:
-        checkpointer.save(0, {"params": {exp.models.product: params}}, about)
+        checkpointer.save(0, {"params": params}, about)
     workdirs.write(exp, workdir)
+
+
+def _write_origin(actor: Actor, origin: Path) -> None:
+    """Writes the files of a checkpoint that an export needs."""
+    origin.mkdir(parents=True, exist_ok=True)
+    copied, path = [*actor.source.glob("generation_config.json")], actor.tokenizer_path
+    # Our own format is saved with the run; a tokenizer of a single file is written by `export` itself.
+    if path is not None and path.is_dir() and not tokenizers.is_ours(path):
+        copied += [file for pattern in TOKENIZER for file in path.glob(pattern)]
+    for file in copied:
+        shutil.copyfile(file, origin / file.name)
+    extra = {name: np.asarray(array) for name, array in actor.checkpoint.extra().items()}
+    if extra:
+        tensor = lambda name, array: safetensors.Tensor(name, array.shape, array.dtype, lambda: array)
+        safetensors.write(origin, [tensor(name, array) for name, array in extra.items()])
+    about = {"config": actor.checkpoint.tree, "tensors": sorted(actor.checkpoint.entries)}
+    atomic.write_json(origin / ABOUT, about)

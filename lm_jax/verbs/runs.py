@@ -8,13 +8,17 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, Tree, lookup
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.experiment import Experiment
 from lm_jax.flags import LATEST, Request, need_workdir
+from lm_jax.objectives import ObjectiveConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.train.state import Weights
 from lm_jax.verbs import workdir as workdirs
+
+# The usual objective of a kind of model.
+PRETRAINING = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span"}
 
 
 def open_run(request: Request) -> Experiment:
@@ -39,12 +43,29 @@ def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
     return step, Weights(params, frozen, restored["carry"]["shared"])
 
 
-def restore_product(request: Request, exp: Experiment) -> tuple[int | None, Params]:
-    """Returns the step as `restore` does, and the product's parameters with the model's transform applied."""
+def one_model(request: Request, exp: Experiment) -> Experiment:
+    """Returns the experiment whose product is the model of `--role`; without the flag, `exp` itself.
+
+    Raises:
+      InputError: the objective has no such role.
+    """
+    role = request.role or exp.models.product
+    if role == exp.models.product:
+        return exp
+    model = lookup(exp.models.models, role, "--role").module.config
+    objective = ObjectiveConfig(name=PRETRAINING[model.kind])
+    return Experiment(dataclasses.replace(exp.config, model=model, models=Tree(), objective=objective), exp.tokenizer)
+
+
+def restore_model(request: Request, exp: Experiment) -> tuple[int | None, Params]:
+    """Returns the step as `restore` does, and the parameters of `--role` (default: the product).
+
+    They include the shared parameters, and the model's transform is applied.
+    """
     checkpointer, step = _checkpoint(request, exp)
-    role = exp.models.product
+    role = request.role or exp.models.product
     params = restore_params(checkpointer, exp.params_like(role), step)
-    return step, exp.product.merge(exp.models.parameters(role, params))
+    return step, exp.models.models[role].merge(exp.models.parameters(role, params))
 
 
 def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.heads import DETECTION, ENCODED, SEQUENCES, Head
 from lm_jax.interop.rules import Rules, dense, norm, same, zeros
-from lm_jax.interop.settings import ACTIVATIONS, Settings
+from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
+
+DISCRIMINATOR = f"Electra{DETECTION}"
 
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
-    name = hf.architecture("ElectraForMaskedLM", "ElectraForCausalLM", "ElectraModel")
+    name = hf.architecture("ElectraForMaskedLM", "ElectraForCausalLM", DISCRIMINATOR, "ElectraModel")
     hf.expect("position_embedding_type", "absolute")
     width = hf.get("hidden_size")
     factor = hf.get("embedding_size", default=width)
     masked = name in ("ElectraForMaskedLM", "ElectraForCausalLM")
     base = bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
-    # The generator's head always uses GELU.
+    # The generator's head always uses GELU, the discriminator's the activation of the layers.
     readout = dataclasses.replace(base.readout, transform="gelu" if masked else "")
-    return dataclasses.replace(base, readout=readout)
+    activation = base.stack.block.feedforward.activation
+    detects = name == DISCRIMINATOR
+    return dataclasses.replace(base, readout=readout, detection=detects, detection_activation=activation)
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
@@ -40,24 +43,22 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += common.readout(config.readout, "generator_lm_head.weight")
     elif factor is not None:
         rules += [zeros("head/factor/kernel", width, factor)]
+    if config.detection or architecture == DISCRIMINATOR:
+        # Runs imported before models had this head store it beside the model.
+        ours, theirs = "detect" if config.detection else "extra", "discriminator_predictions"
+        rules += dense(f"{ours}/dense", f"{theirs}.dense") + dense(f"{ours}/out", f"{theirs}.dense_prediction")
     return rules
 
 
-def _detector(tree: Mapping[str, Any]) -> Head:
-    """Return the discriminator's head, which classifies each token."""
-    top, activation = "discriminator_predictions", ACTIVATIONS[tree.get("hidden_act", "gelu")]
-    return Head(out=f"{top}.dense_prediction", dense=f"{top}.dense", activation=activation)
-
-
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
-    """Convert a model configuration to config.json: a generator if it has a masked-LM head, else a discriminator."""
+    """Convert a model configuration to config.json; the heads decide the class."""
     if not config.embed.types:
         raise InputError("ELECTRA needs token types")
-    name = "ElectraForMaskedLM" if config.readout.transform else "ElectraModel"
+    name = "ElectraForMaskedLM" if config.readout.transform else DISCRIMINATOR if config.detection else "ElectraModel"
     return {**bert.config_json(config, "electra", name), "embedding_size": config.embed.factor or config.embed.width}
 
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
 CLASSIFIER = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
-HEADS = {**ENCODED, SEQUENCES: CLASSIFIER, DETECTION: _detector}
+HEADS = {**ENCODED, SEQUENCES: CLASSIFIER}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="electra.", ignored=IGNORED)
