@@ -273,6 +273,7 @@ class Experiment:
                 read=work.scored,
                 source=work.source,
                 targets=work.targets,
+                candidates=work.candidates,
                 heads=work.heads,
                 rows=self.config.data.batch,
                 trained=self.models.roles[work.role].trainable,

@@ -56,6 +56,7 @@ def training_flops(
     read: int,
     source: int = 0,
     targets: int = 0,
+    candidates: int = 0,
     heads: Mapping[str, int] = Tree(),
     rows: int = 1,
     trained: bool = True,
@@ -76,6 +77,7 @@ def training_flops(
       read: hidden states of the row with logits over the vocabulary.
       source: encoder tokens.
       targets: rows of the query stream of two-stream attention.
+      candidates: logits of single ids, without those of the whole vocabulary.
       heads: by name of another head, such as `pair`: number of hidden states that it reads.
       rows: rows of the batch, which share the products with embeddings of relative positions.
       trained: False: the forward pass alone.
@@ -93,7 +95,8 @@ def training_flops(
     decoder = Row(queries=length + targets, keys=length, source=source, rows=rows, trained=trained)
     # The read-out is the token table or a matrix of its shape.
     table = shapes.get("decoder_token", shapes["token"])["embedding"]
-    total = read * (table.size + weights("head")) + sum(count * weights(head) for head, count in heads.items())
+    total = read * (table.size + weights("head")) + candidates * table.shape[-1]
+    total += sum(count * weights(head) for head, count in heads.items())
     if isinstance(config, EncoderDecoderConfig):
         encoder = dataclasses.replace(decoder, queries=source, keys=source, source=0)
         total += source * weights("encoder_embed") + length * weights("decoder_embed")

@@ -137,6 +137,7 @@ class Work:
       scored: positions with logits over the vocabulary.
       source: input tokens of the encoder of an encoder-decoder.
       targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
+      candidates: logits of single ids, without those of the whole vocabulary.
       heads: by name of another head than the read-out, such as `pair`: number of positions that it reads.
     """
 
@@ -145,6 +146,7 @@ class Work:
     scored: int
     source: int = 0
     targets: int = 0
+    candidates: int = 0
     heads: Mapping[str, int] = Tree()
 
 

@@ -109,8 +109,10 @@ class Mixture(Objective):
         largest = []
         for role in (each.role for each in self.leading.work):
             counts = [work for part in self.parts.values() for work in part.work if work.role == role]
-            most = {name: max(getattr(each, name) for each in counts) for name in ("length", "scored", "source")}
-            largest.append(Work(role=role, **most))
+            most = lambda name: max(getattr(each, name) for each in counts)  # noqa: B023 - called in this iteration.
+            numbers = {name: most(name) for name in ("length", "scored", "source", "targets", "candidates")}
+            heads = {head: max(each.heads.get(head, 0) for each in counts) for each in counts for head in each.heads}
+            largest.append(Work(role=role, **numbers, heads=Tree(heads)))
         return tuple(largest)
 
     def check(self, configs: Mapping[str, ModelConfig]) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax.core.config import InputError, lookup, setting
+from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
@@ -209,10 +209,10 @@ class Replaced(Replacing):
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """Both models read the row; the generator scores the masked positions."""
+        """Both models read the row; the generator scores the masked positions, the discriminator judges all."""
         return (
             Work(role="generator", length=self.length, scored=self.masked.predictions),
-            Work(role="discriminator", length=self.length, scored=0),
+            Work(role="discriminator", length=self.length, scored=0, heads=Tree(detect=self.length)),
         )
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm_jax.core.config import setting
+from lm_jax.core.config import Tree, setting
 from lm_jax.core.sums import Sum
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Inputs
@@ -96,7 +96,13 @@ class Substituted(Replacing):
         scored = self.masked.predictions + round(self.length / 3)
         return (
             Work(role="generator", length=self.length, scored=scored),
-            Work(role="model", length=self.length, scored=0),
+            Work(
+                role="model",
+                length=self.length,
+                scored=0,
+                candidates=self.length * self.config.candidates,
+                heads=Tree(head=self.length),
+            ),
         )
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
