@@ -45,7 +45,7 @@ def as_experiment(recipe):
     """The experiment of a recipe, with the golden tokenizer."""
     config = experiment.as_json(experiment.parse(flags.configure(recipe, [])[0]))
     config |= {name: plain(config[name]) for name in ("model", "models")}
-    return Experiment(experiment.parse(config), _tokenizer())
+    return Experiment(experiment.parse(config), tokenizers.extend(_tokenizer(), config["data"]["tokenizer"]["add"]))
 
 
 _tokenizer = functools.cache(lambda: tokenizers.load(GOLDEN / "tokenizer"))
