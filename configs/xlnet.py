@@ -5,7 +5,7 @@ Paper:    Yang et al. 2019, "XLNet: Generalized autoregressive pretraining for l
 Hardware: two CPU cores for tiny, a TPU v5e-256 for base and large (the paper: 512 TPU v3 chips for large).
 Command:  lm-jax train --config=xlnet:tiny --workdir=/tmp/xlnet
           lm-jax train --config=xlnet:base --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/xlnet
-Expected: published sizes: not measured.
+Expected: tiny: val/loss 5.44 nats per target, accuracy 0.10; published sizes: not measured.
 """
 
 import ml_collections
