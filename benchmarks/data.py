@@ -45,6 +45,8 @@ def objectives(length: int) -> dict[str, Objective]:
         "packed causal": Causal(CausalConfig(), plain, length),
         "masked pairs": Masked(MaskedConfig(), plain, length),
         "masked packed": Masked(MaskedConfig(next_sentence=False), plain, length),
+        "masked consecutive": Masked(MaskedConfig(next_sentence=False, sentence_order=True), plain, length),
+        "masked sentences": Masked(MaskedConfig(next_sentence=False, full_sentences=True), plain, length),
         "span": Span(SpanConfig(), spans, length),
     }
 

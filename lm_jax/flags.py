@@ -236,7 +236,7 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
     """Applies `--config.KEY=VALUE` arguments to `config`, in place; a value is parsed as the type of its key."""
-    from lm_jax.data.config import ENTRIES
+    from lm_jax.experiment.config import ENTRIES
 
     for word in overrides:
         key, equals, text = word[len("--") :].partition("=")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lm_jax.data import phrases
 from lm_jax.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,15 @@ def golden_flags(store: Path) -> list[str]:
         f"--config.data.store={store}",
         "--config.data.workers=1",
     ]
+
+
+def recipe_flags(recipe: str, folder: Path) -> list[str]:
+    """`golden_flags` of a recipe, with the columns that it reads."""
+    flags = golden_flags(folder / "store")
+    if recipe == "ernie":
+        assert phrases.main([str(GOLDEN / "text.txt"), str(folder / "phrases.jsonl")]) == 0
+        flags[0] = f"--config.data.path={folder / 'phrases.jsonl'}"
+    return flags
 
 
 def lm_jax(*words: object) -> int:

@@ -32,7 +32,10 @@ LEVELS = {
     "core": 0,
 }
 # These take seconds to import, so they are imported inside the functions that need them.
-HEAVY = ("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "matplotlib", "tensorboardX", "wandb")
+HEAVY = (
+    *("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "rjieba"),
+    *("matplotlib", "tensorboardX", "wandb"),
+)
 LONG_FUNCTIONS = {"fit", "generate"}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from lm_jax import flags
 from lm_jax.main import VERBS
+from lm_jax.objectives import OBJECTIVES
 from tests.commands import golden_flags, lm_jax, run
 
 BAD = {
@@ -223,7 +224,7 @@ def test_list_shows_recipes_and_choices_as_json(capsys):
     assert lm_jax("list", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert "tiny" in listed["recipes"]["bert"]["variants"]
-    assert set(listed["choices"]["objective"]) == {"causal", "masked", "span"}
+    assert set(listed["choices"]["objective"]) == set(OBJECTIVES)
 
 
 def test_inspect_shows_every_parameter_of_a_recipe(capsys):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lm_jax import experiment, flags
-from tests.commands import GOLDEN, golden_flags, lm_jax
+from tests.commands import GOLDEN, lm_jax, recipe_flags
 
 STEPS = 6
 FILES = {file.stem: file for file in sorted(flags.recipe_folder().glob("*.py"))}
@@ -30,7 +30,7 @@ def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
         "--config.log.every=1",
     ]
 
-    words = [f"--config={recipe}:tiny", f"--workdir={run}", *golden_flags(tmp_path / "store"), *smaller]
+    words = [f"--config={recipe}:tiny", f"--workdir={run}", *recipe_flags(recipe, tmp_path), *smaller]
     assert lm_jax("train", *words) == 0
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -17,14 +17,25 @@ from lm_jax.models.model import build_model
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.denoise import Denoise, DenoiseConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
+from lm_jax.objectives.mixture import Mixture
+from lm_jax.objectives.permutation import Permutation, PermutationConfig
+from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.replaced import Replaced, ReplacedConfig
 from lm_jax.objectives.roles import Models, product
+from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
 VOCABULARY = Vocabulary(
     size=64, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(56, 64)), ordinary=(7, 56)
+)
+# With markers for fill-in-the-middle.
+MARKED = dataclasses.replace(
+    VOCABULARY,
+    ordinary=(7, 53),
+    pieces=[*map(str, range(53)), "<fim_prefix>", "<fim_suffix>", "<fim_middle>", *map(str, range(56, 64))],
 )
 
 
@@ -134,7 +145,8 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 def setting(name, **over):
     """The setting of an objective; `over` changes the product's model.
 
-    The models are gpt2 for causal, bert for masked with sentence pairs, t5 for span, bert and electra for two encoders.
+    The models are gpt2 for causal, bert for masked with pairs, xlnet for permutation, electra for two encoders, t5 for
+    all others.
     """
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
@@ -149,9 +161,28 @@ def setting(name, **over):
             for index, count in enumerate(LENGTHS)
         ]
         preset, over = "bert", {**STILL, **over}
+    elif name == "permutation":
+        objective = Permutation(PermutationConfig(one_in=3), VOCABULARY, 17)
+        rows = [{"first": text(count // 2), "second": text(count)} for count in LENGTHS]
+        preset, over = "xlnet", {**STILL, "stack.block.feedforward.dropout": 0.0, **over}
     elif name == "span":
         objective = Span(SpanConfig(rate=0.3), VOCABULARY, 12)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "t5", {**everywhere("t5", depth=1), **over}
+    elif name in ("denoise", "mixture", "prefix"):
+        # All have the same shapes, and so one compiled program.
+        parts = {
+            "denoise": Denoise(DenoiseConfig(), VOCABULARY, 12),
+            "prefix": Prefix(PrefixConfig(), VOCABULARY, 12),
+            "span": Span(SpanConfig(rate=0.3), VOCABULARY, 12),
+        }
+        objective = (
+            Mixture(parts, {"denoise": 2.0, "prefix": 1.0, "span": 1.0}, 0) if name == "mixture" else parts[name]
+        )
+        rows = [
+            {"tokens": text(count), "sentences": np.array([count // 3]), "part": [*parts][index % 3]}
+            for index, count in enumerate(LENGTHS)
+        ]
+        preset, over = "t5", {**everywhere("t5", depth=1), **over}
     elif name in ("replaced", "substituted"):
         # The share of masked tokens is large, so that an untrained discriminator does not answer "original" throughout.
         config_class, cls = {
@@ -163,6 +194,11 @@ def setting(name, **over):
         over |= {"detection": True, "readout.transform": "gelu", "readout.bias": True}
         # Two heads, which two devices of the axis `tensor` can share.
         models = {"generator": config("electra_generator", over={**STILL, "stack.block.attention.heads": 2})}
+    elif name == "seq2seq":
+        # The smoothed loss of a perfect model is not 0.
+        objective = Seq2Seq(Seq2SeqConfig(target_length=8, smoothing=0.0), VOCABULARY, 10)
+        rows = [{"source": text(count), "target": text(LENGTHS[-1 - row])} for row, count in enumerate(LENGTHS)]
+        preset, over = "t5", {**everywhere("t5", depth=1), **over}
     else:
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])

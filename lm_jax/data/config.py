@@ -7,7 +7,6 @@ import dataclasses
 from lm_jax.core.config import InputError, Tree, setting
 from lm_jax.data import columns
 from lm_jax.data.clean.chain import CleanConfig
-from lm_jax.data.columns import ColumnConfig
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.data.rows import RowsConfig
 from lm_jax.data.sources import SourceConfig
@@ -72,7 +71,3 @@ class DataConfig:
     def name(self) -> str:
         """A short name of the text, for messages."""
         return ", ".join(sorted(self.mixture.sources or self.columns)) or self.path
-
-
-# Trees whose entries have names of the user's choice, and the class of an entry, whose fields become flags.
-ENTRIES = {"config.data.mixture.sources": SourceConfig, columns.KEY: ColumnConfig}

@@ -165,13 +165,12 @@ def make_rows(corpus: Corpus, **settings: Any) -> Rows:
     if not isinstance(corpus, Stores):
         return plans.make(Request(tokens=corpus, **settings))
     request = Request(tokens=next(iter(corpus.stores.values())), **settings)
-    if request.plan == "streams":
+    if not request.reads.parts and request.plan == "streams":
         raise InputError(
             "config.data.rows.plan is streams, which follows one text, but config.data.mixture names several sources; "
             "name the files of all of them in config.data.path, or choose another plan"
         )
-    # Keys are hashes of names, so that the order of a source does not depend on the other sources.
-    keys = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in corpus.stores}
+    keys = mixture.names_to_keys(list(corpus.stores))
     parts = {
         name: naming(f"{mixture.KEY}.sources.{name}", plans.make)(
             dataclasses.replace(request, tokens=each, seed=order.key(request.seed, keys[name]))

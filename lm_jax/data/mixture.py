@@ -4,15 +4,18 @@ Shares follow from the sizes, p_i ~ n_i^(1/T): T = 1 is proportional to size, a 
 (multilingual BERT; XLM-R, Conneau et al. 2020, arXiv:1911.02116, eq. 1 with alpha = 1/T; T5, Raffel et al. 2020,
 arXiv:1910.10683, section 3.5.2). The schedule assigns each slot of a run to one source, so that every source is always
 less than one slot from its share (Tijdeman 1980, "The chairman assignment problem"). Each source counts its epochs.
+
+`of_objectives` mixes several objectives over one corpus by the same schedule.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries
 from lm_jax.data.order import key
-from lm_jax.data.rows import Filled, Row, Rows
+from lm_jax.data.rows import Filled, Request, Row, Rows
 from lm_jax.data.sources import SourceConfig
 
 # Slots in a period of the schedule: shares are rounded to multiples of 1 / PERIOD.
@@ -181,3 +184,43 @@ class Mixture:
         """Rows, numbered source after source, sorted by their relative positions within their sources."""
         places = [(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in self.parts]
         return np.argsort(np.concatenate(places), kind="stable")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Rows of one part of a mixture of objectives, each with the name of the part as `part`."""
+
+    name: str
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
+        """Return a row with the name of its part."""
+        return {**self.rows.row(index, epoch, rng), "part": np.str_(self.name)}
+
+    def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+        """Return the row of each slot."""
+        return [(self, *each[1:]) for each in self.rows.filling(slots, seed)]
+
+
+def names_to_keys(names: Sequence[str]) -> dict[str, int]:
+    """Return a key for each name: a hash, so that the order of a source does not depend on the other sources."""
+    return {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") for name in names}
+
+
+def of_objectives(request: Request, make: Callable[[Request], Rows]) -> Mixture:
+    """Build the rows of a mixture of objectives, which all read the whole corpus; `make` builds those of one."""
+    parts, keys = request.reads.parts, names_to_keys(list(request.reads.parts))
+    rows = []
+    for name, reads in parts.items():
+        part = dataclasses.replace(request, reads=reads, seed=key(request.seed, keys[name]))
+        if part.plan == "streams":
+            raise InputError(
+                "config.data.rows.plan is streams, in which every row continues the row before, but "
+                "config.objective.mixture changes the objective of a row from batch to batch; choose another plan"
+            )
+        rows.append(Labelled(name, make(part)))
+    count = counts([reads.share for reads in parts.values()])
+    return Mixture(tuple(parts), tuple(rows), tuple(keys.values()), count)

@@ -1,17 +1,20 @@
-"""The table of row plans: one function for each, in `rows` and `pairs`."""
+"""The table of row plans: one function for each, in `rows`, `pairs` and `passages`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.data import pairs, rows
+from lm_jax.data import mixture, pairs, passages, rows
 from lm_jax.data.rows import Request, Rows
 
 PLANS: dict[str, Callable[[Request], Rows]] = {
     "packed": rows.packed,
     "streams": rows.streams,
+    "sentences": passages.sentences,
+    "document_sentences": passages.document_sentences,
     "pairs": pairs.pairs,
+    "consecutive": pairs.consecutive,
     "examples": rows.examples,
     "columns": rows.of_columns,
 }
@@ -23,7 +26,10 @@ def make(request: Request) -> Rows:
     Raises:
       InputError: the split is too small for a row, or the plan does not read this kind of corpus.
     """
+    if request.reads.parts:
+        return mixture.of_objectives(request, make)
     length, overlap = request.reads.length, request.reads.overlap
     if length < 1 or not 0 <= overlap < length:
         raise InputError(f"config.data.length gives rows of {length} tokens that overlap by {overlap}; increase it")
-    return lookup(PLANS, request.plan, "config.data.rows.plan")(request)
+    plan = lookup(PLANS, request.plan, "config.data.rows.plan")(request)
+    return rows.Repeated(plan, request.reads.versions) if request.reads.versions else plan

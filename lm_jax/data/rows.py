@@ -2,7 +2,8 @@
 
 `packed` cuts the sequence of all tokens into windows; `streams` continues every row of a batch in the next batch (Dai
 et al. 2019, arXiv:1901.02860, section 3.2); `examples` makes one row per document, `columns` one per record. Training
-reads the first part of the corpus, validation the rest: they share no token. `plans` lists all plans.
+reads the first part of the corpus, validation the rest: they share no token. `plans` lists all plans; `pairs` and
+`passages` have those of sentences.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ class RowsConfig:
     """How the corpus is cut into rows.
 
     Attributes:
-      plan: "packed", "streams", "pairs", "examples" or "columns"; "auto": the plan of the objective.
+      plan: the row plan, a key of `plans.PLANS`; "auto": that of the objective.
+        - "packed": windows of equal length over one stream of tokens; "streams": each row of a batch continues in the
+          next batch.
+        - "sentences": as many whole sentences as fit, across documents; "document_sentences": within a document.
+        - "pairs": two segments of sentences, the second perhaps of another document; "consecutive": always of the same.
+        - "examples": one document a row; "columns": one record a row.
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.
@@ -47,12 +53,16 @@ class Reads:
     """What an objective reads from a row.
 
     Attributes:
-      plan: the row plan, a key of `plans.PLANS`.
+      plan: the row plan, a key of `plans.PLANS`; unused if there are `parts`.
       length: maximum tokens of a row.
       overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
       columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
       shift: whether windows may start elsewhere in every epoch; False if a row must be the same in every epoch.
+      versions: versions of every row: epoch e repeats epoch e mod `versions`, with its random choices; 0: no epoch
+        repeats another.
       borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
+      parts: for a mixture of objectives, what each reads, by name; a row then has the name of its part, `part`.
+      share: of a part: its share of the rows, relative to the sum of all shares.
     """
 
     plan: str
@@ -60,7 +70,10 @@ class Reads:
     overlap: int = 0
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
     shift: bool = True
+    versions: int = 0
     borders: bool = False
+    parts: Mapping[str, Reads] = dataclasses.field(default_factory=dict)
+    share: float = 1.0
 
 
 @runtime_checkable
@@ -88,6 +101,26 @@ def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Fi
         in_epoch = epochs == epoch
         indices[in_epoch] = permute(positions[in_epoch], len(rows), key(seed, int(epoch)))
     return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """Rows with a fixed number of versions: epoch e repeats the rows and the random choices of e mod `versions`."""
+
+    rows: Rows
+    versions: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
+        """Return the row of one version."""
+        return self.rows.row(index, epoch % self.versions, rng)
+
+    def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
+        """Return the row of each slot in the order of `rows`; the epoch is the version, which keys the generator."""
+        filled = self.rows.filling(slots, seed)
+        return [(plan, row_seed, epoch % self.versions, index) for plan, row_seed, epoch, index in filled]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,13 +191,18 @@ class Packed:
         shift = key(self.seed, epoch, 1) % self.shifts
         start = self.start + shift + index * self.stride
         stop = min(start + self.length, self.stop)
-        row: Row = {"tokens": self.store.read(start, stop)}
-        if self.borders:
-            starts = self.store.sentence_starts
-            row["sentences"] = np.asarray(starts[slice(*np.searchsorted(starts, [start, stop]))] - start, np.int32)
-        return row
+        return window(self.store, start, stop, self.borders)
 
     filling = permuted
+
+
+def window(store: Store, start: int, stop: int, borders: bool) -> Row:
+    """Return the tokens start..stop-1, and with `borders` the indices in the row of those that begin a sentence."""
+    row: Row = {"tokens": store.read(start, stop)}
+    if borders:
+        starts = store.sentence_starts
+        row["sentences"] = np.asarray(starts[slice(*np.searchsorted(starts, [start, stop]))] - start, np.int32)
+    return row
 
 
 def packed(request: Request) -> Packed:

@@ -228,7 +228,9 @@ def _inputs(
             f"config.model.embed.max_length is {limit}; {advice}shorten the prompt"
         )
     tokens, positions, segments = rectangles.left_padded(sources, count, rectangles.bucket(most), pad)
-    return Inputs(tokens=tokens, positions=positions, segments=segments)
+    has_prefix = any(block.attention.mask == "prefix" for block in module.config.stack.blocks)
+    prefix = segments.sum(1, dtype=np.int32) if has_prefix else None
+    return Inputs(tokens=tokens, positions=positions, segments=segments, prefix=prefix)
 
 
 @functools.lru_cache(maxsize=32)

@@ -17,8 +17,10 @@ from typing import Any
 import ml_collections
 
 from lm_jax.core.config import InputError, Tree, from_config_dict, lookup, merge, setting, to_config_dict
-from lm_jax.data.config import ENTRIES, DataConfig
+from lm_jax.data.columns import ColumnConfig
+from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
+from lm_jax.data.sources import SourceConfig
 from lm_jax.evaluate.config import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.objectives import ObjectiveConfig
@@ -26,6 +28,13 @@ from lm_jax.parallel.mesh import MeshConfig
 from lm_jax.parallel.rules import Rules
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
+
+# Trees whose entries have names of the user's choice, and the class of an entry, whose fields become flags.
+ENTRIES = {
+    "config.data.mixture.sources": SourceConfig,
+    "config.data.columns": ColumnConfig,
+    "config.objective.mixture.parts": ObjectiveConfig,
+}
 
 # File name of the configuration in a work directory, and the key of its list of later changes.
 SAVED, HISTORY = "config.json", "history"

@@ -58,12 +58,12 @@ class Feed:
         )
 
     def ordered(self, split: str, limit: int = 0, source: str = "") -> Iterator[pipeline.Batch]:
-        """This host's rows of one pass over a split, or one `source` of a mixture; at most `limit` batches, 0: all."""
+        """This host's rows of one pass over a split, or one of `sources`; at most `limit` batches, 0: all."""
         batch, plan = self.config.batch, self.rows(split)
         if source:
             mixture = cast(Mixture, plan)
             plan = mixture.parts[mixture.names.index(source)]
-            # Each source gets a share of the batches in proportion to its rows.
+            # It gets a share of the batches in proportion to its rows.
             limit = max(1, round(limit * len(plan) / len(mixture))) if limit else 0
         return pipeline.ordered(
             plan, self.objective.features, batch=batch, local=self.layout.local_rows(batch), seed=self.seed, limit=limit
@@ -71,5 +71,5 @@ class Feed:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The names of a mixture's sources; a single source is named ""."""
-        return tuple(self.config.mixture.by_name()) or ("",)
+        """The names of a mixture's sources, else those of the parts of a mixture of objectives, else "" alone."""
+        return tuple(self.config.mixture.by_name()) or tuple(self.objective.reads.parts) or ("",)

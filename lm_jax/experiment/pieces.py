@@ -54,6 +54,7 @@ class Experiment:
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
+        self.objective.check({role: model.module.config for role, model in self.models.models.items()})
         for split in ("train", "validation"):
             self.feed.rows(split)
 
@@ -187,8 +188,10 @@ class Experiment:
 
     def init(self) -> state.TrainState:
         """The train state before the first step; call it under jit."""
+        return self._state(*self.models.split(self.models.draw(self.config.seed)))
+
+    def _state(self, params: Params, frozen: Params) -> state.TrainState:
         models = self.models
-        params, frozen = models.split(models.draw(self.config.seed))
         half_roles = [role for role, model in models.models.items() if model.module.config.dtype == "float16"]
         return state.create(
             params,
@@ -202,7 +205,7 @@ class Experiment:
     @functools.cached_property
     def state_like(self) -> state.TrainState:
         """Shapes and shardings of the train state."""
-        shapes = jax.eval_shape(self.init)
+        shapes = jax.eval_shape(self._state, *self.models.split(self.models.shapes))
         axes = placing.state_axes(shapes, self.models.axes, self.objective.carry)
         return _sharded(axes, shapes, self.layout)
 
@@ -222,7 +225,7 @@ class Experiment:
     def fresh_state(self) -> state.TrainState:
         """The train state before the first step, initialised as shards on the devices."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
-        return self.layout.jit(self.init, out_shardings=shardings)()
+        return self.layout.jit(self.init, once=True, out_shardings=shardings)()
 
     def train_step(self) -> step.Step:
         """The jitted train step; it donates the state and keeps its shardings."""
@@ -258,15 +261,23 @@ class Experiment:
         return next(work.source or work.length for work in self.objective.work if work.role == self.models.product)
 
     def flops(self) -> float:
-        """Floating-point operations to train all models on one row (`models.flops`)."""
+        """Floating-point operations to train all models on one row of a batch (`models.flops`)."""
         total = 0.0
         for work in self.objective.work:
             model = self.models.models[work.role]
-            row = training_flops(
-                model.module.config, model.shapes, model.axes, length=work.length, read=work.scored, source=work.source
+            total += training_flops(
+                model.module.config,
+                model.shapes,
+                model.axes,
+                length=work.length,
+                read=work.scored,
+                source=work.source,
+                targets=work.targets,
+                candidates=work.candidates,
+                heads=work.heads,
+                rows=self.config.data.batch,
+                trained=self.models.roles[work.role].trainable,
             )
-            # A frozen model needs no backward pass, which is two thirds of the total.
-            total += row if self.models.roles[work.role].trainable else row / 3
         return total
 
 

@@ -352,13 +352,16 @@ def tree_for(config: ModelConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4096)
 def function_of(config: Any, width: int = 0) -> Any:
-    """A configuration without dropout, initialisation, kernels, loops and losses, which do not change its function."""
+    """A configuration without what does not change its function: dropout, initialisation, kernels, loops and losses.
+
+    The span-boundary head is left out too: it serves pretraining only, and no released model has it.
+    """
     if isinstance(config, tuple):
         return tuple(function_of(item, width) for item in config)
     if not dataclasses.is_dataclass(config):
         return config
     width = getattr(getattr(config, "embed", None), "width", width)
-    irrelevant = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance")
+    irrelevant = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance", "boundary", "boundary_width")
     names = [field.name for field in dataclasses.fields(config) if field.name not in irrelevant]
     values = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):

@@ -17,6 +17,7 @@ from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.interop import heads, naming, tables, xlnet
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint, to_theirs
+from lm_jax.interop.tables import bert
 from lm_jax.models import cpu
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.feedforward import experts
@@ -178,6 +179,8 @@ def _heads(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Arrays
     outputs: Arrays = {}
     if getattr(checkpoint.config, "pair_classes", 0):
         outputs["pair"] = module.pair_logits(last[:, 0])
+        if bert.numbers_next_first(name):
+            outputs["pair"] = outputs["pair"][:, ::-1]
         # The pooler is the first half of the pair head.
         pooler = {f"extra/pooler/{leaf}": array for leaf, array in params["pair"]["pooler"].items()}
         outputs["pooled"] = heads.pooled(pooler, last, getattr(checkpoint.config, "pair_activation", "tanh"))

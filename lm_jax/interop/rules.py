@@ -93,6 +93,12 @@ def dense(ours: str, theirs: str, *, bias: bool = True, transpose: bool = True) 
     return [kernel, *([same(f"{ours}/bias", f"{theirs}.bias")] if bias else [])]
 
 
+def dense_reversed(ours: str, theirs: str) -> Rules:
+    """A `Linear` to classes that they number in the opposite order."""
+    kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), _reverse_transpose, _transpose_reverse)
+    return [kernel, Rule((f"{ours}/bias",), (f"{theirs}.bias",), _reverse, _reverse)]
+
+
 def norm(ours: str, theirs: str, config: NormConfig) -> Rules:
     """A norm; an RMS norm has no bias."""
     biased = config.name == "layer" and config.bias
@@ -186,6 +192,9 @@ def concatenate(parts: Sequence[Any], axis: int) -> Any:
 
 _same: Change = lambda array: (array,)
 _transpose: Change = lambda array: (array.T,)
+_reverse: Change = lambda array: (array[::-1],)
+_reverse_transpose: Change = lambda array: (array[::-1].T,)
+_transpose_reverse: Change = lambda array: (array.T[::-1],)
 _first_row: Change = lambda array: (array[0],)
 _as_row: Change = lambda array: (array.reshape(1, -1),)
 _heads_in: Change = lambda count, array: (array.T.reshape(array.shape[1], count, -1),)

@@ -291,6 +291,9 @@ class TransformerConfig:
       pair_activation: activation of the pooled token (DeBERTa: gelu).
       detection: whether there is a head that detects replaced tokens (ELECTRA's discriminator).
       detection_activation: activation of the dense layer of that head.
+      boundary: rows of the position table of the span-boundary head (SpanBERT: 20), the longest span whose tokens it
+        predicts; 0: no head.
+      boundary_width: width of that table.
       dtype: computation dtype of the layers; parameters are float32.
     """
 
@@ -306,6 +309,8 @@ class TransformerConfig:
     pair_activation: str = "tanh"
     detection: bool = False
     detection_activation: str = "gelu"
+    boundary: int = setting(0, at_least=0)
+    boundary_width: int = setting(200, at_least=1)
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 

@@ -1,4 +1,4 @@
-"""Heads: logits over the vocabulary, of sentence pairs and of replaced tokens.
+"""Heads: logits over the vocabulary, of sentence pairs, of replaced tokens and of tokens between two others.
 
 Gather hidden states before a readout, to avoid unused logits.
 """
@@ -33,12 +33,20 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "... embed"], table: TokenTable, ids: Int[Array, "... ids"] | None = None
+        self,
+        hidden: Float[Array, "... embed"],
+        table: TokenTable,
+        ids: Int[Array, "... ids"] | None = None,
+        *,
+        transform: bool = True,
     ) -> Float[Array, "... vocab"]:
-        """Computes the logits of every hidden state, for all of the vocabulary or for each state's own `ids`."""
+        """Computes the logits of every hidden state, for all of the vocabulary or for each state's own `ids`.
+
+        Without `transform`, the hidden states have the table's width.
+        """
         width, table_width = hidden.shape[-1], table.width
         draw = initializers.kernel(self.init_config, width, table_width)
-        if self.config.transform:
+        if self.config.transform and transform:
             bias = self.config.transform_bias
             axes = ("embed", "embed_out")
             dense = Projection((width,), (table_width,), axes, draw, bias, self.dtype, name="transform")
@@ -117,6 +125,49 @@ class DetectionHead(nn.Module):
         scale = initializers.readout_scale(self.init_config, width)
         states = lookup(ACTIVATIONS, self.activation, "config.model.detection_activation")(dense(hidden))
         return out(states if scale == 1.0 else states * jnp.asarray(scale, states.dtype))[..., 0]
+
+
+class BoundaryHead(nn.Module):
+    """What the boundaries of a span tell about its tokens (Joshi et al. 2020, arXiv:1907.10529, section 3.2, eq. 1).
+
+    h0 = [x before the span; x after it; position in the span], h1 = norm(gelu(W1 h0)), h2 = norm(gelu(W2 h1)). The
+    readout gives the logits of h2, which has the width of the token table. W1 is stored in three parts.
+    """
+
+    positions: int
+    position_width: int
+    norm: NormConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        before: Float[Array, "*batch embed"],
+        after: Float[Array, "*batch embed"],
+        distances: Int[Array, "*batch"],
+        table: TokenTable,
+    ) -> Float[Array, "*batch factor"]:
+        """Computes the hidden states from those next to the spans; `distances`: tokens from the span's first."""
+        width, fan_in = before.shape[-1], 2 * before.shape[-1] + self.position_width
+        draw, axes = initializers.kernel(self.init_config, fan_in, width), ("embed", "embed_out")
+        hidden = Projection((width,), (width,), axes, draw, True, self.dtype, name="before")(before)
+        hidden = hidden + Projection((width,), (width,), axes, draw, False, self.dtype, name="after")(after)
+        shape = (self.positions, self.position_width)
+        rows = initializers.parameter(
+            self, "position", initializers.table(self.init_config), ("position", "factor"), shape
+        )
+        axes = ("factor", "embed_out")
+        position = Projection((self.position_width,), (width,), axes, draw, False, self.dtype, name="at")
+        # A product with one-hot rows: its gradient is a matrix product; that of a gather is a slow scatter.
+        one_hot = jax.nn.one_hot(distances, self.positions, dtype=self.dtype)
+        hidden = hidden + one_hot @ position(rows.astype(self.dtype))
+        hidden = Norm(self.norm, name="norm")(ACTIVATIONS["gelu"](hidden))
+        draw = initializers.kernel(self.init_config, width, table.width)
+        hidden = Projection((width,), (table.width,), ("embed", "embed_out"), draw, True, self.dtype, name="out")(
+            hidden
+        )
+        return Norm(self.norm, name="out_norm")(ACTIVATIONS["gelu"](hidden))
 
 
 def gather(hidden: Float[Array, "batch length embed"], positions: jax.Array) -> Float[Array, "batch count embed"]:

@@ -29,6 +29,8 @@ class Inputs:
       types: token types (BERT's sentence A or B); None: 0.
       prefix: length of each row's prefix, to which all tokens of the row attend if the mask is `prefix`.
       unseen: True where a token must not attend to another; every token attends to itself.
+      ranks: places in a factorisation order: a token attends to tokens of at most its rank, and a target to tokens of a
+        rank below its token's. Tokens of one rank attend to each other (XLNet).
       targets: indices of the tokens that the query stream predicts from their positions, not their content (XLNet);
         -1 - i is an unused target at token i. The output's hidden states are then those of the targets.
       embedded: rows of the token table, looked up by the caller; None: look up `tokens`.
@@ -49,6 +51,7 @@ class Inputs:
     types: Int[Array, "batch length"] | None | Any = None
     prefix: Int[Array, " batch"] | None | Any = None
     unseen: Bool[Array, "batch length length"] | None | Any = None
+    ranks: Int[Array, "batch length"] | None | Any = None
     targets: Int[Array, "batch targets"] | None | Any = None
     embedded: Float[Array, "batch length factor"] | None | Any = None
     source: Inputs | None = None

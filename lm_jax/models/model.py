@@ -65,6 +65,20 @@ class Bound:
         """Logits [..., classes] of the head `name`, such as `pair`, for (gathered) hidden states [..., embed]."""
         return self._apply(self.params, hidden, method=f"{name}_logits")
 
+    def boundary_states(self, before: jax.Array, after: jax.Array, distances: jax.Array) -> jax.Array:
+        """Hidden states of the span-boundary head [..., width of the token table], for `table_logits`.
+
+        Args:
+          before: hidden states [..., embed] of the token before each span.
+          after: of the token after it.
+          distances: int32 [...], how far each token is from the first of its span.
+        """
+        return self._apply(self.params, before, after, distances, method="boundary_states")
+
+    def table_logits(self, hidden: jax.Array, params: Params | None = None) -> jax.Array:
+        """`readout` without its transform, of hidden states in the width of the token table."""
+        return self._apply(self.params if params is None else params, hidden, method="table_logits")
+
     def empty_cache(self, rows: int, slots: int, source: int = 0) -> Cache:
         """A KV cache for `rows` rows of `slots` tokens, and for cross-attention to `source` encoder tokens."""
         return self._apply(self.params, rows, slots, source, method="empty_cache")

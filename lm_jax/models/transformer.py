@@ -21,7 +21,7 @@ from lm_jax.models.attention.two_stream import QueryStream
 from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, StackConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
 from lm_jax.models.feedforward.experts import balance
-from lm_jax.models.heads import DetectionHead, PairHead, Readout
+from lm_jax.models.heads import BoundaryHead, DetectionHead, PairHead, Readout
 from lm_jax.models.interface import Cache, Inputs, Output, Past, Shown, Transform
 from lm_jax.models.norms import Norm
 from lm_jax.models.stack.block import Context
@@ -67,6 +67,8 @@ class Transformer(nn.Module):
             self.pair = PairHead(config.pair_classes, config.init, dtype, config.pair_activation)
         if config.detection:
             self.detect = DetectionHead(config.init, dtype, config.detection_activation)
+        if config.boundary:
+            self.boundary = BoundaryHead(config.boundary, config.boundary_width, config.norm, config.init, dtype)
         if config.two_stream:
             self.query_stream = QueryStream(config.embed, config.init, dtype)
 
@@ -135,9 +137,23 @@ class Transformer(nn.Module):
             raise InputError("this model has no head for replaced tokens; set config.model.detection=True")
         return self.detect(hidden)
 
+    def boundary_states(
+        self, before: Float[Array, "*batch embed"], after: Float[Array, "*batch embed"], distances: Int[Array, "*batch"]
+    ) -> Float[Array, "*batch factor"]:
+        """Hidden states, for `table_logits`, of tokens in a span, from the hidden states just outside of it."""
+        if not self.config.boundary:
+            raise InputError("this model has no span-boundary head; set config.model.boundary=20")
+        return self.boundary(before, after, distances, self.token)
+
+    def table_logits(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
+        """Logits over the vocabulary of hidden states in the token table's width, without the readout's transform."""
+        return self.head(hidden, self.token, transform=False)
+
     def everything(self, inputs: Inputs) -> Output:
         """Uses every parameter, so that `init` creates all of them."""
         output = self(inputs, logits=True)
+        if self.config.boundary:
+            self.boundary_states(output.hidden, output.hidden, jnp.zeros_like(inputs.tokens))
         if self.config.detection:
             self.detect_logits(output.hidden)
         if self.config.pair_classes:
@@ -279,15 +295,17 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
             key_types=types,
             self_visible=0 if inputs.unseen is None else inputs.tokens.shape[1],
             unseen=inputs.unseen,
+            key_ranks=inputs.ranks,
+            query_ranks=inputs.ranks,
         )
         if cache is not None:
             visibility = recurrence.prepend_past(visibility, inputs.tokens.shape[1], cache.length)
         return cache, visibility
-    uncacheable = (inputs.unseen, inputs.visible, inputs.targets, inputs.types if typed else None)
+    uncacheable = (inputs.unseen, inputs.ranks, inputs.visible, inputs.targets, inputs.types if typed else None)
     if any(field is not None for field in uncacheable):
         raise InputError(
-            "inputs.unseen, inputs.visible, inputs.targets and relative token types need all tokens in one call, but "
-            "a cache was given, which stores keys and values only; leave out the cache or these inputs"
+            "inputs.unseen, inputs.ranks, inputs.visible, inputs.targets and relative token types need all tokens in "
+            "one call, but a cache was given, which stores keys and values only; leave out the cache or these inputs"
         )
     batch, length = inputs.tokens.shape
     query_positions = jnp.arange(length)[None] + cache.index if inputs.positions is None else inputs.positions

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lm_jax.core.config import InputError, nearest
+from lm_jax.core.config import InputError, Tree, nearest
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
+from lm_jax.models.config import ModelConfig
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
@@ -38,6 +39,7 @@ class Vocabulary:
       before, after: ids before and after every source of an encoder-decoder; an empty `after` means EOS.
       pieces: the printable piece of each id.
       starts_word: whether each id begins a word; None: unknown.
+      texts: UTF-8 text of each id, perhaps a part of a character, b"" if special; empty: unknown.
 
     Example:
       >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, mask=4, ordinary=(5, 100))
@@ -59,6 +61,7 @@ class Vocabulary:
     after: tuple[int, ...] = ()
     pieces: Sequence[str] = dataclasses.field(default=(), compare=False, repr=False)
     starts_word: Bool[np.ndarray, " vocab"] | None = dataclasses.field(default=None, compare=False, repr=False)
+    texts: Sequence[bytes] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def decoder_start(self) -> int:
@@ -133,12 +136,18 @@ class Work:
       length: input tokens; for an encoder-decoder, those of its decoder.
       scored: positions with logits over the vocabulary.
       source: input tokens of the encoder of an encoder-decoder.
+      targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
+      candidates: logits of single ids, without those of the whole vocabulary.
+      heads: by name of another head than the read-out, such as `pair`: number of positions that it reads.
     """
 
     role: str
     length: int
     scored: int
     source: int = 0
+    targets: int = 0
+    candidates: int = 0
+    heads: Mapping[str, int] = Tree()
 
 
 @flax.struct.dataclass
@@ -161,7 +170,7 @@ class Part:
     Attributes:
       batch: features, and a random key per row (`row_keys`).
       weights: `Objective.weights` of the whole batch.
-      key: random key of dropout; None in evaluation.
+      key: random key of dropout; None in evaluation, where nothing regularises the loss.
       carry: the previous step's carry, with `rows` for the rows of this part only.
     """
 
@@ -209,6 +218,14 @@ class Objective(Protocol):
     text: tuple[str, str] | None = None
     coupled: bool = False
     carry: Carry = Carry()
+
+    @property
+    def device(self) -> Any:
+        """The settings that `inputs`, `weights` and `loss` read: parts of a mixture must agree on them."""
+        return getattr(self, "config", None)
+
+    def check(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Raises InputError if a model, whose settings `configs` maps by role, ignores a setting of the objective."""
 
     @classmethod
     def roles_of(cls, config: Any) -> Mapping[str, Role]:
@@ -271,4 +288,25 @@ def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
 
 def counted(count: int, length: int) -> np.ndarray:
     """float32 weights of a padded row: `count` ones, then zeros up to `length`."""
-    return (np.arange(length) < count).astype(np.float32)
+    weights = np.zeros(length, np.float32)
+    weights[:count] = 1
+    return weights
+
+
+def runs(starts: Int[np.ndarray, " runs"], lengths: Int[np.ndarray, " runs"], count: int) -> Bool[np.ndarray, " count"]:
+    """Whether each of `count` positions lies in one of the runs, which may be empty."""
+    inside, stops = np.zeros(count, bool), lengths.cumsum()
+    index = (starts - stops + lengths).repeat(lengths)
+    inside[index + np.arange(len(index))] = True
+    return inside
+
+
+def inserted(
+    tokens: Int[np.ndarray, " tokens"], before: Int[np.ndarray, " ids"], ids: Int[np.ndarray, " ids"] | int
+) -> Int[np.ndarray, " longer"]:
+    """`tokens` with `ids[j]` in front of token `before[j]`; `before` is sorted, and may repeat a position."""
+    result = np.empty(len(tokens) + len(before), np.int32)
+    old, at = np.ones(len(result), bool), before + np.arange(len(before))
+    old[at] = False
+    result[at], result[old] = ids, tokens
+    return result

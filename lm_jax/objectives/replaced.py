@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lm_jax.core.config import InputError, lookup, setting
+from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.rows import Reads
 from lm_jax.models.heads import gather
@@ -69,16 +69,17 @@ class ReplacedConfig:
     share: str = "all"
     weight: float = setting(50.0, at_least=0)
 
-    # The key of these settings.
-    name = "replaced"
-
     def __post_init__(self):
-        key = f"config.objective.{self.name}"
-        lookup(SHARES, self.share, f"{key}.share")
-        if not 0 < self.rate < 1:
-            raise InputError(f"{key}.rate is {self.rate}; expected a share between 0 and 1")
-        if self.mask < 0 or self.random < 0 or self.mask + self.random > 1:
-            raise InputError(f"{key}.mask {self.mask} and .random {self.random}; expected shares with sum <= 1")
+        check_settings(self, "config.objective.replaced")
+
+
+def check_settings(config: Any, key: str) -> None:
+    """Raises InputError if a share of the settings `config`, which `key` names, is impossible."""
+    lookup(SHARES, config.share, f"{key}.share")
+    if not 0 < config.rate < 1:
+        raise InputError(f"{key}.rate is {config.rate}; expected a share between 0 and 1")
+    if config.mask < 0 or config.random < 0 or config.mask + config.random > 1:
+        raise InputError(f"{key}.mask {config.mask} and .random {config.random}; expected shares with sum <= 1")
 
 
 @flax.struct.dataclass
@@ -110,14 +111,15 @@ class Generated:
 class Replacing(Objective):
     """Rows [CLS] text [SEP] without sentence pairs, whose chosen tokens a generator replaces."""
 
-    config: ReplacedConfig
+    name = "replaced"  # In messages.
+    config: Any
     vocabulary: Vocabulary
     length: int
 
     @functools.cached_property
     def masked(self) -> Masked:
         """The objective of the generator."""
-        self.vocabulary.require(self.config.name, "cls", "sep", "mask")
+        self.vocabulary.require(self.name, "cls", "sep", "mask")
         config = self.config
         settings = MaskedConfig(rate=config.rate, mask=config.mask, random=config.random, next_sentence=False)
         return Masked(settings, self.vocabulary, self.length)
@@ -207,10 +209,10 @@ class Replaced(Replacing):
 
     @property
     def work(self) -> tuple[Work, ...]:
-        """Both models read the row; the generator scores the masked positions."""
+        """Both models read the row; the generator scores the masked positions, the discriminator judges all."""
         return (
             Work(role="generator", length=self.length, scored=self.masked.predictions),
-            Work(role="discriminator", length=self.length, scored=0),
+            Work(role="discriminator", length=self.length, scored=0, heads=Tree(detect=self.length)),
         )
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:

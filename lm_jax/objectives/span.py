@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,17 +11,24 @@ import numpy as np
 
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
-from lm_jax.objectives.base import Vocabulary
+from lm_jax.objectives.base import Vocabulary, inserted, runs
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.teacher_forcing import SourceTarget
+from lm_jax.objectives.teacher_forcing import SourceTarget, enclosed, opening_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanConfig:
-    """`rate` is the share of tokens to remove, `mean_span` the mean length of a removed span, in tokens."""
+    """Settings of the corruption.
+
+    Attributes:
+      rate: share of tokens to remove.
+      mean_span: mean length of a removed span, in tokens.
+      mode: piece that begins every source, such as a mode token of UL2 (Tay et al. 2022, section 3.1.3); empty: none.
+    """
 
     rate: float = 0.15
     mean_span: float = 3.0
+    mode: str = ""
 
     def __post_init__(self):
         if not 0 < self.rate < 1:
@@ -51,10 +57,12 @@ class Span(SourceTarget):
     roles = {"model": Role(kinds=("encoder_decoder", "decoder"))}
 
     def __post_init__(self):
-        least = 2 + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        least, decoder = 2 + len(self.opening) + len(self.vocabulary.closing), self.kind == "decoder"
+        least += self._target_length(2) - 1 if decoder else 0
         if self.length < least:
             raise InputError(
                 f"config.data.length is {self.length}; expected at least {least}: a token, a sentinel, special tokens"
+                + (" and the target" if decoder else "")
             )
         spans = self._spans(self.reads.length)[1]
         if spans > len(self.vocabulary.sentinels):
@@ -62,6 +70,11 @@ class Span(SourceTarget):
                 f"rows of {self.length} tokens need {spans} sentinels, the tokenizer has "
                 f"{len(self.vocabulary.sentinels)}; set config.data.tokenizer.sentinels={spans} or more"
             )
+
+    @functools.cached_property
+    def opening(self) -> tuple[int, ...]:
+        """The ids before the text of every source."""
+        return opening_ids(self.vocabulary, self.config.mode, "config.objective.span.mode")
 
     @functools.cached_property
     def reads(self) -> Reads:
@@ -74,7 +87,7 @@ class Span(SourceTarget):
             tokens += 1
         return Reads(plan="packed", length=tokens)
 
-    @property
+    @functools.cached_property
     def target_length(self) -> int:
         """Target length of a full row: removed tokens, sentinels and EOS."""
         return self._target_length(self.reads.length)
@@ -85,18 +98,17 @@ class Span(SourceTarget):
         noise, spans = self._spans(len(tokens))
         span_lengths = _partition(noise, spans, rng)
         gap_lengths = _partition(len(tokens) - noise, spans, rng)
-        if _maskings(len(tokens) - noise, noise, spans) == 1:
+        if all(spans in (1, most) for most in (noise, len(tokens) - noise)):
             # With a single possible masking, a span would always end the row, so a random number of the first unmasked
             # tokens moves behind it.
             gap_lengths[0] -= rng.integers(0, gap_lengths[0] + 1)
-        source, target, start = [], [], 0
-        for sentinel, gap, span in zip(vocabulary.sentinels, gap_lengths, span_lengths, strict=False):
-            source += [tokens[start : start + gap], [sentinel]]
-            target += [[sentinel], tokens[start + gap : start + gap + span]]
-            start += gap + span
-        source = np.concatenate([vocabulary.before, *source, tokens[start:], vocabulary.closing]).astype(np.int32)
-        target = np.concatenate([*target, [vocabulary.eos]]).astype(np.int32)
-        return self.arrange(source, target)
+        gaps, sentinels = np.cumsum(gap_lengths), np.array(vocabulary.sentinels[: len(gap_lengths)], np.int32)
+        before = np.cumsum(span_lengths) - span_lengths
+        removed = runs(gaps + before, span_lengths, len(tokens))
+        source = inserted(tokens[~removed], gaps, sentinels)
+        target = inserted(tokens[removed], before, sentinels)
+        source = enclosed(self.opening, source, vocabulary.closing)
+        return self.arrange(source, enclosed((), target, (vocabulary.eos,)))
 
     def _spans(self, tokens: int) -> tuple[int, int]:
         """The numbers of removed tokens and of spans in a text of `tokens`."""
@@ -106,20 +118,20 @@ class Span(SourceTarget):
 
     def _fits(self, tokens: int) -> bool:
         noise, spans = self._spans(tokens)
-        source = tokens - noise + spans + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        source = tokens - noise + spans + len(self.opening) + len(self.vocabulary.closing)
         return self.fits(source, self._target_length(tokens))
 
     def _target_length(self, tokens: int) -> int:
         return sum(self._spans(tokens)) + 1
 
 
-def _maskings(remaining: int, removed: int, spans: int) -> int:
-    """The number of ways to divide the remaining and the removed tokens into `spans` runs each."""
-    return math.comb(max(remaining - 1, 0), spans - 1) * math.comb(max(removed - 1, 0), spans - 1)
-
-
 def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """`total` as a sum of `parts` positive integers, drawn uniformly from all such sums."""
     parts = min(parts, total)
-    cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1 if total > 1 else np.zeros(0, np.int64)
-    return np.diff(np.concatenate([[0], cuts, [total]]))
+    if total < 2:
+        return np.array([total])
+    cuts = rng.permutation(total - 1)[: parts - 1]
+    cuts.sort()
+    stops = np.append(cuts + 1, total)
+    stops[1:] -= cuts + 1
+    return stops

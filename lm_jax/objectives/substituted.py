@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm_jax.core.config import setting
+from lm_jax.core.config import Tree, setting
 from lm_jax.core.sums import Sum
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Inputs
@@ -22,7 +22,7 @@ from lm_jax.models.model import Bound
 from lm_jax.objectives import sampling
 from lm_jax.objectives.base import Loss, Part, Vocabulary, Work, balanced, row_keys, weighted
 from lm_jax.objectives.cross_entropy import by_chunk, cross_entropy
-from lm_jax.objectives.replaced import SHARES, Generated, ReplacedConfig, Replacing, split_key
+from lm_jax.objectives.replaced import SHARES, Generated, Replacing, check_settings, split_key
 from lm_jax.objectives.roles import Role
 from lm_jax.parallel.layout import sum_over_rows
 
@@ -31,26 +31,32 @@ CANDIDATES = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SubstitutedConfig(ReplacedConfig):
-    """Settings of `ReplacedConfig`, and the number of candidates.
-
-    The released code shares the token table and the bias of the logits, which `share` "token" does.
+class SubstitutedConfig:
+    """Settings of the generator's input and of the losses.
 
     Attributes:
+      rate, mask, random, weight: as in `ReplacedConfig`.
+      share: as in `ReplacedConfig`. The released code shares the token table and the bias of the logits, which "token"
+        does.
       candidates: options to choose from, with the reject option; 10 in the released code.
     """
 
+    rate: float = 0.15
+    mask: float = 1.0
+    random: float = 0.0
     share: str = "token"
+    weight: float = setting(50.0, at_least=0)
     candidates: int = setting(10, at_least=2)
 
-    name = "substituted"
+    def __post_init__(self):
+        check_settings(self, "config.objective.substituted")
 
 
 @dataclasses.dataclass(frozen=True)
 class Substituted(Replacing):
     """MC-BERT: cross-entropy over each token's candidates, whose logits are those of the masked-LM head.
 
-    The reject option is the row of the mask token, which the model never reads. The other candidates are different
+    The reject option is the row of the mask token, which no text holds. The other candidates are different
     samples from the generator's softmax without the original, one of which a replaced token's original displaces.
     Logits do not depend on the order of the candidates, so it reveals nothing.
 
@@ -66,6 +72,7 @@ class Substituted(Replacing):
     length: int
     kind: str = "encoder"
 
+    name = "substituted"
     terms = ("generator_loss", "weighted_choice_loss")
 
     def __post_init__(self):
@@ -89,7 +96,13 @@ class Substituted(Replacing):
         scored = self.masked.predictions + round(self.length / 3)
         return (
             Work(role="generator", length=self.length, scored=scored),
-            Work(role="model", length=self.length, scored=0),
+            Work(
+                role="model",
+                length=self.length,
+                scored=0,
+                candidates=self.length * self.config.candidates,
+                heads=Tree(head=self.length),
+            ),
         )
 
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
@@ -121,7 +134,7 @@ class Substituted(Replacing):
 
         `uniforms` are random numbers in [0, 1) for the samples.
         """
-        (mask,) = self.vocabulary.require(self.config.name, "mask")
+        (mask,) = self.vocabulary.require(self.name, "mask")
 
         def local(params: Any, *rows: jax.Array) -> tuple[tuple[()], jax.Array]:
             def draw(hidden: jax.Array, originals: jax.Array, uniforms: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ half of those with a source and a target, for an encoder-decoder or for a decode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -30,16 +30,38 @@ from lm_jax.objectives.base import (
 from lm_jax.objectives.cross_entropy import smoothed_token_loss, token_loss
 
 
+def opening_ids(vocabulary: Vocabulary, mode: str, key: str) -> tuple[int, ...]:
+    """The ids before the text of a source: those of the vocabulary, then the piece `mode` of the setting `key`."""
+    return (*vocabulary.before, vocabulary.find(mode, key)) if mode else vocabulary.before
+
+
+def enclosed(
+    before: Sequence[int], tokens: Int[np.ndarray, " tokens"], after: Sequence[int]
+) -> Int[np.ndarray, " enclosed"]:
+    """`tokens` between special ids, as int32."""
+    result = np.empty(len(before) + len(tokens) + len(after), np.int32)
+    result[: len(before)] = before
+    result[len(before) : len(before) + len(tokens)] = tokens
+    result[len(before) + len(tokens) :] = after
+    return result
+
+
 class TeacherForced(Objective):
     """Mean negative log-likelihood of `targets`, weighted by `weights`; both are [batch length].
 
     Attributes:
-      smoothing: share of each label's probability that is spread evenly over the vocabulary in training (Szegedy et al.
-        2016, arXiv:1512.00567, section 7).
+      smoothing: share of each label's probability that is spread evenly over the vocabulary (Szegedy et al. 2016,
+        arXiv:1512.00567, section 7). Like dropout, it regularises training only: in evaluation, `loss` is the negative
+        log-likelihood, as in a training step's `likelihood_loss`.
     """
 
     terms = ("loss",)
     smoothing: float = 0.0
+
+    @property
+    def device(self) -> float:
+        """The label smoothing; all other settings are those of the host."""
+        return self.smoothing
 
     def inputs(self, batch: Batch) -> Inputs:
         """The model's inputs: `tokens`, and `positions`, `segments`, `prefix` and `source` where a batch has them."""
@@ -57,7 +79,7 @@ class TeacherForced(Objective):
         """This part's share of the mean over the whole batch."""
         model, batch = models["model"], part.batch
         output = model(self.inputs(batch), dropout=part.key)
-        if self.smoothing:
+        if self.smoothing and part.key is not None:
             loss, _, exact = smoothed_token_loss(
                 model, output.hidden, batch["targets"], batch["weights"], self.smoothing
             )
@@ -122,11 +144,13 @@ class SourceTarget(TeacherForced):
         pad = self.vocabulary.pad
         if self.kind == "encoder_decoder":
             size = self.target_length
+            # T5's decoder starts with the padding token, BART's with EOS.
+            tokens = padded(np.array([self.vocabulary.decoder_start]), size, pad)
+            tokens[1 : len(target)] = target[:-1]
             return {
                 "source": padded(source, self.length, pad),
                 "source_segments": counted(len(source), self.length).astype(np.int32),
-                # T5's decoder starts with the padding token, BART's with EOS.
-                "tokens": padded(np.concatenate([[self.vocabulary.decoder_start], target[:-1]]), size, pad),
+                "tokens": tokens,
                 "targets": padded(target, size, pad),
                 "weights": counted(len(target), size),
             }

@@ -45,6 +45,7 @@ def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfi
         after=conventions.suffix,
         pieces=tokenizer.pieces[:rows],
         starts_word=tokenizer.starts_word[:rows],
+        texts=tokenizer.texts[:rows],
     )
 
 

@@ -111,8 +111,13 @@ class Layout:
         leaves = iter(jax.tree.structure(shapes).flatten_up_to(axes))
         return map_named(lambda path, shape: checked(path, next(leaves), shape), shapes)
 
-    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        """Like `jax.jit`, with this layout active while `function` is traced."""
+    def jit(self, function: Callable[..., Any], *, once: bool = False, **options: Any) -> Callable[..., Any]:
+        """Like `jax.jit`, with this layout active while `function` is traced.
+
+        `once`: the function is called once, so that on a CPU less time is spent on optimising it.
+        """
+        if once and self.mesh.devices.flat[0].platform == "cpu":
+            options["compiler_options"] = {"xla_backend_optimization_level": 1}
 
         def traced(*args: Any) -> Any:
             with self.activate():

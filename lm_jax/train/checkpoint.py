@@ -111,7 +111,9 @@ class Checkpointer:
         disk.check_room(self.directory, sum(leaf.nbytes for leaf in leaves.values()))
         if self._orbax is None:
             disk.silence_orbax()
-            self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+            self._orbax = ocp.AsyncCheckpointer(
+                ocp.CompositeCheckpointHandler(state=_state_handler(), extra=ocp.JsonCheckpointHandler())
+            )
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -121,7 +123,7 @@ class Checkpointer:
         shapes = {path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()}
         about = {"step": step, "leaves": shapes}
         arrays = {path: leaf for path, leaf in leaves.items() if leaf.size}  # Orbax cannot write an array of size 0
-        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), extra=ocp.args.JsonSave(extra))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), extra=ocp.args.JsonSave(extra))
         try:
             self._orbax.save(self._path(step), args=items, force=True)
         except Exception as error:
@@ -334,6 +336,21 @@ class Checkpointer:
 
 def _shortened(problems: list[str]) -> str:
     return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
+
+
+def _state_handler() -> Any:
+    """Orbax's writer of arrays.
+
+    By default, Orbax divides a replicated array among its devices, which compiles a program for every slice of every
+    shape. Several processes write in parallel that way, but a single one would only lose the time.
+    """
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() > 1:
+        return ocp.PyTreeCheckpointHandler()
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _validated(state: Any) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from inspect import signature
 from typing import Any
 
@@ -74,10 +75,11 @@ def _flops(config: Any, model: Model) -> dict[str, Any]:
     """Returns FLOPs per token (of source and target) for rows of at most `LENGTH` tokens on each side."""
     length = min(config.embed.max_length, LENGTH)
     source = length if config.kind == "encoder_decoder" else 0
-    row = training_flops(config, model.shapes, model.axes, length=length, read=length, source=source)
-    # The backward pass computes two matrix products for each one of the forward pass.
-    training = row / (length + source)
-    return {"length": length, "forward": training / 3, "training": training}
+    count = functools.partial(
+        training_flops, config, model.shapes, model.axes, length=length, read=length, source=source
+    )
+    forward, training = (count(trained=trained) / (length + source) for trained in (False, True))
+    return {"length": length, "forward": forward, "training": training}
 
 
 def _cache_bytes(config: Any, model: Model) -> dict[str, int] | None:

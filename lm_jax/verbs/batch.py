@@ -17,6 +17,7 @@ from jaxtyping import Int
 from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import pipeline
+from lm_jax.data.mixture import Labelled
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.decode import prompting
 from lm_jax.experiment import Experiment
@@ -46,8 +47,9 @@ def show(request: Request, step: int) -> None:
         return
     report.say(f"batch of step {step}: {rows} of {size} rows; objective {name}, row plan {_plan(exp)}")
     filled = plan.filling(step * size + places, seed)
-    for place, (_, _, epoch, number) in enumerate(filled):
-        report.say(f"\nrow {place}: number {number:,} of epoch {epoch}")
+    for place, (rows_of, _, epoch, number) in enumerate(filled):
+        part = f" of part {rows_of.name}" if isinstance(rows_of, Labelled) else ""
+        report.say(f"\nrow {place}: number {number:,} of epoch {epoch}{part}")
         features = {field: batch[field][place] for field in exp.objective.spec}
         for line in describe(exp.tokenizer, exp.objective.spec, features):
             report.say(line)

@@ -79,6 +79,8 @@ def run(request: Request) -> int:
         bare = not (partial / TOKENIZER[0]).is_file()
         forced = "" if imported else huggingface.family_of(tree).tokenizer
         notes = [] if tokenizer is None else _notes(exp.tokenizer, differ, imported=imported, bare=bare, forced=forced)
+        if getattr(exp.product.module.config, "boundary", 0):
+            notes.append("the span-boundary head is left out, as in SpanBERT's released files")
         if agrees:
             os.replace(partial, output)
     finally:

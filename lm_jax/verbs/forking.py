@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import experiment, objectives
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, from_config_dict
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
@@ -62,6 +62,11 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     like, axes = flatten(exp.params_like(*exp.models.roles)), flatten(exp.models.axes)
     roles = _roles(exp, saved, fork)
     paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
+    # Parameters that a role of the forked run shared are its product's.
+    owner = roles[exp.models.product]
+    for path, name in paths.items():
+        shared = f"{owner}/{name.partition('/')[2]}"
+        paths[path] = shared if name not in saved and shared in saved else name
     vocab_axes = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
     targets = {}
     for path, name in paths.items():
@@ -90,8 +95,8 @@ def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:
     """Maps the product to the forked run's product, and every other role to the same role of the forked run."""
     available = {path.partition("/")[0] for path in saved}
     before = experiment.saved(fork)
-    name = before["objective"]["name"] if before else exp.config.objective.name
-    forked_product = product(objectives.roles(ObjectiveConfig(name=name)))
+    objective = from_config_dict(ObjectiveConfig, before["objective"]) if before else exp.config.objective
+    forked_product = product(objectives.roles(objective))
     others = {role: role for role in exp.models.roles if role in available - {forked_product}}
     return {**others, exp.models.product: forked_product}
 

@@ -24,7 +24,7 @@ from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.interop import generation, safetensors
 from lm_jax.interop.huggingface import Checkpoint, open_checkpoint
-from lm_jax.models.config import ModelConfig
+from lm_jax.interop.tables import kind
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
 from lm_jax.objectives.roles import product
@@ -78,7 +78,7 @@ def run(request: Request) -> int:
     tokenizer, notes = _tokenizer(path, checkpoint)
     conventions, unused = _conventions(source, path, checkpoint, tokenizer)
     actor, others = Actor(source=source, checkpoint=checkpoint, tokenizer_path=path), _others(request, path, tokenizer)
-    objective, separate = casting.objective(actor, others) if others else (_objective(checkpoint.config), ())
+    objective, separate = casting.objective(actor, others) if others else (_objective(checkpoint), ())
     actors = {product(objectives.roles(objective)): actor, **others}
     exp = Experiment(_config(actors, objective, conventions, workdir), tokenizer)
     # Builds the models, so that errors occur before the first file is written.
@@ -187,10 +187,12 @@ def _conventions(
     return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
 
 
-def _objective(model: ModelConfig) -> ObjectiveConfig:
+def _objective(checkpoint: Checkpoint) -> ObjectiveConfig:
     """Returns the usual pretraining objective of the model's kind."""
-    pairs = model.kind == "encoder" and getattr(model, "pair_classes", 0) == 2
-    return ObjectiveConfig(name=PRETRAINING[model.kind], masked=MaskedConfig(next_sentence=pairs))
+    model = checkpoint.config
+    paired, ordered = getattr(model, "pair_classes", 0) == 2, kind(checkpoint.tree) == "albert"
+    masked = MaskedConfig(next_sentence=paired and not ordered, sentence_order=paired and ordered)
+    return ObjectiveConfig(name=PRETRAINING[model.kind], masked=masked)
 
 
 def _config(

@@ -22,11 +22,14 @@ def keys(recipe: Any) -> list[str]:
       recipe: the result of `get_config`, or a saved `config.json`.
     """
     model = recipe.get("model") or {}
-    kind = _kinds().get(model.get("kind", "decoder"), "TransformerConfig")
-    paths = _fields("lm_jax.experiment", "ExperimentConfig", recipe)
-    return [f"config.{key}" for key in paths if key != "model"] + [
-        f"config.model.{key}" for key in _fields("lm_jax.models.config", kind, model)
-    ]
+    kind = _table("lm_jax.models.config", "KINDS").get(model.get("kind", "decoder"), "TransformerConfig")
+    paths = [f"config.{key}" for key in _fields("lm_jax.experiment", "ExperimentConfig", recipe) if key != "model"]
+    paths += [f"config.model.{key}" for key in _fields("lm_jax.models.config", kind, model)]
+    for tree, entry in _table("lm_jax.experiment.config", "ENTRIES").items():
+        entries = functools.reduce(lambda value, name: (value or {}).get(name), tree.split(".")[1:], recipe) or {}
+        for name in entries:
+            paths += [f"{tree}.{name}.{key}" for key in _fields("lm_jax.experiment.config", entry, entries[name])]
+    return paths
 
 
 def _fields(module: str, name: str, recipe: Any) -> Iterator[str]:
@@ -65,10 +68,10 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 
 
 @functools.cache
-def _kinds() -> dict[str, str]:
-    """Returns the name of the configuration class of each kind of model."""
-    for node in cast(ast.Module, _parse("lm_jax.models.config")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "KINDS":
+def _table(module: str, name: str) -> dict[str, str]:
+    """Returns a table of classes, `name` of a module, with the names of the classes."""
+    for node in cast(ast.Module, _parse(module)).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
             table = cast(ast.Dict, node.value)
             pairs = zip(table.keys, table.values, strict=True)
             return {ast.literal_eval(key): ast.unparse(value) for key, value in pairs if key is not None}

@@ -10,8 +10,10 @@ from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import GREEDY, SamplingConfig
 from lm_jax.decode.weights import unstacked
 from lm_jax.models.interface import Inputs
+from lm_jax.models.transformer import build_transformer
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
+from tests import tiny
 from tests.decode.small import BOS, PAD, VOCAB, model
 
 PROMPTS = [np.arange(10, 15), np.arange(30, 51), np.array([7])]
@@ -66,6 +68,25 @@ def test_a_prompt_is_continued_alone_as_in_a_batch(recipe):
     alone = [tokens(generated(recipe, [prompt]))[0] for prompt in (PROMPTS[0], PROMPTS[2])]
     assert tokens(generated(recipe))[::2] == alone
     assert tokens(generated(recipe, [PROMPTS[0], PROMPTS[1][5:], PROMPTS[2]]))[::2] == alone
+
+
+def test_a_prompt_is_the_prefix_of_a_model_whose_mask_has_one():
+    _, params, _ = model()
+    module = build_transformer(
+        tiny.config("gpt2", over={"stack.scan": "never", "stack.block.attention.mask": "prefix"})
+    )
+    settings = dict(max_tokens=2, sampling=GREEDY, seed=0, pad=PAD, eos=None, bos=BOS)
+    (result,) = generate(module, params, PROMPTS[:1], **settings)
+    row = jnp.asarray(np.append(PROMPTS[0], result.tokens), jnp.int32)[None]
+
+    @jax.jit
+    def scores(prefix):
+        logits = module.apply({"params": params}, Inputs(tokens=row, prefix=prefix[None]), logits=True).logits
+        return jax.nn.log_softmax(logits[0, -3:-1]).max(-1)
+
+    # float32: sums in another order.
+    np.testing.assert_allclose(result.log_probabilities, scores(jnp.int32(len(PROMPTS[0]))), atol=1e-4)
+    assert abs(result.log_probabilities - scores(jnp.int32(1))).max() > 1e-3
 
 
 def test_draws_do_not_depend_on_the_other_prompts_or_on_padding():

@@ -24,6 +24,9 @@ class Coupled(Causal):
 
     coupled = True
 
+    def __post_init__(self):
+        """It has no settings."""
+
 
 @pytest.fixture
 def build_experiment(repository):

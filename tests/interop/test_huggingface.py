@@ -54,6 +54,27 @@ def assert_same(before, after):
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right), err_msg=path)
 
 
+@pytest.mark.parametrize(("preset", "head", "order"), [("bert", "cls.seq_relationship", -1), ("albert", "", 1)])
+def test_classes_of_sentence_pairs_keep_their_meaning(preset, head, order, tmp_path):
+    """Our class 1 is the next sentence, BERT's is 0; swapped segments are class 1 here and in ALBERT."""
+    config = tiny.config(preset)
+    params = random_params(config)
+    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    entries = safetensors.entries(tmp_path)
+    for leaf, name in (("kernel", "weight"), ("bias", "bias")):
+        theirs = entries[f"{head or 'sop_classifier.classifier'}.{name}"].read()
+        np.testing.assert_array_equal(theirs, params["pair"]["out"][leaf].T[::order])
+
+
+def test_the_span_boundary_head_is_left_out_of_an_export(tmp_path):
+    config = tiny.config("bert", over={"boundary": 4, "boundary_width": 8, "pair_classes": 0})
+    params = random_params(config)
+    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    _, loaded = interop.load(tmp_path)
+    assert "boundary" in params and "boundary" not in loaded
+    assert_same({name: tree for name, tree in params.items() if name != "boundary"}, loaded)
+
+
 @pytest.mark.parametrize("preset", EXPORTED)
 def test_export_then_import_is_the_identity(preset, tmp_path):
     config = tiny.config(preset)

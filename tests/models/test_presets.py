@@ -89,6 +89,7 @@ def test_models_have_as_many_parameters_as_those_of_transformers(preset):
         ("t5_v1_0", "small", 60.5, 0.01),  # "60 million" in section 3.7
         ("t5_v1_0", "base", 222.9, 0.01),  # "220 million" in section 3.7
         ("t5", "small", 77.0, 0.01),  # released_checkpoints.md
+        ("t5_decoder", "4.8b", 4762.357760, 1e-9),  # the comment of t5x's decoder_only/models/xxl.gin
         ("llama", "7b", 6738, 0.01),  # "6.7B" in table 2
         ("llama", "2-70b", 68977, 0.01),
         # The exact count of the released weights with the bias of the logits.

@@ -1,6 +1,7 @@
 """ELECTRA and MC-BERT: rows, replacements, losses, gradients and shared parameters."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from lm_jax.objectives import ObjectiveConfig, sampling
 from lm_jax.objectives.base import Part, row_keys
 from lm_jax.objectives.replaced import Replaced, ReplacedConfig
 from lm_jax.objectives.substituted import CANDIDATES, Substituted, SubstitutedConfig
+from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.verbs import forking
 
 VOCABULARY, NAMES = tiny.VOCABULARY, ("replaced", "substituted")
 setting = functools.cache(tiny.setting)
@@ -206,13 +209,14 @@ def build(repository, *words, **objective):
     model.detection = True
     models = {"model": model, "models": {"generator": electra_generator("tiny")}}
     recipe = ConfigDict({**models, "objective": {"name": "replaced", "replaced": objective}})
-    config, _ = flags.configure(recipe, ["--config.models.generator.stack.depth=1", *words])
+    words = ["--config.models.generator.stack.depth=1", "--config.data.length=64", *words]
+    config, _ = flags.configure(recipe, words)
     tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
     return experiment.Experiment(experiment.parse(config), tokenizer)
 
 
 def test_a_recipe_gives_each_role_its_own_preset(repository):
-    exp = build(repository, "--config.data.length=64")
+    exp = build(repository)
     depths = {role: model.module.config.stack.depth for role, model in exp.models.models.items()}
     assert depths == {"generator": 1, "discriminator": electra("tiny").stack.depth}
     assert exp.product is exp.models.models["discriminator"]
@@ -220,6 +224,19 @@ def test_a_recipe_gives_each_role_its_own_preset(repository):
     assert all(leaf.sharding is not None for leaf in jax.tree.leaves(exp.state_like))
     assert "token" not in exp.models.shapes["generator"]
     assert "token" in build(repository, share="none").models.shapes["generator"]
+
+
+def test_a_fork_without_sharing_starts_both_tables_from_the_shared_one(repository, tmp_path):
+    exp = build(repository)
+    values = tiny.random_params(exp.models.shapes)
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        checkpointer.save(0, {"params": values}, {})
+    (tmp_path / experiment.SAVED).write_text(json.dumps(experiment.as_json(exp.config)))
+    forked = forking.parameters(build(repository, share="none"), tmp_path)
+    for role in ("generator", "discriminator"):
+        np.testing.assert_array_equal(forked[role]["token"]["embedding"], values["discriminator"]["token"]["embedding"])
+    kernel = lambda tree: tree["generator"]["embed"]["project"]["kernel"]
+    np.testing.assert_array_equal(kernel(forked), kernel(values))
 
 
 def test_tables_of_different_widths_cannot_be_shared(repository):

@@ -29,7 +29,10 @@ def reassembled(features):
     return np.concatenate([spans.get(int(token), [token]) for token in source[:-1]])
 
 
-@pytest.mark.parametrize("config", [SpanConfig(), SpanConfig(rate=0.5, mean_span=5.0), SpanConfig(mean_span=1.0)])
+CONFIGS = [SpanConfig(), SpanConfig(rate=0.5, mean_span=5.0), SpanConfig(mean_span=1.0)]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("length", [3, 8, 32, 129])
 def test_source_and_target_reassemble_the_text(config, length):
     span = Span(config, VOCABULARY, length)
@@ -45,6 +48,26 @@ def test_short_rows_reassemble_too():
         np.testing.assert_array_equal(reassembled(features), tokens)
         assert not features["source"][features["source_segments"] == 0].any()
         assert not features["targets"][features["weights"] == 0].any()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_mode_token_begins_the_source_of_either_kind_of_model_and_the_text_reassembles(config):
+    vocabulary = dataclasses.replace(VOCABULARY, before=(VOCABULARY.bos,), pieces=("a", "[R]"))
+    encoder_decoder, decoder = (
+        Span(dataclasses.replace(config, mode="[R]"), vocabulary, 64, kind) for kind in ("encoder_decoder", "decoder")
+    )
+    for count in (1, 2, 17, decoder.reads.length):
+        tokens, features = corrupted(encoder_decoder, count)
+        source = features["source"][features["source_segments"] > 0]
+        assert source[:2].tolist() == [VOCABULARY.bos, 1]
+        stripped = {**features, "source": source[2:], "source_segments": np.ones(len(source) - 2)}
+        np.testing.assert_array_equal(reassembled(stripped), tokens)
+        joined = corrupted(decoder, count)[1]
+        used, target = np.flatnonzero(joined["weights"]), features["targets"][features["weights"] > 0]
+        np.testing.assert_array_equal(joined["tokens"][: joined["prefix"]], source)
+        np.testing.assert_array_equal(joined["targets"][used], target)
+    _, features = corrupted(encoder_decoder, encoder_decoder.reads.length)
+    assert features["source_segments"].all() or encoder_decoder.reads.length < 64
 
 
 def test_512_tokens_of_source_need_568_of_text_and_114_of_target():
@@ -113,6 +136,8 @@ def test_too_few_sentinels_are_refused_with_the_number_needed():
 def test_rows_too_short_for_a_span_are_refused():
     with pytest.raises(InputError, match=r"config\.data\.length is 2; expected at least 3: a token, a sentinel"):
         Span(SpanConfig(), VOCABULARY, 2)
+    with pytest.raises(InputError, match=r"is 4; expected at least 5: a token, a sentinel, special tokens and the t"):
+        Span(SpanConfig(), VOCABULARY, 4, "decoder")
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.0}, {"mean_span": 0.5}])

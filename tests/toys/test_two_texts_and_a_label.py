@@ -43,7 +43,7 @@ class Entailment(Objective):
         "label": Field(),
         "weights": Field(dtype="float32"),
     }
-    work = (Work(role="model", length=LENGTH, scored=0),)
+    work = (Work(role="model", length=LENGTH, scored=0, heads=Tree(pair=1)),)
 
     def features(self, row, rng):
         cls, sep = self.vocabulary.require("entails", "cls", "sep")

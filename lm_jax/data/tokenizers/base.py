@@ -142,6 +142,7 @@ class Vocabulary:
       special: mask of ids that are not text, such as control symbols; `Tokenizer` adds its roles and sentinels.
       lengths: UTF-8 bytes of the text of each id; an estimate unless the backend is lossless.
       starts_word: mask of ids that begin a word.
+      texts: UTF-8 text of each id, perhaps a part of a character; b"" for an id without text.
       carries_space: whether the pieces that begin a word include the space before it.
       prefix_space: whether encoding puts a space before every text.
     """
@@ -150,6 +151,7 @@ class Vocabulary:
     special: Bool[np.ndarray, " vocab"]
     lengths: Int[np.ndarray, " vocab"]
     starts_word: Bool[np.ndarray, " vocab"]
+    texts: Sequence[bytes]
     carries_space: bool = False
     prefix_space: bool = False
 
@@ -171,6 +173,7 @@ def vocabulary(
         special=np.zeros(len(pieces), bool) if special is None else special,
         lengths=np.array([*map(len, texts)], np.int32),
         starts_word=begin_words(texts) if starts_word is None else starts_word,
+        texts=texts,
         carries_space=any(len(text) > 1 and text[:1] == b" " for text in texts),
         prefix_space=prefix_space,
     )
@@ -189,6 +192,7 @@ class Tokenizer:
       special: bool [vocab], ids that are not text.
       ordinary: longest run of ids without a special id, [first, last + 1); random tokens are drawn from it.
       starts_word: bool [vocab], ids that begin a word: "▁the", "Ġthe", "the", not "##the"; white space; Chinese.
+      texts: UTF-8 text of each id, perhaps a part of a character, b"" if special; in "wordpiece" without spaces.
       lossless: whether `decode(encode(text)) == text` for any text.
       pieces, lengths, carries_space, prefix_space: see `Vocabulary`.
       backend: splits text into pieces.
@@ -236,6 +240,7 @@ class Tokenizer:
         self.special |= np.array([not piece for piece in self.pieces])
         self.ordinary = _longest_run(~self.special)
         self.starts_word = vocabulary.starts_word | self.special
+        self.texts = [b"" if hidden else text for text, hidden in zip(vocabulary.texts, self.special, strict=True)]
         self.carries_space, self.prefix_space = vocabulary.carries_space, vocabulary.prefix_space
         self.lossless = backend.lossless
         self.fingerprint = fingerprint(kind, content, options)

@@ -48,6 +48,7 @@ def extend(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
         special=grow(tokenizer.special, [False] * len(names)),
         lengths=grow(tokenizer.lengths, [len(name.encode()) for name in names]),
         starts_word=grow(tokenizer.starts_word, [True] * len(names)),
+        texts=[*tokenizer.texts, *(name.encode() for name in names)],
         carries_space=tokenizer.carries_space,
         prefix_space=tokenizer.prefix_space,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.interop.heads import SEQUENCES, bare
-from lm_jax.interop.rules import Rules, dense, norm, optional, same
+from lm_jax.interop.rules import Rules, dense, dense_reversed, norm, optional, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
@@ -73,7 +73,14 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Return the rules that map checkpoint tensors to parameters."""
     rules, top = embedding(config, "bert.embeddings.") + layers(config, "bert.encoder.layer."), "cls.predictions"
     rules += common.masked_head(config, f"{top}.transform.dense", f"{top}.transform.LayerNorm", top)
+    if numbers_next_first(architecture) and config.pair_classes:
+        return rules + dense("pair/pooler", "bert.pooler.dense") + dense_reversed("pair/out", "cls.seq_relationship")
     return rules + pooled(config, architecture, "bert.pooler.dense", "cls.seq_relationship")
+
+
+def numbers_next_first(architecture: str) -> bool:
+    """Whether class 0 of the pair head means that the second sentence follows the first; ours is class 1."""
+    return architecture.startswith("Bert") and not architecture.endswith(SEQUENCES)
 
 
 def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:

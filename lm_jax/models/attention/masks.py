@@ -149,6 +149,8 @@ class Visibility:
       query_offset: index of the first query's own token among the keys.
       self_visible: number of leading queries that always attend to their own token.
       unseen: True where a query must not attend to a key.
+      key_ranks: place of each key in a factorisation order; None: no order.
+      query_ranks: the highest rank of a key that each query attends to.
       targets: target tokens of the last queries, which have no keys: the query stream of `two_stream`.
     """
 
@@ -163,6 +165,8 @@ class Visibility:
     query_offset: Int[Array, ""] | int | Any = 0
     self_visible: int = flax.struct.field(pytree_node=False, default=0)
     unseen: Bool[Array, "batch query key"] | None | Any = None
+    key_ranks: Int[Array, "batch key"] | None | Any = None
+    query_ranks: Int[Array, "batch query"] | None | Any = None
     targets: Int[Array, "batch targets"] | None | Any = None
 
     @property
@@ -207,6 +211,9 @@ class Visibility:
             allowed = same if allowed is None else allowed & same
         if self.unseen is not None:
             visible = ~self.unseen[:, queries, keys]
+            allowed = visible if allowed is None else allowed & visible
+        if self.key_ranks is not None and self.query_ranks is not None:
+            visible = self.key_ranks[:, None, keys] <= self.query_ranks[:, queries, None]
             allowed = visible if allowed is None else allowed & visible
         if self.self_visible and allowed is not None:
             query, key = _positions(None, queries)[:, :, None], _positions(None, keys)[:, None, :]

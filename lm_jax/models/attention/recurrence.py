@@ -26,6 +26,8 @@ def prepend_past(visibility: Visibility, length: int, past: int) -> Visibility:
         key_segments=None if segments is None else pad(segments, 1),
         # Types of earlier tokens are not stored either; 0, as in the released code.
         key_types=None if visibility.key_types is None else pad(visibility.key_types, 0),
+        # The past comes before every token in the factorisation order (Yang et al. 2019, section 2.4).
+        key_ranks=None if visibility.key_ranks is None else pad(visibility.key_ranks, jnp.iinfo(jnp.int32).min),
         unseen=None if visibility.unseen is None else jnp.pad(visibility.unseen, ((0, 0), (0, 0), (past, 0))),
     )
 

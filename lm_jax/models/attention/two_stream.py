@@ -37,7 +37,11 @@ class QueryStream(nn.Module):
 
 
 def append_targets(visibility: Visibility, targets: Int[Array, "batch targets"], length: int) -> Visibility:
-    """Appends a query per target: it attends as its token does, but to that token itself only if `unseen` permits."""
+    """Appends a query per target: it attends as its token does, but to that token itself only if `unseen` permits.
+
+    With ranks, it attends to tokens of a rank below its token's.
+    """
+    ranks = visibility.query_ranks
     positions = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
     return visibility.replace(  # type: ignore[attr-defined]
         targets=targets,
@@ -45,6 +49,7 @@ def append_targets(visibility: Visibility, targets: Int[Array, "batch targets"],
         query_segments=_append_rows(visibility.query_segments, targets),
         query_types=_append_rows(visibility.query_types, targets),
         unseen=_append_rows(visibility.unseen, targets),
+        query_ranks=None if ranks is None else _append_rows(ranks, targets).at[:, length:].add(-1),
     )
 
 

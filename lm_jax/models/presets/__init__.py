@@ -62,6 +62,7 @@ PRESETS: dict[str, Preset] = {
     "gemma": Preset(gemma.gemma, gemma.GEMMA, "arXiv:2403.08295", 256000),
     "gemma2": Preset(gemma.gemma2, gemma.GEMMA2, "arXiv:2408.00118", 256000),
     "gemma3": Preset(gemma.gemma3, gemma.GEMMA3, "arXiv:2503.19786", 262208),
+    "t5_decoder": Preset(t5.t5_decoder, t5.DECODER, "arXiv:2204.05832", 32128),
     # Encoder-decoders.
     "transformer": Preset(transformer.transformer, transformer.SIZES, "arXiv:1706.03762", 37000),
     "t5": Preset(t5.t5, t5.SIZES, "arXiv:1910.10683", 32128),

@@ -1,7 +1,8 @@
 """T5 (Raffel et al. 2020, arXiv:1910.10683) and its relatives: pre-norm encoder-decoders.
 
 Attention adds a bias for each bucket of relative positions. mT5 (Xue et al. 2021, arXiv:2010.11934) is T5 v1.1 with a
-vocabulary for 101 languages; UMT5 (Chung et al. 2023, arXiv:2304.09151) has a bias table in each layer.
+vocabulary for 101 languages; UMT5 (Chung et al. 2023, arXiv:2304.09151) has a bias table in each layer, as
+have the decoders without encoder of Wang et al. (2022, arXiv:2204.05832), which are causal or have a prefix.
 Initialisation: variance 1 / fan-in; queries 1 / (fan-in head_dim), because scores are not scaled (the released code).
 """
 
@@ -11,7 +12,7 @@ import ml_collections
 
 from lm_jax.core.config import lookup
 from lm_jax.models import config as models
-from lm_jax.models.presets.common import Shape, two_stacks
+from lm_jax.models.presets.common import Shape, one_stack, two_stacks
 
 # `depth` counts the layers of each side. Version 1.0: section 3.7 and the released configurations.
 V1_0 = {
@@ -36,6 +37,11 @@ VERSIONS = {"1.0": V1_0, "1.1": SIZES}
 MT5 = {name: dict(shape) for name, shape in SIZES.items()}
 # The released configurations.
 UMT5 = {name: dict(SIZES[name]) for name in ("tiny", "small", "base", "xl", "xxl")}
+# Wang et al. 2022; t5x's decoder_only/models/xxl.gin has the same numbers and states the count of parameters.
+DECODER = {
+    "tiny": dict(depth=2, width=64, heads=2, head_dim=32, mlp=128),
+    "4.8b": dict(depth=24, width=4096, heads=64, head_dim=64, mlp=10240),
+}
 
 
 def t5(size: str = "small", *, version: str = "1.1") -> ml_collections.ConfigDict:
@@ -76,6 +82,21 @@ def mt5(size: str = "small") -> ml_collections.ConfigDict:
 def umt5(size: str = "small") -> ml_collections.ConfigDict:
     """Return UMT5's configuration in one of the `UMT5` sizes."""
     return _encoder_decoder(lookup(UMT5, size, "the size of umt5"), gated=True, shared=False)
+
+
+def t5_decoder(size: str = "4.8b") -> ml_collections.ConfigDict:
+    """Return a T5 v1.1 decoder without encoder in one of the `DECODER` sizes; its readout is tied."""
+    return one_stack(
+        lookup(DECODER, size, "the size of t5_decoder"),
+        norm=models.NormConfig(name="rms", epsilon=1e-6),
+        attention=dict(
+            position="buckets", buckets=models.BucketConfig(shared=False), scale=1.0, bias=False, out_bias=False
+        ),
+        feedforward=dict(activation="gelu_tanh", gated=True, bias=False),
+        embed=dict(positions="none"),
+        readout=models.ReadoutConfig(tied=True, scale=True),
+        init=models.InitConfig(name="fan_in", embed_stddev=1.0),
+    )
 
 
 def _encoder_decoder(shape: Shape, *, gated: bool, shared: bool = True) -> ml_collections.ConfigDict:

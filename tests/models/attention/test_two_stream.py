@@ -58,6 +58,32 @@ def test_a_token_sees_itself_and_what_comes_before_it():
     np.testing.assert_array_equal(dependence(model, params, tokens), ORDER[:, None, :] <= ORDER[:, :, None])
 
 
+def test_ranks_are_the_mask_of_their_factorisation_order():
+    # The second row has four tokens of one rank, which attend to each other and not to the tokens after them.
+    ranks = np.array([[3, 1, 6, 2, 5, 4], [0, 2, 0, 1, 0, 0]])
+    query, key = ranks[:, :, None], ranks[:, None, :]
+    unseen = np.where((ranks == 0)[:, :, None], key > query, key >= query)
+    targets = jnp.array([[4, 2, -1], [1, 3, -1]])
+    model, params = build()
+    blocks, _ = build(stack__block__attention__kernel="blockwise", stack__block__attention__block=4)
+    past = jax.tree.map(lambda leaf: leaf + 0.3, model.empty_past(2, 3))
+
+    @jax.jit
+    def states(params):
+        by_rank, by_pair = {"ranks": jnp.asarray(ranks)}, {"unseen": jnp.asarray(unseen)}
+        call = lambda model, given, cache=None: (
+            model.apply({"params": params}, Inputs(tokens=TOKENS, targets=targets, **given), cache=cache).hidden
+        )
+        alone = call(model, by_pair), call(model, by_rank), call(blocks, by_rank)
+        return *alone, call(model, by_pair, past), call(model, by_rank, past)
+
+    expected, dense, blockwise, expected_after_past, after_past = states(params)
+    np.testing.assert_allclose(dense, expected, atol=1e-6)
+    np.testing.assert_allclose(blockwise, expected, atol=1e-5)
+    np.testing.assert_allclose(after_past, expected_after_past, atol=1e-6)
+    assert jnp.abs(after_past - expected).max() > 0.01
+
+
 def test_future_tokens_do_not_change_the_past_of_a_one_way_model():
     model, params = build(**ONE_WAY)
     expected = np.broadcast_to(np.tril(np.ones((LENGTH, LENGTH), bool)), (2, LENGTH, LENGTH))
@@ -152,6 +178,8 @@ def test_invalid_combinations_are_refused():
     model, params = build(**ONE_WAY)
     with pytest.raises(InputError, match="a cache was given, which stores keys and values only"):
         model.apply({"params": params}, INPUTS, cache=model.empty_cache(2, LENGTH))
+    with pytest.raises(InputError, match="inputs.ranks.* need all tokens in one call"):
+        model.apply({"params": params}, Inputs(tokens=TOKENS, ranks=TOKENS), cache=model.empty_cache(2, LENGTH))
 
 
 def test_initialisation_without_targets_creates_the_query_stream():
