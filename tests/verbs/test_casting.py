@@ -238,5 +238,7 @@ def test_both_roles_compute_the_logits_and_losses_of_the_reference(tmp_path):
         chosen = np.take_along_axis(labels, at, 1)
         weights, uniforms = jnp.float32(chosen >= 0), jnp.full((*at.shape, 2), 0.5)
         answers = jnp.asarray(chosen.clip(0))
-        total, _, _ = sampled_token_loss(models["generator"], gather(hidden, at), answers, weights, uniforms)
+        total, _, _ = sampled_token_loss(
+            models["generator"], gather(hidden, jnp.asarray(at)), answers, weights, uniforms
+        )
         assert abs(total.total / total.weight - outputs["loss"]) <= tolerances["loss_abs"]
