@@ -1,8 +1,9 @@
 """Tokens per second of the input pipeline on one core, and tokenising compared with sentencepiece alone.
 
-`python -m benchmarks.data [path=FILE] [field=NAME] [length=128] [batch=64] [seconds=3]`. One thread builds the batches;
-each position of a row counts as a token, as in a run's log. Rates are per CPU second, fair on a shared machine, and
-per wall second. The unigram tokenizer of 8,192 pieces is trained on the text (without a path: Python's documentation).
+`python -m benchmarks.data [path=FILE] [field=NAME] [length=128] [batch=64] [seconds=3] [recipes=gpt:tiny,...]` measures
+the objective and the rows of every recipe's `tiny`, and translation. One thread builds the batches; each position of a
+row counts as a token, as in a run's log. Rates are per CPU second, fair on a shared machine, and per wall second. The
+unigram tokenizer of 8,192 pieces is trained on the text (without a path: Python's documentation).
 """
 
 from __future__ import annotations
@@ -13,53 +14,40 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # Limits the libraries below to one core.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-from benchmarks.worker import vocabulary
-from lm_jax.data import pipeline, plans, store, texts
+from lm_jax import experiment, flags
+from lm_jax.data import phrases, pipeline, store, texts
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.parts import split
-from lm_jax.data.rows import Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
-from lm_jax.objectives.base import Objective, Vocabulary
-from lm_jax.objectives.causal import Causal, CausalConfig
-from lm_jax.objectives.masked import Masked, MaskedConfig
-from lm_jax.objectives.span import Span, SpanConfig
 
 PIECES, SENTINELS = 8192, 100
 
 
-def objectives(length: int) -> dict[str, Objective]:
-    """Return the objectives to measure, by name."""
-    plain = vocabulary(PIECES)
-    first = PIECES - SENTINELS
-    spans = Vocabulary(
-        **{**vars(plain), "sentinels": tuple(range(first, PIECES)), "ordinary": (plain.ordinary[0], first)}
-    )
-    return {
-        "packed causal": Causal(CausalConfig(), plain, length),
-        "masked pairs": Masked(MaskedConfig(), plain, length),
-        "masked packed": Masked(MaskedConfig(next_sentence=False), plain, length),
-        "masked consecutive": Masked(MaskedConfig(next_sentence=False, sentence_order=True), plain, length),
-        "masked sentences": Masked(MaskedConfig(next_sentence=False, full_sentences=True), plain, length),
-        "span": Span(SpanConfig(), spans, length),
-    }
+def recipes() -> list[str]:
+    """Return the recipes to measure."""
+    variants = {file.stem: flags.about_recipe(file)[1] for file in sorted(flags.recipe_folder().glob("*.py"))}
+    return [*(f"{name}:tiny" for name in variants if "tiny" in variants[name]), "transformer:captions"]
 
 
-def batches(tokens: store.Store, objective: Objective, length: int, batch: int, seconds: float) -> dict[str, Any]:
-    """Measure how fast the batches of a run are built."""
-    plan = plans.make(Request(tokens=tokens, config=RowsConfig(), split="train", reads=objective.reads, validation=0.1))
+def batches(recipe: str, settings: list[str], length: int, batch: int, seconds: float) -> dict[str, Any]:
+    """Measure how fast the batches of a recipe with other `settings` are built."""
+    config, _ = flags.configure(flags.load_recipe(recipe), settings)
+    exp = experiment.prepare(experiment.parse(config))
+    rows, objective = exp.feed.rows("train"), exp.objective
 
     def work(step: int) -> int:
-        pipeline.batch_at(plan, objective.features, step, seed=0, batch=batch)
+        pipeline.batch_at(rows, objective.features, step, seed=0, batch=batch)
         return batch * length
 
-    return rate(work, seconds)
+    return {"objective": exp.config.objective.name, "rows": objective.reads.plan, "tokens": rate(work, seconds)}
 
 
 def rate(work: Callable[[int], int], seconds: float) -> dict[str, Any]:
@@ -103,18 +91,39 @@ def tokenising(tokens: store.Store, documents: list[str], seconds: float) -> dic
     }
 
 
+def files(folder: Path, source: SourceConfig) -> dict[str, list[str]]:
+    """Write the texts of recipes that read columns; return their settings by recipe."""
+    lines = folder / "lines.txt"
+    documents = texts.prepare(folder, source, CleanConfig())
+    lines.write_text("\n".join(line for text in documents for line in text.split("\n") if line.strip()))
+    (folder / "paragraphs.txt").write_text(lines.read_text().replace("\n", "\n\n"))
+    phrases.main([str(folder / "paragraphs.txt"), str(folder / "phrases.jsonl")])
+    columns = "--config.data.columns"
+    return {
+        "ernie:tiny": [f"--config.data.path={folder / 'phrases.jsonl'}", "--config.data.field=text"],
+        "transformer:captions": [f"{columns}.{name}.path={lines}" for name in ("source", "target")],
+    }
+
+
 def main() -> None:
-    """Print one JSON line for each kind of row, and one for tokenising."""
+    """Print one JSON line for each recipe, and one for tokenising."""
     args = dict(word.split("=", 1) for word in sys.argv[1:])
     length, batch, seconds = int(args.get("length", 128)), int(args.get("batch", 64)), float(args.get("seconds", 3))
     source = SourceConfig(path=args.get("path", SourceConfig.path), field=args.get("field", SourceConfig.field))
-    settings = TokenizerConfig(vocab=PIECES, sentinels=SENTINELS)
-    with tempfile.TemporaryDirectory() as folder:
-        root = args.get("store", folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root = args.get("store", name)
+        settings = TokenizerConfig(vocab=PIECES, sentinels=SENTINELS)
         tokens = store.prepare(root, source, CleanConfig(), settings, workers=0)
-        for name, objective in objectives(length).items():
-            measured = batches(tokens, objective, length, batch, seconds)
-            print(json.dumps({"rows": name, "length": length, "batch": batch, "tokens": measured}), flush=True)
+        common = [
+            *(f"--config.data.path={source.path}", f"--config.data.field={source.field}"),
+            *(f"--config.data.length={length}", f"--config.data.batch={batch}", f"--config.data.store={root}"),
+            f"--config.data.tokenizer.path={tokens.directory / 'tokenizer'}",
+        ]
+        columns = files(folder, source)
+        for recipe in args["recipes"].split(",") if "recipes" in args else recipes():
+            measured = batches(recipe, [*common, *columns.get(recipe, ())], length, batch, seconds)
+            print(json.dumps({"recipe": recipe, "length": length, "batch": batch, **measured}), flush=True)
         cleaned = texts.prepare(root, source, CleanConfig())
         documents, size = [], 0
         for text in cleaned:
