@@ -65,7 +65,10 @@ def _name(others: Collection[str]) -> str:
     """Returns the first objective that has these roles beside its product."""
     known = set()
     for name in OBJECTIVES:
-        roles = objectives.roles(ObjectiveConfig(name=name))
+        try:
+            roles = objectives.roles(ObjectiveConfig(name=name))
+        except InputError:
+            continue  # A mixture has no roles until its parts are named.
         beside = sorted(set(roles) - {product(roles)})
         if beside == sorted(others):
             return name
