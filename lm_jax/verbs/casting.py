@@ -64,7 +64,8 @@ def _checkpoints(actors: Mapping[str, Actor]) -> dict[str, Checkpoint]:
 def _name(others: Collection[str]) -> str:
     """Returns the first objective that has these roles beside its product."""
     known = set()
-    for name in OBJECTIVES:
+    # A mixture has the roles of its parts.
+    for name in sorted(OBJECTIVES.keys() - {"mixture"}):
         roles = objectives.roles(ObjectiveConfig(name=name))
         beside = sorted(set(roles) - {product(roles)})
         if beside == sorted(others):
