@@ -22,8 +22,6 @@ Features = Callable[[Row, np.random.Generator], Mapping[str, Any]]
 
 # Name in a batch of the keys of random numbers on the device: uint32 [rows, 2], zeros for padding rows.
 KEYS = "row_keys"
-# Name in a row of its seed and its number, uint64 [2], for choices that are the same in every epoch.
-ROW = "row"
 
 # Grain needs a length; no run takes this many steps.
 _ENDLESS = 1 << 48
@@ -119,7 +117,7 @@ def ordered(
 
 def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> Mapping[str, Any]:
     rng = order.generator(seed, epoch, index)
-    return features({**rows.row(index, epoch, rng), ROW: np.array([seed, index], np.uint64)}, rng)
+    return features(rows.row(index, epoch, rng), rng)
 
 
 def _keyed(examples: Sequence[Mapping[str, Any]], keys: UInt32[np.ndarray, "rows 2"]) -> Batch:

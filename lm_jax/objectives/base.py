@@ -233,10 +233,7 @@ class Objective(Protocol):
         return cls.roles
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Corrupts one row on the host, and pads it to fixed shapes.
-
-        `row` holds what `reads` asks for; in a batch also `pipeline.ROW`, the row's seed and number.
-        """
+        """Corrupts one row on the host, which holds what `reads` asks for, and pads it to fixed shapes."""
         ...
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:

@@ -40,6 +40,11 @@ def compile_ahead(step: Callable[..., Any], *arguments: Any) -> concurrent.futur
 
     Later calls of the function with such arguments reuse the program. The compiler releases the interpreter lock.
     """
+    # While one of these is imported, etils replaces `__import__` in all threads, and an import that tracing makes would
+    # return one of etils's placeholders.
+    import grain  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+
     executor = concurrent.futures.ThreadPoolExecutor(1, "compilation")
     future = executor.submit(_compile, step, arguments)
     executor.shutdown(wait=False)

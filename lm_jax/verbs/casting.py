@@ -64,11 +64,9 @@ def _checkpoints(actors: Mapping[str, Actor]) -> dict[str, Checkpoint]:
 def _name(others: Collection[str]) -> str:
     """Returns the first objective that has these roles beside its product."""
     known = set()
-    for name in OBJECTIVES:
-        try:
-            roles = objectives.roles(ObjectiveConfig(name=name))
-        except InputError:
-            continue  # A mixture has no roles until its parts are named.
+    # A mixture has the roles of its parts.
+    for name in sorted(OBJECTIVES.keys() - {"mixture"}):
+        roles = objectives.roles(ObjectiveConfig(name=name))
         beside = sorted(set(roles) - {product(roles)})
         if beside == sorted(others):
             return name

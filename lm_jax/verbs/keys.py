@@ -21,10 +21,13 @@ def keys(recipe: Any) -> list[str]:
     Args:
       recipe: the result of `get_config`, or a saved `config.json`.
     """
-    model = recipe.get("model") or {}
-    kind = _table("lm_jax.models.config", "KINDS").get(model.get("kind", "decoder"), "TransformerConfig")
-    paths = [f"config.{key}" for key in _fields("lm_jax.experiment", "ExperimentConfig", recipe) if key != "model"]
-    paths += [f"config.model.{key}" for key in _fields("lm_jax.models.config", kind, model)]
+    others = recipe.get("models") or {}
+    models = {"config.model": recipe.get("model") or {}, **{f"config.models.{role}": others[role] for role in others}}
+    names = {"model"} | ({"models"} if others else set())
+    paths = [f"config.{key}" for key in _fields("lm_jax.experiment", "ExperimentConfig", recipe) if key not in names]
+    for tree, model in models.items():
+        kind = _table("lm_jax.models.config", "KINDS").get(model.get("kind", "decoder"), "TransformerConfig")
+        paths += [f"{tree}.{key}" for key in _fields("lm_jax.models.config", kind, model)]
     for tree, entry in _table("lm_jax.experiment.config", "ENTRIES").items():
         entries = functools.reduce(lambda value, name: (value or {}).get(name), tree.split(".")[1:], recipe) or {}
         for name in entries:
