@@ -50,7 +50,7 @@ def run(request: Request) -> int:
     else:
         report.say(f"step {step} of {request.workdir} on {data.name}, {len(rows):,} validation rows")
         for name, value in values.items():
-            report.say(f"  {name:<24}{value:.4f}")
+            report.say(f"  {name:<28}{value:.4f}")
     if request.output:
         atomic.write_json(Path(request.output), result)
     return 0
