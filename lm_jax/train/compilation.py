@@ -36,31 +36,29 @@ class Compilation:
 
 
 def compile_ahead(step: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Compilation]:
-    """Compiles a function from `Layout.jit` for trees of `jax.ShapeDtypeStruct` with shardings, in a new thread.
+    """Traces a function from `Layout.jit` for trees of `jax.ShapeDtypeStruct`, and compiles it in a new thread.
 
     Later calls of the function with such arguments reuse the program. The compiler releases the interpreter lock.
     """
-    # While one of these is imported, etils replaces `__import__` in all threads, and an import that tracing makes would
-    # return one of etils's placeholders.
-    import grain  # noqa: F401
-    import orbax.checkpoint  # noqa: F401
-
+    # Traced in this thread: grain and Orbax are imported later, and while they are, etils replaces `__import__` in all
+    # threads, so that an import made by tracing would return a placeholder.
+    begin = time.perf_counter()
+    lowered = step.lower(*arguments)  # type: ignore[attr-defined]
+    tracing_s = time.perf_counter() - begin
     executor = concurrent.futures.ThreadPoolExecutor(1, "compilation")
-    future = executor.submit(_compile, step, arguments)
+    future = executor.submit(_compile, lowered, tracing_s)
     executor.shutdown(wait=False)
     return future
 
 
-def _compile(step: Any, arguments: tuple[Any, ...]) -> Compilation:
+def _compile(lowered: Any, tracing_s: float) -> Compilation:
     events, thread = _events(), threading.get_ident()
     before = {event: events[thread, event] for event in (HIT, MISS)}
     begin = time.perf_counter()
-    lowered = step.lower(*arguments)
-    traced = time.perf_counter()
     lowered.compile()
-    end = time.perf_counter()
+    compiling_s = time.perf_counter() - begin
     hit, miss = (events[thread, event] > before[event] for event in (HIT, MISS))
-    return Compilation(tracing_s=traced - begin, compiling_s=end - traced, cached=hit if hit or miss else None)
+    return Compilation(tracing_s=tracing_s, compiling_s=compiling_s, cached=hit if hit or miss else None)
 
 
 @functools.cache
