@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, Tree, setting
 from lm_jax.data.rows import Reads
+from lm_jax.models.config import ModelConfig
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
@@ -182,6 +183,15 @@ class Masked(Objective):
         """The setting that the loss reads, besides the sentence-level task, which a batch shows by its features."""
         return self.config.boundary
 
+    def check(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Raises InputError if a model's span-boundary head is not for spans of the length `boundary`."""
+        for model in configs.values():
+            rows = getattr(model, "boundary", 0)
+            if self.config.boundary and rows != self.config.boundary:
+                raise InputError(
+                    f"{KEY}.boundary is {self.config.boundary}, but config.model.boundary is {rows}; use one value"
+                )
+
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens` (corrupted), `types`, `segments` of `length`; `positions`, `labels`, `weights` of `predictions`.
 
@@ -303,11 +313,6 @@ class Masked(Objective):
 
     def _boundary_loss(self, model: Bound, hidden: jax.Array, batch: Batch) -> tuple[Any, Any]:
         """The span-boundary objective (Joshi et al. 2020, section 3.2, eq. 2)."""
-        rows = getattr(model.module.config, "boundary", 0)
-        if rows != self.config.boundary:
-            raise InputError(
-                f"{KEY}.boundary is {self.config.boundary}, but config.model.boundary is {rows}; set both to the same"
-            )
         before, after = gather(hidden, batch["before"]), gather(hidden, batch["after"])
         states = model.boundary_states(before, after, batch["distances"])
         return token_loss(model, states, batch["labels"], batch["boundary_weights"], readout=model.table_logits)

@@ -31,13 +31,14 @@ from lm_jax.objectives.base import (
     padded,
     per_weight,
 )
+from lm_jax.objectives.choose import ChooseConfig, lengths
 from lm_jax.objectives.cross_entropy import token_loss
 from lm_jax.objectives.roles import Role
 
 # The types of A and B are 0 and 1, as in the released code.
 CLS_TYPE = 2
-# Weights of the span lengths 1, 2, ...: section 3.1 draws a length; the released code draws short ones more often.
-LENGTHS = {"uniform": np.ones_like, "inverse": np.reciprocal}
+# Distributions of span lengths in `choose`: section 3.1 draws a length; the released code draws short ones more often.
+LENGTHS = {"uniform": "uniform", "inverse": "harmonic"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,8 +218,8 @@ class Permutation(Objective):
     @functools.cached_property
     def _cumulative(self) -> Float[np.ndarray, " lengths"]:
         """The probability of each span length or a shorter one."""
-        shares = LENGTHS[self.config.lengths](np.arange(1.0, self.config.longest + 1))
-        cumulative = np.cumsum(shares / shares.sum())
+        settings = ChooseConfig(run=LENGTHS[self.config.lengths], longest=self.config.longest)
+        cumulative = np.cumsum(lengths(settings))
         # Rounding must not leave a gap below 1.
         cumulative[-1] = 1.0
         return cumulative

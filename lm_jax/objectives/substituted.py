@@ -93,6 +93,7 @@ class Substituted(Replacing):
     @property
     def work(self) -> tuple[Work, ...]:
         """Both models read the row; the generator scores the masked positions, and all of them without a gradient."""
+        # A readout without a gradient takes a third of the operations.
         scored = self.masked.predictions + round(self.length / 3)
         return (
             Work(role="generator", length=self.length, scored=scored),

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lm_jax.core.config import InputError
+from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
 from lm_jax.objectives.base import (
@@ -132,6 +134,16 @@ class SourceTarget(TeacherForced):
             size = self.target_length
             return (Work(role="model", length=size, scored=size, source=self.length),)
         return (Work(role="model", length=self.length, scored=self.length),)
+
+    def check(self, configs: Mapping[str, ModelConfig]) -> None:
+        """Raises InputError if a target is longer than the learned positions of a decoder."""
+        for model in configs.values():
+            most, longest = model.embed.max_length, self.spec["tokens"].shape[0]
+            if model.embed.positions == "learned" and longest > most:
+                raise InputError(
+                    f"targets have up to {longest} tokens, but config.model.embed.max_length is {most}; shorten the "
+                    "targets, such as by config.data.length, or raise it"
+                )
 
     def fits(self, source: int, target: int) -> bool:
         """Whether a source and a target of these lengths, special tokens included, fit a row."""

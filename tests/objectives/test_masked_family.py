@@ -207,12 +207,11 @@ def test_the_loss_is_that_of_the_papers_equations(combined):
 
 def test_the_model_and_the_objective_predict_equally_long_spans(combined):
     other = Masked(dataclasses.replace(COMBINED, boundary=5), WORDS, 24)
+    configs = {"model": combined.models.models["model"].module.config}
 
-    def loss(params, batch):
-        return other.loss(combined.models.bind(params), Part(batch=batch, weights=other.weights(batch))).total
-
+    combined.objective.check(configs)
     with pytest.raises(InputError, match=r"masked\.boundary is 5, but config\.model\.boundary is 3"):
-        jax.eval_shape(loss, combined.models.shapes, dict(combined.batch))
+        other.check(configs)
 
 
 def test_rows_have_one_form():

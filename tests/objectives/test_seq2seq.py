@@ -160,3 +160,9 @@ def test_the_loss_and_its_gradient_are_those_of_torch():
     assert float(total) == pytest.approx(stored["loss"], abs=1.2e-5)
     assert means(metrics)["likelihood_loss"] == pytest.approx(stored["loss_no_smoothing"], abs=1.2e-5)
     np.testing.assert_allclose(gradients["token"]["embedding"], stored["grad/embed.weight"], atol=1e-5)
+
+
+def test_targets_longer_than_the_learned_positions_of_the_decoder_are_refused():
+    config = tiny.config("bart", over={"embed.max_length": 16})
+    with pytest.raises(InputError, match="targets have up to 17 tokens, but config.model.embed.max_length is 16"):
+        Seq2Seq(Seq2SeqConfig(target_length=17), tiny.VOCABULARY, 16).check({"model": config})
