@@ -27,7 +27,7 @@ def objective() -> dict:
         name="masked",
         masked=dict(
             rate=0.15,  # the released code
-            choose=dict(unit="word", run="harmonic", longest=3),  # section 4.1; words: the released code
+            choose=dict(unit="word", run="harmonic", longest=3),  # section 4.1
             next_sentence=False,
             sentence_order=True,  # section 3.1
         ),
@@ -46,7 +46,7 @@ def tiny() -> ml_collections.ConfigDict:
 
 
 def published(size: str) -> ml_collections.ConfigDict:
-    """Train a published size with the settings of section 4.1, but AdamW; no dropout, as version 2 (section 4.9)."""
+    """Train a published size with the settings of section 4.1, but AdamW; no dropout, as version 2 (section 4.8)."""
     config = ml_collections.ConfigDict()
     config.objective = objective()
     config.model = bert.albert(size)  # table 1

@@ -54,7 +54,7 @@ def published(
     config.models = dict(generator=bert.electra_generator(size))  # "generator size"
     config.model.dtype = config.models.generator.dtype = "bfloat16"
     config.data = dict(
-        length=length,  # the released code: 128 for small, 512 for the other sizes
+        length=length,  # section 3.3: 128 for small, 512 for BERT's sizes
         batch=batch,
         validation=0.005,
         tokenizer=dict(kind="unigram", vocab=30592),  # 30,522 in the release, rounded up to a multiple of 128

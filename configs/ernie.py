@@ -51,7 +51,7 @@ def tiny() -> ml_collections.ConfigDict:
 
 
 def stage(field: str) -> ml_collections.ConfigDict:
-    """Train one stage of section 3.2 at the size of section 4; the paper gives no settings of training: BERT's."""
+    """Train one stage of section 3.2 at the size of section 4; training, not described, is that of bert:base."""
     config = ml_collections.ConfigDict()
     config.objective = objective()
     config.model = bert.bert("base")  # section 4: 12 layers, 768 hidden units, 12 heads

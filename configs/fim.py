@@ -32,19 +32,21 @@ def tiny() -> ml_collections.ConfigDict:
 
 
 def published(size: str, batch: int, learning_rate: float) -> ml_collections.ConfigDict:
-    """Train a size of GPT-3, whose architecture the paper's models have, except for its relative attention."""
+    """Train a size of GPT-3; the paper's models have relative attention besides."""
     config = ml_collections.ConfigDict()
     # Joint training of both orders (section 3.1); rates up to 0.9 cost nothing from left to right (section 4.2).
     config.objective = dict(name="causal", causal=dict(middle=dict(rate=0.5, suffix_first=0.5)))
     config.model = gpt.gpt3(size)
+    config.model.readout.tied = False  # appendix A
     config.model.dtype = "bfloat16"
     config.model.stack.remat = "full"
     # With the markers, 50,304 ids: GPT-2's 50,257 rounded up to a multiple of 128.
     config.data = dict(
         length=2048, batch=batch, validation=0.001, tokenizer=dict(kind="bpe", vocab=50_301, add=MARKERS)
     )
-    # Brown et al. 2020 (arXiv:2005.14165), appendix B: cosine decay to a tenth.
-    config.optimizer = dict(learning_rate=learning_rate, schedule=dict(name="cosine", warmup=375, final=0.1))
+    # Brown et al. 2020 (arXiv:2005.14165), appendix B: warmup over 375 million tokens, cosine decay to a tenth.
+    schedule = dict(name="cosine", warmup=375_000_000 // (batch * 2048), final=0.1)
+    config.optimizer = dict(learning_rate=learning_rate, schedule=schedule)
     config.train = dict(steps=100_000_000_000 // (batch * 2048))  # 100 billion tokens
     config.update(mesh=dict(data=1, fsdp=-1), evaluate=dict(every=1000, batches=50), checkpoint=dict(every=1000))
     return config
@@ -52,9 +54,8 @@ def published(size: str, batch: int, learning_rate: float) -> ml_collections.Con
 
 VARIANTS = {
     "tiny": tiny,
-    # Batches and learning rates: Brown et al. 2020, table 2.1.
+    # Batches and learning rates: table 3 (appendix A); those of its three largest models are twice GPT-3's.
     "125m": lambda: published("125m", batch=256, learning_rate=6e-4),
-    "1.3b": lambda: published("1.3b", batch=512, learning_rate=2e-4),
-    # The paper's 6.9B: batches of 2 million tokens, and twice GPT-3's learning rate.
+    "1.3b": lambda: published("1.3b", batch=512, learning_rate=4e-4),
     "6.7b": lambda: published("6.7b", batch=1024, learning_rate=2.4e-4),
 }

@@ -39,7 +39,7 @@ def wang() -> ml_collections.ConfigDict:
     config.model.stack.block.attention.mask = "prefix"
     config.model.dtype = "bfloat16"
     config.model.stack.remat = "full"
-    # Their released configurations: rows of 626 tokens, T5's 512 tokens of source and 114 of target.
+    # Section 3.2: rows of 626 tokens, T5's 512 tokens of source and 114 of target.
     config.data = dict(length=626, batch=2048, validation=0.001, tokenizer=dict(kind="unigram", vocab=32_128))
     # Adafactor with the schedule of Raffel et al., section 3.1.2; the linear warmup to 0.01 is ours, and so is the
     # loss without their term for the size of the logits.

@@ -11,6 +11,8 @@ import ml_collections
 
 from lm_jax.models.presets import bert
 
+BOUNDARY = 15  # the command of the released code
+
 
 def get_config(variant: str = "tiny") -> ml_collections.ConfigDict:
     """Return the recipe of a variant."""
@@ -25,7 +27,7 @@ def objective() -> dict:
             rate=0.15,  # section 3.1
             together=True,  # section 3.1: "at the span level"
             choose=dict(unit="word", run="geometric", stop=0.2, longest=10),  # section 3.1
-            boundary=20,  # the released code
+            boundary=BOUNDARY,
             next_sentence=False,  # section 3.3
         ),
     )
@@ -36,7 +38,7 @@ def tiny() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.objective = objective()
     config.model = bert.bert("tiny")
-    config.model.update(pair_classes=0, boundary=20, boundary_width=32)
+    config.model.update(pair_classes=0, boundary=BOUNDARY, boundary_width=32)
     # A small model on little text underfits: dropout would only slow it down.
     config.model.embed.dropout = 0.0
     config.model.stack.block.update(dropout=0.0, attention=dict(dropout=0.0))
@@ -51,7 +53,7 @@ def published(size: str) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.objective = objective()
     config.model = bert.bert(size)  # section 4.2
-    config.model.update(pair_classes=0, boundary=20, boundary_width=200)  # the released code
+    config.model.update(pair_classes=0, boundary=BOUNDARY, boundary_width=200)  # section 4.2
     config.model.dtype = "bfloat16"
     config.data = dict(
         length=512,  # section 3.3

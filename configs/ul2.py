@@ -23,7 +23,7 @@ PARTS = dict(
     x64=dict(name="span", span=dict(mode="[NLG]", rate=0.15, mean_span=64.0)),
     x64half=dict(name="span", span=dict(mode="[NLG]", rate=0.5, mean_span=64.0)),
 )
-# Section 3.1.2: all seven in equal shares, which is the default weight.
+# Section 3.1.2: all seven in about equal shares, which is the default.
 OBJECTIVE = dict(name="mixture", mixture=dict(parts=PARTS))
 
 
@@ -55,11 +55,11 @@ def published(model: ml_collections.ConfigDict, length: int, batch: int, steps: 
         length=length,
         batch=batch,
         validation=0.005,
-        # T5's vocabulary (section 4.1), with enough sentinels for the denoiser of half the text in spans of three.
+        # T5's vocabulary (section 4), with enough sentinels for the denoiser of half the text in spans of three.
         tokenizer=dict(kind="unigram", vocab=32_128, sentinels=128, add=MODES),
     )
     config.optimizer = dict(
-        name="adafactor",  # section 4.1
+        name="adafactor",  # section 4
         learning_rate=0.01,  # T5, section 3.1.2: 1 / sqrt(10,000) for 10,000 steps, then 1 / sqrt(step)
         schedule=dict(name="rsqrt", warmup=10_000),  # ours: a linear warmup to 0.01
         clip=0.0,
@@ -70,7 +70,7 @@ def published(model: ml_collections.ConfigDict, length: int, batch: int, steps: 
 
 
 def encoder_decoder(size: str) -> ml_collections.ConfigDict:
-    """Return T5 1.1 with SwiGLU (section 4.1)."""
+    """Return T5 1.1 with SwiGLU (section 4); the sizes are those of T5 1.1."""
     model = t5.t5(size)
     for side in (model.encoder, model.decoder):
         side.block.feedforward.activation = "silu"
@@ -101,7 +101,7 @@ def decoder() -> ml_collections.ConfigDict:
 
 VARIANTS = {
     "tiny": tiny,
-    # Section 4.1: 512 tokens in and 512 out, batches of 128, 500,000 steps.
+    # Section 4: 512 tokens in and 512 out, batches of 128, 500,000 steps.
     "base": lambda: published(encoder_decoder("base"), length=512, batch=128, steps=500_000),
     "decoder": lambda: published(decoder(), length=1024, batch=128, steps=500_000),
     # Section 5.1: batches of 1,024, one trillion tokens.

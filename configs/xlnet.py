@@ -52,7 +52,7 @@ def published(size: str) -> ml_collections.ConfigDict:
         length=512,  # table 7
         batch=8192,  # table 7
         validation=0.005,
-        rows=dict(short=0.0, random=0.5),  # section 3.1: always the full length; section 2.5
+        rows=dict(short=0.0, random=0.5),  # section 3.1: always the full length; section 2.5, as BERT
         tokenizer=dict(kind="unigram", vocab=32_000),  # section 3.1: SentencePiece; 32,000 in the release
     )
     config.optimizer = dict(

@@ -7,6 +7,7 @@ no release of a library changes it.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt32, UInt64
@@ -95,6 +96,16 @@ def _scramble(values: UInt64[np.ndarray, " n"], key: int) -> UInt64[np.ndarray, 
     return values ^ (values >> np.uint64(31))
 
 
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Gives a key to Philox, which with the argument `key` also asks the system for a seed that it does not use."""
+
+    def __init__(self, key: UInt64[np.ndarray, 2]):
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:  # noqa: D102 - numpy's.
+        return self._key
+
+
 def generator(seed: int, epoch: int, row: int) -> np.random.Generator:
     """Return the random generator of a row in an epoch (Philox, a counter-based generator; Salmon et al. 2011)."""
-    return np.random.Generator(np.random.Philox(key=np.array([key(seed, epoch), row], np.uint64)))
+    return np.random.Generator(np.random.Philox(_Key(np.array([key(seed, epoch), row], np.uint64))))

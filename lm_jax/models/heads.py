@@ -87,7 +87,7 @@ class Readout(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Pooler and classifier of sentence pairs on the first token (Devlin et al. 2019, section 3.1)."""
+    """Pooler, as in the released code, and classifier of sentence pairs on the first token (Devlin et al. 2019, 3.1)."""
 
     classes: int
     init_config: InitConfig
@@ -128,7 +128,7 @@ class DetectionHead(nn.Module):
 
 
 class BoundaryHead(nn.Module):
-    """What the boundaries of a span tell about its tokens (Joshi et al. 2020, arXiv:1907.10529, section 3.2, eq. 1).
+    """What the boundaries of a span tell about its tokens (Joshi et al. 2020, arXiv:1907.10529, section 3.2).
 
     h0 = [x before the span; x after it; position in the span], h1 = norm(gelu(W1 h0)), h2 = norm(gelu(W2 h1)). The
     readout gives the logits of h2, which has the width of the token table. W1 is stored in three parts.

@@ -278,14 +278,14 @@ def row_keys(batch: Batch) -> Key[Array, " rows"]:
 
 def padded(values: np.ndarray, length: int, fill: int = 0) -> np.ndarray:
     """`values` as int32, padded to `length` with `fill`."""
-    row = np.full(length, fill, np.int32)
-    row[: len(values)] = values
+    row = np.empty(length, np.int32)
+    row[: len(values)], row[len(values) :] = values, fill
     return row
 
 
-def counted(count: int, length: int) -> np.ndarray:
-    """float32 weights of a padded row: `count` ones, then zeros up to `length`."""
-    weights = np.zeros(length, np.float32)
+def counted(count: int, length: int, dtype: type = np.float32) -> np.ndarray:
+    """Weights of a padded row: `count` ones, then zeros up to `length`."""
+    weights = np.zeros(length, dtype)
     weights[:count] = 1
     return weights
 
@@ -296,6 +296,17 @@ def runs(starts: Int[np.ndarray, " runs"], lengths: Int[np.ndarray, " runs"], co
     index = (starts - stops + lengths).repeat(lengths)
     inside[index + np.arange(len(index))] = True
     return inside
+
+
+def enclosed(
+    before: Sequence[int], tokens: Int[np.ndarray, " tokens"], after: Sequence[int]
+) -> Int[np.ndarray, " enclosed"]:
+    """`tokens` between special ids, as int32."""
+    result = np.empty(len(before) + len(tokens) + len(after), np.int32)
+    result[: len(before)] = before
+    result[len(before) : len(before) + len(tokens)] = tokens
+    result[len(before) + len(tokens) :] = after
+    return result
 
 
 def inserted(

@@ -57,9 +57,9 @@ class Runs(NamedTuple):
     @property
     def positions(self) -> Int[np.ndarray, " tokens"]:
         """The positions of the tokens of all runs, ascending."""
-        # In Python: for a few runs, numpy's calls take longer than their work.
-        bounds = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
-        return np.array([position for start, stop in bounds for position in range(start, stop)], np.int64)
+        sizes = self.stops - self.starts
+        ends = sizes.cumsum()
+        return (self.stops - ends).repeat(sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
 # Whether each token begins a unit, from a row's tokens and spans; None: every token does.
@@ -126,7 +126,7 @@ def units(candidates: Bool[np.ndarray, " length"], begins: Bool[np.ndarray, " le
       [1 3] [3 4]
     """
     if begins is None:
-        starts = np.flatnonzero(candidates)
+        starts = candidates.nonzero()[0]
         return Runs(starts, starts + 1)
     # Whether each token continues the unit of the token before it.
     inside = candidates & ~begins
@@ -134,7 +134,7 @@ def units(candidates: Bool[np.ndarray, " length"], begins: Bool[np.ndarray, " le
     inside[:1] = False
     last = candidates.copy()
     last[:-1] &= ~inside[1:]
-    return Runs(np.flatnonzero(candidates & ~inside), np.flatnonzero(last) + 1)
+    return Runs((candidates & ~inside).nonzero()[0], last.nonzero()[0] + 1)
 
 
 def choose(units: Runs, most: int, counts: Iterable[int], order: Int[np.ndarray, " units"]) -> Runs:
@@ -170,7 +170,7 @@ def choose(units: Runs, most: int, counts: Iterable[int], order: Int[np.ndarray,
             if not most:
                 break
     runs.sort()
-    return Runs(*(np.array([run[side] for run in runs], np.int64) for side in (0, 1)))
+    return Runs(*np.array(runs, np.int64).reshape(-1, 2).T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,8 +226,9 @@ class Chooser:
         if not len(self._cumulative):
             if begins is None:
                 # The result of `choose` where every unit fits.
-                starts = np.sort(row.starts[order[:most]])
+                starts = row.starts[order[:most]]
+                starts.sort()
                 return Runs(starts, starts + 1)
             return choose(row, most, itertools.repeat(1), order)
-        counts = 1 + np.searchsorted(self._cumulative, rng.random(len(order)), "right")
+        counts = 1 + self._cumulative.searchsorted(rng.random(len(order)), "right")
         return choose(row, most, counts.tolist(), order)

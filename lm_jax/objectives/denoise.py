@@ -12,16 +12,16 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.data.rows import Reads
-from lm_jax.objectives.base import Vocabulary, inserted, runs
+from lm_jax.objectives.base import Vocabulary, enclosed, inserted, runs
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.teacher_forcing import SourceTarget, enclosed, opening_ids
+from lm_jax.objectives.teacher_forcing import SourceTarget, opening_ids
 
 KEY = "config.objective.denoise"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoiseConfig:
-    """Settings of the noise; the defaults are those of the released models (section 5.1).
+    """Settings of the noise; the defaults are those of the large model (sections 2.2, 5.1).
 
     Attributes:
       noises: names of `NOISES`, which are applied in the order of that table.
@@ -166,7 +166,7 @@ def infill(
         lengths, total = np.diff(np.minimum(stops, count), prepend=0), count
     excess = count - total + len(lengths) - denoise.reads.length
     if excess > 0:
-        lengths = np.delete(lengths, np.flatnonzero(lengths == 0)[:excess])
+        lengths = np.delete(lengths, (lengths == 0).nonzero()[0][:excess])
     # Of the unmasked tokens and the spans, which are the spans?
     places = rng.permutation(count - total + len(lengths))[: len(lengths)]
     places.sort()

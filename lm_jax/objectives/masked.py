@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lm_jax.core.config import InputError, Tree, setting
 from lm_jax.data.rows import Reads
@@ -35,6 +35,7 @@ from lm_jax.objectives.base import (
     accuracy,
     balanced,
     counted,
+    enclosed,
     padded,
     per_weight,
     weighted,
@@ -60,7 +61,7 @@ class MaskedConfig:
       next_sentence: whether rows are sentence pairs, with next-sentence prediction.
       sentence_order: whether rows are consecutive segments, half of them swapped, with sentence-order prediction.
       full_sentences: whether rows are full sentences, with [SEP] between documents (RoBERTa, section 4.2).
-      boundary: the longest span, in tokens, whose tokens are also predicted from its boundaries (SpanBERT: 20); tokens
+      boundary: the longest span, in tokens, whose tokens are also predicted from its boundaries (SpanBERT: 15); tokens
         behind are not. 0: none are. Equal to `config.model.boundary`.
       text, spans: names of the columns with the text and with the spans of the unit "span".
     """
@@ -131,7 +132,7 @@ class Masked(Objective):
     roles = {"model": Role(kinds=("encoder",))}
 
     def __post_init__(self):
-        self._specials()
+        _ = self._specials
         self._chooser  # noqa: B018 - raises for settings that do not fit the vocabulary.
 
     @property
@@ -148,7 +149,7 @@ class Masked(Objective):
         pairs = (f"{self.config.pairs}_loss",) if self.config.pairs else ()
         return ("masked_lm_loss", *pairs, *(("boundary_loss",) if self.config.boundary else ()))
 
-    @property
+    @functools.cached_property
     def predictions(self) -> int:
         """The largest number of positions to predict in a row."""
         return max(1, math.ceil(self.length * self.config.rate))
@@ -200,9 +201,8 @@ class Masked(Objective):
         `before` and `after` each token's span, `distances` from its first token, and `boundary_weights`.
         """
         vocabulary, config = self.vocabulary, self.config
-        cls, sep, _ = self._specials()
         tokens, types, classes = self._arranged(row, rng)
-        candidates = (tokens != cls) & (tokens != sep) & (tokens != vocabulary.eos)
+        candidates = self._predictable[tokens]
         ordinary = int(np.count_nonzero(candidates))
         most = min(self.predictions, max(1, round(ordinary * config.rate)), ordinary)
         spans = row[config.spans] + np.array([1, 1, 0], np.int32) if config.choose.unit == "span" else NO_SPANS
@@ -213,13 +213,13 @@ class Masked(Objective):
         features = {
             "tokens": padded(tokens, self.length, vocabulary.pad),
             "types": padded(types, self.length),
-            "segments": padded(np.ones(len(tokens), np.int32), self.length),
+            "segments": counted(len(tokens), self.length, np.int32),
             "positions": padded(chosen, self.predictions),
             "labels": padded(labels, self.predictions, vocabulary.pad),
             "weights": counted(len(chosen), self.predictions),
             **classes,
         }
-        return features | self._boundaries(runs) if config.boundary else features
+        return features | self._boundaries(runs, chosen) if config.boundary else features
 
     def inputs(self, batch: Batch) -> Inputs:
         """Tokens and types; `segments` are 0 at padding."""
@@ -255,21 +255,30 @@ class Masked(Objective):
     def _chooser(self) -> Chooser:
         return Chooser(self.config.choose, self.vocabulary, f"{KEY}.choose")
 
+    @functools.cached_property
     def _specials(self) -> tuple[int, ...]:
         return self.vocabulary.require("masked", "cls", "sep", "mask")
+
+    @functools.cached_property
+    def _predictable(self) -> Bool[np.ndarray, " vocab"]:
+        """Whether an id may be predicted: all but those of the special tokens of a row."""
+        predictable = np.ones(self.vocabulary.size, bool)
+        cls, sep, _ = self._specials
+        predictable[[cls, sep, self.vocabulary.eos]] = False
+        return predictable
 
     def _arranged(
         self, row: Mapping[str, Any], rng: np.random.Generator
     ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], dict[str, np.ndarray]]:
         """Tokens and types of a row with its special tokens, and the class of a pair."""
-        cls, sep, _ = self._specials()
+        cls, sep, _ = self._specials
         if not (task := self.config.pairs):
             text = row[self.config.text] if self.config.choose.unit == "span" else row["tokens"]
             if self.config.full_sentences:
                 # The last document end is the [SEP] that every row has.
                 text = text[:-1] if len(text) and text[-1] == self.vocabulary.eos else text
                 text = np.where(text == self.vocabulary.eos, sep, text)
-            tokens = np.concatenate([[cls], text, [sep]]).astype(np.int32)
+            tokens = enclosed((cls,), text, (sep,))
             return tokens, np.zeros(len(tokens), np.int32), {}
         first, second = row["first"], row["second"]
         if self.config.sentence_order:
@@ -277,8 +286,10 @@ class Masked(Objective):
             first, second = (second, first) if label else (first, second)
         else:
             label = row["is_next"]
-        tokens = np.concatenate([[cls], first, [sep], second, [sep]]).astype(np.int32)
-        types = np.repeat(np.array([0, 1], np.int32), [len(first) + 2, len(second) + 1])
+        middle = len(first) + 2
+        tokens, types = np.empty(middle + len(second) + 1, np.int32), np.zeros(middle + len(second) + 1, np.int32)
+        tokens[0], tokens[1 : middle - 1], tokens[middle - 1] = cls, first, sep
+        tokens[middle:-1], tokens[-1], types[middle:] = second, sep, 1
         return tokens, types, {CLASSES[task]: np.asarray(label, np.int32), "pairs": np.ones((), np.float32)}
 
     def _replaced(
@@ -287,32 +298,31 @@ class Masked(Objective):
         """What the model reads in place of the tokens to predict."""
         config = self.config
         uniform = rng.random(len(runs.starts) if config.together else len(labels))
-        uniform = np.repeat(uniform, runs.stops - runs.starts) if config.together else uniform
-        replaced = np.where(uniform < config.mask, self._specials()[2], labels)
-        random_ids = rng.integers(*self.vocabulary.ordinary, size=len(labels), dtype=np.int32)
-        return np.where((uniform >= config.mask) & (uniform < config.mask + config.random), random_ids, replaced)
+        uniform = uniform.repeat(runs.stops - runs.starts) if config.together else uniform
+        # An instance of `dtype` saves numpy its construction.
+        replaced = rng.integers(*self.vocabulary.ordinary, size=len(labels), dtype=labels.dtype)
+        replaced[uniform < config.mask] = self._specials[2]
+        unchanged = uniform >= config.mask + config.random
+        replaced[unchanged] = labels[unchanged]
+        return replaced
 
-    def _boundaries(self, runs: Runs) -> dict[str, np.ndarray]:
+    def _boundaries(self, runs: Runs, chosen: Int[np.ndarray, " chosen"]) -> dict[str, np.ndarray]:
         """The features of `boundary`. Runs side by side are one span, because its boundaries must be visible."""
-        spans: list[list[int]] = []
-        for start, stop in zip(runs.starts.tolist(), runs.stops.tolist(), strict=True):
-            if spans and spans[-1][1] == start:
-                spans[-1][1] = stop
-            else:
-                spans.append([start, stop])
-        sizes = [stop - start for start, stop in spans]
-        lists = {
-            "before": [start - 1 for (start, _), size in zip(spans, sizes, strict=True) for _ in range(size)],
-            "after": [stop for (_, stop), size in zip(spans, sizes, strict=True) for _ in range(size)],
-            "distances": [distance for size in sizes for distance in range(size)],
-        }
-        near = np.array(lists["distances"], np.int32) < self.config.boundary
-        features = {name: padded(np.array(values, np.int32), self.predictions) for name, values in lists.items()}
-        features["distances"][: len(near)][~near] = 0
-        return features | {"boundary_weights": padded(near, self.predictions).astype(np.float32)}
+        borders = np.ones(len(runs.starts) + 1, bool)
+        borders[1:-1] = runs.starts[1:] != runs.stops[:-1]
+        starts, stops = runs.starts[borders[:-1]], runs.stops[borders[1:]]
+        sizes = stops - starts
+        distances = chosen - starts.repeat(sizes)
+        near = distances < self.config.boundary
+        distances[~near] = 0
+        values = {"before": (starts - 1).repeat(sizes), "after": stops.repeat(sizes), "distances": distances}
+        features = {name: padded(array, self.predictions) for name, array in values.items()}
+        weights = counted(0, self.predictions)
+        weights[: len(near)] = near
+        return features | {"boundary_weights": weights}
 
     def _boundary_loss(self, model: Bound, hidden: jax.Array, batch: Batch) -> tuple[Any, Any]:
-        """The span-boundary objective (Joshi et al. 2020, section 3.2, eq. 2)."""
+        """The span-boundary objective (Joshi et al. 2020, section 3.2)."""
         before, after = gather(hidden, batch["before"]), gather(hidden, batch["after"])
         states = model.boundary_states(before, after, batch["distances"])
         return token_loss(model, states, batch["labels"], batch["boundary_weights"], readout=model.table_logits)

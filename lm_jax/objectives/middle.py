@@ -32,7 +32,7 @@ class MiddleConfig:
     text becomes the marker too.
 
     Attributes:
-      rate: share of the documents to transform; 0: off. The paper uses 0.5 to 0.9 (section 4.2).
+      rate: share of the documents to transform; 0: off. The paper uses 0.5 (section 3) and advises up to 0.9.
       suffix_first: share of the transformed documents in SPM order (section 4.3).
       prefix, suffix, middle: pieces of the tokenizer that mark the three parts.
     """

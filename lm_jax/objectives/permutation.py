@@ -53,7 +53,7 @@ class PermutationConfig:
       whole_words: spans are of words, not of tokens. Words that do not fit into the fixed number of targets are not
         predicted, so that about a tenth fewer tokens are. In the released code, which means to keep words whole, spans
         begin at words but may end inside of one.
-      pairs: rows are pairs of segments, half of them from two documents (section 2.5); False: rows are packed text.
+      pairs: rows are pairs of segments, half of them from two documents (section 2.5, as BERT); False: packed text.
         XLNet-Large does not predict which pairs are consecutive, and neither does this objective.
     """
 
@@ -167,7 +167,7 @@ class Permutation(Objective):
             return _members(*self.spans(len(text), goal, rng))
         begins = starts_word[text]
         begins[:1] = True
-        starts = np.flatnonzero(begins)
+        starts = begins.nonzero()[0]
         sizes = np.concatenate([starts[1:], [len(text)]]) - starts
         words = rng.permutation(_members(*self.spans(len(starts), self._goal(len(starts)), rng)))
         words = np.sort(words[sizes[words].cumsum() <= goal])
@@ -232,4 +232,4 @@ class Permutation(Objective):
 def _members(starts: Int[np.ndarray, " spans"], lengths: Int[np.ndarray, " spans"]) -> Int[np.ndarray, " members"]:
     """The positions in spans, span by span."""
     totals = lengths.cumsum()
-    return np.repeat(starts - totals + lengths, lengths) + np.arange(totals[-1] if len(totals) else 0)
+    return (starts - totals + lengths).repeat(lengths) + np.arange(totals[-1] if len(totals) else 0)

@@ -14,9 +14,9 @@ import numpy as np
 
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
-from lm_jax.objectives.base import Vocabulary
+from lm_jax.objectives.base import Vocabulary, enclosed
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.teacher_forcing import SourceTarget, enclosed, opening_ids
+from lm_jax.objectives.teacher_forcing import SourceTarget, opening_ids
 
 KEY = "config.objective.prefix"
 

@@ -1,4 +1,4 @@
-"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4): sentinels replace the spans to predict."""
+"""Span corruption (Raffel et al. 2020, arXiv:1910.10683, sections 3.1.4 and 3.3.4): sentinels replace the spans."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from lm_jax.core.config import InputError
 from lm_jax.data.rows import Reads
-from lm_jax.objectives.base import Vocabulary, inserted, runs
+from lm_jax.objectives.base import Vocabulary, enclosed, inserted, runs
 from lm_jax.objectives.roles import Role
-from lm_jax.objectives.teacher_forcing import SourceTarget, enclosed, opening_ids
+from lm_jax.objectives.teacher_forcing import SourceTarget, opening_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

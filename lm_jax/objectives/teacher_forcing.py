@@ -7,7 +7,7 @@ half of those with a source and a target, for an encoder-decoder or for a decode
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -35,17 +35,6 @@ from lm_jax.objectives.cross_entropy import smoothed_token_loss, token_loss
 def opening_ids(vocabulary: Vocabulary, mode: str, key: str) -> tuple[int, ...]:
     """The ids before the text of a source: those of the vocabulary, then the piece `mode` of the setting `key`."""
     return (*vocabulary.before, vocabulary.find(mode, key)) if mode else vocabulary.before
-
-
-def enclosed(
-    before: Sequence[int], tokens: Int[np.ndarray, " tokens"], after: Sequence[int]
-) -> Int[np.ndarray, " enclosed"]:
-    """`tokens` between special ids, as int32."""
-    result = np.empty(len(before) + len(tokens) + len(after), np.int32)
-    result[: len(before)] = before
-    result[len(before) : len(before) + len(tokens)] = tokens
-    result[len(before) + len(tokens) :] = after
-    return result
 
 
 class TeacherForced(Objective):
@@ -161,7 +150,7 @@ class SourceTarget(TeacherForced):
             tokens[1 : len(target)] = target[:-1]
             return {
                 "source": padded(source, self.length, pad),
-                "source_segments": counted(len(source), self.length).astype(np.int32),
+                "source_segments": counted(len(source), self.length, np.int32),
                 "tokens": tokens,
                 "targets": padded(target, size, pad),
                 "weights": counted(len(target), size),
