@@ -87,7 +87,7 @@ class Readout(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Pooler, as in the released code, and classifier of sentence pairs on the first token (Devlin et al. 2019, 3.1)."""
+    """Pooler, as in the released code, and classifier of sentence pairs on the first token (Devlin et al. 2019)."""
 
     classes: int
     init_config: InitConfig

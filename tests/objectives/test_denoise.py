@@ -60,13 +60,13 @@ def test_thirty_percent_of_the_tokens_are_masked_or_deleted(name):
 def test_infilled_spans_have_poisson_lengths_and_one_mask_each():
     count = 400
     # Few spans, so that nearly all have unmasked neighbours, whose distance is the length of the span.
-    rows = noised(objective("infill", length=401, rate=0.045), count, 4000)
+    rows = noised(objective("infill", length=401, rate=0.045), count, ROWS)
     ends = np.array([63]), np.array([64 + count])
     joined = np.concatenate([part for row in rows for part in (ends[0], row, ends[1])])
     at = np.flatnonzero(joined == MASK)
     at = at[(joined[at - 1] != MASK) & (joined[at + 1] != MASK)]
     lengths = joined[at + 1] - joined[at - 1] - 1
-    assert len(at) > 0.95 * 6 * 4000
+    assert len(at) > 0.95 * 6 * ROWS
     expected = np.exp(-3.0) * np.cumprod([1, *(3.0 / np.arange(1, 10))])
     expected = np.append(expected, 1 - expected.sum()) * len(at)
     observed = np.bincount(np.minimum(lengths, 10), minlength=11)
@@ -76,13 +76,13 @@ def test_infilled_spans_have_poisson_lengths_and_one_mask_each():
 
 def test_infilling_covers_thirty_percent_on_average_and_never_lengthens_a_full_row():
     denoise = objective("infill")
-    rows = noised(denoise, 128, 4000)
+    rows = noised(denoise, 128, ROWS)
     kept = np.array([(row >= 64).sum() for row in rows])
     # The number of covered tokens has a standard deviation of about (12.8 * 3)^(1/2).
-    assert 1 - kept.mean() / 128 == pytest.approx(0.3, abs=5 * 6.3 / 128 / 4000**0.5)
+    assert 1 - kept.mean() / 128 == pytest.approx(0.3, abs=5 * 6.3 / 128 / ROWS**0.5)
     assert max(map(len, rows)) <= denoise.reads.length == 128
     # Fewer spans can cover the first and the last tokens.
-    every = np.bincount(np.concatenate(rows), minlength=192)[64:] / 4000
+    every = np.bincount(np.concatenate(rows), minlength=192)[64:] / ROWS
     assert np.abs(every[10:-10] - 0.7).max() < 0.045
     assert all((np.diff(row[row >= 64]) > 0).all() for row in rows[:200])
     short = objective("infill", length=4)

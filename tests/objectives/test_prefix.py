@@ -10,7 +10,7 @@ from lm_jax.core.config import InputError
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
 
 VOCABULARY = dataclasses.replace(tiny.VOCABULARY, pieces=tuple(f"p{i}" for i in range(64)))
-ROWS = 3000
+ROWS = 10_000
 
 
 def parts(prefix, features):
