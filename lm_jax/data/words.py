@@ -86,12 +86,14 @@ def _by_rjieba(starts_word: Table, texts: Sequence[bytes], key: str) -> Borders:
     ends_wide = np.array([bool(lead and _WIDE[lead[-1]]) for lead in leads])
 
     def begin(tokens: Int[np.ndarray, " tokens"]) -> Bool[np.ndarray, " tokens"]:
-        words = segment(_decode(b"".join(pieces[tokens].tolist())))
+        words = segment(_decode(b"".join(pieces[tokens])))
         borders = (np.frombuffer("\0".join(words).encode(), np.uint8) == 0).nonzero()[0]
         borders -= np.arange(len(borders))
         # A token begins a word if there are more borders before its end than before its start.
         passed = borders.searchsorted(sizes[tokens].cumsum())
-        ends = tokens[np.maximum.accumulate(np.arange(len(tokens)) * has_lead[tokens])]
+        lead, ends = has_lead[tokens], tokens
+        if not lead.all():
+            ends = tokens[np.maximum.accumulate(np.arange(len(tokens)) * lead)]
         begins = by_tokenizer[tokens]
         begins[1:] |= (passed[1:] > passed[:-1]) & (has_wide[tokens[1:]] | ends_wide[ends[:-1]])
         begins[:1] = True
