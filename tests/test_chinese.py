@@ -11,7 +11,13 @@ import unicodedata
 import numpy as np
 import pytest
 
-from tests.baselines import assert_below_unigram
+from lm_jax import experiment
+from lm_jax.data import pipeline
+from lm_jax.flags import Request
+from lm_jax.models.heads import gather
+from lm_jax.objectives.cross_entropy import cross_entropy
+from lm_jax.verbs.runs import restore
+from tests.baselines import Bigram, assert_below_unigram, unigram_loss
 from tests.commands import lm_jax
 from tests.commands import run as command
 from tests.test_novels import compare_with_bigram
@@ -78,3 +84,57 @@ def test_chinese_recipes_fall_below_the_unigram_baseline_and_generate_chinese(re
         assert "\ufffd" not in text
         ideographs = [unicodedata.name(character, "").startswith("CJK") for character in text]
         assert np.mean(ideographs) > 0.7
+
+
+@pytest.mark.slow
+def test_whole_words_are_predicted_better_than_from_a_visible_left_neighbour_and_are_words(histories, tmp_path, capsys):
+    rjieba = pytest.importorskip("rjieba")
+    run = tmp_path / "run"
+    columns = [f"--config.data.path={histories}", "--config.data.field=modern", "--config.data.group=book"]
+    folders = [f"--config.data.store={tmp_path / 'store'}", f"--workdir={run}"]
+    assert command("train", "--config=chinese:wwm", *columns, *folders, timeout_s=3600).returncode == 0
+
+    model, baseline, filled = fill_words(run)
+
+    longer = [word for word in filled if len(word) > 1]
+    words = np.mean([rjieba.cut(word) == [word] for word in longer])
+    with capsys.disabled():
+        print(f"\nmodel {model:.4f}, left neighbour or unigram {baseline:.4f} nats a token")
+        print(f"{words:.3f} of {len(longer):,} filled words of several characters are words, such as {longer[:40]}")
+    assert model < baseline
+    assert words > 0.5
+
+
+def fill_words(run, most_rows=2000):
+    """Returns the mean loss of masked tokens, that of the baseline, and the likeliest filling of each masked word."""
+    exp = experiment.prepare(experiment.load(run).config)
+    _, weights = restore(Request(verb="evaluate", workdir=str(run)), exp)
+    size, seed = exp.config.data.batch, exp.config.seed
+    rows, objective = exp.feed.rows("validation"), exp.objective
+
+    def answer(weights, batch):
+        (model,) = exp.models.bind(weights.params, weights.frozen).values()
+        hidden = gather(model(objective.inputs(batch)).hidden, batch["positions"])
+        logits = model.readout(hidden)
+        return cross_entropy(logits, batch["labels"]), logits.argmax(-1)
+
+    losses, pairs, others, filled, answer = [], [], [], [], exp.layout.jit(answer)
+    for batch in pipeline.ordered(rows, objective.features, batch=size, seed=seed, limit=most_rows // size):
+        values, best = map(np.asarray, answer(weights, exp.put(batch)))
+        for row, count in enumerate(batch["weights"].sum(1).astype(int)):
+            at, labels, tokens = (batch[name][row] for name in ("positions", "labels", "tokens"))
+            at, labels, original = at[:count], labels[:count], tokens.copy()
+            original[at] = labels
+            visible = ~np.isin(at - 1, at) & (at > 1)
+            pairs.append(np.stack([original[at - 1], labels], 1)[visible])
+            others.append(labels[~visible])
+            losses.append(values[row, :count])
+            masked, begins = tokens[at] == exp.tokenizer.mask, objective._chooser._begins(original, None)[at]
+            # A word goes on where the next masked token follows and begins no other.
+            starts = np.flatnonzero(begins | (np.diff(at, prepend=-1) != 1))
+            words = np.split(np.arange(count), starts[1:])
+            filled += [exp.tokenizer.decode(best[row, word]) for word in words if len(word) and masked[word].all()]
+    train = exp.store.read(0, int(exp.store.tokens * (1 - exp.config.data.validation)))
+    vocab, (left, right), alone = exp.tokenizer.vocab_size, np.concatenate(pairs).T, np.concatenate(others)
+    total = Bigram(train, vocab).loss(left, right) * len(right) + unigram_loss(train, alone, vocab) * len(alone)
+    return float(np.concatenate(losses).mean()), total / (len(right) + len(alone)), filled

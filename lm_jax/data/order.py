@@ -15,6 +15,7 @@ from jaxtyping import Int, Integer, UInt32, UInt64
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _ROUNDS = 6
+_BLOCK = 1 << 9
 
 
 def mix(value: int) -> int:
@@ -73,27 +74,51 @@ def permute(index: Int[np.ndarray, " *shape"] | int, count: int, key: int) -> In
     return values.astype(np.int64).reshape(index.shape)
 
 
+def permute_one(index: int, count: int, key: int) -> int:
+    """Apply `permute` to one index; it is computed with its neighbours, which a run asks for next."""
+    return _block(index // _BLOCK, count, key)[index % _BLOCK]
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _block(number: int, count: int, key: int) -> list[int]:
+    return permute(np.arange(number * _BLOCK, min((number + 1) * _BLOCK, count)), count, key).tolist()
+
+
 def _encrypt(values: UInt64[np.ndarray, " n"], count: int, key: int) -> UInt64[np.ndarray, " n"]:
     bits = max(2, (count - 1).bit_length())
-    low_bits, high_bits, one = np.uint64(bits // 2), np.uint64(bits - bits // 2), np.uint64(1)
-    low_mask, high_mask = (one << low_bits) - one, (one << high_bits) - one
+    low_bits = np.uint64(bits // 2)
+    low_mask, high_mask = np.uint64((1 << bits // 2) - 1), np.uint64((1 << bits - bits // 2) - 1)
     low, high = values & low_mask, values >> low_bits
-    for number in range(_ROUNDS):
-        low ^= _scramble(high, mix(key + 2 * number)) & low_mask
-        high ^= _scramble(low, mix(key + 2 * number + 1)) & high_mask
+    keys = _round_keys(key)
+    for number in range(0, 2 * _ROUNDS, 2):
+        low ^= _scramble(high, keys[number]) & low_mask
+        high ^= _scramble(low, keys[number + 1]) & high_mask
     return (high << low_bits) | low
 
 
+@functools.lru_cache(maxsize=1 << 10)
+def _round_keys(key: int) -> list[np.uint64]:
+    return [np.uint64(mix(key + number)) for number in range(2 * _ROUNDS)]
+
+
 def _mixed(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    return _scramble(values + np.uint64(_GOLDEN), 0)
+    return _scramble(values + np.uint64(_GOLDEN), np.uint64(0))
 
 
-def _scramble(values: UInt64[np.ndarray, " n"], key: int) -> UInt64[np.ndarray, " n"]:
+# SplitMix64's shifts and factors; as arguments of ufuncs, numpy's integers are faster than Python's.
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def _scramble(values: UInt64[np.ndarray, " n"], key: np.uint64) -> UInt64[np.ndarray, " n"]:
     """Apply SplitMix64's finaliser to an array."""
-    values = values ^ np.uint64(key)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = values ^ key
+    values ^= values >> _SHIFTS[0]
+    values *= _FACTORS[0]
+    values ^= values >> _SHIFTS[1]
+    values *= _FACTORS[1]
+    values ^= values >> _SHIFTS[2]
+    return values
 
 
 class _Key(np.random.bit_generator.ISeedSequence):

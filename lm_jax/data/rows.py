@@ -18,7 +18,7 @@ from jaxtyping import Int
 from lm_jax.core.config import InputError, setting
 from lm_jax.data import columns
 from lm_jax.data.columns import Columns
-from lm_jax.data.order import key, permute
+from lm_jax.data.order import key, permute_one
 from lm_jax.data.store import Store
 
 Row = dict[str, np.ndarray | np.generic]
@@ -95,12 +95,11 @@ class Rows(Protocol):
 
 def permuted(rows: Rows, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
     """`Rows.filling` in shuffled order: each epoch has its own keyed permutation."""
-    epochs, positions = np.divmod(slots, len(rows))
-    indices = np.empty_like(positions)
-    for epoch in np.unique(epochs):
-        in_epoch = epochs == epoch
-        indices[in_epoch] = permute(positions[in_epoch], len(rows), key(seed, int(epoch)))
-    return [(rows, seed, epoch, index) for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True)]
+    count, filled = len(rows), []
+    for slot in slots.tolist():
+        epoch, position = divmod(slot, count)
+        filled.append((rows, seed, epoch, permute_one(position, count, key(seed, epoch))))
+    return filled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ arXiv:1909.11942, section 4.1) or XLNet's (Yang et al. 2019, arXiv:1906.08237, s
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -137,6 +136,29 @@ def units(candidates: Bool[np.ndarray, " length"], begins: Bool[np.ndarray, " le
     return Runs((candidates & ~inside).nonzero()[0], last.nonzero()[0] + 1)
 
 
+def choose_units(units: Runs, most: int, order: Int[np.ndarray, " units"]) -> Runs:
+    """Chooses single units, in `order`, of at most `most` tokens in total; one that would exceed it is left out.
+
+    Example:
+      >>> print(*choose_units(Runs(np.array([0, 1, 4]), np.array([1, 4, 5])), 2, np.array([2, 1, 0])))
+      [0 4] [1 5]
+    """
+    sizes = (units.stops - units.starts)[order]
+    totals = sizes.cumsum()
+    count = int(totals.searchsorted(most, "right"))
+    chosen, left = order[:count], most - int(totals[count - 1] if count else 0)
+    if left and count < len(order):
+        fitting = count + (sizes[count:] <= left).nonzero()[0]
+        others = []
+        for unit, size in zip(order[fitting].tolist(), sizes[fitting].tolist(), strict=True):
+            if size <= left:
+                others.append(unit)
+                left -= size
+        chosen = np.concatenate([chosen, np.array(others, chosen.dtype)])
+    chosen = np.sort(chosen)
+    return Runs(units.starts[chosen], units.stops[chosen])
+
+
 def choose(units: Runs, most: int, counts: Iterable[int], order: Int[np.ndarray, " units"]) -> Runs:
     """Chooses runs of whole units of at most `most` tokens in total.
 
@@ -220,15 +242,9 @@ class Chooser:
           rng: of the choice.
           spans: the first token and the token after the last of each span, for the unit "span".
         """
-        begins = self._begins(tokens, spans)
-        row = units(candidates, begins)
+        row = units(candidates, self._begins(tokens, spans))
         order = rng.permutation(len(row.starts))
         if not len(self._cumulative):
-            if begins is None:
-                # The result of `choose` where every unit fits.
-                starts = row.starts[order[:most]]
-                starts.sort()
-                return Runs(starts, starts + 1)
-            return choose(row, most, itertools.repeat(1), order)
+            return choose_units(row, most, order)
         counts = 1 + self._cumulative.searchsorted(rng.random(len(order)), "right")
         return choose(row, most, counts.tolist(), order)

@@ -132,6 +132,7 @@ def _partition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
         return np.array([total])
     cuts = rng.permutation(total - 1)[: parts - 1]
     cuts.sort()
-    stops = np.append(cuts + 1, total)
-    stops[1:] -= cuts + 1
-    return stops
+    cuts += 1
+    lengths = enclosed((), cuts, (total,))
+    lengths[1:] -= cuts
+    return lengths

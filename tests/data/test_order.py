@@ -21,6 +21,7 @@ def test_a_permutation_depends_on_its_arguments_only():
 
     assert np.array_equal(np.concatenate(pieces), permuted)
     assert int(order.permute(4321, 5000, 11)) == permuted[4321]
+    assert [order.permute_one(index, 5000, 11) for index in range(5000)] == permuted.tolist()
 
 
 def test_permutations_of_other_keys_look_unrelated():
