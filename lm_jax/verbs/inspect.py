@@ -15,10 +15,8 @@ from lm_jax.flags import Request, need_config
 from lm_jax.models.model import build_model
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
-from lm_jax.train import curves, metrics
-from lm_jax.verbs import architecture, batch, report
-
-MOST_DIFFERENCES = 20  # Printed per run, because models of different kinds differ in nearly every key.
+from lm_jax.train import curves
+from lm_jax.verbs import architecture, batch, comparing, report
 
 
 def run(request: Request) -> int:
@@ -64,53 +62,25 @@ def _recipe(request: Request) -> int:
     return 0
 
 
-def _runs(request: Request, runs: list[Path]) -> int:
-    results = {label: final(metrics.read(run)) for label, run in zip(curves.labels(runs), runs, strict=True)}
-    configs = {label: experiment.saved(run) or {} for label, run in zip(results, runs, strict=True)}
-    first, *others = configs
-    changed = {label: differences(configs[first], configs[label]) for label in others}
-    output = Path(request.output or runs[0] / "plots" / ("compared.png" if others else "curves.png"))
+def _runs(request: Request, paths: list[Path]) -> int:
+    labels = curves.labels(paths)
+    runs = {label: comparing.read(path) for label, path in zip(labels, paths, strict=True)}
+    output = Path(request.output or paths[0] / "plots" / ("compared.png" if len(runs) > 1 else "curves.png"))
     if request.output:
         atomic.check_file(output, "--output")
-    curves.plot(runs, output)
+    curves.plot(paths, output)
+    results = {label: comparing.final(run.entries) for label, run in runs.items()}
     if request.json:
+        configs = {label: experiment.saved(path) or {} for label, path in zip(labels, paths, strict=True)}
+        first, *others = configs
+        changed = {label: differences(configs[first], configs[label]) for label in others}
         report.document({"runs": results, "differences": changed, "plot": str(output)})
-        return 0
-    report.say(table(results))
-    for label, lines in changed.items():
-        report.say(f"configuration of {first} -> {label}" + ("" if lines else ": no difference"))
-        for line in lines[:MOST_DIFFERENCES]:
-            report.say(f"  {line}")
-        if len(lines) > MOST_DIFFERENCES:
-            report.say(f"  and {len(lines) - MOST_DIFFERENCES} more; --json lists all")
-    report.say(f"curves in {output}")
+    elif len(runs) > 1:
+        report.say("\n".join(comparing.screen(runs)))
+        report.say(f"curves in {output}")
+    else:
+        (label, values), *_ = results.items()
+        rows = [(name, [comparing.number(name, value)]) for name, value in values.items() if name != "train/eta_s"]
+        report.say("\n".join(comparing.table([label], rows)))
+        report.say(f"curves in {output}")
     return 0
-
-
-def final(entries: list[dict[str, float]]) -> dict[str, float]:
-    """Returns the latest value of every metric, and the best validation loss with its step."""
-    values: dict[str, float] = {}
-    for entry in entries:
-        values |= entry
-    validated = [(entry["val/loss"], entry["step"]) for entry in entries if "val/loss" in entry]
-    if validated:
-        values["val/loss best"], values["val/loss best at"] = min(validated)
-    return values
-
-
-def table(results: dict[str, dict[str, float]]) -> str:
-    """Formats a table with a row per metric and a column per run."""
-    rows = dict.fromkeys(name for values in results.values() for name in values if name != "train/eta_s")
-    width = {label: max(len(label), 12) + 2 for label in results}
-    lines = [f"{'':<38}" + "".join(f"{label:>{width[label]}}" for label in results)]
-    for name in rows:
-        cells = (_cell(name, values.get(name)).rjust(width[label]) for label, values in results.items())
-        lines.append(f"{name:<38}{''.join(cells)}")
-    return "\n".join(lines)
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    is_count = name in ("step", "train/tokens", "val/loss best at")
-    return f"{value:,.0f}" if is_count or abs(value) >= 1e4 else f"{value:.4g}" if abs(value) < 1e-2 else f"{value:.4f}"

@@ -24,8 +24,16 @@ def test_runs_are_compared_by_results_and_configurations(tmp_path, capsys):
     rows = {line.split("  ")[0]: line.split()[-2:] for line in lines}
     assert rows["train/loss"] == ["2.5000", "1.5000"]
     assert rows["val/loss best"] == ["2.5000", "2.0000"] and rows["val/loss best at"] == ["2", "2"]
-    assert "  config.model.depth: 2 -> 4" in lines
+    assert rows["model.depth"] == ["2", "4"]
     assert (first / "plots" / "compared.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_has_all_differences(tmp_path, capsys):
+    first, second = run(tmp_path / "a", 2, [3.0]), run(tmp_path / "b", 4, [3.0])
+    assert lm_jax("inspect", first, second, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["differences"] == {"b": ["config.model.depth: 2 -> 4"]}
+    assert set(document) == {"runs", "differences", "plot"} and document["runs"]["b"]["val/loss best at"] == 1
 
 
 def test_json_is_one_strict_document(tmp_path, capsys):
