@@ -17,11 +17,13 @@ from lm_jax.models.attention.config import POSITIONS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.train import curves, metrics
 from lm_jax.train.optimizers import OPTIMIZERS
+from lm_jax.verbs import report
 
 WIDTH, LINES = 100, 24  # Of a screen: columns, and lines for two runs.
 KEY_WIDTH, OWNER_WIDTH = 44, 20
 RUNS_PER_BLOCK = 4  # Further runs are shown in further blocks.
 MOST_METRICS = 5  # Of the objectives' validation metrics, besides those with their own place in the table.
+MOST_PARTIAL = 5  # Lines about settings that only some runs have.
 SEPARATE = ("loss", "bits_per_byte", "loss best", "loss best at", *curves.OMITTED)
 # Settings that one value of `name` or `position` beside them reads, such as `optimizer.adamw` for `adamw`.
 ALTERNATIVES = {*OPTIMIZERS, *OBJECTIVES, *POSITIONS}
@@ -56,8 +58,9 @@ def read(workdir: Path) -> Run:
     config, info = experiment.saved(workdir) or {}, workdir / "model_info.txt"
     try:
         config = experiment.as_json(experiment.parse(config))
-    except InputError:
-        pass  # Written by a version with other settings: compared as it is.
+    except InputError as error:
+        if config:
+            report.warn(f"{workdir / experiment.SAVED} has settings of another version, read as they are: {error}")
     total = re.search(r"^([\d,]+) parameters", info.read_text(), re.MULTILINE) if info.exists() else None
     return Run(metrics.read(workdir), read_settings(config), total[1] if total else "")
 
@@ -91,7 +94,7 @@ def screen(runs: Mapping[str, Run]) -> list[str]:
     elif not notes:
         notes = ["settings: no difference"]
     if len(differing) > len(shown):
-        notes = [f"... and {len(differing) - len(shown)} more; --json prints all", *notes]
+        notes = [_more(len(differing) - len(shown)), *notes]
     return [*table(labels, rows), *map(_cut, notes)]
 
 
@@ -147,13 +150,13 @@ def differences(by_run: Mapping[str, Mapping[str, Any]]) -> list[Row]:
 
 def partial(by_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns a line for each section with settings that only some runs have: how many, whose, and of which trees."""
-    trees = {label: {tree for key in settings for tree in _prefixes(key)} for label, settings in by_run.items()}
+    known = {label: {tree for key in settings for tree in _prefixes(key)} for label, settings in by_run.items()}
     counts: dict[str, dict[str, Counter[str]]] = {}  # By section, by the runs that have it, by tree.
     for key in dict.fromkeys(key for settings in by_run.values() for key in settings):
         owners = [label for label, settings in by_run.items() if key in settings]
         if len(owners) == len(by_run) or all(by_run[label][key] is None for label in owners):
             continue
-        others = [trees[label] for label in by_run if label not in owners]
+        others = [known[label] for label in by_run if label not in owners]
         section, *below = _prefixes(key)
         # The largest tree that the others do not have; the tree around a single setting.
         lacking = [tree for tree in below if not any(tree in other for other in others)]
@@ -162,9 +165,9 @@ def partial(by_run: Mapping[str, Mapping[str, Any]]) -> list[str]:
         counts.setdefault(section, {}).setdefault(names, Counter())[tree.removeprefix(f"{section}.")] += 1
     lines = []
     for section in sorted(counts, key=_place):
-        owned = [f"{_settings(found)} of {names} only ({', '.join(found)})" for names, found in counts[section].items()]
+        owned = [f"{_settings(trees)} of {names} only ({', '.join(trees)})" for names, trees in counts[section].items()]
         lines.append(f"{section}: {', '.join(owned)}")
-    return lines
+    return lines if len(lines) <= MOST_PARTIAL else [*lines[: MOST_PARTIAL - 1], _more(len(lines) - MOST_PARTIAL + 1)]
 
 
 def fitting(rows: Sequence[Row], most: int) -> list[Row]:
@@ -204,13 +207,17 @@ def number(name: str, value: float | None) -> str:
 
 
 def _apart(different: Mapping[str, Sequence[str]]) -> str:
-    line = lambda between: "; ".join(
-        [
-            *(f"{section}: {between.join(names)}" for section, names in different.items()),
-            "their settings are not compared",
-        ]
-    )
-    return line(" against ") if len(line(" against ")) <= WIDTH else line(", ")
+    line = ""
+    for between in (" against ", ", "):
+        sections = [f"{section}: {between.join(names)}" for section, names in different.items()]
+        line = "; ".join([*sections, "their settings are not compared"])
+        if len(line) <= WIDTH:
+            break
+    return _cut(line)
+
+
+def _more(count: int) -> str:
+    return f"... and {count} more; --json prints all"
 
 
 def _settings(counts: Counter[str]) -> str:

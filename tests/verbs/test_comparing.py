@@ -140,3 +140,9 @@ def test_many_runs_are_shown_in_blocks_of_a_screens_width():
 def test_a_run_without_a_configuration_is_named():
     lines = comparing.screen({"a": run("gpt:tiny"), "b": Run([{"step": 1, "val/loss": 2.0}], {})})
     assert lines[-1] == "b has no config.json to compare" and not settings(lines)
+
+
+def test_settings_of_another_version_fit_a_screen_too():
+    a = run("gpt:tiny")
+    lines = comparing.screen({"a": a, "b": Run(a.entries, {f"{section}.x": 1 for section in "abcdefghijklmn"})})
+    assert len(lines) < LINES and lines[-1] == "... and 22 more; --json prints all"
