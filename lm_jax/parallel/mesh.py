@@ -1,13 +1,19 @@
-"""The device mesh: one axis each for data, fully sharded data and tensor parallelism."""
+"""The device mesh: one axis each for data, fully sharded data and tensor parallelism.
+
+Devices may belong to several slices, which a slower network connects: TPU slices, or hosts with GPUs. The data axis
+then spans the slices, because data parallelism exchanges the least: one sum of the gradients a step.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 
 from lm_jax.core.config import InputError
 
@@ -49,9 +55,33 @@ def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """Makes a mesh of `devices` (by default all) with axes data, fsdp and tensor."""
+    """Makes a mesh of `devices` (by default all) with axes data, fsdp and tensor; raises InputError as `sizes` does."""
     devices = jax.devices() if devices is None else devices
     axes = sizes(config, len(devices))
     # Auto, because jax's default, explicit axes, rejects sharding constraints.
     kinds = (jax.sharding.AxisType.Auto,) * len(axes)
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+        return jax.sharding.Mesh(across_slices(axes, devices), tuple(axes), axis_types=kinds)
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds, devices=devices)
+
+
+def across_slices(axes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
+    """Arranges devices of several slices, which `jax.make_mesh` refuses, so that the data axis spans the slices.
+
+    Args:
+      axes: size of each mesh axis, in the order data, fsdp, tensor.
+      devices: as many devices; those of one slice have the same `slice_index`.
+
+    Raises:
+      InputError: the number of TPU slices does not divide the data axis. Hosts with GPUs may share the other axes.
+    """
+    shape, slices = tuple(axes.values()), len({device.slice_index for device in devices})
+    if devices[0].platform != "tpu":
+        return np.array(sorted(devices, key=lambda device: (device.slice_index, device.id))).reshape(shape)
+    if axes["data"] % slices:
+        raise InputError(
+            f"config.mesh.data is {axes['data']}, but the devices form {slices} TPU slices and only the data axis can "
+            f"span slices; use config.mesh.data={slices} or a multiple of it, and config.mesh.fsdp=-1 for the rest"
+        )
+    inner, outer = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
