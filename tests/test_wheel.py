@@ -1,4 +1,4 @@
-"""The wheel, installed outside the repository, has the recipes and the command."""
+"""The wheel, installed outside the repository, has the recipes, the launch scripts and the command."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directo
     # The source is copied, because a build writes folders into it.
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("lm_jax", "configs"):
+    for name in ("lm_jax", "configs", "launch"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -43,4 +43,6 @@ def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directo
     assert "quickstart" in lm_jax("list")
     assert "stack/layers/attention/query/kernel" in lm_jax("inspect", "--config=bert:tiny")
     assert "--config=t5:tiny" in lm_jax("completion", "answer", "lm-jax train --config=t5").splitlines()
+    pod = ["bash", venv / "share" / "lm_jax" / "launch" / "tpu_pod.sh", "--help"]
+    assert "--accelerator=TYPE" in subprocess.run(pod, cwd=empty, capture_output=True, text=True, check=True).stdout
     assert not list(empty.iterdir())
