@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -124,7 +125,7 @@ class Trainer:
 
         Raises:
           NonFiniteLoss: the loss is not finite; the last checkpoint is intact.
-          Preempted: SIGTERM or SIGINT arrived; the state was saved.
+          Preempted: SIGTERM or SIGINT arrived, at any process of the run; the state was saved.
         """
         step = int(state.step)
         window: list[Sums] = []
@@ -138,7 +139,8 @@ class Trainer:
                     window.append(self._checked(step - 1, pending))
                 pending = sums
                 self.tick(step)
-                ends = step == self.steps or stopped.is_set()
+                stops = _stops(stopped, step)
+                ends = step == self.steps or stops
                 intervals = self.log_every, self.evaluate_every, self.save_every
                 logs, evaluates, saves = (ends or (every > 0 and step % every == 0) for every in intervals)
                 if logs or evaluates or saves:
@@ -147,11 +149,11 @@ class Trainer:
                 if logs:
                     self._report(step, int(state.updates), window)
                     window = []
-                if evaluates and self.evaluate is not None and not stopped.is_set():
+                if evaluates and self.evaluate is not None and not stops:
                     self.evaluate(step, state.weights)
                 if saves:
                     self.save(step, state)
-                if stopped.is_set() and step < self.steps:
+                if stops and step < self.steps:
                     raise Preempted(f"stopped by a signal after step {step}; the same command resumes there")
         return state
 
@@ -174,15 +176,32 @@ class Trainer:
         return sum(values[term] for term in self.terms)
 
 
+def _stops(stopped: threading.Event, step: int) -> bool:
+    """Returns whether to stop after `step`, which every process answers alike.
+
+    Processes that stopped at different steps would wait for each other. So with several of them, jax passes the signal
+    of one on to all, and chooses a step that none has reached.
+    """
+    if jax.process_count() == 1:
+        return stopped.is_set()
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 class _stop_signals:  # noqa: N801
-    """A context in which the first SIGTERM or SIGINT only sets an event; the second goes to the previous handler."""
+    """A context in which the first SIGTERM or SIGINT only sets an event; the second goes to the previous handler.
+
+    With several processes, jax has handled SIGTERM since they were connected, and SIGINT is passed on as SIGTERM.
+    """
 
     def __enter__(self) -> threading.Event:
         self.event = threading.Event()
         self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.handlers[number] = signal.signal(number, self._stop)
+            several = jax.process_count() > 1
+            for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
+                self.handlers[number] = signal.signal(number, self._pass_on if several else self._stop)
         return self.event
 
     def __exit__(self, *error: Any) -> None:
@@ -192,3 +211,7 @@ class _stop_signals:  # noqa: N801
     def _stop(self, number: int, frame: Any) -> None:
         self.event.set()
         signal.signal(number, self.handlers[number])
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        signal.signal(number, self.handlers[number])
+        os.kill(os.getpid(), signal.SIGTERM)

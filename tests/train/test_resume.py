@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import numpy as np
+import pytest
 
 from lm_jax.train.checkpoint import Checkpointer
 from tests.commands import command, golden_flags, one_device
@@ -40,6 +41,27 @@ def test_sigkill_and_restart_end_with_the_same_bits(tmp_path):
     names = ("step", "train/loss", "val/loss", "train/tokens", "train/learning_rate")
     read = lambda run: [{name: line.get(name) for name in names} for line in _lines(run)]
     assert read(killed) == read(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(tmp_path, free_port):
+    flags = ["train", "--config=gpt:tiny", "--config.train.steps=100000", "--config.log.every=1"]
+    flags += [f"--workdir={tmp_path / 'run'}", f"--coordinator=localhost:{free_port}", "--processes=2"]
+    flags += golden_flags(tmp_path / "store")
+    processes = [
+        subprocess.Popen(command(*flags, f"--process={index}"), env=one_device(), stderr=subprocess.PIPE, text=True)
+        for index in (0, 1)
+    ]
+    try:
+        _wait_for_step(tmp_path / "run" / "metrics.jsonl", 3, processes[0])
+        processes[1].send_signal(signal.SIGTERM)
+        messages = [process.communicate(timeout=60)[1].splitlines()[-1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [75, 75]
+    (step,) = Checkpointer(tmp_path / "run" / "checkpoints").steps()
+    assert all(f"stopped by a signal after step {step};" in message for message in messages)
 
 
 def _wait_for_step(path, step, process):
