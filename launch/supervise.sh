@@ -4,7 +4,7 @@
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
-max_failures=3 backoff_s=10 grace_s=60 workdir='' child='' pause='' stopping='' interrupted='' code=0
+max_failures=3 backoff_s=10 grace_s=60 workdir='' child='' pause='' stopping='' interrupted='' killed='' code=0
 
 usage="usage: launch/supervise.sh [options] -- lm-jax train ... --workdir=DIR
 
@@ -38,7 +38,11 @@ terminate() {
   kill -TERM "$child" 2>/dev/null || return 0
   [[ -z $again ]] || return 0
   while kill -0 "$child" 2>/dev/null; do
-    ((tenths-- > 0)) || { kill -KILL "$child" 2>/dev/null && break || :; }
+    if ((tenths-- <= 0)); then
+      # The whole group, so that no worker of the run keeps a device busy.
+      kill -KILL -- "-$child" 2>/dev/null && killed=1
+      break
+    fi
     sleep 0.1
   done
 }
@@ -47,8 +51,12 @@ terminate() {
 attempt() {
   local again
   code=0 interrupted=''
+  # With job control a child has a process group of its own. A signal to our group, by Ctrl-C or a scheduler, then
+  # reaches it once, from `terminate`: a second SIGTERM would end it before it has saved.
+  set -m
   "${words[@]}" &
   child=$!
+  set +m
   [[ -z $stopping ]] || terminate
   wait "$child" || code=$?
   while [[ -n $interrupted ]]; do
@@ -56,6 +64,8 @@ attempt() {
     wait "$child" 2>/dev/null || again=$?
     ((again == 127)) || code=$again
   done
+  # With job control, bash may have forgotten a job that it has reported as killed.
+  [[ -z $killed ]] || code=137
   child=''
 }
 
