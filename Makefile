@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev quickstart test lint types bench clean
+.PHONY: help install dev quickstart test lint types docs bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ lint: dev  ## formatting and lint
 types: dev  ## static types
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.installed-docs  ## the documentation as a site, in docs/_build/index.html; warnings are errors
+	$(BIN)/python -m sphinx -q -n -W --keep-going docs docs/_build
+
 bench: install  ## speed; optional: PEER=python-with-torch-and-transformers to compare with, TEXT=input.txt.gz for w5
 	$(BIN)/python -m benchmarks.limits
 	for work in w1 w2 w3 w4b1 w4b16; do $(BIN)/python -m benchmarks $$work $(if $(PEER),--transformers=$(PEER)) || exit 1; done
@@ -35,7 +38,7 @@ bench: install  ## speed; optional: PEER=python-with-torch-and-transformers to c
 	$(BIN)/python -m benchmarks.data
 
 clean:  ## remove the environment and every cache (data stores and work directories stay)
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/reference .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -31,12 +31,11 @@ class RowsConfig:
     """How the corpus is cut into rows.
 
     Attributes:
-      plan: the row plan, a key of `plans.PLANS`; "auto": that of the objective.
-        - "packed": windows of equal length over one stream of tokens; "streams": each row of a batch continues in the
-          next batch.
-        - "sentences": as many whole sentences as fit, across documents; "document_sentences": within a document.
-        - "pairs": two segments of sentences, the second perhaps of another document; "consecutive": always of the same.
-        - "examples": one document a row; "columns": one record a row.
+      plan: the row plan, a key of `plans.PLANS`; "auto": that of the objective. "packed": windows of equal length over
+        one stream of tokens; "streams": each row of a batch continues in the next batch; "sentences": as many whole
+        sentences as fit, across documents; "document_sentences": within a document; "pairs": two segments of sentences,
+        the second perhaps of another document; "consecutive": always of the same; "examples": one document a row;
+        "columns": one record a row.
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.

@@ -18,7 +18,7 @@ LEAST = 1e-30
 
 
 def uniforms(keys: Key[Array, " rows"], *shape: int) -> Float[Array, "rows ..."]:
-    """Uniform random numbers [rows, *shape, 2] for samples of that shape, from the key of each row."""
+    """Uniform random numbers `[rows, *shape, 2]` for samples of that shape, from the key of each row."""
     return jax.vmap(lambda key: jax.random.uniform(key, (*shape, 2)))(keys)
 
 

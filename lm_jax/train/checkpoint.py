@@ -215,7 +215,7 @@ class Checkpointer:
         that `where` selects must have equal paths, shapes and dtypes in the checkpoint and in `state_like`.
 
         Args:
-          state_like: the state, or a branch such as `{"params": ...}`, as arrays or `jax.ShapeDtypeStruct`s.
+          state_like: the state, or a branch such as `{"params": ...}`, as arrays or objects of `jax.ShapeDtypeStruct`.
           step: by default the newest intact one.
           where: regular expression for the whole path, such as `params/.*`; other leaves are returned as None.
 
