@@ -17,6 +17,7 @@ myst_heading_anchors = 3  # links to headings, as on GitHub
 
 default_role = "code"  # docstrings write names in backquotes, as Markdown does
 napoleon_use_ivar = True
+napoleon_custom_sections = [("Returns", "prose")]  # ours have no type before a colon: the signature has it
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 # Other libraries and type variables have no page here.
@@ -46,9 +47,10 @@ def write_reference(app: object) -> None:
         hidden = {
             name: [each.rpartition(".")[2] for each in names if each.rpartition(".")[0] == name] for name in names
         }
-        directive = "## {0}\n\n```{{eval-rst}}\n.. automodule:: {0}\n   :exclude-members: {1}\n```\n"
-        sections = [directive.format(name, ", ".join(hidden[name])) for name in names]
-        page, text = REFERENCE / f"{package}.md", "\n".join([f"# lm_jax.{package}\n", *sections])
+        directive = "{0} {1}\n\n```{{eval-rst}}\n.. automodule:: {1}\n   :exclude-members: {2}\n```\n"
+        level = lambda name: "##" if name in names[1:] else "#"
+        sections = [directive.format(level(name), name, ", ".join(hidden[name])) for name in names]
+        page, text = REFERENCE / f"{package}.md", "\n".join(sections)
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
 

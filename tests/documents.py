@@ -1,7 +1,8 @@
 """The code blocks of the documentation, and how tests run them.
 
-A block of `sh` or `python` is run, unless the line before it says why not: `<!-- not run: needs a TPU pod -->`. Blocks in
-other languages, or in none, are outputs. The `config` of a Python block is the recipe `gpt:tiny`, which it may change.
+A block of `sh` or `python` is run, unless the line before it says why not: `<!-- not run: needs a TPU pod -->`. Blocks
+in other languages, or in none, are outputs. The `config` of a Python block is the recipe `gpt:tiny`, which it may
+change.
 """
 
 import dataclasses
