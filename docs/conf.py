@@ -48,8 +48,10 @@ def write_reference(app: object) -> None:
             name: [each.rpartition(".")[2] for each in names if each.rpartition(".")[0] == name] for name in names
         }
         directive = "{0} {1}\n\n```{{eval-rst}}\n.. automodule:: {1}\n   :exclude-members: {2}\n```\n"
-        level = lambda name: "##" if name in names[1:] else "#"
-        sections = [directive.format(level(name), name, ", ".join(hidden[name])) for name in names]
+        levels = ["#", *["##"] * (len(names) - 1)]
+        sections = [
+            directive.format(level, each, ", ".join(hidden[each])) for level, each in zip(levels, names, strict=True)
+        ]
         page, text = REFERENCE / f"{package}.md", "\n".join(sections)
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
