@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     """The files that the pages name: texts, a checkpoint with a tokenizer, and two short runs."""
     folder = tmp_path_factory.mktemp("docs")
     topics = "\n\n".join(pydoc_data.topics.topics.values())
-    (folder / "my.txt").write_text(topics)
+    (folder / "my.txt").write_text(topics[:150_000])
     (folder / "input.txt").write_text(topics[:100_000])
     (folder / "other.txt").write_text(topics[:20_000])
     (folder / "english").mkdir()
