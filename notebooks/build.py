@@ -48,8 +48,10 @@ def execute(notebook: Any) -> Any:
     path = [str(FOLDER.parent), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(path)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=TIMEOUT_S, kernel_name="python3", record_timing=False, coalesce_streams=True)
-        client.resources = {"metadata": {"path": folder}}
+        client = NotebookClient(
+            notebook, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": folder}}
+        )
+        client.record_timing, client.coalesce_streams = False, True
         client.execute(env=environment)
         return _relative(notebook, folder)
 

@@ -18,8 +18,8 @@ print(doctor.summary())
 # %% [markdown]
 # ## A checkpoint
 #
-# So that nothing is downloaded, a small GPT-2 is trained for 40 steps and exported. A directory that you downloaded can take its place: set
-# `CHECKPOINT` to it and skip these two cells.
+# So that nothing is downloaded, a small GPT-2 is trained for 40 steps and exported. A directory that you downloaded
+# can take its place: set `CHECKPOINT` to it and skip these two cells.
 
 # %% tags=["live"]
 from lm_jax.main import command
@@ -40,8 +40,8 @@ json.loads((Path(CHECKPOINT) / "config.json").read_text())
 # %% [markdown]
 # ## Import
 #
-# `import` writes a work directory at step 0, for every command that reads one. A setting in config.json that lm_jax does not support is an
-# error that names it, not another model.
+# `import` writes a work directory at step 0, for every command that reads one. A setting in config.json that lm_jax
+# does not support is an error that names it, not another model.
 
 # %%
 command(f"import {CHECKPOINT} --workdir=runs/imported")
@@ -52,7 +52,8 @@ command("generate --workdir=runs/imported --prompt='Return the' --max_tokens=20 
 # %% [markdown]
 # ## Check
 #
-# `interop.run` computes what the reference computes, under its names: with labels also the loss and the gradient of every tensor.
+# `interop.run` computes what the reference computes, under its names: with labels also the loss and the gradient of
+# every tensor.
 
 # %%
 import numpy as np
@@ -67,8 +68,9 @@ for name, array in outputs.items():
     print(f"{name:50} {array.shape}")
 
 # %% [markdown]
-# A case is a directory with the inputs and the outputs of a reference. Where transformers and torch are installed, they are the
-# reference; otherwise the run that was exported is, whose parameters come from its own checkpoint. `verify` compares every stored output.
+# A case is a directory with the inputs and the outputs of a reference. Where transformers and torch are installed,
+# they are the reference; otherwise the run that was exported is, whose parameters come from its own checkpoint.
+# `verify` compares every stored output.
 
 # %%
 import importlib.util
@@ -98,7 +100,8 @@ command(f"verify --case=case --model={CHECKPOINT}")
 # %% [markdown]
 # ## Tune
 #
-# An import has a recipe of its own. `--fork` starts a new run from its parameters and its tokenizer, here on the source of one module.
+# An import has a recipe of its own. `--fork` starts a new run from its parameters and its tokenizer, here on the
+# source of one module.
 
 # %% tags=["live"]
 import argparse
@@ -106,7 +109,7 @@ import argparse
 Path("code.txt").write_text(Path(argparse.__file__).read_text())
 FORK = "--config=runs/imported/recipe.py --fork=runs/imported --workdir=runs/tuned"
 DATA = "--config.data.path=code.txt --config.data.length=64 --config.data.batch=16 --config.data.store=store"
-command(f"train {FORK} {DATA} --config.train.steps=100 --config.optimizer.learning_rate=3e-3 --config.evaluate.every=50")
+command(f"train {FORK} {DATA} --config.train.steps=100 --config.optimizer.learning_rate=3e-3")
 
 # %% [markdown]
 # Before and after: documentation has become code.
@@ -119,7 +122,8 @@ for run in ("runs/imported", "runs/tuned"):
 # %% [markdown]
 # ## Export
 #
-# The export is read back and its logits are compared with those of the run: a directory that does not agree is not written.
+# The export is read back and its logits are compared with those of the run: a directory that does not agree is not
+# written.
 
 # %%
 command("export --workdir=runs/tuned --output=exported")

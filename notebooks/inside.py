@@ -23,8 +23,8 @@ from lm_jax.main import command
 command("train --config=gpt:tiny --workdir=runs/gpt --config.train.steps=200 --config.data.workers=1")
 
 # %% [markdown]
-# A run is loaded as its configuration and tokenizer (`experiment.load`) and its parameters (`restore_model`). A model maps `Inputs` to `Output`, and
-# `show` names what it returns from between the layers.
+# A run is loaded as its configuration and tokenizer (`experiment.load`) and its parameters (`restore_model`). A model
+# maps `Inputs` to `Output`, and `show` names what it returns from between the layers.
 
 # %%
 import jax.numpy as jnp
@@ -51,11 +51,14 @@ print("logits   ", output.logits.shape)
 # %% [markdown]
 # ## Attention
 #
-# Each row of a map is a query, and its probabilities over the keys sum to one. The upper triangle is empty: no token attends to a later one.
+# Each row of a map is a query, and its probabilities over the keys sum to one. The upper triangle is empty: no token
+# attends to a later one.
+
 
 # %%
 def draw(maps, titles, names, width=3.2):
-    figure, axes = plt.subplots(1, len(maps), figsize=(width * len(maps), width + 0.4), layout="constrained", squeeze=False)
+    size = (width * len(maps), width + 0.4)
+    figure, axes = plt.subplots(1, len(maps), figsize=size, layout="constrained", squeeze=False)
     for axis, picture, title in zip(axes[0], maps, titles):
         axis.imshow(picture, cmap="Blues", vmin=0)
         axis.set_title(title, fontsize="small")
@@ -64,14 +67,19 @@ def draw(maps, titles, names, width=3.2):
     plt.show()
 
 
-maps = [(layer, head, probabilities) for layer, x in enumerate(output.shown.attention) for head, probabilities in enumerate(x[0])]
-draw([x for *_, x in maps], [f"layer {layer}, head {head}" for layer, head, _ in maps], pieces)
+maps = {
+    f"layer {layer}, head {head}": probabilities
+    for layer, heads in enumerate(output.shown.attention)
+    for head, probabilities in enumerate(heads[0])
+}
+draw(maps.values(), maps, pieces)
 
 # %% [markdown]
 # ## Hidden states
 #
-# Every layer adds to the residual stream. If the final norm and the read-out are applied to it before and after each layer, it already
-# predicts: the table shows the most likely next token (nostalgebraist 2020, "logit lens"). The last row is what the model predicts.
+# Every layer adds to the residual stream. If the final norm and the read-out are applied to it before and after each
+# layer, it already predicts: the table shows the most likely next token (nostalgebraist 2020, "logit lens"). The last
+# row is what the model predicts.
 
 # %%
 lens = lambda model, x: model.readout(model.final_norm(x))
@@ -84,8 +92,8 @@ print("difference of the last row to the logits:", float(jnp.abs(logits - output
 # %% [markdown]
 # ## Masks
 #
-# A mask is a predicate over the positions of a query and a key, and masks combine. No array of pairs is stored: these pictures evaluate the
-# predicates.
+# A mask is a predicate over the positions of a query and a key, and masks combine. No array of pairs is stored: these
+# pictures evaluate the predicates.
 
 # %%
 from lm_jax.models.attention import masks
@@ -115,8 +123,8 @@ print(np.abs(changed.logits - output.logits).max(-1)[0].round(4))
 # %% [markdown]
 # ## Segments
 #
-# Texts that are packed into one row have `segments`; 0 is padding. A token attends within its own segment only, and with `positions` that start
-# again the second text is read as if it were alone.
+# Texts that are packed into one row have `segments`; 0 is padding. A token attends within its own segment only, and
+# with `positions` that start again the second text is read as if it were alone.
 
 # %%
 length = tokens.shape[1]
@@ -132,8 +140,9 @@ print("difference to the text alone:", float(jnp.abs(both.logits[:, length : 2 *
 # %% [markdown]
 # ## Positions
 #
-# Without positions, attention would see a set of tokens. GPT-2 adds a learned vector per position; LLaMA rotates queries and keys, so that
-# a score depends on the distance alone. If all positions grow by five, GPT-2's logits change and LLaMA's do not, up to rounding.
+# Without positions, attention would see a set of tokens. GPT-2 adds a learned vector per position; LLaMA rotates
+# queries and keys, so that a score depends on the distance alone. If all positions grow by five, GPT-2's logits
+# change and LLaMA's do not, up to rounding.
 
 # %%
 import jax
@@ -149,10 +158,12 @@ rotary = build_transformer(from_config_dict(TransformerConfig, preset))
 untrained = rotary.init(jax.random.key(0), Inputs(tokens=tokens), method="everything")["params"]
 positions = np.arange(length)[None]
 for name, module, weights in (("GPT-2", model, params), ("LLaMA", rotary, untrained)):
-    logits = [
-        module.apply({"params": weights}, Inputs(tokens=tokens, positions=positions + shift), logits=True).logits for shift in (0, 5)
-    ]
-    print(f"{name}: logits change by at most {float(jnp.abs(logits[0] - logits[1]).max()):.1e}")
+    here, later = (
+        module.apply({"params": weights}, Inputs(tokens=tokens, positions=positions + shift), logits=True).logits
+        for shift in (0, 5)
+    )
+    print(f"{name}: the logits change by at most {float(jnp.abs(here - later).max()):.1e}")
 
 # %% [markdown]
-# The same outputs of a Hugging Face checkpoint, under the names of its own library, come from `interop.run(DIRECTORY, inputs)`: see `hugging_face`.
+# The same outputs of a Hugging Face checkpoint, under the names of its own library, come from `interop.run(DIRECTORY,
+# inputs)`: see `hugging_face`.

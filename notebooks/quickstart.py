@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Three kinds of models, trained in a minute
 #
-# A decoder continues a text, an encoder fills its gaps, an encoder-decoder restores what was removed from it. This notebook
-# trains one of each on the documentation of the installed Python, so it downloads no text.
+# A decoder continues a text, an encoder fills its gaps, an encoder-decoder restores what was removed from it. This
+# notebook trains one of each on the documentation of the installed Python, so it downloads no text.
 
 # %%
 import subprocess
@@ -16,11 +16,12 @@ from lm_jax.verbs import doctor
 print(doctor.summary())
 
 # %% [markdown]
-# `command` runs an `lm-jax` command inside the notebook. A recipe, `--config=NAME:VARIANT`, sets the model, its objective and its text, and
-# every other setting is a flag. The `tiny` recipes are meant for two CPU cores; here they train for 100 steps of 16 rows of 64 tokens.
+# `command` runs an `lm-jax` command inside the notebook. A recipe, `--config=NAME:VARIANT`, sets the model, its
+# objective and its text, and every other setting is a flag. The `tiny` recipes are meant for two CPU cores; here they
+# train for 100 steps of 16 rows of 64 tokens.
 #
-# The first run cleans the text, trains a tokenizer and stores the tokens. The others find them, because all three have
-# the same tokenizer: one with `sentinels`, which the encoder-decoder needs.
+# The first run cleans the text, trains a tokenizer and stores the tokens. The others find them, because all three
+# have the same tokenizer: one with `sentinels`, which the encoder-decoder needs.
 
 # %% tags=["live"]
 from lm_jax.main import command
@@ -34,9 +35,10 @@ for kind, recipe in RECIPES.items():
 # %% [markdown]
 # ## Loss curves
 #
-# A run writes its metrics to `metrics.jsonl`. The three losses are in nats, but they are losses of different things: of every token (decoder),
-# of masked tokens and sentence pairs (encoder), of the removed spans with their sentinels (encoder-decoder). Only curves of one objective on
-# one text may be compared. All start near the logarithm of the vocabulary size (the encoder's has one bit more, for the pairs).
+# A run writes its metrics to `metrics.jsonl`. The three losses are in nats, but they are losses of different things:
+# of every token (decoder), of masked tokens and sentence pairs (encoder), of the removed spans with their sentinels
+# (encoder-decoder). Only curves of one objective on one text may be compared. All start near the logarithm of the
+# vocabulary size (the encoder's has one bit more, for the pairs).
 
 # %%
 import math
@@ -68,8 +70,8 @@ for kind in RECIPES:
 # %% [markdown]
 # ## Use
 #
-# `generate` does what the kind of model can do. After 100 steps, these models have learned frequent words and little else;
-# `make quickstart` trains larger ones for some minutes.
+# `generate` does what the kind of model can do. After 100 steps, these models have learned frequent words and little
+# else; `make quickstart` trains larger ones for some minutes.
 
 # %%
 command("generate --workdir=runs/decoder --prompt='Return a new' --max_tokens=30 --temperature=0.7")
@@ -78,13 +80,14 @@ command("generate --workdir=runs/decoder --prompt='Return a new' --max_tokens=30
 command("generate --workdir=runs/encoder --prompt='If the argument is not [MASK], it is None.'")
 
 # %%
-command("generate --workdir=runs/encoder_decoder --prompt='Return True if <extra_id_0> object.' --temperature=0 --max_tokens=12")
+PROMPT = "Return True if <extra_id_0> object."
+command(f"generate --workdir=runs/encoder_decoder --prompt='{PROMPT}' --temperature=0 --max_tokens=12")
 
 # %% [markdown]
 # ## What a model is
 #
-# All three are one transformer with other settings. `lm-jax inspect --config=RECIPE` lists them all; these are the ones that make the
-# kind.
+# All three are one transformer with other settings. `lm-jax inspect --config=RECIPE` lists them all; these are the
+# ones that make the kind.
 
 # %%
 from lm_jax.core.trees import count
@@ -94,4 +97,6 @@ for kind in RECIPES:
     model = run.config.model
     stacks = {name: getattr(model, name) for name in ("stack", "encoder", "decoder") if hasattr(model, name)}
     masks = {name: stack.block.attention.mask for name, stack in stacks.items()}
-    print(f"{model.kind}: objective {run.config.objective.name}, masks {masks}, {count(run.product.shapes):,} parameters")
+    print(
+        f"{model.kind}: {count(run.product.shapes):,} parameters, masks {masks}, objective {run.config.objective.name}"
+    )
