@@ -124,7 +124,8 @@ print(np.abs(changed.logits - output.logits).max(-1)[0].round(4))
 # ## Segments
 #
 # Texts that are packed into one row have `segments`; 0 is padding. A token attends within its own segment only, and
-# with `positions` that start again the second text is read as if it were alone.
+# with `positions` that start again the second text is read as if it were alone. The last two rows of the map are
+# padding, whose output is not used.
 
 # %%
 length = tokens.shape[1]
