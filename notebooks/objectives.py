@@ -75,7 +75,8 @@ show("prefix:tiny", 21)
 # make room for the three markers.
 
 # %%
-show("fim:tiny", 21, "--config.objective.causal.middle.rate=1 --config.objective.causal.middle.suffix_first=0")
+MIDDLE = "--config.objective.causal.middle.rate=1 --config.objective.causal.middle.suffix_first=0"
+show("fim:tiny", 21, f"--batch=1 {MIDDLE}")
 
 # %% [markdown]
 # ## Encoders

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Three kinds of models, trained in a minute
+# # Three kinds of models, a hundred steps each
 #
 # A decoder continues a text, an encoder fills its gaps, an encoder-decoder restores what was removed from it. This
 # notebook trains one of each on the documentation of the installed Python, so it downloads no text.
@@ -37,8 +37,9 @@ for kind, recipe in RECIPES.items():
 #
 # A run writes its metrics to `metrics.jsonl`. The three losses are in nats, but they are losses of different things:
 # of every token (decoder), of masked tokens and sentence pairs (encoder), of the removed spans with their sentinels
-# (encoder-decoder). Only curves of one objective on one text may be compared. All start near the logarithm of the
-# vocabulary size (the encoder's has one bit more, for the pairs).
+# (encoder-decoder). Only curves of one objective on one text may be compared. The dotted line is the loss of a
+# uniform guess. The encoder starts one bit above it, for the pairs, and T5 above it too, because its initial logits
+# are not small.
 
 # %%
 import math
