@@ -12,7 +12,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 SMALLEST = "objectives"  # It trains nothing and reads one sentence.
 MACHINE = {
     "absolute path": r"(?<![\w.:/<])/(?:[A-Za-z]+/|(?:tmp|root|home|content)\b)",
-    "timing": r"\d\s?(?:ms|s|min|h)\b|\bseconds?\b|(?:tokens|it|steps)/s",
+    "timing": r"(?<![\w.])\d[\d.,]*\s?(?:ms|s|min|h)\b|\bseconds?\b|(?:tokens|it|steps)/s",
     "address in memory": r"0x[0-9a-f]{6,}",
     "progress": r"\d%\|",
 }
