@@ -90,5 +90,6 @@ command("generate --workdir=runs/mine --prompt='The statement' --max_tokens=40 -
 # %% [markdown]
 # ## Further
 #
-# Two million bytes of text and two minutes give `quickstart:gpt`; more of both, and a GPU, give `gpt:small`. With
-# `--config=bert:tiny` or `--config=t5:tiny` the same commands train an encoder or an encoder-decoder on your text.
+# These are 300 small steps of a small model. `quickstart:gpt` is larger and replaces line breaks, which mean little
+# in prose, by spaces; `gpt:small` is the published size and needs an accelerator. With `--config=bert:tiny` or
+# `--config=t5:tiny` the same commands train an encoder or an encoder-decoder on your text.
