@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev quickstart test lint types docs bench clean
+.PHONY: help install dev quickstart notebooks test lint types docs bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ dev: $(VENV)/.installed-dev  ## the same, with ruff, pyright and pre-commit
 
 quickstart: install  ## train, evaluate and sample from a small model on this machine
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/quickstart.sh
+
+notebooks: $(VENV)/.installed-notebooks  ## execute the notebooks and store their outputs
+	$(BIN)/python -m notebooks.build
 
 test: install  ## the default test suite
 	$(BIN)/python -m pytest -n $(WORKERS) -q

@@ -9,6 +9,7 @@ import errno
 import importlib
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -91,6 +92,20 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"lm-jax {words[0]}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def command(line: str) -> None:
+    """Runs a command in this process, as notebooks do: the arguments of `lm-jax` as one line, quoted as for a shell.
+
+    Raises:
+      RuntimeError: the command did not succeed; its message is on standard error.
+
+    Example:
+      >>> command("--version")
+      lm_jax ...
+    """
+    if code := main(["lm-jax", *shlex.split(line)]):
+        raise RuntimeError(f"lm-jax {line}: exit code {code}; the message above says why")
 
 
 def _run(module: str, request: flags.Request) -> int:

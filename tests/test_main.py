@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lm_jax import flags
-from lm_jax.main import VERBS
+from lm_jax.main import VERBS, command
 from lm_jax.objectives import OBJECTIVES
 from tests.commands import golden_flags, lm_jax, run
 
@@ -261,3 +261,9 @@ def test_a_used_work_directory_refuses_another_model(tmp_path, capsys):
 def test_a_separate_process_exits_with_the_same_code():
     process = run("train", "--config=gpt:tiny", "--config.model.widht=3", "--workdir=x")
     assert process.returncode == 2 and process.stderr.count("\n") == 1
+
+
+def test_a_command_that_fails_in_a_notebook_raises(capsys):
+    with pytest.raises(RuntimeError, match="exit code 2"):
+        command("train --config='gpt:a variant' --workdir=W")
+    assert "unknown variant 'a variant'" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ from lm_jax.train import averaging, gradients, optimizers, placing, state, step
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The components of a run; `store` is the tokenized text, or None if only the models are needed.
+    """The components of a run.
+
+    Attributes:
+      store: the tokenized text, or None if only the models are needed.
+      devices: the devices of the mesh; None: all.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -50,6 +54,7 @@ class Experiment:
     config: ExperimentConfig
     tokenizer: tokenizers.Tokenizer
     store: corpora.Corpus | None = None
+    devices: Sequence[Any] | None = None
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
@@ -112,7 +117,7 @@ class Experiment:
     @functools.cached_property
     def layout(self) -> Layout:
         """The mesh of all devices and its sharding rules; the batch must be divisible over it."""
-        layout = Layout(mesh.make(self.config.mesh), self.config.rules)
+        layout = Layout(mesh.make(self.config.mesh, self.devices), self.config.rules)
         batch, parts = self.config.data.batch, self.config.train.accumulate
         divisor = layout.batch_divisor() * parts
         if batch < 1 or batch % divisor:

@@ -82,6 +82,18 @@ def describe(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary() -> str:
+    """Returns the devices that jax sees, and a line for each problem of this machine; notebooks start with it.
+
+    Example:
+      >>> summary().split()[:2]
+      ['devices', 'cpu:0']
+    """
+    facts = examine(Machine(), _devices(), host.cache_root())
+    lines = [f"devices    {', '.join(facts['devices'])}", *(f"problem    {problem}" for problem in facts["problems"])]
+    return "\n".join(lines)
+
+
 def _devices() -> list[str]:
     import jax
 

@@ -76,3 +76,9 @@ def test_the_spec_of_an_objective_describes_its_features(name):
     keys = {pipeline.KEYS: ((2,), "uint32")}
     assert actual == {name: (field.shape, field.dtype) for name, field in case.objective.spec.items()} | keys
     assert {work.role for work in case.objective.work} == set(case.objective.roles)
+
+
+def test_an_experiment_can_use_some_of_the_devices(build_experiment):
+    exp = dataclasses.replace(build_experiment("gpt2"), devices=jax.devices()[:2])
+    assert exp.layout.mesh.devices.size == 2
+    assert exp.batch_like["tokens"].sharding.device_set == set(jax.devices()[:2])
