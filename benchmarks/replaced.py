@@ -1,4 +1,4 @@
-"""The cost of an ELECTRA step over that of its parts: `python -m benchmarks.replaced [rows=8] [length=128] [rounds=7]`.
+"""The cost of an ELECTRA step over that of its parts: `python -m benchmarks.replaced [rows=32] [length=128] [rounds=7]`.
 
 The parts are a masked step of the generator and the gradients of the discriminator's loss on a batch that is already
 corrupted. The steps take turns in one process; the medians of their times are printed, and of the ratios in each round,
@@ -38,7 +38,7 @@ VOCAB = 30_522
 
 def main() -> None:
     """Print one JSON line for ELECTRA and one for MC-BERT."""
-    words = {"rows": 8, "length": 128, "rounds": 7}
+    words = {"rows": 32, "length": 128, "rounds": 7}
     words |= {name: int(value) for name, value in (word.split("=", 1) for word in sys.argv[1:])}
     rows, length = words["rows"], words["length"]
     small: Any = electra_generator("small")
