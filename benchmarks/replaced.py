@@ -1,4 +1,4 @@
-"""The cost of an ELECTRA step over that of its parts: `python -m benchmarks.replaced [rows=32] [length=128] [rounds=7]`.
+"""ELECTRA's step over its parts, in time: `python -m benchmarks.replaced [rows=32] [length=128] [rounds=7]`.
 
 The parts are a masked step of the generator and the gradients of the discriminator's loss on a batch that is already
 corrupted. The steps take turns in one process; the medians of their times are printed, and of the ratios in each round,
