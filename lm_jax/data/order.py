@@ -133,4 +133,5 @@ class _Key(np.random.bit_generator.ISeedSequence):
 
 def generator(seed: int, epoch: int, row: int) -> np.random.Generator:
     """Return the random generator of a row in an epoch (Philox, a counter-based generator; Salmon et al. 2011)."""
-    return np.random.Generator(np.random.Philox(_Key(np.array([key(seed, epoch), row], np.uint64))))  # type: ignore[arg-type]
+    bits = np.random.Philox(_Key(np.array([key(seed, epoch), row], np.uint64)))  # type: ignore[arg-type]
+    return np.random.Generator(bits)
