@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 
 from lm_jax.train.checkpoint import Checkpointer
-from tests.commands import command, golden_flags, one_device
+from tests.commands import command, golden_flags, one_device, recipe_flags
 
 STEPS = 40
+OTHERS = "albert bart bert electra ernie fim mcbert prefix roberta spanbert t5 ul2 xlnet".split()
 
 
-def test_sigkill_and_restart_end_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("recipe", ["gpt", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
+def test_sigkill_and_restart_end_with_the_same_bits(recipe, tmp_path):
     flags = [
         "train",
-        "--config=gpt:tiny",
+        f"--config={recipe}:tiny",
         f"--config.train.steps={STEPS}",
         "--config.checkpoint.every=10",
         "--config.evaluate.every=20",
         "--config.evaluate.batches=2",
         "--config.log.every=5",
-        "--config.model.stack.block.dropout=0.1",
         "--config.train.ema=0.9",
-        *golden_flags(tmp_path / "store"),
+        *(["--config.model.stack.block.dropout=0.1"] if recipe == "gpt" else []),
+        *recipe_flags(recipe, tmp_path),
     ]
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     subprocess.run(command(*flags, f"--workdir={uninterrupted}"), env=one_device(), check=True, capture_output=True)
