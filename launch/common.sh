@@ -3,6 +3,7 @@
 # Sourced, not run. A script lists its options in a usage text, two spaces before each: `  --NAME=VALUE` or `  --NAME `.
 program=${0##*/}
 dry_run=
+delete=
 words=()
 
 # stop MESSAGE [CODE]: ends the script with one line on stderr; exit code 2, invalid input, unless another is given.
@@ -104,4 +105,17 @@ distribute() {
     [[ $word != --distributed ]] || return 0
   done
   words+=(--distributed)
+}
+
+# settle NAME COMMAND...: at a script's end, deletes with --delete what costs money, or says how; keeps the exit code.
+settle() {
+  local code=$? _name=$1
+  shift
+  trap - EXIT
+  if [[ -n $delete ]]; then
+    run "$@" || note "NOT DELETED, and it costs money: $(quoted "$@")"
+  else
+    note "$_name costs money until you delete it: $(quoted "$@")"
+  fi
+  exit "$code"
 }

@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "$0")/common.sh"
 cluster='' workload='' zone='' project='' tpu='' slices=1 bucket='' source='' image=python:3.12 restarts=0
-spot='' reservation='' reuse='' delete=''
+spot='' reservation='' reuse=''
 
 usage="usage: launch/gke.sh --cluster=NAME --workload=NAME --project=PROJECT --zone=ZONE --tpu=TYPE [options] -- \\
   lm-jax train ...
@@ -52,16 +52,7 @@ capacity=--on-demand
 [[ -z $spot ]] || capacity=--spot
 [[ -z $reservation ]] || capacity=--reservation=$reservation
 
-finish() {
-  local code=$? remove=(xpk cluster delete "${place[@]}" --force)
-  trap - EXIT
-  if [[ -n $delete ]]; then
-    run "${remove[@]}" || note "NOT DELETED, and it costs money: $(quoted "${remove[@]}")"
-  else
-    note "$cluster costs money until you delete it: $(quoted "${remove[@]}")"
-  fi
-  exit "$code"
-}
+finish() { settle "$cluster" xpk cluster delete "${place[@]}" --force; }
 
 if [[ -z $reuse ]]; then
   # Not create-pathways: its one client drives all hosts, whereas lm_jax runs a process on each.

@@ -2,7 +2,7 @@
 # Cloud TPU queued resources: create, wait, install, mount, train, delete. Shared by tpu_pod.sh and multislice.sh, which
 # set `verb` and `hosts`: how gcloud reaches every host of one slice, or of several. Sourced, not run.
 name='' zone='' project='' accelerator='' runtime='' bucket='' source='' setup='' logs='' poll_s=30 verb=''
-spot='' reuse='' delete='' hosts=() place=()
+spot='' reuse='' hosts=() place=()
 
 # shellcheck disable=SC2034 # The scripts that source this read it.
 queued_options="  --name=NAME                name of the queued resource; letters, digits and dashes
@@ -132,13 +132,4 @@ train() {
 }
 
 # finish: deletes the resource, or says how; the exit code stays that of the script.
-finish() {
-  local code=$? remove=(gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet)
-  trap - EXIT
-  if [[ -n $delete ]]; then
-    run "${remove[@]}" || note "NOT DELETED, and it costs money: $(quoted "${remove[@]}")"
-  else
-    note "$name costs money until you delete it: $(quoted "${remove[@]}")"
-  fi
-  exit "$code"
-}
+finish() { settle "$name" gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet; }

@@ -15,7 +15,7 @@ from jaxtyping import Int, Integer, UInt32, UInt64
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _ROUNDS = 6
-_BLOCK = 1 << 9
+_BLOCK = 1 << 9  # Indices that are permuted together.
 
 
 def mix(value: int) -> int:
