@@ -1,5 +1,6 @@
 """Configuration of all tests: 8 fake CPU devices, no implicit rank promotion, shapes checked at run time."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -16,8 +17,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+import typechecker  # noqa: E402
 
 jaxtyping.install_import_hook("lm_jax", "typechecker.check")
+# Traced programs are many objects that live long: by default a tenth of the time goes into looking for cycles in them.
+gc.set_threshold(50_000, 20, 50)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +39,13 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return path
+
+
+@pytest.fixture
+def untyped():
+    """Functions of the library do not check their arguments: for tests that call one thousands of times."""
+    with typechecker.off():
+        yield
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,3 +135,14 @@ def test_files_and_functions_stay_short(path):
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_every_module_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.relative_to(ROOT)} has no docstring"
+
+
+def test_shapes_in_annotations_are_strings():
+    # jaxtyping does not check an annotation that it cannot read, and does not say so.
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and getattr(node.value, "id", None) in vars(jaxtyping):
+                array = isinstance(node.slice, ast.Tuple) and len(node.slice.elts) == 2 and node.slice.elts
+                assert array and isinstance(array[1], ast.Constant) and isinstance(array[1].value, str), (
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+                )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import beartype
+import jaxtyping
 from beartype.roar import BeartypeDecorHintPep3119Exception
 
 _beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
@@ -21,6 +22,16 @@ def check(function: Any) -> Any:
                 with contextlib.suppress(TypeError):  # not a protocol
                     typing.runtime_checkable(part)
         return _beartype(function)
+
+
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+    """Checks nothing, for tests of thousands of rows, in which checks would take most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def _parts(hint: Any) -> Iterator[Any]:

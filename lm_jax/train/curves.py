@@ -36,10 +36,16 @@ def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | 
     if not any(name == "loss" for curves in by_run.values() for _, name in curves):
         raise InputError(f"no train/loss or val/loss in {', '.join(map(str, runs))}; train first")
     names = panels(by_run)
-    rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(6 * min(COLUMNS, len(names)), 3.2 * rows), dpi=110, layout="constrained")
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    width, height = 6 * columns, 3.2 * rows
+    figure = Figure(figsize=(width, height), dpi=110)
+    # Margins in inches. Laying the panels out by their labels would take longer than drawing them.
+    figure.subplots_adjust(
+        left=0.9 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.4 / height, wspace=0.2, hspace=0.25
+    )
     for position, name in enumerate(names, 1):
-        axes = figure.add_subplot(rows, min(COLUMNS, len(names)), position)
+        axes = figure.add_subplot(rows, columns, position)
         for index, (label, curves) in enumerate(by_run.items()):
             _draw(axes, curves, name, f"{label} " if len(by_run) > 1 else "", f"C{index % 10}")
         _decorate(axes, name)

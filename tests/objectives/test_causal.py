@@ -76,6 +76,7 @@ def test_overlapping_rows_predict_all_of_a_document_but_its_first_token_once(bef
     assert (causal.text is None) == (not before)
 
 
+@pytest.mark.usefixtures("untyped")
 def test_lengths_of_prefixes_are_uniform_and_the_tokens_after_them_are_predicted():
     rng, row = np.random.default_rng(0), {"tokens": np.arange(10, 19)}
     rows = [AFTER_PREFIX.features(row, rng) for _ in range(10_000)]

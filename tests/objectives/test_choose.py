@@ -82,6 +82,7 @@ def test_run_lengths_follow_the_distribution_of_their_paper(run, longest, shares
     np.testing.assert_allclose(counts[1:] / counts.sum(), shares, atol=0.02)
 
 
+@pytest.mark.usefixtures("untyped")
 def test_every_token_is_chosen_equally_often():
     counts, chooser = np.zeros(20), Chooser(ChooseConfig(), VOCABULARY)
     rng = np.random.default_rng(0)

@@ -40,6 +40,7 @@ def noised(denoise, count, rows, sentences=()):
     return [noise(text(count), denoise, row, rng) for _ in range(rows)]
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("name", ["mask", "delete"])
 def test_thirty_percent_of_the_tokens_are_masked_or_deleted(name):
     rows = noised(objective(name), 128, ROWS)
@@ -57,6 +58,7 @@ def test_thirty_percent_of_the_tokens_are_masked_or_deleted(name):
             assert (np.diff(row) > 0).all() and MASK not in row
 
 
+@pytest.mark.usefixtures("untyped")
 def test_infilled_spans_have_poisson_lengths_and_one_mask_each():
     count = 400
     # Few spans, so that nearly all have unmasked neighbours, whose distance is the length of the span.

@@ -67,6 +67,7 @@ def test_fifteen_percent_of_the_ordinary_tokens_are_chosen():
         assert features["weights"].sum() == max(1, round(0.15 * ordinary))
 
 
+@pytest.mark.usefixtures("untyped")
 def test_of_the_chosen_eighty_percent_are_masked_ten_random_and_ten_unchanged():
     rng, (row, features) = np.random.default_rng(0), pair(0)
     count = len(chosen(features)[0])

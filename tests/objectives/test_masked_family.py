@@ -54,6 +54,7 @@ def test_a_run_is_masked_random_or_unchanged_as_a_whole_in_shares_of_80_10_and_1
     assert (np.diff(kind)[begins[1:] == 0] != 0).mean() < 0.05
 
 
+@pytest.mark.usefixtures("untyped")
 def test_segments_in_order_and_swapped_are_equally_frequent():
     objective, swapped = masked(sentence_order=True, length=16), 0
     first, second = laws.text(6), laws.text(5)

@@ -7,11 +7,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import laws
 import numpy as np
 import pytest
 import tiny
+import typechecker
 from interop.cases import case as stored_case
 
 from lm_jax import interop
@@ -37,12 +37,8 @@ def pair(first, second):
 def many():
     """The features of 10,000 packed rows with 48 tokens of text."""
     rng, row = np.random.default_rng(0), {"tokens": laws.text(48)}
-    # Checks of types would take most of the time.
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
+    with typechecker.off():
         rows = [PACKED.features(row, rng) for _ in range(ROWS)]
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
     return {name: np.stack([features[name] for features in rows]) for name in rows[0]}
 
 

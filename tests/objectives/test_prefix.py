@@ -40,6 +40,7 @@ def test_source_and_target_are_the_text(kind, mode):
         assert max(sizes) == 32, "the longest source fills the row"
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("rate", [0.5, 0.25])
 def test_the_length_of_the_target_is_uniform(rate):
     prefix, rng = Prefix(PrefixConfig(rate=rate), VOCABULARY, 64), np.random.default_rng(0)

@@ -29,6 +29,7 @@ VOCABULARY, NAMES = tiny.VOCABULARY, ("replaced", "substituted")
 setting = functools.cache(tiny.setting)
 
 
+@pytest.mark.usefixtures("untyped")
 def test_fifteen_percent_of_the_ordinary_tokens_are_masked_in_ten_thousand_rows():
     objective = Replaced(ReplacedConfig(mask=0.85), VOCABULARY, 32)
     rng = np.random.default_rng(0)

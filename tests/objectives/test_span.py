@@ -114,6 +114,7 @@ def test_corruption_is_a_function_of_the_generator():
     assert not np.array_equal(first["source"], other["source"])
 
 
+@pytest.mark.usefixtures("untyped")
 def test_every_position_is_removed_equally_often():
     span = Span(SpanConfig(rate=0.5, mean_span=2.0), VOCABULARY, 32)
     count, removed = span.reads.length, 0
