@@ -124,7 +124,7 @@ def _scramble(values: UInt64[np.ndarray, " n"], key: np.uint64) -> UInt64[np.nda
 class _Key(np.random.bit_generator.ISeedSequence):
     """Gives a key to Philox, which with the argument `key` also asks the system for a seed that it does not use."""
 
-    def __init__(self, key: UInt64[np.ndarray, "2"]):
+    def __init__(self, key: UInt64[np.ndarray, " 2"]):
         self._key = key
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:  # noqa: D102 - numpy's.

@@ -115,7 +115,7 @@ class DetectionHead(nn.Module):
     activation: str = "gelu"
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "... embed"]) -> Float[Array, "..."]:
+    def __call__(self, hidden: Float[Array, "... embed"]) -> Float[Array, " ..."]:
         """Computes the log-odds that the token of every hidden state was replaced."""
         width = hidden.shape[-1]
         draw = initializers.kernel(self.init_config, width, width)

@@ -131,7 +131,7 @@ class Transformer(nn.Module):
             raise InputError("this model has no sentence-pair head; set config.model.pair_classes=2")
         return self.pair(first)
 
-    def detect_logits(self, hidden: Float[Array, "... embed"]) -> Float[Array, "..."]:
+    def detect_logits(self, hidden: Float[Array, "... embed"]) -> Float[Array, " ..."]:
         """Log-odds that the token of each hidden state was replaced."""
         if not self.config.detection:
             raise InputError("this model has no head for replaced tokens; set config.model.detection=True")

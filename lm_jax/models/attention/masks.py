@@ -28,8 +28,8 @@ class TokenPositions:
       prefix: whether the token belongs to its row's prefix; None: rows have no prefix.
     """
 
-    position: Int[Array, ...] | Any
-    prefix: Bool[Array, ...] | None | Any = None
+    position: Int[Array, " ..."] | Any
+    prefix: Bool[Array, " ..."] | None | Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
