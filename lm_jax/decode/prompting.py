@@ -52,20 +52,27 @@ def masked_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
 
 
 def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """The ids of a source with sentinels for `<extra_id_0>`, `<extra_id_1>`, ..., without EOS.
+    """The ids of a source with sentinels for `<extra_id_0>`, `<extra_id_1>`, ..., and masks for `<mask>`, without EOS.
+
+    The tokenizer's own mask token is a mask too; without a mask, `<mask>` is text.
 
     Raises:
       InputError: a sentinel that the tokenizer lacks, or one that appears twice.
     """
-    parts = SENTINEL.split(text)
-    numbers = [int(number) for number in parts[1::2]]
+    masks = () if tokenizer.mask is None else (MASK, tokenizer.piece(tokenizer.mask))
+    gaps = list(re.finditer("|".join([SENTINEL.pattern, *map(re.escape, masks)]), text))
+    numbers = [int(gap[1]) for gap in gaps if gap[1]]
     for number in numbers:
         if number >= len(tokenizer.sentinels):
             has = f"only {len(tokenizer.sentinels)}, from <extra_id_0>" if len(tokenizer.sentinels) else "no sentinels"
             raise InputError(f"--prompt {_short(text)} has <extra_id_{number}>, but the tokenizer has {has}")
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--prompt {_short(text)} has a sentinel twice; number them <extra_id_0>, <extra_id_1>, ...")
-    return _joined(tokenizer, parts[::2], [int(tokenizer.sentinels[number]) for number in numbers])
+    ends = [0, *(at for gap in gaps for at in gap.span()), len(text)]
+    parts = [text[start:stop] for start, stop in zip(ends[::2], ends[1::2], strict=True)]
+    return _joined(
+        tokenizer, parts, [int(tokenizer.sentinels[int(gap[1])]) if gap[1] else tokenizer.mask for gap in gaps]
+    )
 
 
 def spans(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> dict[int, list[int]]:
