@@ -7,9 +7,12 @@ import re
 import shutil
 
 import pytest
+import tiny
 
+from lm_jax.core.config import InputError
 from lm_jax.data import plans
 from lm_jax.data.tokenizers import KINDS
+from lm_jax.interop import huggingface
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.denoise import NOISES
@@ -106,6 +109,18 @@ def test_files_that_the_documents_name_exist():
     for page in DOCUMENTS:
         for path in FILES.findall(page.read_text()):
             assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+@pytest.mark.docs
+def test_the_page_about_weights_names_the_presets_that_cannot_be_exported():
+    refused = set()
+    for preset in PRESETS:
+        try:
+            huggingface.tree_for(tiny.config(preset))
+        except InputError:
+            refused.add(preset)
+    named = re.search(r"no class: ([^.]+)\.", (ROOT / "docs" / "weights.md").read_text())
+    assert named is not None and set(re.findall(r"`(\w+)`", named[1])) == refused
 
 
 def test_glossary_lists_every_logical_axis_with_its_default():
