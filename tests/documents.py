@@ -1,4 +1,4 @@
-"""The code blocks of the documentation, and how tests run them.
+"""The code blocks of the README and of docs, and how tests run them.
 
 A block of `sh` or `python` is run, unless the line before it says why not: `<!-- not run: needs a TPU pod -->`. Blocks
 in other languages, or in none, are outputs. The `config` of a Python block is the recipe `gpt:tiny`, which it may
@@ -17,7 +17,10 @@ from ml_collections import ConfigDict
 from lm_jax import experiment, flags
 from tests.commands import ROOT, lm_jax
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+# CHINESE has the blocks of README, as a test shows, so they are run once.
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, CHINESE, ROOT / "CONTRIBUTING.md"]
 LANGUAGES = ("sh", "bash", "console", "python")
 BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
@@ -80,9 +83,17 @@ def run_python(block: Block, names: dict) -> None:
 
 
 def links(page: Path) -> Iterator[str]:
-    """The targets of the links of a page, outside of code."""
+    """The targets of the links and images of a page, outside of code."""
     text = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S))
-    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+    yield from re.findall(r"\]\(([^)\s]+)", text)
+    yield from re.findall(r"""\b(?:href|src)=["']([^"']+)""", text)
+
+
+def words_of_cells(page: Path) -> Iterator[list[str]]:
+    """The words of each cell of a page's tables, without the targets of links; two ideographs count as a word."""
+    for row in re.findall(r"^\|(.+)\|$", page.read_text(), re.M):
+        for cell in re.sub(r"\]\([^)]*\)", "", row).split("|"):
+            yield re.findall(r"[\u4e00-\u9fff]{1,2}|[^\W\u4e00-\u9fff]+(?:[-.'][^\W\u4e00-\u9fff]+)*", cell)
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""The pages in docs: their commands and examples run, their links lead somewhere, their tables are complete."""
+"""The README and the pages in docs: commands and examples run, links lead somewhere, tables are complete."""
 
 import importlib.util
 import lzma
@@ -7,9 +7,12 @@ import re
 import shutil
 
 import pytest
+import tiny
 
+from lm_jax.core.config import InputError
 from lm_jax.data import plans
 from lm_jax.data.tokenizers import KINDS
+from lm_jax.interop import huggingface
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.denoise import NOISES
@@ -19,10 +22,10 @@ from lm_jax.train.schedules import SCHEDULES
 from lm_jax.train.writers import WRITERS
 from tests import documents
 from tests.commands import GOLDEN, ROOT, lm_jax
-from tests.documents import PAGES
+from tests.documents import DOCUMENTS, PAGES
 
 SHORT = ["--config.train.steps=4", "--config.data.workers=1", "--config.evaluate.batches=1"]
-NAMES = [page.stem for page in PAGES]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 FILES = re.compile(r"(?<![\w/])(?:configs|launch|benchmarks|tests|docs|lm_jax)/[\w./-]+\.(?:py|sh|md)")
 
 
@@ -49,13 +52,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_flags_and_recipes_of_a_page_are_valid(name):
-    for block in documents.blocks((ROOT / "docs" / f"{name}.md").read_text()):
+@each_page
+def test_flags_and_recipes_of_a_page_are_valid(page):
+    for block in documents.blocks(page.read_text()):
         if block.language == "python" and "import" not in block.code:
             documents.run_python(block, {})
         elif block.language == "python":
-            compile(block.code, name, "exec")
+            compile(block.code, page.name, "exec")
         elif block.language == "sh":
             for words in documents.commands(block):
                 if words[0] == "lm-jax":
@@ -63,13 +66,13 @@ def test_flags_and_recipes_of_a_page_are_valid(name):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize("name", NAMES)
-def test_commands_of_a_page_run_in_order(name, folder, tmp_path, monkeypatch):
+@each_page
+def test_commands_of_a_page_run_in_order(page, folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "page", ignore=shutil.ignore_patterns("cache"))
     monkeypatch.chdir(tmp_path / "page")
     monkeypatch.setenv("LM_JAX_CACHE", str(folder / "cache"))
     names: dict = {}
-    for block in documents.blocks((ROOT / "docs" / f"{name}.md").read_text()):
+    for block in documents.blocks(page.read_text()):
         if block.runs and block.language == "python":
             documents.run_python(block, names)
         elif block.runs:
@@ -92,7 +95,7 @@ def test_links_lead_to_files_and_headings():
     conf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conf)
     reference = {conf.REFERENCE / f"{package}.md" for package in conf.PACKAGES}
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]:
+    for page in DOCUMENTS:
         for link in documents.links(page):
             path, _, anchor = link.partition("#")
             target = (page.parent / path).resolve() if path else page
@@ -103,9 +106,21 @@ def test_links_lead_to_files_and_headings():
 
 
 def test_files_that_the_documents_name_exist():
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]:
+    for page in DOCUMENTS:
         for path in FILES.findall(page.read_text()):
             assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+@pytest.mark.docs
+def test_the_page_about_weights_names_the_presets_that_cannot_be_exported():
+    refused = set()
+    for preset in PRESETS:
+        try:
+            huggingface.tree_for(tiny.config(preset))
+        except InputError:
+            refused.add(preset)
+    named = re.search(r"no class: ([^.]+)\.", (ROOT / "docs" / "weights.md").read_text())
+    assert named is not None and set(re.findall(r"`(\w+)`", named[1])) == refused
 
 
 def test_glossary_lists_every_logical_axis_with_its_default():
