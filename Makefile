@@ -15,8 +15,8 @@ install: $(VENV)/.installed-test  ## virtual environment with the library and th
 
 dev: $(VENV)/.installed-dev  ## the same, with ruff, pyright and pre-commit
 
-quickstart: install  ## train, evaluate and sample from a small model on this machine
-	PATH="$(abspath $(BIN)):$$PATH" bash launch/quickstart.sh
+quickstart: install  ## train a small model of each kind on this machine and score it; optional: SEED=1
+	$(BIN)/python launch/quickstart.py $(if $(SEED),--seed=$(SEED) --output=runs/quickstart-$(SEED))
 
 notebooks: $(VENV)/.installed-notebooks  ## execute the notebooks and store their outputs
 	$(BIN)/python -m notebooks.build

@@ -17,20 +17,24 @@ TEXT = README.read_text()
 both = pytest.mark.parametrize("page", [README, CHINESE], ids=lambda page: page.name)
 
 
-def test_own_text_in_four_commands(tmp_path):
-    commands = blocks(TEXT.split("in four commands\n")[1], "sh")[0].code.strip().splitlines()
-    assert len(commands) == 4
+def test_own_text_in_four_commands(tmp_path, monkeypatch, capsys):
+    lines = blocks(TEXT.split("in four commands\n")[1], "sh")[0].code.strip().splitlines()
+    verbs = [shlex.split(line)[1:] for line in lines]
+    assert [words[0] for words in verbs] == ["tokenizer", "data", "train", "generate"]
     (tmp_path / "my.txt").write_text("\n\n".join(pydoc_data.topics.topics.values()))
-    environment = {**one_device(), "LM_JAX_CACHE": str(tmp_path / "cache")}
-    python = " ".join(command())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path / "cache"))
 
-    for line in commands:
-        line = line.replace("lm-jax", python, 1)
-        process = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert process.returncode == 0, f"{line}\n{process.stderr}"
+    for words in verbs[:2]:
+        assert lm_jax(*words) == 0
+    # The training starts as users start it, on one device.
+    process = subprocess.run(command(*verbs[2]), env=one_device(), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    capsys.readouterr()
+    assert lm_jax(*verbs[3]) == 0
 
-    assert process.stdout.startswith("Once upon a time")
-    assert len(process.stdout.strip()) > len("Once upon a time")
+    output = capsys.readouterr().out
+    assert output.startswith("Once upon a time") and len(output.strip()) > len("Once upon a time")
 
 
 def test_the_python_examples_run(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
-from lm_jax.train import metrics
+from lm_jax.train.metrics import read
 
 # The first panels, in this order; the other metrics of the objective and the evaluator follow.
 FIRST = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
@@ -19,12 +19,17 @@ OMITTED = ("tokens", "tokens_per_second_per_device", "mfu", "eta_s", "perplexity
 COLUMNS = 2
 
 
-def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | os.PathLike) -> Path:
+def plot(
+    workdirs: str | os.PathLike | Sequence[str | os.PathLike],
+    path: str | os.PathLike,
+    metrics: Sequence[str] | None = None,
+) -> Path:
     """Plots one panel per metric: smoothed training curves over the faint raw ones, validation as points.
 
     Args:
       workdirs: of one or several runs, each labelled by its directory's name.
       path: the PNG file to write.
+      metrics: names without `train/` or `val/`; None: all.
 
     Raises:
       InputError: a directory has no metrics, or no run has a loss.
@@ -35,7 +40,7 @@ def plot(workdirs: str | os.PathLike | Sequence[str | os.PathLike], path: str | 
     by_run = dict(zip(labels(runs), map(_curves, runs), strict=True))
     if not any(name == "loss" for curves in by_run.values() for _, name in curves):
         raise InputError(f"no train/loss or val/loss in {', '.join(map(str, runs))}; train first")
-    names = panels(by_run)
+    names = [name for name in panels(by_run) if metrics is None or name in metrics]
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     width, height = 6 * columns, 3.2 * rows
@@ -75,7 +80,7 @@ Curves = dict[tuple[str, str], tuple[list[float], list[float]]]
 def _curves(run: Path) -> Curves:
     """Returns steps and finite values by (subset of the data, metric)."""
     curves: Curves = {}
-    for entry in metrics.read(run):
+    for entry in read(run):
         for key, value in entry.items():
             subset, slash, name = key.partition("/")
             if slash and math.isfinite(value):

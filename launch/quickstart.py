@@ -1,0 +1,277 @@
+"""Trains a model of each kind on the documentation of the installed Python, and scores it on documents it has not read.
+
+    python launch/quickstart.py [--output=runs/quickstart] [--seed=0] [--steps=N]
+
+`make quickstart` runs it: a few minutes on two cores, without a download. The decoder continues a prompt, the encoder
+fills blanks, the encoder-decoder restores spans, each before and after training; OUTPUT/examples.txt shows more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from lm_jax import experiment, flags
+from lm_jax.core.trees import Params
+from lm_jax.data import rows
+from lm_jax.decode import prompting
+from lm_jax.decode.fill import fill
+from lm_jax.decode.generate import generate
+from lm_jax.decode.sampling import SamplingConfig
+from lm_jax.experiment import Experiment
+from lm_jax.flags import Request
+from lm_jax.models.interface import Inputs
+from lm_jax.train import curves, metrics
+from lm_jax.verbs.runs import restore_model
+
+KINDS = {"gpt": "decoder", "bert": "encoder", "t5": "encoder-decoder"}
+PROMPT = "Return a new string"
+QUESTIONS = 100  # Blanks, and spans.
+SHORTEST, LONGEST = 10, 48  # Tokens of a sentence with a blank or a span.
+SPAN, ANSWER = 3, 6  # Tokens of a span, and tokens to generate from its start.
+WIDTH = 150  # Characters of a line of the closing screen.
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A sentence with a gap: a mask or a sentinel for the tokens start..stop-1."""
+
+    sentence: np.ndarray
+    start: int
+    stop: int
+
+    def source(self, gap: int) -> np.ndarray:
+        """The sentence with the id `gap` in place of its gap."""
+        return np.concatenate([self.sentence[: self.start], [gap], self.sentence[self.stop :]])
+
+    @property
+    def answer(self) -> np.ndarray:
+        """The tokens of the gap."""
+        return self.sentence[self.start : self.stop]
+
+
+def main() -> int:
+    """Train, score, and print one screen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="runs/quickstart", type=Path, help="folder of the runs")
+    parser.add_argument("--seed", default=0, type=int, help="of the parameters and the batches")
+    parser.add_argument("--steps", type=int, help="of each model, instead of those of its recipe")
+    args = parser.parse_args()
+    started = time.monotonic()
+    for recipe, kind in KINDS.items():
+        if code := train(recipe, kind, args.output / recipe, args.seed, args.steps):
+            return code
+    print("answering with each model, untrained and trained ...", file=sys.stderr)
+    runs = {recipe: experiment.prepare(experiment.load(args.output / recipe).config) for recipe in KINDS}
+    answer = {"gpt": continued, "bert": filled, "t5": restored}
+    before, after = (
+        {recipe: answer[recipe](exp, weights(exp, args.output / recipe, trained)) for recipe, exp in runs.items()}
+        for trained in (False, True)
+    )
+    curves.plot([args.output / recipe for recipe in KINDS], args.output / "loss.png", ("loss", "masked_accuracy"))
+    pages = [page for recipe in ("bert", "t5") for page in examples(runs[recipe], recipe, before, after)]
+    (args.output / "examples.txt").write_text("\n".join(pages) + "\n", encoding="utf-8")
+    print("\n".join(screen(runs, before, after, args.output)))
+    print(f"This took {time.monotonic() - started:.0f} s.")
+    return 0
+
+
+def train(recipe: str, kind: str, workdir: Path, seed: int, steps: int | None) -> int:
+    """Train a recipe with `lm-jax train`, whose output goes to a file; return its exit code."""
+    total = steps or flags.load_recipe(f"quickstart:{recipe}").train.steps
+    command = [sys.executable, "-m", "lm_jax.main", "train", f"--config=quickstart:{recipe}", f"--workdir={workdir}"]
+    command += [f"--config.seed={seed}", f"--config.train.steps={total}"]
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    log, done = workdir.parent / f"{recipe}.log", 0
+    bar_format = "{desc} {bar} {percentage:3.0f}% {elapsed}"
+    with log.open("w") as output, tqdm(total=total, desc=f"{kind:15}", bar_format=bar_format, disable=None) as bar:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            time.sleep(0.5)
+            if (workdir / metrics.FILE).exists():
+                done = max((entry["step"] for entry in metrics.read(workdir)), default=0)
+            bar.update(done - bar.n)
+    if process.returncode:
+        print(f"training the {kind} failed; {log} ends:\n" + "\n".join(log.read_text().splitlines()[-5:]))
+    elif not sys.stderr.isatty():
+        print(f"trained the {kind}: {total} steps", file=sys.stderr)
+    return process.returncode
+
+
+def weights(exp: Experiment, workdir: Path, trained: bool) -> Params:
+    """Return the parameters of a run after training, or those that it began with."""
+    if trained:
+        return restore_model(Request(verb="generate", workdir=str(workdir)), exp)[1]
+    ((name, model),) = exp.models.models.items()
+    return model.merge(exp.models.parameters(name, jax.jit(exp.models.draw, static_argnums=0)(exp.config.seed)))
+
+
+def continued(exp: Experiment, params: Params) -> str:
+    """Continue the prompt with a decoder."""
+    ids, tokenizer = prompting.decoder_prompt(exp.tokenizer, PROMPT), exp.tokenizer
+    forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab)
+    sampling = SamplingConfig(temperature=0.7, top_p=0.9)
+    options = dict(max_tokens=60, sampling=sampling, seed=0, pad=exp.padding, eos=None, bos=tokenizer.eos)
+    (output,) = generate(exp.product.module, params, [ids], forbidden=forbidden, **options)
+    return prompting.continuation(tokenizer, ids, output.tokens)
+
+
+def filled(exp: Experiment, params: Params) -> list[list[int]]:
+    """Return the five most likely tokens of each blank."""
+    tokenizer = exp.tokenizer
+    sources = [[tokenizer.cls, *question.source(tokenizer.mask), tokenizer.sep] for question in blanks(exp)]
+    forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab)
+    options = dict(mask=tokenizer.mask, pad=exp.padding, top=5, forbidden=forbidden)
+    masks = fill(exp.product.module, params, sources, **options)
+    return [[token for token, _ in candidates] for ((_, candidates),) in masks]
+
+
+def restored(exp: Experiment, params: Params) -> list[list[int]]:
+    """Return the likeliest tokens, one after the other, from the start of each span, given the text before it."""
+    tokenizer, model, gaps = exp.tokenizer, exp.product, spans(exp)
+    sources = [exp.config.conventions.source(question.source(tokenizer.mask), tokenizer.eos) for question in gaps]
+    source, used = padded(sources, exp.padding)
+    forbidden = list(prompting.unwritable(tokenizer, model.module.config.embed.vocab))
+
+    @jax.jit
+    def likeliest(targets: Any, last: Any) -> Any:
+        inputs = Inputs(tokens=targets, source=Inputs(tokens=source, segments=used))
+        logits = model.bind(params)(inputs, logits=True).logits[np.arange(len(gaps)), last]
+        return logits.at[:, np.array(forbidden)].set(-np.inf).argmax(-1)
+
+    targets = [[exp.padding, *question.sentence[: question.start]] for question in gaps]
+    for _ in range(ANSWER):
+        last = np.array([len(target) - 1 for target in targets])
+        tokens = padded(targets, exp.padding, LONGEST + ANSWER)[0]
+        for target, token in zip(targets, np.asarray(likeliest(tokens, last)), strict=True):
+            target.append(int(token))
+    return [target[-ANSWER:] for target in targets]
+
+
+def padded(sequences: list[Any], pad: int, length: int = LONGEST + 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return sequences of ids as rows of `length`, and 1 where they are not padding."""
+    rows = np.full((len(sequences), length), pad, np.int32)
+    for row, sequence in zip(rows, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    used = np.arange(length) < np.array([[len(sequence)] for sequence in sequences])
+    return rows, used.astype(np.int32)
+
+
+def sentences(exp: Experiment) -> list[np.ndarray]:
+    """Return the sentences of the held-out documents, in random but fixed order."""
+    store = exp.store
+    documents = rows.documents(store, "validation", *rows.span(store.tokens, "validation", exp.config.data.validation))
+    start = int(store.document_starts[documents][0])
+    starts = store.sentence_starts[np.searchsorted(store.sentence_starts, start) :]
+    sizes = np.diff(starts, append=store.tokens)
+    fitting = np.flatnonzero((sizes >= SHORTEST) & (sizes <= LONGEST))
+    order = np.random.default_rng(0).permutation(fitting)
+    texts = (store.read(int(starts[number]), int(starts[number] + sizes[number])) for number in order)
+    return [text[text != exp.tokenizer.eos] for text in texts]
+
+
+def words(exp: Experiment, sentence: np.ndarray) -> list[tuple[int, int]]:
+    """Return start and stop of the words of a sentence: letters between pieces that begin a word or are punctuation."""
+    pieces = [exp.tokenizer.piece(int(token)) for token in sentence]
+    letters = [piece.lstrip("\u2581").isalpha() for piece in pieces]
+    begins = [exp.tokenizer.starts_word[token] or not letter for token, letter in zip(sentence, letters, strict=True)]
+    starts = [*np.flatnonzero(begins), len(sentence)]
+    return [(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True) if letters[start]]
+
+
+def blanks(exp: Experiment) -> list[Question]:
+    """Return sentences with a blank for a word of one piece and at least two letters."""
+
+    def gaps(sentence: np.ndarray) -> list[tuple[int, int]]:
+        long = lambda start: len(exp.tokenizer.decode(sentence[start : start + 1]).strip()) > 1
+        return [(start, stop) for start, stop in words(exp, sentence) if stop == start + 1 and long(start)]
+
+    return questions(exp, gaps)
+
+
+def spans(exp: Experiment) -> list[Question]:
+    """Return sentences with a gap of `SPAN` tokens at any place, as in training."""
+    return questions(exp, lambda sentence: [(start, start + SPAN) for start in range(len(sentence) - SPAN)])
+
+
+def questions(exp: Experiment, gaps: Callable[[np.ndarray], list[tuple[int, int]]]) -> list[Question]:
+    """Return `QUESTIONS` sentences with one of their `gaps`, but not at their ends; both are drawn by a fixed seed."""
+    rng, chosen = np.random.default_rng(1), []
+    for sentence in sentences(exp):
+        inside = [(start, stop) for start, stop in gaps(sentence) if 0 < start and stop < len(sentence)]
+        if inside and len(chosen) < QUESTIONS:
+            chosen.append(Question(sentence, *inside[rng.integers(len(inside))]))
+    return chosen
+
+
+def asked(exp: Experiment, recipe: str) -> list[Question]:
+    """Return the questions for the encoder or the encoder-decoder."""
+    return blanks(exp) if recipe == "bert" else spans(exp)
+
+
+def right(exp: Experiment, recipe: str, answers: list[list[int]]) -> list[bool]:
+    """Return whether each answer is right: a blank's word is among five, or a span begins with the right piece."""
+    most = 5 if recipe == "bert" else 1
+    pairs = zip(asked(exp, recipe), answers, strict=True)
+    return [int(question.answer[0]) in answer[:most] for question, answer in pairs]
+
+
+def marked(exp: Experiment, question: Question) -> str:
+    """Format a sentence with its gap in square brackets."""
+    end = exp.tokenizer.decode(question.sentence[: question.stop])
+    start = exp.tokenizer.decode(question.sentence[: question.start])
+    return f"{start} [{end.removeprefix(start).strip()}]{exp.tokenizer.decode(question.sentence).removeprefix(end)}"
+
+
+def shown(exp: Experiment, recipe: str, answer: list[int]) -> str:
+    """Format an answer: the five candidates of a blank, or the text from the start of a span."""
+    if recipe == "bert":
+        return ", ".join(exp.tokenizer.decode([token]).strip() or "(space)" for token in answer)
+    return exp.tokenizer.decode(answer).strip()
+
+
+def examples(exp: Experiment, recipe: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the first ten questions with their answers before and after training."""
+    lines = [f"== {KINDS[recipe]}: {'a blank' if recipe == 'bert' else 'a span'} in brackets"]
+    for question, first, last in list(zip(asked(exp, recipe), before[recipe], after[recipe], strict=True))[:10]:
+        lines += ["", marked(exp, question)]
+        lines += [f"  untrained  {shown(exp, recipe, first)}", f"  trained    {shown(exp, recipe, last)}"]
+    return [*lines, ""]
+
+
+def screen(runs: dict[str, Experiment], before: dict[str, Any], after: dict[str, Any], output: Path) -> list[str]:
+    """Return the closing screen: what was trained, before and after, scores, and what to type next."""
+    results = {recipe: [line for line in metrics.read(output / recipe) if "val/loss" in line][-1] for recipe in KINDS}
+    bits, accuracy = results["gpt"]["val/bits_per_byte"], results["bert"]["val/masked_accuracy"]
+    lines = ["", "Three models have read the documentation of this Python. On documents that they have not read:", ""]
+    lines += [f"decoder          {bits:.2f} bits a byte (lower is better); it continues {PROMPT!r}"]
+    for name, answers in (("untrained", before), ("trained", after)):
+        lines += [f"  {name:14} " + f"{PROMPT}{answers['gpt']}".replace("\n", " ")[:WIDTH]]
+    what = {"bert": "blanks have the right word among five", "t5": "spans begin with the right piece"}
+    for recipe, scored in what.items():
+        first, last = (right(runs[recipe], recipe, answers[recipe]) for answers in (before, after))
+        lines += ["", f"{KINDS[recipe]:16} {sum(last)} of {QUESTIONS} {scored}; untrained {sum(first)}"]
+        if recipe == "bert":
+            lines[-1] += f"; masked accuracy {accuracy:.2f}"
+        exp, number = runs[recipe], last.index(True) if any(last) else 0
+        question = asked(exp, recipe)[number]
+        lines += [f"  {'the text':14} {marked(exp, question)}"]
+        for name, answers in (("untrained", before), ("trained", after)):
+            lines += [f"  {name:14} {shown(exp, recipe, answers[recipe][number])}"[:WIDTH]]
+    lines += ["", f"Loss curves: {output / 'loss.png'}; ten more answers of each kind: {output / 'examples.txt'}"]
+    lines += ["Your own text: lm-jax train --config=gpt:tiny --config.data.path=my.txt --workdir=runs/mine"]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
