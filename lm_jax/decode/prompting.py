@@ -59,7 +59,8 @@ def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
     Raises:
       InputError: a sentinel that the tokenizer lacks, or one that appears twice.
     """
-    masks = () if tokenizer.mask is None else (MASK, tokenizer.piece(tokenizer.mask))
+    mask = tokenizer.mask
+    masks: dict[str, int] = {} if mask is None else {MASK: mask, tokenizer.piece(mask): mask}
     gaps = list(re.finditer("|".join([SENTINEL.pattern, *map(re.escape, masks)]), text))
     numbers = [int(gap[1]) for gap in gaps if gap[1]]
     for number in numbers:
@@ -70,9 +71,8 @@ def span_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
         raise InputError(f"--prompt {_short(text)} has a sentinel twice; number them <extra_id_0>, <extra_id_1>, ...")
     ends = [0, *(at for gap in gaps for at in gap.span()), len(text)]
     parts = [text[start:stop] for start, stop in zip(ends[::2], ends[1::2], strict=True)]
-    return _joined(
-        tokenizer, parts, [int(tokenizer.sentinels[int(gap[1])]) if gap[1] else tokenizer.mask for gap in gaps]
-    )
+    ids = [int(tokenizer.sentinels[int(gap[1])]) if gap[1] else masks[gap[0]] for gap in gaps]
+    return _joined(tokenizer, parts, ids)
 
 
 def spans(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> dict[int, list[int]]:

@@ -49,6 +49,12 @@ def test_spans_are_restored_where_they_were_removed(tokenizer):
     assert prompting.restored(tokenizer, source, generated) == "the cat sat on the mat"
 
 
+def test_masks_in_a_source_are_those_of_training(tokenizer):
+    row = prompting.span_prompt(tokenizer, "the <mask> sat <extra_id_1> on [MASK]")
+    assert (row == tokenizer.mask).sum() == 2
+    assert (row == tokenizer.sentinels[1]).sum() == 1
+
+
 def test_a_sentinel_without_a_span_is_shown_by_name(tokenizer):
     source = prompting.span_prompt(tokenizer, "the cat<extra_id_2> on")
     assert prompting.restored(tokenizer, source, [tokenizer.eos]) == "the cat<extra_id_2> on"
