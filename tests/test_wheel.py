@@ -43,6 +43,7 @@ def test_an_installed_wheel_lists_and_inspects_its_recipes_from_an_empty_directo
     assert "quickstart" in lm_jax("list")
     assert "stack/layers/attention/query/kernel" in lm_jax("inspect", "--config=bert:tiny")
     assert "--config=t5:tiny" in lm_jax("completion", "answer", "lm-jax train --config=t5").splitlines()
+    assert (venv / "share" / "lm_jax" / "launch" / "quickstart.py").exists()
     pod = ["bash", venv / "share" / "lm_jax" / "launch" / "tpu_pod.sh", "--help"]
     assert "--accelerator=TYPE" in subprocess.run(pod, cwd=empty, capture_output=True, text=True, check=True).stdout
     assert not list(empty.iterdir())
