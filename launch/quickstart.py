@@ -13,7 +13,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,15 @@ WIDTH = 150  # Characters of a line of the closing screen.
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A sentence with a gap: a mask or a sentinel for the tokens start..stop-1."""
+    """A sentence with a gap for the tokens start..stop-1."""
 
     sentence: np.ndarray
     start: int
     stop: int
 
-    def source(self, gap: int) -> np.ndarray:
-        """The sentence with the id `gap` in place of its gap."""
-        return np.concatenate([self.sentence[: self.start], [gap], self.sentence[self.stop :]])
+    def source(self, mask: int) -> np.ndarray:
+        """The sentence with one mask for its gap."""
+        return np.concatenate([self.sentence[: self.start], [mask], self.sentence[self.stop :]])
 
     @property
     def answer(self) -> np.ndarray:
@@ -73,15 +73,16 @@ def main() -> int:
             return code
     print("answering with each model, untrained and trained ...", file=sys.stderr)
     runs = {recipe: experiment.prepare(experiment.load(args.output / recipe).config) for recipe in KINDS}
+    asked = {"gpt": [], "bert": blanks(runs["bert"]), "t5": spans(runs["t5"])}
     answer = {"gpt": continued, "bert": filled, "t5": restored}
     before, after = (
-        {recipe: answer[recipe](exp, weights(exp, args.output / recipe, trained)) for recipe, exp in runs.items()}
+        {name: answer[name](exp, weights(exp, args.output / name, trained), asked[name]) for name, exp in runs.items()}
         for trained in (False, True)
     )
     curves.plot([args.output / recipe for recipe in KINDS], args.output / "loss.png", ("loss", "masked_accuracy"))
-    pages = [page for recipe in ("bert", "t5") for page in examples(runs[recipe], recipe, before, after)]
+    pages = [page for recipe in ("bert", "t5") for page in examples(runs[recipe], recipe, asked[recipe], before, after)]
     (args.output / "examples.txt").write_text("\n".join(pages) + "\n", encoding="utf-8")
-    print("\n".join(screen(runs, before, after, args.output)))
+    print("\n".join(screen(runs, asked, before, after, args.output)))
     print(f"This took {time.monotonic() - started:.0f} s.")
     return 0
 
@@ -102,7 +103,9 @@ def train(recipe: str, kind: str, workdir: Path, seed: int, steps: int | None) -
                 done = max((entry["step"] for entry in metrics.read(workdir)), default=0)
             bar.update(done - bar.n)
     if process.returncode:
-        print(f"training the {kind} failed; {log} ends:\n" + "\n".join(log.read_text().splitlines()[-5:]))
+        print(
+            f"training the {kind} failed; {log} ends:\n" + "\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr
+        )
     elif not sys.stderr.isatty():
         print(f"trained the {kind}: {total} steps", file=sys.stderr)
     return process.returncode
@@ -116,7 +119,7 @@ def weights(exp: Experiment, workdir: Path, trained: bool) -> Params:
     return model.merge(exp.models.parameters(name, jax.jit(exp.models.draw, static_argnums=0)(exp.config.seed)))
 
 
-def continued(exp: Experiment, params: Params) -> str:
+def continued(exp: Experiment, params: Params, _: list[Question]) -> str:
     """Continue the prompt with a decoder."""
     ids, tokenizer = prompting.decoder_prompt(exp.tokenizer, PROMPT), exp.tokenizer
     forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab)
@@ -126,30 +129,31 @@ def continued(exp: Experiment, params: Params) -> str:
     return prompting.continuation(tokenizer, ids, output.tokens)
 
 
-def filled(exp: Experiment, params: Params) -> list[list[int]]:
+def filled(exp: Experiment, params: Params, asked: list[Question]) -> list[list[int]]:
     """Return the five most likely tokens of each blank."""
     tokenizer = exp.tokenizer
-    sources = [[tokenizer.cls, *question.source(tokenizer.mask), tokenizer.sep] for question in blanks(exp)]
+    sources = [[tokenizer.cls, *question.source(tokenizer.mask), tokenizer.sep] for question in asked]
     forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab)
     options = dict(mask=tokenizer.mask, pad=exp.padding, top=5, forbidden=forbidden)
     masks = fill(exp.product.module, params, sources, **options)
     return [[token for token, _ in candidates] for ((_, candidates),) in masks]
 
 
-def restored(exp: Experiment, params: Params) -> list[list[int]]:
+def restored(exp: Experiment, params: Params, asked: list[Question]) -> list[list[int]]:
     """Return the likeliest tokens, one after the other, from the start of each span, given the text before it."""
-    tokenizer, model, gaps = exp.tokenizer, exp.product, spans(exp)
-    sources = [exp.config.conventions.source(question.source(tokenizer.mask), tokenizer.eos) for question in gaps]
+    tokenizer, model = exp.tokenizer, exp.product
+    sources = [exp.config.conventions.source(question.source(tokenizer.mask), tokenizer.eos) for question in asked]
     source, used = padded(sources, exp.padding)
     forbidden = list(prompting.unwritable(tokenizer, model.module.config.embed.vocab))
 
     @jax.jit
     def likeliest(targets: Any, last: Any) -> Any:
         inputs = Inputs(tokens=targets, source=Inputs(tokens=source, segments=used))
-        logits = model.bind(params)(inputs, logits=True).logits[np.arange(len(gaps)), last]
+        logits = model.bind(params)(inputs, logits=True).logits[np.arange(len(asked)), last]
         return logits.at[:, np.array(forbidden)].set(-np.inf).argmax(-1)
 
-    targets = [[exp.padding, *question.sentence[: question.start]] for question in gaps]
+    # As in training, the first input of the decoder is padding.
+    targets = [[exp.padding, *question.sentence[: question.start]] for question in asked]
     for _ in range(ANSWER):
         last = np.array([len(target) - 1 for target in targets])
         tokens = padded(targets, exp.padding, LONGEST + ANSWER)[0]
@@ -167,8 +171,8 @@ def padded(sequences: list[Any], pad: int, length: int = LONGEST + 2) -> tuple[n
     return rows, used.astype(np.int32)
 
 
-def sentences(exp: Experiment) -> list[np.ndarray]:
-    """Return the sentences of the held-out documents, in random but fixed order."""
+def sentences(exp: Experiment) -> Iterator[np.ndarray]:
+    """Yield the sentences of the held-out documents, in random but fixed order."""
     store = exp.store
     documents = rows.documents(store, "validation", *rows.span(store.tokens, "validation", exp.config.data.validation))
     start = int(store.document_starts[documents][0])
@@ -177,7 +181,7 @@ def sentences(exp: Experiment) -> list[np.ndarray]:
     fitting = np.flatnonzero((sizes >= SHORTEST) & (sizes <= LONGEST))
     order = np.random.default_rng(0).permutation(fitting)
     texts = (store.read(int(starts[number]), int(starts[number] + sizes[number])) for number in order)
-    return [text[text != exp.tokenizer.eos] for text in texts]
+    yield from (text[text != exp.tokenizer.eos] for text in texts)
 
 
 def words(exp: Experiment, sentence: np.ndarray) -> list[tuple[int, int]]:
@@ -206,24 +210,19 @@ def spans(exp: Experiment) -> list[Question]:
 
 def questions(exp: Experiment, gaps: Callable[[np.ndarray], list[tuple[int, int]]]) -> list[Question]:
     """Return `QUESTIONS` sentences with one of their `gaps`, but not at their ends; both are drawn by a fixed seed."""
-    rng, chosen = np.random.default_rng(1), []
-    for sentence in sentences(exp):
+    rng, chosen, source = np.random.default_rng(1), [], sentences(exp)
+    while len(chosen) < QUESTIONS:
+        sentence = next(source)
         inside = [(start, stop) for start, stop in gaps(sentence) if 0 < start and stop < len(sentence)]
-        if inside and len(chosen) < QUESTIONS:
+        if inside:
             chosen.append(Question(sentence, *inside[rng.integers(len(inside))]))
     return chosen
 
 
-def asked(exp: Experiment, recipe: str) -> list[Question]:
-    """Return the questions for the encoder or the encoder-decoder."""
-    return blanks(exp) if recipe == "bert" else spans(exp)
-
-
-def right(exp: Experiment, recipe: str, answers: list[list[int]]) -> list[bool]:
+def right(recipe: str, asked: list[Question], answers: list[list[int]]) -> list[bool]:
     """Return whether each answer is right: a blank's word is among five, or a span begins with the right piece."""
     most = 5 if recipe == "bert" else 1
-    pairs = zip(asked(exp, recipe), answers, strict=True)
-    return [int(question.answer[0]) in answer[:most] for question, answer in pairs]
+    return [int(question.answer[0]) in answer[:most] for question, answer in zip(asked, answers, strict=True)]
 
 
 def marked(exp: Experiment, question: Question) -> str:
@@ -240,16 +239,24 @@ def shown(exp: Experiment, recipe: str, answer: list[int]) -> str:
     return exp.tokenizer.decode(answer).strip()
 
 
-def examples(exp: Experiment, recipe: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def examples(
+    exp: Experiment, recipe: str, asked: list[Question], before: dict[str, Any], after: dict[str, Any]
+) -> list[str]:
     """Return the first ten questions with their answers before and after training."""
     lines = [f"== {KINDS[recipe]}: {'a blank' if recipe == 'bert' else 'a span'} in brackets"]
-    for question, first, last in list(zip(asked(exp, recipe), before[recipe], after[recipe], strict=True))[:10]:
+    for question, first, last in list(zip(asked, before[recipe], after[recipe], strict=True))[:10]:
         lines += ["", marked(exp, question)]
         lines += [f"  untrained  {shown(exp, recipe, first)}", f"  trained    {shown(exp, recipe, last)}"]
     return [*lines, ""]
 
 
-def screen(runs: dict[str, Experiment], before: dict[str, Any], after: dict[str, Any], output: Path) -> list[str]:
+def screen(
+    runs: dict[str, Experiment],
+    asked: dict[str, list[Question]],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    output: Path,
+) -> list[str]:
     """Return the closing screen: what was trained, before and after, scores, and what to type next."""
     results = {recipe: [line for line in metrics.read(output / recipe) if "val/loss" in line][-1] for recipe in KINDS}
     bits, accuracy = results["gpt"]["val/bits_per_byte"], results["bert"]["val/masked_accuracy"]
@@ -259,16 +266,16 @@ def screen(runs: dict[str, Experiment], before: dict[str, Any], after: dict[str,
         lines += [f"  {name:14} " + f"{PROMPT}{answers['gpt']}".replace("\n", " ")[:WIDTH]]
     what = {"bert": "blanks have the right word among five", "t5": "spans begin with the right piece"}
     for recipe, scored in what.items():
-        first, last = (right(runs[recipe], recipe, answers[recipe]) for answers in (before, after))
+        first, last = (right(recipe, asked[recipe], answers[recipe]) for answers in (before, after))
         lines += ["", f"{KINDS[recipe]:16} {sum(last)} of {QUESTIONS} {scored}; untrained {sum(first)}"]
         if recipe == "bert":
             lines[-1] += f"; masked accuracy {accuracy:.2f}"
         exp, number = runs[recipe], last.index(True) if any(last) else 0
-        question = asked(exp, recipe)[number]
+        question = asked[recipe][number]
         lines += [f"  {'the text':14} {marked(exp, question)}"]
         for name, answers in (("untrained", before), ("trained", after)):
             lines += [f"  {name:14} {shown(exp, recipe, answers[recipe][number])}"[:WIDTH]]
-    lines += ["", f"Loss curves: {output / 'loss.png'}; ten more answers of each kind: {output / 'examples.txt'}"]
+    lines += ["", f"Loss curves: {output / 'loss.png'}; the first ten answers of each kind: {output / 'examples.txt'}"]
     lines += ["Your own text: lm-jax train --config=gpt:tiny --config.data.path=my.txt --workdir=runs/mine"]
     return lines
 

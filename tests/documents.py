@@ -66,12 +66,11 @@ def check_flags(words: list[str]) -> None:
         experiment.parse(request.config)
 
 
-def run_shell(words: list[str], extra: dict[str, list[str]]) -> None:
-    """Runs a command of a block, `lm-jax` in this process; `extra` flags are added to those of a verb."""
+def run_shell(words: list[str], extra: dict[str, list[str]]) -> int:
+    """The exit code of a command, `lm-jax` in this process; `extra` flags are added to those of a verb."""
     if words[0] == "lm-jax":
-        assert lm_jax(*words[1:], *extra.get(words[1], [])) == 0, shlex.join(words)
-    else:
-        subprocess.run(words, check=True)
+        return lm_jax(*words[1:], *extra.get(words[1], []))
+    return subprocess.run(words).returncode
 
 
 def run_python(block: Block, names: dict) -> None:

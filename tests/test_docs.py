@@ -77,7 +77,7 @@ def test_commands_of_a_page_run_in_order(page, folder, tmp_path, monkeypatch):
             documents.run_python(block, names)
         elif block.runs:
             for words in documents.commands(block):
-                documents.run_shell(words, {"train": SHORT})
+                assert documents.run_shell(words, {"train": SHORT}) == 0, " ".join(words)
 
 
 def test_every_block_is_run_or_says_why_not():

@@ -29,7 +29,7 @@ def plot(
     Args:
       workdirs: of one or several runs, each labelled by its directory's name.
       path: the PNG file to write.
-      metrics: names without `train/` or `val/`; None: all.
+      metrics: names without `train/` or `val/`, of which a run has at least one; None: all.
 
     Raises:
       InputError: a directory has no metrics, or no run has a loss.
