@@ -1,5 +1,6 @@
 """Configuration of all tests: 8 fake CPU devices, no implicit rank promotion, shapes checked at run time."""
 
+import contextlib
 import gc
 import os
 import socket
@@ -23,7 +24,10 @@ jaxtyping.install_import_hook("lm_jax", "typechecker.check")
 # Traced programs are many objects that live long: by default a tenth of the time goes into looking for cycles in them.
 gc.set_threshold(50_000, 20, 50)
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+# Tests of whole runs: they trace functions whose types the tests of their packages check.
+RUNS = (TESTS, TESTS / "verbs", TESTS / "toys")
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,13 @@ def shared_data() -> Path:
 def untyped():
     """Functions of the library do not check their arguments: for tests that call one thousands of times."""
     with typechecker.off():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _untyped_runs(request: pytest.FixtureRequest):
+    """Tests of whole runs do not check types, which would take a sixth of their time."""
+    with typechecker.off() if request.path.parent in RUNS else contextlib.nullcontext():
         yield
 
 

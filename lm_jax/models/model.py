@@ -158,7 +158,8 @@ def build_model(config: ModelConfig, vocab: int) -> Model:
 
 def from_module(module: Transformer | EncoderDecoder) -> Model:
     """Wraps a module: no transform, all parameters trained."""
-    return Model(module, functools.partial(_init, module))
+    # Traced once, for the shapes and for the values.
+    return Model(module, jax.jit(functools.partial(_init, module), inline=True))
 
 
 def _map_items(function: Callable[[str, Any], Any], tree: Any) -> Any:
