@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.core.trees import map_named, matches, named_leaves
+from lm_jax.models import cpu
 from lm_jax.models.axes import Axes, by_path, is_matrix, joined_shape, sides
 from lm_jax.train import schedules
 from lm_jax.train.schedules import ScheduleConfig
@@ -163,15 +165,51 @@ def _muon(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> 
     dimensions = lambda tree: jax.tree.map(lambda leaf: contrib.MuonDimensionNumbers(), tree)
     # A semi-orthogonal [in, out] matrix has a root mean square of 1 / sqrt(max(in, out)).
     to_rms: Any = lambda update, _: update * (max(update.shape) ** 0.5 * muon.rms)
+    by_iterations = lambda steps: contrib.scale_by_muon(
+        ns_steps=steps, beta=muon.momentum, weight_dimension_numbers=dimensions
+    )
+    direction, normalised = by_iterations(muon.iterations), by_iterations(0)
+
+    def orthogonalise(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if not cpu.on_cpu():
+            return direction.update(gradients, state, params)
+        momentum, state = normalised.update(gradients, state, params)
+        return orthogonalised(momentum, state.ns_coeffs, muon.iterations), state
+
     orthogonal = optax.chain(
-        contrib.scale_by_muon(ns_steps=muon.iterations, beta=muon.momentum, weight_dimension_numbers=dimensions),
-        optax.stateless_with_tree_map(to_rms),
+        optax.GradientTransformation(direction.init, orthogonalise), optax.stateless_with_tree_map(to_rms)
     )
     adam = optax.chain(optax.scale_by_adam(muon.b1, muon.b2, muon.epsilon), optax.scale(muon.rest))
     # Only matrices of layers: embedding tables and LM heads are used row by row; orthogonal updates do not suit them.
     is_orthogonal = lambda names: is_matrix(names) and "layers" in names and "experts" not in names
     labels = lambda params: map_named(lambda path, leaf: "matrix" if is_orthogonal(axes[path]) else "rest", params)
     return finish(muon.weight_decay, optax.partition({"matrix": matrices(orthogonal, axes), "rest": adam}, labels))
+
+
+def orthogonalised(
+    momentum: Mapping[str, Float[Array, "in out"]], coefficients: Float[Array, " 3"], iterations: int
+) -> dict[str, Float[Array, "in out"]]:
+    """Muon's Newton-Schulz iterations of matrices of norm 1, in about half of the time on a CPU.
+
+    An iteration is X -> p(XX') X with p(G) = a + b G + c GG. All p commute, so that it suffices to iterate on the
+    smaller G: G -> p G p. Matrices of one shape are one batch.
+    """
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for path, x in momentum.items():
+        groups.setdefault(tuple(sorted(x.shape)), []).append(path)
+    result = {}
+    for (size, _), paths in groups.items():
+        x = jnp.stack([momentum[path] if momentum[path].shape[0] == size else momentum[path].T for path in paths])
+        gram, product = jnp.einsum("bij,bkj->bik", x, x), None
+        for iteration in range(iterations):
+            a, b, c = coefficients
+            factor = a * jnp.eye(size, dtype=x.dtype)[None] + b * gram + c * (gram @ gram)
+            product = factor if product is None else factor @ product
+            if iteration < iterations - 1:
+                gram = factor @ (gram @ factor)
+        updates = dict(zip(paths, product @ x, strict=True))
+        result |= {path: y if momentum[path].shape[0] == size else y.T for path, y in updates.items()}
+    return result
 
 
 def _schedule_free(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> optax.GradientTransformation:

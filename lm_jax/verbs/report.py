@@ -133,8 +133,8 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"mesh       {axes}: {rows} rows of the batch and {_megabytes_per_device(exp):.1f} MB of parameters per device",
         f"parameters {total:,}, {size / 1e6:,.1f} MB in float32, listed in model_info.txt",
         *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.shapes)),
-        f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} documents, "
-        f"{store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
+        f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} "
+        f"document{'s' * (store.documents != 1)}, {store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
         *(f"  {line}" for line in reports.summary(store.report)),
         f"rows       {len(exp.feed.rows('train')):,} for training, {_held_out(exp)}",

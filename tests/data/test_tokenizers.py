@@ -273,6 +273,7 @@ def test_the_error_for_too_large_a_vocabulary_states_the_largest_size(corpus):
         (TokenizerConfig(vocab=50), ["text"], r"vocab is 50, but .* bytes take 263; set config.data.tokenizer.vocab"),
         (TokenizerConfig(vocab_at_most=264, sentinels=10), ["text"], "tokenizer.vocab_at_most is 264, but .* take 273"),
         (TokenizerConfig(vocab_at_most=264), ["text"], r"vocab_at_most is 264, but .* take 2\d+; set .*vocab_at_most"),
+        (TokenizerConfig(vocab_at_most=512), ["".join(map(chr, range(0x4E00, 0x5600)))], "Chinese, .*=chinese:gpt or"),
         (TokenizerConfig(kind="wordpiece", vocab_at_most=10), ["text"], "vocab_at_most is 10, but .* take 1"),
         (TokenizerConfig(kind="byte_bpe", vocab_at_most=99), ["text"], "vocab_at_most is 99, but .* take 263"),
         (TokenizerConfig(kind="characters", vocab_at_most=5), ["text"], "vocab_at_most is 5, but .* take 7"),

@@ -129,6 +129,14 @@ def test_names_of_bytes_in_text_are_spelled_if_the_alphabet_lacks_their_characte
         assert ids(theirs, text) == ours.encode(text).tolist(), text
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_tokenizer_of_a_text_without_a_space_encodes_spaces(kind):
+    ours = tokenizers.train(TokenizerConfig(kind=kind), ["今天天气很好，我们去公园散步吧。\n" * 9])
+    theirs = opened(ours, literal=True)
+    for text in HARD:
+        assert ids(theirs, text) == ours.encode(text).tolist(), text
+
+
 def test_a_kind_without_a_tokenizer_json_is_refused_by_name(trained):
     foreign = copy.copy(trained["bytes"])
     foreign.kind = "words"

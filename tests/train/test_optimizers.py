@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
 from lm_jax.core.config import InputError
 from lm_jax.train import optimizers, schedules
@@ -287,6 +288,24 @@ def test_muon_orthogonalises_the_matrices_of_each_layer_and_adamw_updates_the_re
             assert values.min() > 0.5 and values.max() < 1.3, (name, layer, values)
     for leaf in (changes["embed"]["table"], layers["query"]["bias"]):
         np.testing.assert_allclose(np.abs(leaf), 0.05, rtol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 5])
+def test_matrices_of_one_shape_are_orthogonalised_together_as_optax_does_one_by_one(iterations):
+    rng = np.random.default_rng(0)
+    # Singular values from 1 down to 1e-6.
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape) * np.exp(-np.linspace(0, 14, shape[1]))[None], "f4")
+    matrices = {"a": draw(16, 16), "b": draw(16, 64), "c": draw(64, 16), "d": draw(16, 16), "e": draw(16, 64)}
+    matrices = {path: x / jnp.linalg.norm(x) for path, x in matrices.items()}
+    coefficients = jnp.array([3.4445, -4.7750, 2.0315])
+
+    together = optimizers.orthogonalised(matrices, coefficients, iterations)
+
+    dimensions = {path: contrib.MuonDimensionNumbers() for path in matrices}
+    muon = contrib.scale_by_muon(ns_steps=iterations, beta=0.0, nesterov=False, weight_dimension_numbers=dimensions)
+    alone, _ = muon.update(matrices, muon.init(matrices))
+    for path in matrices:
+        np.testing.assert_allclose(together[path], alone[path], atol=1e-3, err_msg=path)
 
 
 def test_multipliers_scale_the_updates_of_matching_paths_decay_included():

@@ -23,6 +23,8 @@ NO_TEXT = "there is no text to train a tokenizer on; check config.data.path and 
 # Content and options of a tokenizer, the arguments of `loading.BUILDERS`.
 Learned = tuple[bytes, dict[str, Any]]
 
+# Special tokens and characters of a text that is not alphabetic.
+_MANY_CHARACTERS = 1_500
 _LINE = 4_000  # Longer lines are split; in characters.
 _UNBROKEN = 500_000
 _BYTES = 256
@@ -71,6 +73,8 @@ def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, verbose
     import sentencepiece as library
 
     model, ids = io.BytesIO(), {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
+    # The piece of a space, which other texts have; without it the tokenizer has no form as tokenizer.json.
+    spaceless = {} if any(" " in line for line in lines) else {"required_chars": "\u2581"}
     pieces: dict[str, Any] = {f"{role}_piece": SPECIALS[token] for role, token in ids.items()}
     library.SentencePieceTrainer.train(
         sentence_iterator=_read(lines, verbose),
@@ -87,6 +91,7 @@ def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, verbose
         max_sentence_length=4 * _LINE,
         **{f"{role}_id": token for role, token in ids.items()},
         **pieces,
+        **spaceless,
         # Unlike user-defined symbols, control symbols never match in text.
         control_symbols=list(SPECIALS[CLS:]),
         unk_surface=UNKNOWN,
@@ -236,6 +241,8 @@ def _too_large(config: TokenizerConfig, size: int) -> str:
 def _too_small(config: TokenizerConfig, parts: str, size: int) -> str:
     least = size + config.sentinels
     advice = " or lower config.data.tokenizer.character_coverage" if "characters" in parts else ""
+    if advice and least > _MANY_CHARACTERS:
+        advice += "; for Chinese, start from --config=chinese:gpt or chinese:bert"
     return (
         f"{config.size_key} is {config.target_size}, but {parts} take {least}; set {config.size_key} above that{advice}"
     )
