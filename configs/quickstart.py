@@ -11,6 +11,9 @@ import ml_collections
 
 from lm_jax.models.presets import bert, gpt, t5
 
+SCHEDULE = dict(name="linear", warmup=0.05, final=0.0)
+# Three of Muon's five iterations: the step of a small model gains more time by that than its loss suffers.
+MUON = dict(name="muon", learning_rate=1e-2, schedule=SCHEDULE, muon=dict(iterations=3))
 # In this documentation, line breaks carry no meaning: "flow" replaces them with spaces.
 CLEAN = dict(steps=("line_breaks", "repair", "compose", "controls", "flow"))
 
@@ -21,18 +24,21 @@ def get_config(variant: str = "gpt") -> ml_collections.ConfigDict:
 
 
 def decoder() -> ml_collections.ConfigDict:
-    """Train on the next token, with the rotary positions and the convolutions of speedrun:record."""
+    """Train on the next token, with the rotary positions and the convolutions of speedrun:record.
+
+    All three models have single layers: in a minute, they learn more than deeper ones, which take fewer steps.
+    """
     config = ml_collections.ConfigDict()
     config.objective = dict(name="causal")
     config.model = gpt.gpt2("tiny")
     config.model.embed.update(width=128, max_length=128, positions="none")
-    config.model.stack.depth = 4
+    config.model.stack.depth = 1
     block = config.model.stack.block
     block.attention.update(heads=4, position="rotary", convolution=4)
     block.feedforward.update(convolution=4)
     config.data = dict(length=128, batch=16, tokenizer=dict(kind="unigram", vocab_at_most=2048), clean=CLEAN)
-    config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=0.05, final=0.0))
-    config.update(train=dict(steps=200), evaluate=dict(every=200, batches=20), checkpoint=dict(every=200))
+    config.optimizer = MUON
+    config.update(train=dict(steps=400), evaluate=dict(every=400, batches=20), checkpoint=dict(every=400))
     return config
 
 
@@ -45,10 +51,10 @@ def encoder() -> ml_collections.ConfigDict:
     config.model.pair_classes = 0
     config.model.embed.update(width=128, dropout=0.0, positions="none")
     attention = dict(heads=4, dropout=0.0, position="rotary")
-    config.model.stack.update(depth=4, block=dict(dropout=0.0, attention=attention, neighbours=dict(width=3)))
-    config.data = dict(length=64, batch=32, tokenizer=dict(kind="unigram", vocab_at_most=1024), clean=CLEAN)
-    config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=0.05, final=0.0))
-    config.update(train=dict(steps=400), evaluate=dict(every=400, batches=20), checkpoint=dict(every=400))
+    config.model.stack.update(depth=1, block=dict(dropout=0.0, attention=attention, neighbours=dict(width=5)))
+    config.data = dict(length=48, batch=40, tokenizer=dict(kind="unigram", vocab_at_most=1024), clean=CLEAN)
+    config.optimizer = MUON
+    config.update(train=dict(steps=1100), evaluate=dict(every=1100, batches=20), checkpoint=dict(every=1100))
     return config
 
 
@@ -58,20 +64,22 @@ def encoder_decoder() -> ml_collections.ConfigDict:
     The decoder first learns to copy its source, for which both sides need to know positions, and then to fill gaps.
     """
     config = ml_collections.ConfigDict()
-    config.objective = dict(name="denoise", denoise=dict(noises=("infill",), rate=0.3))
+    config.objective = dict(name="denoise", denoise=dict(noises=("infill",), rate=0.5))
     config.model = t5.t5("tiny")
     config.model.embed.update(width=128, positions="sinusoidal")
     for side in (config.model.encoder, config.model.decoder):
+        side.depth = 1
         side.block.feedforward.width = 256
         side.block.attention.update(heads=4, position="rotary")
     config.model.encoder.block.neighbours = dict(width=3)
     config.model.decoder.block.attention.convolution = 4
     config.model.decoder.block.feedforward.convolution = 4
-    config.model.decoder.block.cross.heads = 4
-    # BPE has few pieces that are a space alone, which would be the likeliest start of every gap.
-    config.data = dict(length=64, batch=24, tokenizer=dict(kind="bpe", vocab_at_most=1024), clean=CLEAN)
-    config.optimizer = dict(name="muon", learning_rate=1e-2, schedule=dict(name="linear", warmup=0.05, final=0.0))
-    config.update(train=dict(steps=300), evaluate=dict(every=300, batches=20), checkpoint=dict(every=300))
+    config.model.decoder.block.cross.heads = 1
+    # With rows no longer than a sentence, the decoder finds its place in the source sooner. BPE has few pieces that are
+    # a space alone, which would be the likeliest start of every gap.
+    config.data = dict(length=48, batch=32, tokenizer=dict(kind="bpe", vocab_at_most=1024), clean=CLEAN)
+    config.optimizer = MUON
+    config.update(train=dict(steps=500), evaluate=dict(every=500, batches=20), checkpoint=dict(every=500))
     return config
 
 

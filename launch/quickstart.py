@@ -27,10 +27,10 @@ from lm_jax.data import rows
 from lm_jax.decode import prompting
 from lm_jax.decode.fill import fill
 from lm_jax.decode.generate import generate
-from lm_jax.decode.sampling import SamplingConfig
+from lm_jax.decode.sampling import GREEDY, SamplingConfig
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
-from lm_jax.models.interface import Inputs
+from lm_jax.main import INTERRUPTED
 from lm_jax.train import curves, metrics
 from lm_jax.verbs.runs import restore_model
 
@@ -97,11 +97,15 @@ def train(recipe: str, kind: str, workdir: Path, seed: int, steps: int | None) -
     bar_format = "{desc} {bar} {percentage:3.0f}% {elapsed}"
     with log.open("w") as output, tqdm(total=total, desc=f"{kind:15}", bar_format=bar_format, disable=None) as bar:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            time.sleep(0.5)
-            if (workdir / metrics.FILE).exists():
-                done = max((entry["step"] for entry in metrics.read(workdir)), default=0)
-            bar.update(done - bar.n)
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                if (workdir / metrics.FILE).exists():
+                    done = max((entry["step"] for entry in metrics.read(workdir)), default=0)
+                bar.update(done - bar.n)
+        except KeyboardInterrupt:
+            process.wait()  # The terminal interrupts it too, and it saves its state.
+            raise
     if process.returncode:
         print(
             f"training the {kind} failed; {log} ends:\n" + "\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr
@@ -141,34 +145,13 @@ def filled(exp: Experiment, params: Params, asked: list[Question]) -> list[list[
 
 def restored(exp: Experiment, params: Params, asked: list[Question]) -> list[list[int]]:
     """Return the likeliest tokens, one after the other, from the start of each span, given the text before it."""
-    tokenizer, model = exp.tokenizer, exp.product
+    tokenizer, module = exp.tokenizer, exp.product.module
     sources = [exp.config.conventions.source(question.source(tokenizer.mask), tokenizer.eos) for question in asked]
-    source, used = padded(sources, exp.padding)
-    forbidden = list(prompting.unwritable(tokenizer, model.module.config.embed.vocab))
-
-    @jax.jit
-    def likeliest(targets: Any, last: Any) -> Any:
-        inputs = Inputs(tokens=targets, source=Inputs(tokens=source, segments=used))
-        logits = model.bind(params)(inputs, logits=True).logits[np.arange(len(asked)), last]
-        return logits.at[:, np.array(forbidden)].set(-np.inf).argmax(-1)
-
-    # As in training, the first input of the decoder is padding.
-    targets = [[exp.padding, *question.sentence[: question.start]] for question in asked]
-    for _ in range(ANSWER):
-        last = np.array([len(target) - 1 for target in targets])
-        tokens = padded(targets, exp.padding, LONGEST + ANSWER)[0]
-        for target, token in zip(targets, np.asarray(likeliest(tokens, last)), strict=True):
-            target.append(int(token))
-    return [target[-ANSWER:] for target in targets]
-
-
-def padded(sequences: list[Any], pad: int, length: int = LONGEST + 2) -> tuple[np.ndarray, np.ndarray]:
-    """Return sequences of ids as rows of `length`, and 1 where they are not padding."""
-    rows = np.full((len(sequences), length), pad, np.int32)
-    for row, sequence in zip(rows, sequences, strict=True):
-        row[: len(sequence)] = sequence
-    used = np.arange(length) < np.array([[len(sequence)] for sequence in sequences])
-    return rows, used.astype(np.int32)
+    openings = [question.sentence[: question.start] for question in asked]
+    forbidden = prompting.unwritable(tokenizer, module.config.embed.vocab)
+    options = dict(max_tokens=ANSWER, sampling=GREEDY, seed=0, pad=exp.padding, eos=None, bos=tokenizer.eos)
+    outputs = generate(module, params, sources, openings=openings, forbidden=forbidden, **options)
+    return [output.tokens.tolist() for output in outputs]
 
 
 def sentences(exp: Experiment) -> Iterator[np.ndarray]:
@@ -281,4 +264,8 @@ def screen(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)

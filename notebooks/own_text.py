@@ -82,7 +82,7 @@ from lm_jax.train import metrics
 
 for entry in metrics.read("runs/mine"):
     if "val/loss" in entry:
-        print(f"step {entry['step']:3}: {entry['val/loss']:.2f} nats per token")
+        print(f"step {entry['step']:3.0f}: {entry['val/loss']:.2f} nats per token")
 
 # %%
 command("generate --workdir=runs/mine --prompt='The statement' --max_tokens=40 --temperature=0.7 --top_p=0.9")

@@ -56,7 +56,7 @@ for kind in RECIPES:
 uniform = math.log(experiment.load("runs/decoder").vocabulary.size)
 axes.axhline(uniform, color="gray", linestyle=":", label="log(vocabulary)")
 axes.set(xlabel="step", ylabel="training loss (nats)")
-axes.legend(frameon=False)
+figure.legend(loc="outside upper center", ncols=4, frameon=False)
 plt.show()
 
 # %% [markdown]

@@ -125,6 +125,7 @@ def generate(
     eos: int | Sequence[int] | None,
     bos: int,
     start: int | None = None,
+    openings: Sequence[Any] | None = None,
     forbidden: Sequence[int] = (),
     forbidden_first: Sequence[int] = (),
     first: int | None = None,
@@ -146,6 +147,7 @@ def generate(
       eos: id or ids that end a text; None: texts end at `max_tokens` only.
       bos: id from which a decoder continues an empty prompt.
       start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
+      openings: for each prompt of an encoder-decoder, the token ids with which its output begins; None: none.
       forbidden: ids that are never generated.
       forbidden_first: ids that are not generated as the first token.
       first: forced first id.
@@ -175,7 +177,12 @@ def generate(
         most=jnp.int32(max_tokens),
     )
     count = rectangles.divisible(len(sources), layout)
-    inputs = _inputs(module, sources, count, max_tokens, pad, bos, pad if start is None else start)
+    if isinstance(config, EncoderDecoderConfig):
+        begun = rectangles.token_arrays([[]] * len(sources) if openings is None else openings, vocab, "opening")
+        first_id = np.array([pad if start is None else start], np.int32)
+        inputs = _of_pairs(module, sources, [np.append(first_id, each) for each in begun], count, max_tokens, pad)
+    else:
+        inputs = _of_prompts(module, sources, count, max_tokens, pad, bos)
     forced = bool(forbidden_first) or first is not None or last is not None
     room = rectangles.bucket(max_tokens, rectangles.longest(config.embed))
     plan = Plan(module=module, layout=layout, sampling=sampling, room=room, forced=forced)
@@ -203,22 +210,30 @@ def _check(kind: str, max_tokens: int, seed: int) -> None:
         raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
 
 
-def _inputs(
-    module: Module, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int, start: int
+def _of_pairs(
+    module: Module, sources: list[np.ndarray], begun: list[np.ndarray], count: int, max_tokens: int, pad: int
 ) -> Inputs:
-    """The inputs of the prefill, as numpy arrays."""
+    """The inputs of an encoder-decoder's prefill, as numpy arrays; `begun` is the decoder's first input of each row."""
+    if len(begun) != len(sources):
+        raise InputError(f"there are {len(begun)} openings for {len(sources)} prompts; expected one for each")
     limit = rectangles.longest(module.config.embed)
-    if isinstance(module.config, EncoderDecoderConfig):
-        most = max(map(len, sources))
-        if limit is not None and max(most, max_tokens) > limit:
-            raise InputError(
-                f"a source has {most} tokens and --max_tokens is {max_tokens}, but config.model.embed.max_length is "
-                f"{limit}; use at most {limit} for each"
-            )
-        tokens, segments = rectangles.right_padded(sources, count, rectangles.bucket(most, limit), pad)
-        source = Inputs(tokens=tokens, segments=segments)
-        first = np.full((count, 1), start, np.int32)
-        return Inputs(tokens=first, positions=np.zeros_like(first), segments=np.ones_like(first), source=source)
+    most, longest = max(map(len, sources)), max(map(len, begun))
+    if limit is not None and max(most, longest - 1 + max_tokens) > limit:
+        opened = f" after an opening of {longest - 1}" if longest > 1 else ""
+        raise InputError(
+            f"a source has {most} tokens and --max_tokens is {max_tokens}{opened}, but config.model.embed.max_length "
+            f"is {limit}; use at most {limit} for each"
+        )
+    tokens, segments = rectangles.right_padded(sources, count, rectangles.bucket(most, limit), pad)
+    source = Inputs(tokens=tokens, segments=segments)
+    width = rectangles.bucket(longest) if longest > 1 else 1
+    tokens, positions, segments = rectangles.left_padded(begun, count, width, pad)
+    return Inputs(tokens=tokens, positions=positions, segments=segments, source=source)
+
+
+def _of_prompts(module: Module, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int) -> Inputs:
+    """The inputs of a decoder's prefill, as numpy arrays."""
+    limit = rectangles.longest(module.config.embed)
     sources = [row if len(row) else np.array([bos], np.int32) for row in sources]
     most = max(map(len, sources))
     if limit is not None and most + max_tokens > limit:

@@ -70,6 +70,20 @@ def test_a_prompt_is_continued_alone_as_in_a_batch(recipe):
     assert tokens(generated(recipe, [PROMPTS[0], PROMPTS[1][5:], PROMPTS[2]]))[::2] == alone
 
 
+@pytest.mark.parametrize("recipe", ["t5 1.1", "transformer"])
+def test_an_output_that_begins_as_the_greedy_one_goes_on_as_that_does(recipe):
+    whole = tokens(generated(recipe))
+    openings = [row[:length] for row, length in zip(whole, (4, 0, 2), strict=True)]
+
+    rest = tokens(generated(recipe, openings=openings, max_tokens=6))
+
+    assert rest == [row[len(opening) :][:6] for row, opening in zip(whole, openings, strict=True)]
+    with pytest.raises(InputError, match="1 openings for 3 prompts"):
+        generated(recipe, openings=[[5]])
+    with pytest.raises(InputError, match="opening 1 holds id 999999"):
+        generated(recipe, openings=[[], [999999], []])
+
+
 def test_a_prompt_is_the_prefix_of_a_model_whose_mask_has_one():
     _, params, _ = model()
     module = build_transformer(
