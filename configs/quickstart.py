@@ -14,6 +14,8 @@ from lm_jax.models.presets import bert, gpt, t5
 SCHEDULE = dict(name="linear", warmup=0.05, final=0.0)
 # Three of Muon's five iterations: the step of a small model gains more time by that than its loss suffers.
 MUON = dict(name="muon", learning_rate=1e-2, schedule=SCHEDULE, muon=dict(iterations=3))
+# Short pieces are easier to guess than long ones, and BPE has few that are a space alone.
+PIECES = dict(kind="bpe", vocab_at_most=1024)
 # In this documentation, line breaks carry no meaning: "flow" replaces them with spaces.
 CLEAN = dict(steps=("line_breaks", "repair", "compose", "controls", "flow"))
 
@@ -52,9 +54,9 @@ def encoder() -> ml_collections.ConfigDict:
     config.model.embed.update(width=128, dropout=0.0, positions="none")
     attention = dict(heads=4, dropout=0.0, position="rotary")
     config.model.stack.update(depth=1, block=dict(dropout=0.0, attention=attention, neighbours=dict(width=5)))
-    config.data = dict(length=48, batch=40, tokenizer=dict(kind="unigram", vocab_at_most=1024), clean=CLEAN)
+    config.data = dict(length=48, batch=40, tokenizer=PIECES, clean=CLEAN)
     config.optimizer = MUON
-    config.update(train=dict(steps=1100), evaluate=dict(every=1100, batches=20), checkpoint=dict(every=1100))
+    config.update(train=dict(steps=800), evaluate=dict(every=800, batches=20), checkpoint=dict(every=800))
     return config
 
 
@@ -75,11 +77,10 @@ def encoder_decoder() -> ml_collections.ConfigDict:
     config.model.decoder.block.attention.convolution = 4
     config.model.decoder.block.feedforward.convolution = 4
     config.model.decoder.block.cross.heads = 1
-    # With rows no longer than a sentence, the decoder finds its place in the source sooner. BPE has few pieces that are
-    # a space alone, which would be the likeliest start of every gap.
-    config.data = dict(length=48, batch=32, tokenizer=dict(kind="bpe", vocab_at_most=1024), clean=CLEAN)
+    # With rows no longer than a sentence, the decoder finds its place in the source sooner.
+    config.data = dict(length=48, batch=32, tokenizer=PIECES, clean=CLEAN)
     config.optimizer = MUON
-    config.update(train=dict(steps=500), evaluate=dict(every=500, batches=20), checkpoint=dict(every=500))
+    config.update(train=dict(steps=900), evaluate=dict(every=900, batches=20), checkpoint=dict(every=900))
     return config
 
 

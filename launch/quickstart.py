@@ -68,9 +68,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="of each model, instead of those of its recipe")
     args = parser.parse_args()
     started = time.monotonic()
-    for recipe, kind in KINDS.items():
-        if code := train(recipe, kind, args.output / recipe, args.seed, args.steps):
-            return code
+    if code := train(args.output, args.seed, args.steps):
+        return code
     print("answering with each model, untrained and trained ...", file=sys.stderr)
     runs = {recipe: experiment.prepare(experiment.load(args.output / recipe).config) for recipe in KINDS}
     asked = {"gpt": [], "bert": blanks(runs["bert"]), "t5": spans(runs["t5"])}
@@ -87,40 +86,49 @@ def main() -> int:
     return 0
 
 
-def train(recipe: str, kind: str, workdir: Path, seed: int, steps: int | None) -> int:
-    """Train a recipe with `lm-jax train`, whose output goes to a file; return its exit code."""
-    total = steps or flags.load_recipe(f"quickstart:{recipe}").train.steps
-    command = [sys.executable, "-m", "lm_jax.main", "train", f"--config=quickstart:{recipe}", f"--workdir={workdir}"]
-    command += [f"--config.seed={seed}", f"--config.train.steps={total}"]
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    log, done = workdir.parent / f"{recipe}.log", 0
-    bar_format = "{desc} {bar} {percentage:3.0f}% {elapsed}"
-    with log.open("w") as output, tqdm(total=total, desc=f"{kind:15}", bar_format=bar_format, disable=None) as bar:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                time.sleep(0.5)
-                if (workdir / metrics.FILE).exists():
-                    done = max((entry["step"] for entry in metrics.read(workdir)), default=0)
-                bar.update(done - bar.n)
-        except KeyboardInterrupt:
-            process.wait()  # The terminal interrupts it too, and it saves its state.
-            raise
-    if process.returncode:
-        print(
-            f"training the {kind} failed; {log} ends:\n" + "\n".join(log.read_text().splitlines()[-5:]), file=sys.stderr
-        )
-    elif not sys.stderr.isatty():
-        print(f"trained the {kind}: {total} steps", file=sys.stderr)
-    return process.returncode
+def train(output: Path, seed: int, steps: int | None) -> int:
+    """Train the recipes with `lm-jax train`, all at once, with output to files; return an exit code that is not 0 if any.
+
+    Together they are done sooner: while one compiles on one core, another trains on the other.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    processes, bars = {}, {}
+    for place, (recipe, kind) in enumerate(KINDS.items()):
+        total = steps or flags.load_recipe(f"quickstart:{recipe}").train.steps
+        command = [sys.executable, "-m", "lm_jax.main", "train", f"--config=quickstart:{recipe}"]
+        command += [f"--workdir={output / recipe}", f"--config.seed={seed}", f"--config.train.steps={total}"]
+        with (output / f"{recipe}.log").open("w") as log:
+            processes[recipe] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        options = dict(desc=f"{kind:15}", bar_format="{desc} {bar} {percentage:3.0f}% {elapsed}", disable=None)
+        bars[recipe] = tqdm(total=total, position=place, **options)
+    try:
+        while any([process.poll() is None for process in processes.values()]):
+            time.sleep(0.5)
+            for recipe, bar in bars.items():
+                entries = metrics.read(output / recipe) if (output / recipe / metrics.FILE).exists() else []
+                bar.update(max((entry["step"] for entry in entries), default=0) - bar.n)
+    finally:
+        # The terminal interrupts them too, and they save their state.
+        codes = {recipe: process.wait() for recipe, process in processes.items()}
+        for bar in bars.values():
+            bar.close()
+    for recipe, kind in KINDS.items():
+        if codes[recipe]:
+            log = output / f"{recipe}.log"
+            end = "\n".join(log.read_text().splitlines()[-5:])
+            print(f"training the {kind} failed; {log} ends:\n{end}", file=sys.stderr)
+        elif not sys.stderr.isatty():
+            print(f"trained the {kind}", file=sys.stderr)
+    return max(codes.values())
 
 
 def weights(exp: Experiment, workdir: Path, trained: bool) -> Params:
     """Return the parameters of a run after training, or those that it began with."""
     if trained:
         return restore_model(Request(verb="generate", workdir=str(workdir)), exp)[1]
+    # The program that drew the parameters in training, which is cached.
     ((name, model),) = exp.models.models.items()
-    return model.merge(exp.models.parameters(name, jax.jit(exp.models.draw, static_argnums=0)(exp.config.seed)))
+    return model.merge(exp.models.parameters(name, exp.fresh_state().params))
 
 
 def continued(exp: Experiment, params: Params, _: list[Question]) -> str:
