@@ -56,7 +56,7 @@ def encoder() -> ml_collections.ConfigDict:
     config.model.stack.update(depth=1, block=dict(dropout=0.0, attention=attention, neighbours=dict(width=5)))
     config.data = dict(length=48, batch=40, tokenizer=PIECES, clean=CLEAN)
     config.optimizer = MUON
-    config.update(train=dict(steps=800), evaluate=dict(every=800, batches=20), checkpoint=dict(every=800))
+    config.update(train=dict(steps=1000), evaluate=dict(every=1000, batches=20), checkpoint=dict(every=1000))
     return config
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -87,7 +86,7 @@ def main() -> int:
 
 
 def train(output: Path, seed: int, steps: int | None) -> int:
-    """Train the recipes with `lm-jax train`, all at once, with output to files; return an exit code that is not 0 if any.
+    """Train the recipes with `lm-jax train`, all at once, with their output in files; return the largest exit code.
 
     Together they are done sooner: while one compiles on one core, another trains on the other.
     """
