@@ -30,7 +30,7 @@ from lm_jax.core.trees import Params
 from lm_jax.decode import rectangles
 from lm_jax.decode.sampling import SamplingConfig, draw, permitted, row_keys
 from lm_jax.decode.weights import unstacked
-from lm_jax.models.config import EncoderDecoderConfig
+from lm_jax.models.config import EncoderDecoderConfig, TransformerConfig
 from lm_jax.models.interface import Cache, Inputs
 from lm_jax.models.model import Bound
 from lm_jax.models.transformer import EncoderDecoder, Transformer
@@ -182,7 +182,7 @@ def generate(
         first_id = np.array([pad if start is None else start], np.int32)
         inputs = _of_pairs(module, sources, [np.append(first_id, each) for each in begun], count, max_tokens, pad)
     else:
-        inputs = _of_prompts(module, sources, count, max_tokens, pad, bos)
+        inputs = _of_prompts(cast(TransformerConfig, config), sources, count, max_tokens, pad, bos)
     forced = bool(forbidden_first) or first is not None or last is not None
     room = rectangles.bucket(max_tokens, rectangles.longest(config.embed))
     plan = Plan(module=module, layout=layout, sampling=sampling, room=room, forced=forced)
@@ -231,9 +231,11 @@ def _of_pairs(
     return Inputs(tokens=tokens, positions=positions, segments=segments, source=source)
 
 
-def _of_prompts(module: Module, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int) -> Inputs:
+def _of_prompts(
+    config: TransformerConfig, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int
+) -> Inputs:
     """The inputs of a decoder's prefill, as numpy arrays."""
-    limit = rectangles.longest(module.config.embed)
+    limit = rectangles.longest(config.embed)
     sources = [row if len(row) else np.array([bos], np.int32) for row in sources]
     most = max(map(len, sources))
     if limit is not None and most + max_tokens > limit:
@@ -243,7 +245,7 @@ def _of_prompts(module: Module, sources: list[np.ndarray], count: int, max_token
             f"config.model.embed.max_length is {limit}; {advice}shorten the prompt"
         )
     tokens, positions, segments = rectangles.left_padded(sources, count, rectangles.bucket(most), pad)
-    has_prefix = any(block.attention.mask == "prefix" for block in module.config.stack.blocks)
+    has_prefix = any(block.attention.mask == "prefix" for block in config.stack.blocks)
     prefix = segments.sum(1, dtype=np.int32) if has_prefix else None
     return Inputs(tokens=tokens, positions=positions, segments=segments, prefix=prefix)
 

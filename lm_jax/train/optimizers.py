@@ -170,10 +170,11 @@ def _muon(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> 
     )
     direction, normalised = by_iterations(muon.iterations), by_iterations(0)
 
-    def orthogonalise(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def orthogonalise(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if not cpu.on_cpu():
-            return direction.update(gradients, state, params)
-        momentum, state = normalised.update(gradients, state, params)
+            return direction.update(updates, state, params)
+        momentum: Any
+        momentum, state = normalised.update(updates, state, params)
         return orthogonalised(momentum, state.ns_coeffs, muon.iterations), state
 
     orthogonal = optax.chain(
@@ -194,19 +195,20 @@ def orthogonalised(
     An iteration is X -> p(XX') X with p(G) = a + b G + c GG. All p commute, so that it suffices to iterate on the
     smaller G: G -> p G p. Matrices of one shape are one batch.
     """
+    a, b, c = coefficients
+    polynomial = lambda gram: a * jnp.eye(len(gram[0]), dtype=gram.dtype)[None] + b * gram + c * (gram @ gram)
     groups: dict[tuple[int, ...], list[str]] = {}
     for path, x in momentum.items():
         groups.setdefault(tuple(sorted(x.shape)), []).append(path)
     result = {}
     for (size, _), paths in groups.items():
         x = jnp.stack([momentum[path] if momentum[path].shape[0] == size else momentum[path].T for path in paths])
-        gram, product = jnp.einsum("bij,bkj->bik", x, x), None
-        for iteration in range(iterations):
-            a, b, c = coefficients
-            factor = a * jnp.eye(size, dtype=x.dtype)[None] + b * gram + c * (gram @ gram)
-            product = factor if product is None else factor @ product
-            if iteration < iterations - 1:
-                gram = factor @ (gram @ factor)
+        gram = jnp.einsum("bij,bkj->bik", x, x)
+        factor = product = polynomial(gram)
+        for _ in range(iterations - 1):
+            gram = factor @ (gram @ factor)
+            factor = polynomial(gram)
+            product = factor @ product
         updates = dict(zip(paths, product @ x, strict=True))
         result |= {path: y if momentum[path].shape[0] == size else y.T for path, y in updates.items()}
     return result

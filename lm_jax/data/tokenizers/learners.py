@@ -74,7 +74,7 @@ def _sentencepiece(config: TokenizerConfig, lines: list[str], size: int, verbose
 
     model, ids = io.BytesIO(), {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
     # The piece of a space, which other texts have; without it the tokenizer has no form as tokenizer.json.
-    spaceless = {} if any(" " in line for line in lines) else {"required_chars": "\u2581"}
+    spaceless: dict[str, Any] = {} if any(" " in line for line in lines) else {"required_chars": "\u2581"}
     pieces: dict[str, Any] = {f"{role}_piece": SPECIALS[token] for role, token in ids.items()}
     library.SentencePieceTrainer.train(
         sentence_iterator=_read(lines, verbose),
