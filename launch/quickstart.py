@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def train(output: Path, seed: int, steps: int | None) -> int:
-    """Train the recipes with `lm-jax train`, all at once, with their output in files; return the largest exit code.
+    """Train the recipes with `lm-jax train`, all at once, with output to files; return 0, or a failure's exit code.
 
     Together they are done sooner: while one compiles on one core, another trains on the other.
     """
@@ -118,7 +118,8 @@ def train(output: Path, seed: int, steps: int | None) -> int:
             print(f"training the {kind} failed; {log} ends:\n{end}", file=sys.stderr)
         elif not sys.stderr.isatty():
             print(f"trained the {kind}", file=sys.stderr)
-    return max(codes.values())
+    # The code of a killed process is negative.
+    return next((code for code in codes.values() if code), 0)
 
 
 def weights(exp: Experiment, workdir: Path, trained: bool) -> Params:

@@ -166,23 +166,14 @@ def generate(
     vocab = getattr(config, "decoder_vocab", None) or vocab
     if not sources:
         return []
-    ends = [-1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
-    limits = Limits(
-        allowed=jnp.asarray(rectangles.allowed(forbidden, vocab)),
-        allowed_first=jnp.asarray(rectangles.allowed([*forbidden, *forbidden_first], vocab)),
-        pad=jnp.int32(pad),
-        ends=jnp.asarray(ends, jnp.int32),
-        first=jnp.int32(-1 if first is None else first),
-        last=jnp.int32(-1 if last is None else last),
-        most=jnp.int32(max_tokens),
-    )
+    limits = _limits(vocab, pad, eos, (forbidden, forbidden_first), (first, last), max_tokens)
     count = rectangles.divisible(len(sources), layout)
-    if isinstance(config, EncoderDecoderConfig):
-        begun = rectangles.token_arrays([[]] * len(sources) if openings is None else openings, vocab, "opening")
-        first_id = np.array([pad if start is None else start], np.int32)
-        inputs = _of_pairs(module, sources, [np.append(first_id, each) for each in begun], count, max_tokens, pad)
-    else:
-        inputs = _of_prompts(cast(TransformerConfig, config), sources, count, max_tokens, pad, bos)
+    first_input = pad if start is None else start
+    inputs = (
+        _of_pairs(module, sources, openings, first_input, count, max_tokens, pad)
+        if isinstance(config, EncoderDecoderConfig)
+        else _of_prompts(cast(TransformerConfig, config), sources, count, max_tokens, pad, bos)
+    )
     forced = bool(forbidden_first) or first is not None or last is not None
     room = rectangles.bucket(max_tokens, rectangles.longest(config.embed))
     plan = Plan(module=module, layout=layout, sampling=sampling, room=room, forced=forced)
@@ -210,13 +201,45 @@ def _check(kind: str, max_tokens: int, seed: int) -> None:
         raise InputError(f"--seed is {seed}; expected 0..{2**32 - 1}")
 
 
+def _limits(
+    vocab: int,
+    pad: int,
+    eos: int | Sequence[int] | None,
+    forbidden: tuple[Sequence[int], Sequence[int]],
+    forced: tuple[int | None, int | None],
+    most: int,
+) -> Limits:
+    """The limits of `generate`; `forbidden` ids of every and of the first token, `forced` first and last ids."""
+    ends = [-1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
+    first, last = (jnp.int32(-1 if token is None else token) for token in forced)
+    return Limits(
+        allowed=jnp.asarray(rectangles.allowed(forbidden[0], vocab)),
+        allowed_first=jnp.asarray(rectangles.allowed([*forbidden[0], *forbidden[1]], vocab)),
+        pad=jnp.int32(pad),
+        ends=jnp.asarray(ends, jnp.int32),
+        first=first,
+        last=last,
+        most=jnp.int32(most),
+    )
+
+
 def _of_pairs(
-    module: Module, sources: list[np.ndarray], begun: list[np.ndarray], count: int, max_tokens: int, pad: int
+    module: Module,
+    sources: list[np.ndarray],
+    openings: Sequence[Any] | None,
+    start: int,
+    count: int,
+    max_tokens: int,
+    pad: int,
 ) -> Inputs:
-    """The inputs of an encoder-decoder's prefill, as numpy arrays; `begun` is the decoder's first input of each row."""
-    if len(begun) != len(sources):
-        raise InputError(f"there are {len(begun)} openings for {len(sources)} prompts; expected one for each")
-    limit = rectangles.longest(module.config.embed)
+    """The inputs of an encoder-decoder's prefill, as numpy arrays; the decoder reads `start` and then the opening."""
+    embed = module.config.embed
+    openings = [[]] * len(sources) if openings is None else openings
+    if len(openings) != len(sources):
+        raise InputError(f"there are {len(openings)} openings for {len(sources)} prompts; expected one for each")
+    vocab = getattr(module.config, "decoder_vocab", None) or embed.vocab or 0
+    begun = [np.append(np.int32(start), row) for row in rectangles.token_arrays(openings, vocab, "opening")]
+    limit = rectangles.longest(embed)
     most, longest = max(map(len, sources)), max(map(len, begun))
     if limit is not None and max(most, longest - 1 + max_tokens) > limit:
         opened = f" after an opening of {longest - 1}" if longest > 1 else ""
