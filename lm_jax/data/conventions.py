@@ -21,6 +21,7 @@ class ConventionsConfig:
     Attributes:
       prefix: ids before every text: a prompt, a source, a document to train or to evaluate on (LLaMA's `<s>`).
       suffix: ids after every source of an encoder-decoder (BART's and T5's `</s>`); empty: EOS.
+      between: ids between the two texts of a pair (BERT's `[SEP]`, RoBERTa's `</s></s>`); empty: as after a text.
       start: the first input of an encoder-decoder's decoder; None: padding, as in T5.
       empty: the input of a decoder whose prompt is empty and has no prefix; None: EOS, which ended the document before.
       ends: ids that each end an answer; empty: EOS.
@@ -34,6 +35,7 @@ class ConventionsConfig:
 
     prefix: tuple[int, ...] = setting((), at_least=0)
     suffix: tuple[int, ...] = setting((), at_least=0)
+    between: tuple[int, ...] = setting((), at_least=0)
     start: int | None = setting(None, at_least=0)
     empty: int | None = setting(None, at_least=0)
     ends: tuple[int, ...] = setting((), at_least=0)

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 
 from lm_jax import objectives
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, Tree
 from lm_jax.core.trees import Params
 from lm_jax.data import corpora, pipeline, tokenizers
+from lm_jax.data.columns import Columns
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
@@ -28,6 +29,7 @@ from lm_jax.models.transformer import STACKS
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Field, Objective, Vocabulary
 from lm_jax.objectives.roles import Models, Role, key
+from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import averaging, gradients, optimizers, placing, state, step
@@ -40,6 +42,7 @@ class Experiment:
     Attributes:
       store: the tokenized text, or None if only the models are needed.
       devices: the devices of the mesh; None: all.
+      saved_labels: the names of the labels of a saved run, by column, for an experiment without text.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -55,6 +58,7 @@ class Experiment:
     tokenizer: tokenizers.Tokenizer
     store: corpora.Corpus | None = None
     devices: Sequence[Any] | None = None
+    saved_labels: Mapping[str, tuple[str, ...]] = Tree()
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
@@ -77,9 +81,18 @@ class Experiment:
         return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed)
 
     @functools.cached_property
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the labels of each column, by id."""
+        if not isinstance(self.store, Columns):
+            return self.saved_labels
+        return Tree({name: tuple(names) for name, names in self.store.names.items() if names})
+
+    @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The token ids that objectives use."""
-        return vocabularies.of(self.tokenizer, self._rows_of_table, self.config.model.kind, self.config.conventions)
+        """The token ids, and the names of labels, that objectives use."""
+        config = self.config
+        rows = self._rows_of_table
+        return vocabularies.of(self.tokenizer, rows, config.model.kind, config.conventions, self.labels)
 
     @property
     def padding(self) -> int:
@@ -156,6 +169,8 @@ class Experiment:
         balanced = role.trainable and any(stack.experts.balance for stack in stacks)
         self._check_accumulation(balanced, f"feedforward.experts.balance of {config_key}")
         vocab = name in self.config.models and embed.vocab
+        if isinstance(self.objective, Task):
+            config = dataclasses.replace(config, task=self.objective.head(config.task))
         return build_model(config, vocab or self._rows_of_table)
 
     @property

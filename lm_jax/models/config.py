@@ -16,6 +16,7 @@ from lm_jax.models.attention.config import ScalingConfig as ScalingConfig
 from lm_jax.models.attention.config import TransformerXLConfig as TransformerXLConfig
 from lm_jax.models.feedforward.config import ExpertsConfig as ExpertsConfig
 from lm_jax.models.feedforward.config import FeedForwardConfig as FeedForwardConfig
+from lm_jax.models.task import TaskHeadConfig as TaskHeadConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -294,6 +295,7 @@ class TransformerConfig:
       boundary: rows of the position table of the span-boundary head (SpanBERT: 20), the longest span whose tokens it
         predicts; 0: no head.
       boundary_width: width of that table.
+      task: the head of a task.
       dtype: computation dtype of the layers; parameters are float32.
     """
 
@@ -311,6 +313,7 @@ class TransformerConfig:
     detection_activation: str = "gelu"
     boundary: int = setting(0, at_least=0)
     boundary_width: int = setting(200, at_least=1)
+    task: TaskHeadConfig = TaskHeadConfig()
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 
@@ -347,6 +350,7 @@ class EncoderDecoderConfig:
       embed: embedding of both sides; each side has its own position table.
       share_embed: whether both sides share a token table; a tied readout uses the decoder's.
       decoder_vocab: rows of the decoder's separate token table; None: as many as the encoder's.
+      task: the head of a task, on the decoder's hidden states.
     """
 
     kind: str = "encoder_decoder"
@@ -358,6 +362,7 @@ class EncoderDecoderConfig:
     norm: NormConfig = NormConfig()
     final_norm: bool = True
     readout: ReadoutConfig = ReadoutConfig()
+    task: TaskHeadConfig = TaskHeadConfig()
     init: InitConfig = InitConfig()
     dtype: str = "float32"
 

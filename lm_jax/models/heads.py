@@ -19,6 +19,7 @@ from lm_jax.models.embed import TokenTable
 from lm_jax.models.feedforward.dense import ACTIVATIONS
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.parallel.layout import constrain
 
 
@@ -125,6 +126,35 @@ class DetectionHead(nn.Module):
         scale = initializers.readout_scale(self.init_config, width)
         states = lookup(ACTIVATIONS, self.activation, "config.model.detection_activation")(dense(hidden))
         return out(states if scale == 1.0 else states * jnp.asarray(scale, states.dtype))[..., 0]
+
+
+class TaskHead(nn.Module):
+    """The head of a task (`task.TaskHeadConfig`), on pooled hidden states or on those of all tokens."""
+
+    config: TaskHeadConfig
+    init_config: InitConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "*batch embed"], train: bool = False) -> Float[Array, "*batch classes"]:
+        """Computes the logits; without classes, the states that a projection would read."""
+        config, width = self.config, hidden.shape[-1]
+        drop = lambda rate, x: nn.Dropout(rate, deterministic=not train)(x) if rate else x
+        if config.dense:
+            draw = initializers.kernel(self.init_config, width, width)
+            axes = ("embed", "embed_out")
+            dense = Projection((width,), (width,), axes, draw, config.dense_bias, self.dtype, name="dense")
+            hidden = dense(drop(config.dense_dropout, hidden))
+        if config.activation:
+            hidden = lookup(ACTIVATIONS, config.activation, "config.model.task.activation")(hidden)
+        if config.norm:
+            hidden = Norm(NormConfig(bias=config.norm_bias, epsilon=config.epsilon), name="norm")(hidden)
+        if not config.classes:
+            return hidden
+        draw = initializers.readout(self.init_config, width, config.classes)
+        out = Projection((width,), (config.classes,), ("embed", "classes"), draw, config.bias, self.dtype, name="out")
+        hidden, scale = drop(config.dropout, hidden), initializers.readout_scale(self.init_config, width)
+        return out(hidden if scale == 1.0 else hidden * jnp.asarray(scale, hidden.dtype))
 
 
 class BoundaryHead(nn.Module):

@@ -65,6 +65,11 @@ class Bound:
         """Logits [..., classes] of the head `name`, such as `pair`, for (gathered) hidden states [..., embed]."""
         return self._apply(self.params, hidden, method=f"{name}_logits")
 
+    def task(self, hidden: jax.Array, *, dropout: jax.Array | None = None) -> jax.Array:
+        """Logits [..., classes] of the task's head for pooled hidden states [..., embed]; `dropout` is its key."""
+        options = {} if dropout is None else {"train": True, "rngs": {"dropout": dropout}}
+        return self._apply(self.params, hidden, method="task_logits", **options)
+
     def boundary_states(self, before: jax.Array, after: jax.Array, distances: jax.Array) -> jax.Array:
         """Hidden states of the span-boundary head [..., width of the token table], for `table_logits`.
 

@@ -21,7 +21,7 @@ from lm_jax.models.attention.two_stream import QueryStream
 from lm_jax.models.config import EmbedConfig, EncoderDecoderConfig, ModelConfig, StackConfig, TransformerConfig
 from lm_jax.models.embed import Embed, TokenTable
 from lm_jax.models.feedforward.experts import balance
-from lm_jax.models.heads import BoundaryHead, DetectionHead, PairHead, Readout
+from lm_jax.models.heads import BoundaryHead, DetectionHead, PairHead, Readout, TaskHead
 from lm_jax.models.interface import Cache, Inputs, Output, Past, Shown, Transform
 from lm_jax.models.norms import Norm
 from lm_jax.models.stack.block import Context
@@ -71,6 +71,8 @@ class Transformer(nn.Module):
             self.boundary = BoundaryHead(config.boundary, config.boundary_width, config.norm, config.init, dtype)
         if config.two_stream:
             self.query_stream = QueryStream(config.embed, config.init, dtype)
+        if config.task.exists:
+            self.task = TaskHead(config.task, config.init, dtype)
 
     def __call__(
         self,
@@ -131,6 +133,10 @@ class Transformer(nn.Module):
             raise InputError("this model has no sentence-pair head; set config.model.pair_classes=2")
         return self.pair(first)
 
+    def task_logits(self, hidden: Float[Array, "*batch embed"], train: bool = False) -> Float[Array, "*batch classes"]:
+        """Logits of the task's head from (pooled) hidden states."""
+        return self.task(hidden, train)
+
     def detect_logits(self, hidden: Float[Array, "... embed"]) -> Float[Array, " ..."]:
         """Log-odds that the token of each hidden state was replaced."""
         if not self.config.detection:
@@ -160,6 +166,8 @@ class Transformer(nn.Module):
             self.pair_logits(output.hidden[:, 0])
         if self.config.two_stream:
             self.query_stream(output.hidden, jnp.zeros_like(inputs.tokens[:, :1]))
+        if self.config.task.exists:
+            self.task_logits(jnp.tile(output.hidden[:, 0], self.config.task.states))
         return output
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
@@ -192,6 +200,8 @@ class EncoderDecoder(nn.Module):
         self.head = Readout(config.readout, config.norm, config.init, dtype, _decoder_embed(config).vocab or 0)
         # T5 also applies dropout to a stack's output (Raffel et al. 2020, section 3.1.2), at the embeddings' rate.
         self.drop = nn.Dropout(config.embed.dropout)
+        if config.task.exists:
+            self.task = TaskHead(config.task, config.init, dtype)
 
     @property
     def decoder_table(self) -> TokenTable:
@@ -243,9 +253,16 @@ class EncoderDecoder(nn.Module):
         """Logits over the vocabulary of (gathered) hidden states."""
         return self.head(hidden, self.decoder_table)
 
+    def task_logits(self, hidden: Float[Array, "*batch embed"], train: bool = False) -> Float[Array, "*batch classes"]:
+        """Logits of the task's head from (pooled) hidden states."""
+        return self.task(hidden, train)
+
     def everything(self, inputs: Inputs) -> Output:
         """Uses every parameter, so that `init` creates all of them."""
-        return self(inputs, logits=True)
+        output = self(inputs, logits=True)
+        if self.config.task.exists:
+            self.task_logits(jnp.tile(output.hidden[:, 0], self.config.task.states))
+        return output
 
     def empty_cache(self, batch: int, slots: int, source: int = 0) -> Cache:
         """A KV cache for `slots` tokens of `batch` rows, and for cross-attention to `source` encoder tokens."""

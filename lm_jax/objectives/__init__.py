@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, setting
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.classify import Classify, ClassifyConfig
 from lm_jax.objectives.denoise import Denoise, DenoiseConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import KEY, Mixture, MixtureConfig, common_roles, naming_part
@@ -24,6 +25,7 @@ from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
 OBJECTIVES = {
     "causal": Causal,
+    "classify": Classify,
     "denoise": Denoise,
     "masked": Masked,
     "mixture": Mixture,
@@ -46,6 +48,7 @@ class ObjectiveConfig:
     name: str = "causal"
     weight: float = setting(1.0, above=0, below=1e9)
     causal: CausalConfig = CausalConfig()
+    classify: ClassifyConfig = ClassifyConfig()
     denoise: DenoiseConfig = DenoiseConfig()
     masked: MaskedConfig = MaskedConfig()
     mixture: MixtureConfig = MixtureConfig()

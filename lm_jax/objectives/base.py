@@ -37,6 +37,8 @@ class Vocabulary:
       ordinary: range of the ids of ordinary (not special) pieces, (first, last + 1).
       start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
       before, after: ids before and after every source of an encoder-decoder; an empty `after` means EOS.
+      between: ids between the two texts of a pair; empty: those after a text.
+      labels: the names of the labels of each column, by id.
       pieces: the printable piece of each id.
       starts_word: whether each id begins a word; None: unknown.
       texts: UTF-8 text of each id, perhaps a part of a character, b"" if special; empty: unknown.
@@ -59,6 +61,8 @@ class Vocabulary:
     start: int | None = None
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = Tree()
     pieces: Sequence[str] = dataclasses.field(default=(), compare=False, repr=False)
     starts_word: Bool[np.ndarray, " vocab"] | None = dataclasses.field(default=None, compare=False, repr=False)
     texts: Sequence[bytes] = dataclasses.field(default=(), compare=False, repr=False)

@@ -6,7 +6,9 @@ attended to; any other id that a model reads must have a row.
 
 from __future__ import annotations
 
-from lm_jax.core.config import InputError
+from collections.abc import Mapping
+
+from lm_jax.core.config import InputError, Tree
 from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.objectives.base import Vocabulary
@@ -21,8 +23,16 @@ def check(tokenizer: Tokenizer, rows: int) -> None:
         )
 
 
-def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfig) -> Vocabulary:
+def of(
+    tokenizer: Tokenizer,
+    rows: int,
+    kind: str,
+    conventions: ConventionsConfig,
+    labels: Mapping[str, tuple[str, ...]] = Tree(),
+) -> Vocabulary:
     """The vocabulary of a tokenizer for a model's embedding table of `rows`; special tokens without a row become None.
+
+    `labels` are the names of the labels of each column of the corpus, by id.
 
     Raises:
       InputError: the table has no row for EOS, or for the decoder's first token.
@@ -43,6 +53,8 @@ def of(tokenizer: Tokenizer, rows: int, kind: str, conventions: ConventionsConfi
         start=conventions.start,
         before=conventions.prefix,
         after=conventions.suffix,
+        between=conventions.between,
+        labels=labels,
         pieces=tokenizer.pieces[:rows],
         starts_word=tokenizer.starts_word[:rows],
         texts=tokenizer.texts[:rows],

@@ -1,0 +1,78 @@
+"""The head of a task: which hidden states it reads, and its layers. `heads.TaskHead` has the parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lm_jax.core.config import lookup, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskHeadConfig:
+    """Optionally a dense layer, an activation and a norm, then a projection to classes, as in released classifiers.
+
+    Attributes:
+      classes: logits per hidden state; 0: as many as the objective needs, and none for pretraining.
+      pool: the hidden states that it reads, a key of `POOLS`: "all", or one per row.
+      states: how many hidden states of a row are concatenated for it (those of two entities: 2).
+      dense: whether there is a dense layer.
+      dense_bias, bias, norm_bias: whether the dense layer, the projection and the norm have a bias.
+      activation: after the dense layer, or on the hidden states without one; empty: none.
+      norm: whether there is a norm after the activation.
+      epsilon: of the norm.
+      dropout: rate before the projection.
+      dense_dropout: rate before the dense layer.
+    """
+
+    classes: int = setting(0, at_least=0)
+    pool: str = "first"
+    states: int = setting(1, at_least=1)
+    dense: bool = False
+    dense_bias: bool = True
+    activation: str = ""
+    norm: bool = False
+    norm_bias: bool = True
+    epsilon: float = setting(1e-5, above=0)
+    bias: bool = True
+    dropout: float = setting(0.0, at_least=0, below=1)
+    dense_dropout: float = setting(0.0, at_least=0, below=1)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the model has parameters of such a head."""
+        return bool(self.classes or self.dense)
+
+
+def _last(hidden: jax.Array, real: jax.Array) -> jax.Array:
+    positions = (jnp.arange(real.shape[1])[None] * (real > 0)).max(-1)
+    return jnp.take_along_axis(hidden, positions[:, None, None], 1)[:, 0]
+
+
+def _mean(hidden: jax.Array, real: jax.Array) -> jax.Array:
+    used = (real > 0).astype(hidden.dtype)[..., None]
+    return (hidden * used).sum(1) / jnp.maximum(used.sum(1), 1)
+
+
+# (hidden states [batch length embed], 0 at padding [batch length]) -> what the head reads.
+POOLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "all": lambda hidden, real: hidden,
+    "first": lambda hidden, real: hidden[:, 0],
+    "last": _last,
+    "mean": _mean,
+}
+
+
+def pooled(
+    hidden: Float[Array, "batch length embed"], real: Int[Array, "batch length"], pool: str
+) -> Float[Array, "batch *length embed"]:
+    """The hidden states that a head reads: of all tokens, of the first or last, or the mean over all but padding.
+
+    Raises:
+      InputError: `pool` is not a key of `POOLS`.
+    """
+    return lookup(POOLS, pool, "config.model.task.pool")(hidden, real)
