@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import cast
 
+from lm_jax.core.config import Tree
 from lm_jax.data import corpora, pipeline, rows
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture
@@ -16,13 +17,17 @@ from lm_jax.parallel.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Batches of the tokenized text for one objective; `layout` assigns rows to hosts."""
+    """Batches of the tokenized text for one objective; `layout` assigns rows to hosts.
+
+    `unread` are columns of the objective that the text lacks: those of the answers to new rows.
+    """
 
     config: DataConfig
     tokens: corpora.Corpus
     objective: Objective
     layout: Layout
     seed: int
+    unread: tuple[str, ...] = ()
 
     @functools.cached_property
     def _rows(self) -> dict[str, rows.Rows]:
@@ -31,12 +36,13 @@ class Feed:
     def rows(self, split: str) -> rows.Rows:
         """The row plan of a split, cached for repeated evaluations."""
         if split not in self._rows:
-            data = self.config
+            data, reads = self.config, self.objective.reads
+            read = Tree({name: most for name, most in reads.columns.items() if name not in self.unread})
             self._rows[split] = corpora.make_rows(
                 self.tokens,
                 config=data.rows,
                 split=split,
-                reads=self.objective.reads,
+                reads=dataclasses.replace(reads, columns=read) if self.unread else reads,
                 validation=data.validation,
                 seed=self.seed,
                 lanes=data.batch,
@@ -68,6 +74,11 @@ class Feed:
         return pipeline.ordered(
             plan, self.objective.features, batch=batch, local=self.layout.local_rows(batch), seed=self.seed, limit=limit
         )
+
+    def in_order(self, plan: rows.Rows) -> Iterator[pipeline.Batch]:
+        """This host's rows of one pass over a plan."""
+        batch, local = self.config.batch, self.layout.local_rows(self.config.batch)
+        return pipeline.ordered(plan, self.objective.features, batch=batch, local=local, seed=self.seed)
 
     @property
     def sources(self) -> tuple[str, ...]:

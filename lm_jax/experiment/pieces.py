@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -18,7 +18,10 @@ from lm_jax.core.config import InputError, Tree
 from lm_jax.core.trees import Params
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
+from lm_jax.data.rows import Records
+from lm_jax.data.tasks import USUAL
 from lm_jax.evaluate.language_modelling import LanguageModelling
+from lm_jax.evaluate.tasks import Answering, TaskScores
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
 from lm_jax.models import mup
@@ -32,7 +35,8 @@ from lm_jax.objectives.roles import Models, Role, key
 from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
-from lm_jax.train import averaging, gradients, optimizers, placing, state, step
+from lm_jax.train import averaging, gradients, optimizers, placing, state
+from lm_jax.train import step as step_module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Experiment:
     Attributes:
       store: the tokenized text, or None if only the models are needed.
       devices: the devices of the mesh; None: all.
-      saved_labels: the names of the labels of a saved run, by column, for an experiment without text.
+      saved_labels: the names of the labels of a saved run, by column, for text without them.
+      unread: the columns of the objective that the text lacks: those of the answers to new rows.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -59,6 +64,7 @@ class Experiment:
     store: corpora.Corpus | None = None
     devices: Sequence[Any] | None = None
     saved_labels: Mapping[str, tuple[str, ...]] = Tree()
+    unread: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
@@ -78,12 +84,12 @@ class Experiment:
     def feed(self) -> Feed:
         """Batches of the text."""
         corpora.check_unknown_id(self.tokens, self._rows_of_table)
-        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed)
+        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.unread)
 
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """The names of the labels of each column, by id."""
-        if not isinstance(self.store, Columns):
+        if self.saved_labels or not isinstance(self.store, Columns):
             return self.saved_labels
         return Tree({name: tuple(names) for name, names in self.store.names.items() if names})
 
@@ -247,10 +253,10 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         return self.layout.jit(self.init, once=True, out_shardings=shardings)()
 
-    def train_step(self) -> step.Step:
+    def train_step(self) -> step_module.Step:
         """The jitted train step; it donates the state and keeps its shardings."""
         config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
-        function = step.make_train_step(
+        function = step_module.make_train_step(
             self.objective,
             self.models,
             self.optimizer,
@@ -262,10 +268,20 @@ class Experiment:
 
     def eval_step(self) -> Callable[..., Any]:
         """The jitted evaluation step."""
-        return self.layout.jit(step.make_eval_step(self.objective, self.models))
+        return self.layout.jit(step_module.make_eval_step(self.objective, self.models))
 
-    def validation(self) -> LanguageModelling:
+    def answering(self, split: str = "validation") -> Answering:
+        """Answers to the rows of a split; the objective is a task."""
+        objective, feed = cast(Task, self.objective), self.feed
+        step = self.layout.jit(step_module.make_answer_step(objective, self.models))
+        rows = cast(Records, feed.rows(split))
+        return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
+
+    def validation(self) -> LanguageModelling | TaskScores:
         """The evaluator of the validation split."""
+        if isinstance(self.objective, Task):
+            names = self.config.task.metrics or USUAL[self.objective.kind_of_answers]
+            return TaskScores(self.answering(), names)
         ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
         return LanguageModelling(
             objective=self.objective,
