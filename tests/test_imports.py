@@ -36,6 +36,7 @@ LEVELS = {
 HEAVY = (
     *("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "rjieba"),
     *("matplotlib", "tensorboardX", "wandb"),
+    *("sklearn", "sacrebleu", "rouge_score", "nervaluate", "scipy"),
 )
 LONG_FUNCTIONS = {"fit", "generate"}
 
