@@ -49,12 +49,12 @@ class Framing:
         return kept
 
     def arrange(self, texts: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
-        """The tokens of a row, and their types: 0 up to the end of `between`, then 1."""
+        """The tokens of a row, and their types: 1 for the last of several texts, 0 before it."""
         parts, types = [np.array(self.before, np.int32)], [np.zeros(len(self.before), np.int32)]
         for number, (text, size) in enumerate(zip(texts, self.cut([len(text) for text in texts]), strict=True)):
             last = number == len(texts) - 1
             parts += [text[:size], np.array(self.after if last else self.between, np.int32)]
-            types += [np.full(size + len(parts[-1]), number, np.int32)]
+            types += [np.full(size + len(parts[-1]), int(last and number > 0), np.int32)]
         return np.concatenate(parts).astype(np.int32), np.concatenate(types)
 
 
