@@ -159,8 +159,8 @@ class _Characters:
 def _rouge(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """Returns ROUGE's F measure (Lin 2004) of each row, without stemming; the best one of several references.
 
-    Words are runs of a to z and digits in lower case, as in ROUGE-1.5.5; other letters separate words. In references that
-    are mostly Chinese, each Chinese character is a word.
+    Words are runs of a to z and digits in lower case, as in ROUGE-1.5.5; other letters separate words. If
+    the references are mostly Chinese, each Chinese character is a word.
 
     Raises:
       InputError: most letters are neither Chinese nor a to z, which are all that rouge-score's tokenizer keeps.
