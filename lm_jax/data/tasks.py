@@ -165,6 +165,14 @@ TASKS["semeval2010"] = dataclasses.replace(
 )
 
 
+def scratch(name: str) -> dict[str, Any]:
+    """The settings of a recipe that trains a small model on a task from nothing, without the model; our numbers."""
+    settings = tuning(name, epochs=0.0, learning_rate=1e-3)
+    settings["data"] |= {"length": 64, "batch": 16}
+    settings["data"]["tokenizer"] = {**settings["data"].get("tokenizer", {}), "kind": "unigram", "vocab_at_most": 1024}
+    return {**settings, "train": {"steps": 200}}
+
+
 def tuning(name: str, *, epochs: float = 3.0, learning_rate: float = 5e-5) -> dict[str, Any]:
     """The settings of a recipe that tunes a pretrained model on a task, without the model.
 
