@@ -1,6 +1,6 @@
 """Question answering: which span of a text answers a question?
 
-Paper:    Rajpurkar et al. 2016 (arXiv:1606.05250), the task; Devlin et al. 2019 (arXiv:1810.04805), sections 4.2 and 4.3.
+Paper:    Rajpurkar et al. 2016 (arXiv:1606.05250), the task; Devlin et al. 2019 (arXiv:1810.04805), sections 4.2, 4.3.
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=qa:squad --fork=MODEL --config.data.path=train.json \
               --config.data.dev=dev.json --workdir=/tmp/qa
