@@ -16,13 +16,17 @@ from lm_jax.parallel.layout import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """Batches of the tokenized text for one objective; `layout` assigns rows to hosts."""
+    """Batches of the tokenized text for one objective; `layout` assigns rows to hosts.
+
+    With the corpus `dev`, all of it is the split "validation", and all of `tokens` the split "train".
+    """
 
     config: DataConfig
     tokens: corpora.Corpus
     objective: Objective
     layout: Layout
     seed: int
+    dev: corpora.Corpus | None = None
 
     @functools.cached_property
     def _rows(self) -> dict[str, rows.Rows]:
@@ -31,13 +35,15 @@ class Feed:
     def rows(self, split: str) -> rows.Rows:
         """The row plan of a split, cached for repeated evaluations."""
         if split not in self._rows:
-            data = self.config
+            data, validation = self.config, self.config.validation
+            if self.dev is not None:
+                validation = {"train": 0.0, "validation": 1.0}[split]
             self._rows[split] = corpora.make_rows(
-                self.tokens,
+                self.tokens if self.dev is None or split == "train" else self.dev,
                 config=data.rows,
                 split=split,
                 reads=self.objective.reads,
-                validation=data.validation,
+                validation=validation,
                 seed=self.seed,
                 lanes=data.batch,
             )
