@@ -18,10 +18,21 @@ from typing import Any
 
 from lm_jax.core.config import InputError, check_local, differences, nearest, to_config_dict
 
-MODEL_VERBS = ("evaluate", "generate", "inspect")
+MODEL_VERBS = ("evaluate", "predict", "generate", "inspect")
 CHECKPOINT_VERBS = ("import", "export", "verify")
-PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor", *CHECKPOINT_VERBS)
-RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "generate", "export")
+PRINTING_VERBS = (
+    "train",
+    "evaluate",
+    "predict",
+    "generate",
+    "tokenizer",
+    "data",
+    "inspect",
+    "list",
+    "doctor",
+    *CHECKPOINT_VERBS,
+)
+RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "predict", "generate", "export")
 ROLE_VERBS, FORK_VERBS = ("generate", "export"), ("train", "data", "inspect")
 LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
@@ -66,7 +77,7 @@ class Request:
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
-    input: str | None = _flag(None, "file of prompts, one per line", "generate")
+    input: str | None = _flag(None, "file of prompts, one per line; predict: of rows", "generate", "predict")
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
     )

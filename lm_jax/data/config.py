@@ -99,6 +99,11 @@ class DataConfig:
             entries[name] = Tree({**self.columns[name], "path": column.dev, "dev": ""})
         return dataclasses.replace(self, path=self.dev or SourceConfig.path, dev="", columns=Tree(entries))
 
+    def without_dev(self) -> DataConfig:
+        """Return the settings without files to validate on."""
+        entries = {name: Tree({**column, "dev": ""}) for name, column in self.columns.items()}
+        return dataclasses.replace(self, dev="", columns=Tree(entries))
+
     @property
     def name(self) -> str:
         """A short name of the text, for messages."""

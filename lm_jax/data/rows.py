@@ -326,6 +326,14 @@ class Records:
         record = int(self.numbers[index])
         return {name: self.columns.read(name, record, most) for name, most in self.most.items()}
 
+    def entry(self, name: str, record: int) -> Any:
+        """Return an entry of a record as a whole: all its tokens, its spans, a number or a label."""
+        return self.columns.read(name, record, self.columns.tokens)
+
+    def part(self, first: int, last: int) -> Records:
+        """Return the rows of the records numbers[first:last]."""
+        return dataclasses.replace(self, numbers=self.numbers[first:last])
+
     filling = permuted
 
 

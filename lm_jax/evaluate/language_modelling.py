@@ -58,8 +58,8 @@ class LanguageModelling:
             if name:
                 yield f"{name}/loss", loss
 
-    def names(self, params: Any, batch: Any) -> tuple[str, ...]:
-        """The names of the metrics of `run`, from the shapes of its parameters and of a batch."""
+    def values(self, params: Any, batch: Any) -> tuple[str, ...]:
+        """The names of what `run` yields, from the shapes of the parameters and of a batch."""
         metrics = [name for name in jax.eval_shape(self.step, params, batch) if name != "loss"]
         losses = [f"{name}/loss" for name in self.batches if name]
         return ("loss", *metrics, "perplexity", *(["bits_per_byte"] if self.objective.text else []), *losses)

@@ -22,6 +22,7 @@ from lm_jax.data.columns import ColumnConfig
 from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.sources import SourceConfig
+from lm_jax.data.tasks import TaskConfig
 from lm_jax.evaluate.config import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.objectives import ObjectiveConfig, roles
@@ -62,6 +63,7 @@ class ExperimentConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     conventions: ConventionsConfig = ConventionsConfig()
     data: DataConfig = DataConfig()
+    task: TaskConfig = setting(TaskConfig(), free=True)
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = setting(MeshConfig(), free=True)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import cast
 
+from lm_jax.core.config import Tree
 from lm_jax.data import corpora, pipeline, rows
 from lm_jax.data.config import DataConfig
 from lm_jax.data.mixture import Mixture
@@ -19,6 +20,7 @@ class Feed:
     """Batches of the tokenized text for one objective; `layout` assigns rows to hosts.
 
     With the corpus `dev`, all of it is the split "validation", and all of `tokens` the split "train".
+    `unread` are columns of the objective that the text lacks: those of the answers to new rows.
     """
 
     config: DataConfig
@@ -27,6 +29,7 @@ class Feed:
     layout: Layout
     seed: int
     dev: corpora.Corpus | None = None
+    unread: tuple[str, ...] = ()
 
     @functools.cached_property
     def _rows(self) -> dict[str, rows.Rows]:
@@ -35,14 +38,14 @@ class Feed:
     def rows(self, split: str) -> rows.Rows:
         """The row plan of a split, cached for repeated evaluations."""
         if split not in self._rows:
-            data, validation = self.config, self.config.validation
-            if self.dev is not None:
-                validation = {"train": 0.0, "validation": 1.0}[split]
+            data, reads = self.config, self.objective.reads
+            validation = data.validation if self.dev is None else {"train": 0.0, "validation": 1.0}[split]
+            read = Tree({name: most for name, most in reads.columns.items() if name not in self.unread})
             self._rows[split] = corpora.make_rows(
                 self.tokens if self.dev is None or split == "train" else self.dev,
                 config=data.rows,
                 split=split,
-                reads=self.objective.reads,
+                reads=dataclasses.replace(reads, columns=read) if self.unread else reads,
                 validation=validation,
                 seed=self.seed,
                 lanes=data.batch,
@@ -74,6 +77,11 @@ class Feed:
         return pipeline.ordered(
             plan, self.objective.features, batch=batch, local=self.layout.local_rows(batch), seed=self.seed, limit=limit
         )
+
+    def in_order(self, plan: rows.Rows) -> Iterator[pipeline.Batch]:
+        """This host's rows of one pass over a plan."""
+        batch, local = self.config.batch, self.layout.local_rows(self.config.batch)
+        return pipeline.ordered(plan, self.objective.features, batch=batch, local=local, seed=self.seed)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import optax
 
 from lm_jax import objectives
-from lm_jax.core.config import InputError, Tree, lookup
-from lm_jax.core.trees import Params, flatten, selects
+from lm_jax.core.config import InputError, Tree
+from lm_jax.core.trees import Params, selects
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
+from lm_jax.data.rows import Records
+from lm_jax.data.tasks import USUAL
 from lm_jax.evaluate.language_modelling import LanguageModelling
+from lm_jax.evaluate.tasks import Answering, TaskScores
+from lm_jax.experiment import checks, rates
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
-from lm_jax.models import layerwise, mup
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
 from lm_jax.models.model import Model, build_model
@@ -36,7 +37,8 @@ from lm_jax.objectives.roles import Models, Role, key
 from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
-from lm_jax.train import averaging, gradients, optimizers, placing, state, step
+from lm_jax.train import averaging, gradients, optimizers, placing, state
+from lm_jax.train import step as step_module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Experiment:
     Attributes:
       store: the tokenized text, or None if only the models are needed.
       devices: the devices of the mesh; None: all.
-      saved_labels: the names of the labels of a saved run, by column, for an experiment without text.
+      saved_labels: the names of the labels of a saved run, by column, for text without them.
+      unread: the columns of the objective that the text lacks: those of the answers to new rows.
       dev: the tokenized files to validate on; None: a part of `store`.
 
     Example:
@@ -64,29 +67,17 @@ class Experiment:
     store: corpora.Corpus | None = None
     devices: Sequence[Any] | None = None
     saved_labels: Mapping[str, tuple[str, ...]] = Tree()
+    unread: tuple[str, ...] = ()
     dev: corpora.Corpus | None = None
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
-        self._check_trained()
+        checks.check_trained(self)
         for split in ("train", "validation"):
             self.feed.rows(split)
-        if self.config.evaluate.best and len(self.feed.rows("validation")):
-            names = self.validation().names(self.state_like.weights, self.batch_like)
-            lookup(dict.fromkeys(names), self.config.evaluate.best, "config.evaluate.best")
-
-    def _check_trained(self) -> None:
-        """Refuses a pattern of `config.train.only` that matches no parameter."""
-        paths = list(flatten(self.models.shapes))
-        for pattern in self.config.train.only:
-            if not any(selects([pattern], path) for path in paths):
-                names = [path.partition("/")[2] for path in paths]
-                near = difflib.get_close_matches(re.sub(r"\W+", "/", pattern).strip("/"), names, n=3, cutoff=0)
-                raise InputError(
-                    f"config.train.only has {pattern!r}, which matches no parameter; the nearest are {', '.join(near)}"
-                )
+        checks.check_best(self)
 
     @property
     def tokens(self) -> corpora.Corpus:
@@ -105,7 +96,7 @@ class Experiment:
         """Batches of the text."""
         for corpus in (self.tokens, *((self.dev,) if self.dev is not None else ())):
             corpora.check_unknown_id(corpus, self._rows_of_table)
-        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.dev)
+        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.dev, self.unread)
 
     @property
     def data_fingerprint(self) -> str:
@@ -118,7 +109,7 @@ class Experiment:
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """The names of the labels of each column, by id."""
-        if not isinstance(self.store, Columns):
+        if self.saved_labels or not isinstance(self.store, Columns):
             return self.saved_labels
         return Tree({name: tuple(names) for name, names in self.store.names.items() if names})
 
@@ -227,12 +218,7 @@ class Experiment:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
         config, models = self.config, self.models
-        factors: dict[str, Any] = {}
-        for role, model in models.models.items():
-            settings, decay = model.module.config, config.optimizer.layer_decay
-            for each in (mup.multipliers(settings, model.axes), layerwise.multipliers(settings, model.axes, decay)):
-                for path in each:
-                    factors[f"{role}/{path}"] = factors.get(f"{role}/{path}", 1.0) * each[path]
+        factors = rates.factors(models, config.optimizer.layer_decay)
         return optimizers.build_optimizer(config.optimizer, config.train.steps, models.axes, factors)
 
     @property
@@ -286,10 +272,10 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         return self.layout.jit(self.init, once=True, out_shardings=shardings)()
 
-    def train_step(self) -> step.Step:
+    def train_step(self) -> step_module.Step:
         """The jitted train step; it donates the state and keeps its shardings."""
         config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
-        function = step.make_train_step(
+        function = step_module.make_train_step(
             self.objective,
             self.models,
             self.optimizer,
@@ -301,10 +287,20 @@ class Experiment:
 
     def eval_step(self) -> Callable[..., Any]:
         """The jitted evaluation step."""
-        return self.layout.jit(step.make_eval_step(self.objective, self.models))
+        return self.layout.jit(step_module.make_eval_step(self.objective, self.models))
 
-    def validation(self) -> LanguageModelling:
+    def answering(self, split: str = "validation") -> Answering:
+        """Answers to the rows of a split; the objective is a task."""
+        objective, feed = cast(Task, self.objective), self.feed
+        step = self.layout.jit(step_module.make_answer_step(objective, self.models))
+        rows = cast(Records, feed.rows(split))
+        return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
+
+    def validation(self) -> LanguageModelling | TaskScores:
         """The evaluator of the validation split."""
+        if isinstance(self.objective, Task):
+            names = self.config.task.metrics or USUAL[self.objective.kind_of_answers]
+            return TaskScores(self.answering(), names)
         ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
         return LanguageModelling(
             objective=self.objective,

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError
-from lm_jax.objectives.base import Vocabulary
+from lm_jax.objectives.base import Field, Vocabulary, counted, padded
 
-Tokens = Int[np.ndarray, " tokens"]
+Tokens = Int[np.ndarray, " _"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,29 @@ class Framing:
         return kept
 
     def arrange(self, texts: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
-        """The tokens of a row, and their types: 0 up to the end of `between`, then 1."""
+        """The tokens of a row, and their types: 1 for the last of several texts, 0 before it."""
         parts, types = [np.array(self.before, np.int32)], [np.zeros(len(self.before), np.int32)]
         for number, (text, size) in enumerate(zip(texts, self.cut([len(text) for text in texts]), strict=True)):
             last = number == len(texts) - 1
             parts += [text[:size], np.array(self.after if last else self.between, np.int32)]
-            types += [np.full(size + len(parts[-1]), number, np.int32)]
+            types += [np.full(size + len(parts[-1]), int(last and number > 0), np.int32)]
         return np.concatenate(parts).astype(np.int32), np.concatenate(types)
+
+
+def framed(framing: Framing, texts: Sequence[Tokens], pad: int) -> dict[str, Int[np.ndarray, " length"]]:
+    """The features of a row, padded to the length: `tokens`, `types`, and `segments`, which are 0 at padding."""
+    tokens, types = framing.arrange(texts)
+    return {
+        "tokens": padded(tokens, framing.length, pad),
+        "types": padded(types, framing.length),
+        "segments": counted(len(tokens), framing.length, np.int32),
+    }
+
+
+def fields(*shape: int) -> dict[str, Field]:
+    """The fields of `framed` for rows of `shape`, of which the last is the length."""
+    row = Field(shape=shape, axes=(*[None] * (len(shape) - 1), "length"))
+    return {"tokens": dataclasses.replace(row, ids=True, used="segments"), "types": row, "segments": row}
 
 
 def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:

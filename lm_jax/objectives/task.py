@@ -10,7 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from lm_jax.core.config import Tree
 from lm_jax.core.sums import Sums
+from lm_jax.data.rows import Records
 from lm_jax.models.interface import Inputs, Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
@@ -25,15 +27,18 @@ class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
 
     Attributes:
-      answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
+      kind_of_answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
       answer_columns: the columns that hold the answers, which new rows lack.
+      stand_ins: the kinds of the columns that stand in for columns of answers in new rows, such as "words" for tags;
+        columns of answers that are not named are not read.
       labels: names of the labels, by id; empty if answers are no labels.
     """
 
     roles = {"model": Role(kinds=("encoder", "decoder"))}
     terms = ("loss",)
-    answers: str
+    kind_of_answers: str
     answer_columns: tuple[str, ...]
+    stand_ins: Mapping[str, str] = Tree()
     labels: tuple[str, ...] = ()
 
     @abc.abstractmethod
@@ -53,16 +58,31 @@ class Task(Objective, abc.ABC):
         """The loss of each answer, and its weight: 0 for padding."""
 
     @abc.abstractmethod
-    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """The answer to each row, on the host, as `evaluate.metrics` reads it."""
+    def answers_of(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[Any]:
+        """One answer per record, on the host, as `evaluate.metrics` reads it.
+
+        Args:
+          outputs: the outputs of all rows, in order; padding is left out.
+          rows: the rows.
+        """
+
+    @abc.abstractmethod
+    def described(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[dict[str, Any]]:
+        """One answer per record with its scores, in names instead of ids, as `lm-jax predict` writes it."""
+
+    def references(self, rows: Records) -> list[Any]:
+        """The true answer of each record, as `evaluate.metrics` reads it."""
+        (column,) = self.answer_columns
+        return [rows.entry(column, record).item() for record in rows.numbers.tolist()]
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The sum of the weights of all answers."""
         return {"answers": batch["weights"].sum()}
 
     def inputs(self, batch: Batch) -> Inputs:
-        """Tokens, and their types if the row has any; `segments` are 0 at padding."""
-        return Inputs(tokens=batch["tokens"], types=batch.get("types"), segments=batch["segments"])
+        """All sequences of all rows as one batch; `segments` are 0 at padding."""
+        names = ("tokens", "types", "segments")
+        return Inputs(**{name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names})
 
     def measures(self, outputs: Outputs, batch: Batch) -> Sums:
         """Metrics that are sums over rows, besides the loss, such as accuracy; for the log."""
@@ -81,3 +101,9 @@ class Task(Objective, abc.ABC):
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """The mean loss of the answers."""
         return self.answer(models, part)[0]
+
+
+def softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray, "*batch classes"]:
+    """Probabilities, on the host."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

@@ -68,6 +68,11 @@ class Best:
         self.mark = step, value
         return True
 
+    def write(self, step: int, checkpointer: Checkpointer) -> None:
+        """Marks the step that was just saved, if it is the best."""
+        if self.mark is not None and self.mark[0] == step:
+            checkpointer.mark_best(*self.mark, self.metric)
+
     @property
     def stale(self) -> int:
         """Number of evaluations since the best one; 0 if the last one is the best."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm_jax import experiment
-from lm_jax.core.config import InputError, Tree
+from lm_jax.core.config import InputError
 from lm_jax.data import atomic
 from lm_jax.data.columns import parse
 from lm_jax.data.config import DataConfig
@@ -33,9 +33,8 @@ def run(request: Request) -> int:
     if other:
         _check_columns(data, overrides)
         is_set = any(word.startswith("--config.data.validation") for word in overrides)
-        data = dataclasses.replace(data, mixture=MixtureConfig(), validation=data.validation if is_set else 1.0)
-        columns = {name: Tree({**column, "dev": ""}) for name, column in data.columns.items()}
-        data = dataclasses.replace(data, dev="", columns=Tree(columns))
+        validation = data.validation if is_set else 1.0
+        data = dataclasses.replace(data.without_dev(), mixture=MixtureConfig(), validation=validation)
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
     rows, name = exp.feed.rows("validation"), data.dev_name or data.name

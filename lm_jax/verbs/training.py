@@ -64,15 +64,14 @@ def train(
                 values = dict(evaluator.run(weights))
             logger.write(step, {f"val/{name}": value for name, value in values.items()})
             verdict = judge(chosen, step, values, config.evaluate.patience)
-            if verdict.stop and step < steps:
-                logger.say(f"stopped after step {step}: {chosen.summary()}; config.evaluate.patience decides")
+            if verdict.stop:
+                logger.say(f"stopped after step {step}: {chosen.summary()} (config.evaluate.patience)")
             return verdict
 
         def save(step: int, state: TrainState) -> None:
             with meter.paused():
                 checkpointer.save(step, state, extra)
-            if chosen.mark is not None and chosen.mark[0] == step:
-                checkpointer.mark_best(*chosen.mark, chosen.metric)
+            chosen.write(step, checkpointer)
 
         trainer = Trainer(
             step=profiler.wrap(step),

@@ -1,4 +1,4 @@
-"""Fine-tuning: `train` takes the model of `--fork`, counts epochs, evaluates on dev files and trains some parameters."""
+"""Fine-tuning: the model of `--fork`, epochs, dev files, the best checkpoint, early stopping, frozen parameters, seeds."""
 
 import json
 import shutil
@@ -134,7 +134,9 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_paths(train,
 
 def test_a_metric_that_does_not_exist_is_refused_before_training(train, tmp_path, capsys):
     assert train(tmp_path / "run", "--config.evaluate.best=acuracy") == 2
-    assert "config.evaluate.best is 'acuracy'; expected one of loss, accuracy, perplexity; did you mean" in error(capsys)
+    assert "config.evaluate.best is 'acuracy'; expected one of loss, accuracy, perplexity; did you mean" in error(
+        capsys
+    )
     assert not (tmp_path / "run").exists()
 
 
