@@ -44,6 +44,7 @@ class ColumnConfig:
         name], offsets in characters of a text).
       field: the field of a JSON object or column of a table; empty: the name of the column.
       path: files of this column alone, their records in the order of the other columns; empty: `config.data.path`.
+      dev: files of this column alone to validate on; empty: `config.data.dev`.
       document: the unit of plain text that is a record: "line" (empty lines too), "paragraph" or "file".
       of: the text column that spans refer to; empty: the only text column.
       names: the names of labels or spans in the order of their ids; empty: the names in the data, sorted.
@@ -52,6 +53,7 @@ class ColumnConfig:
     kind: str = "text"
     field: str = ""
     path: str = setting("", local=True)
+    dev: str = setting("", local=True)
     document: str = "line"
     of: str = ""
     names: tuple[str, ...] = ()
@@ -163,12 +165,17 @@ def join(
     clean: chain.CleanConfig,
     stores: Mapping[str, Store],
     before: int,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Columns:
     """Join the stores of the text columns with the other columns, which are read if they are not stored yet.
+
+    `names` fixes the names of labels and spans by column, in the order of their ids, as those of another corpus.
 
     Raises:
       InputError: the columns differ in their number of records, an entry is bad, or no record is complete.
     """
+    fixed = {name: tuple(ids) for name, ids in (names or {}).items() if ids}
+    config = {name: dataclasses.replace(each, names=fixed.get(name, each.names)) for name, each in config.items()}
     located, others = locate(config, base), [name for name in config if name not in stores]
     contents = {name: sources.fingerprint(located[name]) for name in others}
     contents |= {name: store.fingerprint for name, store in stores.items()}

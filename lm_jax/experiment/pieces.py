@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +17,16 @@ import optax
 
 from lm_jax import objectives
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.trees import Params
+from lm_jax.core.trees import Params, selects
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
 from lm_jax.data.rows import Records
 from lm_jax.data.tasks import USUAL
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.evaluate.tasks import Answering, TaskScores
+from lm_jax.experiment import checks, rates
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
-from lm_jax.models import mup
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
 from lm_jax.models.model import Model, build_model
@@ -48,6 +50,7 @@ class Experiment:
       devices: the devices of the mesh; None: all.
       saved_labels: the names of the labels of a saved run, by column, for text without them.
       unread: the columns of the objective that the text lacks: those of the answers to new rows.
+      dev: the tokenized files to validate on; None: a part of `store`.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -65,13 +68,16 @@ class Experiment:
     devices: Sequence[Any] | None = None
     saved_labels: Mapping[str, tuple[str, ...]] = Tree()
     unread: tuple[str, ...] = ()
+    dev: corpora.Corpus | None = None
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
+        checks.check_trained(self)
         for split in ("train", "validation"):
             self.feed.rows(split)
+        checks.check_best(self)
 
     @property
     def tokens(self) -> corpora.Corpus:
@@ -80,11 +86,25 @@ class Experiment:
             raise ValueError("this experiment has no text; create it with `experiment.prepare`")
         return self.store
 
+    def warnings(self) -> list[str]:
+        """A line for each text of few or mostly unknown tokens."""
+        dev = [] if self.dev is None else [f"config.data.dev: {line}" for line in self.dev.warnings()]
+        return [*self.tokens.warnings(), *dev]
+
     @functools.cached_property
     def feed(self) -> Feed:
         """Batches of the text."""
-        corpora.check_unknown_id(self.tokens, self._rows_of_table)
-        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.unread)
+        for corpus in (self.tokens, *((self.dev,) if self.dev is not None else ())):
+            corpora.check_unknown_id(corpus, self._rows_of_table)
+        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.dev, self.unread)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Hash of the text, and of the files to validate on; empty without text."""
+        store = self.store.fingerprint if self.store else ""
+        if self.dev is None:
+            return store
+        return hashlib.sha256(json.dumps(["dev 1", store, self.dev.fingerprint]).encode()).hexdigest()[:32]
 
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
@@ -113,9 +133,9 @@ class Experiment:
 
     @property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text."""
-        special = 1 + len(document_prefix(self.config))
-        return self.tokenizer.bytes_per_id(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
+        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text, or its dev files."""
+        special, corpus = 1 + len(document_prefix(self.config)), self.tokens if self.dev is None else self.dev
+        return self.tokenizer.bytes_per_id(corpus.bytes, corpus.tokens - special * corpus.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -177,7 +197,10 @@ class Experiment:
         vocab = name in self.config.models and embed.vocab
         if isinstance(self.objective, Task):
             config = dataclasses.replace(config, task=self.objective.head(config.task))
-        return build_model(config, vocab or self._rows_of_table)
+        model, only = build_model(config, vocab or self._rows_of_table), self.config.train.only
+        if not only:
+            return model
+        return dataclasses.replace(model, trainable=lambda path: selects(only, f"{name}/{path}"))
 
     @property
     def product(self) -> Model:
@@ -195,11 +218,7 @@ class Experiment:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
         config, models = self.config, self.models
-        factors = {
-            f"{role}/{path}": factor
-            for role, model in models.models.items()
-            for path, factor in mup.multipliers(model.module.config, model.axes).items()
-        }
+        factors = rates.factors(models, config.optimizer.layer_decay)
         return optimizers.build_optimizer(config.optimizer, config.train.steps, models.axes, factors)
 
     @property
@@ -335,8 +354,9 @@ def prepare(
 
     `tokenizer` replaces the configured one; `progress` is called as in `store.prepare`.
     """
-    tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
-    return Experiment(config, tokens.tokenizer, tokens)
+    prefix = document_prefix(config)
+    tokens = corpora.prepare(config.data, progress, tokenizer, prefix)
+    return Experiment(config, tokens.tokenizer, tokens, dev=corpora.prepare_dev(config.data, tokens, progress, prefix))
 
 
 def load(workdir: str | os.PathLike[str]) -> Experiment:

@@ -82,7 +82,7 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
             f"the run has the objective {exp.config.objective.name!r}, which gives no answers; predict reads runs of "
             "tasks, and lm-jax generate continues texts"
         )
-    data, objective = exp.config.data, exp.objective
+    data, objective = exp.config.data.without_dev(), exp.objective
     unread = tuple(name for name in objective.answer_columns if name not in objective.stand_ins)
     columns = {name: {**column, "path": ""} for name, column in data.columns.items() if name not in unread}
     for name, kind in objective.stand_ins.items():
