@@ -183,15 +183,19 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         (
             SCORED,
             [{"text": "a", "score": float("nan"), "label": True}],
-            "columns.score: record 1 of .* is nan; expected a fin",
+            "columns.score: .*r.jsonl line 1: field 'score' is nan; expected a fin",
         ),
         (
             SCORED,
             [{"text": "a", "score": True, "label": 1}],
-            "columns.score: record 1 of .* is True; expected a finite number",
+            "columns.score: .*r.jsonl line 1: field 'score' is True; expected a finite number",
         ),
         (SCORED, [{"text": "", "score": 1, "label": 1}], "nothing is left"),
-        (NAMED, [{"text": "abc", "entities": [[1, 9, "X"]]}], "record 1 .*; the text has the characters 0 to 3"),
+        (
+            NAMED,
+            [{"text": "abc", "entities": [[0, 1, "X"], [1, 9, "X"]]}],
+            "line 1: field 'entities' has .1, 9, 'X'.; the text has the characters 0 to 3",
+        ),
         (NAMED, [{"text": "abc", "entities": [[2, 1, "X"]]}], "expected a list of .start, end, name., start < end"),
         (NAMED, [{"text": "abc", "entities": "[[2"}], "expected a list of"),
         (NAMED, [{"text": "abc", "entities": [{"start": 0, "end": 1, "label": "X"}]}], "expected a list of"),
