@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, nearest, setting
-from lm_jax.data import atomic, records, sources, texts, tokenizers
+from lm_jax.data import atomic, originals, records, sources, texts, tokenizers
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
+from lm_jax.data.originals import Located, Originals
 from lm_jax.data.several import Several, naming
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.store import Store
@@ -111,6 +112,8 @@ class Columns(Several):
       entries: counts of read, kept and dropped entries of the other columns.
       fingerprint: hash of all columns.
       before: number of prefix ids at the start of every stored document.
+      originals: the entries as the files have them, by column and record: texts, or spans in characters of their text.
+      clean: the cleaning of the texts.
     """
 
     config: Mapping[str, ColumnConfig]
@@ -122,6 +125,8 @@ class Columns(Several):
     entries: reports.Report
     fingerprint: str
     before: int
+    originals: Mapping[str, Originals]
+    clean: chain.CleanConfig
 
     @property
     def records(self) -> int:
@@ -143,17 +148,28 @@ class Columns(Several):
                 column = f"a column {name!r}{' of text' * (most > 0)}"
                 raise InputError(f"the objective reads {column}; {KEY} has {choices}{nearest(name, kinds)}")
 
-    def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
+    def read(self, name: str, record: int, most: int, first: int = 0) -> np.ndarray | np.generic:
         """Read one entry: int32 tokens, a number, a label id or int32 spans [spans, 3].
 
-        Texts give at most `most` tokens, without prefix and EOS; spans that end after `most` tokens are left out.
+        Texts give at most `most` tokens from token `first` on, without prefix and EOS; spans that end after `most`
+        tokens are left out.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:
-            start += self.before
+            start += self.before + first
             return self.stores[name].read(start, min(start + most, stop - 1))
         values = self.values[name][start:stop]
         return values[values[:, 1] <= most] if self.config[name].of else values[0, 0]
+
+    def sizes(self, name: str, records: Int[np.ndarray, " rows"], most: int) -> Int[np.ndarray, " rows"]:
+        """Return the number of tokens of `read` for several records of a text column, without reading them."""
+        bounds = self.bounds[name]
+        # Without the prefix and EOS.
+        return np.minimum(bounds[records + 1] - bounds[records] - self.before - 1, most)
+
+    def located(self, name: str, record: int) -> Located:
+        """Return the original text of a text column's entry, and where its tokens lie in it."""
+        return originals.locate(self.originals[name][record], self.clean, self.tokenizer)
 
 
 def join(
@@ -195,7 +211,26 @@ def join(
     values = {name: np.load(directory / f"{name}.npy") for name in others}
     bounds |= {name: np.load(directory / f"{name}.bounds.npy") for name in others}
     rows, manifest = np.load(directory / "rows.npy"), json.loads((directory / "columns.json").read_bytes())
-    return Columns(config, stores, values, bounds, rows=rows, fingerprint=fingerprint, before=before, **manifest)
+    entries_of = {name: _originals(root, name, config[name], located[name], clean) for name in config}
+    return Columns(
+        *(config, stores, values, bounds),
+        rows=rows,
+        fingerprint=fingerprint,
+        before=before,
+        originals=entries_of,
+        clean=clean,
+        **manifest,
+    )
+
+
+def _originals(
+    root: Path, name: str, column: ColumnConfig, source: SourceConfig, clean: chain.CleanConfig
+) -> Originals:
+    if column.kind == "text":
+        return originals.texts(root, source, clean.encoding)
+    report = reports.empty()
+    bad = functools.partial(_bad, name, source, report)
+    return Originals(root, source, functools.partial(_entries, KINDS[column.kind], source, report, bad), column.kind)
 
 
 def _store(
@@ -263,18 +298,22 @@ def _bad(column: str, source: SourceConfig, report: reports.Report, number: int,
 def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray]], bad: Bad) -> Iterator[Any]:
     """Convert spans from characters of the raw text to the tokens that overlap them."""
     for number, (spans, (raw, text, starts)) in enumerate(zip(column, documents, strict=True), 1):
-        shift = raw.find(text)
         if not spans or not len(starts):
             yield spans
-        elif shift < 0:
-            yield bad(number, spans, "cleaning changes the text inside (config.data.clean.steps)")
-        elif min(spans)[0] < shift or max(span[1] for span in spans) > shift + len(text):
-            yield bad(number, spans, f"the text has the characters {shift} to {shift + len(text)}")
+            continue
+        if max(span[1] for span in spans) > len(raw):
+            yield bad(number, spans, f"the text has the characters 0 to {len(raw)}")
+            continue
+        begins, ends = originals.align(raw, text)
+        # The characters of the cleaned text that come from those of a span.
+        ranges = [(int(ends.searchsorted(a, "right")), int(begins.searchsorted(b))) for a, b, _ in spans]
+        if any(a >= b for a, b in ranges):
+            yield bad(number, spans, "cleaning drops the text of a span (config.data.clean.steps)")
         else:
-            borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in spans])
+            borders = np.array([[len(text[:at].encode()) for at in each] for each in ranges])
             # The tokens of one character start at the same byte: take the first of them.
-            begins = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
-            first = np.searchsorted(starts, begins)
+            first = np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)
+            first = np.searchsorted(starts, starts[first])
             last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
             yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), spans, strict=True)]
 
