@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, setting
+from lm_jax.objectives.answer import Answer, AnswerConfig
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.classify import Classify, ClassifyConfig
@@ -24,6 +25,7 @@ from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 
 OBJECTIVES = {
+    "answer": Answer,
     "causal": Causal,
     "classify": Classify,
     "denoise": Denoise,
@@ -47,6 +49,7 @@ class ObjectiveConfig:
 
     name: str = "causal"
     weight: float = setting(1.0, above=0, below=1e9)
+    answer: AnswerConfig = AnswerConfig()
     causal: CausalConfig = CausalConfig()
     classify: ClassifyConfig = ClassifyConfig()
     denoise: DenoiseConfig = DenoiseConfig()

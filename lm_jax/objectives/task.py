@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lm_jax.core.sums import Sums
+from lm_jax.data.rows import Records
 from lm_jax.models.interface import Inputs, Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
@@ -23,6 +24,9 @@ Outputs = dict[str, jax.Array]
 
 class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
+
+    To score it, run `answer` on the rows of a plan in their order, join the outputs of all batches without rows of
+    padding, and compare `collect` with `references`, which both have one entry for each record of these rows.
 
     Attributes:
       answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
@@ -56,6 +60,29 @@ class Task(Objective, abc.ABC):
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[Any]:
         """The answer to each row, on the host, as `evaluate.metrics` reads it."""
 
+    def collect(self, outputs: Mapping[str, np.ndarray], plan: Records) -> list[Any]:
+        """The answer to each record, on the host, as `evaluate.metrics` reads it.
+
+        By default a record is a row. A task whose records take several rows combines them.
+
+        Args:
+          outputs: those of the first rows of the plan, or of all; if the rows of a record are not all among them, the
+            rest of the record is not considered.
+          plan: the rows.
+
+        Returns:
+          An answer for each of `records(plan, rows)`.
+        """
+        return self.predictions(outputs)
+
+    def references(self, plan: Records, rows: int) -> list[Any]:
+        """The right answers to `records(plan, rows)`, as `evaluate.metrics` reads them.
+
+        By default they are the entries of the only column of answers.
+        """
+        (column,) = self.answer_columns
+        return [plan.columns.read(column, record, 0).tolist() for record in records(plan, rows)]
+
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The sum of the weights of all answers."""
         return {"answers": batch["weights"].sum()}
@@ -81,3 +108,8 @@ class Task(Objective, abc.ABC):
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """The mean loss of the answers."""
         return self.answer(models, part)[0]
+
+
+def records(plan: Records, rows: int) -> list[int]:
+    """The records of the first `rows` rows of a plan, each once."""
+    return list(dict.fromkeys(plan.numbers[:rows].tolist()))
