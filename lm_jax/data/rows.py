@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, setting
-from lm_jax.data import columns
+from lm_jax.data import columns, windows
 from lm_jax.data.columns import Columns
 from lm_jax.data.order import key, permute_one
 from lm_jax.data.store import Store
+from lm_jax.data.windows import Windows
 
 Row = dict[str, np.ndarray | np.generic]
 # The row that fills a slot: the plan and its seed, the epoch, and the index of the row.
@@ -56,6 +57,7 @@ class Reads:
       length: maximum tokens of a row.
       overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
       columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
+      windows: the column whose long texts take several rows; None: they are cut.
       shift: whether windows may start elsewhere in every epoch; False if a row must be the same in every epoch.
       versions: versions of every row: epoch e repeats epoch e mod `versions`, with its random choices; 0: no epoch
         repeats another.
@@ -68,6 +70,7 @@ class Reads:
     length: int
     overlap: int = 0
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    windows: Windows | None = None
     shift: bool = True
     versions: int = 0
     borders: bool = False
@@ -312,27 +315,47 @@ def examples(request: Request) -> Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Records of columns; `most` is the maximum number of tokens by column, for spans that of their text."""
+    """Records of columns: one row each, or one for each window of a text.
+
+    Attributes:
+      columns: the corpus.
+      numbers: the record of each row; the rows of one record are neighbours, in the order of their windows.
+      most: maximum tokens by column, for spans those of their text; spans of a text in windows are all read.
+      windows: the column that is read in windows, if any.
+      starts: the first token of each row's window; 0 without windows.
+    """
 
     columns: Columns
     numbers: Int[np.ndarray, " rows"]
     most: Mapping[str, int]
+    windows: Windows | None
+    starts: Int[np.ndarray, " rows"]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return the entries of one record by column."""
-        record = int(self.numbers[index])
-        return {name: self.columns.read(name, record, most) for name, most in self.most.items()}
+        """Return the entries of one record by column, and with windows the first token that is read (`window`)."""
+        record, cut = int(self.numbers[index]), self.windows
+        whole = {name: most for name, most in self.most.items() if cut is None or name != cut.column}
+        row: Row = {name: self.columns.read(name, record, most) for name, most in whole.items()}
+        if cut is not None:
+            start, room = int(self.starts[index]), cut.room - sum(np.size(row[name]) for name in cut.beside)
+            row |= {cut.column: self.columns.read(cut.column, record, room, start), "window": np.int32(start)}
+        return row
 
     def entry(self, name: str, record: int) -> Any:
         """Return an entry of a record as a whole: all its tokens, its spans, a number or a label."""
         return self.columns.read(name, record, self.columns.tokens)
 
     def part(self, first: int, last: int) -> Records:
-        """Return the rows of the records numbers[first:last]."""
-        return dataclasses.replace(self, numbers=self.numbers[first:last])
+        """Return the rows first..last-1."""
+        return dataclasses.replace(self, numbers=self.numbers[first:last], starts=self.starts[first:last])
+
+    @property
+    def records(self) -> list[int]:
+        """The records of the rows, each once, ascending."""
+        return np.unique(self.numbers).tolist()
 
     filling = permuted
 
@@ -351,4 +374,13 @@ def of_columns(request: Request) -> Records:
     if request.split == "train" and not len(numbers):
         raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
     most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
-    return Records(corpus, numbers, most)
+    cut = request.reads.windows
+    if cut is None:
+        return Records(corpus, numbers, most, None, np.zeros_like(numbers))
+    beside = np.zeros_like(numbers)
+    for name in cut.beside:
+        beside += corpus.sizes(name, numbers, reads[name])
+    sizes = corpus.sizes(cut.column, numbers, corpus.tokens)
+    texts, starts = windows.divide(sizes, cut.room - beside, cut.overlap)
+    most |= {name: corpus.tokens for name in reads if corpus.config[name].of == cut.column}
+    return Records(corpus, numbers[texts], most, cut, starts)

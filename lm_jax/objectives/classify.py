@@ -247,4 +247,4 @@ class Classify(Task):
         if self.config.answers != "labels":
             return super().references(rows)
         column = self.config.label
-        return [sorted(rows.entry(column, record).reshape(-1).tolist()) for record in rows.numbers.tolist()]
+        return [sorted(rows.entry(column, record).reshape(-1).tolist()) for record in rows.records]

@@ -152,7 +152,7 @@ class Tag(Task):
     def _tags(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[list[tuple[str, float]]]:
         probabilities, answers = softmax(outputs["logits"]), []
         last = self.length - len(self._framing.after)
-        for number, record in enumerate(rows.numbers.tolist()):
+        for number, record in enumerate(rows.records):
             words = []
             for at in self._starts(rows.entry(self.config.tags, record)).tolist():
                 if at >= last:
@@ -166,4 +166,4 @@ class Tag(Task):
     def references(self, rows: Records) -> list[list[str]]:
         """The names of the tags of all words of each record."""
         column = self.config.tags
-        return [[self.labels[id] for id in rows.entry(column, record)[:, 2]] for record in rows.numbers.tolist()]
+        return [[self.labels[id] for id in rows.entry(column, record)[:, 2]] for record in rows.records]

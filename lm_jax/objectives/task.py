@@ -26,6 +26,9 @@ Outputs = dict[str, jax.Array]
 class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
 
+    To score it, run `answer` on the rows of a plan in their order, join the outputs of all batches without rows of
+    padding, and compare `answers_of` with `references`, which both have one entry for each record of these rows.
+
     Attributes:
       kind_of_answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
       answer_columns: the columns that hold the answers, which new rows lack.
@@ -73,7 +76,7 @@ class Task(Objective, abc.ABC):
     def references(self, rows: Records) -> list[Any]:
         """The true answer of each record, as `evaluate.metrics` reads it."""
         (column,) = self.answer_columns
-        return [rows.entry(column, record).item() for record in rows.numbers.tolist()]
+        return [rows.entry(column, record).item() for record in rows.records]
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The sum of the weights of all answers."""
