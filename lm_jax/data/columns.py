@@ -155,6 +155,12 @@ class Columns(Several):
         values = self.values[name][start:stop]
         return values[values[:, 1] <= most] if self.config[name].of else values[0, 0]
 
+    def sizes(self, name: str, records: Int[np.ndarray, " rows"], most: int) -> Int[np.ndarray, " rows"]:
+        """Return the number of tokens of `read` for several records of a text column, without reading them."""
+        bounds = self.bounds[name]
+        # Without the prefix and EOS.
+        return np.minimum(bounds[records + 1] - bounds[records] - self.before - 1, most)
+
 
 def join(
     root: Path,

@@ -29,6 +29,8 @@ class DataConfig:
         `{"text": {}, "score": {"kind": "number"}}`.
       length: tokens of a row; an objective may add to it.
       batch: rows of the global batch.
+      buckets: lengths to which batches are cut: a batch is padded to the smallest that holds its longest row, not to
+        `length`; for rows of `columns`; empty: every batch is padded to `length`.
       validation: the share of the corpus, at its end, that is held out from training.
       workers: processes that clean and tokenise; 0: one per core.
       threads: threads that build batches ahead of the device; 0: each batch is built when it is needed.
@@ -52,6 +54,7 @@ class DataConfig:
     rows: RowsConfig = RowsConfig()
     length: int = setting(128, at_least=1)
     batch: int = setting(16, at_least=1)
+    buckets: tuple[int, ...] = setting((), at_least=1)
     validation: float = setting(0.1, at_least=0, at_most=1)
     workers: int = setting(0, free=True, at_least=0)
     threads: int = setting(1, free=True, at_least=0)
@@ -61,6 +64,11 @@ class DataConfig:
     def __post_init__(self):
         if columns.parse(self.columns) and self.mixture.sources:
             raise InputError(f"{columns.KEY} and config.data.mixture are both set; leave out one of them")
+        if self.buckets and max(self.buckets) > self.length:
+            raise InputError(
+                f"config.data.buckets has {max(self.buckets)}, but rows have at most config.data.length {self.length} "
+                "tokens; leave it out, or raise the length"
+            )
 
     def source(self) -> SourceConfig:
         """Return the settings of the source."""

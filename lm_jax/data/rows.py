@@ -9,7 +9,8 @@ reads the first part of the corpus, validation the rest: they share no token. `p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,8 @@ from lm_jax.data.order import key, permute_one
 from lm_jax.data.store import Store
 
 Row = dict[str, np.ndarray | np.generic]
+# Tokens of the entries of text columns, by column.
+Sizes = Mapping[str, Int[np.ndarray, " rows"]]
 # The row that fills a slot: the plan and its seed, the epoch, and the index of the row.
 Filled = tuple[Any, int, int, int]
 
@@ -39,12 +42,15 @@ class RowsConfig:
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.
+      window: batches whose rows are sorted by length and cut into batches, which are shuffled, so that a batch needs
+        little padding (with `config.data.buckets`); for `columns`; 0: rows of a batch are drawn from all.
     """
 
     plan: str = "auto"
     shift: bool = True
     short: float = setting(0.1, at_least=0, at_most=1)
     random: float = setting(0.5, at_least=0, at_most=1)
+    window: int = setting(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class Reads:
       borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
       parts: for a mixture of objectives, what each reads, by name; a row then has the name of its part, `part`.
       share: of a part: its share of the rows, relative to the sum of all shares.
+      lengths: the length of each row, or an upper bound, from the tokens of each of its text columns, at most those of
+        `columns`; None: unknown.
     """
 
     plan: str
@@ -73,6 +81,7 @@ class Reads:
     borders: bool = False
     parts: Mapping[str, Reads] = dataclasses.field(default_factory=dict)
     share: float = 1.0
+    lengths: Callable[[Sizes], Int[np.ndarray, " rows"]] | None = dataclasses.field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -309,11 +318,19 @@ def examples(request: Request) -> Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """Records of columns; `most` is the maximum number of tokens by column, for spans that of their text."""
+    """Records of columns.
+
+    Attributes:
+      columns: the corpus.
+      numbers: the records of the rows.
+      most: maximum number of tokens by column, for spans that of their text.
+      measure: `Reads.lengths`.
+    """
 
     columns: Columns
     numbers: Int[np.ndarray, " rows"]
     most: Mapping[str, int]
+    measure: Callable[[Sizes], Int[np.ndarray, " rows"]] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -322,6 +339,17 @@ class Records:
         """Return the entries of one record by column."""
         record = int(self.numbers[index])
         return {name: self.columns.read(name, record, most) for name, most in self.most.items()}
+
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Return the tokens of each row, or an upper bound; raise InputError if the objective does not say."""
+        if self.measure is None:
+            raise InputError("the objective does not say how long its rows are; leave it out, or choose another one")
+        return self._lengths
+
+    @functools.cached_property
+    def _lengths(self) -> Int[np.ndarray, " rows"]:
+        texts = {name: most for name, most in self.most.items() if name in self.columns.stores}
+        return self.measure({name: self.columns.sizes(name, self.numbers, most) for name, most in texts.items()})  # type: ignore[misc]
 
     filling = permuted
 
@@ -340,4 +368,4 @@ def of_columns(request: Request) -> Records:
     if request.split == "train" and not len(numbers):
         raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
     most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
-    return Records(corpus, numbers, most)
+    return Records(corpus, numbers, most, request.reads.lengths)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Reads
+from lm_jax.data.rows import Reads, Sizes
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig, pooled
@@ -159,7 +159,12 @@ class Classify(Task):
         """Records with one or two texts and a label."""
         room = self._framing.room(len(self._texts))
         columns = {**dict.fromkeys(self._texts, room), self.config.label: 0}
-        return Reads(plan="columns", length=self.length, columns=Tree(columns))
+        return Reads(plan="columns", length=self.length, columns=Tree(columns), lengths=self.lengths)
+
+    def lengths(self, sizes: Sizes) -> Int[np.ndarray, " rows"]:
+        """The tokens of rows whose texts have these numbers of tokens."""
+        texts, special = [sizes[name] for name in self._texts], self.length - self._framing.room(len(self._texts))
+        return np.minimum(np.sum(texts, 0) + special, self.length)
 
     @property
     def spec(self) -> Mapping[str, Field]:

@@ -48,7 +48,7 @@ class Framing:
             kept[longest], over = kept[longest] - step, over - step
         return kept
 
-    def arrange(self, texts: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
+    def arrange(self, texts: Sequence[Int[np.ndarray, " _"]]) -> tuple[Tokens, Tokens]:
         """The tokens of a row, and their types: 0 up to the end of `between`, then 1."""
         parts, types = [np.array(self.before, np.int32)], [np.zeros(len(self.before), np.int32)]
         for number, (text, size) in enumerate(zip(texts, self.cut([len(text) for text in texts]), strict=True)):
