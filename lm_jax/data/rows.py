@@ -9,20 +9,22 @@ reads the first part of the corpus, validation the rest: they share no token. `p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, setting
-from lm_jax.data import columns, windows
+from lm_jax.data import columns
 from lm_jax.data.columns import Columns
 from lm_jax.data.order import key, permute_one
 from lm_jax.data.store import Store
 from lm_jax.data.windows import Windows
 
 Row = dict[str, np.ndarray | np.generic]
+# Tokens of the entries of text columns, by column.
+Sizes = Mapping[str, Int[np.ndarray, " rows"]]
 # The row that fills a slot: the plan and its seed, the epoch, and the index of the row.
 Filled = tuple[Any, int, int, int]
 
@@ -40,12 +42,15 @@ class RowsConfig:
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.
+      window: batches whose rows are sorted by length and cut into batches, which are shuffled, so that a batch needs
+        little padding (with `config.data.buckets`); for `columns`; 0: rows of a batch are drawn from all.
     """
 
     plan: str = "auto"
     shift: bool = True
     short: float = setting(0.1, at_least=0, at_most=1)
     random: float = setting(0.5, at_least=0, at_most=1)
+    window: int = setting(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Reads:
       borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
       parts: for a mixture of objectives, what each reads, by name; a row then has the name of its part, `part`.
       share: of a part: its share of the rows, relative to the sum of all shares.
+      lengths: the length of each row, or an upper bound, from the tokens of each of its text columns, at most those of
+        `columns`; None: unknown.
     """
 
     plan: str
@@ -76,6 +83,7 @@ class Reads:
     borders: bool = False
     parts: Mapping[str, Reads] = dataclasses.field(default_factory=dict)
     share: float = 1.0
+    lengths: Callable[[Sizes], Int[np.ndarray, " rows"]] | None = dataclasses.field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -311,76 +319,3 @@ def examples(request: Request) -> Examples:
     store, start, stop = request.line()
     chosen = documents(store, request.split, start, stop)
     return Examples(store, store.document_starts[chosen], store.document_stops()[chosen], request.reads.length)
-
-
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """Records of columns: one row each, or one for each window of a text.
-
-    Attributes:
-      columns: the corpus.
-      numbers: the record of each row; the rows of one record are neighbours, in the order of their windows.
-      most: maximum tokens by column, for spans those of their text; spans of a text in windows are all read.
-      windows: the column that is read in windows, if any.
-      starts: the first token of each row's window; 0 without windows.
-    """
-
-    columns: Columns
-    numbers: Int[np.ndarray, " rows"]
-    most: Mapping[str, int]
-    windows: Windows | None
-    starts: Int[np.ndarray, " rows"]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return the entries of one record by column, and with windows the first token that is read (`window`)."""
-        record, cut = int(self.numbers[index]), self.windows
-        whole = {name: most for name, most in self.most.items() if cut is None or name != cut.column}
-        row: Row = {name: self.columns.read(name, record, most) for name, most in whole.items()}
-        if cut is not None:
-            start, room = int(self.starts[index]), cut.room - sum(np.size(row[name]) for name in cut.beside)
-            row |= {cut.column: self.columns.read(cut.column, record, room, start), "window": np.int32(start)}
-        return row
-
-    def entry(self, name: str, record: int) -> Any:
-        """Return an entry of a record as a whole: all its tokens, its spans, a number or a label."""
-        return self.columns.read(name, record, self.columns.tokens)
-
-    def part(self, first: int, last: int) -> Records:
-        """Return the rows first..last-1."""
-        return dataclasses.replace(self, numbers=self.numbers[first:last], starts=self.starts[first:last])
-
-    @property
-    def records(self) -> list[int]:
-        """The records of the rows, each once, ascending."""
-        return np.unique(self.numbers).tolist()
-
-    filling = permuted
-
-
-def of_columns(request: Request) -> Records:
-    """Build the plan `columns`."""
-    corpus, reads = request.tokens, request.reads.columns
-    if not isinstance(corpus, Columns) or not reads:
-        names = ", ".join(reads) or "none"
-        raise InputError(
-            f"config.data.rows.plan is columns, and the objective reads {names}; define them in {columns.KEY}"
-        )
-    corpus.check(reads)
-    start, stop = span(corpus.records, request.split, request.validation)
-    numbers = corpus.rows[slice(*np.searchsorted(corpus.rows, [start, stop]))]
-    if request.split == "train" and not len(numbers):
-        raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
-    most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
-    cut = request.reads.windows
-    if cut is None:
-        return Records(corpus, numbers, most, None, np.zeros_like(numbers))
-    beside = np.zeros_like(numbers)
-    for name in cut.beside:
-        beside += corpus.sizes(name, numbers, reads[name])
-    sizes = corpus.sizes(cut.column, numbers, corpus.tokens)
-    texts, starts = windows.divide(sizes, cut.room - beside, cut.overlap)
-    most |= {name: corpus.tokens for name in reads if corpus.config[name].of == cut.column}
-    return Records(corpus, numbers[texts], most, cut, starts)

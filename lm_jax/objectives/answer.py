@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, Tree, setting
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Reads, Records
+from lm_jax.data.rows import Reads
+from lm_jax.data.tables import Records
 from lm_jax.data.windows import Windows
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
@@ -27,7 +28,7 @@ from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig, pooled
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy
-from lm_jax.objectives.framing import Framing, framing
+from lm_jax.objectives.framing import Framing, frame
 from lm_jax.objectives.task import Outputs, Task
 
 KEY = "config.objective.answer"
@@ -116,7 +117,7 @@ class Answer(Task):
 
     def __post_init__(self):
         config = self.config
-        left = self._framing.room(2) - config.question_length
+        left = self.framing.room(2) - config.question_length
         if left <= config.overlap:
             raise InputError(
                 f"config.data.length {self.length} leaves {left} tokens for a window of the context beside a question "
@@ -130,16 +131,22 @@ class Answer(Task):
         return (self.config.answers,)
 
     @functools.cached_property
-    def _framing(self) -> Framing:
-        return framing(self.vocabulary, self.kind, self.length, 2, "answer")
+    def framing(self) -> Framing:
+        """The special tokens of a row."""
+        return frame(self.vocabulary, self.kind, self.length, 2, "answer")
+
+    @property
+    def sequences(self) -> tuple[tuple[str, ...], ...]:
+        """One sequence, of a question and a window of its context."""
+        return ((self.config.question, self.config.context),)
 
     @property
     def reads(self) -> Reads:
         """Questions, contexts in windows, and answers."""
-        config, room = self.config, self._framing.room(2)
+        config, room = self.config, self.framing.room(2)
         windows = Windows(column=config.context, beside=(config.question,), room=room, overlap=config.overlap)
         columns = {config.question: config.question_length, config.context: room, config.answers: 0}
-        return Reads(plan="columns", length=self.length, columns=Tree(columns), windows=windows)
+        return Reads(plan="columns", length=self.length, columns=Tree(columns), windows=windows, lengths=self.lengths)
 
     @property
     def spec(self) -> Mapping[str, Field]:
@@ -174,9 +181,9 @@ class Answer(Task):
           no answers.
         """
         texts = [row[self.config.question], row[self.config.context]]
-        tokens, types = self._framing.arrange(texts)
-        question, context = self._framing.cut([len(text) for text in texts])
-        first = len(self._framing.before) + question + len(self._framing.between)
+        tokens, types = self.framing.arrange(texts)
+        question, context = self.framing.cut([len(text) for text in texts])
+        first = len(self.framing.before) + question + len(self.framing.between)
         window, spans = int(row.get("window", 0)), row.get(self.config.answers)
         answers = np.zeros(2, np.int32)
         if spans is not None and len(spans):
