@@ -9,6 +9,7 @@ from lm_jax import objectives
 from lm_jax.core.config import Tree
 from lm_jax.core.sums import means
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build_objective
+from lm_jax.objectives.answer import AnswerConfig
 from lm_jax.objectives.mixture import MixtureConfig
 from lm_jax.objectives.roles import product
 from lm_jax.train import optimizers, state
@@ -36,7 +37,8 @@ def test_every_objective_overfits_one_batch(name):
 def test_objectives_are_built_by_name():
     parts = MixtureConfig(parts=Tree(a=Tree(name="span"), b=Tree(name="prefix")))
     for name, cls in OBJECTIVES.items():
-        config, kind = ObjectiveConfig(name=name, mixture=parts), getattr(cls, "kind", "encoder_decoder")
+        answer = AnswerConfig(overlap=4, question_length=8)
+        config, kind = ObjectiveConfig(name=name, answer=answer, mixture=parts), getattr(cls, "kind", "encoder_decoder")
         objective = build_objective(config, tiny.VOCABULARY, 32, kind)
         assert isinstance(objective, cls)
         assert objective.reads.length > objective.reads.overlap >= 0
