@@ -11,7 +11,8 @@ from jaxtyping import Int
 from lm_jax.core.config import InputError
 from lm_jax.objectives.base import Field, Vocabulary, counted, padded
 
-Tokens = Int[np.ndarray, " _"]
+# Of any length.
+Tokens = Int[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True)
