@@ -20,10 +20,15 @@ from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
 from lm_jax.data.rows import Records
 from lm_jax.data.tasks import USUAL
+from lm_jax.decode.sampling import GREEDY, SamplingConfig
+from lm_jax.evaluate import metrics
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.evaluate.tasks import Answering, TaskScores
+from lm_jax.evaluate.written import KIND, TextScores
+from lm_jax.experiment import writing
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
+from lm_jax.experiment.writing import Writing
 from lm_jax.models import mup
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
@@ -32,6 +37,7 @@ from lm_jax.models.transformer import STACKS
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Field, Objective, Vocabulary
 from lm_jax.objectives.roles import Models, Role, key
+from lm_jax.objectives.seq2seq import Seq2Seq
 from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
@@ -70,6 +76,9 @@ class Experiment:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
+        if isinstance(self.objective, (Task, Seq2Seq)):
+            kind = self.objective.kind_of_answers if isinstance(self.objective, Task) else KIND
+            metrics.check(kind, self.config.task.metrics, "config.task.metrics")
         for split in ("train", "validation"):
             self.feed.rows(split)
 
@@ -277,19 +286,36 @@ class Experiment:
         rows = cast(Records, feed.rows(split))
         return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
 
-    def validation(self) -> LanguageModelling | TaskScores:
+    def decoding(self, *, sentinels: bool = False) -> dict[str, Any]:
+        """The arguments of `decode.generate` that follow from the run; `sentinels`: whether they may be written."""
+        run = (self.config, self.tokenizer, self.product, self.padding, self.layout)
+        return writing.options(*run, sentinels=sentinels)
+
+    def writing(self, sampling: SamplingConfig = GREEDY, max_tokens: int | None = None, seed: int = 0) -> Writing:
+        """Texts for the sources of the validation split, as long as targets may be; the objective is seq2seq."""
+        objective, rows = cast(Seq2Seq, self.objective), cast(Records, self.feed.rows("validation"))
+        most = objective.target_length if max_tokens is None else max_tokens
+        options = {**self.decoding(), "sampling": sampling, "max_tokens": most, "seed": seed}
+        return Writing(objective, self.tokenizer, self.models, rows, self.config.data.batch, options)
+
+    def validation(self) -> LanguageModelling | TaskScores | TextScores:
         """The evaluator of the validation split."""
         if isinstance(self.objective, Task):
             names = self.config.task.metrics or USUAL[self.objective.kind_of_answers]
             return TaskScores(self.answering(), names)
         ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
-        return LanguageModelling(
+        likelihood = LanguageModelling(
             objective=self.objective,
             step=self.eval_step(),
             batches={name: functools.partial(ordered, name) for name in self.feed.sources},
             put=self.put,
             byte_lengths=self.byte_lengths,
         )
+        if not (isinstance(self.objective, Seq2Seq) and self.config.task.metrics):
+            return likelihood
+        target, writer = self.objective.config.target, self.writing()
+        original = lambda rows: [rows.columns.originals[target][record] for record in rows.numbers.tolist()]
+        return TextScores(likelihood, self.config.task, writer.texts, original, writer.rows)
 
     @property
     def row_tokens(self) -> int:
