@@ -21,24 +21,10 @@ from lm_jax.core.config import InputError, check_local, differences, nearest, to
 MODEL_VERBS = ("evaluate", "predict", "features", "generate", "inspect")
 WRITING_VERBS = ("predict", "generate")
 CHECKPOINT_VERBS = ("import", "export", "verify")
-PRINTING_VERBS = (
-    "train",
-    "evaluate",
-    "predict",
-    "features",
-    "generate",
-    "tokenizer",
-    "data",
-    "inspect",
-    "list",
-    "doctor",
-    *CHECKPOINT_VERBS,
-)
-RUN_VERBS, STEP_VERBS = (
-    ("train", *MODEL_VERBS, "import", "export"),
-    ("evaluate", "predict", "features", "generate", "export"),
-)
-ROLE_VERBS = ("features", "generate", "export")
+PRINTING_VERBS = ("train", *MODEL_VERBS, "tokenizer", "data", "list", "doctor", *CHECKPOINT_VERBS)
+RUN_VERBS = ("train", *MODEL_VERBS, "import", "export")
+STEP_VERBS = ("evaluate", "predict", "features", "generate", "export")
+ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect")
 LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
 # Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.
@@ -82,18 +68,14 @@ class Request:
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
-    input: str | None = _flag(
-        None, "file of prompts, one per line; predict, features: of rows", "features", *WRITING_VERBS
-    )
+    input: str | None = _flag(None, "file of prompts, one per line, or of rows", "features", *WRITING_VERBS)
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
     )
     prompt: tuple[str, ...] = _flag((), "prompt; can be repeated", "generate")
     prompt_ids: tuple[str, ...] = _flag((), "prompt as token ids, such as 1,2,3; can be repeated", "generate")
     tokenizer: str | None = _flag(None, "tokenizer directory or file; ids: no tokenizer [the checkpoint's]", "import")
-    max_tokens: int | None = _flag(
-        None, "maximum number of new tokens [128; predict: those of a target]", *WRITING_VERBS
-    )
+    max_tokens: int | None = _flag(None, "most new tokens [128 or fewer; predict: a target's]", *WRITING_VERBS)
     temperature: float | None = _flag(None, "sampling temperature; 0 is greedy [1; predict: 0]", *WRITING_VERBS)
     top_k: int = _flag(0, "sample from the k most likely (0: all); encoder: candidates per mask [5]", *WRITING_VERBS)
     top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", *WRITING_VERBS)
@@ -106,7 +88,9 @@ class Request:
     batch: int | None = _flag(None, "show the training batch of this step, counted from 0", "inspect")
     rows: int | None = _flag(None, "rows of --batch to show [4; with --json all]", "inspect")
     json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
-    fork: str | None = _flag(None, "directory of a run whose parameters initialise the new run in --workdir", "train")
+    fork: str | None = _flag(
+        None, "run to start from: its parameters and, if the recipe sets none, its model", *FORK_VERBS
+    )
     format: str = _flag("huggingface", "checkpoint format; the only choice is huggingface", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
@@ -163,7 +147,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         overrides = (*overrides, f"--config.seed={values['seed']}")
     config, changed = None, ()
     if recipe is not None:
-        config, changed = configure(load_recipe(recipe), overrides)
+        config, changed = configure(load_recipe(recipe), overrides, values["fork"], values["workdir"])
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped recipes)")
     values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case", "column")}
@@ -244,8 +228,12 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+def configure(
+    recipe: Any, overrides: Sequence[str], fork: str | None = None, workdir: str | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """Returns a recipe's ConfigDict with defaults and overrides, and a line `key: before -> after` per changed key.
+
+    A recipe without a model gets that of the run `fork`, or of the run to resume in `workdir`.
 
     Example:
       >>> config, changed = configure(load_recipe("gpt:tiny"), ["--config.train.steps=10"])
@@ -254,16 +242,16 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
     """
     from lm_jax import experiment
 
-    before = experiment.complete(recipe)
+    before = experiment.complete(experiment.adopt(recipe, fork, workdir))
     after = override(copy.deepcopy(before), overrides)
     return after, tuple(differences(before, after))
 
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
     """Applies `--config.KEY=VALUE` arguments to `config`, in place; a value is parsed as the type of its key."""
-    from lm_jax.experiment.config import ENTRIES
+    from lm_jax.experiment.config import ENTRIES, replaced
 
-    for word in overrides:
+    for word in (*replaced(overrides), *overrides):
         key, equals, text = word[len("--") :].partition("=")
         if not equals:
             raise InputError(f"{word} has no value; write {word}=VALUE")
@@ -296,7 +284,7 @@ def _value(tree: Any, name: str, text: str, key: str) -> Any:
     try:
         if kind is bool:
             return booleans[text.lower()]
-        if kind is tuple:
+        if kind in (tuple, list):  # A list if the configuration was read from JSON.
             return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(_item, filter(None, text.split(","))))
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError) as error:

@@ -130,7 +130,7 @@ class Request:
       config: settings; the plan "auto" is that of `reads`.
       split: "train" or "validation".
       reads: what the objective reads from a row.
-      validation: share of tokens (of columns: of records) held out from training, at the end.
+      validation: share of tokens (of columns: of records) held out from training, at the end; above 1, their number.
       seed: of the shifts of windows.
       lanes: rows of the global batch, and so the number of lanes of `streams`.
     """
@@ -161,9 +161,12 @@ class Request:
 
 def span(count: int, split: str, validation: float) -> tuple[int, int]:
     """Return start and stop of a split in a corpus of `count` tokens or records."""
-    if not 0 <= validation <= 1:
-        raise InputError(f"config.data.validation is {validation}; expected a share from 0 to 1")
-    border = int(count * (1 - validation))
+    if not 0 <= validation <= max(1, count) or (validation > 1 and validation != int(validation)):
+        raise InputError(
+            f"config.data.validation is {validation:g}; expected a share from 0 to 1, or a whole number up to the "
+            f"{count:,} tokens or records of the corpus"
+        )
+    border = int(count * (1 - validation) if validation <= 1 else count - validation)
     return {"train": (0, border), "validation": (border, count)}[split]
 
 

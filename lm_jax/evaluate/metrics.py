@@ -84,6 +84,29 @@ def compute(
     return {name: value for each in metrics for name, value in each(predictions, references, labels).items()}
 
 
+def values_of(kind: str, names: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Returns the names of the values that `compute` returns.
+
+    Raises:
+      InputError: unknown kind or name.
+
+    Example:
+      >>> values_of("tags", ["entity_f1", "entities_by_type"], ["O", "B-PER", "I-PER"])
+      ['entity_precision', 'entity_recall', 'entity_f1', 'PER_f1']
+    """
+    table, values = lookup(METRICS, kind, "kind"), []
+    for name in names:
+        lookup(table, name, f"a metric of {kind}")
+        parts = [part for part, metric in _PARTS.items() if metric == name]
+        if name == "entities_by_type":
+            values += sorted({f"{label[2:]}_f1" for label in labels if label[1:2] == "-"})
+        elif name == "entity_partial":
+            values += parts
+        else:
+            values += [*parts, name]
+    return values
+
+
 def standard_error(
     kind: str,
     name: str,

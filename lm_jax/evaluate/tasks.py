@@ -81,6 +81,12 @@ class TaskScores:
         scores = metrics.compute(kind, self.names, answers, self._references, objective.labels)
         yield from {name: value for name, value in {**values, **scores}.items() if name != "loss"}.items()
 
+    def values(self, weights: Any, batch: Any) -> tuple[str, ...]:
+        """The names of what `run` yields, from the shapes of the weights and of a batch."""
+        objective = self.answering.objective
+        sums = [name for name in jax.eval_shape(self.answering.step, weights, batch)[0] if name != "loss"]
+        return ("loss", *sums, *metrics.values_of(objective.kind_of_answers, self.names, objective.labels))
+
     @functools.cached_property
     def _references(self) -> list[Any]:
         return self.answering.objective.references(self.answering.rows)

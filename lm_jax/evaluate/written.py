@@ -39,6 +39,10 @@ class TextScores:
         texts = [scored(text, self.task.answer_after) for text in self.write(weights, self._rows)]
         yield from metrics.compute(KIND, self.task.metrics, texts, self._references, ()).items()
 
+    def values(self, weights: Any, batch: Any) -> tuple[str, ...]:
+        """The names of what `run` yields, from the shapes of the weights and of a batch."""
+        return (*self.likelihood.values(weights, batch), *metrics.values_of(KIND, self.task.metrics, ()))
+
     @property
     def _rows(self) -> Records:
         return self.rows.part(0, self.task.generated or len(self.rows))

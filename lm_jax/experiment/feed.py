@@ -19,6 +19,7 @@ from lm_jax.parallel.layout import Layout
 class Feed:
     """Batches of the tokenized text for one objective; `layout` assigns rows to hosts.
 
+    With the corpus `dev`, all of it is the split "validation", and all of `tokens` the split "train".
     `unread` are columns of the objective that the text lacks: those of the answers to new rows.
     """
 
@@ -27,6 +28,7 @@ class Feed:
     objective: Objective
     layout: Layout
     seed: int
+    dev: corpora.Corpus | None = None
     unread: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -37,13 +39,14 @@ class Feed:
         """The row plan of a split, cached for repeated evaluations."""
         if split not in self._rows:
             data, reads = self.config, self.objective.reads
+            validation = data.validation if self.dev is None else {"train": 0.0, "validation": 1.0}[split]
             read = Tree({name: most for name, most in reads.columns.items() if name not in self.unread})
             self._rows[split] = corpora.make_rows(
-                self.tokens,
+                self.tokens if self.dev is None or split == "train" else self.dev,
                 config=data.rows,
                 split=split,
                 reads=dataclasses.replace(reads, columns=read) if self.unread else reads,
-                validation=data.validation,
+                validation=validation,
                 seed=self.seed,
                 lanes=data.batch,
             )

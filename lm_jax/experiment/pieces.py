@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,21 +17,17 @@ import optax
 
 from lm_jax import objectives
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.trees import Params
+from lm_jax.core.trees import Params, selects
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
 from lm_jax.data.rows import Records
 from lm_jax.data.tasks import USUAL
-from lm_jax.decode.sampling import GREEDY, SamplingConfig
-from lm_jax.evaluate import metrics
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.evaluate.tasks import Answering, TaskScores
-from lm_jax.evaluate.written import KIND, TextScores
-from lm_jax.experiment import writing
+from lm_jax.evaluate.written import TextScores
+from lm_jax.experiment import checks, rates, writing
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
 from lm_jax.experiment.feed import Feed
-from lm_jax.experiment.writing import Writing
-from lm_jax.models import mup
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
 from lm_jax.models.model import Model, build_model
@@ -37,7 +35,6 @@ from lm_jax.models.transformer import STACKS
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Field, Objective, Vocabulary
 from lm_jax.objectives.roles import Models, Role, key
-from lm_jax.objectives.seq2seq import Seq2Seq
 from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
@@ -54,6 +51,7 @@ class Experiment:
       devices: the devices of the mesh; None: all.
       saved_labels: the names of the labels of a saved run, by column, for text without them.
       unread: the columns of the objective that the text lacks: those of the answers to new rows.
+      dev: the tokenized files to validate on; None: a part of `store`.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -71,16 +69,17 @@ class Experiment:
     devices: Sequence[Any] | None = None
     saved_labels: Mapping[str, tuple[str, ...]] = Tree()
     unread: tuple[str, ...] = ()
+    dev: corpora.Corpus | None = None
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
-        if isinstance(self.objective, (Task, Seq2Seq)):
-            kind = self.objective.kind_of_answers if isinstance(self.objective, Task) else KIND
-            metrics.check(kind, self.config.task.metrics, "config.task.metrics")
+        checks.check_trained(self)
+        checks.check_metrics(self)
         for split in ("train", "validation"):
             self.feed.rows(split)
+        checks.check_best(self)
 
     @property
     def tokens(self) -> corpora.Corpus:
@@ -89,11 +88,25 @@ class Experiment:
             raise ValueError("this experiment has no text; create it with `experiment.prepare`")
         return self.store
 
+    def warnings(self) -> list[str]:
+        """A line for each text of few or mostly unknown tokens."""
+        dev = [] if self.dev is None else [f"config.data.dev: {line}" for line in self.dev.warnings()]
+        return [*self.tokens.warnings(), *dev]
+
     @functools.cached_property
     def feed(self) -> Feed:
         """Batches of the text."""
-        corpora.check_unknown_id(self.tokens, self._rows_of_table)
-        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.unread)
+        for corpus in (self.tokens, *((self.dev,) if self.dev is not None else ())):
+            corpora.check_unknown_id(corpus, self._rows_of_table)
+        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.dev, self.unread)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Hash of the text, and of the files to validate on; empty without text."""
+        store = self.store.fingerprint if self.store else ""
+        if self.dev is None:
+            return store
+        return hashlib.sha256(json.dumps(["dev 1", store, self.dev.fingerprint]).encode()).hexdigest()[:32]
 
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
@@ -122,9 +135,9 @@ class Experiment:
 
     @property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text."""
-        special = 1 + len(document_prefix(self.config))
-        return self.tokenizer.bytes_per_id(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
+        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text, or its dev files."""
+        special, corpus = 1 + len(document_prefix(self.config)), self.tokens if self.dev is None else self.dev
+        return self.tokenizer.bytes_per_id(corpus.bytes, corpus.tokens - special * corpus.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -186,7 +199,10 @@ class Experiment:
         vocab = name in self.config.models and embed.vocab
         if isinstance(self.objective, Task):
             config = dataclasses.replace(config, task=self.objective.head(config.task))
-        return build_model(config, vocab or self._rows_of_table)
+        model, only = build_model(config, vocab or self._rows_of_table), self.config.train.only
+        if not only:
+            return model
+        return dataclasses.replace(model, trainable=lambda path: selects(only, f"{name}/{path}"))
 
     @property
     def product(self) -> Model:
@@ -204,11 +220,7 @@ class Experiment:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
         config, models = self.config, self.models
-        factors = {
-            f"{role}/{path}": factor
-            for role, model in models.models.items()
-            for path, factor in mup.multipliers(model.module.config, model.axes).items()
-        }
+        factors = rates.factors(models, config.optimizer.layer_decay)
         return optimizers.build_optimizer(config.optimizer, config.train.steps, models.axes, factors)
 
     @property
@@ -286,18 +298,6 @@ class Experiment:
         rows = cast(Records, feed.rows(split))
         return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
 
-    def decoding(self, *, sentinels: bool = False) -> dict[str, Any]:
-        """The arguments of `decode.generate` that follow from the run; `sentinels`: whether they may be written."""
-        run = (self.config, self.tokenizer, self.product, self.padding, self.layout)
-        return writing.options(*run, sentinels=sentinels)
-
-    def writing(self, sampling: SamplingConfig = GREEDY, max_tokens: int | None = None, seed: int = 0) -> Writing:
-        """Texts for the sources of the validation split, as long as targets may be; the objective is seq2seq."""
-        objective, rows = cast(Seq2Seq, self.objective), cast(Records, self.feed.rows("validation"))
-        most = objective.target_length if max_tokens is None else max_tokens
-        options = {**self.decoding(), "sampling": sampling, "max_tokens": most, "seed": seed}
-        return Writing(objective, self.tokenizer, self.models, rows, self.config.data.batch, options)
-
     def validation(self) -> LanguageModelling | TaskScores | TextScores:
         """The evaluator of the validation split."""
         if isinstance(self.objective, Task):
@@ -311,11 +311,7 @@ class Experiment:
             put=self.put,
             byte_lengths=self.byte_lengths,
         )
-        if not (isinstance(self.objective, Seq2Seq) and self.config.task.metrics):
-            return likelihood
-        target, writer = self.objective.config.target, self.writing()
-        original = lambda rows: [rows.columns.originals[target][record] for record in rows.numbers.tolist()]
-        return TextScores(likelihood, self.config.task, writer.texts, original, writer.rows)
+        return writing.scores(self, likelihood)
 
     @property
     def row_tokens(self) -> int:
@@ -361,8 +357,9 @@ def prepare(
 
     `tokenizer` replaces the configured one; `progress` is called as in `store.prepare`.
     """
-    tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
-    return Experiment(config, tokens.tokenizer, tokens)
+    prefix = document_prefix(config)
+    tokens = corpora.prepare(config.data, progress, tokenizer, prefix)
+    return Experiment(config, tokens.tokenizer, tokens, dev=corpora.prepare_dev(config.data, tokens, progress, prefix))
 
 
 def load(workdir: str | os.PathLike[str]) -> Experiment:

@@ -96,7 +96,7 @@ class Vectors:
         tokens = rectangles.token_arrays([tokens for tokens, _ in arranged], vocab, "row")
         vectors = dict[int, np.ndarray]()
         by_length = sorted(range(len(rows)), key=lambda row: -len(tokens[row]))
-        run = _program(self.module, self.layout, self.layer, POOLS[self.pool], self.normalise)
+        run = _program(self.module, self.layout, self.layer, POOLS[self.pool], self.normalise)  # type: ignore[arg-type]
         for first in range(0, len(rows), self.batch):
             chosen = by_length[first : first + self.batch]
             size = rectangles.bucket(len(tokens[chosen[0]]), self.framing.length)
@@ -135,7 +135,7 @@ def _vectors(
     show = () if last else ("hidden",)
     if config.kind == "encoder_decoder":
         # The compiler drops the decoder, whose output is not used.
-        output = Bound(module, params)(Inputs(tokens=tokens[:, :1], source=read), show=show)
+        output: Any = Bound(module, params)(Inputs(tokens=tokens[:, :1], source=read), show=show)
         hidden = output.memory if last else output.shown.encoder.hidden[layer]
     else:
         has_prefix = any(block.attention.mask == "prefix" for block in config.stack.blocks)

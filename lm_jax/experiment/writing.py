@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,32 +13,31 @@ from lm_jax.data.rows import Records
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.decode import prompting, rectangles
 from lm_jax.decode.generate import Generated, generate
+from lm_jax.decode.sampling import GREEDY, SamplingConfig
 from lm_jax.decode.weights import unstacked
-from lm_jax.experiment.config import ExperimentConfig
+from lm_jax.evaluate.language_modelling import LanguageModelling
+from lm_jax.evaluate.written import TextScores
 from lm_jax.models.model import Model
 from lm_jax.objectives.roles import Models
 from lm_jax.objectives.seq2seq import Seq2Seq
-from lm_jax.parallel.layout import Layout
 from lm_jax.train.state import Weights
 
+if TYPE_CHECKING:
+    from lm_jax.experiment.pieces import Experiment
 
-def options(
-    config: ExperimentConfig, tokenizer: Tokenizer, product: Model, pad: int, layout: Layout, *, sentinels: bool = False
-) -> dict[str, Any]:
+
+def options(exp: Experiment, *, sentinels: bool = False) -> dict[str, Any]:
     """The arguments of `generate` that follow from a run.
 
     Args:
-      config: of the run.
-      tokenizer: of the run.
-      product: the model that writes.
-      pad: the id to pad with.
-      layout: the mesh of the parameters.
+      exp: the run, whose product writes.
       sentinels: whether sentinels may be written, as by a model trained on span corruption.
     """
-    conventions, vocab = config.conventions, product.module.config.embed.vocab or 0
+    tokenizer, conventions = exp.tokenizer, exp.config.conventions
+    vocab = exp.product.module.config.embed.vocab or 0
     unwritable = () if conventions.foreign else prompting.unwritable(tokenizer, vocab, sentinels=sentinels)
     return dict(
-        pad=pad,
+        pad=exp.padding,
         eos=conventions.ends or (None if conventions.foreign else tokenizer.eos),
         # Packed text has no BOS: a document follows the EOS of the previous one.
         bos=tokenizer.eos if conventions.empty is None else conventions.empty,
@@ -47,7 +46,7 @@ def options(
         last=conventions.last,
         forbidden=(*unwritable, *conventions.suppressed),
         forbidden_first=conventions.suppressed_first,
-        layout=layout if layout.mesh.size > 1 else None,
+        layout=exp.layout if exp.layout.mesh.size > 1 else None,
     )
 
 
@@ -110,3 +109,23 @@ class Writing:
         # The longest row of training has one token more than there are positions: its last one is never read.
         over = model.module.config.kind == "decoder" and limit is not None and source + most == limit + 1
         return max(most - over, 1)
+
+
+def of(exp: Experiment, sampling: SamplingConfig = GREEDY, max_tokens: int | None = None, seed: int = 0) -> Writing:
+    """What writes targets for the sources of the validation split; by default, as long as targets may be.
+
+    The objective of the run is seq2seq.
+    """
+    objective, rows = cast(Seq2Seq, exp.objective), cast(Records, exp.feed.rows("validation"))
+    most = objective.target_length if max_tokens is None else max_tokens
+    settings = {**options(exp), "sampling": sampling, "max_tokens": most, "seed": seed}
+    return Writing(objective, exp.tokenizer, exp.models, rows, exp.config.data.batch, settings)
+
+
+def scores(exp: Experiment, likelihood: LanguageModelling) -> LanguageModelling | TextScores:
+    """The evaluator of a run, from that of its loss: with the metrics of texts if the configuration names some."""
+    if not (isinstance(exp.objective, Seq2Seq) and exp.config.task.metrics):
+        return likelihood
+    target, writer = exp.objective.config.target, of(exp)
+    original = lambda rows: [rows.columns.originals[target][record] for record in rows.numbers.tolist()]
+    return TextScores(likelihood, exp.config.task, writer.texts, original, writer.rows)

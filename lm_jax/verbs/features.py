@@ -106,7 +106,7 @@ def read(exp: Experiment, path: str, names: tuple[str, ...]) -> Columns:
     """
     if exp.tokenizer.kind == tokenizers.IDS:
         raise InputError(tokenizers.NEEDS_IDS)
-    data = exp.config.data
+    data = exp.config.data.without_dev()
     columns = {name: {**data.columns.get(name, {}), "path": ""} for name in names}
     # The format of a run's columns, but not that of a pretraining text.
     form = data.format if data.columns else sources.SourceConfig.format

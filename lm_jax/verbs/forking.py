@@ -17,6 +17,7 @@ from lm_jax.experiment import Experiment
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.verbs import report
 from lm_jax.verbs.runs import restore_params
 
 # Noise of new embedding rows, in standard deviations of the old ones: no logit stands out, and no two rows are equal.
@@ -51,8 +52,9 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     """Returns the forked run's parameters by role, with embedding tables resized to the vocabulary of `exp`.
 
     The product starts from the forked run's product. New rows of a table are drawn around the mean of its rows
-    (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Roles that the forked run lacks
-    and, for a new tokenizer (`anew`), the tables are initialised as in a new run.
+    (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Roles that the forked run lacks,
+    parameters of a task's head that it lacks or has for another number of classes, and, for a new tokenizer (`anew`),
+    the tables are initialised as in a new run. A task's head that `exp` lacks is left out.
 
     Raises:
       InputError: the forked run has no checkpoint, or its parameters have other shapes.
@@ -67,6 +69,7 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     for path, name in paths.items():
         shared = f"{owner}/{name.partition('/')[2]}"
         paths[path] = shared if name not in saved and shared in saved else name
+    paths = {path: name for path, name in paths.items() if not _is_new_head(name, saved.get(name), like[path].shape)}
     vocab_axes = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
     targets = {}
     for path, name in paths.items():
@@ -76,9 +79,15 @@ def parameters(exp: Experiment, fork: Path) -> Params:
             if saved_shape != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(saved_shape, leaf.dtype, sharding=exp.layout.replicated)
         targets[name] = leaf
+    unused = {name: saved[name] for name in saved if _in_head(name) and name not in targets}
+    targets |= {
+        name: jax.ShapeDtypeStruct(shape, "float32", sharding=exp.layout.replicated) for name, shape in unused.items()
+    }
     restored = flatten(restore_params(checkpointer, unflatten(targets)))
     anew = exp.config.data.tokenizer.anew
     fresh = {}
+    if heads := [path.partition("/")[2] for path in like if path not in paths and _in_head(path)]:
+        report.say(f"new head   {', '.join(heads)}")
     if anew or len(paths) < len(like):
         state = exp.fresh_state()
         fresh = flatten(merge(state.params, state.frozen))
@@ -89,6 +98,14 @@ def parameters(exp: Experiment, fork: Path) -> Params:
         for number, path in enumerate(like)
     }
     return unflatten(resized)
+
+
+def _in_head(path: str) -> bool:
+    return path.partition("/")[2].startswith("task/")
+
+
+def _is_new_head(path: str, saved: tuple[int, ...] | None, shape: tuple[int, ...]) -> bool:
+    return _in_head(path) and saved != tuple(shape)
 
 
 def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:

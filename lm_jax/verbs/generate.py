@@ -17,7 +17,7 @@ from lm_jax.decode import prompting
 from lm_jax.decode.fill import fill
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.experiment import Experiment
+from lm_jax.experiment import Experiment, writing
 from lm_jax.flags import Request
 from lm_jax.objectives.seq2seq import Seq2Seq
 from lm_jax.verbs import report
@@ -238,7 +238,7 @@ def _settings(request: Request, exp: Experiment, prompt: int) -> dict[str, Any]:
     max_tokens = min(MOST_TOKENS, room) if request.max_tokens is None else request.max_tokens
     temperature = 1.0 if request.temperature is None else request.temperature
     sampling = SamplingConfig(temperature=temperature, top_k=request.top_k, top_p=request.top_p)
-    options = exp.decoding(sentinels=exp.config.model.kind == "encoder_decoder" and _seq2seq(exp) is None)
+    options = writing.options(exp, sentinels=exp.config.model.kind == "encoder_decoder" and _seq2seq(exp) is None)
     return {**options, "max_tokens": max_tokens, "sampling": sampling, "seed": request.seed or 0}
 
 

@@ -21,7 +21,7 @@ from lm_jax.data import atomic
 from lm_jax.data.columns import Columns
 from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.evaluate.tasks import Answering
-from lm_jax.experiment import Experiment
+from lm_jax.experiment import Experiment, writing
 from lm_jax.experiment.writing import Writing
 from lm_jax.flags import Request
 from lm_jax.objectives.seq2seq import Seq2Seq
@@ -86,7 +86,7 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
     Raises:
       InputError: the run's objective gives no answers, or the file lacks a column.
     """
-    data, objective = exp.config.data, exp.objective
+    data, objective = exp.config.data.without_dev(), exp.objective
     if not isinstance(objective, (Task, Seq2Seq)):
         raise InputError(
             f"the run has the objective {exp.config.objective.name!r}, which gives no answers; predict reads runs of "
@@ -122,7 +122,7 @@ def _answering(request: Request, exp: Experiment) -> Answering | Writing:
             f"--{drawn[0]} is for sampling, but predict is greedy; set --temperature=1 too, or leave it out"
         )
     sampling = SamplingConfig(temperature=temperature, top_k=request.top_k, top_p=request.top_p)
-    return exp.writing(sampling, request.max_tokens, request.seed or 0)
+    return writing.of(exp, sampling, request.max_tokens, request.seed or 0)
 
 
 def complete_lines(path: Path) -> int:

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from lm_jax import experiment
-from lm_jax.experiment import Experiment
-from lm_jax.train import throughput
-from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.experiment import Experiment, epochs
+from lm_jax.train import best, throughput
+from lm_jax.train.best import Best
+from lm_jax.train.checkpoint import Checkpointer, broadcast_from_first
 from lm_jax.train.logging import Logger
-from lm_jax.train.loop import Trainer
+from lm_jax.train.loop import Trainer, Verdict
 from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState, Weights
 from lm_jax.train.step import Step
@@ -33,12 +34,13 @@ def train(
     """Runs the loop from `state` to the last step; logs and checkpoints are written to `workdir`."""
     config, start, active = exp.config, int(state.step), jax.process_index() == 0
     steps, logs, tokens = config.train.steps, config.log, config.data.batch * exp.row_tokens
-    evaluator, losses, saved = exp.validation(), dict[int, float](), experiment.as_json(config)
+    evaluator, saved = exp.validation(), experiment.as_json(config)
     extra = {
         "config": saved,
-        "data_fingerprint": exp.store.fingerprint if exp.store else "",
+        "data_fingerprint": exp.data_fingerprint,
         "tokenizer_fingerprint": exp.tokenizer.fingerprint,
     }
+    chosen = best.resume(workdir, config.evaluate.best, start, checkpointer)
     with (
         Logger(
             workdir, total=steps, start=start, every=logs.every, names=logs.writers, config=saved, active=active
@@ -57,18 +59,19 @@ def train(
             logger.write(step, {f"train/{name}": value for name, value in values.items()})
             profiler.poll()
 
-        def evaluate(step: int, weights: Weights) -> None:
+        def evaluate(step: int, weights: Weights) -> Verdict:
             with meter.paused(), watchdog.paused():
                 values = dict(evaluator.run(weights))
-            losses[step] = values["loss"]
             logger.write(step, {f"val/{name}": value for name, value in values.items()})
+            verdict = judge(chosen, step, values, config.evaluate.patience)
+            if verdict.stop:
+                logger.say(f"stopped after step {step}: {chosen.summary()} (config.evaluate.patience)")
+            return verdict
 
         def save(step: int, state: TrainState) -> None:
             with meter.paused():
                 checkpointer.save(step, state, extra)
-            best = checkpointer.best_mark()
-            if step in losses and (not best or losses[step] < best["value"]):
-                checkpointer.mark_best(step, losses[step])
+            chosen.write(step, checkpointer)
 
         trainer = Trainer(
             step=profiler.wrap(step),
@@ -76,8 +79,8 @@ def train(
             terms=exp.objective.terms,
             steps=steps,
             log_every=logs.every,
-            evaluate_every=config.evaluate.every,
             save_every=config.checkpoint.every,
+            evaluates=epochs.evaluates(exp),
             tick=tick,
             report=log,
             evaluate=evaluate if len(exp.feed.rows("validation")) else None,
@@ -89,6 +92,17 @@ def train(
             return trainer.fit(state, batches)
         finally:
             profiler.close()
+
+
+def judge(chosen: Best, step: int, values: dict[str, float], patience: int) -> Verdict:
+    """Adds an evaluation to the others; process 0 decides for all what follows.
+
+    Raises:
+      InputError: the evaluation has no such metric.
+    """
+    improved = chosen.add(step, values)
+    verdict = broadcast_from_first(improved + 2 * bool(patience and chosen.stale >= patience))
+    return Verdict(save=verdict % 2 == 1, stop=verdict > 1)
 
 
 def meter(exp: Experiment) -> throughput.Meter:

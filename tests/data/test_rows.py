@@ -7,6 +7,7 @@ import pytest
 from lm_jax.core.config import InputError
 from lm_jax.data import order, pipeline, plans, rows, store
 from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.config import DataConfig
 from lm_jax.data.rows import Reads, Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
@@ -218,6 +219,14 @@ def test_an_ordered_pass_over_streams_reads_every_token_once_and_keeps_the_lanes
     joined = np.concatenate([tokens for tokens, is_real in zip(read, real, strict=True) if is_real])
     assert np.array_equal(joined, golden_store.read(border, golden_store.tokens))
     assert batches[0]["begins"][: len(plan)].all() and not any(batch["begins"].any() for batch in batches[1:])
+
+
+def test_a_number_of_tokens_is_held_out(golden_store):
+    plan = make(golden_store, PACKED, "validation", length=32, validation=100.0)
+    total = golden_store.tokens
+    assert np.array_equal(np.concatenate(all_tokens(plan)), golden_store.read(total - 100, total))
+    with pytest.raises(InputError, match="config.data.validation is 374.5"):
+        DataConfig(validation=374.5)
 
 
 def _padded(tokens):
