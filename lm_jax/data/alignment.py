@@ -1,7 +1,7 @@
 """Spans and words of a raw text, converted to the tokens of the cleaned text.
 
-Spans are found if cleaning only cuts the ends of the text. Words are found in any case: by the characters that are
-not white space, which are the same if each word is cleaned alone, or else by the longest common runs of characters.
+Spans are found by the parts that both texts share (`originals.align`), words by the characters that are not white
+space, which are the same if each word is cleaned alone, or else by the longest common runs of characters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.data import records, sources, texts, tokenizers
+from lm_jax.data import originals, records, sources, texts, tokenizers
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.sources import SourceConfig
 
@@ -71,19 +71,22 @@ def documents(column: Text) -> Iterator[Document]:
 def spans(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
     """Convert spans from characters of the raw text to the tokens that overlap them."""
     for record, (entry, (raw, _, text, _, starts)) in enumerate(zip(column, documents(of), strict=True)):
-        shift = raw.find(text)
         if not entry or not len(starts):
             yield entry
-        elif shift < 0:
-            yield bad(record, "has spans, but cleaning changes the text inside (config.data.clean.steps)")
-        elif outside := [span for span in entry if span[0] < shift or span[1] > shift + len(text)]:
-            limits = f"{shift} to {shift + len(text)}"
-            yield bad(record, f"has {[*outside[0]]!r:.60}; the text has the characters {limits}")
+            continue
+        if outside := [span for span in entry if span[1] > len(raw)]:
+            yield bad(record, f"has {[*outside[0]]!r:.60}; the text has the characters 0 to {len(raw)}")
+            continue
+        begins, ends = originals.align(raw, text)
+        # The characters of the cleaned text that come from those of a span.
+        ranges = [(int(ends.searchsorted(a, "right")), int(begins.searchsorted(b))) for a, b, _ in entry]
+        if any(a >= b for a, b in ranges):
+            yield bad(record, "has a span whose text cleaning drops (config.data.clean.steps)")
         else:
-            borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in entry])
+            borders = _byte_offsets(text)[np.array(ranges)]
             # The tokens of one character start at the same byte: take the first of them.
-            begins = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
-            first = np.searchsorted(starts, begins)
+            holder = np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)
+            first = np.searchsorted(starts, starts[holder])
             last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
             yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), entry, strict=True)]
 

@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, nearest, setting
-from lm_jax.data import alignment, atomic, records, sources
+from lm_jax.data import alignment, atomic, originals, records, sources
 from lm_jax.data.alignment import Bad
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
 from lm_jax.data.kinds import KINDS, Kind
+from lm_jax.data.originals import Located, Originals
 from lm_jax.data.several import Several, naming
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.store import Store
@@ -114,6 +115,8 @@ class Columns(Several):
       entries: counts of read, kept and dropped entries of the other columns.
       fingerprint: hash of all columns.
       before: number of prefix ids at the start of every stored document.
+      originals: the entries as the files have them, by column and record: texts, or spans in characters of their text.
+      clean: the cleaning of the texts.
     """
 
     config: Mapping[str, ColumnConfig]
@@ -125,6 +128,8 @@ class Columns(Several):
     entries: reports.Report
     fingerprint: str
     before: int
+    originals: Mapping[str, Originals]
+    clean: chain.CleanConfig
 
     @property
     def records(self) -> int:
@@ -146,16 +151,16 @@ class Columns(Several):
                 column = f"a column {name!r}{' of text' * (most > 0)}"
                 raise InputError(f"the objective reads {column}; {KEY} has {choices}{nearest(name, kinds)}")
 
-    def read(self, name: str, record: int, most: int) -> np.ndarray | np.generic:
+    def read(self, name: str, record: int, most: int, first: int = 0) -> np.ndarray | np.generic:
         """Read one entry: int32 tokens, a number, the id of a label, ids of labels [labels], or int32 spans [spans, 3].
 
-        Texts give at most `most` tokens, without prefix and EOS; spans that end after `most` tokens are left out. Tags
-        have a row for each word, in order: of a word without a token, first and last + 1 are equal. For a column of the
-        kind "id", the entry is the number of the record; see `id`.
+        Texts give at most `most` tokens from token `first` on, without prefix and EOS; spans that end after `most`
+        tokens are left out. Tags have a row for each word, in order: of a word without a token, first and last + 1 are
+        equal. For a column of the kind "id", the entry is the number of the record; see `id`.
         """
         start, stop = self.bounds[name][record : record + 2].tolist()
         if name in self.stores:
-            start += self.before
+            start += self.before + first
             return self.stores[name].read(start, min(start + most, stop - 1))
         values, kind = self.values[name][start:stop], self.config[name].kind
         if KINDS[kind].align:
@@ -165,6 +170,16 @@ class Columns(Several):
     def id(self, name: str, record: int) -> str:
         """Return the text of an entry of a column of the kind "id"."""
         return self.values[name][slice(*self.bounds[name][record : record + 2])].tobytes().decode()
+
+    def sizes(self, name: str, records: Int[np.ndarray, " rows"], most: int) -> Int[np.ndarray, " rows"]:
+        """Return the number of tokens of `read` for several records of a text column, without reading them."""
+        bounds = self.bounds[name]
+        # Without the prefix and EOS.
+        return np.minimum(bounds[records + 1] - bounds[records] - self.before - 1, most)
+
+    def located(self, name: str, record: int) -> Located:
+        """Return the original text of a text column's entry, and where its tokens lie in it."""
+        return originals.locate(self.originals[name][record], self.clean, self.tokenizer)
 
 
 def join(
@@ -215,7 +230,26 @@ def join(
     values = {name: np.load(directory / f"{name}.npy") for name in others}
     bounds |= {name: np.load(directory / f"{name}.bounds.npy") for name in others}
     rows, manifest = np.load(directory / "rows.npy"), json.loads((directory / "columns.json").read_bytes())
-    return Columns(config, stores, values, bounds, rows=rows, fingerprint=fingerprint, before=before, **manifest)
+    entries_of = {name: _originals(root, name, config[name], located[name], clean) for name in config}
+    return Columns(
+        *(config, stores, values, bounds),
+        rows=rows,
+        fingerprint=fingerprint,
+        before=before,
+        originals=entries_of,
+        clean=clean,
+        **manifest,
+    )
+
+
+def _originals(
+    root: Path, name: str, column: ColumnConfig, source: SourceConfig, clean: chain.CleanConfig
+) -> Originals:
+    if column.kind == "text":
+        return originals.texts(root, source, clean.encoding)
+    report = reports.empty()
+    bad = functools.partial(_bad, name, source, report)
+    return Originals(root, source, functools.partial(_entries, KINDS[column.kind], source, report, bad), column.kind)
 
 
 def _store(

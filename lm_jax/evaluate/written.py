@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lm_jax.data.rows import Records
+from lm_jax.data.tables import Records
 from lm_jax.data.tasks import TaskConfig
 from lm_jax.evaluate import metrics
 from lm_jax.evaluate.language_modelling import LanguageModelling
@@ -22,6 +22,7 @@ class TextScores:
     Attributes:
       likelihood: evaluates the loss.
       task: the metrics, and what of a text they score.
+      sides: what the template of the targets puts before and after a text, which is not scored.
       write: (weights, rows) -> the text of each row.
       original: (rows) -> the target of each row, as its file has it.
       rows: the held-out rows.
@@ -29,6 +30,7 @@ class TextScores:
 
     likelihood: LanguageModelling
     task: TaskConfig
+    sides: tuple[str, str]
     write: Callable[[Any, Records], list[str]]
     original: Callable[[Records], list[str]]
     rows: Records
@@ -36,7 +38,9 @@ class TextScores:
     def run(self, weights: Any) -> Iterator[tuple[str, float]]:
         """Yields the values of `likelihood`, and then the metrics of the texts."""
         yield from self.likelihood.run(weights)
-        texts = [scored(text, self.task.answer_after) for text in self.write(weights, self._rows)]
+        before, after = (side.strip() for side in self.sides)
+        written = [text.strip().removeprefix(before).removesuffix(after) for text in self.write(weights, self._rows)]
+        texts = [scored(text, self.task.answer_after) for text in written]
         yield from metrics.compute(KIND, self.task.metrics, texts, self._references, ()).items()
 
     def values(self, weights: Any, batch: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from lm_jax.models.model import Bound
 from lm_jax.models.task import pooled
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 from lm_jax.objectives.base import Vocabulary
-from lm_jax.objectives.framing import Framing, framing
+from lm_jax.objectives.framing import Framing, frame
 from lm_jax.parallel.layout import Layout
 
 Module = Transformer | EncoderDecoder
@@ -51,12 +51,12 @@ def number(module: Module, layer: int | None) -> int:
     return layer if layer >= 0 else last + 1 + layer
 
 
-def frame(vocabulary: Vocabulary, kind: str, length: int, texts: int, closing: tuple[int, ...] | None) -> Framing:
+def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, closing: tuple[int, ...] | None) -> Framing:
     """The special ids of a row of one or two texts; `closing` ends it, None: what ends a text for the kind of model."""
     if closing is None and kind == "encoder_decoder":
         closing = vocabulary.closing
     if closing is None:
-        return framing(vocabulary, kind, length, texts, "features")
+        return frame(vocabulary, kind, length, texts, "features")
     return Framing(vocabulary.before, vocabulary.between or closing or (vocabulary.eos,), closing, length)
 
 

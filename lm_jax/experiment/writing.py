@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lm_jax.core.trees import Params
-from lm_jax.data.rows import Records
+from lm_jax.data.tables import Records
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.decode import prompting, rectangles
 from lm_jax.decode.generate import Generated, generate
 from lm_jax.decode.sampling import GREEDY, SamplingConfig
 from lm_jax.decode.weights import unstacked
-from lm_jax.evaluate.language_modelling import LanguageModelling
-from lm_jax.evaluate.written import TextScores
 from lm_jax.models.model import Model
 from lm_jax.objectives.roles import Models
 from lm_jax.objectives.seq2seq import Seq2Seq
@@ -120,12 +118,3 @@ def of(exp: Experiment, sampling: SamplingConfig = GREEDY, max_tokens: int | Non
     most = objective.target_length if max_tokens is None else max_tokens
     settings = {**options(exp), "sampling": sampling, "max_tokens": most, "seed": seed}
     return Writing(objective, exp.tokenizer, exp.models, rows, exp.config.data.batch, settings)
-
-
-def scores(exp: Experiment, likelihood: LanguageModelling) -> LanguageModelling | TextScores:
-    """The evaluator of a run, from that of its loss: with the metrics of texts if the configuration names some."""
-    if not (isinstance(exp.objective, Seq2Seq) and exp.config.task.metrics):
-        return likelihood
-    target, writer = exp.objective.config.target, of(exp)
-    original = lambda rows: [rows.columns.originals[target][record] for record in rows.numbers.tolist()]
-    return TextScores(likelihood, exp.config.task, writer.texts, original, writer.rows)

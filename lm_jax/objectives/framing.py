@@ -48,6 +48,10 @@ class Framing:
             kept[longest], over = kept[longest] - step, over - step
         return kept
 
+    def total(self, sizes: Sequence[Int[np.ndarray, " rows"]]) -> Int[np.ndarray, " rows"]:
+        """The tokens of rows whose texts have these numbers of tokens."""
+        return np.minimum(np.sum(sizes, axis=0) + self.length - self.room(len(sizes)), self.length)
+
     def arrange(self, texts: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
         """The tokens of a row, and their types: 1 for the last of several texts, 0 before it."""
         parts, types = [np.array(self.before, np.int32)], [np.zeros(len(self.before), np.int32)]
@@ -74,7 +78,7 @@ def fields(*shape: int) -> dict[str, Field]:
     return {"tokens": dataclasses.replace(row, ids=True, used="segments"), "types": row, "segments": row}
 
 
-def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:
+def frame(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:
     """The framing of a model: its conventions, else [CLS] and [SEP] for an encoder, and EOS between a decoder's texts.
 
     Args:
@@ -91,10 +95,10 @@ def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: st
     if kind == "encoder" and not (before or after):
         cls, sep = vocabulary.require(name, "cls", "sep")
         before, after = (cls,), (sep,)
-    frame = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
-    if frame.room(texts) < texts:
+    result = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
+    if result.room(texts) < texts:
         raise InputError(
-            f"config.data.length {length} leaves {frame.room(texts)} tokens for {texts} text{'s' * (texts > 1)} beside "
+            f"config.data.length {length} leaves {result.room(texts)} tokens for {texts} text{'s' * (texts > 1)} beside "
             "the special tokens; increase it"
         )
-    return frame
+    return result

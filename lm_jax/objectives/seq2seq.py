@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, setting
-from lm_jax.data.rows import Reads
+from lm_jax.data.rows import Reads, Sizes
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.teacher_forcing import SourceTarget
@@ -92,7 +92,13 @@ class Seq2Seq(SourceTarget):
     def reads(self) -> Reads:
         """Records with both columns; a target that fills `target_length` has no room for EOS."""
         columns = {self.config.source: self._source_tokens, self.config.target: self.target_length}
-        return Reads(plan="columns", length=sum(columns.values()), columns=columns)
+        return Reads(plan="columns", length=sum(columns.values()), columns=columns, lengths=self.lengths)
+
+    def lengths(self, sizes: Sizes) -> Int[np.ndarray, " rows"]:
+        """The tokens of a decoder's rows; of an encoder-decoder's, those of the longer of source and target."""
+        source = sizes[self.config.source] + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        target = np.minimum(sizes[self.config.target] + 1, self.target_length)
+        return np.maximum(source, target) if self.kind == "encoder_decoder" else source + target - 1
 
     @property
     def _source_tokens(self) -> int:

@@ -159,4 +159,4 @@ def _lengths(corpus: Columns, texts: tuple[str, ...], framing: Framing) -> np.nd
 def _framing(exp: Experiment, texts: int) -> Framing:
     objective: Any = exp.objective
     closing = objective.closing if isinstance(objective, Seq2Seq) else None
-    return vectors.frame(exp.vocabulary, exp.config.model.kind, exp.config.data.length, texts, closing)
+    return vectors.framing(exp.vocabulary, exp.config.model.kind, exp.config.data.length, texts, closing)

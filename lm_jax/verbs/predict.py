@@ -60,7 +60,7 @@ def run(request: Request) -> int:
             first, last = np.searchsorted(rows.numbers, [start, stop])
             answers: list[dict[str, Any]] = [{} for _ in range(start, stop)]
             part = rows.part(int(first), int(last))
-            for record, answer in zip(part.numbers.tolist(), answering.described(weights, part), strict=True):
+            for record, answer in zip(part.records, answering.described(weights, part), strict=True):
                 answers[record - start] = answer
             yield answers
 
@@ -73,7 +73,7 @@ def run(request: Request) -> int:
         for answers in lines():
             _append(file, answers)
     os.replace(partial, output)
-    empty = records - len(rows.numbers)
+    empty = records - len(rows.records)
     report.say(f"step {step} of {request.workdir}: {records:,} answers in {output}")
     if empty:
         report.warn(f"{empty:,} of them are {{}}, because a column of the row is empty")

@@ -1,4 +1,4 @@
-"""Fine-tuning: the model of `--fork`, epochs, dev files, the best checkpoint, early stopping, frozen parameters, seeds."""
+"""Fine-tuning: the model of `--fork`, epochs, dev files, the best checkpoint, early stopping, parts, seeds."""
 
 import json
 import shutil
