@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lm_jax.core.config import lookup
+from lm_jax.core.config import lookup, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,9 +19,14 @@ class TaskConfig:
 
     Attributes:
       metrics: names of metrics for the objective's kind of answers, such as "accuracy", "f1"; empty: those of `USUAL`.
+        Metrics of texts need generation, so the objective seq2seq has none unless they are named.
+      generated: the first rows of the held-out ones for which texts are generated; 0: all.
+      answer_after: only what follows the last occurrence of it in a text is scored, such as "####"; empty: the text.
     """
 
     metrics: tuple[str, ...] = ()
+    generated: int = setting(0, at_least=0)
+    answer_after: str = ""
 
 
 # The metrics of each kind of answers if a configuration names none.
