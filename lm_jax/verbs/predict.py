@@ -94,7 +94,6 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
             f"the run has the objective {exp.config.objective.name!r}, which gives no answers; predict reads runs of "
             "tasks, and lm-jax generate continues texts"
         )
-    data, objective = exp.config.data.without_dev(), exp.objective
     stand_ins = objective.stand_ins if isinstance(objective, Task) else {}
     unread = tuple(name for name in objective.answer_columns if name not in stand_ins)
     # A table has the names of the columns, unless the run was trained on tables.
