@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.data import records, sources, texts, tokenizers
+from lm_jax.data import records, sources, templates, texts, tokenizers
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.sources import SourceConfig
 
@@ -29,13 +29,15 @@ class Document(NamedTuple):
     Attributes:
       raw: the text before cleaning.
       words: its words: those of a list, else those between white space.
-      text: the cleaned text; "" if it was dropped.
+      sides: what the template of the column puts before and after the text.
+      text: the cleaned text, with both sides; "" if it was dropped.
       tokens: ids of the cleaned text.
       starts: byte offset of each token in it.
     """
 
     raw: str
     words: Sequence[str]
+    sides: tuple[str, str]
     text: str
     tokens: Int[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " tokens"]
@@ -53,6 +55,7 @@ class Text(NamedTuple):
 def documents(column: Text) -> Iterator[Document]:
     """Yield the documents of a text column."""
     root, source, clean, tokenizer = column
+    sides = templates.split(source.template, "template")
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True, words=True)
     for unit in range(cleaned.units):
         kept = cleaned.unit(unit)
@@ -64,28 +67,44 @@ def documents(column: Text) -> Iterator[Document]:
             whole = steps.decode(records.whole(value), clean.encoding)[0]
             words = [steps.decode(word, clean.encoding)[0] for word in value] if isinstance(value, list) else None
             tokens, offsets = encoded.tokens[start:stop], begins[start:stop] - offset
-            yield Document(whole, whole.split() if words is None else words, text, tokens, offsets)
+            yield Document(whole, whole.split() if words is None else words, sides, text, tokens, offsets)
             offset += len(text.encode()) + 1
 
 
 def spans(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
     """Convert spans from characters of the raw text to the tokens that overlap them."""
-    for record, (entry, (raw, _, text, _, starts)) in enumerate(zip(column, documents(of), strict=True)):
-        shift = raw.find(text)
-        if not entry or not len(starts):
+    for record, (entry, document) in enumerate(zip(column, documents(of), strict=True)):
+        if not entry or not len(document.starts):
             yield entry
-        elif shift < 0:
+            continue
+        first, last, begin = _common(document, of.clean)
+        if first < 0:
             yield bad(record, "has spans, but cleaning changes the text inside (config.data.clean.steps)")
-        elif outside := [span for span in entry if span[0] < shift or span[1] > shift + len(text)]:
-            limits = f"{shift} to {shift + len(text)}"
-            yield bad(record, f"has {[*outside[0]]!r:.60}; the text has the characters {limits}")
+        elif outside := [span for span in entry if span[0] < first or span[1] > last]:
+            yield bad(record, f"has {[*outside[0]]!r:.60}; the text has the characters {first} to {last}")
         else:
-            borders = np.array([[len(text[: at - shift].encode()) for at in span[:2]] for span in entry])
+            starts, text, shift = document.starts, document.text, begin - first
+            borders = np.array([[len(text[: at + shift].encode()) for at in span[:2]] for span in entry])
             # The tokens of one character start at the same byte: take the first of them.
             begins = starts[np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)]
-            first = np.searchsorted(starts, begins)
-            last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
-            yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), entry, strict=True)]
+            opens = np.searchsorted(starts, begins)
+            closes = np.maximum(np.searchsorted(starts, borders[:, 1]), opens + 1)
+            yield [(*each, span[2]) for *each, span in zip(opens.tolist(), closes.tolist(), entry, strict=True)]
+
+
+def _common(document: Document, clean: chain.CleanConfig) -> tuple[int, int, int]:
+    """Return the part of the raw text that cleaning keeps unchanged, and where it begins in the cleaned text.
+
+    The part starts at -1 if cleaning changes the text otherwise than by cutting its ends.
+    """
+    part, begin = document.text, 0
+    if any(document.sides):
+        part = chain.apply(document.raw, clean).strip()
+        begin = int(find_words([document.sides[0], part], document.text, clean)[1, 0])
+    if not document.text.startswith(part, begin):
+        return -1, -1, 0
+    first = document.raw.find(part)
+    return first, first + len(part), begin
 
 
 def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
@@ -101,8 +120,9 @@ def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
             of_words = f"{expected} word{'s' * (expected != 1)}"
             yield bad(record, f"has {have} tag{'s' * (have != 1)}, but the text has {of_words}; expected a tag a word")
         else:
-            borders = find_words(document.words, document.text, of.clean)
-            ranges = _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)
+            before, after = document.sides
+            borders = find_words([before, *document.words, after], document.text, of.clean)
+            ranges = _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)[1:-1]
             yield [(*each, tag) for each, (tag,) in zip(ranges.tolist(), entry, strict=True)]
 
 
@@ -120,7 +140,7 @@ def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int
     visible = "".join(text.split())
     parts = ["".join(word.split()) for word in words]
     if "".join(parts) != visible:
-        parts = ["".join(_cleaned(word, clean).split()) for word in words]
+        parts = ["".join(chain.apply(word, clean).split()) for word in words]
     borders = np.cumsum([0, *map(len, parts)])
     starts, stops = borders[:-1], borders[1:]
     is_empty = starts == stops
@@ -132,12 +152,6 @@ def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int
     at = np.array([place for place, character in enumerate(text) if not character.isspace()], np.int64)
     last = np.maximum.accumulate(np.where(is_empty, 0, np.append(0, at + 1)[stops]))
     return np.stack([np.where(is_empty, last, np.append(at, 0)[starts]), last], 1)
-
-
-def _cleaned(word: str, clean: chain.CleanConfig) -> str:
-    for name in clean.steps:
-        word = steps.STEPS[name](word)
-    return word
 
 
 def _positions(before: str, after: str) -> Int[np.ndarray, "2 characters_and_one"]:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, nearest, setting
-from lm_jax.data import alignment, atomic, records, sources
+from lm_jax.data import alignment, atomic, records, sources, templates
 from lm_jax.data.alignment import Bad
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
@@ -48,6 +48,8 @@ class ColumnConfig:
       document: the unit of plain text that is a record: "line" (empty lines too), "paragraph" or "file".
       of: the text column that spans or tags refer to; empty: the only text column.
       names: the names of labels, spans or tags in the order of their ids; empty: the names in the data, sorted.
+      template: for a text column: text with one {}, which stands for each entry, such as "Question: {}"; {{ and }} are
+        braces. Entries without text stay empty; spans and tags refer to the entry alone.
     """
 
     kind: str = "text"
@@ -56,13 +58,14 @@ class ColumnConfig:
     document: str = "line"
     of: str = ""
     names: tuple[str, ...] = ()
+    template: str = ""
 
 
 def parse(tree: Tree) -> dict[str, ColumnConfig]:
     """Return the columns of a configuration by name, with `of` filled in for spans and tags.
 
     Raises:
-      InputError: an unknown kind, no text column, or spans or tags of an unknown text column.
+      InputError: an unknown kind, no text column, spans or tags of an unknown text column, or an invalid template.
     """
     columns = build_entries(ColumnConfig, tree, KEY)
     text_names = [name for name, column in columns.items() if column.kind == "text"]
@@ -73,6 +76,9 @@ def parse(tree: Tree) -> dict[str, ColumnConfig]:
             expected, columns[name] = text_names, dataclasses.replace(column, of=column.of or " ".join(text_names))
         if columns[name].of not in expected:
             raise InputError(f"{KEY}.{name}.of is {column.of!r}; expected {' or '.join(map(repr, expected))}")
+        templates.split(column.template, f"{KEY}.{name}.template")
+        if column.template and column.kind != "text":
+            raise InputError(f"{KEY}.{name}.template is set, but only columns of the kind text have templates")
     if columns and not text_names:
         raise InputError(f"{KEY} names no text column; set the kind of one column to text")
     return columns
@@ -89,7 +95,7 @@ def locate(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str,
         path = column.path or base.path
         if path == SourceConfig.path:
             raise InputError(f"{KEY}.{name} has no path; set {KEY}.{name}.path, or config.data.path for all columns")
-        source = dataclasses.replace(base, path=path, document=column.document, group="")
+        source = dataclasses.replace(base, path=path, document=column.document, group="", template=column.template)
         has_fields = naming(f"{KEY}.{name}", sources.has_fields)(source)
         field = column.field or (name if has_fields else SourceConfig.field)
         located[name] = dataclasses.replace(source, field=field)

@@ -64,7 +64,7 @@ class DataConfig:
 
     def source(self) -> SourceConfig:
         """Return the settings of the source."""
-        names = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "weight"]
+        names = [each.name for each in dataclasses.fields(SourceConfig) if each.name not in ("template", "weight")]
         return SourceConfig(**{name: getattr(self, name) for name in names})
 
     @property
