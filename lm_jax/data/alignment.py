@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -71,7 +71,7 @@ def documents(column: Text) -> Iterator[Document]:
             offset += len(text.encode()) + 1
 
 
-def spans(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
+def spans(column: Iterable[Any], of: Text, bad: Bad) -> Iterator[Any]:
     """Convert spans from characters of the raw text to the tokens that overlap them."""
     for record, (entry, document) in enumerate(zip(column, documents(of), strict=True)):
         if not entry or not len(document.starts):
@@ -107,7 +107,7 @@ def _common(document: Document, clean: chain.CleanConfig) -> tuple[int, int, int
     return first, first + len(part), begin
 
 
-def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
+def tags(column: Iterable[Any], of: Text, bad: Bad) -> Iterator[Any]:
     """Convert the tags of words to (first token, token after the last, tag), empty for a word without a token."""
     for record, (entry, document) in enumerate(zip(column, documents(of), strict=True)):
         if entry is None:
@@ -120,10 +120,20 @@ def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
             of_words = f"{expected} word{'s' * (expected != 1)}"
             yield bad(record, f"has {have} tag{'s' * (have != 1)}, but the text has {of_words}; expected a tag a word")
         else:
-            before, after = document.sides
-            borders = find_words([before, *document.words, after], document.text, of.clean)
-            ranges = _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)[1:-1]
-            yield [(*each, tag) for each, (tag,) in zip(ranges.tolist(), entry, strict=True)]
+            yield [(*each, tag) for each, (tag,) in zip(_words(document, of), entry, strict=True)]
+
+
+def words(column: Iterable[Any], of: Text, bad: Bad) -> Iterator[Any]:
+    """Replace entries by the words of the text, as `tags` without names: (first token, token after the last, 0)."""
+    for _, document in zip(column, documents(of), strict=True):
+        yield [(*each, 0) for each in _words(document, of)] if document.text else []
+
+
+def _words(document: Document, of: Text) -> list[list[int]]:
+    """Return the first token of each word and the one after its last."""
+    before, after = document.sides
+    borders = find_words([before, *document.words, after], document.text, of.clean)
+    return _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)[1:-1].tolist()
 
 
 def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int[np.ndarray, "words 2"]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,11 @@ def prepare(
     progress: texts.Progress | None = None,
     tokenizer: tokenizers.Tokenizer | None = None,
     prefix: tuple[int, ...] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Corpus:
     """Return the tokens of a configuration; text that is not stored yet is cleaned, tokenised and stored.
 
-    `tokenizer` replaces that of `data`; the ids `prefix` start every document.
+    `tokenizer` replaces that of `data`; the ids `prefix` start every document; for `names` see `columns.join`.
 
     Raises:
       InputError: see `store.prepare` and `columns.join`; also if `data` names both a path and a mixture.
@@ -78,7 +79,7 @@ def prepare(
     stores = prepare_each(store.prepare, root, data.clean, tokenizer, **options)
     if not data.columns:
         return Stores(data.mixture, stores)
-    return columns.join(root, columns.parse(data.columns), data.source(), data.clean, stores, len(prefix))
+    return columns.join(root, columns.parse(data.columns), data.source(), data.clean, stores, len(prefix), names)
 
 
 def check_unknown_id(corpus: Corpus, rows: int) -> None:
