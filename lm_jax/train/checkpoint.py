@@ -163,7 +163,7 @@ class Checkpointer:
         return step if step in self.steps() else None
 
     def best_mark(self) -> dict[str, Any]:
-        """Returns step, value and (not from an early version) metric of the last `mark_best`, or an empty dictionary."""
+        """Returns step, value and (not in early versions) metric of the last `mark_best`, or an empty dictionary."""
         path = self.directory / BEST
         try:
             return json.loads(path.read_text()) if path.exists() else {}
