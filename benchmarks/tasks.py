@@ -1,6 +1,6 @@
 """Tunes a pretrained encoder on the tasks of a table, and compares the scores with those of Transformers.
 
-python -m benchmarks.tasks model=RUN data=FOLDER output=FOLDER [only=sst2,mrpc] [variant=better] [seeds=1,2,3] [parallel=4]
+python -m benchmarks.tasks model=RUN data=FOLDER output=FOLDER [only=sst2,mrpc] [variant=mean] [seeds=1,2] [parallel=4]
 
 RUN is an imported checkpoint (`lm-jax import`), FOLDER holds the data sets. Every row of the table is one
 `lm-jax train` command, which is printed; finished rows are not repeated. The reference scores are those that

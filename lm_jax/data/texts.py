@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic, sources, workers
+from lm_jax.data import atomic, records, sources, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 
@@ -159,7 +159,9 @@ def _units(source: sources.SourceConfig, skipped: reports.Report, aligned: bool)
     size = min(max(sources.size_bytes(source) // 256, low), high)
     unit: list[Document] = []
     unit_bytes = 0
-    for document in sources.documents(source, skipped, aligned=aligned):
+    # A column of text may hold lists of words.
+    for value in sources.documents(source, skipped, aligned=aligned, words=aligned):
+        document = records.whole(value)
         unit.append(document)
         unit_bytes += len(document or b"")
         if unit_bytes >= size:

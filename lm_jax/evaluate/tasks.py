@@ -12,7 +12,7 @@ import numpy as np
 
 from lm_jax.core.sums import Sums, add, means
 from lm_jax.data.pipeline import Batch
-from lm_jax.data.rows import Records
+from lm_jax.data.tables import Records
 from lm_jax.evaluate import metrics
 from lm_jax.objectives.task import Task
 

@@ -20,12 +20,13 @@ from lm_jax.core.config import InputError, Tree
 from lm_jax.core.trees import Params, selects
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
-from lm_jax.data.rows import Records
-from lm_jax.data.tasks import USUAL
+from lm_jax.data.lengths import Buckets
+from lm_jax.data.tables import Records
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.evaluate.tasks import Answering, TaskScores
-from lm_jax.experiment import checks, rates
-from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
+from lm_jax.evaluate.written import TextScores
+from lm_jax.experiment import checks, evaluators, rates
+from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved, saved_labels
 from lm_jax.experiment.feed import Feed
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
@@ -75,6 +76,9 @@ class Experiment:
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
         checks.check_trained(self)
+        checks.check_metrics(self)
+        for size in self.buckets.sizes if self.buckets else ():
+            self.batch_of(size)
         for split in ("train", "validation"):
             self.feed.rows(split)
         checks.check_best(self)
@@ -96,7 +100,12 @@ class Experiment:
         """Batches of the text."""
         for corpus in (self.tokens, *((self.dev,) if self.dev is not None else ())):
             corpora.check_unknown_id(corpus, self._rows_of_table)
-        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed, self.dev, self.unread)
+        return Feed(
+            *(self.config.data, self.tokens, self.objective, self.layout, self.config.seed),
+            buckets=self.buckets,
+            dev=self.dev,
+            unread=self.unread,
+        )
 
     @property
     def data_fingerprint(self) -> str:
@@ -105,6 +114,18 @@ class Experiment:
         if self.dev is None:
             return store
         return hashlib.sha256(json.dumps(["dev 1", store, self.dev.fingerprint]).encode()).hexdigest()[:32]
+
+    @functools.cached_property
+    def buckets(self) -> Buckets | None:
+        """The lengths to which batches are cut: `config.data.buckets`, and that of the longest row; None: uncut."""
+        if not self.config.data.buckets:
+            return None
+        spec = self.objective.spec
+        axes = {name: field.axis_names for name, field in spec.items() if "length" in field.axis_names}
+        # The targets of an encoder-decoder may be longer than `config.data.length`.
+        sizes = {*self.config.data.buckets, max(spec[name].shape[axes[name].index("length")] for name in axes)}
+        real = tuple(name for name in axes if name in {field.used for field in spec.values()})
+        return Buckets(tuple(sorted(sizes)), axes, real)
 
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
@@ -257,8 +278,12 @@ class Experiment:
     @functools.cached_property
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of a global batch, from the objective's spec."""
+        return self.batch_of(None)
+
+    def batch_of(self, size: int | None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and shardings of a global batch that is cut to `size` tokens; None: of an uncut one."""
         fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
-        rows = self.config.data.batch
+        fields, rows = {name: field.cut(size) for name, field in fields.items()}, self.config.data.batch
         shapes = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
         axes = {name: ("batch", *field.axis_names) for name, field in fields.items()}
         return _sharded(axes, shapes, self.layout)
@@ -296,30 +321,23 @@ class Experiment:
         rows = cast(Records, feed.rows(split))
         return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
 
-    def validation(self) -> LanguageModelling | TaskScores:
+    def validation(self) -> LanguageModelling | TaskScores | TextScores:
         """The evaluator of the validation split."""
-        if isinstance(self.objective, Task):
-            names = self.config.task.metrics or USUAL[self.objective.kind_of_answers]
-            return TaskScores(self.answering(), names)
-        ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
-        return LanguageModelling(
-            objective=self.objective,
-            step=self.eval_step(),
-            batches={name: functools.partial(ordered, name) for name in self.feed.sources},
-            put=self.put,
-            byte_lengths=self.byte_lengths,
-        )
+        return evaluators.validation(self)
 
-    @property
-    def row_tokens(self) -> int:
-        """Tokens per row for throughput: the input tokens of the product, or of the product's encoder."""
-        return next(work.source or work.length for work in self.objective.work if work.role == self.models.product)
+    def row_tokens(self, size: int | None = None) -> int:
+        """Tokens per row for throughput: the input tokens of the product, or of the product's encoder.
 
-    def flops(self) -> float:
-        """Floating-point operations to train all models on one row of a batch (`models.flops`)."""
+        `size` is the length to which the batch is cut; None: it is uncut.
+        """
+        works = (work.cut(size) for work in self.objective.work if work.role == self.models.product)
+        return next(work.source or work.length for work in works)
+
+    def flops(self, size: int | None = None) -> float:
+        """Floating-point operations to train all models on one row of a batch cut to `size` (`models.flops`)."""
         total = 0.0
         for work in self.objective.work:
-            model = self.models.models[work.role]
+            work, model = work.cut(size), self.models.models[work.role]
             total += training_flops(
                 model.module.config,
                 model.shapes,
@@ -368,4 +386,5 @@ def load(workdir: str | os.PathLike[str]) -> Experiment:
     config = saved(workdir)
     if config is None:
         raise InputError(f"--workdir {workdir} holds no {SAVED}; give the directory of a run of `lm-jax train`")
-    return Experiment(parse(config), tokenizers.load(Path(workdir) / "tokenizer"))
+    tokenizer = tokenizers.load(Path(workdir) / "tokenizer")
+    return Experiment(parse(config), tokenizer, saved_labels=saved_labels(workdir))

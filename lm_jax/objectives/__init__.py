@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, setting
+from lm_jax.objectives.answer import Answer, AnswerConfig
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.choice import Choice, ChoiceConfig
@@ -27,6 +28,7 @@ from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
 from lm_jax.objectives.tag import Tag, TagConfig
 
 OBJECTIVES = {
+    "answer": Answer,
     "causal": Causal,
     "choice": Choice,
     "classify": Classify,
@@ -53,6 +55,7 @@ class ObjectiveConfig:
 
     name: str = "causal"
     weight: float = setting(1.0, above=0, below=1e9)
+    answer: AnswerConfig = AnswerConfig()
     causal: CausalConfig = CausalConfig()
     choice: ChoiceConfig = ChoiceConfig()
     classify: ClassifyConfig = ClassifyConfig()

@@ -131,6 +131,13 @@ class Field:
         """The logical name, or None, of every axis of `shape`."""
         return self.axes or (None,) * len(self.shape)
 
+    def cut(self, size: int | None) -> Field:
+        """The field in a batch whose axes `length` are cut to `size`; None: uncut."""
+        if size is None:
+            return self
+        axes = zip(self.shape, self.axis_names, strict=True)
+        return dataclasses.replace(self, shape=tuple(min(n, size) if axis == "length" else n for n, axis in axes))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
@@ -152,6 +159,14 @@ class Work:
     targets: int = 0
     candidates: int = 0
     heads: Mapping[str, int] = Tree()
+
+    def cut(self, size: int | None) -> Work:
+        """The counts for a row of a batch that is cut to `size` tokens, at most; None: uncut."""
+        if size is None:
+            return self
+        counts = {name: min(getattr(self, name), size) for name in ("length", "scored", "source", "targets")}
+        heads = Tree({name: min(count, size) for name, count in self.heads.items()})
+        return dataclasses.replace(self, **counts, heads=heads)
 
 
 @flax.struct.dataclass

@@ -18,13 +18,14 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Reads, Records
+from lm_jax.data.rows import Reads
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig, pooled
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
-from lm_jax.objectives.framing import Framing, fields, framed, framing
+from lm_jax.objectives.framing import Framing, fields, frame, framed
 from lm_jax.objectives.task import Outputs, Task, softmax
 
 KEY = "config.objective.choice"
@@ -66,7 +67,7 @@ class Choice(Task):
     kind_of_answers = "label"
 
     def __post_init__(self):
-        _ = self._framing
+        _ = self.framing
         names, choices = self.labels, self.config.choices
         if names and len(names) > len(choices):
             raise InputError(
@@ -85,15 +86,23 @@ class Choice(Task):
         return tuple(self.vocabulary.labels.get(self.config.label, ()))
 
     @functools.cached_property
-    def _framing(self) -> Framing:
-        return framing(self.vocabulary, self.kind, self.length, len(self.config.texts) + 1, "choice")
+    def framing(self) -> Framing:
+        """The special tokens of a row."""
+        return frame(self.vocabulary, self.kind, self.length, len(self.config.texts) + 1, "choice")
+
+    @property
+    def sequences(self) -> tuple[tuple[str, ...], ...]:
+        """A sequence per choice."""
+        return tuple((*self.config.texts, choice) for choice in self.config.choices)
 
     @property
     def reads(self) -> Reads:
         """Records with the texts, all choices and the number of the right one."""
         texts = (*self.config.texts, *self.config.choices)
-        columns = dict.fromkeys(texts, self._framing.room(len(self.config.texts) + 1))
-        return Reads(plan="columns", length=self.length, columns=Tree({**columns, self.config.label: 0}))
+        columns = dict.fromkeys(texts, self.framing.room(len(self.config.texts) + 1))
+        return Reads(
+            plan="columns", length=self.length, columns=Tree({**columns, self.config.label: 0}), lengths=self.lengths
+        )
 
     @property
     def spec(self) -> Mapping[str, Field]:
@@ -117,7 +126,7 @@ class Choice(Task):
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types` and `segments` [choices length], `answers`, and `weights`: 0 if the row has no answer."""
         texts = [row[name] for name in self.config.texts]
-        rows = [framed(self._framing, [*texts, row[name]], self.vocabulary.pad) for name in self.config.choices]
+        rows = [framed(self.framing, [*texts, row[name]], self.vocabulary.pad) for name in self.config.choices]
         entry = row.get(self.config.label)
         return {
             **{name: np.stack([each[name] for each in rows]) for name in rows[0]},

@@ -17,13 +17,14 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Reads, Records
+from lm_jax.data.rows import Reads
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig, pooled
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import binary_cross_entropy, cross_entropy
-from lm_jax.objectives.framing import Framing, fields, framed, framing
+from lm_jax.objectives.framing import Framing, fields, frame, framed
 from lm_jax.objectives.task import Outputs, Task, softmax
 
 KEY = "config.objective.classify"
@@ -120,7 +121,7 @@ class Classify(Task):
     kind: str = "encoder"
 
     def __post_init__(self):
-        _ = self._answers, self._framing, self._markers
+        _ = self._answers, self.framing, self._markers
         weights = self.config.weights
         if weights and (self.config.answers != "label" or len(weights) != len(self.labels)):
             raise InputError(
@@ -144,6 +145,11 @@ class Classify(Task):
         return () if self.config.answers == "number" else tuple(self.vocabulary.labels.get(self.config.label, ()))
 
     @property
+    def sequences(self) -> tuple[tuple[str, ...], ...]:
+        """One sequence, of all texts."""
+        return (self._texts,)
+
+    @property
     def _texts(self) -> tuple[str, ...]:
         return (self.config.text, self.config.pair) if self.config.pair else (self.config.text,)
 
@@ -152,8 +158,9 @@ class Classify(Task):
         return lookup(ANSWERS, self.config.answers, f"{KEY}.answers")
 
     @functools.cached_property
-    def _framing(self) -> Framing:
-        return framing(self.vocabulary, self.kind, self.length, len(self._texts), "classify")
+    def framing(self) -> Framing:
+        """The special tokens of a row."""
+        return frame(self.vocabulary, self.kind, self.length, len(self._texts), "classify")
 
     @functools.cached_property
     def _markers(self) -> tuple[int, ...]:
@@ -162,9 +169,9 @@ class Classify(Task):
     @property
     def reads(self) -> Reads:
         """Records with one or two texts and a label."""
-        room = self._framing.room(len(self._texts))
+        room = self.framing.room(len(self._texts))
         columns = {**dict.fromkeys(self._texts, room), self.config.label: 0}
-        return Reads(plan="columns", length=self.length, columns=Tree(columns))
+        return Reads(plan="columns", length=self.length, columns=Tree(columns), lengths=self.lengths)
 
     @property
     def spec(self) -> Mapping[str, Field]:
@@ -194,7 +201,7 @@ class Classify(Task):
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types` and `segments` of `length`, `answers`, and `weights`: 0 if the row has no answer."""
-        features = framed(self._framing, [row[name] for name in self._texts], self.vocabulary.pad)
+        features = framed(self.framing, [row[name] for name in self._texts], self.vocabulary.pad)
         classes, entry = len(self.labels), row.get(self.config.label)
         if self._markers:
             # A marker that was cut off, or never was there: the first token stands for it.
@@ -247,4 +254,4 @@ class Classify(Task):
         if self.config.answers != "labels":
             return super().references(rows)
         column = self.config.label
-        return [sorted(rows.entry(column, record).reshape(-1).tolist()) for record in rows.numbers.tolist()]
+        return [sorted(rows.entry(column, record).reshape(-1).tolist()) for record in rows.records]

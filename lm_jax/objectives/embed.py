@@ -19,13 +19,14 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Reads, Records
+from lm_jax.data.rows import Reads
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig, pooled
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
-from lm_jax.objectives.framing import Framing, fields, framed, framing
+from lm_jax.objectives.framing import Framing, fields, frame, framed
 from lm_jax.objectives.task import Outputs, Task
 
 KEY = "config.objective.embed"
@@ -74,7 +75,7 @@ class Embed(Task):
     kind: str = "encoder"
 
     def __post_init__(self):
-        _ = self._framing
+        _ = self.framing
 
     @property
     def coupled(self) -> bool:
@@ -92,8 +93,9 @@ class Embed(Task):
         return (self.config.score,) if self.config.score else ()
 
     @functools.cached_property
-    def _framing(self) -> Framing:
-        return framing(self.vocabulary, self.kind, self.length, 1, "embed")
+    def framing(self) -> Framing:
+        """The special tokens of a row."""
+        return frame(self.vocabulary, self.kind, self.length, 1, "embed")
 
     @property
     def _texts(self) -> tuple[str, ...]:
@@ -101,10 +103,15 @@ class Embed(Task):
         return (config.text, config.pair or config.text, *((config.negative,) if config.negative else ()))
 
     @property
+    def sequences(self) -> tuple[tuple[str, ...], ...]:
+        """A sequence per text."""
+        return tuple((name,) for name in self._texts)
+
+    @property
     def reads(self) -> Reads:
         """Records with all texts, and their score."""
-        columns = {**dict.fromkeys(self._texts, self._framing.room(1)), **dict.fromkeys(self.answer_columns, 0)}
-        return Reads(plan="columns", length=self.length, columns=Tree(columns))
+        columns = {**dict.fromkeys(self._texts, self.framing.room(1)), **dict.fromkeys(self.answer_columns, 0)}
+        return Reads(plan="columns", length=self.length, columns=Tree(columns), lengths=self.lengths)
 
     @property
     def spec(self) -> Mapping[str, Field]:
@@ -126,7 +133,7 @@ class Embed(Task):
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types` and `segments` [texts length], `answers` (the desired cosine) and `weights`."""
-        rows = [framed(self._framing, [row[name]], self.vocabulary.pad) for name in self._texts]
+        rows = [framed(self.framing, [row[name]], self.vocabulary.pad) for name in self._texts]
         score = row.get(self.config.score) if self.config.score else None
         return {
             **{name: np.stack([each[name] for each in rows]) for name in rows[0]},

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from lm_jax.core.config import InputError
 from lm_jax.objectives.base import Field, Vocabulary, counted, padded
 
-Tokens = Int[np.ndarray, " _"]
+# Of any length.
+Tokens = Int[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Framing:
             kept[longest], over = kept[longest] - step, over - step
         return kept
 
+    def total(self, sizes: Sequence[Int[np.ndarray, " rows"]]) -> Int[np.ndarray, " rows"]:
+        """The tokens of rows whose texts have these numbers of tokens."""
+        return np.minimum(np.sum(sizes, axis=0) + self.length - self.room(len(sizes)), self.length)
+
     def arrange(self, texts: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
         """The tokens of a row, and their types: 1 for the last of several texts, 0 before it."""
         parts, types = [np.array(self.before, np.int32)], [np.zeros(len(self.before), np.int32)]
@@ -74,7 +79,7 @@ def fields(*shape: int) -> dict[str, Field]:
     return {"tokens": dataclasses.replace(row, ids=True, used="segments"), "types": row, "segments": row}
 
 
-def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:
+def frame(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:
     """The framing of a model: its conventions, else [CLS] and [SEP] for an encoder, and EOS between a decoder's texts.
 
     Args:
@@ -91,10 +96,10 @@ def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: st
     if kind == "encoder" and not (before or after):
         cls, sep = vocabulary.require(name, "cls", "sep")
         before, after = (cls,), (sep,)
-    frame = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
-    if frame.room(texts) < texts:
+    result = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
+    if (room := result.room(texts)) < texts:
         raise InputError(
-            f"config.data.length {length} leaves {frame.room(texts)} tokens for {texts} text{'s' * (texts > 1)} beside "
-            "the special tokens; increase it"
+            f"config.data.length {length} leaves {room} tokens for {texts} text{'s' * (texts > 1)} beside the special "
+            "tokens; increase it"
         )
-    return frame
+    return result

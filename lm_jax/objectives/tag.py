@@ -18,13 +18,14 @@ from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Reads, Records
+from lm_jax.data.rows import Reads
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
-from lm_jax.objectives.framing import Framing, fields, framed, framing
+from lm_jax.objectives.framing import Framing, fields, frame, framed
 from lm_jax.objectives.task import Outputs, Task, softmax
 
 # The tag of words outside of all entities, which a word beyond the end of a row gets too.
@@ -60,7 +61,7 @@ class Tag(Task):
     kind_of_answers = "tags"
 
     def __post_init__(self):
-        _ = self._framing
+        _ = self.framing
 
     @property
     def answer_columns(self) -> tuple[str, ...]:
@@ -78,8 +79,14 @@ class Tag(Task):
         return tuple(self.vocabulary.labels.get(self.config.tags, ()))
 
     @functools.cached_property
-    def _framing(self) -> Framing:
-        return framing(self.vocabulary, self.kind, self.length, 1, "tag")
+    def framing(self) -> Framing:
+        """The special tokens of a row."""
+        return frame(self.vocabulary, self.kind, self.length, 1, "tag")
+
+    @property
+    def sequences(self) -> tuple[tuple[str, ...], ...]:
+        """One sequence, of the text."""
+        return ((self.config.text,),)
 
     @property
     def reads(self) -> Reads:
@@ -87,7 +94,8 @@ class Tag(Task):
         return Reads(
             plan="columns",
             length=self.length,
-            columns=Tree({self.config.text: self._framing.room(1), self.config.tags: 0}),
+            columns=Tree({self.config.text: self.framing.room(1), self.config.tags: 0}),
+            lengths=self.lengths,
         )
 
     @property
@@ -116,15 +124,15 @@ class Tag(Task):
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types`, `segments`, `answers` and `weights` of `length`; weights are 1 where a word begins."""
         first, tags = self._starts(row[self.config.tags]), row[self.config.tags][:, 2]
-        kept = first < self.length - len(self._framing.after)
+        kept = first < self.length - len(self.framing.after)
         answers, weights = np.zeros(self.length, np.int32), np.zeros(self.length, np.float32)
         answers[first[kept]], weights[first[kept]] = tags[kept], 1
-        row = framed(self._framing, [row[self.config.text]], self.vocabulary.pad)
+        row = framed(self.framing, [row[self.config.text]], self.vocabulary.pad)
         return {**row, "answers": answers, "weights": weights}
 
     def _starts(self, spans: np.ndarray) -> np.ndarray:
         """The position in the row of the first token of each word."""
-        return spans[:, 0] + len(self._framing.before)
+        return spans[:, 0] + len(self.framing.before)
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch length tags]."""
@@ -151,8 +159,8 @@ class Tag(Task):
 
     def _tags(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[list[tuple[str, float]]]:
         probabilities, answers = softmax(outputs["logits"]), []
-        last = self.length - len(self._framing.after)
-        for number, record in enumerate(rows.numbers.tolist()):
+        last = self.length - len(self.framing.after)
+        for number, record in enumerate(rows.records):
             words = []
             for at in self._starts(rows.entry(self.config.tags, record)).tolist():
                 if at >= last:
@@ -166,4 +174,4 @@ class Tag(Task):
     def references(self, rows: Records) -> list[list[str]]:
         """The names of the tags of all words of each record."""
         column = self.config.tags
-        return [[self.labels[id] for id in rows.entry(column, record)[:, 2]] for record in rows.numbers.tolist()]
+        return [[self.labels[id] for id in rows.entry(column, record)[:, 2]] for record in rows.records]

@@ -8,15 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import Tree
 from lm_jax.core.sums import Sums
-from lm_jax.data.rows import Records
+from lm_jax.data.rows import Sizes
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Inputs, Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_weight, weighted
+from lm_jax.objectives.framing import Framing
 from lm_jax.objectives.roles import Role
 
 # What a model says about the rows of a batch, by name: [batch, ...].
@@ -26,12 +28,16 @@ Outputs = dict[str, jax.Array]
 class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
 
+    To score it, run `answer` on the rows of a plan in their order, join the outputs of all batches without rows of
+    padding, and compare `answers_of` with `references`, which both have one entry for each record of these rows.
+
     Attributes:
       kind_of_answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
       answer_columns: the columns that hold the answers, which new rows lack.
       stand_ins: the kinds of the columns that stand in for columns of answers in new rows, such as "words" for tags;
         columns of answers that are not named are not read.
       labels: names of the labels, by id; empty if answers are no labels.
+      sequences: the text columns of each sequence of a row, which `framing` joins.
     """
 
     roles = {"model": Role(kinds=("encoder", "decoder"))}
@@ -39,6 +45,8 @@ class Task(Objective, abc.ABC):
     kind_of_answers: str
     answer_columns: tuple[str, ...]
     stand_ins: Mapping[str, str] = Tree()
+    framing: Framing
+    sequences: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...] = ()
 
     @abc.abstractmethod
@@ -73,7 +81,12 @@ class Task(Objective, abc.ABC):
     def references(self, rows: Records) -> list[Any]:
         """The true answer of each record, as `evaluate.metrics` reads it."""
         (column,) = self.answer_columns
-        return [rows.entry(column, record).item() for record in rows.numbers.tolist()]
+        return [rows.entry(column, record).item() for record in rows.records]
+
+    def lengths(self, sizes: Sizes) -> Int[np.ndarray, " rows"]:
+        """The tokens of the longest sequence of rows whose texts have these numbers of tokens."""
+        totals = [self.framing.total([sizes[name] for name in names]) for names in self.sequences]
+        return np.max(totals, axis=0)
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The sum of the weights of all answers."""

@@ -39,7 +39,8 @@ def show(request: Request, step: int) -> None:
             f"--batch={step} --rows={rows}: expected a step from 0 on, and 1 to {size} rows (config.data.batch)"
         )
     plan, places, seed = exp.feed.rows("train"), np.arange(rows), exp.config.seed
-    batch = pipeline.batch_at(plan, exp.objective.features, step, seed=seed, batch=size, local=places)
+    settings = {"seed": seed, "batch": size, "local": places, "buckets": exp.buckets}
+    batch = pipeline.batch_at(plan, exp.objective.features, step, **settings)
     name = exp.config.objective.name
     if request.json:
         arrays = {field: array.tolist() for field, array in batch.items()}

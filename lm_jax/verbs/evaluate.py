@@ -15,6 +15,7 @@ from lm_jax.core.config import InputError
 from lm_jax.data import atomic
 from lm_jax.data.columns import parse
 from lm_jax.data.config import DataConfig
+from lm_jax.data.kinds import KINDS
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.verbs import report
@@ -60,7 +61,8 @@ def run(request: Request) -> int:
 def _check_columns(data: DataConfig, overrides: Sequence[str]) -> None:
     """Refuses another text if its labels could get other ids than the run's, or if no column reads it."""
     columns = parse(data.columns)
-    unnamed = [name for name, column in columns.items() if column.kind in ("label", "spans") and not column.names]
+    named = {kind for kind, each in KINDS.items() if each.named}
+    unnamed = [name for name, column in columns.items() if column.kind in named and not column.names]
     if unnamed:
         key = f"config.data.columns.{unnamed[0]}.names"
         raise InputError(

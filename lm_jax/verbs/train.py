@@ -110,7 +110,8 @@ def _train(
     """Trains from the newest or the initial state, in a directory that this process has locked."""
     # The step is compiled while the state is initialised or restored.
     step = exp.train_step()
-    compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_like)
+    first = exp.feed.bucket(checkpointer.latest() or 0)
+    compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_of(first))
     if jax.process_count() > 1:
         compiling.result()
     state = workdirs.first_state(exp, workdir, checkpointer, inherited, changed)
@@ -119,6 +120,6 @@ def _train(
         workdirs.inherit(Path(str(fork)), workdir)
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
-    report.say(f"step       {compiling.result()}")
+    report.say(f"step       {compiling.result()}" + (f" for rows of {first} tokens" if first else ""))
     # The meter measures the device's peak, which a compilation at the same time would lower.
     training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from lm_jax import experiment
+from lm_jax.core.sums import Sums
 from lm_jax.experiment import Experiment, epochs
 from lm_jax.train import best, throughput
 from lm_jax.train.best import Best
 from lm_jax.train.checkpoint import Checkpointer, broadcast_from_first
+from lm_jax.train.compilation import compile_ahead
 from lm_jax.train.logging import Logger
 from lm_jax.train.loop import Trainer, Verdict
 from lm_jax.train.profile import Profiler
@@ -33,7 +38,8 @@ def train(
 ) -> TrainState:
     """Runs the loop from `state` to the last step; logs and checkpoints are written to `workdir`."""
     config, start, active = exp.config, int(state.step), jax.process_index() == 0
-    steps, logs, tokens = config.train.steps, config.log, config.data.batch * exp.row_tokens
+    steps, logs, counter = config.train.steps, config.log, Counter(exp, checkpointer, start)
+    compiled = {exp.feed.bucket(start)}
     evaluator, saved = exp.validation(), experiment.as_json(config)
     extra = {
         "config": saved,
@@ -49,13 +55,23 @@ def train(
     ):
         profiler = Profiler(workdir, start=start, steps=logs.profile, say=logger.say, active=active)
 
+        def run(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
+            size = exp.buckets.of_batch(batch) if exp.buckets else None
+            if size not in compiled:
+                with meter.paused(), watchdog.paused():
+                    compilation = compile_ahead(step, state, batch).result()
+                logger.say(f"step       {compilation} for rows of {size} tokens")
+                compiled.add(size)
+            counter.add(size)
+            return step(state, batch)
+
         def tick(step: int) -> None:
             watchdog.beat(step)
             logger.tick(step)
 
         def log(step: int, updates: int, values: dict[str, float]) -> None:
             rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
-            values = {**values, **rate, "tokens": step * tokens, **meter.read(step, step * tokens)}
+            values = {**values, **rate, "tokens": counter.read.tokens, **meter.read(step, counter.read)}
             logger.write(step, {f"train/{name}": value for name, value in values.items()})
             profiler.poll()
 
@@ -70,11 +86,11 @@ def train(
 
         def save(step: int, state: TrainState) -> None:
             with meter.paused():
-                checkpointer.save(step, state, extra)
+                checkpointer.save(step, state, {**extra, **counter.saved})
             chosen.write(step, checkpointer)
 
         trainer = Trainer(
-            step=profiler.wrap(step),
+            step=profiler.wrap(run),
             put=exp.put,
             terms=exp.objective.terms,
             steps=steps,
@@ -87,7 +103,7 @@ def train(
             save=save,
         )
         # The meter starts only now that the step is compiled and the first batch is ready.
-        meter.start(start, start * tokens)
+        meter.start(start, counter.read)
         try:
             return trainer.fit(state, batches)
         finally:
@@ -105,11 +121,38 @@ def judge(chosen: Best, step: int, values: dict[str, float], patience: int) -> V
     return Verdict(save=verdict % 2 == 1, stop=verdict > 1)
 
 
+class Counter:
+    """Counts what a run has read; a resumed run goes on counting.
+
+    Attributes:
+      read: the tokens and FLOPs so far.
+    """
+
+    def __init__(self, exp: Experiment, checkpointer: Checkpointer, start: int):
+        self._exp = exp
+        # Without buckets, all batches are equal.
+        before = checkpointer.extra(start).get("read") if start and exp.buckets else None
+        self.read = throughput.Read(**before) if before else self._batch(None) * start
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint stores."""
+        return {"read": dataclasses.asdict(self.read)} if self._exp.buckets else {}
+
+    def add(self, size: int | None) -> None:
+        """Counts a batch that is cut to `size` tokens; None: an uncut one."""
+        self.read = self.read + self._batch(size)
+
+    @functools.cached_property
+    def _batch(self) -> Callable[[int | None], throughput.Read]:
+        exp, rows = self._exp, self._exp.config.data.batch
+        return functools.cache(lambda size: throughput.Read(tokens=exp.row_tokens(size), flops=exp.flops(size)) * rows)
+
+
 def meter(exp: Experiment) -> throughput.Meter:
     """Prints the devices' peak and returns a meter of throughput relative to it."""
-    flops = exp.flops() / exp.row_tokens
+    flops = exp.flops() / exp.row_tokens()
     peak = throughput.peak(jax.devices()[0])
     report.say(f"compute    {flops:.3g} FLOPs per token; peak {peak.flops:.3g} FLOP/s per device ({peak.source})")
     steps, devices = exp.config.train.steps, jax.device_count()
-    config = throughput.MeterConfig(steps=steps, devices=devices, flops_per_token=flops, peak_flops=peak.flops)
-    return throughput.Meter(config)
+    return throughput.Meter(throughput.MeterConfig(steps=steps, devices=devices, peak_flops=peak.flops))

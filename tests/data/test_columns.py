@@ -140,6 +140,7 @@ SENTENCES = [
     {"text": "nobody", "entities": []},
     {"text": "\n\nBob left", "entities": [[2, 5, "PER"]]},
     {"text": "x Bob", "entities": '[[2, 5, "PER"]]'},
+    {"text": "x\r\nRene\u0301e left", "entities": [[3, 9, "PER"]]},
 ]
 
 
@@ -165,6 +166,7 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         [],
         [("Bob", "PER")],
         [("Bob", "PER")],
+        [("Renée", "PER")],
     ]
     # Spans that end after the tokens that are read are left out.
     end = rows.row(0, 0, np.random.default_rng(0))["entities"][0, 1]
@@ -183,19 +185,23 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         (
             SCORED,
             [{"text": "a", "score": float("nan"), "label": True}],
-            "columns.score: record 1 of .* is nan; expected a fin",
+            "columns.score: .*r.jsonl line 1: field 'score' is nan; expected a fin",
         ),
         (
             SCORED,
             [{"text": "a", "score": True, "label": 1}],
-            "columns.score: record 1 of .* is True; expected a finite number",
+            "columns.score: .*r.jsonl line 1: field 'score' is True; expected a finite number",
         ),
         (SCORED, [{"text": "", "score": 1, "label": 1}], "nothing is left"),
-        (NAMED, [{"text": "abc", "entities": [[1, 9, "X"]]}], "record 1 .*; the text has the characters 0 to 3"),
+        (
+            NAMED,
+            [{"text": "abc", "entities": [[0, 1, "X"], [1, 9, "X"]]}],
+            "line 1: field 'entities' has .1, 9, 'X'.; the text has the characters 0 to 3",
+        ),
         (NAMED, [{"text": "abc", "entities": [[2, 1, "X"]]}], "expected a list of .start, end, name., start < end"),
         (NAMED, [{"text": "abc", "entities": "[[2"}], "expected a list of"),
         (NAMED, [{"text": "abc", "entities": [{"start": 0, "end": 1, "label": "X"}]}], "expected a list of"),
-        (NAMED, [{"text": "a\r\nb c", "entities": [[0, 1, "X"]]}], "cleaning changes the text inside"),
+        (NAMED, [{"text": "a\ufeff", "entities": [[1, 2, "X"]]}], "cleaning drops the text of a span"),
         ({"text": {}, "more": {"kind": "nmber"}}, [], "columns.more.kind is 'nmber'.*did you mean number"),
         ({"label": {"kind": "label"}}, [], "names no text"),
         ({**NAMED, "other": {}}, [], "columns.entities.of is ''; expected 'other' or 'text'"),

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from lm_jax.core.config import InputError, Tree
-from lm_jax.data.rows import Records
+from lm_jax.data.tables import Records
 from lm_jax.models.task import TaskHeadConfig, pooled
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from lm_jax.objectives.choice import ChoiceConfig
