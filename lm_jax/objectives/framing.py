@@ -98,7 +98,7 @@ def frame(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str)
     result = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
     if result.room(texts) < texts:
         raise InputError(
-            f"config.data.length {length} leaves {result.room(texts)} tokens for {texts} text{'s' * (texts > 1)} beside "
-            "the special tokens; increase it"
+            f"config.data.length {length} leaves {result.room(texts)} tokens for {texts} text{'s' * (texts > 1)} "
+            "beside the special tokens; increase it"
         )
     return result
