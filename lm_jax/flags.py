@@ -18,22 +18,13 @@ from typing import Any
 
 from lm_jax.core.config import InputError, check_local, differences, nearest, to_config_dict
 
-MODEL_VERBS = ("evaluate", "predict", "generate", "inspect")
+MODEL_VERBS = ("evaluate", "predict", "features", "generate", "inspect")
+WRITING_VERBS = ("predict", "generate")
 CHECKPOINT_VERBS = ("import", "export", "verify")
-PRINTING_VERBS = (
-    "train",
-    "evaluate",
-    "predict",
-    "generate",
-    "tokenizer",
-    "data",
-    "inspect",
-    "list",
-    "doctor",
-    *CHECKPOINT_VERBS,
-)
-RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "predict", "generate", "export")
-ROLE_VERBS, FORK_VERBS = ("generate", "export"), ("train", "data", "inspect")
+PRINTING_VERBS = ("train", *MODEL_VERBS, "tokenizer", "data", "list", "doctor", *CHECKPOINT_VERBS)
+RUN_VERBS = ("train", *MODEL_VERBS, "import", "export")
+STEP_VERBS = ("evaluate", "predict", "features", "generate", "export")
+ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect")
 LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
 # Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.
@@ -77,18 +68,23 @@ class Request:
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
-    input: str | None = _flag(None, "file of prompts, one per line; predict: of rows", "generate", "predict")
+    input: str | None = _flag(None, "file of prompts, one per line, or of rows", "features", *WRITING_VERBS)
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
     )
     prompt: tuple[str, ...] = _flag((), "prompt; can be repeated", "generate")
     prompt_ids: tuple[str, ...] = _flag((), "prompt as token ids, such as 1,2,3; can be repeated", "generate")
     tokenizer: str | None = _flag(None, "tokenizer directory or file; ids: no tokenizer [the checkpoint's]", "import")
-    max_tokens: int | None = _flag(None, "maximum number of new tokens [128, fewer if positions run out]", "generate")
-    temperature: float = _flag(1.0, "sampling temperature; 0 is greedy", "generate")
-    top_k: int = _flag(0, "sample from the k most likely tokens (0: all); encoder: candidates per mask [5]", "generate")
-    top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", "generate")
-    seed: int | None = _flag(None, "random seed of sampling [0]; train: the same as --config.seed", "train", "generate")
+    max_tokens: int | None = _flag(None, "most new tokens [128 or fewer; predict: a target's]", *WRITING_VERBS)
+    temperature: float | None = _flag(None, "sampling temperature; 0 is greedy [1; predict: 0]", *WRITING_VERBS)
+    top_k: int = _flag(0, "sample from the k most likely (0: all); encoder: candidates per mask [5]", *WRITING_VERBS)
+    top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", *WRITING_VERBS)
+    seed: int | None = _flag(None, "seed of sampling [0]; train: the same as --config.seed", "train", *WRITING_VERBS)
+    layer: int | None = _flag(None, "layer of the vectors: 0 embeddings, -1 the last [the last]", "features")
+    pool: str = _flag("mean", "a vector per row: mean, first or last; none: one per token", "features")
+    column: tuple[str, ...] = _flag((), "column to read; twice: a pair [those that the run reads]", "features")
+    normalise: bool = _flag(False, "divide each vector by its norm", "features")
+    dtype: str = _flag("float32", "type of the vectors: float32 or float16", "features")
     batch: int | None = _flag(None, "show the training batch of this step, counted from 0", "inspect")
     rows: int | None = _flag(None, "rows of --batch to show [4; with --json all]", "inspect")
     json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
@@ -154,7 +150,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         config, changed = configure(load_recipe(recipe), overrides, values["fork"], values["workdir"])
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped recipes)")
-    values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case")}
+    values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case", "column")}
     values |= {"words": tuple(positional), "fields": fields, "roles": roles}
     return Request(verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, **values)
 

@@ -48,6 +48,12 @@ _PARTS = {
 }
 
 
+def check(kind: str, names: Sequence[str], key: str) -> None:
+    """Raises InputError, which names the setting `key`, if a name is no metric of a kind of predictions."""
+    for name in names:
+        lookup(METRICS[kind], name, key)
+
+
 def compute(
     kind: str, names: Sequence[str], predictions: Sequence[Any], references: Sequence[Any], labels: Sequence[str]
 ) -> dict[str, float]:

@@ -4,8 +4,8 @@
 `epochs` counts them.
 """
 
-from lm_jax.experiment.config import HISTORY, SAVED, ExperimentConfig, adopt, as_json, complete, parse, saved
+from lm_jax.experiment.config import HISTORY, LABELS, SAVED, ExperimentConfig, adopt, as_json, complete, parse, saved
 from lm_jax.experiment.pieces import Experiment, load, prepare
 
-__all__ = ["HISTORY", "SAVED", "Experiment", "ExperimentConfig"]
+__all__ = ["HISTORY", "LABELS", "SAVED", "Experiment", "ExperimentConfig"]
 __all__ += ["adopt", "as_json", "complete", "load", "parse", "prepare", "saved"]

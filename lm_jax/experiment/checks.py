@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from lm_jax.core.config import InputError, lookup
 from lm_jax.core.trees import flatten, selects
+from lm_jax.evaluate import metrics, written
+from lm_jax.objectives.seq2seq import Seq2Seq
+from lm_jax.objectives.task import Task
 
 if TYPE_CHECKING:
     from lm_jax.experiment.pieces import Experiment
@@ -23,6 +26,14 @@ def check_trained(exp: Experiment) -> None:
             raise InputError(
                 f"config.train.only has {pattern!r}, which matches no parameter; the nearest are {', '.join(near)}"
             )
+
+
+def check_metrics(exp: Experiment) -> None:
+    """Refuses a name in `config.task.metrics` that is no metric of the answers of the run's objective."""
+    objective = exp.objective
+    if isinstance(objective, (Task, Seq2Seq)):
+        kind = objective.kind_of_answers if isinstance(objective, Task) else written.KIND
+        metrics.check(kind, exp.config.task.metrics, "config.task.metrics")
 
 
 def check_best(exp: Experiment) -> None:

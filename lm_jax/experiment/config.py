@@ -48,6 +48,8 @@ REPLACED_BY = {
 
 # File name of the configuration in a work directory, and the key of its list of later changes.
 SAVED, HISTORY = "config.json", "history"
+# File name of the names of labels by column, in the order of their ids.
+LABELS = "labels.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,21 @@ def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error
+
+
+def saved_labels(workdir: str | os.PathLike[str]) -> Tree:
+    """The names of labels in a work directory, by column; empty if the run has none.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    path = Path(workdir) / LABELS
+    try:
+        return Tree({name: tuple(names) for name, names in json.loads(path.read_text()).items()})
+    except FileNotFoundError:
+        return Tree()
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error
 
 

@@ -22,11 +22,11 @@ from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
 from lm_jax.data.lengths import Buckets
 from lm_jax.data.tables import Records
-from lm_jax.data.tasks import USUAL
 from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.evaluate.tasks import Answering, TaskScores
-from lm_jax.experiment import checks, rates
-from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
+from lm_jax.evaluate.written import TextScores
+from lm_jax.experiment import checks, evaluators, rates
+from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved, saved_labels
 from lm_jax.experiment.feed import Feed
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
@@ -76,6 +76,7 @@ class Experiment:
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
         checks.check_trained(self)
+        checks.check_metrics(self)
         for size in self.buckets.sizes if self.buckets else ():
             self.batch_of(size)
         for split in ("train", "validation"):
@@ -320,19 +321,9 @@ class Experiment:
         rows = cast(Records, feed.rows(split))
         return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
 
-    def validation(self) -> LanguageModelling | TaskScores:
+    def validation(self) -> LanguageModelling | TaskScores | TextScores:
         """The evaluator of the validation split."""
-        if isinstance(self.objective, Task):
-            names = self.config.task.metrics or USUAL[self.objective.kind_of_answers]
-            return TaskScores(self.answering(), names)
-        ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
-        return LanguageModelling(
-            objective=self.objective,
-            step=self.eval_step(),
-            batches={name: functools.partial(ordered, name) for name in self.feed.sources},
-            put=self.put,
-            byte_lengths=self.byte_lengths,
-        )
+        return evaluators.validation(self)
 
     def row_tokens(self, size: int | None = None) -> int:
         """Tokens per row for throughput: the input tokens of the product, or of the product's encoder.
@@ -395,4 +386,5 @@ def load(workdir: str | os.PathLike[str]) -> Experiment:
     config = saved(workdir)
     if config is None:
         raise InputError(f"--workdir {workdir} holds no {SAVED}; give the directory of a run of `lm-jax train`")
-    return Experiment(parse(config), tokenizers.load(Path(workdir) / "tokenizer"))
+    tokenizer = tokenizers.load(Path(workdir) / "tokenizer")
+    return Experiment(parse(config), tokenizer, saved_labels=saved_labels(workdir))
