@@ -31,6 +31,8 @@ from lm_jax.data.store import Store
 KEY = "config.data.columns"
 # Increment it when the same entries would be stored differently.
 VERSION = 1
+# The same for spans. Since version 2, white space at their ends is left out, and cleaning may change the text inside.
+SPANS_VERSION = 2
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
 # Counts or rejects a bad entry, given its record number, its value and the problem.
 Bad = Callable[[int, Any, str], None]
@@ -189,7 +191,9 @@ def join(
     contents = {name: sources.fingerprint(located[name]) for name in others}
     contents |= {name: store.fingerprint for name, store in stores.items()}
     entries = [[name, column.kind, column.of, column.names, contents[name]] for name, column in config.items()]
-    described = ["columns", VERSION, entries]
+    described: list[Any] = ["columns", VERSION, entries]
+    if any(config[name].of for name in others):
+        described.append(SPANS_VERSION)
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}
@@ -306,7 +310,8 @@ def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray
             continue
         begins, ends = originals.align(raw, text)
         # The characters of the cleaned text that come from those of a span.
-        ranges = [(int(ends.searchsorted(a, "right")), int(begins.searchsorted(b))) for a, b, _ in spans]
+        trimmed = [_trimmed(raw, *span[:2]) for span in spans]
+        ranges = [(int(ends.searchsorted(a, "right")), int(begins.searchsorted(b))) for a, b in trimmed]
         if any(a >= b for a, b in ranges):
             yield bad(number, spans, "cleaning drops the text of a span (config.data.clean.steps)")
         else:
@@ -316,6 +321,12 @@ def _in_tokens(column: list[Any], documents: Iterator[tuple[str, str, np.ndarray
             first = np.searchsorted(starts, starts[first])
             last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
             yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), spans, strict=True)]
+
+
+def _trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
+    """Leave out white space at the ends of a span, which belongs to no token, or to those around the span."""
+    part = text[start:stop]
+    return (start + len(part) - len(part.lstrip()), start + len(part.rstrip())) if part.strip() else (start, stop)
 
 
 def _documents(
