@@ -34,6 +34,8 @@ from lm_jax.data.store import Store
 KEY = "config.data.columns"
 # Increment it when the same entries would be stored differently.
 VERSION = 1
+# The same for spans. Since version 2, white space at their ends is left out, and cleaning may change the text inside.
+SPANS_VERSION = 2
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
 
 
@@ -216,7 +218,9 @@ def join(
     # Names that are fixed to none differ from names that are not fixed.
     known = {name: fixed[name] or "none" for name in fixed}
     entries = [[name, column.kind, column.of, known.get(name, ()), contents[name]] for name, column in config.items()]
-    described = ["columns", VERSION, entries]
+    described: list[Any] = ["columns", VERSION, entries]
+    if any(config[name].kind == "spans" for name in others):
+        described.append(SPANS_VERSION)
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}

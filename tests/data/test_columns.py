@@ -141,6 +141,8 @@ SENTENCES = [
     {"text": "\n\nBob left", "entities": [[2, 5, "PER"]]},
     {"text": "x Bob", "entities": '[[2, 5, "PER"]]'},
     {"text": "x\r\nRene\u0301e left", "entities": [[3, 9, "PER"]]},
+    # With spaces around it.
+    {"text": "x Bob y", "entities": [[1, 6, "PER"]]},
 ]
 
 
@@ -167,6 +169,7 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         [("Bob", "PER")],
         [("Bob", "PER")],
         [("Renée", "PER")],
+        [("Bob", "PER")],
     ]
     # Spans that end after the tokens that are read are left out.
     end = rows.row(0, 0, np.random.default_rng(0))["entities"][0, 1]
