@@ -109,6 +109,17 @@ def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
             yield [(*each, tag) for each, (tag,) in zip(ranges.tolist(), entry, strict=True)]
 
 
+def words(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
+    """Yield (first token, token after the last, "word") for each word of the texts; the entries are not read."""
+    for entry, document in zip(column, documents(of), strict=True):
+        if entry is None or not document.text:
+            yield None if entry is None else []
+            continue
+        borders = find_words(document.words, document.text, of.clean)
+        ranges = _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)
+        yield [(*each, "word") for each in ranges.tolist()]
+
+
 def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int[np.ndarray, "words 2"]:
     r"""Find the words of a raw text in the cleaned text.
 

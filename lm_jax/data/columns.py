@@ -42,8 +42,8 @@ class ColumnConfig:
 
     Attributes:
       kind: "text" (tokens), "number" (a float), "label" (the id of a name), "labels" (a list of them), "spans" (JSON: a
-        list of [start, end, name], offsets in characters of a text), "tags" (a name for each word of a text) or "id"
-        (text that no two records share).
+        list of [start, end, name], offsets in characters of a text), "tags" (a name for each word of a text), "words"
+        (the words of a text without names) or "id" (text that no two records share).
       field: the field of a JSON object or column of a table; empty: the name of the column.
       path: files of this column alone, their records in the order of the other columns; empty: `config.data.path`.
       dev: files of this column alone to validate on; empty: `config.data.dev`.

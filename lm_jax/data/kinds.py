@@ -107,5 +107,7 @@ KINDS = {
     "labels": Kind(_LISTS, "a list of labels, or labels separated by commas or |", _labels, np.int32, 1, empty=True),
     "spans": Kind(_LISTS, "a list of [start, end, name], start < end", _spans, np.int32, 3, align=alignment.spans),
     "tags": Kind(_LISTS, "a list of tags, or tags separated by white space", _tags, np.int32, 3, align=alignment.tags),
+    # For texts without tags: the field is that of the text.
+    "words": Kind(_LISTS, "a text or a list of words", lambda value: [], np.int32, 3, align=alignment.words),
     "id": Kind((bytes, str, numbers.Integral), "text or an integer", _id, np.uint8, 1, named=False),
 }

@@ -51,6 +51,7 @@ class Entry:
       settings: of the objective.
       metrics: the first decides which checkpoint is the best.
       data: other settings of `config.data`.
+      small: settings of the objective for short rows, as in `scratch`.
     """
 
     objective: str
@@ -58,6 +59,7 @@ class Entry:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: tuple[str, ...]
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _field(name: str | int, **settings: Any) -> dict[str, Any]:
@@ -125,7 +127,8 @@ TASKS: dict[str, Entry] = {
         objective="answer",
         columns={"question": {}, "context": {}, "answers": {"kind": "spans", "of": "context"}},
         metrics=("answer_f1", "exact_match"),
-        data={"length": 384},
+        data={"length": 384, "format": "squad"},
+        small={"overlap": 16, "question_length": 16},
     ),
     # Choices.
     "choices": _choice(("text",), ("choice1", "choice2")),
@@ -174,6 +177,7 @@ def scratch(name: str) -> dict[str, Any]:
     """The settings of a recipe that trains a small model on a task from nothing, without the model; our numbers."""
     settings = tuning(name, epochs=0.0, learning_rate=1e-3)
     settings["data"] |= {"length": 64, "batch": 16}
+    settings["objective"][settings["objective"]["name"]] |= TASKS[name].small
     settings["data"]["tokenizer"] = {**settings["data"].get("tokenizer", {}), "kind": "unigram", "vocab_at_most": 1024}
     return {**settings, "train": {"steps": 200}}
 

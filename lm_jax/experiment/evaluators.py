@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,10 @@ def validation(exp: Experiment) -> LanguageModelling | TaskScores | TextScores:
     """
     objective, task, feed = exp.objective, exp.config.task, exp.feed
     if isinstance(objective, Task):
-        return TaskScores(exp.answering(), task.metrics or USUAL[objective.kind_of_answers])
+        answering, most = exp.answering(), exp.config.evaluate.batches * exp.config.data.batch
+        if most:
+            answering = dataclasses.replace(answering, rows=answering.rows.part(0, most))
+        return TaskScores(answering, task.metrics or USUAL[objective.kind_of_answers])
     ordered = functools.partial(feed.ordered, "validation", exp.config.evaluate.batches)
     likelihood = LanguageModelling(
         objective=objective,

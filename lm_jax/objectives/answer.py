@@ -202,12 +202,17 @@ class Answer(Task):
         return features
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
-        """`start_logits` and `end_logits` [batch length], `null` [batch], and the best `scores` and `spans`.
+        """What `scored` says about the logits of the model."""
+        return self.scored(model.task(pooled(output.hidden, batch["segments"], "all"), dropout=dropout), batch)
 
-        `spans` [batch candidates 2] are the first token and the one after the last, counted in the whole context.
+    def scored(self, logits: Float[Array, "batch length 2"], batch: Batch) -> Outputs:
+        """Finds the best spans of the context in each row, from the logits of start and end.
+
+        Returns:
+          `start_logits` and `end_logits` [batch length], `null` [batch], the best `scores` [batch candidates] and their
+          `spans` [batch candidates 2]: the first token, and the one after the last, of the whole context.
         """
-        states = pooled(output.hidden, batch["segments"], "all")
-        logits = model.task(states, dropout=dropout).astype(jnp.float32)
+        logits = logits.astype(jnp.float32)
         start, end = logits[..., 0], logits[..., 1]
         first, stop = batch["context"][:, :1], batch["context"][:, 1:]
         at = jnp.arange(start.shape[1])[None]
@@ -310,6 +315,8 @@ def best_spans(
     length = start.shape[1]
     longest = min(longest, length)
     ends = jnp.pad(end, ((0, 0), (0, longest - 1)), constant_values=EXCLUDED)
-    sums = jnp.stack([start + ends[:, more : more + length] for more in range(longest)], 1)
-    scores, at = jax.lax.top_k(sums.reshape(len(start), -1), min(CANDIDATES, longest * length))
+    # Of each start in a row, the end of spans of each length.
+    windows = ends[:, np.arange(longest)[:, None] + np.arange(length)]
+    sums = (start[:, None] + windows).reshape(len(start), -1)
+    scores, at = jax.lax.top_k(sums, min(CANDIDATES, longest * length))
     return scores, jnp.stack([at % length, at % length + at // length], -1)

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from lm_jax.core.config import InputError
 from lm_jax.objectives.base import Field, Vocabulary, counted, padded
 
-Tokens = Int[np.ndarray, " _"]
+# Of any length.
+Tokens = Int[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +97,9 @@ def frame(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str)
         cls, sep = vocabulary.require(name, "cls", "sep")
         before, after = (cls,), (sep,)
     result = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
-    if result.room(texts) < texts:
+    if (room := result.room(texts)) < texts:
         raise InputError(
-            f"config.data.length {length} leaves {result.room(texts)} tokens for {texts} text{'s' * (texts > 1)} beside "
-            "the special tokens; increase it"
+            f"config.data.length {length} leaves {room} tokens for {texts} text{'s' * (texts > 1)} beside the special "
+            "tokens; increase it"
         )
     return result

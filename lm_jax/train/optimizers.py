@@ -194,7 +194,7 @@ def _muon(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> 
 def orthogonalised(
     momentum: Mapping[str, Float[Array, "in out"]], coefficients: Float[Array, " 3"], iterations: int
 ) -> dict[str, Float[Array, "in out"]]:
-    """Muon's Newton-Schulz iterations of matrices of norm 1, in about half of the time on a CPU.
+    """Muon's Newton-Schulz iterations of matrices of norm 1, in less time on a CPU (docs/claims.md).
 
     An iteration is X -> p(XX') X with p(G) = a + b G + c GG. All p commute, so that it suffices to iterate on the
     smaller G: G -> p G p. Matrices of one shape are one batch.

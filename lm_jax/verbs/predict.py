@@ -18,7 +18,7 @@ import numpy as np
 from lm_jax import experiment
 from lm_jax.core.config import InputError, Tree
 from lm_jax.data import atomic
-from lm_jax.data.columns import Columns
+from lm_jax.data.columns import Columns, parse
 from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.evaluate.tasks import Answering
 from lm_jax.experiment import Experiment, writing
@@ -31,6 +31,8 @@ from lm_jax.verbs.runs import open_run, restore
 
 # Records that are answered, written and kept together: an interrupted command repeats at most so many.
 CHUNK = 1024
+# Formats without names of columns, and files that have them.
+ANNOTATED, TABLES = ("conll", "labelled", "squad"), (".tsv", ".csv", ".jsonl", ".json")
 # As many texts, which take longer.
 TEXTS = 128
 # Flags of decoding, and their values if they are not given.
@@ -94,10 +96,15 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
         )
     stand_ins = objective.stand_ins if isinstance(objective, Task) else {}
     unread = tuple(name for name in objective.answer_columns if name not in stand_ins)
-    columns = {name: {**column, "path": ""} for name, column in data.columns.items() if name not in unread}
+    # A table has the names of the columns, unless the run was trained on tables.
+    tabled = data.format in ANNOTATED and Path(path).suffix.lower() in TABLES
+    over = {"path": "", "dev": "", **({"field": ""} if tabled else {})}
+    columns = {name: {**column, **over} for name, column in data.columns.items() if name not in unread}
     for name, kind in stand_ins.items():
-        columns[name] = {"kind": kind, "of": columns[name].get("of", "")}
-    data = dataclasses.replace(data, path=path, columns=Tree(columns), validation=1.0)
+        of = parse(data.columns)[name].of
+        columns[name] = {"kind": kind, "of": of, "field": columns[of].get("field") or of}
+    form = "auto" if tabled else data.format
+    data = dataclasses.replace(data, path=path, format=form, columns=Tree(columns), dev="", validation=1.0)
     prepared = experiment.prepare(dataclasses.replace(exp.config, data=data), tokenizer=exp.tokenizer)
     return dataclasses.replace(prepared, saved_labels=exp.labels, unread=unread)
 

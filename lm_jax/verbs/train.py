@@ -120,6 +120,6 @@ def _train(
         workdirs.inherit(Path(str(fork)), workdir)
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
-    report.say(f"step       {compiling.result()}" + (f" for rows of {first}" if first else ""))
+    report.say(f"step       {compiling.result()}" + (f" for rows of {first} tokens" if first else ""))
     # The meter measures the device's peak, which a compilation at the same time would lower.
     training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))

@@ -60,7 +60,7 @@ def train(
             if size not in compiled:
                 with meter.paused(), watchdog.paused():
                     compilation = compile_ahead(step, state, batch).result()
-                logger.say(f"step       {compilation} for rows of {size}")
+                logger.say(f"step       {compilation} for rows of {size} tokens")
                 compiled.add(size)
             counter.add(size)
             return step(state, batch)

@@ -21,7 +21,7 @@ FULL = Buckets((LENGTH,), {"tokens": ("length",)})
 def prepare(repository, tmp_path):
     """Prepares an experiment on 100 records of different lengths; `words` are other settings."""
 
-    def build(*words, objective="classify", model="bert", pair=False):
+    def build(*others, objective="classify", model="bert", pair=False):
         rng = np.random.default_rng(0)
         draw = lambda: " ".join(
             rng.choice(["the", "sea", "runs", "and", "a", "star"], int(rng.geometric(0.25))).tolist()
@@ -39,7 +39,7 @@ def prepare(repository, tmp_path):
             settings += ["--config.objective.classify.pair=other"] if pair else []
         else:
             settings += ["--config.objective.seq2seq.source=text", "--config.objective.seq2seq.target=other"]
-        config, _ = flags.configure(flags.load_recipe(f"{model}:tiny"), [*settings, *words])
+        config, _ = flags.configure(flags.load_recipe(f"{model}:tiny"), [*settings, *others])
         return experiment.prepare(experiment.parse(config))
 
     return build
