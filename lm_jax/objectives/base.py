@@ -150,6 +150,7 @@ class Work:
       targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
       candidates: logits of single ids, without those of the whole vocabulary.
       heads: by name of another head than the read-out, such as `pair`: number of positions that it reads.
+      sequences: between which the tokens are divided, such as one for each choice.
     """
 
     role: str
@@ -159,13 +160,15 @@ class Work:
     targets: int = 0
     candidates: int = 0
     heads: Mapping[str, int] = Tree()
+    sequences: int = 1
 
     def cut(self, size: int | None) -> Work:
         """The counts for a row of a batch that is cut to `size` tokens, at most; None: uncut."""
         if size is None:
             return self
-        counts = {name: min(getattr(self, name), size) for name in ("length", "scored", "source", "targets")}
-        heads = Tree({name: min(count, size) for name, count in self.heads.items()})
+        most, names = self.sequences * size, ("length", "scored", "source", "targets")
+        counts = {name: min(getattr(self, name), most) for name in names}
+        heads = Tree({name: min(count, most) for name, count in self.heads.items()})
         return dataclasses.replace(self, **counts, heads=heads)
 
 

@@ -113,7 +113,7 @@ class Choice(Task):
     def work(self) -> tuple[Work, ...]:
         """The model reads one sequence per choice."""
         count = len(self.config.choices)
-        return (Work(role="model", length=count * self.length, scored=0, heads=Tree(task=count)),)
+        return (Work(role="model", length=count * self.length, scored=0, heads=Tree(task=count), sequences=count),)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
         """One logit per choice."""

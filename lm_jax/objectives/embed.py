@@ -125,7 +125,8 @@ class Embed(Task):
     @property
     def work(self) -> tuple[Work, ...]:
         """The model reads each text."""
-        return (Work(role="model", length=len(self._texts) * self.length, scored=0),)
+        count = len(self._texts)
+        return (Work(role="model", length=count * self.length, scored=0, sequences=count),)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
         """None: hidden states are pooled as they are."""

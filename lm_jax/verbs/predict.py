@@ -102,7 +102,7 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
     columns = {name: {**column, **over} for name, column in data.columns.items() if name not in unread}
     for name, kind in stand_ins.items():
         of = parse(data.columns)[name].of
-        columns[name] = {"kind": kind, "of": of, "field": columns[of].get("field") or of}
+        columns[name] = {"kind": kind, "of": of}
     form = "auto" if tabled else data.format
     data = dataclasses.replace(data, path=path, format=form, columns=Tree(columns), dev="", validation=1.0)
     prepared = experiment.prepare(dataclasses.replace(exp.config, data=data), tokenizer=exp.tokenizer)

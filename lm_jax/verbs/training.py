@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from lm_jax import experiment
 from lm_jax.core.sums import Sums
 from lm_jax.experiment import Experiment, epochs
+from lm_jax.objectives.base import Batch
 from lm_jax.train import best, throughput
 from lm_jax.train.best import Best
 from lm_jax.train.checkpoint import Checkpointer, broadcast_from_first
@@ -39,7 +41,6 @@ def train(
     """Runs the loop from `state` to the last step; logs and checkpoints are written to `workdir`."""
     config, start, active = exp.config, int(state.step), jax.process_index() == 0
     steps, logs, counter = config.train.steps, config.log, Counter(exp, checkpointer, start)
-    compiled = {exp.feed.bucket(start)}
     evaluator, saved = exp.validation(), experiment.as_json(config)
     extra = {
         "config": saved,
@@ -55,15 +56,10 @@ def train(
     ):
         profiler = Profiler(workdir, start=start, steps=logs.profile, say=logger.say, active=active)
 
-        def run(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Sums]:
-            size = exp.buckets.of_batch(batch) if exp.buckets else None
-            if size not in compiled:
-                with meter.paused(), watchdog.paused():
-                    compilation = compile_ahead(step, state, batch).result()
-                logger.say(f"step       {compilation} for rows of {size} tokens")
-                compiled.add(size)
-            counter.add(size)
-            return step(state, batch)
+        @contextlib.contextmanager
+        def paused() -> Iterator[None]:
+            with meter.paused(), watchdog.paused():
+                yield
 
         def tick(step: int) -> None:
             watchdog.beat(step)
@@ -76,7 +72,7 @@ def train(
             profiler.poll()
 
         def evaluate(step: int, weights: Weights) -> Verdict:
-            with meter.paused(), watchdog.paused():
+            with paused():
                 values = dict(evaluator.run(weights))
             logger.write(step, {f"val/{name}": value for name, value in values.items()})
             verdict = judge(chosen, step, values, config.evaluate.patience)
@@ -90,13 +86,13 @@ def train(
             chosen.write(step, checkpointer)
 
         trainer = Trainer(
-            step=profiler.wrap(run),
+            step=profiler.wrap(counter.wrap(step, say=logger.say, paused=paused)),
             put=exp.put,
             terms=exp.objective.terms,
             steps=steps,
             log_every=logs.every,
             save_every=config.checkpoint.every,
-            evaluates=epochs.evaluates(exp),
+            evaluates=epochs.evaluates(config.evaluate, len(exp.feed.rows("train")), config.data.batch),
             tick=tick,
             report=log,
             evaluate=evaluate if len(exp.feed.rows("validation")) else None,
@@ -129,7 +125,7 @@ class Counter:
     """
 
     def __init__(self, exp: Experiment, checkpointer: Checkpointer, start: int):
-        self._exp = exp
+        self._exp, self._compiled = exp, {exp.feed.bucket(start)}
         # Without buckets, all batches are equal.
         before = checkpointer.extra(start).get("read") if start and exp.buckets else None
         self.read = throughput.Read(**before) if before else self._batch(None) * start
@@ -139,12 +135,25 @@ class Counter:
         """What a checkpoint stores."""
         return {"read": dataclasses.asdict(self.read)} if self._exp.buckets else {}
 
-    def add(self, size: int | None) -> None:
-        """Counts a batch that is cut to `size` tokens; None: an uncut one."""
-        self.read = self.read + self._batch(size)
+    def wrap(
+        self, step: Step, say: Callable[[str], None], paused: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> Step:
+        """Wraps a step to count its batches, and to `say` when it is compiled for another length, in `paused`."""
+
+        def counted(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+            size = self._exp.buckets.of_batch(batch) if self._exp.buckets else None
+            if size not in self._compiled:
+                with paused():
+                    say(f"step       {compile_ahead(step, state, batch).result()} for rows of {size} tokens")
+                self._compiled.add(size)
+            self.read = self.read + self._batch(size)
+            return step(state, batch)
+
+        return counted
 
     @functools.cached_property
     def _batch(self) -> Callable[[int | None], throughput.Read]:
+        """What a batch of rows of a length reads; None: an uncut one."""
         exp, rows = self._exp, self._exp.config.data.batch
         return functools.cache(lambda size: throughput.Read(tokens=exp.row_tokens(size), flops=exp.flops(size)) * rows)
 

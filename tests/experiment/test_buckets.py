@@ -17,7 +17,7 @@ from lm_jax.data.pipeline import KEYS
 from lm_jax.experiment import Experiment
 from lm_jax.flags import configure, load_recipe
 from lm_jax.models.presets import PRESETS
-from lm_jax.objectives.base import Part
+from lm_jax.objectives.base import Part, Work
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.train.gradients import accumulate, plain
 from tests.commands import lm_jax
@@ -91,6 +91,11 @@ def test_work_counts_the_tokens_of_a_cut_batch(build):
     assert {name: like.shape for name, like in exp.batch_of(12).items() if name != KEYS} == {
         name: (8, 12) for name in exp.objective.spec
     }
+
+
+def test_every_choice_of_a_cut_row_counts():
+    work = Work(role="model", length=4 * 24, scored=0, heads=Tree(task=4), sequences=4)
+    assert work.cut(12) == dataclasses.replace(work, length=48) and work.cut(None) == work
 
 
 def test_targets_longer_than_a_row_have_a_bucket(build):
