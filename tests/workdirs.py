@@ -31,7 +31,7 @@ def configure(workdir, preset="bert"):
     return workdir
 
 
-def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, labels=Tree(), **over):
+def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, labels=None, **over):
     """Writes a run of the `tiny` size of a preset, and returns its experiment.
 
     Args:
@@ -39,7 +39,8 @@ def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, la
       preset: name of the preset.
       tokenizer: determines the vocabulary.
       ends: a token id whose LM head logit is swapped with that of the end of text; requires an untied head.
-      objective, data: settings of the run; None: pretraining on rows of 32 tokens.
+      objective: its settings; None: pretraining.
+      data: its settings; None: rows of 32 tokens.
       labels: names of the labels of a task, by column.
       **over: settings of the model, `stack__depth` for `stack.depth`.
     """
@@ -49,7 +50,7 @@ def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, la
     objective, data = objective or ObjectiveConfig(name=OBJECTIVES[tree.kind]), data or DataConfig(length=32)
     config = ExperimentConfig(model=None, objective=objective, data=data)
     recipe = ConfigDict({**dataclasses.asdict(config), "model": tree})
-    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer, saved_labels=labels)
+    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer, saved_labels=labels or Tree())
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
     _, params = tiny.build(exp.product.module.config, Inputs(tokens=tokens, source=source))

@@ -101,6 +101,10 @@ def _write(source: str, target: str, *metrics: str, before: str = "") -> Entry:
     return Entry(objective="seq2seq", columns=columns, settings={"smoothing": 0.1}, metrics=metrics)
 
 
+# The markers of a chat, each one token: who says what follows. A text that spells a marker is read as one, because an
+# added token is text (`tokenizers.extended`); remove markers from texts that are not trusted.
+USER, ASSISTANT = "<|user|>", "<|assistant|>"
+
 TASKS: dict[str, Entry] = {
     # Classification. `table` has the columns text and label.
     "table": _classify("text", "label"),
@@ -157,11 +161,13 @@ TASKS: dict[str, Entry] = {
     "instructions": Entry(
         objective="seq2seq",
         columns={
-            "source": _field("question", template="Question: {}\nAnswer:"),
-            "target": _field("answer", template=" {}"),
+            "source": _field("question", template=f"{USER}{{}}{ASSISTANT}"),
+            "target": _field("answer"),
         },
-        settings={"smoothing": 0.0},
+        # The marker opens the answer.
+        settings={"smoothing": 0.0, "closed": False},
         metrics=("exact_match", "rougeL"),
+        data={"tokenizer": {"add": (USER, ASSISTANT)}},
     ),
 }
 # Relations of SemEval-2010 task 8 (Hendrickx et al. 2010).

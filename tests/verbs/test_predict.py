@@ -38,7 +38,7 @@ def drawn(folder, name, preset, tokenizer, objective, **over):
     data = DataConfig(
         length=64, batch=BATCH, columns=COLUMNS[objective.name], store=str(folder / "store"), workers=1, threads=0
     )
-    labels = Tree(label=("bad", "good")) if objective.name == "classify" else Tree()
+    labels = Tree(label=("bad", "good")) if objective.name == "classify" else None
     workdirs.draw(folder / name, preset, tokenizer, objective=objective, data=data, labels=labels, **over)
     return folder / name
 
