@@ -82,7 +82,7 @@ class Request:
     rows: int | None = _flag(None, "rows of --batch to show [4; with --json all]", "inspect")
     json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
     fork: str | None = _flag(None, "directory of a run whose parameters initialise the new run in --workdir", "train")
-    format: str = _flag("huggingface", "checkpoint format; the only choice is huggingface", "export")
+    format: str = _flag("huggingface", "huggingface, or bare: without the head of a task", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
     distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")

@@ -3,8 +3,8 @@
 `config` reads recipes and work directories, `pieces` builds models, objective and optimizer, `feed` builds batches.
 """
 
-from lm_jax.experiment.config import HISTORY, SAVED, ExperimentConfig, as_json, complete, parse, saved
+from lm_jax.experiment.config import HISTORY, LABELS, SAVED, ExperimentConfig, as_json, complete, parse, saved
 from lm_jax.experiment.pieces import Experiment, load, prepare
 
-__all__ = ["HISTORY", "SAVED", "Experiment", "ExperimentConfig"]
+__all__ = ["HISTORY", "LABELS", "SAVED", "Experiment", "ExperimentConfig"]
 __all__ += ["as_json", "complete", "load", "parse", "prepare", "saved"]

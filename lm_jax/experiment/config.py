@@ -38,6 +38,8 @@ ENTRIES = {
 
 # File name of the configuration in a work directory, and the key of its list of later changes.
 SAVED, HISTORY = "config.json", "history"
+# File name of the names of labels in a work directory: a list by column.
+LABELS = "labels.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,21 @@ def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error
+
+
+def saved_labels(workdir: str | os.PathLike[str]) -> Mapping[str, tuple[str, ...]]:
+    """The names of the labels of a run, by column and in the order of their ids; empty if it has none.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    path = Path(workdir) / LABELS
+    try:
+        return Tree({column: tuple(names) for column, names in json.loads(path.read_text()).items()})
+    except (FileNotFoundError, NotADirectoryError):
+        return Tree()
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error
 
 

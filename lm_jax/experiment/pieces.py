@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from lm_jax.core.trees import Params
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
 from lm_jax.evaluate.language_modelling import LanguageModelling
-from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved
+from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved, saved_labels
 from lm_jax.experiment.feed import Feed
 from lm_jax.models import mup
 from lm_jax.models.config import ModelConfig
@@ -169,8 +169,9 @@ class Experiment:
         balanced = role.trainable and any(stack.experts.balance for stack in stacks)
         self._check_accumulation(balanced, f"feedforward.experts.balance of {config_key}")
         vocab = name in self.config.models and embed.vocab
-        if isinstance(self.objective, Task):
-            config = dataclasses.replace(config, task=self.objective.head(config.task))
+        # Only a task's objective is built here: models without the special tokens of their objective still generate.
+        if issubclass(objectives.OBJECTIVES[self.config.objective.name], Task):
+            config = dataclasses.replace(config, task=cast(Task, self.objective).head(config.task))
         return build_model(config, vocab or self._rows_of_table)
 
     @property
@@ -332,4 +333,5 @@ def load(workdir: str | os.PathLike[str]) -> Experiment:
     config = saved(workdir)
     if config is None:
         raise InputError(f"--workdir {workdir} holds no {SAVED}; give the directory of a run of `lm-jax train`")
-    return Experiment(parse(config), tokenizers.load(Path(workdir) / "tokenizer"))
+    tokenizer = tokenizers.load(Path(workdir) / "tokenizer")
+    return Experiment(parse(config), tokenizer, saved_labels=saved_labels(workdir))

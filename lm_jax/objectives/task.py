@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,19 @@ from lm_jax.objectives.roles import Role
 Outputs = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """How a sentence encoder makes one vector of each text, for exports.
+
+    Attributes:
+      pool: a key of `models.task.POOLS`.
+      unit: whether vectors are normalised to length 1.
+    """
+
+    pool: str = "mean"
+    unit: bool = True
+
+
 class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
 
@@ -28,6 +42,7 @@ class Task(Objective, abc.ABC):
       answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
       answer_columns: the columns that hold the answers, which new rows lack.
       labels: names of the labels, by id; empty if answers are no labels.
+      vectors: how the model makes vectors of texts if it is a sentence encoder, else None.
     """
 
     roles = {"model": Role(kinds=("encoder", "decoder"))}
@@ -35,6 +50,7 @@ class Task(Objective, abc.ABC):
     answers: str
     answer_columns: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    vectors: Vectors | None = None
 
     @abc.abstractmethod
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
