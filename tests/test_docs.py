@@ -12,7 +12,7 @@ import tiny
 from lm_jax.core.config import InputError
 from lm_jax.data import plans
 from lm_jax.data.tokenizers import KINDS
-from lm_jax.interop import huggingface
+from lm_jax.interop import choice
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.denoise import NOISES
@@ -116,7 +116,7 @@ def test_the_page_about_weights_names_the_presets_that_cannot_be_exported():
     refused = set()
     for preset in PRESETS:
         try:
-            huggingface.tree_for(tiny.config(preset))
+            choice.tree_for(tiny.config(preset))
         except InputError:
             refused.add(preset)
     named = re.search(r"no class: ([^.]+)\.", (ROOT / "docs" / "weights.md").read_text())

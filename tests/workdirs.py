@@ -1,6 +1,7 @@
 """Work directories of untrained runs with random parameters, written in a second, to test verbs that read a run."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,15 @@ from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import workdir as workdirs
 
 OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span"}
+
+
+def configure(workdir, preset="bert"):
+    """Writes config.json of the `tiny` size of a preset alone, for recipes whose model `--fork` supplies."""
+    recipe = ConfigDict({"model": PRESETS[preset].build("tiny")})
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = experiment.parse(experiment.complete(recipe))
+    (workdir / experiment.config.SAVED).write_text(json.dumps(experiment.as_json(config)))
+    return workdir
 
 
 def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, labels=None, **over):

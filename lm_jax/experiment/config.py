@@ -208,7 +208,7 @@ def saved_labels(workdir: str | os.PathLike[str]) -> Tree:
     path = Path(workdir) / LABELS
     try:
         return Tree({name: tuple(names) for name, names in json.loads(path.read_text()).items()})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Tree()
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error

@@ -216,8 +216,9 @@ class Experiment:
         balanced = role.trainable and any(stack.experts.balance for stack in stacks)
         self._check_accumulation(balanced, f"feedforward.experts.balance of {config_key}")
         vocab = name in self.config.models and embed.vocab
-        if isinstance(self.objective, Task):
-            config = dataclasses.replace(config, task=self.objective.head(config.task))
+        # Only a task's objective is built here: models without the special tokens of their objective still generate.
+        if issubclass(objectives.OBJECTIVES[self.config.objective.name], Task):
+            config = dataclasses.replace(config, task=cast(Task, self.objective).head(config.task))
         model, only = build_model(config, vocab or self._rows_of_table), self.config.train.only
         if not only:
             return model

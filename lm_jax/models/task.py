@@ -18,6 +18,8 @@ class TaskHeadConfig:
 
     Attributes:
       classes: logits per hidden state; 0: as many as the objective needs, and none for pretraining.
+      pooler: whether the dense layer exists without classes too: the pooler of a released encoder.
+      tokens: whether a head on all tokens has the layers before the projection too (ModernBERT's has).
       pool: the hidden states that it reads, a key of `POOLS`: "all", or one per row.
       states: how many hidden states of a row are concatenated for it (those of two entities: 2).
       dense: whether there is a dense layer.
@@ -30,6 +32,8 @@ class TaskHeadConfig:
     """
 
     classes: int = setting(0, at_least=0)
+    pooler: bool = False
+    tokens: bool = False
     pool: str = "first"
     states: int = setting(1, at_least=1)
     dense: bool = False
@@ -44,8 +48,15 @@ class TaskHeadConfig:
 
     @property
     def exists(self) -> bool:
-        """Whether the model has parameters of such a head."""
-        return bool(self.classes or self.dense)
+        """Whether the model has parameters of such a head; settings alone are for the tasks of later runs."""
+        return bool(self.classes or (self.dense and self.pooler))
+
+    def per_token(self, classes: int) -> TaskHeadConfig:
+        """The head of the same family on every token, with a bias: only a projection, unless `tokens` is set."""
+        if self.pool == "all":
+            return dataclasses.replace(self, classes=classes)
+        layers = {} if self.tokens else {"dense": False, "activation": "", "norm": False}
+        return dataclasses.replace(self, classes=classes, pool="all", bias=True, **layers)
 
 
 def _last(hidden: jax.Array, real: jax.Array) -> jax.Array:

@@ -197,6 +197,8 @@ class Classify(Task):
                 f"config.model.task.classes is {config.classes}, but the column {self.config.label!r} has {classes} "
                 "labels; set it to 0 for a head that fits"
             )
+        if config.pool == "all" and not self._markers:
+            raise InputError("config.model.task.pool is 'all', but a text has one label; set it to first, last or mean")
         return dataclasses.replace(config, classes=classes, states=max(1, len(self._markers)))
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
