@@ -25,7 +25,8 @@ from lm_jax.data.windows import Windows
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, frame

@@ -23,7 +23,8 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
@@ -44,7 +45,7 @@ class EmbedTaskConfig:
       highest: the score of equal texts; the cosine is compared with score / highest.
       loss: "contrastive" or "cosine".
       temperature: cosines are divided by it in the contrastive loss.
-      pool: the hidden states that become a vector, a key of `models.task.POOLS`.
+      pool: the hidden states that become a vector, a key of `models.pooling.POOLS`.
     """
 
     text: str = "text"
@@ -138,8 +139,8 @@ class Embed(Task):
         score = row.get(self.config.score) if self.config.score else None
         return {
             **{name: np.stack([each[name] for each in rows]) for name in rows[0]},
-            "answers": np.float32(0 if score is None else score / self.config.highest),
-            "weights": np.float32(1 if score is not None or not self.config.score else 0),
+            "answers": np.array(0 if score is None else score / self.config.highest, np.float32),
+            "weights": np.array(1 if score is not None or not self.config.score else 0, np.float32),
         }
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:

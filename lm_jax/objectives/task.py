@@ -31,7 +31,7 @@ class Vectors:
     """How a sentence encoder makes one vector of each text, for exports.
 
     Attributes:
-      pool: a key of `models.task.POOLS`.
+      pool: a key of `models.pooling.POOLS`.
       unit: whether vectors are normalised to length 1.
     """
 
@@ -111,7 +111,8 @@ class Task(Objective, abc.ABC):
     def inputs(self, batch: Batch) -> Inputs:
         """All sequences of all rows as one batch; `segments` are 0 at padding."""
         names = ("tokens", "types", "segments")
-        return Inputs(**{name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names})
+        tokens, types, segments = (batch[name].reshape(-1, batch[name].shape[-1]) for name in names)
+        return Inputs(tokens=tokens, types=types, segments=segments)
 
     def measures(self, outputs: Outputs, batch: Batch) -> Sums:
         """Metrics that are sums over rows, besides the loss, such as accuracy; for the log."""

@@ -120,7 +120,7 @@ def fields_of(exp: Experiment) -> dict[str, Any]:
     name, objective = exp.config.objective.name, exp.objective
     if not isinstance(objective, Task) or name not in ("classify", "tag"):
         return {}
-    problem = {"problem_type": PROBLEMS[objective.answers]} if name == "classify" else {}
+    problem = {"problem_type": PROBLEMS[objective.kind_of_answers]} if name == "classify" else {}
     # A head for numbers has one output, as `num_labels` says.
     names = objective.labels or ("LABEL_0",)
     return {

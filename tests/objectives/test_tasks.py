@@ -10,7 +10,8 @@ import tiny
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.data.tables import Records
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from lm_jax.objectives.choice import ChoiceConfig
 from lm_jax.objectives.classify import ClassifyConfig
