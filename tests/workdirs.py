@@ -8,6 +8,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from lm_jax import experiment
+from lm_jax.core.config import Tree
 from lm_jax.core.trees import map_named
 from lm_jax.data.config import DataConfig
 from lm_jax.experiment import Experiment, ExperimentConfig
@@ -20,24 +21,25 @@ from lm_jax.verbs import workdir as workdirs
 OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span"}
 
 
-def draw(workdir, preset, tokenizer, *, ends=None, **over):
+def draw(workdir, preset, tokenizer, *, ends=None, objective=None, labels=Tree(), **over):
     """Writes a run of the `tiny` size of a preset, and returns its experiment.
 
     Args:
       workdir: the directory to write.
       preset: name of the preset.
       tokenizer: determines the vocabulary.
+      objective: its `ObjectiveConfig`; None: the usual pretraining.
+      labels: names of labels by column.
       ends: a token id whose LM head logit is swapped with that of the end of text; requires an untied head.
       **over: settings of the model, `stack__depth` for `stack.depth`.
     """
     tree = PRESETS[preset].build("tiny")
     with tree.ignore_type():
         tree.update_from_flattened_dict({key.replace("__", "."): value for key, value in over.items()})
-    config = ExperimentConfig(
-        model=None, objective=ObjectiveConfig(name=OBJECTIVES[tree.kind]), data=DataConfig(length=32)
-    )
+    objective = objective or ObjectiveConfig(name=OBJECTIVES[tree.kind])
+    config = ExperimentConfig(model=None, objective=objective, data=DataConfig(length=32))
     recipe = ConfigDict({**dataclasses.asdict(config), "model": tree})
-    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
+    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer, saved_labels=labels)
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
     _, params = tiny.build(exp.product.module.config, Inputs(tokens=tokens, source=source))
