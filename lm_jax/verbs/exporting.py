@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from lm_jax.interop import choice, generation, huggingface, positions, safetenso
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.models.pooling import pooled
-from lm_jax.objectives.task import Task
 from lm_jax.verbs import origins, report, tasks
 from lm_jax.verbs.generate import MOST_TOKENS
 from lm_jax.verbs.importing import TOKENIZER
@@ -46,6 +45,7 @@ TEXTS = (
     *("x" * 150, "汉字" * 1500, "-" * 77, " " * 77, "1234567890.5e-3", "\u2028\ufeff\u200b\u00a0\u3000"),
 )
 LONGEST = 64  # Tokens of the row on which the outputs are compared.
+TASK_LOGITS = "logits of the task"
 TOP = 10  # Number of most likely tokens whose overlap is reported.
 
 
@@ -94,7 +94,7 @@ def run(request: Request) -> int:
     report.say(f"  {comparison['compared']} differ by at most {comparison['difference']:.1e} (allowed {TOLERANCE:.0e})")
     if comparison["kl"] is None:
         # Another model of the run has the read-out of a discriminator's run.
-        if len(run.models.roles) == 1 and not isinstance(run.objective, Task):
+        if len(run.models.roles) == 1 and comparison["compared"] != TASK_LOGITS:
             report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
     else:
         kl, overlap = comparison["kl"], comparison["overlap"]
@@ -173,11 +173,11 @@ def _huggingface(exp: Experiment, params: Params, origin: Path, output: Path, *,
         if file.is_file() and file.name not in (origins.ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
     if exp.tokenizer.kind != tokenizers.IDS and not _has_tokenizer(output):
-        _write_tokenizer(exp, output, imported=imported, scores=bool(suffix))
+        _write_tokenizer(exp, output, tree, imported=imported, scores=bool(suffix))
     if config.kind != "encoder" and not (output / generation.FILE).is_file():
         atomic.write_json(output / generation.FILE, _generation(exp))
-    if isinstance(exp.objective, Task) and exp.objective.vectors is not None:
-        vectors, longest = exp.objective.vectors, exp.config.data.length
+    if exp.task is not None and exp.task.vectors is not None:
+        vectors, longest = exp.task.vectors, exp.config.data.length
         files = sentence_transformers.files(config.embed.width, vectors.pool, unit=vectors.unit, longest=longest)
         for name, content in files.items():
             (output / name).parent.mkdir(exist_ok=True)
@@ -198,17 +198,22 @@ def _has_tokenizer(folder: Path) -> bool:
     return any(True for pattern in TOKENIZER for _ in folder.glob(pattern))
 
 
-def _write_tokenizer(exp: Experiment, output: Path, *, imported: bool, scores: bool) -> None:
+def _write_tokenizer(exp: Experiment, output: Path, tree: Mapping[str, Any], *, imported: bool, scores: bool) -> None:
     """Writes the tokenizer in Hugging Face's format, and in ours if it was imported in ours or needs it.
 
-    `scores`: whether the model scores whole texts, so that a decoder's rows are not padded on the left.
+    `tree` is config.json; `scores`: whether the model has the head of a task, and does not continue texts.
     """
     tokenizer, config = exp.tokenizer, exp.product.module.config
     # Does the model distinguish the two texts of a pair?
     types = config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
     try:
-        options = {"types": types, "longest": _longest(exp), "around": _around(exp, scores), "scores": scores}
-        files = interchange.files(tokenizer, config.kind, **options)
+        head = huggingface.family_of(tree).head(tree["architectures"][0], tree) if scores else None
+        # XLNet's head reads the last position, padding included.
+        padding = "" if not scores else "left" if head is not None and head.pick == "final" else "right"
+        around = _around(exp, scores)
+        files = interchange.files(
+            tokenizer, config.kind, types=types, longest=_longest(exp), around=around, padding=padding
+        )
     except InputError:
         files = {}  # Reported by `_notes`.
     if imported or not files:
@@ -267,7 +272,7 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
     checkpoint = huggingface.open_checkpoint(output)
     module, exported, head = checkpoint.module, checkpoint.params(), checkpoint.has_readout
-    scores = isinstance(exp.objective, Task) and bool(module.config.task.classes)
+    scores = bool(module.config.task.classes and exp.product.module.config.task.classes)
     detects = checkpoint.detects and getattr(exp.product.module.config, "detection", False)
 
     def apply(module: Any, params: Params) -> Any:
@@ -286,7 +291,7 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
         )
     difference = float(np.abs(ours - theirs).max())
     if not head:
-        compared = "log-odds of replaced tokens" if detects else "logits of the task" if scores else "hidden states"
+        compared = "log-odds of replaced tokens" if detects else TASK_LOGITS if scores else "hidden states"
         return {"compared": compared, "difference": difference, "kl": None, "overlap": None}
     log_probs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
     top = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]

@@ -20,7 +20,6 @@ from lm_jax.interop.settings import Settings
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig
 from lm_jax.objectives.classify import ClassifyConfig
 from lm_jax.objectives.roles import product
-from lm_jax.objectives.task import Task
 
 # Suffixes of the classes with the head of an objective.
 SUFFIXES = {
@@ -102,9 +101,9 @@ def suffix_of(exp: Experiment) -> str:
       InputError: no class has such a head.
     """
     name = exp.config.objective.name
-    if not isinstance(exp.objective, Task):
+    if exp.task is None:
         return ""
-    if exp.objective.vectors is not None:
+    if exp.task.vectors is not None:
         return choice.BARE
     if name not in SUFFIXES:
         raise InputError(f"no Hugging Face class has the head of the objective {name!r}; {choice.ADVICE}")
@@ -117,12 +116,12 @@ def suffix_of(exp: Experiment) -> str:
 
 def fields_of(exp: Experiment) -> dict[str, Any]:
     """The fields of config.json for the labels of a run's task."""
-    name, objective = exp.config.objective.name, exp.objective
-    if not isinstance(objective, Task) or name not in ("classify", "tag"):
+    name, task = exp.config.objective.name, exp.task
+    if task is None or name not in ("classify", "tag"):
         return {}
-    problem = {"problem_type": PROBLEMS[objective.kind_of_answers]} if name == "classify" else {}
+    problem = {"problem_type": PROBLEMS[task.kind_of_answers]} if name == "classify" else {}
     # A head for numbers has one output, as `num_labels` says.
-    names = objective.labels or ("LABEL_0",)
+    names = task.labels or ("LABEL_0",)
     return {
         "id2label": {str(number): label for number, label in enumerate(names)},
         "label2id": {label: number for number, label in enumerate(names)},

@@ -33,7 +33,7 @@ def files(
     types: bool = False,
     longest: int | None = None,
     around: Template | None = None,
-    scores: bool = False,
+    padding: str = "",
 ) -> dict[str, bytes]:
     """Return the contents of tokenizer.json and tokenizer_config.json by file name.
 
@@ -43,7 +43,7 @@ def files(
       types: whether the model has token types for the two texts of a pair.
       longest: maximum number of tokens of the model; None for no limit.
       around: special ids around a text and between two; None: those that `kind` determines.
-      scores: whether a decoder scores whole texts, and does not continue them: rows are then padded on the right.
+      padding: the side on which rows are padded, "left" or "right"; empty: left for a decoder, which continues texts.
 
     Raises:
       InputError: tokenizer.json cannot express the tokenizer.
@@ -55,7 +55,7 @@ def files(
         before, after, between = ([tokenizer.piece(int(token)) for token in ids] for ids in around)
         frame = (*before, "A", *after), (*before, "A", *between), ("B", *after)
     tree |= {"post_processor": _template(tokenizer, *frame), "truncation": None, "padding": None}
-    side = "left" if kind == "decoder" and not scores else "right"
+    side = padding or ("left" if kind == "decoder" else "right")
     return {huggingface.FILE: huggingface.serialise(tree), CONFIG: _config(tokenizer, kind, types, longest, side)}
 
 
