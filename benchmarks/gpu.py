@@ -257,15 +257,16 @@ def report(name: str, work: Work, workers: dict[str, Worker], results: dict[str,
 def compare(args: argparse.Namespace) -> None:
     """Start all workers, time them by work and print the table."""
     works = TINY if args.tiny else WORKS
-    # One lm_jax at a time: XLA chooses kernels by timing them.
-    with concurrent.futures.ThreadPoolExecutor(1) as ours, concurrent.futures.ThreadPoolExecutor(args.starts) as theirs:
+    # Few of lm_jax at a time: XLA chooses kernels by timing them.
+    pool = concurrent.futures.ThreadPoolExecutor
+    with pool(args.starts) as ours, pool(2 * len(args.works)) as theirs:
         started = [
             (work, name, (theirs if name in WORKERS[1:] else ours).submit(start, command, name))
             for work, name, command in commands(args)
         ]
     table = [
         "| work | worker | tokens/s | ms/step | speed of lm_jax over its | MFU | peak GiB | compile s |",
-        "|---" * 8,
+        "|---" * 8 + "|",
     ]
     try:
         for work in args.works:
@@ -293,7 +294,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
     parser.add_argument("--start_s", type=int, default=150, help="seconds in which a worker must have compiled")
-    parser.add_argument("--starts", type=int, default=6, help="number of torch workers that compile at once")
+    parser.add_argument("--starts", type=int, default=1, help="number of lm_jax workers that compile at once")
     parser.add_argument("--serve", choices=WORKERS, help=argparse.SUPPRESS)
     parser.add_argument("--settings", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()

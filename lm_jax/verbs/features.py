@@ -140,7 +140,7 @@ def chunks(corpus: Columns, texts: tuple[str, ...], computed: Vectors, table: Ta
         lengths[np.array(records, int) - start] = [len(tokens) for tokens, _ in results]
         tokens = np.concatenate([np.zeros(0, np.int32), *(tokens for tokens, _ in results)])
         if table.ragged:
-            values = np.concatenate([np.zeros((0, table.shape[1])), *(vectors for _, vectors in results)])
+            values = np.concatenate([np.zeros((0, table.shape[1]), np.float32), *(vectors for _, vectors in results)])
         else:
             values = np.full((stop - start, table.shape[1]), np.nan, np.float32)
             values[np.array(records, int) - start] = np.reshape([vector for _, vector in results], (-1, table.shape[1]))

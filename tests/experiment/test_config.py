@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
 from lm_jax.core.config import InputError
+from lm_jax.experiment.config import saved_labels
 from lm_jax.models.presets import PRESETS
 
 
@@ -110,3 +111,13 @@ def test_entries_of_a_saved_configuration_get_the_defaults_of_later_settings():
         del tree["template" if "template" in tree else "prefix"]
 
     assert experiment.parse(saved) == config
+
+
+def test_names_of_labels_are_read_back_and_damaged_ones_are_reported(tmp_path):
+    assert saved_labels(tmp_path) == {}
+    (tmp_path / "labels.json").write_text('{"label": ["bad", "good"]}')
+    assert saved_labels(tmp_path) == {"label": ("bad", "good")}
+    for damage in ("", "[1]", '{"label": 2}'):
+        (tmp_path / "labels.json").write_text(damage)
+        with pytest.raises(InputError, match="labels.json is damaged or unreadable .*; restore it"):
+            saved_labels(tmp_path)

@@ -168,14 +168,14 @@ def test_a_chosen_column_is_read_alone(folder, tokenizer, expected, tmp_path):
     np.testing.assert_allclose(file["vectors"][0], expected("pair", ids)[-1][0], atol=1e-5)
 
 
-def test_a_source_is_read_as_in_training_and_its_target_is_not_needed(folder, tokenizer, tmp_path):
+def test_a_source_is_read_as_in_training_and_its_target_is_not_needed(folder, runs, tokenizer, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", text=TEXTS[:2])
     file = computed(folder / "seq2seq", rows, tmp_path / "v.npz", "--pool=none")
     ids = [[*tokenizer.encode(text).tolist(), tokenizer.eos] for text in TEXTS[:2]]
     np.testing.assert_array_equal(file["tokens"], np.concatenate(ids))
 
 
-def test_parquet_holds_the_same_vectors(folder, tmp_path, monkeypatch):
+def test_parquet_holds_the_same_vectors(folder, runs, tmp_path, monkeypatch):
     import pyarrow.parquet
 
     monkeypatch.setattr(features, "CHUNK", 2)
