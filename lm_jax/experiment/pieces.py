@@ -358,7 +358,7 @@ class Experiment:
                 candidates=work.candidates,
                 heads=work.heads,
                 rows=self.config.data.batch,
-                trained=self.models.roles[work.role].trainable,
+                trained=self.models.trains_layers(work.role),
             )
         return total
 
