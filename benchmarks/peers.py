@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import protocol
+import numpy as np
+
+from benchmarks import batches, protocol
 
 GPT = {"vocab_size": 8192, "n_positions": 256, "n_embd": 384, "n_layer": 6, "n_head": 6}
 OFF = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -104,6 +107,25 @@ def w4(rows: int) -> tuple[Callable[[int], Any], int]:
     return go, rows * 128
 
 
+def tune(task: str) -> tuple[Callable[[int], Any], int]:
+    """Train a BERT of 6 layers of 384 to classify rows or to tag tokens, with its default dropout."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    tag = task == "tag"
+    model_class = BertForTokenClassification if tag else BertForSequenceClassification
+    model = model_class(BertConfig(vocab_size=batches.VOCAB, num_labels=batches.TASKS[task][2], **sizes)).train()
+    drawn = []
+    for batch in batches.draw(task):
+        labels = np.where(batch["weights"] > 0, batch["answers"], -100).astype(np.int64)
+        arrays = {"input_ids": batch["tokens"].astype(np.int64), "attention_mask": batch["segments"], "labels": labels}
+        drawn.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+    upcoming = itertools.cycle(drawn)
+    step = training(model, lambda: model(**next(upcoming)).loss)
+    return lambda units: step(units * len(drawn)), sum(batch["input_ids"].numel() for batch in drawn)
+
+
 def encode(checkpoint: str) -> tuple[Callable[[int], Any], int]:
     """Run the forward pass of an encoder on 32 rows of 128, with its default attention kernel."""
     import torch
@@ -123,6 +145,8 @@ def encode(checkpoint: str) -> tuple[Callable[[int], Any], int]:
 
 WORKS: dict[str, Callable[..., tuple[Callable[[int], Any], int]]] = {
     "encode": encode,
+    "tune_classify": lambda: tune("classify"),
+    "tune_tag": lambda: tune("tag"),
     "w1": w1,
     "w2": w2,
     "w3": w3,

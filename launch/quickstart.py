@@ -38,6 +38,7 @@ PROMPT = "Return a new string"
 QUESTIONS = 100  # Blanks, and spans.
 SHORTEST, LONGEST = 10, 48  # Tokens of a sentence with a blank or a span.
 SPAN, ANSWER = 3, 6  # Tokens of a span, and tokens to generate from its start.
+SCORED, CANDIDATES = 5, 100  # Likeliest pieces of a blank: those that count, and those among which words are shown.
 WIDTH = 150  # Characters of a line of the closing screen.
 
 
@@ -142,11 +143,11 @@ def continued(exp: Experiment, params: Params, _: list[Question]) -> str:
 
 
 def filled(exp: Experiment, params: Params, asked: list[Question]) -> list[list[int]]:
-    """Return the five most likely tokens of each blank."""
+    """Return the likeliest tokens of each blank, likeliest first."""
     tokenizer = exp.tokenizer
     sources = [[tokenizer.cls, *question.source(tokenizer.mask), tokenizer.sep] for question in asked]
     forbidden = prompting.unwritable(tokenizer, exp.product.module.config.embed.vocab)
-    options = dict(mask=tokenizer.mask, pad=exp.padding, top=5, forbidden=forbidden)
+    options = dict(mask=tokenizer.mask, pad=exp.padding, top=CANDIDATES, forbidden=forbidden)
     masks = fill(exp.product.module, params, sources, **options)
     return [[token for token, _ in candidates] for ((_, candidates),) in masks]
 
@@ -211,8 +212,8 @@ def questions(exp: Experiment, gaps: Callable[[np.ndarray], list[tuple[int, int]
 
 
 def right(recipe: str, asked: list[Question], answers: list[list[int]]) -> list[bool]:
-    """Return whether each answer is right: a blank's word is among five, or a span begins with the right piece."""
-    most = 5 if recipe == "bert" else 1
+    """Return whether each answer is right: a blank's word is among five pieces, or a span begins with the right one."""
+    most = SCORED if recipe == "bert" else 1
     return [int(question.answer[0]) in answer[:most] for question, answer in zip(asked, answers, strict=True)]
 
 
@@ -220,13 +221,18 @@ def marked(exp: Experiment, question: Question) -> str:
     """Format a sentence with its gap in square brackets."""
     end = exp.tokenizer.decode(question.sentence[: question.stop])
     start = exp.tokenizer.decode(question.sentence[: question.start])
-    return f"{start} [{end.removeprefix(start).strip()}]{exp.tokenizer.decode(question.sentence).removeprefix(end)}"
+    rest = exp.tokenizer.decode(question.sentence).removeprefix(end)
+    return f"{start} [{end.removeprefix(start).strip()}]{rest}".strip()
 
 
 def shown(exp: Experiment, recipe: str, answer: list[int]) -> str:
-    """Format an answer: the five candidates of a blank, or the text from the start of a span."""
+    """Format an answer: five words for a blank, or the text from the start of a span.
+
+    Pieces that continue a word are not shown, although they count: a reader cannot judge them.
+    """
     if recipe == "bert":
-        return ", ".join(exp.tokenizer.decode([token]).strip() or "(space)" for token in answer)
+        texts = [exp.tokenizer.decode([token]).strip() for token in answer if exp.tokenizer.starts_word[token]]
+        return ", ".join([text for text in texts if text.isalpha()][:SCORED])
     return exp.tokenizer.decode(answer).strip()
 
 
@@ -234,7 +240,11 @@ def examples(
     exp: Experiment, recipe: str, asked: list[Question], before: dict[str, Any], after: dict[str, Any]
 ) -> list[str]:
     """Return the first ten questions with their answers before and after training."""
-    lines = [f"== {KINDS[recipe]}: {'a blank' if recipe == 'bert' else 'a span'} in brackets"]
+    what = {
+        "bert": f"a blank in brackets, and likely words; {SCORED} pieces count, some of which only continue a word",
+        "t5": "a span in brackets, and the text from its start; the first piece counts",
+    }
+    lines = [f"== {KINDS[recipe]}: {what[recipe]}"]
     for question, first, last in list(zip(asked, before[recipe], after[recipe], strict=True))[:10]:
         lines += ["", marked(exp, question)]
         lines += [f"  untrained  {shown(exp, recipe, first)}", f"  trained    {shown(exp, recipe, last)}"]
@@ -255,7 +265,7 @@ def screen(
     lines += [f"decoder          {bits:.2f} bits a byte (lower is better); it continues {PROMPT!r}"]
     for name, answers in (("untrained", before), ("trained", after)):
         lines += [f"  {name:14} " + f"{PROMPT}{answers['gpt']}".replace("\n", " ")[:WIDTH]]
-    what = {"bert": "blanks have the right word among five", "t5": "spans begin with the right piece"}
+    what = {"bert": "blanks have the right word among five pieces", "t5": "spans begin with the right piece"}
     for recipe, scored in what.items():
         first, last = (right(recipe, asked[recipe], answers[recipe]) for answers in (before, after))
         lines += ["", f"{KINDS[recipe]:16} {sum(last)} of {QUESTIONS} {scored}; untrained {sum(first)}"]

@@ -18,11 +18,13 @@ from typing import Any
 
 from lm_jax.core.config import InputError, check_local, differences, nearest, to_config_dict
 
-MODEL_VERBS = ("evaluate", "generate", "inspect")
+MODEL_VERBS = ("evaluate", "predict", "features", "generate", "inspect")
+WRITING_VERBS = ("predict", "generate")
 CHECKPOINT_VERBS = ("import", "export", "verify")
-PRINTING_VERBS = ("train", "evaluate", "generate", "tokenizer", "data", "inspect", "list", "doctor", *CHECKPOINT_VERBS)
-RUN_VERBS, STEP_VERBS = ("train", *MODEL_VERBS, "import", "export"), ("evaluate", "generate", "export")
-ROLE_VERBS = ("generate", "export")
+PRINTING_VERBS = ("train", *MODEL_VERBS, "tokenizer", "data", "list", "doctor", *CHECKPOINT_VERBS)
+RUN_VERBS = ("train", *MODEL_VERBS, "import", "export")
+STEP_VERBS = ("evaluate", "predict", "features", "generate", "export")
+ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect")
 LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
 # Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.
@@ -66,22 +68,29 @@ class Request:
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
-    input: str | None = _flag(None, "file of prompts, one per line", "generate")
+    input: str | None = _flag(None, "file of prompts, one per line, or of rows", "features", *WRITING_VERBS)
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
     )
     prompt: tuple[str, ...] = _flag((), "prompt; can be repeated", "generate")
     prompt_ids: tuple[str, ...] = _flag((), "prompt as token ids, such as 1,2,3; can be repeated", "generate")
     tokenizer: str | None = _flag(None, "tokenizer directory or file; ids: no tokenizer [the checkpoint's]", "import")
-    max_tokens: int | None = _flag(None, "maximum number of new tokens [128, fewer if positions run out]", "generate")
-    temperature: float = _flag(1.0, "sampling temperature; 0 is greedy", "generate")
-    top_k: int = _flag(0, "sample from the k most likely tokens (0: all); encoder: candidates per mask [5]", "generate")
-    top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", "generate")
-    seed: int | None = _flag(None, "random seed of sampling [0]; train: the same as --config.seed", "train", "generate")
+    max_tokens: int | None = _flag(None, "most new tokens [128 or fewer; predict: a target's]", *WRITING_VERBS)
+    temperature: float | None = _flag(None, "sampling temperature; 0 is greedy [1; predict: 0]", *WRITING_VERBS)
+    top_k: int = _flag(0, "sample from the k most likely (0: all); encoder: candidates per mask [5]", *WRITING_VERBS)
+    top_p: float = _flag(1.0, "sample from the fewest most likely tokens with this total probability", *WRITING_VERBS)
+    seed: int | None = _flag(None, "seed of sampling [0]; train: the same as --config.seed", "train", *WRITING_VERBS)
+    layer: int | None = _flag(None, "layer of the vectors: 0 embeddings, -1 the last [the last]", "features")
+    pool: str = _flag("mean", "a vector per row: mean, first or last; none: one per token", "features")
+    column: tuple[str, ...] = _flag((), "column to read; twice: a pair [those that the run reads]", "features")
+    normalise: bool = _flag(False, "divide each vector by its norm", "features")
+    dtype: str = _flag("float32", "type of the vectors: float32 or float16", "features")
     batch: int | None = _flag(None, "show the training batch of this step, counted from 0", "inspect")
     rows: int | None = _flag(None, "rows of --batch to show [4; with --json all]", "inspect")
     json: bool = _flag(False, "print one JSON document and nothing else to standard output", *PRINTING_VERBS)
-    fork: str | None = _flag(None, "directory of a run whose parameters initialise the new run in --workdir", "train")
+    fork: str | None = _flag(
+        None, "run to start from: its parameters and, if the recipe sets none, its model", *FORK_VERBS
+    )
     format: str = _flag("huggingface", "huggingface, or bare: without the head of a task", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
@@ -138,10 +147,10 @@ def parse(verb: str, words: Sequence[str]) -> Request:
         overrides = (*overrides, f"--config.seed={values['seed']}")
     config, changed = None, ()
     if recipe is not None:
-        config, changed = configure(load_recipe(recipe), overrides)
+        config, changed = configure(load_recipe(recipe), overrides, values["fork"], values["workdir"])
     elif overrides and values["workdir"] is None:
         raise InputError(f"{overrides[0]} needs --config=RECIPE (lm-jax list shows the shipped recipes)")
-    values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case")}
+    values |= {name: tuple(values[name]) for name in ("prompt", "prompt_ids", "case", "column")}
     values |= {"words": tuple(positional), "fields": fields, "roles": roles}
     return Request(verb=verb, recipe=recipe, config=config, changed=changed, overrides=overrides, **values)
 
@@ -219,8 +228,12 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+def configure(
+    recipe: Any, overrides: Sequence[str], fork: str | None = None, workdir: str | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """Returns a recipe's ConfigDict with defaults and overrides, and a line `key: before -> after` per changed key.
+
+    A recipe without a model gets that of the run `fork`, or of the run to resume in `workdir`.
 
     Example:
       >>> config, changed = configure(load_recipe("gpt:tiny"), ["--config.train.steps=10"])
@@ -229,16 +242,16 @@ def configure(recipe: Any, overrides: Sequence[str]) -> tuple[Any, tuple[str, ..
     """
     from lm_jax import experiment
 
-    before = experiment.complete(recipe)
+    before = experiment.complete(experiment.adopt(recipe, fork, workdir))
     after = override(copy.deepcopy(before), overrides)
     return after, tuple(differences(before, after))
 
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
     """Applies `--config.KEY=VALUE` arguments to `config`, in place; a value is parsed as the type of its key."""
-    from lm_jax.experiment.config import ENTRIES
+    from lm_jax.experiment.config import ENTRIES, replaced
 
-    for word in overrides:
+    for word in (*replaced(overrides), *overrides):
         key, equals, text = word[len("--") :].partition("=")
         if not equals:
             raise InputError(f"{word} has no value; write {word}=VALUE")
@@ -271,7 +284,7 @@ def _value(tree: Any, name: str, text: str, key: str) -> Any:
     try:
         if kind is bool:
             return booleans[text.lower()]
-        if kind is tuple:
+        if kind in (tuple, list):  # A list if the configuration was read from JSON.
             return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(_item, filter(None, text.split(","))))
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError) as error:

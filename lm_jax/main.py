@@ -28,6 +28,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 VERBS = {
     "train": ("train", "train a model, or resume a run where it stopped"),
     "evaluate": ("evaluate", "compute loss, perplexity, bits per byte and accuracy of a trained model"),
+    "predict": ("predict", "answer new rows with a tuned run: labels, tags, spans of text, texts"),
+    "features": ("features", "write vectors of texts: hidden states of any layer, per row or per token"),
     "generate": ("generate", "continue prompts (decoder), fill masks (encoder) or restore spans (encoder-decoder)"),
     "tokenizer": ("tokenizer", "train a tokenizer on your text"),
     "data": ("data", "clean and tokenise your text into a token store"),

@@ -3,6 +3,7 @@
     python -m notebooks.build [NAME ...]    # without names: all; `make notebooks` runs it
 
 The outputs of a cell with the tag `live` are for its reader alone, such as progress and timings: they are not stored.
+The seconds of each notebook and of its long cells are printed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 600  # of a cell
+LONG_S = 5  # A cell that takes as long is printed with its time.
 LIVE = "live"  # Tag of a cell whose outputs are not stored.
 # Settings of the caller that a notebook makes itself, or that a reader's kernel does not have.
 UNSET = ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION", "MPLBACKEND")
@@ -51,7 +54,7 @@ def execute(notebook: Any) -> Any:
         client = NotebookClient(
             notebook, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
-        client.record_timing, client.coalesce_streams = False, True
+        client.coalesce_streams = True
         client.execute(env=environment)
         return _relative(notebook, folder)
 
@@ -70,6 +73,7 @@ def stored(notebook: Any) -> Any:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
+        cell.metadata.pop("execution", None)
         if LIVE in cell.metadata.get("tags", ()):
             cell.outputs = []
         # Progress and warnings are on standard error.
@@ -78,14 +82,24 @@ def stored(notebook: Any) -> Any:
     return notebook
 
 
+def seconds(notebook: Any) -> list[float]:
+    """Returns the wall time of each code cell of an executed notebook."""
+    times = [cell.metadata["execution"] for cell in notebook.cells if "execution" in cell.metadata]
+    parse = datetime.fromisoformat
+    return [(parse(time["shell.execute_reply"]) - parse(time["iopub.execute_input"])).total_seconds() for time in times]
+
+
 def main(names: Sequence[str]) -> None:
     """Executes the notebooks of these names, or all, and writes their .ipynb files."""
     known = {source.stem: source for source in sources()}
     if unknown := set(names) - set(known):
         sys.exit(f"no notebook {', '.join(sorted(unknown))}; expected one of {', '.join(known)}")
     for name in names or known:
-        nbformat.write(stored(execute(read(known[name]))), FOLDER / f"{name}.ipynb")
-        print(f"notebooks/{name}.ipynb", flush=True)
+        notebook = execute(read(known[name]))
+        times = seconds(notebook)
+        nbformat.write(stored(notebook), FOLDER / f"{name}.ipynb")
+        long = ", ".join(f"{time:.0f}" for time in times if time >= LONG_S)
+        print(f"notebooks/{name}.ipynb: {sum(times):.0f} s; cells of {LONG_S} s and more: {long or 'none'}", flush=True)
 
 
 if __name__ == "__main__":

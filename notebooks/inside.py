@@ -150,15 +150,13 @@ import jax
 
 from lm_jax.core.config import from_config_dict
 from lm_jax.models.config import TransformerConfig
+from lm_jax.models.model import build_model
 from lm_jax.models.presets.llama import llama
-from lm_jax.models.transformer import build_transformer
 
-preset = llama("tiny")
-preset.embed.vocab = tokenizer.vocab_size
-rotary = build_transformer(from_config_dict(TransformerConfig, preset))
-untrained = rotary.init(jax.random.key(0), Inputs(tokens=tokens), method="everything")["params"]
+rotary = build_model(from_config_dict(TransformerConfig, llama("tiny")), vocab=tokenizer.vocab_size)
+untrained = rotary.init(jax.random.key(0))
 positions = np.arange(length)[None]
-for name, module, weights in (("GPT-2", model, params), ("LLaMA", rotary, untrained)):
+for name, module, weights in (("GPT-2", model, params), ("LLaMA", rotary.module, untrained)):
     here, later = (
         module.apply({"params": weights}, Inputs(tokens=tokens, positions=positions + shift), logits=True).logits
         for shift in (0, 5)

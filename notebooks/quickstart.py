@@ -17,17 +17,23 @@ print(doctor.summary())
 
 # %% [markdown]
 # `command` runs an `lm-jax` command inside the notebook. A recipe, `--config=NAME:VARIANT`, sets the model, its
-# objective and its text, and every other setting is a flag. The `tiny` recipes are meant for two CPU cores; here they
-# train for 100 steps of 16 rows of 64 tokens.
+# objective and its text, and every other setting is a flag.
 #
-# The first run cleans the text, trains a tokenizer and stores the tokens. The others find them, because all three
-# have the same tokenizer: one with `sentinels`, which the encoder-decoder needs.
+# `data` cleans the text, trains a tokenizer and stores the tokens. All three models read them, because they have the
+# same tokenizer: one with `sentinels`, which the encoder-decoder needs.
 
 # %% tags=["live"]
 from lm_jax.main import command
 
+SETTINGS = "--config.data.tokenizer.sentinels=8"
+command(f"data --config=gpt:tiny {SETTINGS}")
+
+# %% [markdown]
+# The `tiny` recipes are meant for two CPU cores; here they train for 100 steps of 16 rows of 64 tokens.
+
+# %% tags=["live"]
 RECIPES = {"decoder": "gpt:tiny", "encoder": "bert:tiny", "encoder_decoder": "t5:tiny"}
-SETTINGS = "--config.train.steps=100 --config.log.every=2 --config.data.tokenizer.sentinels=8"
+SETTINGS += " --config.train.steps=100 --config.log.every=2"
 
 for kind, recipe in RECIPES.items():
     command(f"train --config={recipe} --workdir=runs/{kind} {SETTINGS}")

@@ -12,7 +12,7 @@ import tiny
 from lm_jax.core.config import InputError
 from lm_jax.data import plans
 from lm_jax.data.tokenizers import KINDS
-from lm_jax.interop import choice, huggingface
+from lm_jax.interop import choice
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.denoise import NOISES

@@ -41,7 +41,12 @@ def test_a_notebook_runs_in_an_empty_directory(name, cache, monkeypatch):
     build = pytest.importorskip("notebooks.build", reason="needs the extra notebooks")
     monkeypatch.setenv("LM_JAX_CACHE", str(cache))
 
-    executed = build.stored(build.execute(build.read(FOLDER / f"{name}.py")))
+    executed = build.execute(build.read(FOLDER / f"{name}.py"))
+    times = build.seconds(executed)
+    code = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert len(times) == len(code) and min(times) >= 0
+    executed = build.stored(executed)
+    assert not any("execution" in cell.metadata for cell in code)
 
     if name == SMALLEST:
         assert printed(executed) == printed(committed(name)), "run make notebooks"
@@ -59,6 +64,7 @@ def test_every_source_has_a_notebook_with_the_same_cells():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stored_outputs_hold_no_path_timing_or_error(name):
     for cell in committed(name)["cells"]:
+        assert "execution" not in cell["metadata"]
         for output in cell.get("outputs", ()):
             assert output["output_type"] != "error" and output.get("name") != "stderr"
             text = "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))

@@ -4,6 +4,7 @@ import ast
 import json
 
 import pytest
+import workdirs
 
 from lm_jax import experiment, flags
 from tests.commands import GOLDEN, lm_jax, recipe_flags
@@ -46,8 +47,8 @@ def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
 @pytest.mark.parametrize(
     "name", [f"{recipe}:{variant}" for recipe, variants in RECIPES.items() for variant in variants]
 )
-def test_every_variant_is_a_complete_configuration(name):
-    config, changed = flags.configure(flags.load_recipe(name), [])
+def test_every_variant_is_a_complete_configuration(name, tmp_path):
+    config, changed = flags.configure(flags.load_recipe(name), [], fork=str(workdirs.configure(tmp_path)))
     typed = experiment.parse(config)
     assert not changed
     assert experiment.as_json(experiment.parse(experiment.as_json(typed))) == experiment.as_json(typed)

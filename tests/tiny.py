@@ -15,6 +15,7 @@ from lm_jax.models import transformer
 from lm_jax.models.config import KINDS
 from lm_jax.models.model import build_model
 from lm_jax.models.presets import PRESETS
+from lm_jax.objectives.answer import Answer, AnswerConfig
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
 from lm_jax.objectives.denoise import Denoise, DenoiseConfig
@@ -27,6 +28,7 @@ from lm_jax.objectives.roles import Models, product
 from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
+from lm_jax.objectives.task import Task
 
 VOCABULARY = Vocabulary(
     size=64, pad=0, bos=2, eos=3, cls=4, sep=5, mask=6, sentinels=tuple(range(56, 64)), ordinary=(7, 56)
@@ -45,6 +47,13 @@ def config(preset, *, over=None, **options):
     with tree.ignore_type():
         tree.update_from_flattened_dict({"embed.vocab": VOCABULARY.size, **(over or {})})
     return from_config_dict(KINDS[tree.kind], tree, "config.model")
+
+
+def tasked(objective, config):
+    """Model settings with the head that a task needs; those of other objectives stay the same."""
+    if not isinstance(objective, Task):
+        return config
+    return dataclasses.replace(config, task=objective.head(config.task))
 
 
 def stacks(preset):
@@ -145,13 +154,24 @@ STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "st
 def setting(name, **over):
     """The setting of an objective; `over` changes the product's model.
 
-    The models are gpt2 for causal, bert for masked with pairs, xlnet for permutation, electra for two encoders, t5 for
-    all others.
+    The models are gpt2 for causal, bert for tasks and for masked with pairs, xlnet for permutation, electra for two
+    encoders, t5 for all others.
     """
     rng = np.random.default_rng(0)
     text = lambda count: rng.integers(*VOCABULARY.ordinary, count).astype(np.int32)
     models = {}
-    if name == "causal":
+    if name == "answer":
+        objective = Answer(AnswerConfig(overlap=1, question_length=4), VOCABULARY, 16)
+        rows = [
+            {
+                "question": text(count // 3 + 1),
+                "context": text(count),
+                "answers": np.array([[index % count, count, 0]] * (index % 3)).reshape(-1, 3),
+            }
+            for index, count in enumerate(LENGTHS)
+        ]
+        preset, over = "bert", {**STILL, **over}
+    elif name == "causal":
         objective = Causal(CausalConfig(), VOCABULARY, 8)
         rows, preset, over = [{"tokens": text(count)} for count in LENGTHS], "gpt2", {"stack.depth": 1, **over}
     elif name == "masked":
@@ -203,7 +223,7 @@ def setting(name, **over):
         raise ValueError(f"no setting for the objective {name!r}: add one here")
     batch = stacked([objective.features(row, rng) for row in rows])
     batch[KEYS] = jnp.asarray(np.random.default_rng(9).integers(0, 1 << 32, (len(rows), 2), np.uint32))
-    models = {product(objective.roles): config(preset, over=over), **models}
+    models = {product(objective.roles): tasked(objective, config(preset, over=over)), **models}
     models = Models(objective.roles, {role: build_model(models[role], VOCABULARY.size) for role in objective.roles})
     models.check(name)
     return Setting(objective, models, random_params(models.shapes), batch)

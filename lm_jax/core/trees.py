@@ -33,6 +33,16 @@ def matches(patterns: Sequence[str], path: str) -> bool:
     return any(re.search(pattern, path) for pattern in patterns)
 
 
+def selects(patterns: Sequence[str], path: str) -> bool:
+    """Returns whether a regular expression matches the path `ROLE/REST` of a parameter, or its REST, as it is listed.
+
+    Example:
+      >>> selects(["^task/"], "model/task/out/kernel"), selects(["^model/task"], "model/task/out/kernel")
+      (True, True)
+    """
+    return matches(patterns, path) or matches(patterns, path.partition("/")[2])
+
+
 def count(tree: Any) -> int:
     """Counts the scalars of a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,11 @@ def prepare(
     progress: texts.Progress | None = None,
     tokenizer: tokenizers.Tokenizer | None = None,
     prefix: tuple[int, ...] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Corpus:
     """Return the tokens of a configuration; text that is not stored yet is cleaned, tokenised and stored.
 
-    `tokenizer` replaces that of `data`; the ids `prefix` start every document.
+    `tokenizer` replaces that of `data`; the ids `prefix` start every document; for `names` see `columns.join`.
 
     Raises:
       InputError: see `store.prepare` and `columns.join`; also if `data` names both a path and a mixture.
@@ -78,7 +79,23 @@ def prepare(
     stores = prepare_each(store.prepare, root, data.clean, tokenizer, **options)
     if not data.columns:
         return Stores(data.mixture, stores)
-    return columns.join(root, columns.parse(data.columns), data.source(), data.clean, stores, len(prefix))
+    return columns.join(root, columns.parse(data.columns), data.source(), data.clean, stores, len(prefix), names)
+
+
+def prepare_dev(
+    data: DataConfig, corpus: Corpus, progress: texts.Progress | None = None, prefix: tuple[int, ...] = ()
+) -> Corpus | None:
+    """Return the files to validate on, with the tokenizer and the labels of the training `corpus`; None without any.
+
+    Raises:
+      InputError: as in `prepare`, or a label is not in the training corpus.
+    """
+    held_out = data.held_out()
+    if held_out is None:
+        return None
+    names = corpus.names if isinstance(corpus, Columns) else None
+    reported = progress and (lambda stage, done, total: progress(f"dev: {stage}", done, total))
+    return naming("config.data.dev", prepare)(held_out, reported, corpus.tokenizer, prefix, names)
 
 
 def check_unknown_id(corpus: Corpus, rows: int) -> None:

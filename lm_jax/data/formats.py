@@ -1,4 +1,4 @@
-"""The format of a file (plain text, JSON or a table), by its name or, if that does not decide, by its content."""
+"""The format of a file (plain text, JSON, a table, ...), by its name or, if that does not decide, by its content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lm_jax.core.config import InputError, lookup
-from lm_jax.data import files, objects, records
+from lm_jax.data import annotated, files, objects, records
 from lm_jax.data.records import Record, Selection
 
 KEY = "config.data.format"
@@ -21,7 +21,12 @@ READERS: dict[str, Callable[[io.BufferedReader, Selection], Iterator[Record]]] =
     "a JSON array": records.json_values,
     "tsv": records.tabs,
     "csv": records.commas,
+    "squad": annotated.squad,
+    "conll": annotated.conll,
+    "labelled": annotated.labelled,
 }
+# Bytes that decide whether a file is SQuAD's JSON.
+_START = 1 << 16
 _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _SUFFIXES = {**dict.fromkeys(_JSON_LINES, "JSON lines"), ".tsv": "tsv", ".csv": "csv"}
 
@@ -69,10 +74,17 @@ def _auto(path: Path, stream: io.BufferedReader) -> tuple[str, bool]:
     suffix = files.kind(path)
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix], False
+    if stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"") and _is_squad(path):
+        return "squad", True
     if suffix == ".json":
         return _json(stream), True
     name = _sniffed(path, stream)
     return name or "text", bool(name)
+
+
+def _is_squad(path: Path) -> bool:
+    with files.opened(path) as content:
+        return annotated.is_squad(content.stream.read(_START))
 
 
 def _json(stream: io.BufferedReader) -> str:
@@ -124,4 +136,7 @@ CHOICES: dict[str, Callable[[Path, io.BufferedReader], tuple[str, bool]]] = {
     "json": lambda path, stream: (_json(stream), False),
     "tsv": lambda path, stream: ("tsv", False),
     "csv": lambda path, stream: ("csv", False),
+    "squad": lambda path, stream: ("squad", False),
+    "conll": lambda path, stream: ("conll", False),
+    "labelled": lambda path, stream: ("labelled", False),
 }

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries
+from lm_jax.data import lengths
 from lm_jax.data.order import key
 from lm_jax.data.rows import Filled, Request, Row, Rows
 from lm_jax.data.sources import SourceConfig
@@ -159,6 +160,10 @@ class Mixture:
                 result[place] = each
         return result
 
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Return the tokens of each row of one pass, or an upper bound; raise InputError if they are unknown."""
+        return np.concatenate([lengths.of(part) for part in self.parts])[self._evenly]
+
     def assign(self, slots: Int[np.ndarray, " slots"]) -> tuple[Int[np.ndarray, " slots"], Int[np.ndarray, " slots"]]:
         """Return the source of each slot, and the number of the slot among the slots of that source."""
         order, ranks = self._schedule
@@ -200,6 +205,10 @@ class Labelled:
         """Return a row with the name of its part."""
         return {**self.rows.row(index, epoch, rng), "part": np.str_(self.name)}
 
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Return the tokens of each row, or an upper bound; raise InputError if they are unknown."""
+        return lengths.of(self.rows)
+
     def filling(self, slots: Int[np.ndarray, " slots"], seed: int) -> list[Filled]:
         """Return the row of each slot."""
         return [(self, *each[1:]) for each in self.rows.filling(slots, seed)]
@@ -213,6 +222,11 @@ def names_to_keys(names: Sequence[str]) -> dict[str, int]:
 def of_objectives(request: Request, make: Callable[[Request], Rows]) -> Mixture:
     """Build the rows of a mixture of objectives, which all read the whole corpus; `make` builds those of one."""
     parts, keys = request.reads.parts, names_to_keys(list(request.reads.parts))
+    if request.config.window:
+        raise InputError(
+            f"config.data.rows.window is {request.config.window}, but config.objective.mixture gives each of its parts "
+            "a share of every batch, which sorting rows by length would change; leave out one of them"
+        )
     rows = []
     for name, reads in parts.items():
         part = dataclasses.replace(request, reads=reads, seed=key(request.seed, keys[name]))

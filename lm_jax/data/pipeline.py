@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from lm_jax.core.config import InputError
-from lm_jax.data import order
+from lm_jax.data import lengths, order
+from lm_jax.data.lengths import Buckets
 from lm_jax.data.rows import Row, Rows
 
 Batch = dict[str, np.ndarray]
@@ -28,7 +29,14 @@ _ENDLESS = 1 << 48
 
 
 def batch_at(
-    rows: Rows, features: Features, step: int, *, seed: int, batch: int, local: Int[np.ndarray, " local"] | None = None
+    rows: Rows,
+    features: Features,
+    step: int,
+    *,
+    seed: int,
+    batch: int,
+    local: Int[np.ndarray, " local"] | None = None,
+    buckets: Buckets | None = None,
 ) -> Batch:
     """Build the batch of one step, a function of (seed, step).
 
@@ -39,6 +47,7 @@ def batch_at(
       seed: of the run.
       batch: rows of the global batch.
       local: the places of the global batch that this host reads; None: all.
+      buckets: the lengths to which batches are cut; None: batches are not cut.
 
     Returns:
       The features of each row, stacked: [local, ...], and a random key for each row under `KEYS`.
@@ -52,11 +61,18 @@ def batch_at(
       [[1, 1], [3, 3], [2, 2], [0, 0]]
     """
     places = np.arange(batch) if local is None else np.asarray(local)
-    # In Python integers, which cannot overflow in a long run.
-    slots = np.array([step * batch + int(place) for place in places], np.int64)
-    filled = rows.filling(slots, seed)
+    if buckets is None:
+        filled, cut = rows.filling(_slots(step, batch, places), seed), _whole
+    else:
+        every = rows.filling(_slots(step, batch, np.arange(batch)), seed)
+        filled, cut = [every[place] for place in places.tolist()], _cutting(buckets, lengths.of_filled(every))
     keys = order.keys(*(np.array(numbers, np.uint64) for numbers in zip(*(each[1:] for each in filled), strict=True)))
-    return _keyed([_row(features, *each) for each in filled], keys)
+    return _keyed([cut(_row(features, *each)) for each in filled], keys)
+
+
+def bucket_at(rows: Rows, step: int, *, seed: int, batch: int, buckets: Buckets) -> int:
+    """Return the length of the batch of one step, without building it."""
+    return buckets.fitting(lengths.of_filled(rows.filling(_slots(step, batch, np.arange(batch)), seed)))
 
 
 def batches(
@@ -67,6 +83,7 @@ def batches(
     batch: int,
     start: int = 0,
     local: Int[np.ndarray, " local"] | None = None,
+    buckets: Buckets | None = None,
     threads: int = 1,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
@@ -82,7 +99,7 @@ def batches(
     import grain
 
     def build(step: int) -> Batch:
-        return batch_at(rows, features, int(step), seed=seed, batch=batch, local=local)
+        return batch_at(rows, features, int(step), seed=seed, batch=batch, local=local, buckets=buckets)
 
     dataset = grain.MapDataset.range(start, _ENDLESS).map(build)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))))
@@ -96,6 +113,7 @@ def ordered(
     local: Int[np.ndarray, " local"] | None = None,
     seed: int = 0,
     limit: int = 0,
+    buckets: Buckets | None = None,
 ) -> Iterator[Batch]:
     """Iterate once over all rows in order, as for evaluation; every pass is equal, on any number of hosts.
 
@@ -112,7 +130,25 @@ def ordered(
             padding = {name: np.zeros_like(array) for name, array in _row(features, rows, seed, 0, 0).items()}
         keys = order.keys(np.array([seed]), np.array([0]), np.array(indices))
         keys[[row is None for row in examples]] = 0
-        yield _keyed([row if row is not None else padding for row in examples], keys)  # type: ignore[misc]
+        cut = _whole
+        if buckets is not None:
+            cut = _cutting(buckets, lengths.of(rows)[number * batch : (number + 1) * batch])
+        yield _keyed([cut(row if row is not None else padding) for row in examples], keys)  # type: ignore[arg-type]
+
+
+def _slots(step: int, batch: int, places: Int[np.ndarray, " places"]) -> Int[np.ndarray, " places"]:
+    # In Python integers, which cannot overflow in a long run.
+    return np.array([step * batch + place for place in places.tolist()], np.int64)
+
+
+def _whole(features: Mapping[str, Any]) -> Mapping[str, Any]:
+    return features
+
+
+def _cutting(buckets: Buckets, lengths: Int[np.ndarray, " rows"]) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Return a function that cuts the features of a row of a batch whose rows have these lengths."""
+    size = buckets.fitting(lengths)
+    return lambda features: buckets.cut(features, size)
 
 
 def _row(features: Features, rows: Rows, seed: int, epoch: int, index: int) -> Mapping[str, Any]:

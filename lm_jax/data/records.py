@@ -20,9 +20,10 @@ from lm_jax.data import objects
 from lm_jax.data.clean import report as reports
 
 Text = bytes | str
-# Values of the text field (text, unless `Selection.types` allows other types) and of the group field.
-Record = tuple[Any, object]
-EMPTY: tuple[Record, ...] = ((None, None),)
+# Values of the text field (text, unless `Selection.types` allows other types) and of the group field, and the place in
+# the file: the number of a line, or words.
+Record = tuple[Any, object, int | str]
+EMPTY: tuple[Record, ...] = ((None, None, 0),)
 # Limited, because cleaning holds several copies of a document in memory.
 MAX_DOCUMENT_BYTES = 1 << 30
 
@@ -39,6 +40,7 @@ class Selection:
       skipped: the report that counts bad rows; None: the first one raises InputError.
       instead: the replacement for a bad row: nothing, or `EMPTY` so that record i stays record i.
       types, expected: accepted types of the values, and the name of these types in messages.
+      words: accept a list of words too, each text.
     """
 
     path: Path
@@ -48,6 +50,14 @@ class Selection:
     instead: tuple[Record, ...] = ()
     types: tuple[type, ...] = (bytes, str)
     expected: str = "text"
+    words: bool = False
+
+
+def whole(value: Any) -> Any:
+    """Return a text; one space joins the words of a list."""
+    if not isinstance(value, list):
+        return value
+    return b" ".join(value) if value and isinstance(value[0], bytes) else " ".join(value)
 
 
 def reject(selection: Selection, reason: str, size: int, message: str) -> tuple[Record, ...]:
@@ -59,17 +69,19 @@ def reject(selection: Selection, reason: str, size: int, message: str) -> tuple[
     return selection.instead
 
 
-def joined(records: Iterator[Record], selection: Selection) -> Iterator[Text]:
-    """Yield the texts; line breaks join those of neighbouring records of one group."""
+def joined(records: Iterator[Record], selection: Selection) -> Iterator[tuple[Any, int | str]]:
+    """Yield the texts and their places; line breaks join texts of neighbouring records of one group."""
     if not selection.group:
-        yield from (text for text, _ in records)
+        yield from ((text, place) for text, _, place in records)
         return
     group: list[Text] = []
-    last, size = None, 0
-    for text, key in records:
+    last, size, first = None, 0, 0
+    for text, key, place in records:
         if group and key != last:
-            yield _join(group)
+            yield _join(group), first
             group, size = [], 0
+        if not group:
+            first = place
         group.append(text)
         last, size = key, size + len(text)
         if size > MAX_DOCUMENT_BYTES:
@@ -78,7 +90,7 @@ def joined(records: Iterator[Record], selection: Selection) -> Iterator[Text]:
                 "choose a finer config.data.group"
             )
     if group:
-        yield _join(group)
+        yield _join(group), first
 
 
 def _join(texts: list[Text]) -> Text:
@@ -94,7 +106,7 @@ def json_lines(stream: io.BufferedReader, selection: Selection) -> Iterator[Reco
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
             message = (
                 f"config.data.path: {selection.path} line {number} is not JSON ({error}); expected one object a line "
@@ -102,16 +114,16 @@ def json_lines(stream: io.BufferedReader, selection: Selection) -> Iterator[Reco
             )
             yield from reject(selection, "not JSON", len(line), message)
             continue
-        yield from _record(record, f"line {number}", len(line), selection)
+        yield from record_of(value, f"line {number}", len(line), selection)
 
 
 def json_values(stream: io.BufferedReader, selection: Selection) -> Iterator[Record]:
     """Read JSON objects in an array or in sequence."""
-    for number, (line, size, record) in enumerate(objects.values(stream, selection.path), 1):
-        yield from _record(record, f"line {line}, record {number}", size, selection)
+    for number, (line, size, value) in enumerate(objects.values(stream, selection.path), 1):
+        yield from record_of(value, f"line {line}, record {number}", size, selection)
 
 
-def _record(record: Any, place: str, size: int, selection: Selection) -> tuple[Record, ...]:
+def record_of(record: Any, place: str, size: int, selection: Selection) -> tuple[Record, ...]:
     """Return the text and group of a JSON record, or the replacement for a bad one."""
     where = f"{selection.path} {place}"
     if not isinstance(record, dict):
@@ -127,15 +139,17 @@ def _record(record: Any, place: str, size: int, selection: Selection) -> tuple[R
                 "config.data.format=text to read the file as plain text"
             )
             return reject(selection, f"no field {name!r}", size, message)
-    return checked(record, f"{where}: field {selection.field!r}", size, selection)
+    return checked(record, f"{where}: field {selection.field!r}", place, size, selection)
 
 
-def checked(record: Mapping[str, Any], name: str, size: int, selection: Selection) -> tuple[Record, ...]:
+def checked(record: Mapping[str, Any], name: str, place: str, size: int, selection: Selection) -> tuple[Record, ...]:
     """Return the value and group of a record, or the replacement for a bad value; `name` is for messages."""
     value = record[selection.field]
-    if isinstance(value, selection.types):
-        return ((value, record[selection.group] if selection.group else None),)
-    message = f"{name} is {_kind(value)}; expected {selection.expected} (config.data.field)"
+    words = selection.words and isinstance(value, list) and all(isinstance(word, (bytes, str)) for word in value)
+    if words or isinstance(value, selection.types):
+        return ((value, record[selection.group] if selection.group else None, place),)
+    expected = selection.expected + " or a list of words" * selection.words
+    message = f"{name} is {_kind(value)}; expected {expected} (config.data.field)"
     return reject(selection, f"{selection.field!r} is {_kind(value)}", size, message)
 
 
@@ -204,10 +218,10 @@ def _columns(rows: Iterator[tuple[int, list[bytes]]], selection: Selection, deli
     group = _column(header, selection, header_line, selection.group, "group", delimiter) if selection.group else None
     if _is_number(selection.field):
         # Columns have numbers, so the first line is a row.
-        yield header[text], None if group is None else header[group]
+        yield header[text], None if group is None else header[group], header_line
     for number, row in rows:
         if len(row) == len(header):
-            yield row[text], None if group is None else row[group]
+            yield row[text], None if group is None else row[group], number
             continue
         if not row:
             yield from selection.instead

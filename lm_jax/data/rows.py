@@ -9,7 +9,7 @@ reads the first part of the corpus, validation the rest: they share no token. `p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,8 +20,11 @@ from lm_jax.data import columns
 from lm_jax.data.columns import Columns
 from lm_jax.data.order import key, permute_one
 from lm_jax.data.store import Store
+from lm_jax.data.windows import Windows
 
 Row = dict[str, np.ndarray | np.generic]
+# Tokens of the entries of text columns, by column.
+Sizes = Mapping[str, Int[np.ndarray, " rows"]]
 # The row that fills a slot: the plan and its seed, the epoch, and the index of the row.
 Filled = tuple[Any, int, int, int]
 
@@ -39,12 +42,15 @@ class RowsConfig:
       shift: start packed and streamed training rows at another offset in every epoch, so that no token is always first.
       short: share of pairs whose maximum length is drawn at random.
       random: share of pairs whose second segment is from another document.
+      window: batches whose rows are sorted by length and cut into batches, which are shuffled, so that a batch needs
+        little padding (with `config.data.buckets`); for `columns`; 0: rows of a batch are drawn from all.
     """
 
     plan: str = "auto"
     shift: bool = True
     short: float = setting(0.1, at_least=0, at_most=1)
     random: float = setting(0.5, at_least=0, at_most=1)
+    window: int = setting(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,23 +62,28 @@ class Reads:
       length: maximum tokens of a row.
       overlap: tokens that a packed row shares with the row before; 1 if the first token of a row is only context.
       columns: maximum tokens by text column, and 0 for other columns; empty if the objective reads one text.
+      windows: the column whose long texts take several rows; None: they are cut.
       shift: whether windows may start elsewhere in every epoch; False if a row must be the same in every epoch.
       versions: versions of every row: epoch e repeats epoch e mod `versions`, with its random choices; 0: no epoch
         repeats another.
       borders: whether packed rows also have `sentences`, the indices of tokens that begin a sentence.
       parts: for a mixture of objectives, what each reads, by name; a row then has the name of its part, `part`.
       share: of a part: its share of the rows, relative to the sum of all shares.
+      lengths: the length of each row, or an upper bound, from the tokens of each of its text columns, at most those of
+        `columns`; None: unknown.
     """
 
     plan: str
     length: int
     overlap: int = 0
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    windows: Windows | None = None
     shift: bool = True
     versions: int = 0
     borders: bool = False
     parts: Mapping[str, Reads] = dataclasses.field(default_factory=dict)
     share: float = 1.0
+    lengths: Callable[[Sizes], Int[np.ndarray, " rows"]] | None = dataclasses.field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -130,7 +141,7 @@ class Request:
       config: settings; the plan "auto" is that of `reads`.
       split: "train" or "validation".
       reads: what the objective reads from a row.
-      validation: share of tokens (of columns: of records) held out from training, at the end.
+      validation: share of tokens (of columns: of records) held out from training, at the end; above 1, their number.
       seed: of the shifts of windows.
       lanes: rows of the global batch, and so the number of lanes of `streams`.
     """
@@ -161,9 +172,12 @@ class Request:
 
 def span(count: int, split: str, validation: float) -> tuple[int, int]:
     """Return start and stop of a split in a corpus of `count` tokens or records."""
-    if not 0 <= validation <= 1:
-        raise InputError(f"config.data.validation is {validation}; expected a share from 0 to 1")
-    border = int(count * (1 - validation))
+    if not 0 <= validation <= max(1, count) or (validation > 1 and validation != int(validation)):
+        raise InputError(
+            f"config.data.validation is {validation:g}; expected a share from 0 to 1, or a whole number up to the "
+            f"{count:,} tokens or records of the corpus"
+        )
+    border = int(count * (1 - validation) if validation <= 1 else count - validation)
     return {"train": (0, border), "validation": (border, count)}[split]
 
 
@@ -305,39 +319,3 @@ def examples(request: Request) -> Examples:
     store, start, stop = request.line()
     chosen = documents(store, request.split, start, stop)
     return Examples(store, store.document_starts[chosen], store.document_stops()[chosen], request.reads.length)
-
-
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """Records of columns; `most` is the maximum number of tokens by column, for spans that of their text."""
-
-    columns: Columns
-    numbers: Int[np.ndarray, " rows"]
-    most: Mapping[str, int]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return the entries of one record by column."""
-        record = int(self.numbers[index])
-        return {name: self.columns.read(name, record, most) for name, most in self.most.items()}
-
-    filling = permuted
-
-
-def of_columns(request: Request) -> Records:
-    """Build the plan `columns`."""
-    corpus, reads = request.tokens, request.reads.columns
-    if not isinstance(corpus, Columns) or not reads:
-        names = ", ".join(reads) or "none"
-        raise InputError(
-            f"config.data.rows.plan is columns, and the objective reads {names}; define them in {columns.KEY}"
-        )
-    corpus.check(reads)
-    start, stop = span(corpus.records, request.split, request.validation)
-    numbers = corpus.rows[slice(*np.searchsorted(corpus.rows, [start, stop]))]
-    if request.split == "train" and not len(numbers):
-        raise InputError("config.data.validation leaves no record to train on that has all columns; lower it")
-    most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
-    return Records(corpus, numbers, most)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import glob
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.data import files as contents
-from lm_jax.data import folders, formats, records, stdlib, tfds
+from lm_jax.data import folders, formats, records, stdlib, templates, tfds
 from lm_jax.data.clean import report as reports
 from lm_jax.data.formats import Format
 from lm_jax.data.records import EMPTY, MAX_DOCUMENT_BYTES, Selection
@@ -32,16 +33,18 @@ class SourceConfig:
       path: "stdlib", "tfds:NAME[/CONFIG][:VERSION]", or files, globs and directories (all text files below them)
         separated by commas. Files are plain text, JSON, .tsv or .csv, each also as .gz, .xz, .bz2 or .zst.
       format: how files are read: "auto" (by name, else by content), "text", "json" (lines, or an array of objects),
-        "tsv" or "csv".
+        "tsv", "csv", "squad", "conll" or "labelled" (see `annotated`).
       bad_rows: what to do with a record without text: "fail" raises an error, "skip" skips and counts it.
       field: the JSON field, feature of a dataset or column of a table that holds the text; a column by its name in the
-        first line or, in a table without names, by its number from 0.
+        first line or, in conll and in a table without names, by its number from 0.
       group: the field or column whose value neighbouring records of one document share; line breaks join their texts.
         Empty: each record is a document.
       document: the unit of plain text that is a document: "file", "line" or "paragraph" (separated by empty lines).
       part: for stdlib: "docs" (docstrings and topics), "code" or "all".
       split: for tfds: the split, such as "train" or "train[:10%]".
       datasets: for tfds: the folder of all datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      template: text with one {}, which stands for each text: what is read is the whole ("Question: {}"); {{ and }} are
+        braces. Of columns and mixtures only; empty: the text alone.
       weight: in a mixture: the share of the rows, relative to the sum of all weights; all 0: `temperature` decides.
     """
 
@@ -54,6 +57,7 @@ class SourceConfig:
     part: str = "docs"
     split: str = "train"
     datasets: str = setting("", local=True)
+    template: str = ""
     weight: float = setting(0.0, at_least=0)
 
 
@@ -71,6 +75,7 @@ def check(config: SourceConfig) -> None:
     """Raise InputError for settings that do not fit the source's files."""
     lookup(formats.CHOICES, config.format, formats.KEY)
     lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")
+    templates.split(config.template, "template")
     if not _is_files(config):
         if config.format != "auto":
             raise InputError(f"{formats.KEY} is {config.format!r}, but {config.path} is not a file; leave it out")
@@ -114,7 +119,8 @@ def _check_fields(path: Path, form: Format, config: SourceConfig) -> None:
         if not form.has_fields:
             raise InputError(
                 f"config.data.{key} is {value!r}, but {path} is plain text, which has no fields; expected JSON, .tsv "
-                f"or .csv: name such files only, set {formats.KEY} to json, tsv or csv, or leave out config.data.{key}"
+                f"or .csv: name such files only, set {formats.KEY} to json, tsv, csv, squad, conll or labelled, or "
+                f"leave out config.data.{key}"
             )
 
 
@@ -162,7 +168,7 @@ def documents(
       config: the source.
       report: counts the rows that `bad_rows` skips, as read and dropped.
       aligned: keep document i at index i: skipped rows become None, and empty lines are documents.
-      accepted: `types` and `expected` of `Selection`, to read values other than text.
+      accepted: `types`, `expected` and `words` of `Selection`, to read values other than text.
 
     Raises:
       InputError: a file is missing or damaged, a line is not JSON, or a field is missing.
@@ -170,15 +176,34 @@ def documents(
     skipped_rows = lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")(
         reports.empty() if report is None else report
     )
+    for document, _, _ in _placed(config, skipped_rows, aligned, accepted):
+        yield document
+
+
+def place(config: SourceConfig, index: int) -> str:
+    """Return the file and line of an aligned document, such as "a.csv line 3", by reading the source again."""
+    # Bad rows are skipped here: if they are errors, none of them comes before the document.
+    everything = {"types": (object,)}
+    placed = itertools.islice(_placed(config, reports.empty(), True, everything), index, None)
+    _, path, at = next(placed)
+    return f"{path} line {at}" if isinstance(at, int) else f"{path} {at}"
+
+
+def _placed(
+    config: SourceConfig, skipped_rows: reports.Report | None, aligned: bool, accepted: dict[str, Any]
+) -> Iterator[tuple[Any, Path | str, int | str]]:
+    """Yield the raw documents with their file and their place in it: the number of a line, or words."""
     instead, splitters = (EMPTY, ALIGNED) if aligned else ((), DOCUMENTS)
     fields = {"field": config.field, "group": config.group}
     select = functools.partial(Selection, **fields, skipped=skipped_rows, instead=instead, **accepted)
     if config.path == "stdlib":
-        yield from lookup(stdlib.PARTS, config.part, "config.data.part").documents()
+        parts = lookup(stdlib.PARTS, config.part, "config.data.part").documents()
+        yield from ((document, config.path, f"document {number}") for number, document in enumerate(parts, 1))
         return
     if config.path.startswith(tfds.PREFIX):
         selection = select(path=Path(config.path))
-        yield from records.joined(tfds.texts(selection, config.split, config.datasets), selection)
+        joined = records.joined(tfds.texts(selection, config.split, config.datasets), selection)
+        yield from ((document, config.path, at) for document, at in joined)
         return
     split = lookup(splitters, config.document, "config.data.document")
     for path in files(config):
@@ -187,9 +212,10 @@ def documents(
         with contents.opened(path) as content:
             if form.has_fields:
                 selection = select(path=path)
-                yield from records.joined(formats.READERS[form.name](content.stream, selection), selection)
+                joined = records.joined(formats.READERS[form.name](content.stream, selection), selection)
+                yield from ((document, path, at) for document, at in joined)
             else:
-                yield from split(content.stream, path)
+                yield from ((document, path, at) for at, document in split(content.stream, path))
 
 
 # Each returns the report that counts bad rows; None: the first one raises InputError.
@@ -220,7 +246,7 @@ def fingerprint(config: SourceConfig) -> str:
             raise InputError(f"config.data.path: cannot read {path} ({error.strerror})") from error
         digest.update(json.dumps(_reading(config, path, size)).encode())
         digest.update(file_digest.digest())
-    for name in ("format", "bad_rows"):
+    for name in ("format", "bad_rows", "template"):
         if getattr(config, name) != getattr(SourceConfig, name):
             digest.update(json.dumps([name, getattr(config, name)]).encode())
     return digest.hexdigest()
@@ -266,7 +292,7 @@ def _is_unchanged(path: Path, form: Format) -> bool:
         return form.name == "csv" and b"\t" not in content.stream.readline()
 
 
-def _whole(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
+def _whole(lines: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
     pieces, size = [], 0
     for line in lines:
         pieces.append(line)
@@ -276,31 +302,34 @@ def _whole(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
                 f"{path} is one document of more than {MAX_DOCUMENT_BYTES >> 30} GiB; set config.data.document to "
                 "paragraph or line"
             )
-    yield b"".join(pieces)
+    yield 1, b"".join(pieces)
 
 
-def _every_line(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
-    for line in lines:
-        yield line.rstrip(b"\r\n")
+def _every_line(lines: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(lines, 1):
+        yield number, line.rstrip(b"\r\n")
 
 
-def _nonempty_lines(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
-    return filter(None, _every_line(lines, path))
+def _nonempty_lines(lines: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in _every_line(lines, path) if line)
 
 
-def _paragraphs(lines: io.BufferedReader, path: Path) -> Iterator[bytes]:
+def _paragraphs(lines: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
     paragraph: list[bytes] = []
-    for line in lines:
+    start = 0
+    for number, line in enumerate(lines, 1):
         if line.strip():
+            start = start if paragraph else number
             paragraph.append(line)
         elif paragraph:
-            yield b"".join(paragraph)
+            yield start, b"".join(paragraph)
             paragraph = []
     if paragraph:
-        yield b"".join(paragraph)
+        yield start, b"".join(paragraph)
 
 
-DOCUMENTS: dict[str, Callable[[io.BufferedReader, Path], Iterator[bytes]]] = {
+# Each yields the documents of plain text and the numbers of their first lines.
+DOCUMENTS: dict[str, Callable[[io.BufferedReader, Path], Iterator[tuple[int, bytes]]]] = {
     "file": _whole,
     "line": _nonempty_lines,
     "paragraph": _paragraphs,

@@ -88,7 +88,8 @@ def texts(selection: Selection, split: str, datasets: str = "") -> Iterator[Reco
                 raise InputError(
                     f"{name} has no feature {feature!r}; it has {', '.join(map(repr, example))}: set config.data.{key}"
                 )
-        yield from checked(example, f"{name}: feature {selection.field!r} of example {number}", 0, selection)
+        place = f"example {number}"
+        yield from checked(example, f"{name}: feature {selection.field!r} of {place}", place, 0, selection)
 
 
 def _builder(directory: Path, split: str) -> Any:

@@ -126,6 +126,7 @@ def generate(
     bos: int,
     start: int | None = None,
     openings: Sequence[Any] | None = None,
+    numbers: Sequence[int] | None = None,
     forbidden: Sequence[int] = (),
     forbidden_first: Sequence[int] = (),
     first: int | None = None,
@@ -148,6 +149,7 @@ def generate(
       bos: id from which a decoder continues an empty prompt.
       start: first input id of an encoder-decoder's decoder; None: `pad`, as in T5.
       openings: for each prompt of an encoder-decoder, the token ids with which its output begins; None: none.
+      numbers: of the prompts, for their draws; None: 0, 1, 2, ...
       forbidden: ids that are never generated.
       forbidden_first: ids that are not generated as the first token.
       first: forced first id.
@@ -180,7 +182,9 @@ def generate(
     prefill, decode = _programs(plan)
     params = unstacked(module, params)
     live = np.arange(count) < len(sources)
-    cache, progress, keys, positions = prefill(params, inputs, limits, live, np.uint32(seed))
+    order = np.arange(count, dtype=np.uint32)
+    order[: len(sources)] = order[: len(sources)] if numbers is None else numbers
+    cache, progress, keys, positions = prefill(params, inputs, limits, live, np.uint32(seed), order)
     reported = np.zeros(len(sources), np.int64)
     for stop in [max_tokens] if on_tokens is None else [*range(1, max_tokens, max(chunk, 1)), max_tokens]:
         if stop > 1:
@@ -282,14 +286,14 @@ def _programs(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _prefill(
-    plan: Plan, params: Params, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array
+    plan: Plan, params: Params, inputs: Inputs, limits: Limits, live: Bool[Array, " batch"], seed: Array, numbers: Array
 ) -> tuple[Cache, Progress, Key[Array, " batch"], Int[Array, " batch"]]:
     """Reads the prompts and draws the first tokens; returns cache, progress, random keys and the tokens' positions."""
     count, length = inputs.tokens.shape
     source = 0 if inputs.source is None else inputs.source.tokens.shape[1]
     # One slot fewer than `room`: the last token is never an input.
     cache = Bound(plan.module, params).empty_cache(count, length + plan.room - 1, source)
-    keys = row_keys(seed, count)
+    keys = row_keys(seed, numbers)
     progress = Progress(
         step=jnp.zeros((), jnp.int32),
         last=jnp.zeros(count, jnp.int32),

@@ -86,9 +86,10 @@ def top_p(logits: Float[Array, "batch choices"], share: float) -> Float[Array, "
     return jnp.where(bits >= least, logits, -jnp.inf)
 
 
-def row_keys(seed: int | Integer[Array, ""], rows: int) -> Key[Array, " batch"]:
-    """One random key per row, which depends on the seed and the row number only."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(rows))
+def row_keys(seed: int | Integer[Array, ""], rows: int | Integer[Array, " batch"]) -> Key[Array, " batch"]:
+    """One random key per row, which depends on the seed and the row number only; `rows`: how many, or their numbers."""
+    numbers = jnp.arange(rows) if isinstance(rows, int) else rows
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
 
 
 def draw(

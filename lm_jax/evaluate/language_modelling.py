@@ -58,6 +58,12 @@ class LanguageModelling:
             if name:
                 yield f"{name}/loss", loss
 
+    def values(self, params: Any, batch: Any) -> tuple[str, ...]:
+        """The names of what `run` yields, from the shapes of the parameters and of a batch."""
+        metrics = [name for name in jax.eval_shape(self.step, params, batch) if name != "loss"]
+        losses = [f"{name}/loss" for name in self.batches if name]
+        return ("loss", *metrics, "perplexity", *(["bits_per_byte"] if self.objective.text else []), *losses)
+
     def _pass(self, params: Any, batches: Iterator[dict[str, np.ndarray]]) -> tuple[Sums, float]:
         """The sums of all batches, and the UTF-8 bytes of this host's targets."""
         total: Sums = {}

@@ -6,24 +6,36 @@ override any field; `parse` converts the result to frozen dataclasses.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from lm_jax.core.config import InputError, Tree, from_config_dict, lookup, merge, setting, to_config_dict
+from lm_jax.core.config import (
+    InputError,
+    Tree,
+    build_entries,
+    from_config_dict,
+    lookup,
+    merge,
+    replace_fields,
+    setting,
+    to_config_dict,
+)
 from lm_jax.data.columns import ColumnConfig
 from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.sources import SourceConfig
+from lm_jax.data.tasks import TaskConfig
 from lm_jax.evaluate.config import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
-from lm_jax.objectives import ObjectiveConfig
+from lm_jax.objectives import ObjectiveConfig, roles
 from lm_jax.parallel.mesh import MeshConfig
 from lm_jax.parallel.rules import Rules
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
@@ -36,9 +48,17 @@ ENTRIES = {
     "config.objective.mixture.parts": ObjectiveConfig,
 }
 
+# On the command line, a setting switches off the recipe's other setting, which would replace it.
+REPLACED_BY = {
+    "config.seed": "config.train.seeds",
+    "config.train.steps": "config.train.epochs",
+    "config.evaluate.every": "config.evaluate.per_epoch",
+    "config.data.validation": "config.data.dev",
+}
+
 # File name of the configuration in a work directory, and the key of its list of later changes.
 SAVED, HISTORY = "config.json", "history"
-# File name of the names of labels in a work directory: a list by column.
+# File name of the names of labels by column, in the order of their ids.
 LABELS = "labels.json"
 
 
@@ -55,6 +75,7 @@ class ExperimentConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     conventions: ConventionsConfig = ConventionsConfig()
     data: DataConfig = DataConfig()
+    task: TaskConfig = setting(TaskConfig(), free=True)
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = setting(MeshConfig(), free=True)
@@ -71,7 +92,10 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       InputError: the recipe has an unknown key, or no model.
     """
     if "model" not in recipe:
-        raise InputError("the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small')")
+        raise InputError(
+            "the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small'), or take the "
+            "model of a trained or imported run with --fork=RUN"
+        )
     config: Any = merge(to_config_dict(ExperimentConfig(model=_blank(recipe.model))), recipe)
     for role in config.models:
         key = f"config.models.{role}"
@@ -83,11 +107,74 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
+def adopt(recipe: Any, fork: str | None, workdir: str | None) -> Any:
+    """A recipe that sets no `config.model`, with the models, conventions and tokenizer settings of a run.
+
+    The run is `fork`; if there is none, or it was deleted, the one to resume in `workdir`. A recipe with a model is
+    returned as it is.
+    """
+    if "model" in recipe:
+        return recipe
+    run = None if fork is None else saved(fork)
+    # The run itself keeps the tokenizer of its parameters; a new run extends it by its own settings.
+    fresh: dict[str, Any] = {"path": "", "add": (), "anew": False} if run else {}
+    if run is None and workdir is not None:
+        run = next(filter(None, map(saved, [Path(workdir), *sorted(Path(workdir).glob("seed-*"))])), None)
+    if run is None:
+        if fork is not None:
+            raise InputError(f"--fork={fork} holds no run; give the --workdir of a trained or imported run")
+        return recipe
+    typed, tree = parse(run), copy.deepcopy(recipe)
+    objective = from_config_dict(ObjectiveConfig, recipe.get("objective", {}), "config.objective")
+    models = {role: dataclasses.asdict(typed.models[role]) for role in roles(objective) if role in typed.models}
+    tokenizer = dataclasses.asdict(typed.data.tokenizer) | fresh
+    with tree.unlocked():
+        tree.model = dataclasses.asdict(typed.model)
+        tree.models = {**models, **tree.get("models", {})}
+        tree.conventions = {**dataclasses.asdict(typed.conventions), **tree.get("conventions", {})}
+        data = tree.get("data", {})
+        tree.data = {**data, "tokenizer": {**tokenizer, **data.get("tokenizer", {})}}
+    return tree
+
+
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
     """Converts a complete configuration, or one read from JSON, to frozen dataclasses."""
-    typed = from_config_dict(ExperimentConfig, config)
+    typed = _with_entries(from_config_dict(ExperimentConfig, config))
     models = {role: _model(tree, f"config.models.{role}") for role, tree in typed.models.items()}
     return dataclasses.replace(typed, model=_model(typed.model), models=Tree(models))
+
+
+def replaced(overrides: Sequence[str]) -> list[str]:
+    """The arguments `--config.KEY=VALUE` that switch off settings by `REPLACED_BY`.
+
+    Raises:
+      InputError: a setting and the one that replaces it are both among `overrides`.
+
+    Example:
+      >>> replaced(["--config.train.steps=10"])
+      ['--config.train.epochs=0']
+    """
+    pairs = [word.removeprefix("--").partition("=") for word in overrides]
+    values, added = {name: value for name, _, value in pairs}, []
+    for name, other in REPLACED_BY.items():
+        if name in values and values.get(other, "").strip("0."):
+            raise InputError(f"--{name} has no effect, because --{other} is {values[other]}; leave out one of them")
+        if name in values and other not in values:
+            added.append(f"--{other}={'0' if other.endswith(('epochs', 'epoch')) else ''}")
+    return added
+
+
+def _with_entries(config: ExperimentConfig) -> ExperimentConfig:
+    """Adds the defaults of settings that the entries of `ENTRIES` lack, because an earlier version saved them."""
+    for key, entry in ENTRIES.items():
+        *parents, name = key.split(".")[1:]
+        tree = getattr(functools.reduce(getattr, parents, config), name)
+        if tree:
+            entries = build_entries(entry, tree, key)
+            complete = {each: dataclasses.asdict(entries[each]) for each in tree}
+            over = functools.reduce(lambda inner, parent: {parent: inner}, reversed(parents), {name: complete})
+            config = replace_fields(config, over, "config")
+    return config
 
 
 def as_json(config: ExperimentConfig) -> dict[str, Any]:
@@ -112,15 +199,15 @@ def saved(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error
 
 
-def saved_labels(workdir: str | os.PathLike[str]) -> Mapping[str, tuple[str, ...]]:
-    """The names of the labels of a run, by column and in the order of their ids; empty if it has none.
+def saved_labels(workdir: str | os.PathLike[str]) -> Tree:
+    """The names of labels in a work directory, by column; empty if the run has none.
 
     Raises:
       InputError: the file cannot be read.
     """
     path = Path(workdir) / LABELS
     try:
-        return Tree({column: tuple(names) for column, names in json.loads(path.read_text()).items()})
+        return Tree({name: tuple(names) for name, names in json.loads(path.read_text()).items()})
     except (FileNotFoundError, NotADirectoryError):
         return Tree()
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +17,17 @@ import optax
 
 from lm_jax import objectives
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.trees import Params
+from lm_jax.core.trees import Params, selects
 from lm_jax.data import corpora, pipeline, tokenizers
 from lm_jax.data.columns import Columns
+from lm_jax.data.lengths import Buckets
+from lm_jax.data.tables import Records
 from lm_jax.evaluate.language_modelling import LanguageModelling
+from lm_jax.evaluate.tasks import Answering, TaskScores
+from lm_jax.evaluate.written import TextScores
+from lm_jax.experiment import checks, evaluators, rates
 from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved, saved_labels
 from lm_jax.experiment.feed import Feed
-from lm_jax.models import mup
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
 from lm_jax.models.model import Model, build_model
@@ -32,7 +38,8 @@ from lm_jax.objectives.roles import Models, Role, key
 from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
-from lm_jax.train import averaging, gradients, optimizers, placing, state, step
+from lm_jax.train import averaging, gradients, optimizers, placing, state
+from lm_jax.train import step as step_module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,9 @@ class Experiment:
     Attributes:
       store: the tokenized text, or None if only the models are needed.
       devices: the devices of the mesh; None: all.
-      saved_labels: the names of the labels of a saved run, by column, for an experiment without text.
+      saved_labels: the names of the labels of a saved run, by column, for text without them.
+      unread: the columns of the objective that the text lacks: those of the answers to new rows.
+      dev: the tokenized files to validate on; None: a part of `store`.
 
     Example:
       >>> from ml_collections import ConfigDict
@@ -59,13 +68,20 @@ class Experiment:
     store: corpora.Corpus | None = None
     devices: Sequence[Any] | None = None
     saved_labels: Mapping[str, tuple[str, ...]] = Tree()
+    unread: tuple[str, ...] = ()
+    dev: corpora.Corpus | None = None
 
     def check(self) -> None:
         """Builds everything that may reject the configuration, so that errors appear before any file is written."""
         _ = self.layout, self.objective, self.models, self.state_like, self.batch_like
         self.objective.check({role: model.module.config for role, model in self.models.models.items()})
+        checks.check_trained(self)
+        checks.check_metrics(self)
+        for size in self.buckets.sizes if self.buckets else ():
+            self.batch_of(size)
         for split in ("train", "validation"):
             self.feed.rows(split)
+        checks.check_best(self)
 
     @property
     def tokens(self) -> corpora.Corpus:
@@ -74,16 +90,47 @@ class Experiment:
             raise ValueError("this experiment has no text; create it with `experiment.prepare`")
         return self.store
 
+    def warnings(self) -> list[str]:
+        """A line for each text of few or mostly unknown tokens."""
+        dev = [] if self.dev is None else [f"config.data.dev: {line}" for line in self.dev.warnings()]
+        return [*self.tokens.warnings(), *dev]
+
     @functools.cached_property
     def feed(self) -> Feed:
         """Batches of the text."""
-        corpora.check_unknown_id(self.tokens, self._rows_of_table)
-        return Feed(self.config.data, self.tokens, self.objective, self.layout, self.config.seed)
+        for corpus in (self.tokens, *((self.dev,) if self.dev is not None else ())):
+            corpora.check_unknown_id(corpus, self._rows_of_table)
+        return Feed(
+            *(self.config.data, self.tokens, self.objective, self.layout, self.config.seed),
+            buckets=self.buckets,
+            dev=self.dev,
+            unread=self.unread,
+        )
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Hash of the text, and of the files to validate on; empty without text."""
+        store = self.store.fingerprint if self.store else ""
+        if self.dev is None:
+            return store
+        return hashlib.sha256(json.dumps(["dev 1", store, self.dev.fingerprint]).encode()).hexdigest()[:32]
+
+    @functools.cached_property
+    def buckets(self) -> Buckets | None:
+        """The lengths to which batches are cut: `config.data.buckets`, and that of the longest row; None: uncut."""
+        if not self.config.data.buckets:
+            return None
+        spec = self.objective.spec
+        axes = {name: field.axis_names for name, field in spec.items() if "length" in field.axis_names}
+        # The targets of an encoder-decoder may be longer than `config.data.length`.
+        sizes = {*self.config.data.buckets, max(spec[name].shape[axes[name].index("length")] for name in axes)}
+        real = tuple(name for name in axes if name in {field.used for field in spec.values()})
+        return Buckets(tuple(sorted(sizes)), axes, real)
 
     @functools.cached_property
     def labels(self) -> Mapping[str, tuple[str, ...]]:
         """The names of the labels of each column, by id."""
-        if not isinstance(self.store, Columns):
+        if self.saved_labels or not isinstance(self.store, Columns):
             return self.saved_labels
         return Tree({name: tuple(names) for name, names in self.store.names.items() if names})
 
@@ -107,9 +154,9 @@ class Experiment:
 
     @property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text."""
-        special = 1 + len(document_prefix(self.config))
-        return self.tokenizer.bytes_per_id(self.tokens.bytes, self.tokens.tokens - special * self.tokens.documents)
+        """UTF-8 bytes of each id; if the tokenizer changes text, the mean over this run's text, or its dev files."""
+        special, corpus = 1 + len(document_prefix(self.config)), self.tokens if self.dev is None else self.dev
+        return self.tokenizer.bytes_per_id(corpus.bytes, corpus.tokens - special * corpus.documents)
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -180,7 +227,10 @@ class Experiment:
         vocab = name in self.config.models and embed.vocab
         if self.task is not None:
             config = dataclasses.replace(config, task=self.task.head(config.task))
-        return build_model(config, vocab or self._rows_of_table)
+        model, only = build_model(config, vocab or self._rows_of_table), self.config.train.only
+        if not only:
+            return model
+        return dataclasses.replace(model, trainable=lambda path: selects(only, f"{name}/{path}"))
 
     @property
     def product(self) -> Model:
@@ -198,11 +248,7 @@ class Experiment:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
         config, models = self.config, self.models
-        factors = {
-            f"{role}/{path}": factor
-            for role, model in models.models.items()
-            for path, factor in mup.multipliers(model.module.config, model.axes).items()
-        }
+        factors = rates.factors(models, config.optimizer.layer_decay)
         return optimizers.build_optimizer(config.optimizer, config.train.steps, models.axes, factors)
 
     @property
@@ -241,8 +287,12 @@ class Experiment:
     @functools.cached_property
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and shardings of a global batch, from the objective's spec."""
+        return self.batch_of(None)
+
+    def batch_of(self, size: int | None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and shardings of a global batch that is cut to `size` tokens; None: of an uncut one."""
         fields = {**self.objective.spec, pipeline.KEYS: Field(shape=(2,), dtype="uint32")}
-        rows = self.config.data.batch
+        fields, rows = {name: field.cut(size) for name, field in fields.items()}, self.config.data.batch
         shapes = {name: jax.ShapeDtypeStruct((rows, *field.shape), field.dtype) for name, field in fields.items()}
         axes = {name: ("batch", *field.axis_names) for name, field in fields.items()}
         return _sharded(axes, shapes, self.layout)
@@ -256,10 +306,10 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         return self.layout.jit(self.init, once=True, out_shardings=shardings)()
 
-    def train_step(self) -> step.Step:
+    def train_step(self) -> step_module.Step:
         """The jitted train step; it donates the state and keeps its shardings."""
         config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
-        function = step.make_train_step(
+        function = step_module.make_train_step(
             self.objective,
             self.models,
             self.optimizer,
@@ -271,29 +321,32 @@ class Experiment:
 
     def eval_step(self) -> Callable[..., Any]:
         """The jitted evaluation step."""
-        return self.layout.jit(step.make_eval_step(self.objective, self.models))
+        return self.layout.jit(step_module.make_eval_step(self.objective, self.models))
 
-    def validation(self) -> LanguageModelling:
+    def answering(self, split: str = "validation") -> Answering:
+        """Answers to the rows of a split; the objective is a task."""
+        objective, feed = cast(Task, self.objective), self.feed
+        step = self.layout.jit(step_module.make_answer_step(objective, self.models))
+        rows = cast(Records, feed.rows(split))
+        return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
+
+    def validation(self) -> LanguageModelling | TaskScores | TextScores:
         """The evaluator of the validation split."""
-        ordered = functools.partial(self.feed.ordered, "validation", self.config.evaluate.batches)
-        return LanguageModelling(
-            objective=self.objective,
-            step=self.eval_step(),
-            batches={name: functools.partial(ordered, name) for name in self.feed.sources},
-            put=self.put,
-            byte_lengths=self.byte_lengths,
-        )
+        return evaluators.validation(self)
 
-    @property
-    def row_tokens(self) -> int:
-        """Tokens per row for throughput: the input tokens of the product, or of the product's encoder."""
-        return next(work.source or work.length for work in self.objective.work if work.role == self.models.product)
+    def row_tokens(self, size: int | None = None) -> int:
+        """Tokens per row for throughput: the input tokens of the product, or of the product's encoder.
 
-    def flops(self) -> float:
-        """Floating-point operations to train all models on one row of a batch (`models.flops`)."""
+        `size` is the length to which the batch is cut; None: it is uncut.
+        """
+        works = (work.cut(size) for work in self.objective.work if work.role == self.models.product)
+        return next(work.source or work.length for work in works)
+
+    def flops(self, size: int | None = None) -> float:
+        """Floating-point operations to train all models on one row of a batch cut to `size` (`models.flops`)."""
         total = 0.0
         for work in self.objective.work:
-            model = self.models.models[work.role]
+            work, model = work.cut(size), self.models.models[work.role]
             total += training_flops(
                 model.module.config,
                 model.shapes,
@@ -328,8 +381,9 @@ def prepare(
 
     `tokenizer` replaces the configured one; `progress` is called as in `store.prepare`.
     """
-    tokens = corpora.prepare(config.data, progress, tokenizer, prefix=document_prefix(config))
-    return Experiment(config, tokens.tokenizer, tokens)
+    prefix = document_prefix(config)
+    tokens = corpora.prepare(config.data, progress, tokenizer, prefix)
+    return Experiment(config, tokens.tokenizer, tokens, dev=corpora.prepare_dev(config.data, tokens, progress, prefix))
 
 
 def load(workdir: str | os.PathLike[str]) -> Experiment:

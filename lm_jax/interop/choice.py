@@ -113,8 +113,8 @@ def _with_head(
     architecture = named[0] if named else heads.stem(bare[0]) + suffix
     read = {**tree, "architectures": [architecture if named else known[0]]}
     head, task = family.head(architecture, read), config.task
-    pools = suffix == BARE and head is not None and _has_pooler(family, head, task, read)
-    again = family.configure(Settings(read, (f"{head.dense}.weight",) if pools else (), name, family.heads))
+    pooler = head.dense if suffix == BARE and head is not None and _has_pooler(family, head, task, read) else ""
+    again = family.configure(Settings(read, (f"{pooler}.weight",) if pooler else (), name, family.heads))
     rates = head.rates(task) if head is not None and named else {}
     return {**read, **rates, "architectures": [architecture]}, again
 

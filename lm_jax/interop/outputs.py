@@ -23,7 +23,8 @@ from lm_jax.models.config import TransformerConfig
 from lm_jax.models.feedforward import experts
 from lm_jax.models.heads import TaskHead
 from lm_jax.models.interface import Inputs, Shown
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 
 NEW_TOKENS = 20
 # Arguments of the reference's `forward` that change its outputs and are not supported here.
@@ -189,7 +190,9 @@ def _heads(checkpoint: Checkpoint, params: Params, inputs: Arrays, last: Any) ->
         outputs["pair"] = module.pair_logits(last[:, 0])
         if bert.numbers_next_first(name):
             outputs["pair"] = outputs["pair"][:, ::-1]
-        outputs["pooled"] = _pooled(checkpoint, params["pair"]["pooler"], checkpoint.config.pair_activation, last)
+        outputs["pooled"] = _pooled(
+            checkpoint, params["pair"]["pooler"], getattr(checkpoint.config, "pair_activation", "tanh"), last
+        )
     if head is not None and head.dense and "task" in params:
         outputs["pooled"] = _pooled(checkpoint, params["task"]["dense"], task.activation, last)
     if head is not None and task.classes:

@@ -18,7 +18,7 @@ def files(width: int, pool: str, *, unit: bool, longest: int) -> dict[str, bytes
 
     Args:
       width: of the hidden states.
-      pool: how a text's hidden states become its vector, a key of `models.task.POOLS`.
+      pool: how a text's hidden states become its vector, a key of `models.pooling.POOLS`.
       unit: whether vectors are normalised to length 1.
       longest: maximum tokens of a text.
 

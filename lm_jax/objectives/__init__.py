@@ -9,10 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, setting
+from lm_jax.objectives.answer import Answer, AnswerConfig
 from lm_jax.objectives.base import Objective, Vocabulary
 from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.choice import Choice, ChoiceConfig
 from lm_jax.objectives.classify import Classify, ClassifyConfig
 from lm_jax.objectives.denoise import Denoise, DenoiseConfig
+from lm_jax.objectives.embed import Embed, EmbedTaskConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import KEY, Mixture, MixtureConfig, common_roles, naming_part
 from lm_jax.objectives.permutation import Permutation, PermutationConfig
@@ -22,11 +25,15 @@ from lm_jax.objectives.roles import Role
 from lm_jax.objectives.seq2seq import Seq2Seq, Seq2SeqConfig
 from lm_jax.objectives.span import Span, SpanConfig
 from lm_jax.objectives.substituted import Substituted, SubstitutedConfig
+from lm_jax.objectives.tag import Tag, TagConfig
 
 OBJECTIVES = {
+    "answer": Answer,
     "causal": Causal,
+    "choice": Choice,
     "classify": Classify,
     "denoise": Denoise,
+    "embed": Embed,
     "masked": Masked,
     "mixture": Mixture,
     "permutation": Permutation,
@@ -35,6 +42,7 @@ OBJECTIVES = {
     "seq2seq": Seq2Seq,
     "span": Span,
     "substituted": Substituted,
+    "tag": Tag,
 }
 
 
@@ -47,9 +55,12 @@ class ObjectiveConfig:
 
     name: str = "causal"
     weight: float = setting(1.0, above=0, below=1e9)
+    answer: AnswerConfig = AnswerConfig()
     causal: CausalConfig = CausalConfig()
+    choice: ChoiceConfig = ChoiceConfig()
     classify: ClassifyConfig = ClassifyConfig()
     denoise: DenoiseConfig = DenoiseConfig()
+    embed: EmbedTaskConfig = EmbedTaskConfig()
     masked: MaskedConfig = MaskedConfig()
     mixture: MixtureConfig = MixtureConfig()
     permutation: PermutationConfig = PermutationConfig()
@@ -58,6 +69,7 @@ class ObjectiveConfig:
     span: SpanConfig = SpanConfig()
     replaced: ReplacedConfig = ReplacedConfig()
     substituted: SubstitutedConfig = SubstitutedConfig()
+    tag: TagConfig = TagConfig()
 
     def __post_init__(self):
         self.parts()

@@ -131,6 +131,13 @@ class Field:
         """The logical name, or None, of every axis of `shape`."""
         return self.axes or (None,) * len(self.shape)
 
+    def cut(self, size: int | None) -> Field:
+        """The field in a batch whose axes `length` are cut to `size`; None: uncut."""
+        if size is None:
+            return self
+        axes = zip(self.shape, self.axis_names, strict=True)
+        return dataclasses.replace(self, shape=tuple(min(n, size) if axis == "length" else n for n, axis in axes))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
@@ -143,6 +150,7 @@ class Work:
       targets: rows of the query stream of two-stream attention: they have queries, but no keys or values.
       candidates: logits of single ids, without those of the whole vocabulary.
       heads: by name of another head than the read-out, such as `pair`: number of positions that it reads.
+      sequences: between which the tokens are divided, such as one for each choice.
     """
 
     role: str
@@ -152,6 +160,16 @@ class Work:
     targets: int = 0
     candidates: int = 0
     heads: Mapping[str, int] = Tree()
+    sequences: int = 1
+
+    def cut(self, size: int | None) -> Work:
+        """The counts for a row of a batch that is cut to `size` tokens, at most; None: uncut."""
+        if size is None:
+            return self
+        most, names = self.sequences * size, ("length", "scored", "source", "targets")
+        counts = {name: min(getattr(self, name), most) for name in names}
+        heads = Tree({name: min(count, most) for name, count in self.heads.items()})
+        return dataclasses.replace(self, **counts, heads=heads)
 
 
 @flax.struct.dataclass

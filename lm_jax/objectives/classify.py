@@ -18,13 +18,15 @@ from jaxtyping import Array, Float
 from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sums
 from lm_jax.data.rows import Reads
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
-from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy, counted, padded
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
+from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import binary_cross_entropy, cross_entropy
-from lm_jax.objectives.framing import Framing, framing
-from lm_jax.objectives.task import Outputs, Task
+from lm_jax.objectives.framing import Framing, fields, frame, framed
+from lm_jax.objectives.task import Outputs, Task, softmax
 
 KEY = "config.objective.classify"
 
@@ -59,12 +61,14 @@ class Answers(NamedTuple):
       value: the answers of a row as an array, from the entry of their column and the number of classes.
       losses: of logits [batch classes] and answers, [batch].
       predict: the answers of logits.
+      scores: of logits, the probability of each label.
     """
 
     field: Callable[[int], Field]
     value: Callable[[Any, int], np.ndarray]
     losses: Callable[[jax.Array, jax.Array], jax.Array]
     predict: Callable[[np.ndarray], list[Any]]
+    scores: Callable[[np.ndarray], np.ndarray]
 
 
 def _several(entry: Any, classes: int) -> np.ndarray:
@@ -79,18 +83,21 @@ ANSWERS = {
         value=lambda entry, classes: np.asarray(entry, np.int32),
         losses=cross_entropy,
         predict=lambda logits: logits.argmax(-1).tolist(),
+        scores=softmax,
     ),
     "labels": Answers(
         field=lambda classes: Field(shape=(classes,), dtype="float32"),
         value=_several,
         losses=lambda logits, labels: binary_cross_entropy(logits, labels).mean(-1),
         predict=lambda logits: [np.flatnonzero(row > 0).tolist() for row in logits],
+        scores=lambda logits: 1 / (1 + np.exp(-logits)),
     ),
     "number": Answers(
         field=lambda classes: Field(dtype="float32"),
         value=lambda entry, classes: np.asarray(entry, np.float32),
         losses=lambda logits, numbers: jnp.square(logits[..., 0].astype(jnp.float32) - numbers),
         predict=lambda logits: logits[..., 0].tolist(),
+        scores=lambda logits: logits,
     ),
 }
 
@@ -115,7 +122,7 @@ class Classify(Task):
     kind: str = "encoder"
 
     def __post_init__(self):
-        _ = self._answers, self._framing, self._markers
+        _ = self._answers, self.framing, self._markers
         weights = self.config.weights
         if weights and (self.config.answers != "label" or len(weights) != len(self.labels)):
             raise InputError(
@@ -124,7 +131,7 @@ class Classify(Task):
             )
 
     @property
-    def answers(self) -> str:
+    def kind_of_answers(self) -> str:
         """The kind of its answers."""
         return self.config.answers
 
@@ -139,6 +146,11 @@ class Classify(Task):
         return () if self.config.answers == "number" else tuple(self.vocabulary.labels.get(self.config.label, ()))
 
     @property
+    def sequences(self) -> tuple[tuple[str, ...], ...]:
+        """One sequence, of all texts."""
+        return (self._texts,)
+
+    @property
     def _texts(self) -> tuple[str, ...]:
         return (self.config.text, self.config.pair) if self.config.pair else (self.config.text,)
 
@@ -147,8 +159,9 @@ class Classify(Task):
         return lookup(ANSWERS, self.config.answers, f"{KEY}.answers")
 
     @functools.cached_property
-    def _framing(self) -> Framing:
-        return framing(self.vocabulary, self.kind, self.length, len(self._texts), "classify")
+    def framing(self) -> Framing:
+        """The special tokens of a row."""
+        return frame(self.vocabulary, self.kind, self.length, len(self._texts), "classify")
 
     @functools.cached_property
     def _markers(self) -> tuple[int, ...]:
@@ -157,17 +170,20 @@ class Classify(Task):
     @property
     def reads(self) -> Reads:
         """Records with one or two texts and a label."""
-        room = self._framing.room(len(self._texts))
+        room = self.framing.room(len(self._texts))
         columns = {**dict.fromkeys(self._texts, room), self.config.label: 0}
-        return Reads(plan="columns", length=self.length, columns=Tree(columns))
+        return Reads(plan="columns", length=self.length, columns=Tree(columns), lengths=self.lengths)
 
     @property
     def spec(self) -> Mapping[str, Field]:
         """Fields of the features."""
-        row = Field(shape=(self.length,), axes=("length",))
-        spec = {"tokens": dataclasses.replace(row, ids=True, used="segments"), "types": row, "segments": row}
-        spec |= {"markers": Field(shape=(len(self._markers),))} if self._markers else {}
-        return {**spec, "answers": self._answers.field(len(self.labels)), "weights": Field(dtype="float32")}
+        spec = {"markers": Field(shape=(len(self._markers),))} if self._markers else {}
+        return {
+            **fields(self.length),
+            **spec,
+            "answers": self._answers.field(len(self.labels)),
+            "weights": Field(dtype="float32"),
+        }
 
     @property
     def work(self) -> tuple[Work, ...]:
@@ -188,22 +204,17 @@ class Classify(Task):
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types` and `segments` of `length`, `answers`, and `weights`: 0 if the row has no answer."""
-        tokens, types = self._framing.arrange([row[name] for name in self._texts])
+        features = framed(self.framing, [row[name] for name in self._texts], self.vocabulary.pad)
         classes, entry = len(self.labels), row.get(self.config.label)
-        features = {
-            "tokens": padded(tokens, self.length, self.vocabulary.pad),
-            "types": padded(types, self.length),
-            "segments": counted(len(tokens), self.length, np.int32),
-        }
         if self._markers:
             # A marker that was cut off, or never was there: the first token stands for it.
-            found = [np.flatnonzero(tokens == marker)[:1] for marker in self._markers]
+            found = [np.flatnonzero(features["tokens"] == marker)[:1] for marker in self._markers]
             features["markers"] = np.array([int(at[0]) if len(at) else 0 for at in found], np.int32)
         if entry is None:
             answers = np.zeros(self.spec["answers"].shape, self.spec["answers"].dtype)
-            return {**features, "answers": answers, "weights": np.float32(0)}
+            return {**features, "answers": answers, "weights": np.array(0, np.float32)}
         weight = self.config.weights[int(entry)] if self.config.weights else 1
-        return {**features, "answers": self._answers.value(entry, classes), "weights": np.float32(weight)}
+        return {**features, "answers": self._answers.value(entry, classes), "weights": np.array(weight, np.float32)}
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch classes]."""
@@ -225,6 +236,25 @@ class Classify(Task):
             return {}
         return {"accuracy": accuracy(outputs["logits"], batch["answers"], (batch["weights"] > 0).astype(jnp.float32))}
 
-    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[Any]:
+    def answers_of(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[Any]:
         """Ids of labels, lists of them, or numbers."""
-        return self._answers.predict(np.asarray(outputs["logits"]))
+        return self._answers.predict(outputs["logits"])
+
+    def described(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[dict[str, Any]]:
+        """`label` or `labels` and the `scores` of all labels, which are probabilities; or a `number`."""
+        answers = self.answers_of(outputs, rows)
+        if self.config.answers == "number":
+            return [{"number": answer} for answer in answers]
+        scores = self._answers.scores(outputs["logits"].astype(np.float64)).tolist()
+        named = [dict(zip(self.labels, row, strict=True)) for row in scores]
+        if self.config.answers == "label":
+            return [{"label": self.labels[id], "scores": row} for id, row in zip(answers, named, strict=True)]
+        labels = [[self.labels[id] for id in ids] for ids in answers]
+        return [{"labels": names, "scores": row} for names, row in zip(labels, named, strict=True)]
+
+    def references(self, rows: Records) -> list[Any]:
+        """Ids of labels, lists of them, or numbers."""
+        if self.config.answers != "labels":
+            return super().references(rows)
+        column = self.config.label
+        return [sorted(rows.entry(column, record).reshape(-1).tolist()) for record in rows.records]

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError
-from lm_jax.objectives.base import Vocabulary
+from lm_jax.objectives.base import Field, Vocabulary, counted, padded
 
-Tokens = Int[np.ndarray, " tokens"]
+# Of any length.
+Tokens = Int[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +49,37 @@ class Framing:
             kept[longest], over = kept[longest] - step, over - step
         return kept
 
+    def total(self, sizes: Sequence[Int[np.ndarray, " rows"]]) -> Int[np.ndarray, " rows"]:
+        """The tokens of rows whose texts have these numbers of tokens."""
+        return np.minimum(np.sum(sizes, axis=0) + self.length - self.room(len(sizes)), self.length)
+
     def arrange(self, texts: Sequence[Tokens]) -> tuple[Tokens, Tokens]:
-        """The tokens of a row, and their types: 0 up to the end of `between`, then 1."""
+        """The tokens of a row, and their types: 1 for the last of several texts, 0 before it."""
         parts, types = [np.array(self.before, np.int32)], [np.zeros(len(self.before), np.int32)]
         for number, (text, size) in enumerate(zip(texts, self.cut([len(text) for text in texts]), strict=True)):
             last = number == len(texts) - 1
             parts += [text[:size], np.array(self.after if last else self.between, np.int32)]
-            types += [np.full(size + len(parts[-1]), number, np.int32)]
+            types += [np.full(size + len(parts[-1]), int(last and number > 0), np.int32)]
         return np.concatenate(parts).astype(np.int32), np.concatenate(types)
 
 
-def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:
+def framed(framing: Framing, texts: Sequence[Tokens], pad: int) -> dict[str, Int[np.ndarray, " length"]]:
+    """The features of a row, padded to the length: `tokens`, `types`, and `segments`, which are 0 at padding."""
+    tokens, types = framing.arrange(texts)
+    return {
+        "tokens": padded(tokens, framing.length, pad),
+        "types": padded(types, framing.length),
+        "segments": counted(len(tokens), framing.length, np.int32),
+    }
+
+
+def fields(*shape: int) -> dict[str, Field]:
+    """The fields of `framed` for rows of `shape`, of which the last is the length."""
+    row = Field(shape=shape, axes=(*[None] * (len(shape) - 1), "length"))
+    return {"tokens": dataclasses.replace(row, ids=True, used="segments"), "types": row, "segments": row}
+
+
+def frame(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: str) -> Framing:
     """The framing of a model: its conventions, else [CLS] and [SEP] for an encoder, and EOS between a decoder's texts.
 
     Args:
@@ -75,10 +96,10 @@ def framing(vocabulary: Vocabulary, kind: str, length: int, texts: int, name: st
     if kind == "encoder" and not (before or after):
         cls, sep = vocabulary.require(name, "cls", "sep")
         before, after = (cls,), (sep,)
-    frame = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
-    if frame.room(texts) < texts:
+    result = Framing(before, vocabulary.between or after or (vocabulary.eos,), after, length)
+    if (room := result.room(texts)) < texts:
         raise InputError(
-            f"config.data.length {length} leaves {frame.room(texts)} tokens for {texts} text{'s' * (texts > 1)} beside "
-            "the special tokens; increase it"
+            f"config.data.length {length} leaves {room} tokens for {texts} text{'s' * (texts > 1)} beside the special "
+            "tokens; increase it"
         )
-    return frame
+    return result

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from lm_jax.core.config import InputError, setting
-from lm_jax.data.rows import Reads
+from lm_jax.data.rows import Reads, Sizes
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.roles import Role
 from lm_jax.objectives.teacher_forcing import SourceTarget
@@ -27,6 +28,8 @@ class Seq2SeqConfig:
       source, target: the columns of the sources and of the targets.
       target_length: tokens of the longest target, with EOS; None: `config.data.length` for an encoder-decoder, half of
         it for a decoder, whose row holds the source too.
+      closed: whether the source of a decoder ends with EOS, as that of an encoder-decoder does; False: its text already
+        ends with what opens the answer, such as the marker of a chat.
       smoothing: share of each label's probability that is spread over the vocabulary in training. Evaluation reports
         the loss without it.
     """
@@ -34,6 +37,7 @@ class Seq2SeqConfig:
     source: str = "source"
     target: str = "target"
     target_length: int | None = setting(None, at_least=1)
+    closed: bool = True
     smoothing: float = setting(0.1, at_least=0, below=1)
 
 
@@ -88,18 +92,36 @@ class Seq2Seq(SourceTarget):
     def reads(self) -> Reads:
         """Records with both columns; a target that fills `target_length` has no room for EOS."""
         columns = {self.config.source: self._source_tokens, self.config.target: self.target_length}
-        return Reads(plan="columns", length=sum(columns.values()), columns=columns)
+        return Reads(plan="columns", length=sum(columns.values()), columns=columns, lengths=self.lengths)
+
+    def lengths(self, sizes: Sizes) -> Int[np.ndarray, " rows"]:
+        """The tokens of a decoder's rows; of an encoder-decoder's, those of the longer of source and target."""
+        source = sizes[self.config.source] + len(self.vocabulary.before) + len(self.vocabulary.closing)
+        target = np.minimum(sizes[self.config.target] + 1, self.target_length)
+        return np.maximum(source, target) if self.kind == "encoder_decoder" else source + target - 1
 
     @property
     def _source_tokens(self) -> int:
         """Tokens of the longest source, without special tokens."""
         # A decoder does not read the last token of the target.
         longest = self.length if self.kind == "encoder_decoder" else self.length + 1 - self.target_length
-        return longest - len(self.vocabulary.before) - len(self.vocabulary.closing)
+        return longest - len(self.vocabulary.before) - len(self.closing)
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The column of the targets, which new rows lack."""
+        return (self.config.target,)
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """The ids that end every source."""
+        return self.vocabulary.closing if self.config.closed or self.kind == "encoder_decoder" else ()
+
+    def source(self, text: Int[np.ndarray, " text"]) -> Int[np.ndarray, " source"]:
+        """The ids of a source, from those of its text."""
+        return np.concatenate([self.vocabulary.before, text, self.closing]).astype(np.int32)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The features of `SourceTarget.arrange`."""
-        vocabulary = self.vocabulary
-        source = np.concatenate([vocabulary.before, row[self.config.source], vocabulary.closing]).astype(np.int32)
-        target = np.concatenate([row[self.config.target], [vocabulary.eos]])[: self.target_length].astype(np.int32)
-        return self.arrange(source, target)
+        target = np.concatenate([row[self.config.target], [self.vocabulary.eos]])[: self.target_length]
+        return self.arrange(self.source(row[self.config.source]), target.astype(np.int32))

@@ -9,13 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from lm_jax.core.config import Tree
 from lm_jax.core.sums import Sums
+from lm_jax.data.rows import Sizes
+from lm_jax.data.tables import Records
 from lm_jax.models.interface import Inputs, Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_weight, weighted
+from lm_jax.objectives.framing import Framing
 from lm_jax.objectives.roles import Role
 
 # What a model says about the rows of a batch, by name: [batch, ...].
@@ -27,7 +31,7 @@ class Vectors:
     """How a sentence encoder makes one vector of each text, for exports.
 
     Attributes:
-      pool: a key of `models.task.POOLS`.
+      pool: a key of `models.pooling.POOLS`.
       unit: whether vectors are normalised to length 1.
     """
 
@@ -38,17 +42,26 @@ class Vectors:
 class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
 
+    To score it, run `answer` on the rows of a plan in their order, join the outputs of all batches without rows of
+    padding, and compare `answers_of` with `references`, which both have one entry for each record of these rows.
+
     Attributes:
-      answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
+      kind_of_answers: the kind of its answers, a key of `evaluate.metrics.METRICS`.
       answer_columns: the columns that hold the answers, which new rows lack.
+      stand_ins: the kinds of the columns that stand in for columns of answers in new rows, such as "words" for tags;
+        columns of answers that are not named are not read.
       labels: names of the labels, by id; empty if answers are no labels.
+      sequences: the text columns of each sequence of a row, which `framing` joins.
       vectors: how the model makes vectors of texts if it is a sentence encoder, else None.
     """
 
     roles = {"model": Role(kinds=("encoder", "decoder"))}
     terms = ("loss",)
-    answers: str
+    kind_of_answers: str
     answer_columns: tuple[str, ...]
+    stand_ins: Mapping[str, str] = Tree()
+    framing: Framing
+    sequences: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...] = ()
     vectors: Vectors | None = None
 
@@ -69,16 +82,37 @@ class Task(Objective, abc.ABC):
         """The loss of each answer, and its weight: 0 for padding."""
 
     @abc.abstractmethod
-    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[Any]:
-        """The answer to each row, on the host, as `evaluate.metrics` reads it."""
+    def answers_of(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[Any]:
+        """One answer per record, on the host, as `evaluate.metrics` reads it.
+
+        Args:
+          outputs: the outputs of all rows, in order; padding is left out.
+          rows: the rows.
+        """
+
+    @abc.abstractmethod
+    def described(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[dict[str, Any]]:
+        """One answer per record with its scores, in names instead of ids, as `lm-jax predict` writes it."""
+
+    def references(self, rows: Records) -> list[Any]:
+        """The true answer of each record, as `evaluate.metrics` reads it."""
+        (column,) = self.answer_columns
+        return [rows.entry(column, record).item() for record in rows.records]
+
+    def lengths(self, sizes: Sizes) -> Int[np.ndarray, " rows"]:
+        """The tokens of the longest sequence of rows whose texts have these numbers of tokens."""
+        totals = [self.framing.total([sizes[name] for name in names]) for names in self.sequences]
+        return np.max(totals, axis=0)
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The sum of the weights of all answers."""
         return {"answers": batch["weights"].sum()}
 
     def inputs(self, batch: Batch) -> Inputs:
-        """Tokens, and their types if the row has any; `segments` are 0 at padding."""
-        return Inputs(tokens=batch["tokens"], types=batch.get("types"), segments=batch["segments"])
+        """All sequences of all rows as one batch; `segments` are 0 at padding."""
+        names = ("tokens", "types", "segments")
+        tokens, types, segments = (batch[name].reshape(-1, batch[name].shape[-1]) for name in names)
+        return Inputs(tokens=tokens, types=types, segments=segments)
 
     def measures(self, outputs: Outputs, batch: Batch) -> Sums:
         """Metrics that are sums over rows, besides the loss, such as accuracy; for the log."""
@@ -97,3 +131,9 @@ class Task(Objective, abc.ABC):
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """The mean loss of the answers."""
         return self.answer(models, part)[0]
+
+
+def softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray, "*batch classes"]:
+    """Probabilities, on the host."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

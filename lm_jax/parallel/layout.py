@@ -150,10 +150,10 @@ class Layout:
 
         Args:
           batch: features by name, [rows of this process, ...].
-          like: shapes and shardings of the global batch.
+          like: number of rows and shardings of the global batch.
         """
-        make = jax.make_array_from_process_local_data
-        return {name: make(like[name].sharding, value, like[name].shape) for name, value in batch.items()}
+        make, shape = jax.make_array_from_process_local_data, lambda name: (like[name].shape[0], *batch[name].shape[1:])
+        return {name: make(like[name].sharding, value, shape(name)) for name, value in batch.items()}
 
     def _size(self, mesh_axes: tuple[str, ...]) -> int:
         return math.prod(self.mesh.shape[name] for name in mesh_axes)

@@ -143,11 +143,11 @@ class Checkpointer:
             error, self._error = self._error, None
             raise error
 
-    def mark_best(self, step: int, value: float) -> None:
-        """Records `step` as the best so far, which is never deleted, and its `value`, which the caller compares."""
+    def mark_best(self, step: int, value: float, metric: str) -> None:
+        """Records `step` as the best so far, which is never deleted, and the `value` of the metric that says so."""
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
-            manifest.write_json(self.directory / BEST, {"step": step, "value": float(value)})
+            manifest.write_json(self.directory / BEST, {"step": step, "value": float(value), "metric": metric})
 
     def steps(self) -> list[int]:
         """Returns the finished steps in ascending order, intact or damaged."""
@@ -163,7 +163,7 @@ class Checkpointer:
         return step if step in self.steps() else None
 
     def best_mark(self) -> dict[str, Any]:
-        """Returns `{"step": ..., "value": ...}` of the last `mark_best`, or an empty dictionary."""
+        """Returns step, value and (not in early versions) metric of the last `mark_best`, or an empty dictionary."""
         path = self.directory / BEST
         try:
             return json.loads(path.read_text()) if path.exists() else {}

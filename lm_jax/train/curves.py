@@ -23,13 +23,16 @@ def plot(
     workdirs: str | os.PathLike | Sequence[str | os.PathLike],
     path: str | os.PathLike,
     metrics: Sequence[str] | None = None,
-) -> Path:
+) -> Path | None:
     """Plots one panel per metric: smoothed training curves over the faint raw ones, validation as points.
 
     Args:
       workdirs: of one or several runs, each labelled by its directory's name.
       path: the PNG file to write.
-      metrics: names without `train/` or `val/`, of which a run has at least one; None: all.
+      metrics: names without `train/` or `val/`; those that no run has are left out. None: all.
+
+    Returns:
+      `path`, or None if no run has one of the metrics: no file is written.
 
     Raises:
       InputError: a directory has no metrics, or no run has a loss.
@@ -41,6 +44,8 @@ def plot(
     if not any(name == "loss" for curves in by_run.values() for _, name in curves):
         raise InputError(f"no train/loss or val/loss in {', '.join(map(str, runs))}; train first")
     names = [name for name in panels(by_run) if metrics is None or name in metrics]
+    if not names:
+        return None
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     width, height = 6 * columns, 3.2 * rows

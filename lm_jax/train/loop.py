@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,16 +23,22 @@ from lm_jax.train.step import Step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length of the run, gradient accumulation, parameter averaging and time limit.
+    """Length of the run, its seeds and trained parameters, gradient accumulation, averaging and time limit.
 
     Attributes:
-      steps: batches of the whole run.
+      steps: batches of the whole run; computed if `epochs` is set.
+      epochs: passes over the training rows of the whole run, such as 3 or 0.5; 0: `steps` decides.
+      seeds: one run per seed, in WORKDIR/seed-1 and so on; empty: a single run with `config.seed`.
+      only: regular expressions; only parameters with a matching path are trained, such as `^task/`; empty: all.
       accumulate: micro-batches per batch.
       ema: decay of the parameters' exponential moving average, such as 0.999, used to evaluate and generate; 0: none.
       timeout_s: maximum time of a step with its checkpoint, after which the run ends (exit code 4); 0: no limit.
     """
 
     steps: int = setting(1000, free=True)
+    epochs: float = setting(0.0, free=True, at_least=0)
+    seeds: tuple[int, ...] = setting((), at_least=0, below=2**32)
+    only: tuple[str, ...] = ()
     accumulate: int = 1
     ema: float = 0.0
     timeout_s: float = setting(3600.0, free=True)
@@ -45,11 +52,21 @@ class TrainConfig:
             raise InputError(f"config.train.timeout_s is {self.timeout_s}; expected seconds, or 0 for no limit")
         if not 0 <= self.ema < 1:
             raise InputError(f"config.train.ema is {self.ema}; expected 0 (none) or a decay below 1, such as 0.999")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"config.train.seeds is {self.seeds}; expected different seeds, as in 1,2,3")
+        for pattern in self.only:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                message = f"config.train.only has {pattern!r}, which is not a regular expression: {error}"
+                raise InputError(message) from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When the state is saved, and how many checkpoints are kept.
+
+    The step of the best evaluation so far is saved too.
 
     Attributes:
       every: steps between checkpoints; 0 saves at the end only.
@@ -89,6 +106,13 @@ class Preempted(RuntimeError):
     """A signal stopped the run after its state was saved; exit code 75."""
 
 
+class Verdict(NamedTuple):
+    """What follows from an evaluation: whether to save the state, and whether to stop."""
+
+    save: bool = False
+    stop: bool = False
+
+
 Report = Callable[[int, int, dict[str, float]], None]
 
 
@@ -101,10 +125,11 @@ class Trainer:
       put: converts the rows of this process to a global batch.
       terms: metrics whose means add up to the loss.
       steps: number of the last step.
-      log_every, evaluate_every, save_every: intervals in steps; 0: only at the end of the run.
+      log_every, save_every: intervals in steps; 0: only at the end of the run.
+      evaluates: whether to evaluate after a step, besides the last.
       report: called with (step, updates, metrics averaged since the last report).
       tick: called with the number of every step, for progress bars.
-      evaluate: called with (step, weights); None if there is nothing to evaluate on.
+      evaluate: called with (step, weights), alike on every process; None if there is nothing to evaluate on.
       save: called with (step, state).
     """
 
@@ -113,15 +138,15 @@ class Trainer:
     terms: tuple[str, ...]
     steps: int
     log_every: int
-    evaluate_every: int
     save_every: int
+    evaluates: Callable[[int], bool]
     report: Report
     tick: Callable[[int], None]
-    evaluate: Callable[[int, Any], None] | None
+    evaluate: Callable[[int, Any], Verdict] | None
     save: Callable[[int, TrainState], None]
 
     def fit(self, state: TrainState, batches: Iterator[Mapping[str, np.ndarray]]) -> TrainState:
-        """Trains from `state.step` to the last step.
+        """Trains from `state.step` to the last step, or until an evaluation says to stop; that state is saved.
 
         Raises:
           NonFiniteLoss: the loss is not finite; the last checkpoint is intact.
@@ -141,18 +166,22 @@ class Trainer:
                 self.tick(step)
                 stops = _stops(stopped, step)
                 ends = step == self.steps or stops
-                intervals = self.log_every, self.evaluate_every, self.save_every
-                logs, evaluates, saves = (ends or (every > 0 and step % every == 0) for every in intervals)
+                intervals = self.log_every, self.save_every
+                logs, saves = (ends or (every > 0 and step % every == 0) for every in intervals)
+                evaluates = ends or self.evaluates(step)
                 if logs or evaluates or saves:
                     window.append(self._checked(step, pending))
                     pending = None
                 if logs:
                     self._report(step, int(state.updates), window)
                     window = []
+                verdict = Verdict()
                 if evaluates and self.evaluate is not None and not stops:
-                    self.evaluate(step, state.weights)
-                if saves:
+                    verdict = self.evaluate(step, state.weights)
+                if saves or verdict.save or verdict.stop:
                     self.save(step, state)
+                if verdict.stop:
+                    break
                 if stops and step < self.steps:
                     raise Preempted(f"stopped by a signal after step {step}; the same command resumes there")
         return state

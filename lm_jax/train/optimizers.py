@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, lookup, setting
-from lm_jax.core.trees import map_named, matches, named_leaves
+from lm_jax.core.trees import map_named, named_leaves, selects
 from lm_jax.models import cpu
 from lm_jax.models.axes import Axes, by_path, is_matrix, joined_shape, sides
 from lm_jax.train import schedules
@@ -116,6 +117,8 @@ class OptimizerConfig:
       clip: maximum global norm of the gradients; 0: no clipping.
       no_decay: regular expressions; parameters with a matching path have no weight decay.
       multipliers: learning rate factors by path, such as `({"pattern": "embed", "factor": 0.1},)`; all matches apply.
+      layer_decay: factor on the learning rate from each layer to the one below it (`models.layerwise`), such as 0.8; 1:
+        all layers have the same rate.
     """
 
     name: str = "adamw"
@@ -124,6 +127,7 @@ class OptimizerConfig:
     clip: float = setting(1.0, free=True, at_least=0)
     no_decay: tuple[str, ...] = ("bias$", "scale$", "norm")
     multipliers: tuple[Multiplier, ...] = setting((), free=True)
+    layer_decay: float = setting(1.0, free=True, above=0, at_most=1)
     adamw: AdamWConfig = AdamWConfig()
     adafactor: AdafactorConfig = AdafactorConfig()
     lion: LionConfig = LionConfig()
@@ -190,7 +194,7 @@ def _muon(config: OptimizerConfig, finish: Finish, axes: Mapping[str, Axes]) -> 
 def orthogonalised(
     momentum: Mapping[str, Float[Array, "in out"]], coefficients: Float[Array, " 3"], iterations: int
 ) -> dict[str, Float[Array, "in out"]]:
-    """Muon's Newton-Schulz iterations of matrices of norm 1, in about half of the time on a CPU.
+    """Muon's Newton-Schulz iterations of matrices of norm 1, in less time on a CPU (docs/claims.md).
 
     An iteration is X -> p(XX') X with p(G) = a + b G + c GG. All p commute, so that it suffices to iterate on the
     smaller G: G -> p G p. Matrices of one shape are one batch.
@@ -241,7 +245,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, axes: Any, factors: Mapping[str, float] | None = None
+    config: OptimizerConfig, steps: int, axes: Any, factors: Mapping[str, float | np.ndarray] | None = None
 ) -> optax.GradientTransformation:
     """Builds clipping, optimizer, weight decay and schedule as one transformation.
 
@@ -249,7 +253,8 @@ def build_optimizer(
       config: the optimizer's settings.
       steps: updates of the run.
       axes: a tuple of logical axes for every parameter.
-      factors: the model's factors on the learning rate, by path, in addition to `config.multipliers`.
+      factors: the model's factors on the learning rate, by path, in addition to `config.multipliers`; an array
+        broadcasts against its parameter.
 
     Returns:
       An optax transformation; its updates include weight decay and the learning rate.
@@ -274,12 +279,12 @@ def build_optimizer(
         )
 
     def scaled(path: str, update: jax.Array) -> jax.Array:
-        factor = math.prod(each.factor for each in config.multipliers if matches([each.pattern], path))
-        factor *= (factors or {}).get(path, 1.0)
-        return update * factor if factor != 1 else update
+        factor = math.prod(each.factor for each in config.multipliers if selects([each.pattern], path))
+        factor = (factors or {}).get(path, 1.0) * factor
+        return update if isinstance(factor, float) and factor == 1 else update * factor
 
     def finish(weight_decay: float, direction: optax.GradientTransformation) -> optax.GradientTransformation:
-        mask = lambda params: map_named(lambda path, leaf: not matches(config.no_decay, path), params)
+        mask = lambda params: map_named(lambda path, leaf: not selects(config.no_decay, path), params)
         return optax.chain(
             direction,
             optax.add_decayed_weights(weight_decay, mask),

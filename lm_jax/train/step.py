@@ -12,6 +12,7 @@ from lm_jax.core.sums import Sum, Sums
 from lm_jax.core.trees import Params
 from lm_jax.objectives.base import Batch, Carry, Loss, Objective, Part
 from lm_jax.objectives.roles import Models
+from lm_jax.objectives.task import Outputs, Task
 from lm_jax.train import state as states
 from lm_jax.train.averaging import Average
 from lm_jax.train.gradients import GradientFn, plain
@@ -79,6 +80,17 @@ def make_eval_step(objective: Objective, models: Models) -> Callable[[Weights, B
         carry = Carry(rows=states.empty_carry(objective.carry, rows).rows, shared=weights.shared)
         bound = models.bind(weights.params, weights.frozen)
         return objective.loss(bound, Part(batch=batch, weights=objective.weights(batch), carry=carry)).metrics
+
+    return step
+
+
+def make_answer_step(objective: Task, models: Models) -> Callable[[Weights, Batch], tuple[Sums, Outputs]]:
+    """Makes a function (weights, batch) -> (sums, outputs of the rows), without dropout."""
+
+    def step(weights: Weights, batch: Batch) -> tuple[Sums, Outputs]:
+        bound = models.bind(weights.params, weights.frozen)
+        loss, outputs = objective.answer(bound, Part(batch=batch, weights=objective.weights(batch)))
+        return loss.metrics, outputs
 
     return step
 

@@ -105,18 +105,35 @@ class MeterConfig:
     Attributes:
       steps: length of the run.
       devices: number of devices.
-      flops_per_token: of the forward and backward pass (`models.flops`); 0: no MFU.
-      peak_flops: of one device.
+      peak_flops: of one device; 0: no MFU.
     """
 
     steps: int
     devices: int
-    flops_per_token: float = 0.0
     peak_flops: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Read:
+    """What the steps of a run have read so far, over all devices.
+
+    Attributes:
+      tokens: input tokens, padding included.
+      flops: floating-point operations of their forward and backward passes (`models.flops`); 0: unknown.
+    """
+
+    tokens: int = 0
+    flops: float = 0.0
+
+    def __add__(self, other: Read) -> Read:
+        return Read(tokens=self.tokens + other.tokens, flops=self.flops + other.flops)
+
+    def __mul__(self, steps: int) -> Read:
+        return Read(tokens=steps * self.tokens, flops=steps * self.flops)
+
+
 class Meter:
-    """Computes rates between readings from the numbers of steps and tokens so far.
+    """Computes rates between readings from the number of steps, and what they have read, so far.
 
     Call `start` after the first step, to exclude its compilation. `read` does not wait for the device, so call it just
     after the metrics of the same step were fetched.
@@ -126,12 +143,12 @@ class Meter:
         self._config, self._clock = config, clock
         self._paused_s = 0.0  # since the last reading
         self._begin: tuple[int, float] | None = None
-        self._last: tuple[int, int, float] | None = None
+        self._last: tuple[int, Read, float] | None = None
 
-    def start(self, step: int, tokens: int) -> None:
-        """Starts the clock after `step` steps and `tokens` tokens of the run."""
+    def start(self, step: int, read: Read) -> None:
+        """Starts the clock after `step` steps of the run."""
         now = self._clock()
-        self._begin, self._last, self._paused_s = (step, now), (step, tokens, now), 0.0
+        self._begin, self._last, self._paused_s = (step, now), (step, read, now), 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -142,20 +159,20 @@ class Meter:
         finally:
             self._paused_s += self._clock() - begin
 
-    def read(self, step: int, tokens: int) -> dict[str, float]:
-        """Returns rates since the last reading, given the steps and the tokens (over all devices) so far.
+    def read(self, step: int, read: Read) -> dict[str, float]:
+        """Returns rates since the last reading, given the steps so far and what they have read.
 
         They are `tokens_per_second`, `tokens_per_second_per_device`, `mfu` (a fraction) and `eta_s`, the remaining
         seconds. The result is empty before `start`, and if there was no step since the last reading.
         """
         if self._begin is None or self._last is None or step <= self._last[0]:
             return {}
-        config, now = self._config, self._clock()
+        config, now, before = self._config, self._clock(), self._last[1]
         seconds = max(now - self._last[2] - self._paused_s, 1e-9)
-        rate = (tokens - self._last[1]) / seconds
+        rate = (read.tokens - before.tokens) / seconds
         per_step = (now - self._begin[1]) / (step - self._begin[0])
-        self._last, self._paused_s = (step, tokens, now), 0.0
+        self._last, self._paused_s = (step, read, now), 0.0
         rates = {"tokens_per_second": rate, "tokens_per_second_per_device": rate / config.devices}
-        if config.flops_per_token and config.peak_flops:
-            rates["mfu"] = rate * config.flops_per_token / (config.devices * config.peak_flops)
+        if read.flops and config.peak_flops:
+            rates["mfu"] = (read.flops - before.flops) / seconds / (config.devices * config.peak_flops)
         return {**rates, "eta_s": per_step * max(config.steps - step, 0)}

@@ -23,7 +23,7 @@ from lm_jax.decode import prompting
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request, need_config
 from lm_jax.objectives.base import Field
-from lm_jax.verbs import report
+from lm_jax.verbs import forking, report
 from lm_jax.verbs.runs import open_run
 
 SHOWN_ROWS, WIDTH = 4, 116
@@ -39,7 +39,8 @@ def show(request: Request, step: int) -> None:
             f"--batch={step} --rows={rows}: expected a step from 0 on, and 1 to {size} rows (config.data.batch)"
         )
     plan, places, seed = exp.feed.rows("train"), np.arange(rows), exp.config.seed
-    batch = pipeline.batch_at(plan, exp.objective.features, step, seed=seed, batch=size, local=places)
+    settings = {"seed": seed, "batch": size, "local": places, "buckets": exp.buckets}
+    batch = pipeline.batch_at(plan, exp.objective.features, step, **settings)
     name = exp.config.objective.name
     if request.json:
         arrays = {field: array.tolist() for field, array in batch.items()}
@@ -56,14 +57,16 @@ def show(request: Request, step: int) -> None:
 
 
 def _experiment(request: Request) -> Experiment:
+    inherited = None
     if request.config is not None:
         config = need_config(request)
+        inherited = None if request.fork is None else forking.tokenizer(config.data.tokenizer, Path(request.fork))
     else:
         config = open_run(request).config
         tokenizer = dataclasses.replace(config.data.tokenizer, path=str(Path(request.workdir or "") / "tokenizer"))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer))
     with report.Progress() as progress:
-        return experiment.prepare(config, progress)
+        return experiment.prepare(config, progress, inherited)
 
 
 def _plan(exp: Experiment) -> str:

@@ -41,6 +41,7 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
     """
     gpu, tpu = machines.nvidia(machine), machines.has_tpu(machine)
     packages, plugins = machines.requirements(machine), machines.plugins(machine)
+    superfluous, why = machines.superfluous_plugin(machine, gpu)
     return {
         "python": platform.python_version(),
         "interpreter": sys.executable,
@@ -55,7 +56,8 @@ def examine(machine: Machine, devices: Sequence[str], cache: Path) -> dict[str, 
         "recipes": str(recipe_folder()),
         "cache": str(cache),
         "problems": [
-            *_package_problems(packages, plugins, tpu),
+            *_package_problems(packages, [need for need in plugins if need.name != superfluous], tpu),
+            *([_two_plugins(superfluous, why)] if superfluous else []),
             *_device_problems(machine, devices),
             *_storage_problems(machine, cache),
         ],
@@ -104,7 +106,7 @@ def _devices() -> list[str]:
 
 
 def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool) -> list[str]:
-    """Returns a line for each package that is missing or not supported, and for two CUDA plugins at once."""
+    """Returns a line for each package that is missing or not supported."""
     problems = [
         f"{need.name} is {need.version or 'missing'}, lm_jax needs {need.wanted or 'any version'}: "
         f"pip install '{need.name}{need.wanted}'"
@@ -118,10 +120,14 @@ def _package_problems(packages: Sequence[Any], plugins: Sequence[Any], tpu: bool
                 f"{need.name} {need.version} does not fit the installed jax, which ignores it: "
                 f"pip install '{need.name}{need.wanted}'"
             )
-    cuda = [need.name for need in plugins if need.name.startswith("jax-cuda")]
-    if len(cuda) > 1:
-        problems.append(f"{' and '.join(cuda)} are both installed, but jax uses only one: pip uninstall {cuda[0]}")
     return problems
+
+
+def _two_plugins(superfluous: str, why: str) -> str:
+    """Returns the line for an environment with both CUDA plugins: which to remove, with its library, and why."""
+    both = " and ".join(machines.CUDA_PLUGINS.values())
+    library = superfluous.replace("plugin", "pjrt")
+    return f"{both} are both installed, but jax can use only one: pip uninstall {superfluous} {library} ({why})"
 
 
 def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
@@ -132,16 +138,18 @@ def _device_problems(machine: Machine, devices: Sequence[str]) -> list[str]:
     if gpu is not None:
         name = gpu.models[0] if gpu.models else "an NVIDIA GPU"
         extra, why = machines.cuda(gpu)
-        package = {"cuda12": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin"}.get(extra, "")
+        package = machines.CUDA_PLUGINS.get(extra, "")
         if platforms == "cpu":
             problems.append(f"{name} is present, but JAX_PLATFORMS=cpu hides it: unset JAX_PLATFORMS")
         elif not extra:
             problems.append(f"{name} is present, but jax sees only the CPU: {why}")
         elif machine.installed(package):
-            problems.append(
-                f"{name} is present and {package} is installed, but jax sees only the CPU: check that nvidia-smi lists "
-                "it, and that LD_LIBRARY_PATH and CUDA_VISIBLE_DEVICES do not hide it"
-            )
+            # Two plugins are a likelier cause, and have a line of their own.
+            if not machines.superfluous_plugin(machine, gpu)[0]:
+                problems.append(
+                    f"{name} is present and {package} is installed, but jax sees only the CPU: check that nvidia-smi "
+                    "lists it, and that LD_LIBRARY_PATH and CUDA_VISIBLE_DEVICES do not hide it"
+                )
         else:
             problems.append(f"{name} is present, but jax sees only the CPU: pip install 'jax[{extra}]' ({why})")
     if machines.has_tpu(machine):

@@ -1,4 +1,4 @@
-"""`lm-jax evaluate`: evaluates a trained model on the validation part of its text, or on another text.
+"""`lm-jax evaluate`: evaluates a trained model on its dev files or the validation part of its text, or on another text.
 
 The other text, `--config.data.path=OTHER`, is tokenised by the run's tokenizer; by default, all of it is evaluated.
 """
@@ -15,6 +15,7 @@ from lm_jax.core.config import InputError
 from lm_jax.data import atomic
 from lm_jax.data.columns import parse
 from lm_jax.data.config import DataConfig
+from lm_jax.data.kinds import KINDS
 from lm_jax.data.mixture import MixtureConfig
 from lm_jax.flags import Request, need_workdir
 from lm_jax.verbs import report
@@ -33,24 +34,25 @@ def run(request: Request) -> int:
     if other:
         _check_columns(data, overrides)
         is_set = any(word.startswith("--config.data.validation") for word in overrides)
-        data = dataclasses.replace(data, mixture=MixtureConfig(), validation=data.validation if is_set else 1.0)
+        validation = data.validation if is_set else 1.0
+        data = dataclasses.replace(data.without_dev(), mixture=MixtureConfig(), validation=validation)
     with report.Progress() as progress:
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
-    rows = exp.feed.rows("validation")
+    rows, name = exp.feed.rows("validation"), data.dev_name or data.name
     if not len(rows):
         raise InputError(
             f"there is nothing to evaluate on: config.data.validation is {data.validation:g}, which leaves no row of "
-            f"{data.name}; give --config.data.path=OTHER, or a larger --config.data.validation"
+            f"{name}; give --config.data.path=OTHER, or a larger --config.data.validation"
         )
     step, weights = restore(request, exp)
     values = dict(exp.validation().run(weights))
-    result = {"step": step, "path": data.name, "rows": len(rows), **values}
+    result = {"step": step, "path": name, "rows": len(rows), **values}
     if request.json:
         report.document(result)
     else:
-        report.say(f"step {step} of {request.workdir} on {data.name}, {len(rows):,} validation rows")
-        for name, value in values.items():
-            report.say(f"  {name:<28}{value:.4f}")
+        report.say(f"step {step} of {request.workdir} on {name}, {len(rows):,} validation rows")
+        for metric, value in values.items():
+            report.say(f"  {metric:<28}{value:.4f}")
     if request.output:
         atomic.write_json(Path(request.output), result)
     return 0
@@ -59,7 +61,8 @@ def run(request: Request) -> int:
 def _check_columns(data: DataConfig, overrides: Sequence[str]) -> None:
     """Refuses another text if its labels could get other ids than the run's, or if no column reads it."""
     columns = parse(data.columns)
-    unnamed = [name for name, column in columns.items() if column.kind in ("label", "spans") and not column.names]
+    named = {kind for kind, each in KINDS.items() if each.named}
+    unnamed = [name for name, column in columns.items() if column.kind in named and not column.names]
     if unnamed:
         key = f"config.data.columns.{unnamed[0]}.names"
         raise InputError(

@@ -24,7 +24,7 @@ from lm_jax.flags import Request
 from lm_jax.interop import choice, generation, huggingface, positions, safetensors, sentence_transformers
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.interface import Inputs
-from lm_jax.models.task import pooled
+from lm_jax.models.pooling import pooled
 from lm_jax.verbs import origins, report, tasks
 from lm_jax.verbs.generate import MOST_TOKENS
 from lm_jax.verbs.importing import TOKENIZER

@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,8 +17,9 @@ from lm_jax.decode import prompting
 from lm_jax.decode.fill import fill
 from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import SamplingConfig
-from lm_jax.experiment import Experiment
+from lm_jax.experiment import Experiment, writing
 from lm_jax.flags import Request
+from lm_jax.objectives.seq2seq import Seq2Seq
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import one_model, open_run, restore_model
 
@@ -121,8 +122,8 @@ def _say_ids(answer: dict[str, Any]) -> None:
 
 def _continue(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Continues prompts with a decoder; the text of a single prompt is printed while it is generated."""
-    tokenizer = exp.tokenizer
-    streams = len(prompts) == 1 and isinstance(prompts[0], str) and not request.json
+    tokenizer, seq2seq = exp.tokenizer, _seq2seq(exp)
+    streams = len(prompts) == 1 and isinstance(prompts[0], str) and not request.json and seq2seq is None
     ids: list[int] = []
     printed = ""
 
@@ -135,7 +136,12 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
         printed += more
         print(more, end="", flush=True)
 
-    encode = lambda prompt: exp.config.conventions.text(prompting.decoder_prompt(tokenizer, prompt))
+    text_of = lambda row, tokens: prompting.continuation(tokenizer, row, tokens)
+    wrap, shown = exp.config.conventions.text, "{}{}\n"
+    if seq2seq is not None:
+        # A target is a text of its own, not the rest of its source.
+        text_of, wrap, shown = lambda row, tokens: tokenizer.decode(tokens), seq2seq.source, "{}\n  -> {}"
+    encode = lambda prompt: wrap(prompting.decoder_prompt(tokenizer, _source(exp, prompt)))
     rows = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     settings = _settings(request, exp, max(map(len, rows)))
     vocab = exp.product.module.config.embed.vocab or 0
@@ -144,9 +150,7 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
             f"an empty prompt starts from id {settings['bos']}, but the model's vocabulary is 0..{vocab - 1}; give "
             "--prompt='...'"
         )
-    outputs = generate(
-        exp.product.module, params, rows, forbidden=_forbidden(exp), on_tokens=show if streams else None, **settings
-    )
+    outputs = generate(exp.product.module, params, rows, on_tokens=show if streams else None, **settings)
     if streams:
         print()
     answers = []
@@ -156,20 +160,20 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
             if not request.json:
                 _say_ids(answers[-1])
             continue
-        text = prompting.continuation(tokenizer, row, output.tokens)
+        text = text_of(row, output.tokens)
         answers.append({"prompt": prompt, "text": text, "finished": bool(output.finished)})
         if not streams and not request.json:
-            report.say(f"{prompt}{text}\n")
+            report.say(shown.format(prompt, text))
     return answers
 
 
 def _restore(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Replaces the sentinels of prompts by spans with an encoder-decoder, or answers prompts without sentinels."""
     tokenizer = exp.tokenizer
-    encode = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
-    sources = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    forbidden = _forbidden(exp, sentinels=True)
-    outputs = generate(exp.product.module, params, sources, forbidden=forbidden, **_settings(request, exp, 0))
+    encode = lambda prompt: prompting.span_prompt(tokenizer, _source(exp, prompt))
+    wrap = lambda ids: exp.config.conventions.source(ids, tokenizer.eos)
+    sources = [wrap(encode(prompt)) if isinstance(prompt, str) else prompt for prompt in prompts]
+    outputs = generate(exp.product.module, params, sources, **_settings(request, exp, 0))
     answers = []
     for prompt, source, output in zip(prompts, sources, outputs, strict=True):
         if not isinstance(prompt, str):
@@ -228,31 +232,22 @@ def _fill(request: Request, exp: Experiment, params: Params, prompts: list[Promp
     return answers
 
 
-def _forbidden(exp: Experiment, *, sentinels: bool = False) -> tuple[int, ...]:
-    conventions = exp.config.conventions
-    if conventions.foreign:
-        return conventions.suppressed
-    vocab = exp.product.module.config.embed.vocab or 0
-    return (*prompting.unwritable(exp.tokenizer, vocab, sentinels=sentinels), *conventions.suppressed)
-
-
 def _settings(request: Request, exp: Experiment, prompt: int) -> dict[str, Any]:
     """Returns the arguments of `generate` for a prompt of this length, from the command line and the run."""
-    tokenizer, embed, conventions = exp.tokenizer, exp.config.model.embed, exp.config.conventions
+    embed = exp.config.model.embed
     room = max(embed.max_length - max(prompt, 1), 1) if embed.positions == "learned" else MOST_TOKENS
     max_tokens = min(MOST_TOKENS, room) if request.max_tokens is None else request.max_tokens
-    sampling = SamplingConfig(temperature=request.temperature, top_k=request.top_k, top_p=request.top_p)
-    return dict(
-        max_tokens=max_tokens,
-        sampling=sampling,
-        seed=request.seed or 0,
-        pad=exp.padding,
-        eos=conventions.ends or (None if conventions.foreign else tokenizer.eos),
-        # Packed text has no BOS: a document follows the EOS of the previous one.
-        bos=tokenizer.eos if conventions.empty is None else conventions.empty,
-        start=conventions.start,
-        first=conventions.first,
-        last=conventions.last,
-        forbidden_first=conventions.suppressed_first,
-        layout=exp.layout if exp.layout.mesh.size > 1 else None,
-    )
+    temperature = 1.0 if request.temperature is None else request.temperature
+    sampling = SamplingConfig(temperature=temperature, top_k=request.top_k, top_p=request.top_p)
+    options = writing.options(exp, sentinels=exp.config.model.kind == "encoder_decoder" and _seq2seq(exp) is None)
+    return {**options, "max_tokens": max_tokens, "sampling": sampling, "seed": request.seed or 0}
+
+
+def _source(exp: Experiment, prompt: str) -> str:
+    """The text that the model reads: of a run with the objective seq2seq, the prompt in the template of its sources."""
+    return prompt if _seq2seq(exp) is None else writing.source(exp, prompt)
+
+
+def _seq2seq(exp: Experiment) -> Seq2Seq | None:
+    """The objective of a run that was trained to write the target of a source."""
+    return cast(Seq2Seq, exp.objective) if exp.config.objective.name == "seq2seq" else None

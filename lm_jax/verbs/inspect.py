@@ -16,7 +16,7 @@ from lm_jax.models.model import build_model
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import curves
-from lm_jax.verbs import architecture, batch, comparing, report
+from lm_jax.verbs import architecture, batch, comparing, forking, report
 
 
 def run(request: Request) -> int:
@@ -27,6 +27,8 @@ def run(request: Request) -> int:
     runs = [*([request.workdir] if request.workdir else []), *request.words]
     if runs and request.config is not None:
         raise InputError(f"inspect shows a recipe or runs: leave out --config={request.recipe}, or {runs[0]}")
+    if request.fork is not None and request.config is None:
+        raise InputError("inspect --fork is the run whose model a recipe takes; add --config=RECIPE")
     if request.batch is not None and (request.words or not (runs or request.config)):
         raise InputError("inspect --batch=STEP needs --config=RECIPE or --workdir=DIR, and nothing else")
     if request.batch is None and request.rows is not None:
@@ -50,7 +52,8 @@ def run(request: Request) -> int:
 def _recipe(request: Request) -> int:
     config = need_config(request)
     # Without text there is no tokenizer: use the vocabulary size that the recipe sets.
-    vocab = config.model.embed.vocab or config.data.tokenizer.target_size
+    tokenizer = None if request.fork is None else forking.tokenizer(config.data.tokenizer, Path(request.fork))
+    vocab = config.model.embed.vocab or (tokenizer.vocab_size if tokenizer else config.data.tokenizer.target_size)
     models = [build_model(model, vocab) for model in (config.model, *config.models.values())]
     if request.json:
         parameters = sum(count(model.shapes) for model in models)

@@ -16,6 +16,8 @@ from pathlib import Path
 CUDA13_DRIVER, CUDA12_DRIVER = (580,), (525, 60)
 # CUDA 13 supports no architecture before Turing: not Maxwell, Pascal or Volta (its release notes).
 BEFORE_TURING = re.compile(r"\b(V100|P100|P40|P4|M60|M40|TITAN (X|Xp|V)|GTX (9|10)\d\d|Quadro (P|M|GP|GV)\d+)\b")
+# The plugins of jax's extras for NVIDIA GPUs; both register the platform `cuda`.
+CUDA_PLUGINS = {"cuda12": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin"}
 GOOGLE = "0x1ae0"  # PCI vendor id.
 
 
@@ -107,6 +109,19 @@ def cuda(gpu: Nvidia) -> tuple[str, str]:
     if gpu.driver < CUDA13_DRIVER:
         return "cuda12", f"driver {driver} is older than 580, which CUDA 13 needs"
     return "cuda13", f"driver {driver} runs CUDA 13"
+
+
+def superfluous_plugin(machine: Machine, gpu: Nvidia | None) -> tuple[str, str]:
+    """Returns which of two installed CUDA plugins to remove, and the reason; empty without two of them.
+
+    The GPU and its driver decide which one stays; where they do not, the newer one does.
+    """
+    if not all(machine.installed(package) for package in CUDA_PLUGINS.values()):
+        return "", ""
+    extra, why = cuda(gpu) if gpu else ("", "")
+    if extra:
+        return next(package for name, package in CUDA_PLUGINS.items() if name != extra), why
+    return CUDA_PLUGINS["cuda12"], "CUDA 13 is newer"
 
 
 def has_tpu(machine: Machine) -> bool:

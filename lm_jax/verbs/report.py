@@ -15,7 +15,7 @@ import jax
 from lm_jax.core.trees import Params, count, named_leaves, size_bytes
 from lm_jax.data.clean import report as reports
 from lm_jax.data.corpora import Stores
-from lm_jax.experiment import Experiment
+from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.models.model import Model
 from lm_jax.objectives.roles import Models
 from lm_jax.parallel.layout import Layout
@@ -36,14 +36,15 @@ def warn(text: str) -> None:
 def document(tree: Any) -> None:
     """Prints the JSON document of `--json`; NaN and infinities are strings, as in `metrics.jsonl`."""
     unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
-    say(json.dumps(_strict(tree), ensure_ascii=not unicode, allow_nan=False))
+    say(json.dumps(strict(tree), ensure_ascii=not unicode, allow_nan=False))
 
 
-def _strict(tree: Any) -> Any:
+def strict(tree: Any) -> Any:
+    """Returns a tree as strict JSON: NaN and infinities become strings, keys too."""
     if isinstance(tree, Mapping):
-        return {str(name): _strict(value) for name, value in tree.items()}
+        return {str(name): strict(value) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_strict(value) for value in tree]
+        return [strict(value) for value in tree]
     return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
@@ -126,13 +127,14 @@ def setup(exp: Experiment, workdir: Path) -> str:
     optimizer, (warmup, scheduled) = config.optimizer, config.optimizer.schedule.resolved(config.train.steps)
     lines = [
         f"run        {config.objective.name} objective, {config.model.kind} in {config.model.dtype}, "
-        f"{config.train.steps:,} steps of {config.data.batch} rows x {config.data.length} tokens",
+        f"{_length(config)} of {config.data.batch} rows x {config.data.length} tokens",
         f"optimizer  {optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule.name} over "
         f"{scheduled:,} steps with a warmup of {warmup:,}",
         f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
         f"mesh       {axes}: {rows} rows of the batch and {_megabytes_per_device(exp):.1f} MB of parameters per device",
         f"parameters {total:,}, {size / 1e6:,.1f} MB in float32, listed in model_info.txt",
         *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.shapes)),
+        *_frozen(exp),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} "
         f"document{'s' * (store.documents != 1)}, {store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
@@ -141,6 +143,19 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"workdir    {workdir}",
     ]
     return "\n".join(lines)
+
+
+def _frozen(exp: Experiment) -> list[str]:
+    """Formats the number of trained parameters and their share; no line if none is frozen."""
+    trained, frozen = map(count, exp.models.split(exp.models.shapes))
+    only = f", those that match {', '.join(exp.config.train.only)}" if exp.config.train.only else ""
+    return [f"trained    {trained:,} parameters, {trained / (trained + frozen):.2%}{only}"] if frozen else []
+
+
+def _length(config: ExperimentConfig) -> str:
+    """Formats the steps of a run, and the epochs that set them."""
+    epochs, steps = config.train.epochs, f"{config.train.steps:,} steps"
+    return f"{epochs:g} epoch{'s' * (epochs != 1)}: {steps}" if epochs else steps
 
 
 def _vocabulary(exp: Experiment) -> str:
@@ -152,9 +167,11 @@ def _vocabulary(exp: Experiment) -> str:
 
 
 def _held_out(exp: Experiment) -> str:
-    count, share = len(exp.feed.rows("validation")), exp.config.data.validation
-    empty = f"none for validation (config.data.validation is {share:g}): there will be no evaluation"
-    return f"{count:,} for validation" if count else empty
+    count, data = len(exp.feed.rows("validation")), exp.config.data
+    setting = f"config.data.validation is {data.validation:g}" if exp.dev is None else "config.data.dev is too short"
+    where = "" if exp.dev is None else f", all of {data.dev_name}"
+    empty = f"none for validation ({setting}): there will be no evaluation"
+    return f"{count:,} for validation{where}" if count else empty
 
 
 def _megabytes_per_device(exp: Experiment) -> float:

@@ -119,7 +119,7 @@ def fields_of(exp: Experiment) -> dict[str, Any]:
     name, task = exp.config.objective.name, exp.task
     if task is None or name not in ("classify", "tag"):
         return {}
-    problem = {"problem_type": PROBLEMS[task.answers]} if name == "classify" else {}
+    problem = {"problem_type": PROBLEMS[task.kind_of_answers]} if name == "classify" else {}
     # A head for numbers has one output, as `num_labels` says.
     names = task.labels or ("LABEL_0",)
     return {

@@ -14,20 +14,22 @@ from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import Params
 from lm_jax.data import tokenizers
-from lm_jax.experiment import Experiment, ExperimentConfig
+from lm_jax.experiment import Experiment, ExperimentConfig, epochs
 from lm_jax.flags import Request, need_config, need_workdir
-from lm_jax.train import compilation, curves, metrics, writers
+from lm_jax.train import best, compilation, curves, metrics, writers
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs import forking, report, training
+from lm_jax.verbs import forking, report, seeds, training
 from lm_jax.verbs import workdir as workdirs
 
 
 def run(request: Request) -> int:
     """Trains to the last step of the recipe; with `--json`, messages go to standard error."""
-    workdir = Path(need_workdir(request))
+    workdir, several = Path(need_workdir(request)), need_config(request).train.seeds
     with contextlib.redirect_stdout(sys.stderr) if request.json else contextlib.nullcontext():
-        _run(request, workdir)
-    if request.json:
+        summary = seeds.run(request, workdir, _run) if several else _run(request, workdir)
+    if request.json and several:
+        report.document(summary)
+    elif request.json:
         path = workdir / metrics.FILE
         entries = metrics.read(workdir) if path.exists() else []
         report.document({"workdir": str(workdir), **{key: value for entry in entries for key, value in entry.items()}})
@@ -38,10 +40,10 @@ def _run(request: Request, workdir: Path) -> None:
     config = need_config(request)
     # Bad input is refused before the first file is written.
     writers.check(config.log.writers)
+    if config.evaluate.patience and "jsonl" not in config.log.writers:
+        raise InputError("config.evaluate.patience reads metrics.jsonl; add jsonl to config.log.writers")
     changed = workdirs.changes(config, workdir)
     workdirs.check_writable(workdir)
-    if request.fork is not None and not Checkpointer(Path(request.fork) / "checkpoints").steps():
-        raise InputError(f"--fork={request.fork} has no checkpoint; give the --workdir of a run that has one")
     report.say(f"recipe     {request.recipe}" + (", changed:" if request.changed else ", unchanged"))
     for line in request.changed:
         report.say(f"  {line}")
@@ -49,16 +51,19 @@ def _run(request: Request, workdir: Path) -> None:
         workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
     ) as checkpointer:
         saved = checkpointer.latest()
+        if request.fork is not None and saved is None and not Checkpointer(Path(request.fork) / "checkpoints").steps():
+            raise InputError(f"--fork={request.fork} has no checkpoint; give the --workdir of a run that has one")
         with report.Progress() as progress:
             exp = experiment.prepare(config, progress, _inherited_tokenizer(config, workdir, saved, request.fork))
-        for line in exp.tokens.warnings():
+        for line in exp.warnings():
             report.warn(line)
+        exp = epochs.scheduled(exp)
         exp.check()
         if saved is not None:
             workdirs.check_same_data(exp, workdir, saved, checkpointer.extra(saved))
         report.say(report.setup(exp, workdir))
-        if saved is not None and saved >= config.train.steps:
-            report.say(f"{workdir} is at step {saved} of {config.train.steps}; raise config.train.steps to resume")
+        if saved is not None and (finished := _finished(exp, workdir, saved)):
+            report.say(finished)
             return
         forked = request.fork is not None and saved is None
         inherited = forking.parameters(exp, Path(str(request.fork))) if forked else None
@@ -66,6 +71,17 @@ def _run(request: Request, workdir: Path) -> None:
             _train(exp, workdir, checkpointer, inherited, request.fork, changed)
     if jax.process_index() == 0 and "jsonl" in config.log.writers:
         curves.plot(workdir, workdir / "plots" / "curves.png")
+
+
+def _finished(exp: Experiment, workdir: Path, saved: int) -> str:
+    """Returns why a run with a checkpoint of the step `saved` does not continue; empty if it does."""
+    config, chosen = exp.config, best.read(workdir, exp.config.evaluate.best, saved)
+    if saved >= config.train.steps:
+        key = "config.train.epochs" if config.train.epochs else "config.train.steps"
+        return f"{workdir} is at step {saved} of {config.train.steps}; raise {key} to resume"
+    if config.evaluate.patience and chosen.stale >= config.evaluate.patience:
+        return f"{workdir} stopped after step {saved}: {chosen.summary()}; raise config.evaluate.patience to resume"
+    return ""
 
 
 def _inherited_tokenizer(
@@ -94,7 +110,8 @@ def _train(
     """Trains from the newest or the initial state, in a directory that this process has locked."""
     # The step is compiled while the state is initialised or restored.
     step = exp.train_step()
-    compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_like)
+    first = exp.feed.bucket(checkpointer.latest() or 0)
+    compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_of(first))
     if jax.process_count() > 1:
         compiling.result()
     state = workdirs.first_state(exp, workdir, checkpointer, inherited, changed)
@@ -103,6 +120,6 @@ def _train(
         workdirs.inherit(Path(str(fork)), workdir)
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
-    report.say(f"step       {compiling.result()}")
+    report.say(f"step       {compiling.result()}" + (f" for rows of {first} tokens" if first else ""))
     # The meter measures the device's peak, which a compilation at the same time would lower.
     training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))

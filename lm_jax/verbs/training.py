@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from lm_jax import experiment
-from lm_jax.experiment import Experiment
-from lm_jax.train import throughput
-from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.core.sums import Sums
+from lm_jax.experiment import Experiment, epochs
+from lm_jax.objectives.base import Batch
+from lm_jax.train import best, throughput
+from lm_jax.train.best import Best
+from lm_jax.train.checkpoint import Checkpointer, broadcast_from_first
+from lm_jax.train.compilation import compile_ahead
 from lm_jax.train.logging import Logger
-from lm_jax.train.loop import Trainer
+from lm_jax.train.loop import Trainer, Verdict
 from lm_jax.train.profile import Profiler
 from lm_jax.train.state import TrainState, Weights
 from lm_jax.train.step import Step
@@ -32,13 +40,14 @@ def train(
 ) -> TrainState:
     """Runs the loop from `state` to the last step; logs and checkpoints are written to `workdir`."""
     config, start, active = exp.config, int(state.step), jax.process_index() == 0
-    steps, logs, tokens = config.train.steps, config.log, config.data.batch * exp.row_tokens
-    evaluator, losses, saved = exp.validation(), dict[int, float](), experiment.as_json(config)
+    steps, logs, counter = config.train.steps, config.log, Counter(exp, checkpointer, start)
+    evaluator, saved = exp.validation(), experiment.as_json(config)
     extra = {
         "config": saved,
-        "data_fingerprint": exp.store.fingerprint if exp.store else "",
+        "data_fingerprint": exp.data_fingerprint,
         "tokenizer_fingerprint": exp.tokenizer.fingerprint,
     }
+    chosen = best.resume(workdir, config.evaluate.best, start, checkpointer)
     with (
         Logger(
             workdir, total=steps, start=start, every=logs.every, names=logs.writers, config=saved, active=active
@@ -47,55 +56,112 @@ def train(
     ):
         profiler = Profiler(workdir, start=start, steps=logs.profile, say=logger.say, active=active)
 
+        @contextlib.contextmanager
+        def paused() -> Iterator[None]:
+            with meter.paused(), watchdog.paused():
+                yield
+
         def tick(step: int) -> None:
             watchdog.beat(step)
             logger.tick(step)
 
         def log(step: int, updates: int, values: dict[str, float]) -> None:
             rate = {"learning_rate": float(exp.learning_rate(max(updates - 1, 0)))}
-            values = {**values, **rate, "tokens": step * tokens, **meter.read(step, step * tokens)}
+            values = {**values, **rate, "tokens": counter.read.tokens, **meter.read(step, counter.read)}
             logger.write(step, {f"train/{name}": value for name, value in values.items()})
             profiler.poll()
 
-        def evaluate(step: int, weights: Weights) -> None:
-            with meter.paused(), watchdog.paused():
+        def evaluate(step: int, weights: Weights) -> Verdict:
+            with paused():
                 values = dict(evaluator.run(weights))
-            losses[step] = values["loss"]
             logger.write(step, {f"val/{name}": value for name, value in values.items()})
+            verdict = judge(chosen, step, values, config.evaluate.patience)
+            if verdict.stop:
+                logger.say(f"stopped after step {step}: {chosen.summary()} (config.evaluate.patience)")
+            return verdict
 
         def save(step: int, state: TrainState) -> None:
             with meter.paused():
-                checkpointer.save(step, state, extra)
-            best = checkpointer.best_mark()
-            if step in losses and (not best or losses[step] < best["value"]):
-                checkpointer.mark_best(step, losses[step])
+                checkpointer.save(step, state, {**extra, **counter.saved})
+            chosen.write(step, checkpointer)
 
         trainer = Trainer(
-            step=profiler.wrap(step),
+            step=profiler.wrap(counter.wrap(step, say=logger.say, paused=paused)),
             put=exp.put,
             terms=exp.objective.terms,
             steps=steps,
             log_every=logs.every,
-            evaluate_every=config.evaluate.every,
             save_every=config.checkpoint.every,
+            evaluates=epochs.evaluates(config.evaluate, len(exp.feed.rows("train")), config.data.batch),
             tick=tick,
             report=log,
             evaluate=evaluate if len(exp.feed.rows("validation")) else None,
             save=save,
         )
         # The meter starts only now that the step is compiled and the first batch is ready.
-        meter.start(start, start * tokens)
+        meter.start(start, counter.read)
         try:
             return trainer.fit(state, batches)
         finally:
             profiler.close()
 
 
+def judge(chosen: Best, step: int, values: dict[str, float], patience: int) -> Verdict:
+    """Adds an evaluation to the others; process 0 decides for all what follows.
+
+    Raises:
+      InputError: the evaluation has no such metric.
+    """
+    improved = chosen.add(step, values)
+    verdict = broadcast_from_first(improved + 2 * bool(patience and chosen.stale >= patience))
+    return Verdict(save=verdict % 2 == 1, stop=verdict > 1)
+
+
+class Counter:
+    """Counts what a run has read; a resumed run goes on counting.
+
+    Attributes:
+      read: the tokens and FLOPs so far.
+    """
+
+    def __init__(self, exp: Experiment, checkpointer: Checkpointer, start: int):
+        self._exp, self._compiled = exp, {exp.feed.bucket(start)}
+        # Without buckets, all batches are equal.
+        before = checkpointer.extra(start).get("read") if start and exp.buckets else None
+        self.read = throughput.Read(**before) if before else self._batch(None) * start
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint stores."""
+        return {"read": dataclasses.asdict(self.read)} if self._exp.buckets else {}
+
+    def wrap(
+        self, step: Step, say: Callable[[str], None], paused: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> Step:
+        """Wraps a step to count its batches, and to `say` when it is compiled for another length, in `paused`."""
+
+        def counted(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+            size = self._exp.buckets.of_batch(batch) if self._exp.buckets else None
+            if size not in self._compiled:
+                with paused():
+                    say(f"step       {compile_ahead(step, state, batch).result()} for rows of {size} tokens")
+                self._compiled.add(size)
+            self.read = self.read + self._batch(size)
+            return step(state, batch)
+
+        return counted
+
+    @functools.cached_property
+    def _batch(self) -> Callable[[int | None], throughput.Read]:
+        """What a batch of rows of a length reads; None: an uncut one."""
+        exp, rows = self._exp, self._exp.config.data.batch
+        return functools.cache(lambda size: throughput.Read(tokens=exp.row_tokens(size), flops=exp.flops(size)) * rows)
+
+
 def meter(exp: Experiment) -> throughput.Meter:
     """Prints the devices' peak and returns a meter of throughput relative to it."""
-    flops = exp.flops() / exp.row_tokens
+    flops = exp.flops() / exp.row_tokens()
     peak = throughput.peak(jax.devices()[0])
     report.say(f"compute    {flops:.3g} FLOPs per token; peak {peak.flops:.3g} FLOP/s per device ({peak.source})")
     steps, devices = exp.config.train.steps, jax.device_count()
-    config = throughput.MeterConfig(steps=steps, devices=devices, flops_per_token=flops, peak_flops=peak.flops)
-    return throughput.Meter(config)
+    return throughput.Meter(throughput.MeterConfig(steps=steps, devices=devices, peak_flops=peak.flops))

@@ -31,6 +31,7 @@ from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from lm_jax import experiment
 from lm_jax.core import config as configs
@@ -57,8 +58,12 @@ def changes(config: ExperimentConfig, workdir: Path) -> list[str]:
     before = experiment.saved(workdir)
     if before is None:
         return []
-    # Parsing adds the defaults of keys that an earlier version did not save.
-    lines = configs.differences(experiment.as_json(experiment.parse(before)), experiment.as_json(config))
+    # With the defaults of keys that an earlier version did not save, in entries such as columns too.
+    completed = experiment.parse(experiment.complete(ConfigDict(before)))
+    lines = configs.differences(experiment.as_json(completed), experiment.as_json(config))
+    if config.train.epochs:
+        # Computed from the epochs once the rows are known.
+        lines = [line for line in lines if not line.startswith("config.train.steps:")]
     free = configs.free_keys(ExperimentConfig)
     refused = [line for line in lines if not any(line.startswith((f"{key}.", f"{key}:")) for key in free)]
     if refused:
@@ -219,10 +224,11 @@ def note_changes(exp: Experiment, workdir: Path, step: int, lines: Sequence[str]
 def check_same_data(exp: Experiment, workdir: Path, step: int, extra: Mapping[str, Any]) -> None:
     """Refuses to resume with another tokenizer or text than the checkpoint was trained with."""
     check_tokenizer(exp, workdir, step, extra)
-    now = exp.store.fingerprint if exp.store else ""
+    now, data = exp.data_fingerprint, exp.config.data
+    name = f"{data.name}{data.dev_name and f' or of {data.dev_name}'}"
     if extra["data_fingerprint"] != now:
         raise InputError(
-            f"the text of {exp.config.data.name} is not the one that {workdir} was trained on up to step {step} "
+            f"the text of {name} is not the one that {workdir} was trained on up to step {step} "
             f"(fingerprint {extra['data_fingerprint'][:8] or 'none'}, now {now[:8]}); restore it, or start from its "
             f"parameters with --fork={workdir} and a new --workdir"
         )

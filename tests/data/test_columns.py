@@ -1,6 +1,7 @@
 """Records of several columns stay aligned if entries are empty, bad or filtered out."""
 
 import csv
+import dataclasses
 import gzip
 import itertools
 import json
@@ -139,6 +140,9 @@ SENTENCES = [
     {"text": "nobody", "entities": []},
     {"text": "\n\nBob left", "entities": [[2, 5, "PER"]]},
     {"text": "x Bob", "entities": '[[2, 5, "PER"]]'},
+    {"text": "x\r\nRene\u0301e left", "entities": [[3, 9, "PER"]]},
+    # With spaces around it.
+    {"text": "x Bob y", "entities": [[1, 6, "PER"]]},
 ]
 
 
@@ -164,6 +168,8 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         [],
         [("Bob", "PER")],
         [("Bob", "PER")],
+        [("Renée", "PER")],
+        [("Bob", "PER")],
     ]
     # Spans that end after the tokens that are read are left out.
     end = rows.row(0, 0, np.random.default_rng(0))["entities"][0, 1]
@@ -182,19 +188,23 @@ def test_spans_refer_to_tokens_of_the_cleaned_text(tmp_path, golden, kind):
         (
             SCORED,
             [{"text": "a", "score": float("nan"), "label": True}],
-            "columns.score: record 1 of .* is nan; expected a fin",
+            "columns.score: .*r.jsonl line 1: field 'score' is nan; expected a fin",
         ),
         (
             SCORED,
             [{"text": "a", "score": True, "label": 1}],
-            "columns.score: record 1 of .* is True; expected a finite number",
+            "columns.score: .*r.jsonl line 1: field 'score' is True; expected a finite number",
         ),
         (SCORED, [{"text": "", "score": 1, "label": 1}], "nothing is left"),
-        (NAMED, [{"text": "abc", "entities": [[1, 9, "X"]]}], "record 1 .*; the text has the characters 0 to 3"),
+        (
+            NAMED,
+            [{"text": "abc", "entities": [[0, 1, "X"], [1, 9, "X"]]}],
+            "line 1: field 'entities' has .1, 9, 'X'.; the text has the characters 0 to 3",
+        ),
         (NAMED, [{"text": "abc", "entities": [[2, 1, "X"]]}], "expected a list of .start, end, name., start < end"),
         (NAMED, [{"text": "abc", "entities": "[[2"}], "expected a list of"),
         (NAMED, [{"text": "abc", "entities": [{"start": 0, "end": 1, "label": "X"}]}], "expected a list of"),
-        (NAMED, [{"text": "a\r\nb c", "entities": [[0, 1, "X"]]}], "cleaning changes the text inside"),
+        (NAMED, [{"text": "a\ufeff", "entities": [[1, 2, "X"]]}], "cleaning drops the text of a span"),
         ({"text": {}, "more": {"kind": "nmber"}}, [], "columns.more.kind is 'nmber'.*did you mean number"),
         ({"label": {"kind": "label"}}, [], "names no text"),
         ({**NAMED, "other": {}}, [], "columns.entities.of is ''; expected 'other' or 'text'"),
@@ -268,8 +278,54 @@ def test_configured_names_fix_the_ids_of_labels(tmp_path):
     other = prepare(tmp_path / "store", reordered, tmp_path / "few.jsonl")
     assert list(other.names["label"]) == [*names[::-1]] and other.fingerprint != corpus.fingerprint
     json_lines(tmp_path / "more.jsonl", [{"text": "a", "label": "never"}])
-    with pytest.raises(InputError, match=r"label\.names is .*but the data has 'never' too"):
+    with pytest.raises(InputError, match="more.jsonl line 1: field 'label' has 'never'; expected one of 'perhaps', "):
         prepare(tmp_path / "store", columns, tmp_path / "more.jsonl")
+
+
+def test_dev_files_have_the_tokenizer_and_the_labels_of_the_training_files(tmp_path):
+    train = [{"text": f"text {number}", "label": label} for number, label in enumerate("bca")]
+    columns = Tree(text=Tree(), label=Tree(kind="label"))
+    data = DataConfig(
+        path=str(json_lines(tmp_path / "train.jsonl", train)),
+        dev=str(json_lines(tmp_path / "dev.jsonl", [{"text": "other", "label": "c"}])),
+        columns=columns,
+        tokenizer=TokenizerConfig(kind="characters", vocab_at_most=100),
+        store=str(tmp_path),
+        workers=1,
+    )
+    corpus = corpora.prepare(data)
+    dev = corpora.prepare_dev(data, corpus)
+    assert dev.tokenizer.fingerprint == corpus.tokenizer.fingerprint
+    assert dev.names["label"] == corpus.names["label"] == ["a", "b", "c"]
+    rows = make_rows(dev, "validation", validation=1.0, text=8, label=0)
+    assert [int(rows.row(0, 0, np.random.default_rng(0))["label"]), len(rows)] == [2, 1]
+    json_lines(tmp_path / "dev.jsonl", [{"text": "other", "label": "d"}])
+    with pytest.raises(InputError, match=r"config.data.dev: config.data.columns.label.names.* has 'd' too"):
+        corpora.prepare_dev(data, corpus)
+    assert corpora.prepare_dev(dataclasses.replace(data, dev=""), corpus) is None
+
+
+def test_columns_with_their_own_files_have_their_own_dev_files():
+    columns = Tree(de=Tree(path="a.de", dev="b.de"), en=Tree(path="a.en", dev="b.en"))
+    data = DataConfig(columns=columns)
+    held_out = data.held_out()
+    assert {name: column["path"] for name, column in held_out.columns.items()} == {"de": "b.de", "en": "b.en"}
+    assert held_out.held_out() is None and data.dev_name == "b.de, b.en"
+    mixed = DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label", path="l", dev="m")), dev="dev.tsv")
+    assert mixed.held_out().path == "dev.tsv" and mixed.held_out().columns["label"]["path"] == "m"
+    for columns, dev in ((Tree(de=Tree(path="a"), en=Tree(path="b", dev="c")), ""), (Tree(de=Tree(path="a")), "d")):
+        with pytest.raises(InputError, match=r"columns\.de has no files to validate on, but other columns have; set"):
+            DataConfig(columns=columns, dev=dev).held_out()
+    with pytest.raises(InputError, match="config.data.dev is 'd', but the sources of config.data.mixture"):
+        DataConfig(dev="d", mixture=MixtureConfig(sources=Tree(b=Tree(path="b"))))
+
+
+def test_a_number_of_records_is_held_out(table, tmp_path):
+    corpus = prepare(tmp_path, SCORED, table, bad_rows="skip")
+    sizes = [len(make_rows(corpus, split, validation=3, label=0)) for split in ("train", "validation")]
+    assert sizes == [2, 2]  # Of the last three records, one has no score.
+    with pytest.raises(InputError, match="config.data.validation is 9; expected .* up to the 8 tokens or records"):
+        make_rows(corpus, validation=9, label=0)
 
 
 def test_evaluation_on_another_text_needs_fixed_names_and_a_shared_path():
@@ -279,3 +335,20 @@ def test_evaluation_on_another_text_needs_fixed_names_and_a_shared_path():
     with pytest.raises(InputError, match="every column has its own path"):
         evaluate._check_columns(DataConfig(columns=Tree(de=Tree(path="a"), en=Tree(path="b"))), other)
     evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label", names=("a", "b")))), other)
+
+
+def test_columns_that_an_earlier_version_stored_keep_their_fingerprint(tmp_path):
+    records = [
+        {"text": "  Ann met 王毅 \n", "score": 1.5, "label": True, "e": [[2, 5, "PER"]]},
+        {"text": "", "score": 2, "label": False, "e": []},
+        {"text": "Bob", "score": 3, "label": True, "e": '[[0,3,"X"]]'},
+        {"text": "x", "score": None, "label": True, "e": []},
+    ]
+    columns = {"text": {}, "score": {"kind": "number"}, "label": {"kind": "label", "names": ("true", "false")}}
+
+    corpus = prepare(
+        tmp_path, {**columns, "e": {"kind": "spans"}}, json_lines(tmp_path / "a.jsonl", records), bad_rows="skip"
+    )
+
+    # Computed by the version before there were templates, tags, several labels and ids.
+    assert corpus.fingerprint == "ee2c1fc809c4be61319c3020d131c5ee"

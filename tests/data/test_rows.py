@@ -4,12 +4,14 @@ import lzma
 import numpy as np
 import pytest
 
-from lm_jax.core.config import InputError
-from lm_jax.data import order, pipeline, plans, rows, store
+from lm_jax.core.config import InputError, Tree
+from lm_jax.data import corpora, order, pipeline, plans, rows, store
 from lm_jax.data.clean.chain import CleanConfig
+from lm_jax.data.config import DataConfig
 from lm_jax.data.rows import Reads, Request, RowsConfig
 from lm_jax.data.sources import SourceConfig
 from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.data.windows import Windows
 
 PACKED = RowsConfig(plan="packed")
 UNSHIFTED = RowsConfig(plan="packed", shift=False)
@@ -34,6 +36,78 @@ def bytes_store(path, documents):
     (path / "rows.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     source = SourceConfig(path=str(path / "rows.jsonl"))
     return store.prepare(path, source, CleanConfig(), TokenizerConfig(kind="bytes"))
+
+
+QUESTIONS = [
+    {"question": "why?", "context": "abcdefghijklmnopqrstuvwxyz", "answers": [[1, 3, "a"], [24, 26, "a"]]},
+    {"question": "", "context": "without a question", "answers": []},
+    {"question": "a long question", "context": "abcdefghijklmnop", "answers": []},
+    {"question": "q", "context": "short", "answers": [[0, 5, "a"]]},
+]
+
+
+def question_rows(path, split="train", *, validation=0.0, windows=None, **columns):
+    (path / "qa.jsonl").write_text("".join(json.dumps(record) + "\n" for record in QUESTIONS))
+    tree = Tree(question=Tree(), context=Tree(), answers=Tree(kind="spans", of="context"))
+    tokenizer = TokenizerConfig(kind="bytes")
+    data = DataConfig(path=str(path / "qa.jsonl"), columns=tree, tokenizer=tokenizer, store=str(path), workers=1)
+    reads = Reads(plan="columns", length=20, columns={"answers": 0, **columns}, windows=windows)
+    request = Request(
+        tokens=corpora.prepare(data), config=RowsConfig(), split=split, reads=reads, validation=validation
+    )
+    return plans.make(request)
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 8])
+def test_windows_cover_every_token_of_long_texts(tmp_path, overlap):
+    windows = Windows(column="context", beside=("question",), room=14, overlap=overlap)
+    plan = question_rows(tmp_path, question=5, context=14, windows=windows)
+    contexts = [QUESTIONS[record]["context"] for record in plan.numbers]
+    decode = plan.columns.tokenizer.decode
+
+    assert list(dict.fromkeys(plan.numbers.tolist())) == [0, 2, 3]
+    ends: dict[int, int] = {}
+    for index, context in enumerate(contexts):
+        record, row = int(plan.numbers[index]), plan.row(index, 0, generator())
+        start, text = int(row["window"]), decode(row["context"])
+        assert len(row["question"]) + len(text) <= 14 and len(row["question"]) <= 5
+        assert text == context[start : start + len(text)] and start == plan.starts[index]
+        # Each window but the last is full, and begins `overlap` tokens before the end of the one before.
+        assert start == (ends[record] - overlap if record in ends else 0)
+        assert start + len(text) > ends.get(record, 0)
+        last = index + 1 == len(plan) or plan.numbers[index + 1] != record
+        assert (start + len(text) == len(context)) == last and (last or len(text) == 14 - len(row["question"]))
+        ends[record] = start + len(text)
+        # Spans refer to the whole text, whatever the window.
+        assert [QUESTIONS[record]["context"][a:b] for a, b, _ in row["answers"]] == [
+            QUESTIONS[record]["context"][a:b] for a, b, _ in QUESTIONS[record]["answers"]
+        ]
+
+
+def test_windows_of_a_record_stay_in_its_split(tmp_path):
+    windows = Windows(column="context", beside=("question",), room=14, overlap=3)
+    plans_of = {
+        split: question_rows(tmp_path, split, validation=0.5, question=5, context=14, windows=windows)
+        for split in ("train", "validation")
+    }
+    assert {split: {*plan.numbers.tolist()} for split, plan in plans_of.items()} == {
+        "train": {0},
+        "validation": {2, 3},
+    }
+
+
+def test_without_windows_a_record_is_a_row(tmp_path):
+    plan = question_rows(tmp_path, question=5, context=9)
+    rows_of = [plan.row(index, 0, generator()) for index in range(len(plan))]
+    assert plan.numbers.tolist() == [0, 2, 3] and plan.starts.tolist() == [0, 0, 0]
+    assert [len(row["context"]) for row in rows_of] == [9, 9, 5] and all("window" not in row for row in rows_of)
+    assert rows_of[0]["answers"].tolist() == [[1, 3, 0]]
+
+
+def test_windows_longer_than_a_row_are_refused(tmp_path):
+    windows = Windows(column="context", beside=("question",), room=14, overlap=9)
+    with pytest.raises(InputError, match="leaves 9 tokens of a row for a window .* share 9; increase it, or lower"):
+        question_rows(tmp_path, question=5, context=14, windows=windows)
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 7])
@@ -218,6 +292,14 @@ def test_an_ordered_pass_over_streams_reads_every_token_once_and_keeps_the_lanes
     joined = np.concatenate([tokens for tokens, is_real in zip(read, real, strict=True) if is_real])
     assert np.array_equal(joined, golden_store.read(border, golden_store.tokens))
     assert batches[0]["begins"][: len(plan)].all() and not any(batch["begins"].any() for batch in batches[1:])
+
+
+def test_a_number_of_tokens_is_held_out(golden_store):
+    plan = make(golden_store, PACKED, "validation", length=32, validation=100.0)
+    total = golden_store.tokens
+    assert np.array_equal(np.concatenate(all_tokens(plan)), golden_store.read(total - 100, total))
+    with pytest.raises(InputError, match="config.data.validation is 374.5"):
+        DataConfig(validation=374.5)
 
 
 def _padded(tokens):

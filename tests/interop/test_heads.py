@@ -13,7 +13,7 @@ from lm_jax.interop.safetensors import Entry
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, llama
 from lm_jax.models.config import TaskHeadConfig
-from lm_jax.models.task import pooled
+from lm_jax.models.pooling import pooled
 
 LAST = jnp.float32(np.arange(2 * 4 * 3).reshape(2, 4, 3))
 # The first row has padding (0) after its text, the second before it; 9 ends a text.

@@ -152,9 +152,9 @@ def test_the_newest_steps_and_the_best_are_kept(tmp_path):
         for step in range(1, 7):
             checkpointer.save(step, sharded(seed=step), {})
             if step == 2:
-                checkpointer.mark_best(2, 0.25)
+                checkpointer.mark_best(2, 0.25, "accuracy")
     assert checkpointer.steps() == [2, 5, 6]
-    assert (checkpointer.best(), checkpointer.best_mark()) == (2, {"step": 2, "value": 0.25})
+    assert (checkpointer.best(), checkpointer.best_mark()) == (2, {"step": 2, "value": 0.25, "metric": "accuracy"})
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "5", "6", "best.json"]
 
 

@@ -44,7 +44,7 @@ def test_there_is_a_panel_for_every_metric_and_a_curve_for_every_run(tmp_path, m
     monkeypatch.setattr(Figure, "savefig", remember)
     path = curves.plot([run(tmp_path / "bert"), run(tmp_path / "gpt")], tmp_path / "plots" / "both.png")
 
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path == tmp_path / "plots" / "both.png" and path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in path.parent.iterdir()] == ["both.png"]
     assert list(legends) == ["loss", "learning rate", "gradient norm", "tokens per second", "masked"]
     assert legends["loss"] == ["bert train", "bert validation", "gpt train", "gpt validation"]
@@ -62,6 +62,14 @@ def test_a_directory_without_losses_is_refused(tmp_path):
     with pytest.raises(InputError, match="train first"):
         curves.plot(tmp_path, tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()
+
+
+def test_without_a_metric_that_a_run_has_there_is_no_picture(tmp_path):
+    directory = run(tmp_path / "gpt", steps=2)
+    assert curves.plot(directory, tmp_path / "plots" / "no.png", ["masked_accuracy"]) is None
+    assert not (tmp_path / "plots").exists()
+    path = curves.plot(directory, tmp_path / "some.png", ["masked_accuracy", "masked"])
+    assert path == tmp_path / "some.png" and path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_smoothing_has_no_bias_at_the_start():

@@ -98,19 +98,45 @@ def test_plugins_that_do_not_fit_jax_are_named(tmp_path):
         'jax-cuda13-plugin[with-cuda]<=0.10.2,>=0.10.2; extra == "cuda13"',
         'libtpu==0.0.42.*; extra == "tpu"',
     ]
-    packages = {"jax-cuda12-plugin": "0.9.0", "jax-cuda13-plugin": "0.10.2", "libtpu": "0.0.52", "jaxlib": "0.9.0"}
+    packages = {"jax-cuda12-plugin": "0.9.0", "libtpu": "0.0.52", "jaxlib": "0.9.0"}
     simulated = machine(tmp_path, packages=packages, wants=wants)
     assert [(need.name, need.supported) for need in plugins(simulated)] == [
         ("jax-cuda12-plugin", False),
-        ("jax-cuda13-plugin", True),
         ("libtpu", False),
     ]
     lines = problems(simulated, tmp_path)
     assert any(problem.startswith("jaxlib is 0.9.0") for problem in lines)
     assert any("pip install 'jax-cuda12-plugin<=0.10.2,>=0.10.2'" in problem for problem in lines)
-    assert any("both installed" in problem for problem in lines)
+    assert not any("both installed" in problem for problem in lines)
     # Without a TPU, libtpu only compiles ahead of time, and any version will do.
     assert not any("libtpu" in problem for problem in lines)
+
+
+@pytest.mark.parametrize(
+    ("driver", "model", "remove", "why"),
+    [
+        ("580.65.06", "NVIDIA H100 80GB HBM3", "12", "driver 580.65.6 runs CUDA 13"),
+        ("535.104.05", "NVIDIA A100-SXM4-80GB", "13", "driver 535.104.5 is older than 580, which CUDA 13 needs"),
+        ("580.65.06", "Tesla V100-SXM2-16GB", "13", "CUDA 13 does not support a Tesla V100-SXM2-16GB"),
+        (None, None, "12", "CUDA 13 is newer"),
+    ],
+)
+def test_with_both_cuda_plugins_one_line_says_which_to_remove(driver, model, remove, why, tmp_path):
+    wants = [f'jax-cuda{number}-plugin<=0.10.2,>=0.10.2; extra == "cuda{number}"' for number in (12, 13)]
+    files = {
+        "proc/driver/nvidia/version": VERSION.format("x86_64", driver),
+        "proc/driver/nvidia/gpus/0000:00:04.0/information": f"Model: \t\t {model}\n",
+    }
+    kept = {"12": "13", "13": "12"}[remove]
+    # The one to remove need not fit jax.
+    packages = {f"jax-cuda{remove}-plugin": "0.9.0", f"jax-cuda{kept}-plugin": "0.10.2"}
+    simulated = machine(tmp_path, files=files if driver else {}, packages=packages, wants=wants)
+    expected = (
+        "jax-cuda12-plugin and jax-cuda13-plugin are both installed, but jax can use only one: "
+        f"pip uninstall jax-cuda{remove}-plugin jax-cuda{remove}-pjrt ({why})"
+    )
+    assert problems(simulated, tmp_path) == [expected]
+    assert problems(simulated, tmp_path, ["cuda:0 H100"]) == [expected]
 
 
 def test_the_supported_range_comes_from_the_package_itself():

@@ -1,0 +1,156 @@
+"""Tunes a pretrained encoder on the tasks of a table, and compares the scores with those of Transformers.
+
+python -m benchmarks.tasks model=RUN data=FOLDER output=FOLDER [only=sst2,mrpc] [variant=mean] [seeds=1,2] [parallel=4]
+
+RUN is an imported checkpoint (`lm-jax import`), FOLDER holds the data sets. Every row of the table is one
+`lm-jax train` command, which is printed; finished rows are not repeated. The reference scores are those that
+Transformers on torch reached with the same weights, files, batches of 32, three epochs and learning rates, one seed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gzip
+import itertools
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A task: the recipe, the files of training and held-out rows, the score and Transformers' value of it.
+
+    `held` is a file, or the number of the last rows; `most` limits the sentences of the training file.
+    """
+
+    recipe: str
+    train: str
+    held: str | int
+    score: str
+    reference: float
+    most: int = 0
+
+
+TABLE = {
+    "sst2": Row("classify:sst2", "sst2/train.tsv.gz", "sst2/dev.tsv.gz", "accuracy", 0.873),
+    "cola": Row("classify:cola", "cola/in_domain_train.tsv.gz", "cola/in_domain_dev.tsv", "matthews", 0.318),
+    "mrpc": Row("pair:mrpc", "mrpc/msr-para-train.tsv.gz", "mrpc/msr-para-val.tsv.gz", "f1", 0.851),
+    "rte": Row("pair:rte", "rte/train.tsv.gz", 374, "accuracy", 0.572),
+    "stsb": Row("sts:stsb", "stsb/train.tsv.gz", 848, "spearman", 0.817),
+    "sick": Row("pair:sick", "sick/SICK_train.txt.gz", "sick/SICK_trial.txt", "accuracy", 0.844),
+    "trec": Row("classify:trec", "trec/train.txt.gz", 545, "accuracy", 0.939),
+    "conll2003": Row("tag:conll2003", "conll2003/train.txt.gz", "conll2003/valid.txt.gz", "entity_f1", 0.842, 4000),
+    "snips_intent": Row("classify:snips", "snips/train", "snips/dev", "accuracy", 0.984, 4000),
+    "snips_slots": Row("tag:snips", "snips/train", "snips/dev", "entity_f1", 0.770, 4000),
+    "semeval2010": Row("relation:semeval2010", "semeval2010_task8/train.tsv.gz", 800, "macro_f1", 0.494),
+}
+# Files of the columns of SNIPS, which has one file per column.
+SNIPS = {"text": "seq.in", "label": "label", "tags": "seq.out"}
+# What tuning allows beyond the reference's settings: for tasks of texts, and for tags.
+MEAN = ("--config.model.task.pool=mean", "--config.model.task.dense=false", "--config.model.task.activation=")
+VARIANTS = {
+    "same": ((), ()),
+    "mean": (MEAN, ()),
+    "better": (
+        (*MEAN, "--config.train.epochs=5", "--config.optimizer.learning_rate=1e-4"),
+        ("--config.train.epochs=6", "--config.optimizer.learning_rate=3e-4"),
+    ),
+}
+
+
+def command(name: str, row: Row, options: dict[str, str], seed: int) -> list[str]:
+    """The `lm-jax train` command of a row."""
+    data, output = Path(options["data"]), Path(options["output"])
+    variant = options["variant"]
+    words = [
+        f"--config={row.recipe}",
+        f"--fork={options['model']}",
+        *_files(row, data, output),
+        *VARIANTS[variant][row.recipe.startswith("tag")],
+    ]
+    workdir = output / f"{name}-{variant}-{seed}"
+    return ["lm-jax", "train", *words, f"--config.seed={seed}", f"--workdir={workdir}"]
+
+
+def _files(row: Row, data: Path, output: Path) -> list[str]:
+    if row.recipe.endswith("snips"):
+        columns = ("text", "tags") if row.recipe.startswith("tag") else ("text", "label")
+        flags = []
+        for column in columns:
+            train = next(data.glob(f"{row.train}.{SNIPS[column]}*"))
+            key = f"--config.data.columns.{column}"
+            flags += [f"{key}.path={_first(train, row.most, output)}", f"{key}.dev={data / row.held}.{SNIPS[column]}"]
+        return flags
+    flags = [f"--config.data.path={_first(data / row.train, row.most, output)}"]
+    held = f"validation={row.held}" if isinstance(row.held, int) else f"dev={data / row.held}"
+    return [*flags, f"--config.data.{held}"]
+
+
+def _first(path: Path, most: int, output: Path) -> Path:
+    """The file, or a copy of its first `most` sentences, which empty lines or, in files of lines, lines separate."""
+    if not most:
+        return path
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        lines = [line for line in file if not line.startswith("-DOCSTART-")]
+    copy = output / f"{path.parent.name}-{path.name.removesuffix('.gz')}"
+    if any(not line.strip() for line in lines):
+        sentences = [[*group] for full, group in itertools.groupby(lines, lambda line: bool(line.strip())) if full]
+        copy.write_text("\n".join("".join(sentence) for sentence in sentences[:most]), encoding="utf-8")
+    else:
+        copy.write_text("".join(lines[:most]), encoding="utf-8")
+    return copy
+
+
+def score(row: Row, words: list[str]) -> tuple[float, float]:
+    """Runs a command; returns its last score and the seconds that it took."""
+    workdir, start = Path(words[-1].partition("=")[2]), time.monotonic()
+    environment = {**os.environ, "LM_JAX_CACHE": os.environ.get("LM_JAX_CACHE", str(workdir.parent / "cache"))}
+    result = subprocess.run(
+        [sys.executable, "-m", "lm_jax.main", *words[1:]], env=environment, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        print(result.stderr[-2000:], file=sys.stderr)
+        return float("nan"), time.monotonic() - start
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    values = [line[f"val/{row.score}"] for line in lines if f"val/{row.score}" in line]
+    print(f"{workdir.name}: {row.score} {values[-1]:.4f}, by evaluation {values}", flush=True)
+    return values[-1], time.monotonic() - start
+
+
+def main(words: Iterable[str]) -> None:
+    """Prints a line for each task."""
+    options = {
+        "variant": "same",
+        "seeds": "1",
+        "parallel": "1",
+        "only": ",".join(TABLE),
+        **dict(word.split("=", 1) for word in words),
+    }
+    output = Path(options["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    seeds = [int(seed) for seed in options["seeds"].split(",")]
+    names = options["only"].split(",")
+    commands = {(name, seed): command(name, TABLE[name], options, seed) for name in names for seed in seeds}
+    for each in commands.values():
+        print(shlex.join(each), flush=True)
+    with concurrent.futures.ThreadPoolExecutor(int(options["parallel"])) as pool:
+        results = {key: pool.submit(score, TABLE[key[0]], each) for key, each in commands.items()}
+    print("| task | score | Transformers | lm_jax | deviation | seconds |\n|---|---|---|---|---|---|")
+    for name in names:
+        values, seconds = zip(*(results[name, seed].result() for seed in seeds), strict=True)
+        deviation = f"{100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        row = TABLE[name]
+        mean = f"{100 * statistics.fmean(values):.1f} | {deviation} | {statistics.fmean(seconds):.0f}"
+        print(f"| {name} | {row.score} | {100 * row.reference:.1f} | {mean} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
