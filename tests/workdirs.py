@@ -38,8 +38,6 @@ def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, la
       workdir: the directory to write.
       preset: name of the preset.
       tokenizer: determines the vocabulary.
-      objective: its `ObjectiveConfig`; None: the usual pretraining.
-      labels: names of labels by column.
       ends: a token id whose LM head logit is swapped with that of the end of text; requires an untied head.
       objective: its settings; None: pretraining.
       data: its settings; None: rows of 32 tokens.

@@ -115,6 +115,8 @@ SCORED: Heads = {
     ANSWERS: _ANSWERS,
 }
 CLASSIFIED: Heads = {**SCORED, TOKENS: Head(out="classifier", dropout=_TOKENS_DROPOUT)}
+# For decoders whose classes do not classify tokens.
+UNTAGGED: Heads = {name: SCORED[name] for name in (SEQUENCES, ANSWERS)}
 # Encoder-decoders classify by the decoder's hidden state at the end of the text.
 END_CLASSIFIER = Head(
     out="classification_head.out_proj",

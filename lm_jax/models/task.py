@@ -51,4 +51,4 @@ class TaskHeadConfig:
         if self.pool == "all":
             return dataclasses.replace(self, classes=classes)
         layers = {} if self.tokens else {"dense": False, "activation": "", "norm": False}
-        return dataclasses.replace(self, classes=classes, pool="all", bias=True, **layers)
+        return dataclasses.replace(self, classes=classes, pool="all", states=1, bias=True, **layers)

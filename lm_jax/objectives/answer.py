@@ -162,15 +162,13 @@ class Answer(Task):
         return (Work(role="model", length=self.length, scored=0, heads=Tree(task=self.length)),)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
-        """Two logits for each token, by a projection alone unless the model has a head for them already."""
-        if config.classes not in (0, 2):
+        """Two logits for each token, by a projection alone unless the model's family has more layers."""
+        if config.pool == "all" and config.classes not in (0, 2):
             raise InputError(
                 f"config.model.task.classes is {config.classes}, but the head scores the start and the end of an "
                 "answer; set it to 0 or 2"
             )
-        if config.classes and config.pool == "all":
-            return config
-        return dataclasses.replace(config, classes=2, pool="all", states=1, dense=False, activation="", norm=False)
+        return config.per_token(2)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Arranges a row.

@@ -28,7 +28,7 @@ from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
-from lm_jax.objectives.task import Outputs, Task
+from lm_jax.objectives.task import Outputs, Task, Vectors
 
 KEY = "config.objective.embed"
 
@@ -128,6 +128,11 @@ class Embed(Task):
         """The model reads each text."""
         count = len(self._texts)
         return (Work(role="model", length=count * self.length, scored=0, sequences=count),)
+
+    @property
+    def vectors(self) -> Vectors:
+        """The mean, or another pool, with norm 1."""
+        return Vectors(pool=self.config.pool, unit=True)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
         """None: hidden states are pooled as they are."""

@@ -110,7 +110,7 @@ class Tag(Task):
         return (Work(role="model", length=self.length, scored=0, heads=Tree(task=self.length)),)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
-        """A projection of every hidden state to the tags."""
+        """The tags of every hidden state, by a projection alone unless the model's family has more layers."""
         classes = len(self.labels)
         if not classes:
             raise InputError(f"the column {self.config.tags!r} has no tags; give a column of the kind 'tags'")
@@ -119,7 +119,7 @@ class Tag(Task):
                 f"config.model.task.classes is {config.classes}, but the column {self.config.tags!r} has {classes} "
                 "tags; set it to 0 for a head that fits"
             )
-        return TaskHeadConfig(classes=classes, pool="all", dropout=config.dropout)
+        return config.per_token(classes)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types`, `segments`, `answers` and `weights` of `length`; weights are 1 where a word begins."""

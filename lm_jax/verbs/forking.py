@@ -80,9 +80,9 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     for path, name in paths.items():
         shared = f"{owner}/{name.partition('/')[2]}"
         paths[path] = shared if name not in saved and shared in saved else name
-    paths, unequal = _task_sources(paths, like, saved, exp.product.module.config.task.norm)
+    paths = _with_task_head(paths, like, saved, exp.product.module.config.task.norm)
     unread = _left_out(saved, set(paths.values()), owner)
-    _report(fork, unequal, unread)
+    _report([path for path in like if path not in paths], unread)
     vocab_axes = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
     targets = {}
     for path, name in paths.items():
@@ -109,9 +109,9 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     return unflatten(resized)
 
 
-def _task_sources(
+def _with_task_head(
     paths: Mapping[str, str], like: Params, saved: Mapping[str, tuple[int, ...]], norm: bool
-) -> tuple[dict[str, str], list[str]]:
+) -> dict[str, str]:
     """Chooses where the parameters of a task's head come from.
 
     Args:
@@ -121,9 +121,9 @@ def _task_sources(
       norm: whether the head has a norm.
 
     Returns:
-      `paths` without the parameters that are drawn, and those of them that the forked run has in another shape.
+      `paths` with these sources, and without parameters of the head that have none of the right shape.
     """
-    chosen, unequal = {}, []
+    chosen = {}
     for path, name in paths.items():
         role, _, rest = name.partition("/")
         parent, _, leaf = rest.rpartition("/")
@@ -132,17 +132,17 @@ def _task_sources(
         source = next((each for each in fitting if saved[each] == like[path].shape), None) if sources else name
         if source is not None:
             chosen[path] = source
-        elif name in saved:
-            unequal.append(f"{rest} {list(saved[name])}")
-    return chosen, unequal
+    return chosen
 
 
-def _report(fork: Path, unequal: Sequence[str], unread: Sequence[str]) -> None:
-    if unequal:
-        report.say(f"drawn, because {fork} has them in other shapes: {', '.join(unequal)}")
-    heads = sorted({name.split("/")[1] for name in unread} - {each.partition("/")[0] for each in unequal})
+def _report(drawn: Sequence[str], unread: Sequence[str]) -> None:
+    """Says which parameters of a task's head are new, and which other heads of the forked run this model lacks."""
+    new = [path.partition("/")[2] for path in drawn if path.partition("/")[2].startswith("task/")]
+    if new:
+        report.say(f"new head   {', '.join(new)}")
+    heads = {name.split("/")[1] for name in unread} - {path.split("/")[0] for path in new}
     if heads:
-        report.say(f"left out, because this model lacks them: {', '.join(heads)} of {fork}")
+        report.say(f"left out   {', '.join(sorted(heads))}, which this model lacks")
 
 
 def _left_out(saved: Mapping[str, tuple[int, ...]], used: Collection[str], role: str) -> list[str]:

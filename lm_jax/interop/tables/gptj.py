@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_jax.interop.heads import CLASSIFIED, TOKENS, Heads
+from lm_jax.interop.heads import UNTAGGED
 from lm_jax.interop.rules import Rules, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common, gpt2
@@ -69,6 +69,4 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)",)
-# These classes do not classify tokens.
-HEADS: Heads = {name: head for name, head in CLASSIFIED.items() if name != TOKENS}
-FAMILY = common.decoder(config, weights, settings, HEADS, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = common.decoder(config, weights, settings, UNTAGGED, prefix="transformer.", ignored=_BUFFERS)
