@@ -4,7 +4,7 @@ Paper:    Devlin et al. 2019 (arXiv:1810.04805), section 4.4.
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=choice:copa --fork=MODEL --config.data.path=copa.jsonl \
               --config.data.validation=0.2 --workdir=/tmp/choice
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/choice.md has the measured results.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ Command:  lm-jax train --config=classify:table --fork=MODEL --config.data.path=t
               --config.data.dev=dev.tsv --workdir=/tmp/classify
           lm-jax train --config=classify:sst2 --fork=MODEL --config.data.path=train.tsv \
               --config.data.dev=dev.tsv --workdir=/tmp/classify
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/classify.md has the measured results.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@ Paper:    Reimers and Gurevych 2019 (arXiv:1908.10084); Gao et al. 2021 (arXiv:2
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=embed:pairs --fork=MODEL --config.data.path=train.tsv \
               --config.data.dev=dev.tsv --workdir=/tmp/embed
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/embed.md has the measured results.
 """
 
 import ml_collections

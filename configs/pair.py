@@ -4,7 +4,7 @@ Paper:    Devlin et al. 2019 (arXiv:1810.04805), sections 4.1 and A.3.
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=pair:mrpc --fork=MODEL --config.data.path=train.tsv \
               --config.data.dev=dev.tsv --workdir=/tmp/pair
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/pair.md has the measured results.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@ Paper:    Baldini Soares et al. 2019 (arXiv:1906.03158), section 3.2, entity mar
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=relation:semeval2010 --fork=MODEL --config.data.path=train.tsv \
               --config.data.validation=800 --workdir=/tmp/relation
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/relation.md has the measured results.
 """
 
 import ml_collections

@@ -4,7 +4,7 @@ Paper:    Cer et al. 2017 (arXiv:1708.00055), the task; Devlin et al. 2019 (arXi
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=sts:stsb --fork=MODEL --config.data.path=train.tsv \
               --config.data.validation=848 --workdir=/tmp/sts
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/sts.md has the measured results.
 """
 
 import ml_collections

@@ -5,7 +5,7 @@ Paper:    Devlin et al. 2019 (arXiv:1810.04805), section 5.3; Tjong Kim Sang and
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=tag:conll2003 --fork=MODEL --config.data.path=train.txt \
               --config.data.dev=valid.txt --workdir=/tmp/tag
-Expected: docs/tasks.md has the measured results.
+Expected: docs/tasks/tag.md has the measured results.
 """
 
 import ml_collections

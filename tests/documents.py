@@ -21,7 +21,7 @@ from tests.commands import ROOT, lm_jax
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 # CHINESE has the blocks of README, as a test shows, so they are run once.
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "tasks").glob("*.md"))]
 DOCUMENTS = [*PAGES, CHINESE, ROOT / "CONTRIBUTING.md"]
 LANGUAGES = ("sh", "bash", "console", "python")
 BLOCK = re.compile(
