@@ -23,7 +23,7 @@ def main() -> None:
     target = rng.integers(2, VOCAB, (ROWS, TARGET), dtype="int32")
     batch = {
         "source": source,
-        "segments": np.ones_like(source),
+        "source_segments": np.ones_like(source),
         "tokens": np.concatenate([np.zeros((ROWS, 1), "int32"), target[:, :-1]], 1),
         "targets": target,
         "weights": np.ones((ROWS, TARGET), "float32"),
