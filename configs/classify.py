@@ -33,7 +33,7 @@ VARIANTS = {
     "sst2": lambda: tasks.tuning("sst2"),
     "cola": lambda: tasks.tuning("cola"),
     "trec": lambda: tasks.tuning("trec"),
-    "snips": lambda: tasks.tuning("snips_intent"),
+    "snips": lambda: tasks.tuning("snips_intent", learning_rate=1e-4),
     "chnsenticorp": lambda: tasks.tuning("chnsenticorp"),
     "thucnews": lambda: tasks.tuning("thucnews"),
 }

@@ -221,7 +221,8 @@ def marked(exp: Experiment, question: Question) -> str:
     """Format a sentence with its gap in square brackets."""
     end = exp.tokenizer.decode(question.sentence[: question.stop])
     start = exp.tokenizer.decode(question.sentence[: question.start])
-    return f"{start} [{end.removeprefix(start).strip()}]{exp.tokenizer.decode(question.sentence).removeprefix(end)}"
+    rest = exp.tokenizer.decode(question.sentence).removeprefix(end)
+    return f"{start} [{end.removeprefix(start).strip()}]{rest}".strip()
 
 
 def shown(exp: Experiment, recipe: str, answer: list[int]) -> str:

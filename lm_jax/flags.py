@@ -91,7 +91,7 @@ class Request:
     fork: str | None = _flag(
         None, "run to start from: its parameters and, if the recipe sets none, its model", *FORK_VERBS
     )
-    format: str = _flag("huggingface", "checkpoint format; the only choice is huggingface", "export")
+    format: str = _flag("huggingface", "huggingface, or bare: without the head of a task", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
     distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")

@@ -44,7 +44,8 @@ def command(*words: object) -> list[str]:
 
 def one_device() -> dict[str, str]:
     """An environment with one CPU device, as on most machines; it also starts fastest."""
-    return {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": path}
 
 
 def run(*words: object, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:

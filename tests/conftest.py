@@ -1,4 +1,7 @@
-"""Configuration of all tests: 8 fake CPU devices, no implicit rank promotion, shapes checked at run time."""
+"""Configuration of all tests: 8 fake CPU devices, no implicit rank promotion, shapes checked at run time.
+
+`LM_JAX_TEST_PLATFORMS=cuda,cpu` runs them on a GPU instead; the tests of several devices then need as many GPUs.
+"""
 
 import contextlib
 import gc
@@ -7,8 +10,10 @@ import socket
 from pathlib import Path
 
 # Set before the first import of jax, and inherited by the processes that tests start.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# JAX_PLATFORMS itself is not asked: machines with an accelerator set it, and the tests belong on their CPU.
+os.environ["JAX_PLATFORMS"] = PLATFORMS = os.environ.get("LM_JAX_TEST_PLATFORMS", "cpu")
+FLAGS = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = FLAGS if PLATFORMS == "cpu" else f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # A persistent compilation cache: a second test run takes a third of the time.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm_jax" / "tests"

@@ -9,9 +9,11 @@ import dataclasses
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import workdirs
 from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
@@ -61,7 +63,10 @@ def check_flags(words: list[str]) -> None:
     if "/" in recipe:
         # Written by an earlier command: its keys are those of every recipe.
         rest = [word if word != f"--config={recipe}" else "--config=gpt:tiny" for word in rest]
-    request = flags.parse(verb, rest)
+    with tempfile.TemporaryDirectory() as folder:
+        # Written by an earlier command, too.
+        fork = f"--fork={workdirs.configure(Path(folder))}"
+        request = flags.parse(verb, [fork if word.startswith("--fork=") else word for word in rest])
     if request.config is not None:
         experiment.parse(request.config)
 

@@ -113,6 +113,15 @@ def test_json_is_one_document_and_nothing_else(words, run, store, capsys):
         assert document["step"] == 4 and [answer["prompt"] for answer in document["answers"]] == ["The", "A"]
 
 
+def test_the_tokenizer_is_kept_for_train_or_saved_where_the_user_says(store, tmp_path, capsys):
+    verb = ["tokenizer", "--config=gpt:tiny", "--config.data.tokenizer.kind=bytes"]
+    verb += [flag for flag in golden_flags(store) if "tokenizer" not in flag]
+    assert lm_jax(*verb) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(f"kept for train in {store}; --output=DIR saves a copy")
+    assert lm_jax(*verb, f"--output={tmp_path / 'mine'}") == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(f", saved in {tmp_path / 'mine'}")
+
+
 def test_json_of_training_is_its_last_metrics(run):
     _, out, _ = run
     document = json.loads(out)

@@ -1,6 +1,7 @@
 """The README and the pages in docs: commands and examples run, links lead somewhere, tables are complete."""
 
 import importlib.util
+import json
 import lzma
 import pydoc_data.topics
 import re
@@ -12,7 +13,7 @@ import tiny
 from lm_jax.core.config import InputError
 from lm_jax.data import plans
 from lm_jax.data.tokenizers import KINDS
-from lm_jax.interop import huggingface
+from lm_jax.interop import choice
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.denoise import NOISES
@@ -42,6 +43,12 @@ def folder(tmp_path_factory):
     (folder / "english" / "a.jsonl.xz").write_bytes(lzma.compress("".join(record % i for i in range(900)).encode()))
     rows = "".join(f"卷{i // 9}\t其{i}曰\t这是第{i}句话，项羽率领军队渡过河{i % 7}。\n" for i in range(900))
     (folder / "pairs.tsv.xz").write_bytes(lzma.compress(f"book\tclassical\tmodern\n{rows}".encode()))
+    kinds = [("good", "5"), ("bad", "1")]
+    reviews = [(f"a {word} film about the sea, part {number}", stars) for number in range(40) for word, stars in kinds]
+    (folder / "reviews.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{stars}\n" for text, stars in reviews))
+    (folder / "new.tsv").write_text("text\n" + "".join(f"{text}\n" for text, _ in reviews[:3]))
+    films = (json.dumps({"review": text, "stars": int(stars)}) for text, stars in reviews)
+    (folder / "films.jsonl").write_text("".join(f"{film}\n" for film in films))
     shutil.copytree(GOLDEN / "text_llama", folder / "checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -116,7 +123,7 @@ def test_the_page_about_weights_names_the_presets_that_cannot_be_exported():
     refused = set()
     for preset in PRESETS:
         try:
-            huggingface.tree_for(tiny.config(preset))
+            choice.tree_for(tiny.config(preset))
         except InputError:
             refused.add(preset)
     named = re.search(r"no class: ([^.]+)\.", (ROOT / "docs" / "weights.md").read_text())

@@ -35,7 +35,7 @@ LEVELS = {
 # These take seconds to import, so they are imported inside the functions that need them.
 HEAVY = (
     *("tensorflow_datasets", "grain", "orbax", "sentencepiece", "tokenizers", "rjieba"),
-    *("matplotlib", "tensorboardX", "wandb"),
+    *("matplotlib", "pyarrow", "tensorboardX", "wandb"),
     *("sklearn", "sacrebleu", "rouge_score", "nervaluate", "scipy"),
 )
 LONG_FUNCTIONS = {"fit", "generate"}

@@ -1,6 +1,7 @@
 """Work directories of untrained runs with random parameters, written in a second, to test verbs that read a run."""
 
 import dataclasses
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from lm_jax import experiment
+from lm_jax.core.config import Tree
 from lm_jax.core.trees import map_named
 from lm_jax.data.config import DataConfig
 from lm_jax.experiment import Experiment, ExperimentConfig
@@ -20,7 +22,16 @@ from lm_jax.verbs import workdir as workdirs
 OBJECTIVES = {"decoder": "causal", "encoder": "masked", "encoder_decoder": "span"}
 
 
-def draw(workdir, preset, tokenizer, *, ends=None, **over):
+def configure(workdir, preset="bert"):
+    """Writes config.json of the `tiny` size of a preset alone, for recipes whose model `--fork` supplies."""
+    recipe = ConfigDict({"model": PRESETS[preset].build("tiny")})
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = experiment.parse(experiment.complete(recipe))
+    (workdir / experiment.config.SAVED).write_text(json.dumps(experiment.as_json(config)))
+    return workdir
+
+
+def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, labels=None, **over):
     """Writes a run of the `tiny` size of a preset, and returns its experiment.
 
     Args:
@@ -28,16 +39,18 @@ def draw(workdir, preset, tokenizer, *, ends=None, **over):
       preset: name of the preset.
       tokenizer: determines the vocabulary.
       ends: a token id whose LM head logit is swapped with that of the end of text; requires an untied head.
+      objective: its settings; None: pretraining.
+      data: its settings; None: rows of 32 tokens.
+      labels: names of the labels of a task, by column.
       **over: settings of the model, `stack__depth` for `stack.depth`.
     """
     tree = PRESETS[preset].build("tiny")
     with tree.ignore_type():
         tree.update_from_flattened_dict({key.replace("__", "."): value for key, value in over.items()})
-    config = ExperimentConfig(
-        model=None, objective=ObjectiveConfig(name=OBJECTIVES[tree.kind]), data=DataConfig(length=32)
-    )
+    objective, data = objective or ObjectiveConfig(name=OBJECTIVES[tree.kind]), data or DataConfig(length=32)
+    config = ExperimentConfig(model=None, objective=objective, data=data)
     recipe = ConfigDict({**dataclasses.asdict(config), "model": tree})
-    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer)
+    exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer, saved_labels=labels or Tree())
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
     _, params = tiny.build(exp.product.module.config, Inputs(tokens=tokens, source=source))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.data import originals, records, sources, texts, tokenizers
+from lm_jax.data import originals, records, sources, templates, texts, tokenizers
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.sources import SourceConfig
 
@@ -29,13 +29,15 @@ class Document(NamedTuple):
     Attributes:
       raw: the text before cleaning.
       words: its words: those of a list, else those between white space.
-      text: the cleaned text; "" if it was dropped.
+      sides: what the template of the column puts before and after the text.
+      text: the cleaned text, with both sides; "" if it was dropped.
       tokens: ids of the cleaned text.
       starts: byte offset of each token in it.
     """
 
     raw: str
     words: Sequence[str]
+    sides: tuple[str, str]
     text: str
     tokens: Int[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " tokens"]
@@ -53,6 +55,7 @@ class Text(NamedTuple):
 def documents(column: Text) -> Iterator[Document]:
     """Yield the documents of a text column."""
     root, source, clean, tokenizer = column
+    sides = templates.split(source.template, "template")
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True, words=True)
     for unit in range(cleaned.units):
         kept = cleaned.unit(unit)
@@ -64,34 +67,44 @@ def documents(column: Text) -> Iterator[Document]:
             whole = steps.decode(records.whole(value), clean.encoding)[0]
             words = [steps.decode(word, clean.encoding)[0] for word in value] if isinstance(value, list) else None
             tokens, offsets = encoded.tokens[start:stop], begins[start:stop] - offset
-            yield Document(whole, whole.split() if words is None else words, text, tokens, offsets)
+            yield Document(whole, whole.split() if words is None else words, sides, text, tokens, offsets)
             offset += len(text.encode()) + 1
 
 
-def spans(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
+def spans(column: Iterable[Any], of: Text, bad: Bad) -> Iterator[Any]:
     """Convert spans from characters of the raw text to the tokens that overlap them."""
-    for record, (entry, (raw, _, text, _, starts)) in enumerate(zip(column, documents(of), strict=True)):
+    for record, (entry, document) in enumerate(zip(column, documents(of), strict=True)):
+        raw, text, starts, shift = document.raw, document.text, document.starts, len(document.sides[0])
         if not entry or not len(starts):
             yield entry
             continue
         if outside := [span for span in entry if span[1] > len(raw)]:
             yield bad(record, f"has {[*outside[0]]!r:.60}; the text has the characters 0 to {len(raw)}")
             continue
-        begins, ends = originals.align(raw, text)
+        begins, ends = originals.align(raw.join(document.sides), text)
         # The characters of the cleaned text that come from those of a span.
-        ranges = [(int(ends.searchsorted(a, "right")), int(begins.searchsorted(b))) for a, b, _ in entry]
-        if any(a >= b for a, b in ranges):
+        ranges = [
+            (int(ends.searchsorted(first + shift, "right")), int(begins.searchsorted(last + shift)))
+            for first, last in (_trimmed(raw, *span[:2]) for span in entry)
+        ]
+        if any(first >= last for first, last in ranges):
             yield bad(record, "has a span whose text cleaning drops (config.data.clean.steps)")
         else:
             borders = _byte_offsets(text)[np.array(ranges)]
             # The tokens of one character start at the same byte: take the first of them.
             holder = np.maximum(np.searchsorted(starts, borders[:, 0], "right") - 1, 0)
-            first = np.searchsorted(starts, starts[holder])
-            last = np.maximum(np.searchsorted(starts, borders[:, 1]), first + 1)
-            yield [(*each, span[2]) for *each, span in zip(first.tolist(), last.tolist(), entry, strict=True)]
+            opens = np.searchsorted(starts, starts[holder])
+            closes = np.maximum(np.searchsorted(starts, borders[:, 1]), opens + 1)
+            yield [(*each, span[2]) for *each, span in zip(opens.tolist(), closes.tolist(), entry, strict=True)]
 
 
-def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
+def _trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
+    """Leave out white space at the ends of a span, which belongs to no token, or to those around the span."""
+    part = text[start:stop]
+    return (start + len(part) - len(part.lstrip()), start + len(part.rstrip())) if part.strip() else (start, stop)
+
+
+def tags(column: Iterable[Any], of: Text, bad: Bad) -> Iterator[Any]:
     """Convert the tags of words to (first token, token after the last, tag), empty for a word without a token."""
     for record, (entry, document) in enumerate(zip(column, documents(of), strict=True)):
         if entry is None:
@@ -104,20 +117,20 @@ def tags(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
             of_words = f"{expected} word{'s' * (expected != 1)}"
             yield bad(record, f"has {have} tag{'s' * (have != 1)}, but the text has {of_words}; expected a tag a word")
         else:
-            borders = find_words(document.words, document.text, of.clean)
-            ranges = _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)
-            yield [(*each, tag) for each, (tag,) in zip(ranges.tolist(), entry, strict=True)]
+            yield [(*each, tag) for each, (tag,) in zip(_words(document, of), entry, strict=True)]
 
 
-def words(column: list[Any], of: Text, bad: Bad) -> Iterator[Any]:
-    """Yield (first token, token after the last, "word") for each word of the texts; the entries are not read."""
-    for entry, document in zip(column, documents(of), strict=True):
-        if entry is None or not document.text:
-            yield None if entry is None else []
-            continue
-        borders = find_words(document.words, document.text, of.clean)
-        ranges = _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)
-        yield [(*each, "word") for each in ranges.tolist()]
+def words(column: Iterable[Any], of: Text, bad: Bad) -> Iterator[Any]:
+    """Replace entries by the words of the text, as `tags` without names: (first token, token after the last, 0)."""
+    for _, document in zip(column, documents(of), strict=True):
+        yield [(*each, 0) for each in _words(document, of)] if document.text else []
+
+
+def _words(document: Document, of: Text) -> list[list[int]]:
+    """Return the first token of each word and the one after its last."""
+    before, after = document.sides
+    borders = find_words([before, *document.words, after], document.text, of.clean)
+    return _ranges(_byte_offsets(document.text)[borders], document, of.tokenizer)[1:-1].tolist()
 
 
 def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int[np.ndarray, "words 2"]:
@@ -134,7 +147,7 @@ def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int
     visible = "".join(text.split())
     parts = ["".join(word.split()) for word in words]
     if "".join(parts) != visible:
-        parts = ["".join(_cleaned(word, clean).split()) for word in words]
+        parts = ["".join(chain.apply(word, clean).split()) for word in words]
     borders = np.cumsum([0, *map(len, parts)])
     starts, stops = borders[:-1], borders[1:]
     is_empty = starts == stops
@@ -146,12 +159,6 @@ def find_words(words: Sequence[str], text: str, clean: chain.CleanConfig) -> Int
     at = np.array([place for place, character in enumerate(text) if not character.isspace()], np.int64)
     last = np.maximum.accumulate(np.where(is_empty, 0, np.append(0, at + 1)[stops]))
     return np.stack([np.where(is_empty, last, np.append(at, 0)[starts]), last], 1)
-
-
-def _cleaned(word: str, clean: chain.CleanConfig) -> str:
-    for name in clean.steps:
-        word = steps.STEPS[name](word)
-    return word
 
 
 def _positions(before: str, after: str) -> Int[np.ndarray, "2 characters_and_one"]:

@@ -8,6 +8,7 @@ has no items. A record with an empty entry in any column gives no row.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, nearest, setting
-from lm_jax.data import alignment, atomic, originals, records, sources
+from lm_jax.data import alignment, atomic, originals, records, sources, templates
 from lm_jax.data.alignment import Bad
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
@@ -33,6 +34,8 @@ from lm_jax.data.store import Store
 KEY = "config.data.columns"
 # Increment it when the same entries would be stored differently.
 VERSION = 1
+# The same for spans. Since version 2, white space at their ends is left out, and cleaning may change the text inside.
+SPANS_VERSION = 2
 _INTEGER = re.compile("0|-?[1-9][0-9]*")
 
 
@@ -43,13 +46,15 @@ class ColumnConfig:
     Attributes:
       kind: "text" (tokens), "number" (a float), "label" (the id of a name), "labels" (a list of them), "spans" (JSON: a
         list of [start, end, name], offsets in characters of a text), "tags" (a name for each word of a text), "words"
-        (the words of a text without names) or "id" (text that no two records share).
+        (the words of a text without tags, for which nothing is read) or "id" (text that no two records share).
       field: the field of a JSON object or column of a table; empty: the name of the column.
       path: files of this column alone, their records in the order of the other columns; empty: `config.data.path`.
       dev: files of this column alone to validate on; empty: `config.data.dev`.
       document: the unit of plain text that is a record: "line" (empty lines too), "paragraph" or "file".
-      of: the text column that spans or tags refer to; empty: the only text column.
+      of: the text column that spans, tags or words refer to; empty: the only text column.
       names: the names of labels, spans or tags in the order of their ids; empty: the names in the data, sorted.
+      template: for a text column: text with one {}, which stands for each entry, such as "Question: {}"; {{ and }} are
+        braces. Entries without text stay empty; spans and tags refer to the entry alone.
     """
 
     kind: str = "text"
@@ -59,13 +64,14 @@ class ColumnConfig:
     document: str = "line"
     of: str = ""
     names: tuple[str, ...] = ()
+    template: str = ""
 
 
 def parse(tree: Tree) -> dict[str, ColumnConfig]:
     """Return the columns of a configuration by name, with `of` filled in for spans and tags.
 
     Raises:
-      InputError: an unknown kind, no text column, or spans or tags of an unknown text column.
+      InputError: an unknown kind, no text column, spans or tags of an unknown text column, or an invalid template.
     """
     columns = build_entries(ColumnConfig, tree, KEY)
     text_names = [name for name, column in columns.items() if column.kind == "text"]
@@ -76,28 +82,33 @@ def parse(tree: Tree) -> dict[str, ColumnConfig]:
             expected, columns[name] = text_names, dataclasses.replace(column, of=column.of or " ".join(text_names))
         if columns[name].of not in expected:
             raise InputError(f"{KEY}.{name}.of is {column.of!r}; expected {' or '.join(map(repr, expected))}")
+        templates.split(column.template, f"{KEY}.{name}.template")
+        if column.template and column.kind != "text":
+            raise InputError(f"{KEY}.{name}.template is set, but only columns of the kind text have templates")
     if columns and not text_names:
         raise InputError(f"{KEY} names no text column; set the kind of one column to text")
     return columns
 
 
 def locate(columns: Mapping[str, ColumnConfig], base: SourceConfig) -> dict[str, SourceConfig]:
-    """Return the source of each column; columns that have no path are read from `base`.
+    """Return the source of each column; columns that have no path are read from `base`, and words from their text.
 
     Raises:
       InputError: neither a column nor `base` has a path, or settings do not fit the files.
     """
     located = {}
     for name, column in columns.items():
+        if column.kind != "text" and KINDS[column.kind].derived:
+            continue
         path = column.path or base.path
         if path == SourceConfig.path:
             raise InputError(f"{KEY}.{name} has no path; set {KEY}.{name}.path, or config.data.path for all columns")
-        source = dataclasses.replace(base, path=path, document=column.document, group="")
+        source = dataclasses.replace(base, path=path, document=column.document, group="", template=column.template)
         has_fields = naming(f"{KEY}.{name}", sources.has_fields)(source)
         field = column.field or (name if has_fields else SourceConfig.field)
         located[name] = dataclasses.replace(source, field=field)
         naming(f"{KEY}.{name}", sources.check)(located[name])
-    return located
+    return {name: located.get(name) or located[column.of] for name, column in columns.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,18 +204,23 @@ def join(
 ) -> Columns:
     """Join the stores of the text columns with the other columns, which are read if they are not stored yet.
 
-    `names` fixes the names of labels and spans by column, in the order of their ids, as those of another corpus.
+    `names` are those of another corpus with these columns, such as the training data: an entry with another name is
+    bad. Columns that this corpus lacks, or that have no names, are ignored.
 
     Raises:
-      InputError: the columns differ in their number of records, an entry is bad, or no record is complete.
+      InputError: the columns differ in their number of records, an entry is bad, or no record is complete; or `names`
+        differ from those of the configuration.
     """
-    fixed = {name: tuple(ids) for name, ids in (names or {}).items() if ids}
-    config = {name: dataclasses.replace(each, names=fixed.get(name, each.names)) for name, each in config.items()}
     located, others = locate(config, base), [name for name in config if name not in stores]
+    fixed = _fixed(config, names or {})
     contents = {name: sources.fingerprint(located[name]) for name in others}
     contents |= {name: store.fingerprint for name, store in stores.items()}
-    entries = [[name, column.kind, column.of, column.names, contents[name]] for name, column in config.items()]
-    described = ["columns", VERSION, entries]
+    # Names that are fixed to none differ from names that are not fixed.
+    known = {name: fixed[name] or "none" for name in fixed}
+    entries = [[name, column.kind, column.of, known.get(name, ()), contents[name]] for name, column in config.items()]
+    described: list[Any] = ["columns", VERSION, entries]
+    if any(config[name].kind == "spans" for name in others):
+        described.append(SPANS_VERSION)
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "columns" / fingerprint
     bounds = {name: np.append(store.document_starts, store.tokens) for name, store in stores.items()}
@@ -212,21 +228,28 @@ def join(
         if unfinished:
             report = reports.empty()
             bad = {name: functools.partial(_bad, name, located[name], report) for name in others}
-            streams = {name: _entries(KINDS[config[name].kind], located[name], report, bad[name]) for name in others}
-            columns = {name: naming(f"{KEY}.{name}", list)(stream) for name, stream in streams.items()}
+            columns: dict[str, list[Any]] = {}
+            for name in others:
+                if (kind := KINDS[config[name].kind]).derived:
+                    columns[name] = [()] * (len(bounds[config[name].of]) - 1)
+                else:
+                    stream = _entries(kind, located[name], report, bad[name])
+                    columns[name] = naming(f"{KEY}.{name}", list)(stream)
             counts = {name: len(columns[name]) if name in columns else len(bounds[name]) - 1 for name in config}
             if len(set(counts.values())) > 1:
                 totals = ", ".join(f"{name} {count:,}" for name, count in counts.items())
                 raise InputError(f"{KEY} differ in their number of records; expected the same number in all: {totals}")
             for name in others:
-                if (kind := KINDS[config[name].kind]).align is not None:
-                    of = config[name].of
-                    text = alignment.Text(root, located[of], clean, stores[of].tokenizer)
-                    columns[name] = naming(f"{KEY}.{name}", list)(kind.align(columns[name], text, bad[name]))
-                elif config[name].kind == "id":
-                    columns[name] = naming(f"{KEY}.{name}", list)(_unique(columns[name], bad[name]))
+                column, of = iter(columns[name]), config[name].of
+                if name in fixed:
+                    column = _known(column, fixed[name], bad[name])
+                if (align := KINDS[config[name].kind].align) is not None:
+                    column = align(column, alignment.Text(root, located[of], clean, stores[of].tokenizer), bad[name])
+                if config[name].kind == "id":
+                    column = _unique(column, bad[name])
+                columns[name] = naming(f"{KEY}.{name}", list)(column)
             nonempty = [np.diff(starts) > before + 1 for starts in bounds.values()]
-            _store(directory, config, columns, nonempty, report)
+            _store(directory, config, fixed, columns, nonempty, report)
     values = {name: np.load(directory / f"{name}.npy") for name in others}
     bounds |= {name: np.load(directory / f"{name}.bounds.npy") for name in others}
     rows, manifest = np.load(directory / "rows.npy"), json.loads((directory / "columns.json").read_bytes())
@@ -252,9 +275,24 @@ def _originals(
     return Originals(root, source, functools.partial(_entries, KINDS[column.kind], source, report, bad), column.kind)
 
 
+def _fixed(config: Mapping[str, ColumnConfig], names: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the columns whose names are not those in the data."""
+    fixed = {name: column.names for name, column in config.items() if column.names}
+    for name, given in names.items():
+        if name not in config or config[name].kind == "text" or not KINDS[config[name].kind].named:
+            continue
+        if fixed.setdefault(name, tuple(given)) != tuple(given):
+            raise InputError(
+                f"{KEY}.{name}.names is {fixed[name]!r:.200}, but the other corpus has {tuple(given)!r:.200}; leave it "
+                "out, or set it to the same"
+            )
+    return fixed
+
+
 def _store(
     directory: Path,
     config: Mapping[str, ColumnConfig],
+    fixed: Mapping[str, Sequence[str]],
     columns: Mapping[str, list[Any]],
     nonempty: list[np.ndarray],
     report: reports.Report,
@@ -273,15 +311,12 @@ def _store(
         else:
             flat = [item for entry in column for item in entry or ()]
             data_names = {item[-1] for item in flat} if kind.named else set()
-            names[name] = list(config[name].names) or _ordered(data_names)
-            if unknown := _ordered(data_names - {*names[name]}):
-                problem = f"{config[name].names}, but the data has {unknown[0]!r} too; add it"
-                raise InputError(f"{KEY}.{name}.names is {problem}")
+            names[name] = [*fixed[name]] if name in fixed else _ordered(data_names)
             ids = {each: number for number, each in enumerate(names[name])}
             values = np.array([(*item[:-1], ids.get(item[-1], item[-1])) for item in flat], kind.dtype)
         atomic.write_array(directory / f"{name}.npy", values.reshape(-1, kind.width))
         atomic.write_array(directory / f"{name}.bounds.npy", np.cumsum([0, *(len(entry or ()) for entry in column)]))
-        for group in ("read", "kept"):
+        for group in () if kind.derived else ("read", "kept"):
             report[group]["documents"] += int(nonempty[-1].sum())
     rows = np.flatnonzero(np.logical_and.reduce(nonempty))
     if not len(rows):
@@ -312,26 +347,53 @@ def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad)
             yield bad(record, f"is {text!r:.60}; expected {kind.expected}")
 
 
-def _unique(column: list[Any], bad: Callable[..., None]) -> Iterator[Any]:
+def _known(column: Iterator[Any], names: Sequence[str], bad: Callable[..., None]) -> Iterator[Any]:
+    """Yield the entries; those with a name that is not one of `names` are bad."""
+    known = set(names)
+    for record, entry in enumerate(column):
+        unknown = next((item[-1] for item in entry or () if item[-1] not in known), None)
+        yield entry if unknown is None else bad(record, f"has {unknown!r:.60}", unknown=unknown, known=names)
+
+
+def _unique(column: Iterator[Any], bad: Callable[..., None]) -> Iterator[Any]:
     """Yield the entries of ids; those of an earlier record are bad."""
     first: dict[str, int] = {}
     for record, entry in enumerate(column):
         if entry is None or first.setdefault(entry[0][0], record) == record:
             yield entry
         else:
-            yield bad(record, f"is {entry[0][0]!r:.60}; expected an id for each record", first[entry[0][0]])
+            problem = f"is {entry[0][0]!r:.60}; expected an id for each record"
+            yield bad(record, problem, same=first[entry[0][0]])
 
 
 def _bad(
-    column: str, source: SourceConfig, report: reports.Report, record: int, problem: str, same: int | None = None
+    column: str,
+    source: SourceConfig,
+    report: reports.Report,
+    record: int,
+    problem: str,
+    same: int | None = None,
+    unknown: str = "",
+    known: Sequence[str] = (),
 ) -> None:
-    """Count a bad entry of a record, or raise InputError; `same` is a record with the same entry."""
+    """Count a bad entry of a record, or raise InputError.
+
+    `same` is a record with the same entry; `unknown` is a name of the entry that is not among those `known`.
+    """
     skipped = sources.BAD_ROWS[source.bad_rows](report)
     selection = records.Selection(path=Path(source.path), field=source.field, skipped=skipped)
     message = ""
     if skipped is None:
-        # The places are found only here, because that means reading the file again.
+        # Places and similar names are found only here: that means reading the file again and comparing names.
         subject = f"field {source.field!r}" if sources.has_fields(source) else "the entry"
-        also = "" if same is None else f", but {sources.place(source, same)} has the same"
-        message = f"{sources.place(source, record)}: {subject} {problem}{also}"
+        problem += "" if same is None else f", but {sources.place(source, same)} has the same"
+        problem += f"; expected {_choices(unknown, known)}" if unknown else ""
+        message = f"{sources.place(source, record)}: {subject} {problem}"
     records.reject(selection, f"in column {column}", 0, message)
+
+
+def _choices(name: str, known: Sequence[str]) -> str:
+    """Return at most ten names, the nearest first."""
+    close = difflib.get_close_matches(name, known, n=10, cutoff=0)
+    more = f" or {len(known) - len(close):,} others" * (len(known) > len(close))
+    return f"one of {', '.join(map(repr, close))}{more}" if close else "none, because no name is known"

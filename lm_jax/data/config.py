@@ -85,7 +85,7 @@ class DataConfig:
 
     def source(self) -> SourceConfig:
         """Return the settings of the source."""
-        names = [field.name for field in dataclasses.fields(SourceConfig) if field.name != "weight"]
+        names = [each.name for each in dataclasses.fields(SourceConfig) if each.name not in ("template", "weight")]
         return SourceConfig(**{name: getattr(self, name) for name in names})
 
     def held_out(self) -> DataConfig | None:

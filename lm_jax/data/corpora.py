@@ -65,7 +65,7 @@ def prepare(
 ) -> Corpus:
     """Return the tokens of a configuration; text that is not stored yet is cleaned, tokenised and stored.
 
-    `tokenizer` replaces that of `data`; the ids `prefix` start every document; `names` is that of `columns.join`.
+    `tokenizer` replaces that of `data`; the ids `prefix` start every document; for `names` see `columns.join`.
 
     Raises:
       InputError: see `store.prepare` and `columns.join`; also if `data` names both a path and a mixture.

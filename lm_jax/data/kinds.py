@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,7 @@ class Kind(NamedTuple):
       named: whether items have names, which are stored as ids.
       align: converts the entries of a column to tokens of the text column that they refer to; None: to none.
       empty: whether an empty cell is an entry.
+      derived: whether entries are computed from the text alone, so that nothing is read for them.
 
     Example:
       >>> KINDS["spans"].parse('[[0, 3, "PER"]]'), KINDS["number"].parse("1.5"), KINDS["label"].parse(True)
@@ -94,8 +95,9 @@ class Kind(NamedTuple):
     dtype: type
     width: int
     named: bool = True
-    align: Callable[[list[Any], alignment.Text, alignment.Bad], Iterator[Any]] | None = None
+    align: Callable[[Iterable[Any], alignment.Text, alignment.Bad], Iterator[Any]] | None = None
     empty: bool = False
+    derived: bool = False
 
 
 _LISTS = (bytes, str, list)
@@ -107,7 +109,6 @@ KINDS = {
     "labels": Kind(_LISTS, "a list of labels, or labels separated by commas or |", _labels, np.int32, 1, empty=True),
     "spans": Kind(_LISTS, "a list of [start, end, name], start < end", _spans, np.int32, 3, align=alignment.spans),
     "tags": Kind(_LISTS, "a list of tags, or tags separated by white space", _tags, np.int32, 3, align=alignment.tags),
-    # For texts without tags: the field is that of the text.
-    "words": Kind(_LISTS, "a text or a list of words", lambda value: [], np.int32, 3, align=alignment.words),
+    "words": Kind((), "nothing", _label, np.int32, 3, named=False, align=alignment.words, derived=True),
     "id": Kind((bytes, str, numbers.Integral), "text or an integer", _id, np.uint8, 1, named=False),
 }

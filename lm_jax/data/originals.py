@@ -173,5 +173,5 @@ def _parts(raw: str, text: str) -> Iterator[tuple[int, int, int, int]]:
     if raw == text or len(raw) * len(text) > _LARGE:
         yield 0, len(raw), 0, len(text)
     else:
-        for _, *part in difflib.SequenceMatcher(None, raw, text, autojunk=False).get_opcodes():
-            yield tuple(part)
+        for _, a, b, c, d in difflib.SequenceMatcher(None, raw, text, autojunk=False).get_opcodes():
+            yield a, b, c, d

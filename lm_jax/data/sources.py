@@ -19,7 +19,7 @@ from typing import Any
 
 from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.data import files as contents
-from lm_jax.data import folders, formats, records, stdlib, tfds
+from lm_jax.data import folders, formats, records, stdlib, templates, tfds
 from lm_jax.data.clean import report as reports
 from lm_jax.data.formats import Format
 from lm_jax.data.records import EMPTY, MAX_DOCUMENT_BYTES, Selection
@@ -43,6 +43,8 @@ class SourceConfig:
       part: for stdlib: "docs" (docstrings and topics), "code" or "all".
       split: for tfds: the split, such as "train" or "train[:10%]".
       datasets: for tfds: the folder of all datasets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      template: text with one {}, which stands for each text: what is read is the whole ("Question: {}"); {{ and }} are
+        braces. Of columns and mixtures only; empty: the text alone.
       weight: in a mixture: the share of the rows, relative to the sum of all weights; all 0: `temperature` decides.
     """
 
@@ -55,6 +57,7 @@ class SourceConfig:
     part: str = "docs"
     split: str = "train"
     datasets: str = setting("", local=True)
+    template: str = ""
     weight: float = setting(0.0, at_least=0)
 
 
@@ -72,6 +75,7 @@ def check(config: SourceConfig) -> None:
     """Raise InputError for settings that do not fit the source's files."""
     lookup(formats.CHOICES, config.format, formats.KEY)
     lookup(BAD_ROWS, config.bad_rows, "config.data.bad_rows")
+    templates.split(config.template, "template")
     if not _is_files(config):
         if config.format != "auto":
             raise InputError(f"{formats.KEY} is {config.format!r}, but {config.path} is not a file; leave it out")
@@ -242,7 +246,7 @@ def fingerprint(config: SourceConfig) -> str:
             raise InputError(f"config.data.path: cannot read {path} ({error.strerror})") from error
         digest.update(json.dumps(_reading(config, path, size)).encode())
         digest.update(file_digest.digest())
-    for name in ("format", "bad_rows"):
+    for name in ("format", "bad_rows", "template"):
         if getattr(config, name) != getattr(SourceConfig, name):
             digest.update(json.dumps([name, getattr(config, name)]).encode())
     return digest.hexdigest()

@@ -63,7 +63,7 @@ class Entry:
 
 
 def _field(name: str | int, **settings: Any) -> dict[str, Any]:
-    """A column that is read from a field: a name, or in a table without names a number from 0."""
+    """A column that is read from a field: a name, or in a table without names a number from 0; "": its own name."""
     return {"field": str(name), **settings}
 
 
@@ -101,27 +101,31 @@ def _write(source: str, target: str, *metrics: str, before: str = "") -> Entry:
     return Entry(objective="seq2seq", columns=columns, settings={"smoothing": 0.1}, metrics=metrics)
 
 
+# The markers of a chat, each one token: who says what follows. A text that spells a marker is read as one, because an
+# added token is text (`tokenizers.extended`); remove markers from texts that are not trusted.
+USER, ASSISTANT = "<|user|>", "<|assistant|>"
+
 TASKS: dict[str, Entry] = {
     # Classification. `table` has the columns text and label.
-    "table": _classify("text", "label"),
+    "table": _classify("", ""),
     "sst2": _classify(0, 1, format="tsv"),
     "cola": _classify(3, 1, "matthews", format="tsv"),
     "trec": _classify("text", "label", format="labelled"),
-    "snips_intent": _classify("text", "label"),
+    "snips_intent": _classify("", ""),
     "chnsenticorp": _classify("review", "label"),
     "thucnews": _classify(0, 1, format="tsv"),
     # Pairs.
-    "pairs": _classify("text", "label", pair="pair"),
+    "pairs": _classify("", "", pair=""),
     "mrpc": _classify("#1 String", "Quality", "f1", "accuracy", pair="#2 String"),
     "rte": _classify("sentence1", "label", pair="sentence2"),
     "sick": _classify("sentence_A", "entailment_judgment", pair="sentence_B", format="tsv"),
     # Numbers.
-    "scores": _number("text", "pair", "score"),
+    "scores": _number("", "", "score"),
     "stsb": _number("sentence1", "sentence2", "score"),
     # Tags; a file has the tags of a word in its last column.
     "words": _tag(-1),
     "conll2003": _tag(3),
-    "snips_slots": _tag("tags", "text", format="auto"),
+    "snips_slots": _tag("", "", format="auto"),
     # Questions about a text, in SQuAD's format.
     "questions": Entry(
         objective="answer",
@@ -137,7 +141,7 @@ TASKS: dict[str, Entry] = {
     # Relations; the entities stand between <e1> </e1> and <e2> </e2> in the text.
     "relations": Entry(
         objective="classify",
-        columns={"text": _field("text"), "label": _label("label")},
+        columns={"text": {}, "label": _label("")},
         settings={"markers": ("<e1>", "<e2>")},
         metrics=("macro_f1", "accuracy"),
         data={"tokenizer": {"add": ("<e1>", "</e1>", "<e2>", "</e2>")}},
@@ -157,11 +161,13 @@ TASKS: dict[str, Entry] = {
     "instructions": Entry(
         objective="seq2seq",
         columns={
-            "source": _field("question", template="Question: {}\nAnswer:"),
-            "target": _field("answer", template=" {}"),
+            "source": _field("question", template=f"{USER}{{}}{ASSISTANT}"),
+            "target": _field("answer"),
         },
-        settings={"smoothing": 0.0},
+        # The marker opens the answer.
+        settings={"smoothing": 0.0, "closed": False},
         metrics=("exact_match", "rougeL"),
+        data={"tokenizer": {"add": (USER, ASSISTANT)}},
     ),
 }
 # Relations of SemEval-2010 task 8 (Hendrickx et al. 2010).

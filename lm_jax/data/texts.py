@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic, records, sources, workers
+from lm_jax.data import atomic, records, sources, templates, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 
@@ -130,7 +130,8 @@ def _clean_source(
             if not _path(directory, index, "json").exists():
                 yield index, documents
 
-    for done, _ in enumerate(workers.run(clean_unit, (str(directory), clean, aligned), jobs(), count), 1):
+    settings = (str(directory), clean, aligned, templates.split(source.template, "template"))
+    for done, _ in enumerate(workers.run(clean_unit, settings, jobs(), count), 1):
         progress("cleaning", done, 0)
     notes = [json.loads(_path(directory, index, "json").read_bytes()) for index in range(units)]
     # `skipped` counts the bad rows of all units, because the source is read from its start after an interruption too.
@@ -171,7 +172,13 @@ def _units(source: sources.SourceConfig, skipped: reports.Report, aligned: bool)
         yield unit
 
 
-def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tuple[int, list[Document]]) -> int:
+def clean_unit(
+    directory: str,
+    config: chain.CleanConfig,
+    aligned: bool,
+    sides: tuple[str, str],
+    job: tuple[int, list[Document]],
+) -> int:
     """Clean one unit and write its files; runs in a worker process."""
     import xxhash
     import zstandard
@@ -179,7 +186,7 @@ def clean_unit(directory: str, config: chain.CleanConfig, aligned: bool, job: tu
     index, documents = job
     report = reports.empty()
     # A document is None for a bad row, which the source has already counted.
-    cleaned = (document if document is None else chain.clean(document, config, report) for document in documents)
+    cleaned = (None if document is None else chain.clean(document, config, report, sides) for document in documents)
     texts = [(text or "").encode() for text in cleaned if aligned or text is not None]
     rows = np.array([(len(text), *divmod(xxhash.xxh3_128_intdigest(text), 1 << 64)) for text in texts], np.uint64)
     compressed = zstandard.ZstdCompressor(level=3).compress(b"".join(texts))

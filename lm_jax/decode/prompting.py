@@ -46,7 +46,7 @@ def masked_prompt(tokenizer: Tokenizer, text: str) -> np.ndarray:
     name = tokenizer.piece(mask)
     parts = re.split(f"{re.escape(MASK)}|{re.escape(name)}", text)
     if len(parts) == 1:
-        raise InputError(f"--prompt {_short(text)} has no {MASK}; write {MASK} for each piece to fill in")
+        raise InputError(f"--prompt {_short(text)} has no {name}; write {name} for each piece to fill in")
     ids = _joined(tokenizer, parts, [mask] * (len(parts) - 1))
     return np.concatenate([[cls], ids, [sep]]).astype(np.int32)
 

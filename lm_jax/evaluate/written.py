@@ -25,7 +25,7 @@ class TextScores:
       sides: what the template of the targets puts before and after a text, which is not scored.
       write: (weights, rows) -> the text of each row.
       original: (rows) -> the target of each row, as its file has it.
-      rows: the held-out rows.
+      rows: the rows for which texts are written.
     """
 
     likelihood: LanguageModelling
@@ -39,7 +39,7 @@ class TextScores:
         """Yields the values of `likelihood`, and then the metrics of the texts."""
         yield from self.likelihood.run(weights)
         before, after = (side.strip() for side in self.sides)
-        written = [text.strip().removeprefix(before).removesuffix(after) for text in self.write(weights, self._rows)]
+        written = [text.strip().removeprefix(before).removesuffix(after) for text in self.write(weights, self.rows)]
         texts = [scored(text, self.task.answer_after) for text in written]
         yield from metrics.compute(KIND, self.task.metrics, texts, self._references, ()).items()
 
@@ -47,13 +47,9 @@ class TextScores:
         """The names of what `run` yields, from the shapes of the weights and of a batch."""
         return (*self.likelihood.values(weights, batch), *metrics.values_of(KIND, self.task.metrics, ()))
 
-    @property
-    def _rows(self) -> Records:
-        return self.rows.part(0, self.task.generated or len(self.rows))
-
     @functools.cached_property
     def _references(self) -> list[list[str]]:
-        return [[scored(text, self.task.answer_after)] for text in self.original(self._rows)]
+        return [[scored(text, self.task.answer_after)] for text in self.original(self.rows)]
 
 
 def scored(text: str, after: str) -> str:

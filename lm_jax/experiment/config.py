@@ -17,7 +17,17 @@ from typing import Any
 
 import ml_collections
 
-from lm_jax.core.config import InputError, Tree, from_config_dict, lookup, merge, setting, to_config_dict
+from lm_jax.core.config import (
+    InputError,
+    Tree,
+    build_entries,
+    from_config_dict,
+    lookup,
+    merge,
+    replace_fields,
+    setting,
+    to_config_dict,
+)
 from lm_jax.data.columns import ColumnConfig
 from lm_jax.data.config import DataConfig
 from lm_jax.data.conventions import ConventionsConfig
@@ -129,7 +139,7 @@ def adopt(recipe: Any, fork: str | None, workdir: str | None) -> Any:
 
 def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> ExperimentConfig:
     """Converts a complete configuration, or one read from JSON, to frozen dataclasses."""
-    typed = from_config_dict(ExperimentConfig, config)
+    typed = _with_entries(from_config_dict(ExperimentConfig, config))
     models = {role: _model(tree, f"config.models.{role}") for role, tree in typed.models.items()}
     return dataclasses.replace(typed, model=_model(typed.model), models=Tree(models))
 
@@ -152,6 +162,19 @@ def replaced(overrides: Sequence[str]) -> list[str]:
         if name in values and other not in values:
             added.append(f"--{other}={'0' if other.endswith(('epochs', 'epoch')) else ''}")
     return added
+
+
+def _with_entries(config: ExperimentConfig) -> ExperimentConfig:
+    """Adds the defaults of settings that the entries of `ENTRIES` lack, because an earlier version saved them."""
+    for key, entry in ENTRIES.items():
+        *parents, name = key.split(".")[1:]
+        tree = getattr(functools.reduce(getattr, parents, config), name)
+        if tree:
+            entries = build_entries(entry, tree, key)
+            complete = {each: dataclasses.asdict(entries[each]) for each in tree}
+            over = functools.reduce(lambda inner, parent: {parent: inner}, reversed(parents), {name: complete})
+            config = replace_fields(config, over, "config")
+    return config
 
 
 def as_json(config: ExperimentConfig) -> dict[str, Any]:
@@ -185,7 +208,7 @@ def saved_labels(workdir: str | os.PathLike[str]) -> Tree:
     path = Path(workdir) / LABELS
     try:
         return Tree({name: tuple(names) for name, names in json.loads(path.read_text()).items()})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Tree()
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is damaged or unreadable ({error}); restore it, or use another --workdir") from error

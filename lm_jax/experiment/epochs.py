@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 
+from lm_jax.evaluate.config import EvaluateConfig
 from lm_jax.experiment.pieces import Experiment
 
 
@@ -31,12 +32,9 @@ def scheduled(exp: Experiment) -> Experiment:
     return dataclasses.replace(exp, config=dataclasses.replace(config, train=train))
 
 
-def evaluates(exp: Experiment) -> Callable[[int], bool]:
-    """Returns a function that says whether to evaluate after a step (counted from 1)."""
-    every, count = exp.config.evaluate.every, exp.config.evaluate.per_epoch
-    if not count:
-        return lambda step: every > 0 and step % every == 0
-    rows, batch = len(exp.feed.rows("train")), exp.config.data.batch
-    # The first step after which `done` parts of an epoch have been read.
-    done = lambda step: step * batch * count // rows
+def evaluates(config: EvaluateConfig, rows: int, batch: int) -> Callable[[int], bool]:
+    """Returns a function that says whether to evaluate after a step, counted from 1, of a run over `rows` rows."""
+    if not config.per_epoch:
+        return lambda step: config.every > 0 and step % config.every == 0
+    done = lambda step: step * batch * config.per_epoch // rows  # Parts of epochs that have been read.
     return lambda step: done(step) > done(step - 1)

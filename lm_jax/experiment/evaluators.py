@@ -41,8 +41,16 @@ def validation(exp: Experiment) -> LanguageModelling | TaskScores | TextScores:
     if not (isinstance(objective, Seq2Seq) and task.metrics):
         return likelihood
     target, writer = objective.config.target, writing.of(exp)
-    sides = ("", "")
-    return TextScores(likelihood, task, sides, writer.texts, functools.partial(originals, name=target), writer.rows)
+    # 0: all.
+    limits = (len(writer.rows), task.generated, exp.config.evaluate.batches * exp.config.data.batch)
+    return TextScores(
+        likelihood=likelihood,
+        task=task,
+        sides=writing.sides(exp, target),
+        write=writer.texts,
+        original=functools.partial(originals, name=target),
+        rows=writer.rows.part(0, min(filter(None, limits))),
+    )
 
 
 def originals(rows: Records, name: str) -> list[str]:

@@ -166,6 +166,15 @@ class Experiment:
         self._check_accumulation(objective.coupled, f"config.objective.name {config.objective.name!r}")
         return objective
 
+    @property
+    def task(self) -> Task | None:
+        """The objective if it is a task, else None.
+
+        Other objectives are not built for it: models without their special tokens can still generate and be exported.
+        """
+        is_task = issubclass(objectives.OBJECTIVES[self.config.objective.name], Task)
+        return cast(Task, self.objective) if is_task else None
+
     def _check_accumulation(self, coupled: bool, name: str) -> None:
         parts = self.config.train.accumulate
         if coupled and parts > 1:
@@ -216,8 +225,8 @@ class Experiment:
         balanced = role.trainable and any(stack.experts.balance for stack in stacks)
         self._check_accumulation(balanced, f"feedforward.experts.balance of {config_key}")
         vocab = name in self.config.models and embed.vocab
-        if isinstance(self.objective, Task):
-            config = dataclasses.replace(config, task=self.objective.head(config.task))
+        if self.task is not None:
+            config = dataclasses.replace(config, task=self.task.head(config.task))
         model, only = build_model(config, vocab or self._rows_of_table), self.config.train.only
         if not only:
             return model
@@ -350,7 +359,7 @@ class Experiment:
                 candidates=work.candidates,
                 heads=work.heads,
                 rows=self.config.data.batch,
-                trained=self.models.roles[work.role].trainable,
+                trained=self.models.trains_layers(work.role),
             )
         return total
 

@@ -17,7 +17,7 @@ from lm_jax.core.trees import Params
 from lm_jax.decode import rectangles
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound
-from lm_jax.models.task import pooled
+from lm_jax.models.pooling import pooled
 from lm_jax.models.transformer import EncoderDecoder, Transformer
 from lm_jax.objectives.base import Vocabulary
 from lm_jax.objectives.framing import Framing, frame

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lm_jax.core.trees import Params
+from lm_jax.data import columns, templates
+from lm_jax.data.clean import chain
 from lm_jax.data.tables import Records
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.decode import prompting, rectangles
@@ -46,6 +48,18 @@ def options(exp: Experiment, *, sentinels: bool = False) -> dict[str, Any]:
         forbidden_first=conventions.suppressed_first,
         layout=exp.layout if exp.layout.mesh.size > 1 else None,
     )
+
+
+def sides(exp: Experiment, column: str) -> tuple[str, str]:
+    """What the template of a column of text puts before and after each entry."""
+    config = columns.parse(exp.config.data.columns).get(column, columns.ColumnConfig())
+    return templates.split(config.template, f"{columns.KEY}.{column}.template")
+
+
+def source(exp: Experiment, prompt: str) -> str:
+    """A prompt as the sources of a run with the objective seq2seq are: in their template, which is cleaned with it."""
+    before, after = sides(exp, cast(Seq2Seq, exp.objective).config.source)
+    return chain.apply(before + prompt + after, exp.config.data.clean) if before or after else prompt
 
 
 @dataclasses.dataclass(frozen=True)

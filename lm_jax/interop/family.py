@@ -6,10 +6,13 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from lm_jax.interop.heads import Heads
+from lm_jax.core.config import InputError
+from lm_jax.interop import heads
+from lm_jax.interop.heads import Head, Heads
 from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.models.config import ModelConfig
+from lm_jax.models.task import TaskHeadConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,8 @@ class Family:
       config: converts config.json to our configuration; refuses unsupported settings.
       weights: builds the rules, from our configuration and the name of the Hugging Face class. Paths that begin with
         `extra/` are parameters that our model lacks.
-      heads: heads that our models lack, by the suffix of the class (`ForTokenClassification`).
+      heads: heads of tasks, by the suffix of the class (`ForTokenClassification`).
+      pooler: the pooler that checkpoints of the bare model may have.
       parameter_rules: builds the rules for the class's parameters in memory, if its files split them differently.
       settings: converts our configuration to config.json; None: only imported models are exported. `tree_for` takes the
         first family of `TABLES` whose `config` reads the result back as the same function. The key `tensors` lists
@@ -44,6 +48,7 @@ class Family:
     config: Callable[[Settings], ModelConfig]
     weights: Callable[[Any, str], Rules]
     heads: Heads = dataclasses.field(default_factory=dict)
+    pooler: Head | None = None
     parameter_rules: Callable[[Any, str], Rules] | None = None
     settings: Callable[[Any], dict[str, Any]] | None = None
     prefix: str = ""
@@ -58,3 +63,34 @@ class Family:
     start_field: str = ""
     tokenizer: str = ""
     position_tokens: str = "all"
+
+    def head(self, architecture: str, tree: Mapping[str, Any]) -> Head | None:
+        """The head of a task, or the pooler, that a class may have; None for classes with an LM head."""
+        return self.pooler if heads.bare(architecture) else heads.of(self.heads, architecture, tree)
+
+    def configure(self, hf: Settings) -> ModelConfig:
+        """Our configuration of a checkpoint, with the head of its class.
+
+        A checkpoint without such a head gets the settings of the family's sequence classifier, so that a task of a
+        later run adds the family's own layers.
+        """
+        config, tree = self.config(hf), hf.tree
+        architecture = (tree.get("architectures") or [""])[0]
+        head = self.head(architecture, tree)
+        if head is not None and head.out:
+            return dataclasses.replace(
+                config, task=head.settings(tree, heads.fixed_classes(architecture) or hf.labels())
+            )
+        try:
+            sequences, tokens = (heads.of(self.heads, name, tree) for name in (heads.SEQUENCES, heads.TOKENS))
+        except InputError:
+            return config  # The classifiers of the class are not supported, but this checkpoint has none.
+        task = TaskHeadConfig() if sequences is None else sequences.settings(tree)
+        pools = head is not None and f"{head.dense}.weight" in hf.tensors
+        layered = tokens is not None and bool(tokens.dense)
+        return dataclasses.replace(config, task=dataclasses.replace(task, pooler=pools, tokens=layered))
+
+    def rules(self, config: ModelConfig, architecture: str, tree: Mapping[str, Any]) -> Rules:
+        """The rules of all parameters of a model that `configure` returns."""
+        head = self.head(architecture, tree) if config.task.exists else None
+        return self.weights(config, architecture) + heads.rules(head)

@@ -112,7 +112,9 @@ def classes(family: str) -> tuple[str, ...]:
 
 def candidates(tree: Mapping[str, Any], stored: Mapping[str, Entry], families: Sequence[str]) -> list[Candidate]:
     """Classes of these families that have these tensors; if some write exactly these tensor names, only those."""
-    tried = [_try(tree, stored, family, name) for family in families for name in classes(family)]
+    # Classes of choices are not tried, because a classifier of one class has the same tensors.
+    names = {family: [name for name in classes(family) if not name.endswith(heads.CHOICES)] for family in families}
+    tried = [_try(tree, stored, family, name) for family in families for name in names[family]]
     matches = [(match, exact) for match, exact in tried if match is not None]
     return [match for match, exact in matches if exact] or [match for match, _ in matches]
 
@@ -123,13 +125,13 @@ def _try(
     """A class if it has these tensors, and whether it writes exactly their names."""
     table, tree = TABLES[family], {**tree, "model_type": family, "architectures": [architecture]}
     try:
-        head = heads.of(table.heads, architecture, tree)
+        head = table.head(architecture, tree)
         stored, _ = naming.unwrap(stored, table)
         entries = naming.to_table_names(stored, table, table.aliases_of(tree, stored), head)
         settings = Settings(tree, entries, heads=table.heads)
-        config = table.config(settings)
+        config = table.configure(settings)
         settings.finish(fields.of(family))
-        rules = table.weights(config, architecture) + heads.rules(head)
+        rules = table.rules(config, architecture, tree)
     except _MISFITS:
         return None, False
     missing, extra = naming.compare(rules, entries, table)

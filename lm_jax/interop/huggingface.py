@@ -29,19 +29,11 @@ from lm_jax.interop.safetensors import Entry, Tensor
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES, kind
 from lm_jax.models import transformer
-from lm_jax.models.config import (
-    AttentionConfig,
-    EmbedConfig,
-    EncoderDecoderConfig,
-    FeedForwardConfig,
-    ModelConfig,
-    StackConfig,
-    TransformerConfig,
-)
+from lm_jax.models.config import EncoderDecoderConfig, ModelConfig, TransformerConfig
 from lm_jax.models.model import from_module
 from lm_jax.models.stack import segments
 
-# Prefix of the parameter paths of heads that our models lack.
+# Prefix of the paths of tensors that our models lack.
 EXTRA = "extra/"
 _LAYER = re.compile(r"(stack|encoder|decoder)/(\d+)/(.*)")
 
@@ -53,7 +45,7 @@ class Checkpoint:
     Attributes:
       family: its table.
       architecture: the class that saved it.
-      head: the head of that class, if our model lacks it.
+      head: the head of a task that the class has, or the pooler.
       tree: its config.json.
       config, module: our configuration and our model.
       shapes, axes: shapes and logical axes of our parameters.
@@ -79,8 +71,7 @@ class Checkpoint:
     @property
     def has_readout(self) -> bool:
         """Whether the class has a readout over the vocabulary."""
-        classifiers = (heads.SEQUENCES, "ForNextSentencePrediction")
-        bare = heads.bare(self.architecture) or self.architecture.endswith(classifiers)
+        bare = heads.bare(self.architecture) or self.architecture.endswith("ForNextSentencePrediction")
         readout = self.config.readout
         exists = readout.transform or readout.bias or self.config.kind != "encoder"
         return bool(exists) and self.head is None and not bare and not self.detects
@@ -109,7 +100,7 @@ class Checkpoint:
         return {path: self._leaf(where[path], shape) for path, shape in leaves}
 
     def extra(self) -> dict[str, Any]:
-        """The parameters of heads that our model lacks, by path."""
+        """Tensors that the class stores and our model lacks, by path."""
         stored = lambda rule: all(name in self.entries for name in rule.theirs)
         rules = [rule for rule in self.rules if rule.ours and rule.ours[0].startswith(EXTRA) and stored(rule)]
         return {path: jnp.asarray(self._read(rule, index)) for rule in rules for index, path in enumerate(rule.ours)}
@@ -141,15 +132,15 @@ def open_checkpoint(path: Path | str, over: Mapping[str, str] | None = None) -> 
     tree, notes = guess.complete(tree, stored, file)
     family = family_of(tree, f"{file}: model_type")
     architecture = (tree.get("architectures") or [""])[0]
-    head = heads.of(family.heads, architecture, tree)
+    head = family.head(architecture, tree)
     stored, wrapper = naming.unwrap(stored, family)
     aliases = family.aliases_of(tree, stored)
     entries = naming.to_table_names(stored, family, aliases, head)
     settings = Settings(tree, entries, file, family.heads)
-    config = family.config(settings)
+    config = family.configure(settings)
     ignored = settings.finish(fields.of(kind(tree)))
     module, shapes, axes = describe(config)
-    rules = family.weights(config, architecture) + heads.rules(head)
+    rules = family.rules(config, architecture, tree)
     _check(path, rules, entries, family, expected(rules, config, shapes))
     notes += (f"removed {wrapper} from the names of all tensors",) if wrapper else ()
     notes += (f"ignored, because no class of {kind(tree)} reads them: {', '.join(ignored)}",) if ignored else ()
@@ -298,15 +289,15 @@ def save(
 ) -> None:
     """Writes config.json and safetensors, which `load` and Hugging Face's classes read.
 
-    The parameters may have any sharding; `extra` has those of heads that our model lacks, by path.
+    The parameters may have any sharding; `extra` has tensors that the class stores and our model lacks, by path.
     """
     family, extras = family_of(tree), extra or {}
     architecture = (tree.get("architectures") or [""])[0]
-    head = heads.of(family.heads, architecture, tree)
+    head = family.head(architecture, tree)
     aliases = {table: name for name, table in family.aliases_of(tree, ()).items()}
     # Optional tensors are written only if `extra` has them.
     absent = lambda rule: rule.optional and any(path.startswith(EXTRA) and path not in extras for path in rule.ours)
-    rules = [rule for rule in family.weights(config, architecture) + heads.rules(head) if not absent(rule)]
+    rules = [rule for rule in family.rules(config, architecture, tree) if not absent(rule)]
     _, shapes, _ = describe(config)
     theirs = expected(rules, config, shapes)
     tensors = []
@@ -323,64 +314,3 @@ def save(
 
 def _tensor(rule: Rule, config: Any, shapes: Params, params: Params, extra: Any, index: int) -> np.ndarray:
     return [array for _, _, array in to_theirs([rule], config, shapes, params, extra)][index]
-
-
-def tree_for(config: ModelConfig) -> dict[str, Any]:
-    """Builds the config.json of a model that was not imported.
-
-    The first family in `TABLES` that computes the same function is chosen: Mistral without a window becomes LLaMA.
-
-    Raises:
-      InputError: no family computes the same function.
-    """
-    for name, family in TABLES.items():
-        if family.settings is None:
-            continue
-        try:
-            tree = family.settings(config)
-            again = family.config(Settings(tree, tree.pop("tensors", ()), name, family.heads))
-        except (InputError, ArithmeticError, AttributeError, KeyError, TypeError):
-            continue
-        if function_of(again) == function_of(config):
-            return tree
-    exportable = ", ".join(name for name, family in TABLES.items() if family.settings is not None)
-    raise InputError(
-        "no Hugging Face family computes what this model computes (PaLM, Gopher, Chinchilla and GPT-3 have no class in "
-        f"transformers); use settings of one of the families that can be exported: {exportable}"
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def function_of(config: Any, width: int = 0) -> Any:
-    """A configuration without what does not change its function: dropout, initialisation, kernels, loops and losses.
-
-    The span-boundary head is left out too: it serves pretraining only, and no released model has it.
-    """
-    if isinstance(config, tuple):
-        return tuple(function_of(item, width) for item in config)
-    if not dataclasses.is_dataclass(config):
-        return config
-    width = getattr(getattr(config, "embed", None), "width", width)
-    irrelevant = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance", "boundary", "boundary_width")
-    names = [field.name for field in dataclasses.fields(config) if field.name not in irrelevant]
-    values = {name: function_of(getattr(config, name), width) for name in names}
-    if isinstance(config, TransformerConfig | EncoderDecoderConfig):
-        # muP scales attention scores and logits.
-        values["init"] = config.init.base_width if config.init.name == "mup" else None
-    if isinstance(config, TransformerConfig) and not config.detection:
-        values["detection_activation"] = None
-    if isinstance(config, AttentionConfig):
-        head = config.head_width(width)
-        values |= {"kv_heads": config.kv_heads or config.heads, "head_dim": head, "block": None}
-        if config.position != "disentangled":
-            values["scale"] = head**-0.5 if config.scale is None else config.scale
-        names = ("rotary", "buckets", "alibi", "transformer_xl", "disentangled")
-        values |= {name: None for name in names if name != config.position}
-    if isinstance(config, FeedForwardConfig):
-        values["width"] = config.width or 4 * width
-    if isinstance(config, StackConfig):
-        # Names of layer kinds, and settings that kinds inherit from the block, do not change the function.
-        values |= {"block": None, "kinds": None, "pattern": function_of(config.layers, width)}
-    if isinstance(config, EmbedConfig) and config.positions != "learned":
-        values["max_length"] = None
-    return type(config).__name__, tuple(values.items())

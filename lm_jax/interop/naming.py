@@ -33,6 +33,7 @@ def to_table_names(
 
 def their_name(name: str, family: Family, architecture: str, head: Head | None) -> str:
     """Converts the table's name of a tensor to the name in a class."""
+    head = head if head is not None and head.out else None
     if head is not None and (head.prefix is None or name.startswith(head.names)):
         return name
     if not name.startswith(family.prefix):

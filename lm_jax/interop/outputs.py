@@ -21,7 +21,10 @@ from lm_jax.interop.tables import bert
 from lm_jax.models import cpu
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.feedforward import experts
+from lm_jax.models.heads import TaskHead
 from lm_jax.models.interface import Inputs, Shown
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 
 NEW_TOKENS = 20
 # Arguments of the reference's `forward` that change its outputs and are not supported here.
@@ -38,7 +41,7 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if unread := sorted(UNREAD & set(inputs)):
         raise InputError(f"inputs has {', '.join(unread)}, which is not supported; leave it out")
     checkpoint = open_checkpoint(path)
-    params, extra = checkpoint.params(), checkpoint.extra()
+    params = checkpoint.params()
     if checkpoint.family.start_field and "gen_input_ids" not in inputs:
         # Reference cases of these families use their inputs as prompts.
         prompts = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
@@ -47,23 +50,28 @@ def run(path: Path | str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = {name: np.asarray(value) for name, value in inputs.items() if not name.startswith("gen_")}
     numbers = {name: jnp.asarray(array) for name, array in arrays.items() if array.dtype.kind not in "SUO"}
     with jax.default_matmul_precision("highest"):
-        outputs = forward(checkpoint, params, extra, numbers) if "input_ids" in numbers else {}
+        outputs = forward(checkpoint, params, numbers) if "input_ids" in numbers else {}
         if "gen_input_ids" in inputs and checkpoint.config.kind != "encoder":
             outputs |= continuations(checkpoint, params, inputs)
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
-def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Arrays) -> Arrays:
+def forward(checkpoint: Checkpoint, params: Params, inputs: Arrays) -> Arrays:
     """Outputs of a forward pass, and with labels the loss and its gradients."""
+    choices = inputs["input_ids"].shape[1] if inputs["input_ids"].ndim == 3 else 0
+    if choices:
+        inputs = {name: x.reshape(-1, *x.shape[2:]) if x.ndim == 3 else x for name, x in inputs.items()}
 
-    def compute(params: Params, extra: Arrays) -> tuple[Any, Arrays]:
+    def compute(params: Params) -> tuple[Any, Arrays]:
         outputs = trace(checkpoint, params, inputs)
         readout = {"logits": checkpoint.module.bind({"params": params}).readout(outputs["last"])}
         if checkpoint.config.embed.factor_first and "factor" in params.get("head", {}):
             # OPT-350M's last hidden state has the width of its embedding tables.
             outputs["last"] = outputs["last"] @ params["head"]["factor"]["kernel"]
         outputs |= readout if checkpoint.has_readout else {}
-        outputs |= _heads(checkpoint, params, extra, inputs, outputs["last"])
+        outputs |= _heads(checkpoint, params, inputs, outputs["last"])
+        if choices:
+            outputs["logits"] = outputs["logits"].reshape(-1, choices)
         if checkpoint.tree.get("output_router_logits"):
             outputs["aux_loss"] = _balance(checkpoint, outputs, inputs)
         name, field, tree = checkpoint.architecture, checkpoint.family.smoothing_field, checkpoint.tree
@@ -73,14 +81,14 @@ def forward(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Array
         return (0.0 if loss is None else loss), outputs | ({} if loss is None else {"loss": loss})
 
     if not ({"labels", "start_positions"} & set(inputs)):
-        _, outputs = _once(compute, params, extra)
+        _, outputs = _once(compute, params)
         return _by_reference_name(checkpoint, outputs, inputs)
-    (_, outputs), (grads, others) = _once(jax.value_and_grad(compute, argnums=(0, 1), has_aux=True), params, extra)
+    (_, outputs), grads = _once(jax.value_and_grad(compute, has_aux=True), params)
     if checkpoint.family.position_tokens == "real":
         # The reference never trains the position embedding of padding.
         padding = checkpoint.config.embed.offset - 1
         grads["embed"]["position"] = grads["embed"]["position"].at[padding].set(0)
-    return _by_reference_name(checkpoint, outputs, inputs) | _gradients(checkpoint, grads, others)
+    return _by_reference_name(checkpoint, outputs, inputs) | _gradients(checkpoint, grads)
 
 
 def _once(function: Callable[..., Any], *args: Any) -> Any:
@@ -173,29 +181,36 @@ def _positions(checkpoint: Checkpoint, tokens: Any, mask: Any) -> Any:
     return None if counts is None else jnp.where(counts, jnp.cumsum(counts, -1) - 1, -1).astype(jnp.int32)
 
 
-def _heads(checkpoint: Checkpoint, params: Params, extra: Arrays, inputs: Arrays, last: Any) -> Arrays:
+def _heads(checkpoint: Checkpoint, params: Params, inputs: Arrays, last: Any) -> Arrays:
     """Outputs of the class's heads, except its readout."""
     module, name = checkpoint.module.bind({"params": params}), checkpoint.architecture
+    head, task = checkpoint.head, checkpoint.config.task
     outputs: Arrays = {}
-    if getattr(checkpoint.config, "pair_classes", 0):
+    if "pair" in params:
         outputs["pair"] = module.pair_logits(last[:, 0])
         if bert.numbers_next_first(name):
             outputs["pair"] = outputs["pair"][:, ::-1]
-        # The pooler is the first half of the pair head.
-        pooler = {f"extra/pooler/{leaf}": array for leaf, array in params["pair"]["pooler"].items()}
-        outputs["pooled"] = heads.pooled(pooler, last, getattr(checkpoint.config, "pair_activation", "tanh"))
-    if "extra/pooler/kernel" in extra:
-        outputs["pooled"] = heads.pooled(extra, last)
-    if checkpoint.head is not None:
-        logits = heads.logits(checkpoint.head, extra, last, inputs, checkpoint.tree)
+        outputs["pooled"] = _pooled(
+            checkpoint, params["pair"]["pooler"], getattr(checkpoint.config, "pair_activation", "tanh"), last
+        )
+    if head is not None and head.dense and "task" in params:
+        outputs["pooled"] = _pooled(checkpoint, params["task"]["dense"], task.activation, last)
+    if head is not None and task.classes:
+        real = heads.read(head.pick, inputs, checkpoint.tree)
+        logits = module.task_logits(pooled(last, real, task.pool))
         if heads.ANSWERS in name:
             return outputs | {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
         outputs["logits"] = logits
     elif checkpoint.detects:
         outputs["logits"] = module.detect_logits(last)
-    elif name.endswith(heads.SEQUENCES):
-        outputs["logits"] = outputs["pair"]
     return outputs
+
+
+def _pooled(checkpoint: Checkpoint, dense: Params, activation: str, last: Any) -> Any:
+    """The first hidden states after a pooler: the first layer of a pair head or of a task's."""
+    config, biased = checkpoint.config, "bias" in dense
+    settings = TaskHeadConfig(dense=True, dense_bias=biased, activation=activation)
+    return TaskHead(settings, config.init, last.dtype).apply({"params": {"dense": dense}}, last[:, 0])
 
 
 # Reference names of the sentence-pair logits, by family.
@@ -244,7 +259,7 @@ def _sentence_vectors(outputs: Arrays, inputs: Arrays) -> Arrays:
     return vectors
 
 
-def _gradients(checkpoint: Checkpoint, grads: Any, extra: Arrays) -> Arrays:
+def _gradients(checkpoint: Checkpoint, grads: Any) -> Arrays:
     """Gradients by the reference's names; the global norm counts tied tensors once, as one parameter."""
     outputs, squares = {}, 0.0
     new_names = {name: new for new, name in {**checkpoint.family.later_names, **checkpoint.aliases}.items()}
@@ -252,8 +267,7 @@ def _gradients(checkpoint: Checkpoint, grads: Any, extra: Arrays) -> Arrays:
     if parameter_rules is not None:
         rules = parameter_rules(checkpoint.config, checkpoint.architecture) + heads.rules(checkpoint.head)
     rules = [rule for rule in rules if rule.trained]
-    rules = [rule for rule in rules if all(path in extra or not path.startswith("extra/") for path in rule.ours)]
-    for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, grads, extra):
+    for _, name, array in to_theirs(rules, checkpoint.config, checkpoint.shapes, grads):
         name = naming.their_name(new_names.get(name, name), checkpoint.family, checkpoint.architecture, checkpoint.head)
         outputs[f"grad/{name}"] = array
         square = float(np.square(array.astype(np.float64)).sum())

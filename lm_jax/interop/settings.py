@@ -71,7 +71,7 @@ class Settings:
           tree: the parsed file.
           tensors: names of the checkpoint's tensors, which decide settings that config.json leaves out.
           file: the file's name in messages.
-          heads: suffixes of the family's classes with heads that our models lack.
+          heads: suffixes of the family's classes with the heads of tasks.
           inner: whether `tree` is a nested object of the file.
         """
         self.tree, self.tensors, self.file, self.heads = dict(tree), frozenset(tensors), file, frozenset(heads)
@@ -119,7 +119,8 @@ class Settings:
         If the file has no class, it is the first of `names`. Sets `classes` to all supported classes.
         """
         name = self.get("architectures", default=[names[0]])[0]
-        self.classes = (*names, *(heads.stem(names[0]) + head for head in sorted(self.heads)))
+        stem = heads.stem(next(filter(heads.bare, names), names[0]))
+        self.classes = (*names, *(stem + head for head in sorted(self.heads)))
         if name not in names and heads.suffix(name) not in self.heads:
             raise InputError(
                 f"{self.file}: architectures is {name}; supported are {', '.join(self.classes)}; if it computes the "

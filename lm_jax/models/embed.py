@@ -92,7 +92,8 @@ class Embed(nn.Module):
             raise InputError(f"embed.positions is {config.positions!r}; expected none, learned or {names}")
         if config.types:
             table = initializers.parameter(self, "types", draw, ("types", "embed"), (config.types, width))
-            types = jnp.zeros((1, length), jnp.int32) if types is None else types
+            # With one type, as in RoBERTa, both texts of a pair have it.
+            types = jnp.zeros((1, length), jnp.int32) if types is None or config.types == 1 else types
             # A product with one-hot rows: its gradient is a matrix product; that of a gather is a slow scatter.
             rows = jax.nn.one_hot(types, config.types, dtype=self.dtype) @ table.astype(self.dtype)
             x = x + cpu.broadcast_rows(rows, x.shape[0])

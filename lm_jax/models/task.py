@@ -1,15 +1,10 @@
-"""The head of a task: which hidden states it reads, and its layers. `heads.TaskHead` has the parameters."""
+"""The settings of a task's head: which hidden states it reads, and its layers. `heads.TaskHead` has the parameters."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-from lm_jax.core.config import lookup, setting
+from lm_jax.core.config import setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +13,9 @@ class TaskHeadConfig:
 
     Attributes:
       classes: logits per hidden state; 0: as many as the objective needs, and none for pretraining.
-      pool: the hidden states that it reads, a key of `POOLS`: "all", or one per row.
+      pooler: whether the dense layer exists without classes too: the pooler of a released encoder.
+      tokens: whether a head on all tokens has the layers before the projection too (ModernBERT's has).
+      pool: the hidden states that it reads, a key of `pooling.POOLS`: "all", or one per row.
       states: how many hidden states of a row are concatenated for it (those of two entities: 2).
       dense: whether there is a dense layer.
       dense_bias, bias, norm_bias: whether the dense layer, the projection and the norm have a bias.
@@ -30,6 +27,8 @@ class TaskHeadConfig:
     """
 
     classes: int = setting(0, at_least=0)
+    pooler: bool = False
+    tokens: bool = False
     pool: str = "first"
     states: int = setting(1, at_least=1)
     dense: bool = False
@@ -44,35 +43,12 @@ class TaskHeadConfig:
 
     @property
     def exists(self) -> bool:
-        """Whether the model has parameters of such a head."""
-        return bool(self.classes or self.dense)
+        """Whether the model has parameters of such a head; settings alone are for the tasks of later runs."""
+        return bool(self.classes or (self.dense and self.pooler))
 
-
-def _last(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    positions = (jnp.arange(real.shape[1])[None] * (real > 0)).max(-1)
-    return jnp.take_along_axis(hidden, positions[:, None, None], 1)[:, 0]
-
-
-def _mean(hidden: jax.Array, real: jax.Array) -> jax.Array:
-    used = (real > 0).astype(hidden.dtype)[..., None]
-    return (hidden * used).sum(1) / jnp.maximum(used.sum(1), 1)
-
-
-# (hidden states [batch length embed], 0 at padding [batch length]) -> what the head reads.
-POOLS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "all": lambda hidden, real: hidden,
-    "first": lambda hidden, real: hidden[:, 0],
-    "last": _last,
-    "mean": _mean,
-}
-
-
-def pooled(
-    hidden: Float[Array, "batch length embed"], real: Int[Array, "batch length"], pool: str
-) -> Float[Array, "batch *length embed"]:
-    """The hidden states that a head reads: of all tokens, of the first or last, or the mean over all but padding.
-
-    Raises:
-      InputError: `pool` is not a key of `POOLS`.
-    """
-    return lookup(POOLS, pool, "config.model.task.pool")(hidden, real)
+    def per_token(self, classes: int) -> TaskHeadConfig:
+        """The head of the same family on every token, with a bias: only a projection, unless `tokens` is set."""
+        if self.pool == "all":
+            return dataclasses.replace(self, classes=classes)
+        layers = {} if self.tokens else {"dense": False, "activation": "", "norm": False}
+        return dataclasses.replace(self, classes=classes, pool="all", states=1, bias=True, **layers)

@@ -25,7 +25,8 @@ from lm_jax.data.windows import Windows
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded, weighted
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, frame
@@ -161,15 +162,13 @@ class Answer(Task):
         return (Work(role="model", length=self.length, scored=0, heads=Tree(task=self.length)),)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
-        """Two logits for each token, by a projection alone unless the model has a head for them already."""
-        if config.classes not in (0, 2):
+        """Two logits for each token, by a projection alone unless the model's family has more layers."""
+        if config.pool == "all" and config.classes not in (0, 2):
             raise InputError(
                 f"config.model.task.classes is {config.classes}, but the head scores the start and the end of an "
                 "answer; set it to 0 or 2"
             )
-        if config.classes and config.pool == "all":
-            return config
-        return dataclasses.replace(config, classes=2, pool="all", states=1, dense=False, activation="", norm=False)
+        return config.per_token(2)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Arranges a row.

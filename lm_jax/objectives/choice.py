@@ -22,7 +22,8 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
@@ -131,7 +132,7 @@ class Choice(Task):
         return {
             **{name: np.stack([each[name] for each in rows]) for name in rows[0]},
             "answers": np.asarray(0 if entry is None else entry, np.int32),
-            "weights": np.float32(entry is not None),
+            "weights": np.array(entry is not None, np.float32),
         }
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:

@@ -21,7 +21,8 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import binary_cross_entropy, cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
@@ -197,6 +198,8 @@ class Classify(Task):
                 f"config.model.task.classes is {config.classes}, but the column {self.config.label!r} has {classes} "
                 "labels; set it to 0 for a head that fits"
             )
+        if config.pool == "all" and not self._markers:
+            raise InputError("config.model.task.pool is 'all', but a text has one label; set it to first, last or mean")
         return dataclasses.replace(config, classes=classes, states=max(1, len(self._markers)))
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -209,9 +212,9 @@ class Classify(Task):
             features["markers"] = np.array([int(at[0]) if len(at) else 0 for at in found], np.int32)
         if entry is None:
             answers = np.zeros(self.spec["answers"].shape, self.spec["answers"].dtype)
-            return {**features, "answers": answers, "weights": np.float32(0)}
+            return {**features, "answers": answers, "weights": np.array(0, np.float32)}
         weight = self.config.weights[int(entry)] if self.config.weights else 1
-        return {**features, "answers": self._answers.value(entry, classes), "weights": np.float32(weight)}
+        return {**features, "answers": self._answers.value(entry, classes), "weights": np.array(weight, np.float32)}
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch classes]."""

@@ -23,11 +23,12 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
-from lm_jax.objectives.task import Outputs, Task
+from lm_jax.objectives.task import Outputs, Task, Vectors
 
 KEY = "config.objective.embed"
 
@@ -44,7 +45,7 @@ class EmbedTaskConfig:
       highest: the score of equal texts; the cosine is compared with score / highest.
       loss: "contrastive" or "cosine".
       temperature: cosines are divided by it in the contrastive loss.
-      pool: the hidden states that become a vector, a key of `models.task.POOLS`.
+      pool: the hidden states that become a vector, a key of `models.pooling.POOLS`.
     """
 
     text: str = "text"
@@ -128,6 +129,11 @@ class Embed(Task):
         count = len(self._texts)
         return (Work(role="model", length=count * self.length, scored=0, sequences=count),)
 
+    @property
+    def vectors(self) -> Vectors:
+        """The mean, or another pool, with norm 1."""
+        return Vectors(pool=self.config.pool, unit=True)
+
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
         """None: hidden states are pooled as they are."""
         return TaskHeadConfig(pool=self.config.pool)
@@ -138,8 +144,8 @@ class Embed(Task):
         score = row.get(self.config.score) if self.config.score else None
         return {
             **{name: np.stack([each[name] for each in rows]) for name in rows[0]},
-            "answers": np.float32(0 if score is None else score / self.config.highest),
-            "weights": np.float32(1 if score is not None or not self.config.score else 0),
+            "answers": np.array(0 if score is None else score / self.config.highest, np.float32),
+            "weights": np.array(1 if score is not None or not self.config.score else 0, np.float32),
         }
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:

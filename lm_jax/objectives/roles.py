@@ -13,7 +13,9 @@ import jax
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.core.trees import Params, flatten, is_below, merge, partition, unflatten
+from lm_jax.models import layerwise
 from lm_jax.models.model import Bound, Model
+from lm_jax.models.transformer import STACKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,13 @@ class Models:
     def split(self, tree: Params) -> tuple[Params, Params]:
         """Splits parameters by role into the trained and the frozen ones."""
         return partition(tree, self._trained)
+
+    def trains_layers(self, role: str) -> bool:
+        """Whether gradients pass through the layers of a model: not if only its heads are trained."""
+        first_words = (*STACKS, *layerwise.BEFORE)
+        return any(
+            self._trained(f"{role}/{path}") for path in flatten(self.shapes[role]) if path.split("/")[0] in first_words
+        )
 
     def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:
         """Binds every model to its parameters, shared ones included."""

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.core.sums import Sums
@@ -110,7 +110,7 @@ class Tag(Task):
         return (Work(role="model", length=self.length, scored=0, heads=Tree(task=self.length)),)
 
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
-        """A projection of every hidden state to the tags."""
+        """The tags of every hidden state, by a projection alone unless the model's family has more layers."""
         classes = len(self.labels)
         if not classes:
             raise InputError(f"the column {self.config.tags!r} has no tags; give a column of the kind 'tags'")
@@ -119,20 +119,21 @@ class Tag(Task):
                 f"config.model.task.classes is {config.classes}, but the column {self.config.tags!r} has {classes} "
                 "tags; set it to 0 for a head that fits"
             )
-        return TaskHeadConfig(classes=classes, pool="all", dropout=config.dropout)
+        return config.per_token(classes)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """`tokens`, `types`, `segments`, `answers` and `weights` of `length`; weights are 1 where a word begins."""
-        first, tags = self._starts(row[self.config.tags]), row[self.config.tags][:, 2]
-        kept = first < self.length - len(self.framing.after)
+        words, places = row[self.config.tags], self._places(row[self.config.tags])
         answers, weights = np.zeros(self.length, np.int32), np.zeros(self.length, np.float32)
-        answers[first[kept]], weights[first[kept]] = tags[kept], 1
+        answers[places[places > 0]], weights[places[places > 0]] = words[places > 0, 2], 1
         row = framed(self.framing, [row[self.config.text]], self.vocabulary.pad)
         return {**row, "answers": answers, "weights": weights}
 
-    def _starts(self, spans: np.ndarray) -> np.ndarray:
-        """The position in the row of the first token of each word."""
-        return spans[:, 0] + len(self.framing.before)
+    def _places(self, words: Int[np.ndarray, "words 3"]) -> Int[np.ndarray, " words"]:
+        """The position in the row of the first token of each word; -1 without a token, or beyond the row."""
+        places = words[:, 0] + len(self.framing.before)
+        inside = (words[:, 0] < words[:, 1]) & (places < self.length - len(self.framing.after))
+        return np.where(inside, places, -1)
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch length tags]."""
@@ -159,11 +160,10 @@ class Tag(Task):
 
     def _tags(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[list[tuple[str, float]]]:
         probabilities, answers = softmax(outputs["logits"]), []
-        last = self.length - len(self.framing.after)
         for number, record in enumerate(rows.records):
             words = []
-            for at in self._starts(rows.entry(self.config.tags, record)).tolist():
-                if at >= last:
+            for at in self._places(rows.entry(self.config.tags, record)).tolist():
+                if at < 0:
                     words.append((OUTSIDE, 0.0))
                     continue
                 best = int(probabilities[number, at].argmax())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,19 @@ from lm_jax.objectives.roles import Role
 Outputs = dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """How a sentence encoder makes one vector of each text, for exports.
+
+    Attributes:
+      pool: a key of `models.pooling.POOLS`.
+      unit: whether vectors are normalised to length 1.
+    """
+
+    pool: str = "mean"
+    unit: bool = True
+
+
 class Task(Objective, abc.ABC):
     """A task; subclasses define its features, head, outputs, losses and answers.
 
@@ -38,6 +52,7 @@ class Task(Objective, abc.ABC):
         columns of answers that are not named are not read.
       labels: names of the labels, by id; empty if answers are no labels.
       sequences: the text columns of each sequence of a row, which `framing` joins.
+      vectors: how the model makes vectors of texts if it is a sentence encoder, else None.
     """
 
     roles = {"model": Role(kinds=("encoder", "decoder"))}
@@ -48,6 +63,7 @@ class Task(Objective, abc.ABC):
     framing: Framing
     sequences: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...] = ()
+    vectors: Vectors | None = None
 
     @abc.abstractmethod
     def head(self, config: TaskHeadConfig) -> TaskHeadConfig:
@@ -95,7 +111,8 @@ class Task(Objective, abc.ABC):
     def inputs(self, batch: Batch) -> Inputs:
         """All sequences of all rows as one batch; `segments` are 0 at padding."""
         names = ("tokens", "types", "segments")
-        return Inputs(**{name: batch[name].reshape(-1, batch[name].shape[-1]) for name in names})
+        tokens, types, segments = (batch[name].reshape(-1, batch[name].shape[-1]) for name in names)
+        return Inputs(tokens=tokens, types=types, segments=segments)
 
     def measures(self, outputs: Outputs, batch: Batch) -> Sums:
         """Metrics that are sums over rows, besides the loss, such as accuracy; for the log."""

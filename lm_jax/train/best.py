@@ -12,9 +12,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+
 from lm_jax.core.config import lookup
 from lm_jax.train import metrics
-from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.train.checkpoint import BEST, Checkpointer
 
 KEY = "config.evaluate.best"
 DEFAULT = "loss"
@@ -117,7 +119,8 @@ def resume(workdir: str | os.PathLike, metric: str, last: int, checkpointer: Che
         if not math.isnan(value) and (best.mark is None or best.better(value, best.mark[1])):
             best.mark = step, value
     if best.mark is None:
-        checkpointer.unmark_best()
+        if jax.process_index() == 0:
+            (checkpointer.directory / BEST).unlink(missing_ok=True)
     elif (mark.get("step"), mark.get("metric", DEFAULT)) != (best.mark[0], best.metric):
         checkpointer.mark_best(*best.mark, best.metric)
     return best

@@ -149,11 +149,6 @@ class Checkpointer:
             self.directory.mkdir(parents=True, exist_ok=True)
             manifest.write_json(self.directory / BEST, {"step": step, "value": float(value), "metric": metric})
 
-    def unmark_best(self) -> None:
-        """Forgets which step is the best."""
-        if jax.process_index() == 0:
-            (self.directory / BEST).unlink(missing_ok=True)
-
     def steps(self) -> list[int]:
         """Returns the finished steps in ascending order, intact or damaged."""
         if not self.directory.exists():
@@ -168,10 +163,7 @@ class Checkpointer:
         return step if step in self.steps() else None
 
     def best_mark(self) -> dict[str, Any]:
-        """Returns `{"step": ..., "value": ..., "metric": ...}` of the last `mark_best`, or an empty dictionary.
-
-        Earlier versions wrote no metric, which was the loss.
-        """
+        """Returns step, value and (not in early versions) metric of the last `mark_best`, or an empty dictionary."""
         path = self.directory / BEST
         try:
             return json.loads(path.read_text()) if path.exists() else {}

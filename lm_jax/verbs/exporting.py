@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import functools
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from lm_jax.data.tokenizers import Tokenizer, interchange
 from lm_jax.decode import prompting
 from lm_jax.experiment import Experiment
 from lm_jax.flags import Request
-from lm_jax.interop import generation, huggingface, positions, safetensors
-from lm_jax.interop.settings import Settings
+from lm_jax.interop import choice, generation, huggingface, positions, safetensors, sentence_transformers
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.interface import Inputs
-from lm_jax.verbs import report
+from lm_jax.models.pooling import pooled
+from lm_jax.verbs import origins, report, tasks
 from lm_jax.verbs.generate import MOST_TOKENS
-from lm_jax.verbs.importing import ABOUT, TOKENIZER
+from lm_jax.verbs.importing import TOKENIZER
 from lm_jax.verbs.runs import one_model, open_run, restore_model
 from lm_jax.verbs.workdir import ORIGIN
 
@@ -46,6 +45,7 @@ TEXTS = (
     *("x" * 150, "汉字" * 1500, "-" * 77, " " * 77, "1234567890.5e-3", "\u2028\ufeff\u200b\u00a0\u3000"),
 )
 LONGEST = 64  # Tokens of the row on which the outputs are compared.
+TASK_LOGITS = "logits of the task"
 TOP = 10  # Number of most likely tokens whose overlap is reported.
 
 
@@ -94,7 +94,7 @@ def run(request: Request) -> int:
     report.say(f"  {comparison['compared']} differ by at most {comparison['difference']:.1e} (allowed {TOLERANCE:.0e})")
     if comparison["kl"] is None:
         # Another model of the run has the read-out of a discriminator's run.
-        if len(run.models.roles) == 1:
+        if len(run.models.roles) == 1 and comparison["compared"] != TASK_LOGITS:
             report.say(f"  {architecture} has no LM head: the run's read-out is not exported")
     else:
         kl, overlap = comparison["kl"], comparison["overlap"]
@@ -145,26 +145,43 @@ def differing(ours: Tokenizer, theirs: Tokenizer) -> list[str]:
     return [text for text, our_ids, their_ids in encoded if our_ids.tolist() != their_ids.tolist()]
 
 
-def _huggingface(exp: Experiment, params: Params, origin: Path, output: Path) -> dict[str, Any]:
+def _huggingface(exp: Experiment, params: Params, origin: Path, output: Path, *, bare: bool = False) -> dict[str, Any]:
     """Writes config.json, safetensors, tokenizer files and generation_config.json; returns config.json.
 
-    `origin` has the files of the imported checkpoint that the model began as, if there is one.
+    `origin` has the files of the imported checkpoint that the model began as, if there is one. The class is the one
+    with the head of the run's task, if its objective is a task; with `bare`, the model without its head.
     """
-    config = exp.product.module.config
-    tree, extra = _origin(origin, config)
+    config, begun = exp.product.module.config, origins.read(origin)
     imported = _keeps_imported_tokenizer(origin, exp.tokenizer)
-    if not (tree and imported):
+    suffix = choice.BARE if bare else tasks.suffix_of(exp)
+    if not suffix:
+        config, params = origins.updated(begun, config, params)
+        tree = origins.tree_of(begun, config)
+        kept = bool(tree)
+        tree = tree or choice.tree_for(config)
+    else:
+        fields = {} if bare else tasks.fields_of(exp)
+        tree, config = choice.tree_for_task(config, suffix, fields, begun.tree)
+        kept = tree["model_type"] == begun.tree.get("model_type")
+        tree = {**tree, "pad_token_id": exp.padding if tree.get("pad_token_id") is None else tree["pad_token_id"]}
+    if not (kept and imported):
         ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
-        tree = {**(tree or huggingface.tree_for(config)), **ids, **generation.from_conventions(exp.config.conventions)}
+        tree = {**tree, **ids, **generation.from_conventions(exp.config.conventions)}
         tree, config, params = positions.align(tree, config, params)
-    huggingface.save(output, tree, config, params, extra)
+    huggingface.save(output, tree, config, params, begun.extra if kept else {})
     for file in origin.iterdir() if imported else ():
-        if file.is_file() and file.name not in (ABOUT, safetensors.SINGLE):
+        if file.is_file() and file.name not in (origins.ABOUT, safetensors.SINGLE):
             shutil.copyfile(file, output / file.name)
     if exp.tokenizer.kind != tokenizers.IDS and not _has_tokenizer(output):
-        _write_tokenizer(exp, output, imported=imported)
+        _write_tokenizer(exp, output, tree, imported=imported, scores=bool(suffix))
     if config.kind != "encoder" and not (output / generation.FILE).is_file():
         atomic.write_json(output / generation.FILE, _generation(exp))
+    if exp.task is not None and exp.task.vectors is not None:
+        vectors, longest = exp.task.vectors, exp.config.data.length
+        files = sentence_transformers.files(config.embed.width, vectors.pool, unit=vectors.unit, longest=longest)
+        for name, content in files.items():
+            (output / name).parent.mkdir(exist_ok=True)
+            atomic.write_bytes(output / name, content)
     return tree
 
 
@@ -181,13 +198,22 @@ def _has_tokenizer(folder: Path) -> bool:
     return any(True for pattern in TOKENIZER for _ in folder.glob(pattern))
 
 
-def _write_tokenizer(exp: Experiment, output: Path, *, imported: bool) -> None:
-    """Writes the tokenizer in Hugging Face's format, and in ours if it was imported in ours or needs it."""
+def _write_tokenizer(exp: Experiment, output: Path, tree: Mapping[str, Any], *, imported: bool, scores: bool) -> None:
+    """Writes the tokenizer in Hugging Face's format, and in ours if it was imported in ours or needs it.
+
+    `tree` is config.json; `scores`: whether the model has the head of a task, and does not continue texts.
+    """
     tokenizer, config = exp.tokenizer, exp.product.module.config
     # Does the model distinguish the two texts of a pair?
     types = config.embed.types > 1 or (isinstance(config, TransformerConfig) and config.typed)
     try:
-        files = interchange.files(tokenizer, config.kind, types=types, longest=_longest(exp), around=_around(exp))
+        head = huggingface.family_of(tree).head(tree["architectures"][0], tree) if scores else None
+        # XLNet's head reads the last position, padding included.
+        padding = "" if not scores else "left" if head is not None and head.pick == "final" else "right"
+        around = _around(exp, scores)
+        files = interchange.files(
+            tokenizer, config.kind, types=types, longest=_longest(exp), around=around, padding=padding
+        )
     except InputError:
         files = {}  # Reported by `_notes`.
     if imported or not files:
@@ -197,13 +223,15 @@ def _write_tokenizer(exp: Experiment, output: Path, *, imported: bool) -> None:
             atomic.write_bytes(output / name, content)
 
 
-def _around(exp: Experiment) -> tuple[Sequence[int], Sequence[int]] | None:
-    """Returns the ids before and after a text if the run was imported with them, else None."""
-    conventions, config = exp.config.conventions, exp.config.model
-    if not conventions.foreign or config.kind == "encoder":
+def _around(exp: Experiment, scores: bool) -> tokenizers.Template | None:
+    """Returns the ids around texts if they do not follow from the kind of the model, else None."""
+    conventions, config, eos = exp.config.conventions, exp.config.model, exp.tokenizer.eos
+    if config.kind == "encoder" or not (conventions.foreign or scores):
         return None
-    after = conventions.suffix or ((exp.tokenizer.eos,) if config.kind == "encoder_decoder" else ())
-    return conventions.prefix, after
+    before, after = conventions.prefix, conventions.suffix or ((eos,) if config.kind == "encoder_decoder" else ())
+    # The rows of a task: `objectives.framing`.
+    between = conventions.between or after or (eos,) if scores else (*after, *before)
+    return tokenizers.Template(before, after, between)
 
 
 def _generation(exp: Experiment) -> dict[str, Any]:
@@ -226,33 +254,13 @@ def _longest(exp: Experiment) -> int | None:
     return None if embed.positions == "none" else embed.max_length
 
 
-def _origin(origin: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns config.json and unused heads of the imported checkpoint; empty if the model has changed since."""
-    if not (origin / ABOUT).is_file():
-        return {}, {}
-    about = json.loads((origin / ABOUT).read_text())
-    family = huggingface.family_of(about["config"])
-    before = family.config(Settings(about["config"], about["tensors"], heads=family.heads))
-    stored = safetensors.entries(origin) if (origin / safetensors.SINGLE).is_file() else {}
-    if isinstance(before, TransformerConfig) and before.detection and stored:
-        # An earlier version stored this head beside the model.
-        before = dataclasses.replace(before, detection=False)
-    # The vocabulary may have grown since the import.
-    rows = config.embed.vocab
-    grown = dataclasses.replace(before, embed=dataclasses.replace(before.embed, vocab=rows))
-    if huggingface.function_of(grown) != huggingface.function_of(config):
-        return {}, {}
-    tree = about["config"] if before.embed.vocab == rows else {**about["config"], "vocab_size": rows}
-    return tree, {name: entry.read() for name, entry in stored.items()}
-
-
 def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Compares the outputs of a run and of its export on a line of text, or on arbitrary ids without a tokenizer.
 
     Returns:
-      `compared` (logits, or without an LM head the log-odds of replaced tokens or hidden states), their largest
-      `difference`, their `kl` divergence and the `overlap` of the `TOP` most likely tokens; the last two are None
-      without an LM head.
+      `compared` (logits; without an LM head those of the task, log-odds of replaced tokens or hidden states), their
+      largest `difference`, their `kl` divergence and the `overlap` of the `TOP` most likely tokens; the last two are
+      None without an LM head.
     """
     embed = exp.product.module.config.embed
     vocab = embed.vocab or 0
@@ -264,12 +272,16 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
         inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens))
     checkpoint = huggingface.open_checkpoint(output)
     module, exported, head = checkpoint.module, checkpoint.params(), checkpoint.has_readout
+    scores = bool(module.config.task.classes and exp.product.module.config.task.classes)
     detects = checkpoint.detects and getattr(exp.product.module.config, "detection", False)
 
     def apply(module: Any, params: Params) -> Any:
         states = module.apply({"params": params}, inputs, logits=head)
         if detects:
             return module.apply({"params": params}, states.hidden, method="detect_logits")
+        if scores:
+            read = pooled(states.hidden, jnp.ones_like(tokens), module.config.task.pool)
+            return module.apply({"params": params}, read, method="task_logits")
         return states.logits if head else states.hidden
 
     with jax.default_matmul_precision("highest"):
@@ -279,7 +291,7 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
         )
     difference = float(np.abs(ours - theirs).max())
     if not head:
-        compared = "log-odds of replaced tokens" if detects else "hidden states"
+        compared = "log-odds of replaced tokens" if detects else TASK_LOGITS if scores else "hidden states"
         return {"compared": compared, "difference": difference, "kl": None, "overlap": None}
     log_probs = [logits - np.logaddexp.reduce(logits, -1, keepdims=True) for logits in (ours, theirs)]
     top = [np.argsort(logits, -1)[..., -TOP:] for logits in (ours, theirs)]
@@ -292,4 +304,7 @@ def compare(exp: Experiment, params: Params, output: Path, tokenizer: Tokenizer 
     }
 
 
-FORMATS: dict[str, Callable[[Experiment, Any, Path, Path], dict[str, Any]]] = {"huggingface": _huggingface}
+FORMATS: dict[str, Callable[[Experiment, Any, Path, Path], dict[str, Any]]] = {
+    "huggingface": _huggingface,
+    "bare": functools.partial(_huggingface, bare=True),
+}

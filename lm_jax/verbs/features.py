@@ -111,9 +111,15 @@ def read(exp: Experiment, path: str, names: tuple[str, ...]) -> Columns:
     # The format of a run's columns, but not that of a pretraining text.
     form = data.format if data.columns else sources.SourceConfig.format
     data = dataclasses.replace(data, path=path, format=form, mixture=MixtureConfig())
-    if not sources.has_fields(data.source()) and (unknown := [name for name in names if name not in data.columns]):
-        if unknown != [data.field]:
-            raise InputError(f"{path} is plain text, which has no column {unknown[0]!r}; leave out --column")
+    if not sources.has_fields(data.source()):
+        first, *others = names
+        if others:
+            raise InputError(
+                f"{path} is plain text, which has one column, but the rows have {', '.join(names)}; give JSON or a "
+                "table, or choose with --column=NAME"
+            )
+        if first not in (*data.columns, data.field):
+            raise InputError(f"{path} is plain text, which has no column {first!r}; leave out --column")
     data = dataclasses.replace(data, columns=Tree(columns), field=sources.SourceConfig.field, validation=1.0)
     prepared = experiment.prepare(dataclasses.replace(exp.config, data=data), tokenizer=exp.tokenizer)
     return cast(Columns, prepared.store)
@@ -134,7 +140,7 @@ def chunks(corpus: Columns, texts: tuple[str, ...], computed: Vectors, table: Ta
         lengths[np.array(records, int) - start] = [len(tokens) for tokens, _ in results]
         tokens = np.concatenate([np.zeros(0, np.int32), *(tokens for tokens, _ in results)])
         if table.ragged:
-            values = np.concatenate([np.zeros((0, table.shape[1])), *(vectors for _, vectors in results)])
+            values = np.concatenate([np.zeros((0, table.shape[1]), np.float32), *(vectors for _, vectors in results)])
         else:
             values = np.full((stop - start, table.shape[1]), np.nan, np.float32)
             values[np.array(records, int) - start] = np.reshape([vector for _, vector in results], (-1, table.shape[1]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ from lm_jax.verbs.runs import restore_params
 
 # Noise of new embedding rows, in standard deviations of the old ones: no logit stands out, and no two rows are equal.
 SPREAD = 0.01
+# Top-level parameters that are heads, which a new run may leave out.
+HEADS = ("task", "pair", "detect", "boundary", "head")
+# Where the layers of a task's head come from if the forked run has no such head, by path and by whether it has a norm:
+# BERT's dense layer is the pooler of the sentence pairs; ModernBERT's head has the layers of the masked-LM head.
+_SOURCES = {
+    ("task/dense", False): ("pair/pooler",),
+    ("task/dense", True): ("head/transform",),
+    ("task/norm", True): ("head/norm",),
+}
 
 
 def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Tokenizer | None:
@@ -51,10 +62,10 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
 def parameters(exp: Experiment, fork: Path) -> Params:
     """Returns the forked run's parameters by role, with embedding tables resized to the vocabulary of `exp`.
 
-    The product starts from the forked run's product. New rows of a table are drawn around the mean of its rows
-    (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Roles that the forked run lacks,
-    parameters of a task's head that it lacks or has for another number of classes, and, for a new tokenizer (`anew`),
-    the tables are initialised as in a new run. A task's head that `exp` lacks is left out.
+    The product starts from the forked run's product; heads that it lacks are left out. New rows of a table are drawn
+    around the mean of its rows (Hewitt 2021, "Initializing new word embeddings for pretrained language models"). Roles
+    that the forked run lacks, layers of a task's head without a source and, for a new tokenizer (`anew`), the tables
+    are initialised as in a new run.
 
     Raises:
       InputError: the forked run has no checkpoint, or its parameters have other shapes.
@@ -69,7 +80,9 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     for path, name in paths.items():
         shared = f"{owner}/{name.partition('/')[2]}"
         paths[path] = shared if name not in saved and shared in saved else name
-    paths = {path: name for path, name in paths.items() if not _is_new_head(name, saved.get(name), like[path].shape)}
+    paths = _with_task_head(paths, like, saved, exp.product.module.config.task.norm)
+    unread = _left_out(saved, set(paths.values()), owner)
+    _report([path for path in like if path not in paths], unread)
     vocab_axes = {path: axes[path].index("vocab") if "vocab" in axes[path] else None for path in like}
     targets = {}
     for path, name in paths.items():
@@ -79,33 +92,62 @@ def parameters(exp: Experiment, fork: Path) -> Params:
             if saved_shape != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(saved_shape, leaf.dtype, sharding=exp.layout.replicated)
         targets[name] = leaf
-    unused = {name: saved[name] for name in saved if _in_head(name) and name not in targets}
-    targets |= {
-        name: jax.ShapeDtypeStruct(shape, "float32", sharding=exp.layout.replicated) for name, shape in unused.items()
-    }
-    restored = flatten(restore_params(checkpointer, unflatten(targets)))
+    restored, uses = flatten(restore_params(checkpointer, unflatten(targets), but=unread)), Counter(paths.values())
+    # Each parameter needs a buffer of its own, which the train step donates.
+    source = lambda path: restored[paths[path]] if uses[paths[path]] == 1 else jnp.copy(restored[paths[path]])
     anew = exp.config.data.tokenizer.anew
     fresh = {}
-    if heads := [path.partition("/")[2] for path in like if path not in paths and _in_head(path)]:
-        report.say(f"new head   {', '.join(heads)}")
     if anew or len(paths) < len(like):
         state = exp.fresh_state()
         fresh = flatten(merge(state.params, state.frozen))
     resized = {
         path: fresh[path]
         if path not in paths or (anew and vocab_axes[path] is not None)
-        else _resized(restored[paths[path]], like[path], vocab_axes[path], exp.config.seed, number)
+        else _resized(source(path), like[path], vocab_axes[path], exp.config.seed, number)
         for number, path in enumerate(like)
     }
     return unflatten(resized)
 
 
-def _in_head(path: str) -> bool:
-    return path.partition("/")[2].startswith("task/")
+def _with_task_head(
+    paths: Mapping[str, str], like: Params, saved: Mapping[str, tuple[int, ...]], norm: bool
+) -> dict[str, str]:
+    """Chooses where the parameters of a task's head come from.
+
+    Args:
+      paths: the parameter of the forked run by that of the new run.
+      like: shapes of the new run's parameters.
+      saved: shapes of the forked run's parameters.
+      norm: whether the head has a norm.
+
+    Returns:
+      `paths` with these sources, and without parameters of the head that have none of the right shape.
+    """
+    chosen = {}
+    for path, name in paths.items():
+        role, _, rest = name.partition("/")
+        parent, _, leaf = rest.rpartition("/")
+        sources = [parent, *_SOURCES.get((parent, norm), ())] if rest.startswith("task/") else []
+        fitting = (each for each in (f"{role}/{source}/{leaf}" for source in sources) if each in saved)
+        source = next((each for each in fitting if saved[each] == like[path].shape), None) if sources else name
+        if source is not None:
+            chosen[path] = source
+    return chosen
 
 
-def _is_new_head(path: str, saved: tuple[int, ...] | None, shape: tuple[int, ...]) -> bool:
-    return _in_head(path) and saved != tuple(shape)
+def _report(drawn: Sequence[str], unread: Sequence[str]) -> None:
+    """Says which parameters of a task's head are new, and which other heads of the forked run this model lacks."""
+    new = [path.partition("/")[2] for path in drawn if path.partition("/")[2].startswith("task/")]
+    if new:
+        report.say(f"new head   {', '.join(new)}")
+    heads = {name.split("/")[1] for name in unread} - {path.split("/")[0] for path in new}
+    if heads:
+        report.say(f"left out   {', '.join(sorted(heads))}, which this model lacks")
+
+
+def _left_out(saved: Mapping[str, tuple[int, ...]], used: Collection[str], role: str) -> list[str]:
+    """Returns the parameters of heads of the forked run's product that the new run does not read."""
+    return [name for name in saved if name.startswith(tuple(f"{role}/{head}/" for head in HEADS)) and name not in used]
 
 
 def _roles(exp: Experiment, saved: Params, fork: Path) -> dict[str, str]:

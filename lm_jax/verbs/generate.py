@@ -141,7 +141,7 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
     if seq2seq is not None:
         # A target is a text of its own, not the rest of its source.
         text_of, wrap, shown = lambda row, tokens: tokenizer.decode(tokens), seq2seq.source, "{}\n  -> {}"
-    encode = lambda prompt: wrap(prompting.decoder_prompt(tokenizer, prompt))
+    encode = lambda prompt: wrap(prompting.decoder_prompt(tokenizer, _source(exp, prompt)))
     rows = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     settings = _settings(request, exp, max(map(len, rows)))
     vocab = exp.product.module.config.embed.vocab or 0
@@ -170,8 +170,9 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
 def _restore(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Replaces the sentinels of prompts by spans with an encoder-decoder, or answers prompts without sentinels."""
     tokenizer = exp.tokenizer
-    encode = lambda prompt: exp.config.conventions.source(prompting.span_prompt(tokenizer, prompt), tokenizer.eos)
-    sources = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    encode = lambda prompt: prompting.span_prompt(tokenizer, _source(exp, prompt))
+    wrap = lambda ids: exp.config.conventions.source(ids, tokenizer.eos)
+    sources = [wrap(encode(prompt)) if isinstance(prompt, str) else prompt for prompt in prompts]
     outputs = generate(exp.product.module, params, sources, **_settings(request, exp, 0))
     answers = []
     for prompt, source, output in zip(prompts, sources, outputs, strict=True):
@@ -240,6 +241,11 @@ def _settings(request: Request, exp: Experiment, prompt: int) -> dict[str, Any]:
     sampling = SamplingConfig(temperature=temperature, top_k=request.top_k, top_p=request.top_p)
     options = writing.options(exp, sentinels=exp.config.model.kind == "encoder_decoder" and _seq2seq(exp) is None)
     return {**options, "max_tokens": max_tokens, "sampling": sampling, "seed": request.seed or 0}
+
+
+def _source(exp: Experiment, prompt: str) -> str:
+    """The text that the model reads: of a run with the objective seq2seq, the prompt in the template of its sources."""
+    return prompt if _seq2seq(exp) is None else writing.source(exp, prompt)
 
 
 def _seq2seq(exp: Experiment) -> Seq2Seq | None:

@@ -7,6 +7,7 @@ without a tokenizer takes token ids. `--role.NAME=DIR` adds the checkpoint of an
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,13 +30,12 @@ from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.masked import MaskedConfig
 from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs import casting, report
+from lm_jax.verbs import casting, origins, report, tasks
 from lm_jax.verbs import workdir as workdirs
 from lm_jax.verbs.casting import Actor
 from lm_jax.verbs.runs import PRETRAINING
 from lm_jax.verbs.workdir import ORIGIN
 
-ABOUT = "about.json"
 # Tokenizer files of a checkpoint, which `export` copies unchanged.
 TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
@@ -78,9 +78,14 @@ def run(request: Request) -> int:
     tokenizer, notes = _tokenizer(path, checkpoint)
     conventions, unused = _conventions(source, path, checkpoint, tokenizer)
     actor, others = Actor(source=source, checkpoint=checkpoint, tokenizer_path=path), _others(request, path, tokenizer)
+    task = tasks.of_checkpoint(checkpoint) if path is not None and not others else None
     objective, separate = casting.objective(actor, others) if others else (_objective(checkpoint), ())
+    objective = objective if task is None else task.objective
     actors = {product(objectives.roles(objective)): actor, **others}
-    exp = Experiment(_config(actors, objective, conventions, workdir), tokenizer)
+    config = _config(actors, objective, conventions, workdir)
+    if task is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, columns=task.columns))
+    exp = Experiment(config, tokenizer, saved_labels=Tree() if task is None else task.labels)
     # Builds the models, so that errors occur before the first file is written.
     _ = exp.models
     params = {
@@ -104,7 +109,8 @@ def run(request: Request) -> int:
         report.say(f"  tensors that our models do not have, kept for exports: {', '.join(extra)}")
     fill = f" --role={next(iter(others))}" if others else ""
     prompt = "--prompt_ids=1,2,3" if path is None else "--prompt=..."
-    report.say(f"  lm-jax generate --workdir={workdir}{fill} {prompt}")
+    use = f"generate --workdir={workdir}{fill} {prompt}"
+    report.say(f"  lm-jax {use if task is None else f'evaluate --workdir={workdir} --config.data.path=FILE'}")
     report.say(
         f"  lm-jax train --config={workdir / 'recipe.py'} --fork={workdir} --workdir=NEW --config.data.path=TEXT"
         + (" --config.data.tokenizer.path=PATH" if path is None else "")
@@ -173,9 +179,11 @@ def _roles(checkpoint: Checkpoint) -> dict[str, int]:
 def _conventions(
     source: Path, tokenizer_path: Path | None, checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer
 ) -> tuple[ConventionsConfig, list[str]]:
-    """Returns the ids that the model expects around a text, and the names of generation settings that are ignored."""
+    """Returns the ids that the model expects around texts, and the names of generation settings that are ignored."""
     family, rows = str(checkpoint.tree.get("model_type", "")), checkpoint.config.embed.vocab or 0
-    prefix, suffix = ((), ()) if tokenizer_path is None else tokenizers.template(tokenizer_path, tokenizer, family)
+    template = tokenizers.Template()
+    if tokenizer_path is not None:
+        template = tokenizers.template(tokenizer_path, tokenizer, family)
     fields, unused = generation.read(source, checkpoint.tree, checkpoint.family.start_field)
     # The config.json of a small model may keep ids that its smaller table lacks, such as GPT-2's 50256.
     for name, value in fields.items():
@@ -184,7 +192,8 @@ def _conventions(
         elif value is not None and value >= rows:
             fields[name] = None
     fields["ends"] = fields["ends"] or ((tokenizer.eos,) if tokenizer.eos >= 0 else ())
-    return ConventionsConfig(prefix=prefix, suffix=suffix, foreign=True, **fields), unused
+    around = {"prefix": template.before, "suffix": template.after, "between": template.between}
+    return ConventionsConfig(**around, foreign=True, **fields), unused
 
 
 def _objective(checkpoint: Checkpoint) -> ObjectiveConfig:
@@ -236,4 +245,4 @@ def _write_origin(actor: Actor, origin: Path) -> None:
         tensor = lambda name, array: safetensors.Tensor(name, array.shape, array.dtype, lambda: array)
         safetensors.write(origin, [tensor(name, array) for name, array in extra.items()])
     about = {"config": actor.checkpoint.tree, "tensors": sorted(actor.checkpoint.entries)}
-    atomic.write_json(origin / ABOUT, about)
+    atomic.write_json(origin / origins.ABOUT, about)

@@ -33,7 +33,7 @@ from lm_jax.verbs.runs import open_run, restore
 CHUNK = 1024
 # Formats without names of columns, and files that have them.
 ANNOTATED, TABLES = ("conll", "labelled", "squad"), (".tsv", ".csv", ".jsonl", ".json")
-# As many texts, which take longer.
+# The same for texts, which take longer; at least a batch.
 TEXTS = 128
 # Flags of decoding, and their values if they are not given.
 DECODING = {"max_tokens": None, "temperature": None, "top_k": 0, "top_p": 1.0, "seed": None}
@@ -49,7 +49,7 @@ def run(request: Request) -> int:
     exp = with_rows(open_run(request), request.input)
     step, weights = restore(request, exp)
     answering = _answering(request, exp)
-    chunk = CHUNK if isinstance(answering, Answering) else TEXTS
+    chunk = CHUNK if isinstance(answering, Answering) else max(TEXTS, answering.batch)
     rows, records = answering.rows, cast(Columns, exp.store).records
     partial = None if output is None else output.with_name(f"{output.name}.partial")
     done = 0 if partial is None else complete_lines(partial)
@@ -102,7 +102,7 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
     columns = {name: {**column, **over} for name, column in data.columns.items() if name not in unread}
     for name, kind in stand_ins.items():
         of = parse(data.columns)[name].of
-        columns[name] = {"kind": kind, "of": of, "field": columns[of].get("field") or of}
+        columns[name] = {"kind": kind, "of": of}
     form = "auto" if tabled else data.format
     data = dataclasses.replace(data, path=path, format=form, columns=Tree(columns), dev="", validation=1.0)
     prepared = experiment.prepare(dataclasses.replace(exp.config, data=data), tokenizer=exp.tokenizer)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -68,18 +70,21 @@ def restore_model(request: Request, exp: Experiment) -> tuple[int | None, Params
     return step, exp.models.models[role].merge(exp.models.parameters(role, params))
 
 
-def restore_params(checkpointer: Checkpointer, like: Params, step: int | None = None) -> Params:
+def restore_params(
+    checkpointer: Checkpointer, like: Params, step: int | None = None, but: Collection[str] = ()
+) -> Params:
     """Restores parameters by role from a checkpoint; averaged parameters if it has them.
 
     Raises:
-      InputError: a parameter is missing, has another shape, or is not in `like`.
+      InputError: a parameter is missing, has another shape, or is neither in `like` nor in `but`.
     """
     step = checkpointer.latest() if step is None else step
     saved = {} if step is None else checkpointer.describe(step)
     trained = "averaged" if any(path.startswith("averaged/") for path in saved) else "params"
     group = lambda path: "frozen" if f"frozen/{path}" in saved else trained
     targets = unflatten({f"{group(path)}/{path}": leaf for path, leaf in flatten(like).items()})
-    restored, _ = checkpointer.restore(targets, step, where=f"({trained}|frozen)/({'|'.join(like)})/.*")
+    others = f"(?!({'|'.join(map(re.escape, but))})$)" if but else ""
+    restored, _ = checkpointer.restore(targets, step, where=f"({trained}|frozen)/{others}({'|'.join(like)})/.*")
     return merge(*restored.values())
 
 

@@ -36,7 +36,8 @@ def run(request: Request) -> int:
             {"vocab": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint, "directory": str(directory)}
         )
         return 0
-    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, saved in {directory}")
+    where = f"saved in {directory}" if request.output else f"kept for train in {directory}; --output=DIR saves a copy"
+    report.say(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} pieces from {data.name}, {where}")
     report.say(f"  {line!r}\n  {' '.join(pieces)}")
     return 0
 

@@ -92,7 +92,7 @@ def train(
             steps=steps,
             log_every=logs.every,
             save_every=config.checkpoint.every,
-            evaluates=epochs.evaluates(exp),
+            evaluates=epochs.evaluates(config.evaluate, len(exp.feed.rows("train")), config.data.batch),
             tick=tick,
             report=log,
             evaluate=evaluate if len(exp.feed.rows("validation")) else None,

@@ -1,13 +1,14 @@
 """The work directory of a run: its files, its lock, its first state, and changes to its configuration.
 
     config.json         the configuration, and under `history` its changes with date and step
+    labels.json         the names of the labels of each column, if there are any
     environment.json    package versions and devices of the process that started the run
     model_info.txt      every parameter: shape, axes, sharding
     tokenizer/          the tokenizer that the parameters were trained with
     checkpoints/        `lm_jax.train.checkpoint`
     lock                host and process id of the training process; the system releases it when the process ends
 
-Once there is a checkpoint, later runs change only config.json among the first four.
+Once there is a checkpoint, later runs change only config.json among the first five.
 """
 
 from __future__ import annotations

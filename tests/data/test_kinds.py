@@ -101,6 +101,24 @@ def test_tags_have_a_row_for_every_word(tmp_path):
     assert len(row(make_rows(corpus, text=9, tags=0), 0)["tags"]) == 2
 
 
+def test_words_are_read_without_tags(tmp_path):
+    path = json_lines(tmp_path / "a.jsonl", SENTENCES)
+    tagged = prepare(tmp_path, TAGGED, path)
+    columns = {"text": {}, "tags": {"kind": "words"}}
+
+    corpus = prepare(tmp_path, columns, path)
+
+    assert corpus.rows.tolist() == tagged.rows.tolist() == [0, 1, 3] and corpus.names == {"tags": []}
+    for record in (0, 1, 3):
+        words, expected = (each.read("tags", record, 99) for each in (corpus, tagged))
+        np.testing.assert_array_equal(words[:, :2], expected[:, :2])
+        assert not words[:, 2].any()
+    # Nothing but the text is read, which needs no other field.
+    path = json_lines(tmp_path / "b.jsonl", [{"body": "x y"}])
+    corpus = prepare(tmp_path, {"text": {"field": "body", "path": str(path)}, "tags": {"kind": "words"}}, "stdlib")
+    assert corpus.read("tags", 0, 9).tolist() == [[0, 1, 0], [2, 3, 0]] and corpus.report["read"]["documents"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "tags", "problem"),
     [

@@ -109,7 +109,7 @@ def test_the_template_of_an_encoder_decoder_adds_eos_to_the_source(ours):
 
 def test_ids_around_a_text_and_added_tokens_are_exported(ours):
     more = tokenizers.extend(ours, ("<|user|>", "harbour"))
-    files = interchange.files(more, "decoder", around=((ours.bos,), (ours.sep,)))
+    files = interchange.files(more, "decoder", around=tokenizers.Template((ours.bos,), (ours.sep,)))
     import tokenizers as library
 
     theirs = library.Tokenizer.from_str(files["tokenizer.json"].decode())

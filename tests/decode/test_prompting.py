@@ -34,7 +34,7 @@ def test_a_filled_row_reads_as_the_text(tokenizer):
 
 
 def test_text_without_a_mask_is_refused(tokenizer):
-    with pytest.raises(InputError, match="<mask>"):
+    with pytest.raises(InputError, match=r"has no \[MASK\]; write \[MASK\] for each piece"):
         prompting.masked_prompt(tokenizer, "the cat sat")
 
 

@@ -6,8 +6,8 @@ import pytest
 import tiny
 
 from lm_jax.core.config import InputError
-from lm_jax.interop import huggingface
-from lm_jax.interop.huggingface import function_of
+from lm_jax.interop import choice, huggingface
+from lm_jax.interop.choice import function_of
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES
 
@@ -55,7 +55,7 @@ def read_back(tree, tensors=()):
 
 @pytest.mark.parametrize("preset", CLASSES)
 def test_a_preset_is_exported_as_its_own_class(preset):
-    tree = huggingface.tree_for(tiny.config(preset))
+    tree = choice.tree_for(tiny.config(preset))
     assert (tree["model_type"], *tree["architectures"]) == CLASSES[preset]
 
 
@@ -66,13 +66,13 @@ def test_exported_settings_are_read_back_as_the_same_function(preset):
     tree = family.settings(config)
     again = read_back(tree, tree.pop("tensors", ()))
     assert function_of(again) == function_of(config)
-    assert tree == huggingface.tree_for(config)
+    assert tree == choice.tree_for(config)
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "roberta", "t5"])
 def test_squared_relu_is_exported_under_its_name_in_transformers(preset):
     over = tiny.everywhere(preset, block__feedforward__activation="squared_relu")
-    tree = huggingface.tree_for(tiny.config(preset, over=over))
+    tree = choice.tree_for(tiny.config(preset, over=over))
     assert (tree["model_type"], *tree["architectures"]) == CLASSES[preset]
     assert [value for value in tree.values() if value in ("relu2", "gated-relu2")]
 
@@ -89,7 +89,7 @@ def test_mt5_writes_its_own_settings():
 def test_a_model_that_no_family_computes_is_refused_in_one_line(name):
     preset, over = OTHERS[name]
     with pytest.raises(InputError, match="no Hugging Face family computes") as error:
-        huggingface.tree_for(tiny.config(preset, over=over))
+        choice.tree_for(tiny.config(preset, over=over))
     assert "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ from interop.test_huggingface import assert_same, changed, random_params
 
 from lm_jax import interop
 from lm_jax.core.config import InputError
-from lm_jax.interop import huggingface, safetensors
+from lm_jax.interop import choice, huggingface, safetensors
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import deberta
 
@@ -34,8 +34,8 @@ TREE = {
 
 
 def read(tensors=(), **over):
-    settings = Settings({**TREE, **over}, tensors)
-    config = deberta.config(settings)
+    settings = Settings({**TREE, **over}, tensors, heads=deberta.FAMILY.heads)
+    config = deberta.FAMILY.configure(settings)
     settings.finish()
     return config
 
@@ -68,7 +68,7 @@ def test_scores_are_scaled_for_all_terms_even_without_relative_positions():
         ({"z_steps": 2}, "z_steps is 2"),
         ({"conv_kernel_size": 4}, "width is 4; expected an odd"),
         ({"embedding_size": 16, "legacy": False}, "embedding_size is 16 and hidden_size 32"),
-        ({"architectures": ["DebertaV2ForMultipleChoice"]}, "DebertaV2ForMultipleChoice"),
+        ({"architectures": ["DebertaV2ForPreTraining"]}, "DebertaV2ForPreTraining"),
         ({"architectures": ["DebertaV2ForSequenceClassification"], "pooler_hidden_size": 8}, "pooler_hidden_size is 8"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -87,7 +87,7 @@ def later(arrays):
 
 def test_released_models_whose_settings_lack_the_class_are_read(tmp_path):
     config = tiny.config("deberta")
-    params, tree = random_params(config), huggingface.tree_for(config)
+    params, tree = random_params(config), choice.tree_for(config)
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     huggingface.save(tmp_path / "ours", tree, config, params)
@@ -95,7 +95,7 @@ def test_released_models_whose_settings_lack_the_class_are_read(tmp_path):
     fields = {name: value for name, value in tree.items() if name not in ("architectures", "tie_word_embeddings")}
     (folder / "config.json").write_text(json.dumps(fields))
     module, again = interop.load(folder)
-    assert huggingface.function_of(module.config) == huggingface.function_of(config)
+    assert choice.function_of(module.config) == choice.function_of(config)
     assert_same(again, params)
 
 

@@ -8,7 +8,7 @@ import tiny
 from lm_jax import interop
 from lm_jax.core.config import InputError, Tree, from_config_dict
 from lm_jax.core.trees import named_leaves
-from lm_jax.interop import huggingface
+from lm_jax.interop import choice, huggingface
 from lm_jax.interop.settings import Settings
 from lm_jax.models.config import KINDS
 from lm_jax.models.presets import PRESETS
@@ -125,30 +125,30 @@ def test_every_size_of_a_preset_is_its_family_and_reads_back_as_the_same_functio
         tree = PRESETS[preset].build(size)
         tree.embed.vocab = tiny.VOCABULARY.size
         config = from_config_dict(KINDS[tree.kind], tree)
-        theirs = huggingface.tree_for(config)
+        theirs = choice.tree_for(config)
         assert (theirs["model_type"], *theirs["architectures"]) == DECODERS[preset]
-        assert huggingface.function_of(read_back(theirs)) == huggingface.function_of(config)
+        assert choice.function_of(read_back(theirs)) == choice.function_of(config)
 
 
 @pytest.mark.parametrize(("preset", "kind"), TYPES.items())
 def test_other_presets_are_exported_as_their_families(preset, kind):
-    assert huggingface.tree_for(tiny.config(preset))["model_type"] == kind
+    assert choice.tree_for(tiny.config(preset))["model_type"] == kind
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_of_a_family_write_the_fields_that_differ(name):
     preset, over, kind, fields = VARIANTS[name]
     config = tiny.config(preset, over=over)
-    theirs = huggingface.tree_for(config)
+    theirs = choice.tree_for(config)
     assert {"model_type": kind, **fields}.items() <= theirs.items()
-    assert huggingface.function_of(read_back(theirs)) == huggingface.function_of(config)
+    assert choice.function_of(read_back(theirs)) == choice.function_of(config)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_no_family_computes_is_refused_in_one_line(name):
     preset, over = REFUSED[name]
     with pytest.raises(InputError, match="no Hugging Face family computes what this model computes") as error:
-        huggingface.tree_for(tiny.config(preset, over=over))
+        choice.tree_for(tiny.config(preset, over=over))
     assert "\n" not in str(error.value)
 
 
@@ -158,7 +158,7 @@ def test_an_export_loads_with_the_same_parameters(preset, tmp_path):
     config, generator = tiny.config(preset), np.random.default_rng(0)
     shapes = huggingface.describe(config)[1]
     params = jax.tree.map(lambda shape: generator.normal(size=shape.shape).astype(np.float32), shapes)
-    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    huggingface.save(tmp_path, choice.tree_for(config), config, params)
     loaded = interop.load(tmp_path)[1]
     for (path, before), (_, after) in zip(named_leaves(params), named_leaves(loaded), strict=True):
         np.testing.assert_array_equal(before, after, err_msg=path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lm_jax.core.config import Tree, from_config_dict
-from lm_jax.interop.huggingface import family_of, function_of
+from lm_jax.interop.choice import function_of
+from lm_jax.interop.huggingface import family_of
 from lm_jax.interop.settings import Settings
 from lm_jax.models.config import KINDS
 from lm_jax.models.presets import PRESETS

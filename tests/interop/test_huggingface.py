@@ -12,7 +12,7 @@ from interop.cases import FAMILIES, case
 from lm_jax import interop
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import named_leaves
-from lm_jax.interop import huggingface, safetensors
+from lm_jax.interop import choice, huggingface, safetensors
 from lm_jax.interop.huggingface import open_checkpoint
 from lm_jax.interop.safetensors import Tensor
 from lm_jax.parallel import mesh
@@ -34,7 +34,7 @@ def gpt2(tmp_path_factory):
     """An exported directory, its configuration and its parameters."""
     folder, config = tmp_path_factory.mktemp("gpt2"), tiny.config("gpt2")
     params = random_params(config)
-    huggingface.save(folder, huggingface.tree_for(config), config, params)
+    huggingface.save(folder, choice.tree_for(config), config, params)
     return folder, config, params
 
 
@@ -59,7 +59,7 @@ def test_classes_of_sentence_pairs_keep_their_meaning(preset, head, order, tmp_p
     """Our class 1 is the next sentence, BERT's is 0; swapped segments are class 1 here and in ALBERT."""
     config = tiny.config(preset)
     params = random_params(config)
-    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    huggingface.save(tmp_path, choice.tree_for(config), config, params)
     entries = safetensors.entries(tmp_path)
     for leaf, name in (("kernel", "weight"), ("bias", "bias")):
         theirs = entries[f"{head or 'sop_classifier.classifier'}.{name}"].read()
@@ -69,7 +69,7 @@ def test_classes_of_sentence_pairs_keep_their_meaning(preset, head, order, tmp_p
 def test_the_span_boundary_head_is_left_out_of_an_export(tmp_path):
     config = tiny.config("bert", over={"boundary": 4, "boundary_width": 8, "pair_classes": 0})
     params = random_params(config)
-    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    huggingface.save(tmp_path, choice.tree_for(config), config, params)
     _, loaded = interop.load(tmp_path)
     assert "boundary" in params and "boundary" not in loaded
     assert_same({name: tree for name, tree in params.items() if name != "boundary"}, loaded)
@@ -79,9 +79,9 @@ def test_the_span_boundary_head_is_left_out_of_an_export(tmp_path):
 def test_export_then_import_is_the_identity(preset, tmp_path):
     config = tiny.config(preset)
     params = random_params(config)
-    huggingface.save(tmp_path, huggingface.tree_for(config), config, params)
+    huggingface.save(tmp_path, choice.tree_for(config), config, params)
     module, again = interop.load(tmp_path)
-    assert huggingface.function_of(module.config) == huggingface.function_of(config)
+    assert choice.function_of(module.config) == choice.function_of(config)
     assert_same(params, again)
 
 
@@ -101,7 +101,7 @@ def test_import_then_export_is_the_identity(family, tmp_path):
 def test_a_model_that_no_family_computes_is_not_exported():
     config = tiny.config("gpt2", over={"stack.block.norm_placement": "sandwich"})
     with pytest.raises(InputError, match="no Hugging Face family"):
-        huggingface.tree_for(config)
+        choice.tree_for(config)
 
 
 def test_missing_tensors_are_named(gpt2, tmp_path):
@@ -149,7 +149,7 @@ def test_links_into_a_cache_are_followed(gpt2, tmp_path):
 def test_names_of_the_first_releases_are_read(tmp_path):
     config = tiny.config("bert")
     params = random_params(config)
-    huggingface.save(tmp_path / "new", huggingface.tree_for(config), config, params)
+    huggingface.save(tmp_path / "new", choice.tree_for(config), config, params)
     early = lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     (tmp_path / "old").mkdir()
     rename = lambda arrays: {early(name): array for name, array in arrays.items()}

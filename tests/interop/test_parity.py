@@ -14,7 +14,7 @@ import pytest
 from interop.cases import FAMILIES, case
 
 from lm_jax import interop
-from lm_jax.interop.huggingface import function_of
+from lm_jax.interop.choice import function_of
 from lm_jax.interop.verify import verify
 from lm_jax.models.interface import Inputs, Past
 

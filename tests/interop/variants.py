@@ -105,27 +105,36 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("BertForSequenceClassification", {"num_labels": 1}),
     ("BertForTokenClassification", {}),
     ("BertForQuestionAnswering", {"_pad": "left"}),
+    ("BertForMultipleChoice", {"_types": True}),
     ("BertLMHeadModel", {"is_decoder": True}),
     ("RobertaForMaskedLM", {"pad_token_id": 3, "num_attention_heads": 6, "_pad": "left"}),
     ("RobertaForMaskedLM", {"tie_word_embeddings": False, "pad_token_id": 0}),
     ("RobertaForSequenceClassification", {}),
     ("RobertaForQuestionAnswering", {}),
+    ("RobertaForMultipleChoice", {}),
     ("AlbertForMaskedLM", {"num_hidden_groups": 4, "inner_group_num": 2, "_pad": "left"}),
     ("AlbertForMaskedLM", {"tie_word_embeddings": False}),
     ("AlbertForPreTraining", {"inner_group_num": 2, "hidden_act": "relu", "num_hidden_layers": 3}),
     ("AlbertForTokenClassification", {}),
+    ("AlbertForSequenceClassification", {}),
+    ("AlbertForMultipleChoice", {}),
     ("DistilBertForMaskedLM", {"activation": "relu", "tie_word_embeddings": False}),
     ("DistilBertForSequenceClassification", {}),
+    ("DistilBertForQuestionAnswering", {}),
+    ("DistilBertForMultipleChoice", {}),
     ("ElectraForPreTraining", {"hidden_act": "relu"}),
     ("ElectraForMaskedLM", {"hidden_act": "gelu_new", "embedding_size": 32, "tie_word_embeddings": False}),
     ("ElectraForSequenceClassification", {}),
+    ("ElectraForMultipleChoice", {"summary_activation": "tanh"}),
     ("ModernBertForMaskedLM", {"global_attn_every_n_layers": 2, "hidden_activation": "silu", "_length": 30}),
     ("ModernBertForMaskedLM", {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True}),
     ("ModernBertForSequenceClassification", {"classifier_pooling": "mean"}),
     ("ModernBertForTokenClassification", {}),
+    ("ModernBertForMultipleChoice", {"classifier_pooling": "cls"}),
     ("DebertaV2ForMaskedLM", {"share_att_key": False, "pos_att_type": ["c2p"], "norm_rel_ebd": "none"}),
     ("DebertaV2ForMaskedLM", {"position_buckets": -1, "position_biased_input": True, "legacy": False}),
     ("DebertaV2ForSequenceClassification", {"type_vocab_size": 2, "_types": True}),
+    ("DebertaV2ForMultipleChoice", {"pooler_hidden_act": "tanh"}),
     ("OpenAIGPTLMHeadModel", {"afn": "relu"}),
     ("GPT2LMHeadModel", {"scale_attn_by_inverse_layer_idx": True, "activation_function": "silu", "_pad": "left"}),
     ("GPT2LMHeadModel", {"scale_attn_weights": False, "n_inner": 56, "tie_word_embeddings": False}),
@@ -256,7 +265,11 @@ def _inputs(kind: str, config: Any, over: dict[str, Any], draw: np.random.Genera
     inputs = {"input_ids": ids, "attention_mask": mask}
     if over.get("_types"):
         inputs["token_type_ids"] = (np.arange(length)[None] >= length // 2) * np.ones((BATCH, 1), np.int64)
-    return inputs | _labels(kind, config, inputs, tokens, draw)
+    inputs |= _labels(kind, config, inputs, tokens, draw)
+    if kind.endswith("ForMultipleChoice"):
+        # The rows are the choices of one question.
+        inputs = {key: array if key == "labels" else array[None] for key, array in inputs.items()}
+    return inputs
 
 
 def _labels(kind: str, config: Any, inputs: dict[str, np.ndarray], tokens: Any, draw: Any) -> dict[str, np.ndarray]:
@@ -271,6 +284,8 @@ def _labels(kind: str, config: Any, inputs: dict[str, np.ndarray], tokens: Any, 
             ids[np.arange(BATCH), mask.sum(1) - 1] = config.eos_token_id
         classes = config.num_labels
         return {"labels": draw.integers(0, classes, BATCH) if classes > 1 else np.float32(draw.normal(size=BATCH))}
+    if kind.endswith("ForMultipleChoice"):
+        return {"labels": draw.integers(0, BATCH, 1)}
     if kind.endswith("ForTokenClassification"):
         return {"labels": np.where(mask > 0, draw.integers(0, config.num_labels, ids.shape), IGNORED)}
     if kind.endswith("ForQuestionAnswering"):

@@ -25,6 +25,7 @@ def test_a_blank_is_shown_with_words_but_scored_on_all_pieces():
 
     assert quickstart.shown(exp, "bert", [parts[0], words[0], *parts[1:], *words[1:]]) == "the, in, is, string, list"
     question = quickstart.Question(np.array([words[1], words[0], words[2]]), 1, 2)
+    assert quickstart.marked(exp, question) == "in [the] is"
     assert quickstart.right("bert", [question] * 2, [[*parts[:4], words[0]], [*parts, words[0]]]) == [True, False]
 
 

@@ -1,5 +1,6 @@
 """Extractive question answering: rows, loss, best spans, and answers as parts of the original texts."""
 
+import functools
 import itertools
 import json
 
@@ -20,6 +21,7 @@ from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.answer import Answer, AnswerConfig, best_spans
 from lm_jax.objectives.base import Part, Vocabulary
 
+setting = functools.cache(tiny.setting)
 LENGTH = 24
 CONFIG = AnswerConfig(overlap=6, question_length=8, longest=5)
 CONTEXT = "  Die Cafe\u0301s in İzmir haben\r\n6½ Sterne 👩‍👩‍👧: 他在北京的家 – ÉCOLE Été 🎉 THE END\n"
@@ -197,7 +199,7 @@ def test_the_best_spans_lie_in_the_context_and_are_counted_in_the_whole_of_it(tm
 
 
 def test_the_loss_is_that_of_the_tokens_of_a_row_whatever_its_padding():
-    case = tiny.setting("answer")
+    case = setting("answer")
     objective, batch = case.objective, dict(case.batch)
     logits = np.random.default_rng(2).standard_normal((8, objective.length, 2)).astype(np.float32)
     losses, weights = objective.losses(scored(objective, logits, batch), batch)
@@ -230,7 +232,7 @@ def test_it_keeps_the_laws_on_windows_of_a_file(tmp_path):
 
 
 def test_a_batch_has_a_loss_and_outputs_of_fixed_shapes():
-    case = tiny.setting("answer")
+    case = setting("answer")
     part = Part(batch=case.batch, weights=case.objective.weights(case.batch))
     answer = lambda params: case.objective.answer(case.models.bind(params, {}), part)
     loss, outputs = jax.eval_shape(answer, case.params)
@@ -239,7 +241,7 @@ def test_a_batch_has_a_loss_and_outputs_of_fixed_shapes():
 
 
 def test_the_head_scores_every_token():
-    objective = tiny.setting("answer").objective
+    objective = setting("answer").objective
     head = objective.head(TaskHeadConfig(dense=True, activation="tanh", dropout=0.1))
     assert (head.classes, head.pool, head.dense, head.activation, head.dropout) == (2, "all", False, "", 0.1)
     # A released head of another form stays as it is.

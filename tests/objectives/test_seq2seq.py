@@ -166,3 +166,13 @@ def test_targets_longer_than_the_learned_positions_of_the_decoder_are_refused():
     config = tiny.config("bart", over={"embed.max_length": 16})
     with pytest.raises(InputError, match="targets have up to 17 tokens, but config.model.embed.max_length is 16"):
         Seq2Seq(Seq2SeqConfig(target_length=17), tiny.VOCABULARY, 16).check({"model": config})
+
+
+def test_the_source_of_a_chat_ends_with_its_text():
+    config = Seq2SeqConfig(target_length=4, closed=False)
+    row = features(20, 2, kind="decoder", config=config)
+    assert row["prefix"] == 7
+    np.testing.assert_array_equal(row["tokens"], [*range(10, 17), 20, 21, 0])
+    np.testing.assert_array_equal(row["targets"][row["weights"] > 0], [20, 21, tiny.VOCABULARY.eos])
+    # An encoder always reads the special tokens of its sources.
+    assert features(3, 2, config=config)["source"][3] == tiny.VOCABULARY.eos

@@ -10,7 +10,8 @@ import tiny
 
 from lm_jax.core.config import InputError, Tree
 from lm_jax.data.tables import Records
-from lm_jax.models.task import TaskHeadConfig, pooled
+from lm_jax.models.pooling import pooled
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig, build_objective
 from lm_jax.objectives.choice import ChoiceConfig
 from lm_jax.objectives.classify import ClassifyConfig
@@ -137,6 +138,14 @@ def test_words_beyond_the_row_are_left_out():
     row = {"text": laws.text(9)[:3], "tags": np.array([[0, 1, 1], [1, 2, 2], [2, 4, 1], [4, 5, 2]])}
     features = objective.features(row, np.random.default_rng(0))
     assert features["answers"].tolist() == [0, 1, 2, 1, 0] and features["weights"].tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_word_without_a_token_gets_no_position():
+    objective = build_objective(ObjectiveConfig(name="tag", tag=TagConfig()), VOCABULARY, 8, "encoder")
+    row = {"text": laws.text(9)[:2], "tags": np.array([[0, 1, 1], [1, 1, 2], [1, 2, 1], [2, 2, 2]])}
+    features = objective.features(row, np.random.default_rng(0))
+    # Neither the next word nor the [SEP] has its tag.
+    assert features["answers"].tolist() == [0, 1, 1, 0, 0, 0, 0, 0] == features["weights"].astype(int).tolist()
 
 
 def test_pools_do_not_read_padding():

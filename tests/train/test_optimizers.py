@@ -334,6 +334,40 @@ def test_factors_of_the_model_multiply_those_of_the_config():
     np.testing.assert_allclose(changes["a"], -0.15, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_multiplies_the_updates_of_each_layer(name):
+    config = OptimizerConfig(name=name, learning_rate=0.1, clip=0.0, schedule=STEADY)
+    shapes = {"layers": {"kernel": (3, 4, 2), "bias": (3, 2)}}
+    axes = {"layers": {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")}}
+    factors = {"layers/kernel": np.array([0.25, 0.5, 1.0], np.float32).reshape(3, 1, 1), "layers/bias": 0.5}
+    rng = np.random.default_rng(0)
+    draw = lambda shape: jnp.asarray(rng.standard_normal(shape, np.float32))
+    params, grads = ({"layers": {key: draw(shape) for key, shape in shapes["layers"].items()}} for _ in range(2))
+
+    def update(factors):
+        optimizer = optimizers.build_optimizer(config, 10, axes, factors)
+        return optimizer.update(grads, optimizer.init(params), params)[0]["layers"]
+
+    plain, scaled = update(None), update(factors)
+    np.testing.assert_allclose(scaled["kernel"], plain["kernel"] * factors["layers/kernel"], rtol=1e-5)
+    np.testing.assert_allclose(scaled["bias"], plain["bias"] * 0.5, rtol=1e-5)
+
+
+def test_patterns_match_paths_with_and_without_the_role():
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        clip=0.0,
+        schedule=STEADY,
+        adamw=AdamWConfig(weight_decay=0.5),
+        no_decay=("^head",),
+        multipliers=(Multiplier(pattern="^token", factor=0.1),),
+    )
+    params = {"model": {"token": {"table": jnp.ones(2)}, "head": {"table": jnp.ones(2)}}}
+    changes = first_update(config, params, jax.tree.map(jnp.ones_like, params))["model"]
+    np.testing.assert_allclose(changes["token"]["table"], -0.1 * 1.5 * 0.1, rtol=1e-5)
+    np.testing.assert_allclose(changes["head"]["table"], -0.1, rtol=1e-5)
+
+
 def test_schedule_free_refuses_a_schedule():
     with pytest.raises(InputError, match=r"schedule\.name is 'cosine'; optimizer schedule_free requires 'constant'"):
         optimizers.build_optimizer(OptimizerConfig(name="schedule_free"), 10, {})

@@ -18,7 +18,7 @@ from lm_jax.core.trees import flatten, unflatten
 from lm_jax.data import tokenizers
 from lm_jax.data.config import DataConfig
 from lm_jax.data.tokenizers import TokenizerConfig, interchange
-from lm_jax.interop import huggingface, safetensors
+from lm_jax.interop import choice, huggingface, safetensors
 from lm_jax.interop.huggingface import open_checkpoint
 from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
@@ -40,7 +40,7 @@ def write(folder, preset, tokenizer, tables, **over):
     config = tiny.config(preset, over={**small, **over})
     _, params = tiny.build(config, Inputs(tokens=jnp.zeros((1, 2), jnp.int32)))
     params = {**flatten(params), **tables}
-    huggingface.save(folder, huggingface.tree_for(config), config, unflatten(params))
+    huggingface.save(folder, choice.tree_for(config), config, unflatten(params))
     for name, content in interchange.files(tokenizer, "encoder", types=True, longest=32).items():
         (folder / name).write_bytes(content)
     return params

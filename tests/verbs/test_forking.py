@@ -11,6 +11,7 @@ from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import tokenizers
 from lm_jax.data.tokenizers import TokenizerConfig
+from lm_jax.models.task import TaskHeadConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import forking
 from lm_jax.verbs.runs import restore_params
@@ -77,6 +78,24 @@ def test_without_added_tokens_no_parameter_changes(parent):
     exp = child(parent)
     old = restored(parent)
     jax.tree.map(np.testing.assert_array_equal, forking.parameters(exp, parent), old)
+
+
+def test_the_head_of_a_task_is_new_unless_it_fits(parent, tmp_path, capsys):
+    exp = child(parent)
+    headed = lambda classes: dataclasses.replace(
+        exp, config=dataclasses.replace(exp.config, model=dataclasses.replace(exp.config.model, task=head(classes)))
+    )
+    head = lambda classes: TaskHeadConfig(classes=classes)
+    new = forking.parameters(headed(3), parent)["model"]["task"]["out"]
+    assert new["kernel"].shape[1] == 3 and "new head   task/out/bias, task/out/kernel" in capsys.readouterr().out
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        checkpointer.save(0, {"params": headed(3).fresh_state().params}, {})
+    shutil.copy(parent / "config.json", tmp_path)
+    kept = forking.parameters(headed(3), tmp_path)["model"]["task"]["out"]
+    np.testing.assert_array_equal(np.asarray(kept["kernel"]), np.asarray(new["kernel"]))
+    assert "new head" not in capsys.readouterr().out
+    assert forking.parameters(headed(2), tmp_path)["model"]["task"]["out"]["kernel"].shape[1] == 2
+    assert "task" not in forking.parameters(exp, tmp_path)["model"]
 
 
 def test_anew_initialises_the_tables_and_keeps_the_rest(parent):

@@ -1,6 +1,7 @@
 """Completion offers the keys that the command line accepts."""
 
 import pytest
+import workdirs
 from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
@@ -14,8 +15,8 @@ def leaves(tree, path="config"):
 
 
 @pytest.mark.parametrize("recipe", sorted(file.stem for file in flags.recipe_folder().glob("*.py")))
-def test_keys_read_from_the_source_are_those_of_the_complete_configuration(recipe):
-    config = flags.load_recipe(recipe)
+def test_keys_read_from_the_source_are_those_of_the_complete_configuration(recipe, tmp_path):
+    config = experiment.adopt(flags.load_recipe(recipe), str(workdirs.configure(tmp_path)), None)
     assert sorted(keys(config)) == sorted(leaves(experiment.complete(config)))
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning: the model of `--fork`, epochs, dev files, the best checkpoint, early stopping, seeds."""
 
+import dataclasses
 import json
 import shutil
 
@@ -122,6 +123,8 @@ def test_only_matching_parameters_are_trained(train, tmp_path, capsys):
     assert {path.partition("/model/")[2] for path in moments} == trained
     exp = experiment.load(workdir)
     assert lm_jax("evaluate", f"--workdir={workdir}") == 0 and exp.config.train.epochs == 0
+    head = dataclasses.replace(exp.config, train=dataclasses.replace(exp.config.train, only=("^task/",)))
+    assert exp.models.trains_layers("model") and not dataclasses.replace(exp, config=head).models.trains_layers("model")
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_paths(train, tmp_path, capsys):

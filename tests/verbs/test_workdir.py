@@ -143,6 +143,17 @@ def test_rates_schedule_and_clipping_may_change_and_the_history_records_it(run, 
     assert lm_jax("inspect", str(run)) == 0
 
 
+def test_a_column_saved_without_the_keys_of_a_later_version_has_not_changed(tmp_path):
+    columns = {"text": {}, "label": {"kind": "label"}}
+    recipe = ConfigDict({"model": PRESETS["bert"].build("tiny"), "data": {"columns": columns}})
+    config = experiment.parse(experiment.complete(recipe))
+    saved = experiment.as_json(config)
+    for column in saved["data"]["columns"].values():
+        del column["dev"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert workdirs.changes(config, tmp_path) == []
+
+
 def test_a_run_that_is_killed_after_a_change_was_recorded_still_resumes(run, train, capsys):
     changes = ("--config.optimizer.clip=0", "--config.optimizer.learning_rate=0.001")
     path = run / "config.json"

@@ -51,13 +51,16 @@ def check(config: CleanConfig) -> None:
         )
 
 
-def clean(document: bytes | str, config: CleanConfig, report: reports.Report) -> str | None:
+def clean(
+    document: bytes | str, config: CleanConfig, report: reports.Report, sides: tuple[str, str] = ("", "")
+) -> str | None:
     """Clean a document.
 
     Args:
       document: text, or bytes to decode.
       config: the cleaning steps.
       report: counts of changed and dropped documents, updated in place.
+      sides: what to put before and after a text, if there is text: those of a template.
 
     Returns:
       The cleaned text, or None if the document is dropped.
@@ -77,6 +80,9 @@ def clean(document: bytes | str, config: CleanConfig, report: reports.Report) ->
     if problem:
         step = reports.fallback(config.encoding) if problem == "fallback" else f"decode ({problem})"
         report["changed"][step] = report["changed"].get(step, 0) + 1
+    # A text without a letter or digit may be nothing but control characters.
+    if any(sides) and (any(map(str.isalnum, text)) or apply(text, config).strip()):
+        text = sides[0] + text + sides[1]
     for name in config.steps:
         cleaned = STEPS[name](text)
         if cleaned != text:
@@ -89,6 +95,13 @@ def clean(document: bytes | str, config: CleanConfig, report: reports.Report) ->
     if 0 < config.max_characters < len(text):
         return _drop(report, "long", size)
     reports.count(report, "kept", len(text.encode()))
+    return text
+
+
+def apply(text: str, config: CleanConfig) -> str:
+    """Apply the cleaning steps to a text."""
+    for name in config.steps:
+        text = STEPS[name](text)
     return text
 
 

@@ -7,7 +7,7 @@ from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
 from lm_jax.data.tokenizers.extended import extend
 from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
 from lm_jax.data.tokenizers.simple import IDS, NEEDS_IDS, ids_tokenizer
-from lm_jax.data.tokenizers.template import template
+from lm_jax.data.tokenizers.template import Template, template
 from lm_jax.data.tokenizers.training import KINDS, train
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "NEEDS_IDS",
     "SPECIALS",
+    "Template",
     "Tokenizer",
     "TokenizerConfig",
     "cased",

@@ -20,6 +20,7 @@ from lm_jax.data.parts import PART
 from lm_jax.data.tokenizers import huggingface, sentencepiece
 from lm_jax.data.tokenizers.base import ROLES, SPECIALS, UNK, UNKNOWN, Tokenizer
 from lm_jax.data.tokenizers.extended import Extended
+from lm_jax.data.tokenizers.template import Template
 
 CONFIG = "tokenizer_config.json"
 _MARK = sentencepiece.MARK
@@ -31,7 +32,8 @@ def files(
     *,
     types: bool = False,
     longest: int | None = None,
-    around: tuple[Sequence[int], Sequence[int]] | None = None,
+    around: Template | None = None,
+    padding: str = "",
 ) -> dict[str, bytes]:
     """Return the contents of tokenizer.json and tokenizer_config.json by file name.
 
@@ -40,19 +42,21 @@ def files(
       kind: "decoder", "encoder" or "encoder_decoder"; determines the special tokens around a text.
       types: whether the model has token types for the two texts of a pair.
       longest: maximum number of tokens of the model; None for no limit.
-      around: special ids before and after a text; None: those that `kind` determines.
+      around: special ids around a text and between two; None: those that `kind` determines.
+      padding: the side on which rows are padded, "left" or "right"; empty: left for a decoder, which continues texts.
 
     Raises:
       InputError: tokenizer.json cannot express the tokenizer.
     """
     tree = lookup(TREES, tokenizer.kind, "the kind of the tokenizer")(tokenizer)
     tree["added_tokens"] = [*(tree.get("added_tokens") or ()), *_extended(tokenizer)]
-    frame = _frame(tokenizer, kind) if around is None else (("A",), ("B",))
+    frame = _frame(tokenizer, kind)
     if around is not None:
-        names = [[tokenizer.piece(int(token)) for token in side] for side in around]
-        frame = ((*names[0], "A", *names[1]), (*names[0], "B", *names[1]))
+        before, after, between = ([tokenizer.piece(int(token)) for token in ids] for ids in around)
+        frame = (*before, "A", *after), (*before, "A", *between), ("B", *after)
     tree |= {"post_processor": _template(tokenizer, *frame), "truncation": None, "padding": None}
-    return {huggingface.FILE: huggingface.serialise(tree), CONFIG: _config(tokenizer, kind, types, longest)}
+    side = padding or ("left" if kind == "decoder" else "right")
+    return {huggingface.FILE: huggingface.serialise(tree), CONFIG: _config(tokenizer, kind, types, longest, side)}
 
 
 def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
@@ -63,7 +67,7 @@ def roles(tokenizer: Tokenizer, kind: str) -> dict[str, int]:
     return {role: token for role, token in ids.items() if token is not None}
 
 
-def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -> bytes:
+def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None, side: str) -> bytes:
     """Return tokenizer_config.json; it names the generic class, because a family's class would add processing steps."""
     tree = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -72,14 +76,14 @@ def _config(tokenizer: Tokenizer, kind: str, types: bool, longest: int | None) -
         "clean_up_tokenization_spaces": False,
         # Without token types: GPT-2 would embed them as tokens 0 and 1, and other models refuse them.
         "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
-        "padding_side": "left" if kind == "decoder" else "right",
+        "padding_side": side,
     }
     tree |= {} if longest is None else {"model_max_length": longest}
     return (json.dumps(tree, ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return templates of a text A and a second text B: [CLS] and [SEP] for an encoder, EOS for a source text."""
+def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return templates of a text A, and of the texts A and B of a pair: [CLS] and [SEP], or EOS after a source text."""
     first, second = {
         "decoder": ((), ()),
         "encoder": (("cls", "A", "sep"), ("B", "sep")),
@@ -87,25 +91,26 @@ def _frame(tokenizer: Tokenizer, kind: str) -> tuple[tuple[str, ...], tuple[str,
     }[kind]
     ids = [getattr(tokenizer, name) for name in (*first, *second) if name not in "AB"]
     if any(token is None for token in ids):
-        return (), ()
+        return (), (), ()
     pieces = lambda side: tuple(name if name in "AB" else tokenizer.piece(getattr(tokenizer, name)) for name in side)
-    return pieces(first), pieces(second)
+    return pieces(first), pieces(first), pieces(second)
 
 
-def _template(tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str]) -> dict[str, Any] | None:
-    """Return the post-processor for the templates of a text A and a second text B."""
-    names = [name for name in (*first, *second) if name not in "AB"]
+def _template(
+    tokenizer: Tokenizer, alone: Sequence[str], first: Sequence[str], second: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the post-processor for the templates of a text A, and of the texts A and B of a pair."""
+    names = [name for name in (*alone, *first, *second) if name not in "AB"]
     if not names:
         return None
     ids = {name: tokenizer.pieces.index(name) for name in names}
     step = lambda name, side: (
         {"Sequence": {"id": name, "type_id": side}} if name in "AB" else {"SpecialToken": {"id": name, "type_id": side}}
     )
-    single = [step(name, 0) for name in first]
     return {
         "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, *(step(name, 1) for name in second)],
+        "single": [step(name, 0) for name in alone],
+        "pair": [*(step(name, 0) for name in first), *(step(name, 1) for name in second)],
         "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]} for name, token in ids.items()},
     }
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import SEQUENCES, bare
-from lm_jax.interop.rules import Rules, dense, dense_reversed, norm, optional, same
+from lm_jax.interop.heads import ENCODED, on_pooler, pooler
+from lm_jax.interop.rules import Rules, dense, dense_reversed, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
-CLASSIFIER = "BertForSequenceClassification"
 # Classes with the masked-LM head.
 MASKED = ("BertForPreTraining", "BertForMaskedLM", "BertLMHeadModel")
 FEEDFORWARD = ("intermediate.dense", "output.dense")
@@ -20,21 +19,20 @@ NORMS = {"attention_norm": "attention.output.LayerNorm", "feedforward_norm": "ou
 
 def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
-    name = hf.architecture(*MASKED, CLASSIFIER, "BertModel", "BertForNextSentencePrediction")
+    name = hf.architecture(*MASKED, "BertModel", "BertForNextSentencePrediction")
     hf.expect("position_embedding_type", "absolute")
-    classes = hf.labels() if name == CLASSIFIER else 2 if "cls.seq_relationship.weight" in hf.tensors else 0
-    return encoder(hf, masked=name in MASKED, classes=classes)
+    return encoder(hf, masked=name in MASKED, paired="cls.seq_relationship.weight" in hf.tensors)
 
 
 def encoder(
-    hf: Settings, *, masked: bool, classes: int, factor: int | None = None, default: str = "gelu", **embed: Any
+    hf: Settings, *, masked: bool, paired: bool = False, factor: int | None = None, default: str = "gelu", **embed: Any
 ) -> models.TransformerConfig:
     """Return a post-norm encoder, or a decoder with the same layers.
 
     Args:
       hf: the fields of config.json.
       masked: whether it has the masked-LM head.
-      classes: classes of the sentence-pair head; 0: no head.
+      paired: whether it has the sentence-pair head.
       factor: width of the embedding tables; None: the hidden size.
       default: the activation if config.json has none.
       **embed: fields of `EmbedConfig` that differ from BERT's.
@@ -65,7 +63,7 @@ def encoder(
         norm=norm,
         final_norm=False,
         readout=models.ReadoutConfig(tied=tied, bias=masked, transform=activation if masked else ""),
-        pair_classes=classes,
+        pair_classes=2 if paired else 0,
     )
 
 
@@ -73,22 +71,15 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
     """Return the rules that map checkpoint tensors to parameters."""
     rules, top = embedding(config, "bert.embeddings.") + layers(config, "bert.encoder.layer."), "cls.predictions"
     rules += common.masked_head(config, f"{top}.transform.dense", f"{top}.transform.LayerNorm", top)
-    if numbers_next_first(architecture) and config.pair_classes:
-        return rules + dense("pair/pooler", "bert.pooler.dense") + dense_reversed("pair/out", "cls.seq_relationship")
-    return rules + pooled(config, architecture, "bert.pooler.dense", "cls.seq_relationship")
+    if not config.pair_classes:
+        return rules
+    head = dense_reversed if numbers_next_first(architecture) else dense
+    return rules + dense("pair/pooler", "bert.pooler.dense") + head("pair/out", "cls.seq_relationship")
 
 
 def numbers_next_first(architecture: str) -> bool:
     """Whether class 0 of the pair head means that the second sentence follows the first; ours is class 1."""
-    return architecture.startswith("Bert") and not architecture.endswith(SEQUENCES)
-
-
-def pooled(config: models.TransformerConfig, architecture: str, pooler: str, pairs: str) -> Rules:
-    """Return the rules of the pooler and of the head on it: a sequence classifier, or the head named `pairs`."""
-    if config.pair_classes:
-        head = "classifier" if architecture.endswith(SEQUENCES) else pairs
-        return dense("pair/pooler", pooler) + dense("pair/out", head)
-    return optional(*dense("extra/pooler", pooler)) if bare(architecture) else []
+    return architecture.startswith("Bert")
 
 
 def embedding(config: models.TransformerConfig, theirs: str) -> Rules:
@@ -109,8 +100,8 @@ def layers(config: models.TransformerConfig, theirs: str) -> Rules:
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Convert a model configuration to config.json."""
-    if not config.readout.transform or not config.embed.types:
-        raise InputError("BERT needs token types and the masked-LM head")
+    if not config.embed.types:
+        raise InputError("BERT needs token types")
     paired = config.pair_classes == 2
     tree = config_json(config, "bert", "BertForPreTraining" if paired else "BertForMaskedLM")
     return {**tree, "tensors": ("cls.seq_relationship.weight",) if paired else ()}
@@ -125,10 +116,13 @@ def config_json(config: models.TransformerConfig, kind: str, architecture: str) 
 
 
 IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\.dense\.\w+", r"cls\.predictions\.decoder\.\w+")
+POOLER = pooler("bert.pooler.dense")
 FAMILY = common.encoder(
     config,
     weights,
     settings,
+    {**ENCODED, **on_pooler(POOLER)},
+    pooler=POOLER,
     prefix="bert.",
     ignored=IGNORED,
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},

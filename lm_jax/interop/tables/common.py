@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lm_jax.core.config import Tree
+from lm_jax.core.config import InputError, Tree, lookup
 from lm_jax.interop import rules
 from lm_jax.interop.family import Family
-from lm_jax.interop.heads import CLASSIFIED, ENCODED, Heads
+from lm_jax.interop.heads import CLASSIFIED, ENCODED, Head, Heads
 from lm_jax.interop.rules import Rules, same, transposed
-from lm_jax.interop.settings import ACTIVATION_NAMES
+from lm_jax.interop.settings import ACTIVATION_NAMES, ACTIVATIONS
 from lm_jax.models.config import BlockConfig, EmbedConfig, ReadoutConfig, RotaryConfig, StackConfig, TransformerConfig
 
 # Names of the query, key, value and output matrices in most classes.
@@ -209,9 +209,33 @@ def masked_head(config: TransformerConfig, dense: str, norm: str, theirs: str) -
     return head_rules + rules.unused(same("extra/unused", f"{theirs}.bias"))
 
 
-def decoder(config: Any, weights: Any, settings: Any, **others: Any) -> Family:
+def activation(tree: Mapping[str, Any], field: str, default: str) -> str:
+    """Return our name of a head's activation in a field of config.json."""
+    return lookup(ACTIVATIONS, tree.get(field) or default, f"config.json: {field}")
+
+
+def summary(tree: Mapping[str, Any], out: str, pick: str = "last", activation: str = "tanh") -> Head:
+    """Return a head on a `SequenceSummary`: one hidden state or the mean of all, padding included, and a dense layer.
+
+    `pick` and `activation` are the defaults of `summary_type` and `summary_activation`.
+    """
+    picks = {"first": "first", "mean": "average", "last": "final", "cls_index": "final"}
+    name = tree.get("summary_activation", activation)
+    if tree.get("summary_proj_to_labels"):
+        raise InputError("config.json: summary_proj_to_labels is True, and supported is False only")
+    return Head(
+        out=out,
+        dense="sequence_summary.summary" if tree.get("summary_use_proj", True) else "",
+        activation=lookup(ACTIVATIONS, name, "config.json: summary_activation") if name else "",
+        pick=lookup(picks, tree.get("summary_type") or pick, "config.json: summary_type"),
+        dropout=("summary_last_dropout", 0.1),
+        dense_dropout=("summary_first_dropout", 0.0) if "summary_first_dropout" in tree else (),
+    )
+
+
+def decoder(config: Any, weights: Any, settings: Any, heads: Heads = CLASSIFIED, **others: Any) -> Family:
     """Return a family of decoders with the usual heads; `others` are attributes of `Family`."""
-    return Family(config=config, weights=weights, settings=settings, heads=CLASSIFIED, **others)
+    return Family(config=config, weights=weights, settings=settings, heads=heads, **others)
 
 
 def encoder(config: Any, weights: Any, settings: Any, heads: Heads = ENCODED, **others: Any) -> Family:

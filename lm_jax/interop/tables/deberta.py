@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
+from lm_jax.interop.heads import CHOICES, ENCODED, SEQUENCES, TOKENS, Head, Heads
 from lm_jax.interop.rules import Rule, Rules, dense, heads, norm, same, transposed, unused, zeros
-from lm_jax.interop.settings import Settings
+from lm_jax.interop.settings import ACTIVATION_NAMES, Settings
 from lm_jax.interop.tables import bert, common
 from lm_jax.models import config as models
 
 MASKED = "DebertaV2ForMaskedLM"
-CLASSIFIER = "DebertaV2ForSequenceClassification"
 _TABLE = "deberta.encoder.rel_embeddings.weight"
 _TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
 # Tensor names of the masked-LM head in the original models and in the class's first releases, to those of the class.
@@ -29,7 +29,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     """Convert config.json to a model configuration."""
     has_head = "cls.predictions.transform.dense.weight" in hf.tensors
     # The released models do not name their class.
-    name = hf.architecture(*((MASKED, "DebertaV2Model") if has_head else ("DebertaV2Model", MASKED)), CLASSIFIER)
+    name = hf.architecture(*((MASKED, "DebertaV2Model") if has_head else ("DebertaV2Model", MASKED)))
     masked, width = name == MASKED, hf.get("hidden_size")
     factor = hf.get("embedding_size", default=width)
     legacy, tied = hf.get("legacy", default=True), hf.get("tie_word_embeddings", default=True)
@@ -61,14 +61,7 @@ def config(hf: Settings) -> models.TransformerConfig:
         readout=models.ReadoutConfig(
             tied=tied or not legacy or not masked, bias=masked, transform=activation if masked else ""
         ),
-        pair_classes=hf.labels() if name == CLASSIFIER else 0,
-        pair_activation=_pooler(hf, width) if name == CLASSIFIER else "gelu",
     )
-
-
-def _pooler(hf: Settings, width: int) -> str:
-    hf.expect("pooler_hidden_size", width)
-    return hf.activation("pooler_hidden_act", default="gelu")
 
 
 def _stack(hf: Settings, norm: models.NormConfig, activation: str, max_length: int) -> models.StackConfig:
@@ -136,8 +129,6 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
         rules += [] if readout.tied else unused(same("extra/bias", "cls.predictions.bias"))
     elif embed.factor:
         rules += [zeros("head/factor/kernel", embed.width, embed.factor)]
-    if config.pair_classes:
-        rules += dense("pair/pooler", "pooler.dense") + dense("pair/out", "classifier")
     for layer in range(config.stack.depth):
         rules += _layer(f"stack/{layer}", f"deberta.encoder.layer.{layer}.", block)
     if "first" in config.stack.kinds:
@@ -193,10 +184,10 @@ def aliases_of(tree: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Convert a model configuration to config.json."""
-    block, embed, readout = config.stack.block, config.embed, config.readout
+    block, embed, task = config.stack.block, config.embed, config.task
     attention = block.attention.disentangled
-    if config.kind != "encoder" or not readout.transform or block.attention.position != "disentangled":
-        raise InputError("DeBERTa must be an encoder with disentangled attention and the masked-LM head")
+    if config.kind != "encoder" or block.attention.position != "disentangled":
+        raise InputError("DeBERTa must be an encoder with disentangled attention")
     return {
         **bert.config_json(config, "deberta-v2", MASKED),
         "embedding_size": embed.factor or embed.width,
@@ -207,9 +198,33 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "norm_rel_ebd": "layer_norm" if attention.norm else "none",
         "relative_attention": True,
         "share_att_key": attention.share,
+        **({"pooler_hidden_act": ACTIVATION_NAMES[task.activation]} if task.dense else {}),
     }
 
 
+def _classifier(tree: Mapping[str, Any]) -> Head:
+    """Return the classifier of sequences and of choices, which has a pooler of its own."""
+    width = tree.get("hidden_size")
+    if tree.get("pooler_hidden_size", width) != width:
+        raise InputError(
+            f"config.json: pooler_hidden_size is {tree['pooler_hidden_size']}, and supported is hidden_size, {width}"
+        )
+    return Head(
+        out="classifier",
+        dense="pooler.dense",
+        activation=common.activation(tree, "pooler_hidden_act", "gelu"),
+        pick="first",
+        dropout=("cls_dropout", "hidden_dropout_prob", 0.1),
+        dense_dropout=("pooler_dropout", 0.0),
+    )
+
+
+HEADS: Heads = {
+    **ENCODED,
+    TOKENS: Head(out="classifier", dropout=("hidden_dropout_prob", 0.1)),
+    SEQUENCES: _classifier,
+    CHOICES: _classifier,
+}
 IGNORED = (
     r"deberta\.embeddings\.(position_ids|position_embeddings\.weight)",
     r"cls\.predictions\..*",
@@ -217,5 +232,5 @@ IGNORED = (
     r"pooler\.dense\.\w+",
 )
 FAMILY = common.encoder(
-    config, weights, settings, prefix="deberta.", ignored=IGNORED, aliases_of=aliases_of, isolated_padding=True
+    config, weights, settings, HEADS, prefix="deberta.", ignored=IGNORED, aliases_of=aliases_of, isolated_padding=True
 )

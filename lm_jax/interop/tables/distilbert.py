@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import ENCODED, SEQUENCES, Head
+from lm_jax.interop.heads import ANSWERS, CHOICES, SEQUENCES, TOKENS, Head, Heads
 from lm_jax.interop.rules import Rules, dense, norm, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
@@ -57,13 +57,20 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Convert a model configuration to config.json."""
-    if config.kind != "encoder" or not config.readout.transform:
-        raise InputError("DistilBERT must be an encoder with the masked-LM head")
+    if config.kind != "encoder":
+        raise InputError("DistilBERT must be an encoder")
     names = dict(width="dim", mlp="hidden_dim", depth="n_layers", heads="n_heads", activation="activation")
     return common.config_json(config, "distilbert", "DistilBertForMaskedLM", epsilon="", dropout="dropout", **names)
 
 
 IGNORED = (r"vocab_projector\.weight", r"distilbert\.embeddings\.position_ids")
-CLASSIFIER = Head(out="classifier", dense="pre_classifier", activation="relu", pick="first")
-HEADS = {**ENCODED, SEQUENCES: CLASSIFIER}
+CLASSIFIER = Head(
+    out="classifier", dense="pre_classifier", activation="relu", pick="first", dropout=("seq_classif_dropout", 0.2)
+)
+HEADS: Heads = {
+    SEQUENCES: CLASSIFIER,
+    CHOICES: CLASSIFIER,
+    TOKENS: Head(out="classifier", dropout=("dropout", 0.1)),
+    ANSWERS: Head(out="qa_outputs", dropout=("qa_dropout", 0.1)),
+}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="distilbert.", ignored=IGNORED)

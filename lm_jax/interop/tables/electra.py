@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import DETECTION, ENCODED, SEQUENCES, Head
+from lm_jax.interop.heads import BERT_DROPOUT, CHOICES, DETECTION, ENCODED, SEQUENCES, Head, Heads
 from lm_jax.interop.rules import Rules, dense, norm, same, zeros
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import bert, common
@@ -22,7 +23,7 @@ def config(hf: Settings) -> models.TransformerConfig:
     width = hf.get("hidden_size")
     factor = hf.get("embedding_size", default=width)
     masked = name in ("ElectraForMaskedLM", "ElectraForCausalLM")
-    base = bert.encoder(hf, masked=masked, classes=0, factor=None if factor == width else factor)
+    base = bert.encoder(hf, masked=masked, factor=None if factor == width else factor)
     # The generator's head always uses GELU, the discriminator's the activation of the layers.
     readout = dataclasses.replace(base.readout, transform="gelu" if masked else "")
     activation = base.stack.block.feedforward.activation
@@ -59,6 +60,14 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 IGNORED = (r"electra\.embeddings\.position_ids", r"generator_lm_head\.weight")
-CLASSIFIER = Head(out="classifier.out_proj", dense="classifier.dense", activation="gelu", pick="first")
-HEADS = {**ENCODED, SEQUENCES: CLASSIFIER}
+CLASSIFIER = Head(
+    out="classifier.out_proj",
+    dense="classifier.dense",
+    activation="gelu",
+    pick="first",
+    dropout=BERT_DROPOUT,
+    dense_dropout=BERT_DROPOUT,
+)
+_SUMMARY = functools.partial(common.summary, out="classifier", pick="first", activation="gelu")
+HEADS: Heads = {**ENCODED, SEQUENCES: CLASSIFIER, CHOICES: _SUMMARY}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="electra.", ignored=IGNORED)

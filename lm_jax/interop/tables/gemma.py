@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lm_jax.interop.heads import SCORED, SEQUENCES, TOKENS, Heads
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common, llama
 from lm_jax.models import config as models
@@ -126,6 +127,7 @@ def _layered(config: models.TransformerConfig) -> dict[str, Any]:
     }
 
 
-GEMMA = llama.family(gemma, settings1)
-GEMMA2 = llama.family(gemma2, settings2)
-GEMMA3 = llama.family(gemma3, settings3)
+HEADS: Heads = {name: SCORED[name] for name in (SEQUENCES, TOKENS)}
+GEMMA = llama.family(gemma, settings1, HEADS)
+GEMMA2 = llama.family(gemma2, settings2, HEADS)
+GEMMA3 = llama.family(gemma3, settings3, {SEQUENCES: SCORED[SEQUENCES]})

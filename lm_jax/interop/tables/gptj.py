@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lm_jax.interop.heads import UNTAGGED
 from lm_jax.interop.rules import Rules, same
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common, gpt2
@@ -68,4 +69,4 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias|embed_positions)",)
-FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)
+FAMILY = common.decoder(config, weights, settings, UNTAGGED, prefix="transformer.", ignored=_BUFFERS)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.core.config import InputError
-from lm_jax.interop.heads import ANSWERS, SEQUENCES, TOKENS, Head
+from lm_jax.interop.heads import ANSWERS, CHOICES, SEQUENCES, TOKENS, Head, Heads
 from lm_jax.interop.rules import Rules, dense, norm, same
-from lm_jax.interop.settings import ACTIVATION_NAMES, ACTIVATIONS, Settings
+from lm_jax.interop.settings import ACTIVATION_NAMES, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
 
@@ -89,8 +89,12 @@ def weights(config: models.TransformerConfig, architecture: str) -> Rules:
 def settings(config: models.TransformerConfig) -> dict[str, Any]:
     """Convert a model configuration to config.json."""
     block, readout, layers = config.stack.block, config.readout, config.stack.layers
-    if config.kind != "encoder" or not readout.transform:
-        raise InputError("ModernBERT must be an encoder with the masked-LM head")
+    if config.kind != "encoder":
+        raise InputError("ModernBERT must be an encoder")
+    # The masked-LM head and the heads of tasks begin with the same layers.
+    task = config.task
+    biased = task.dense_bias if task.exists else readout.transform_bias
+    activation = task.activation if task.exists and task.activation else readout.transform or "gelu"
     local = [layer.attention for layer in layers if layer.attention.window is not None]
     # Earlier releases read only the period of global layers, so the layers must have one.
     fits = lambda period: all((layer.attention.window is None) == (at % period == 0) for at, layer in enumerate(layers))
@@ -106,8 +110,9 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "global_attn_every_n_layers": period,
         "global_rope_theta": layers[0].attention.rotary.theta,
         **({"local_attention": 2 * (local[0].window or 0), "local_rope_theta": local[0].rotary.theta} if local else {}),
-        "classifier_activation": ACTIVATION_NAMES[readout.transform],
-        "classifier_bias": readout.transform_bias,
+        "classifier_activation": ACTIVATION_NAMES[activation],
+        "classifier_bias": biased,
+        "classifier_pooling": "mean" if task.pool == "mean" else "cls",
         "decoder_bias": readout.bias,
     }
 
@@ -118,11 +123,12 @@ def _classifier(tree: Mapping[str, Any], pick: str = "all") -> Head:
         out="classifier",
         dense="head.dense",
         dense_bias=tree.get("classifier_bias", False),
-        activation=ACTIVATIONS[tree.get("classifier_activation", "gelu")],
+        activation=common.activation(tree, "classifier_activation", "gelu"),
         norm="head.norm",
         norm_bias=tree.get("norm_bias", False),
         epsilon=tree.get("norm_eps", 1e-5),
         pick=pick,
+        dropout=("classifier_dropout", 0.0),
     )
 
 
@@ -130,5 +136,10 @@ def _sequence_classifier(tree: Mapping[str, Any]) -> Head:
     return _classifier(tree, "mean" if tree.get("classifier_pooling", "cls") == "mean" else "first")
 
 
-HEADS = {TOKENS: _classifier, ANSWERS: _classifier, SEQUENCES: _sequence_classifier}
+HEADS: Heads = {
+    TOKENS: _classifier,
+    ANSWERS: _classifier,
+    SEQUENCES: _sequence_classifier,
+    CHOICES: _sequence_classifier,
+}
 FAMILY = common.encoder(config, weights, settings, HEADS, prefix="model.", ignored=(r"decoder\.weight",))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax.core.config import lookup
+from lm_jax.interop.heads import SCORED, SEQUENCES, Heads
 from lm_jax.interop.rules import Rules
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common, gpt2
@@ -50,4 +51,5 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 
 
 _BUFFERS = (r"transformer\.h\.\d+\.attn\.bias", r"transformer\.position_ids", r"lm_head\.weight")
-FAMILY = common.decoder(config, weights, settings, prefix="transformer.", ignored=_BUFFERS)
+HEADS: Heads = {SEQUENCES: SCORED[SEQUENCES]}
+FAMILY = common.decoder(config, weights, settings, HEADS, prefix="transformer.", ignored=_BUFFERS)

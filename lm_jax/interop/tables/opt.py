@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lm_jax.interop.heads import UNTAGGED
 from lm_jax.interop.rules import Rules, transposed
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import common
@@ -75,5 +76,5 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
 # Tensor names of `OPTModel` begin with `decoder.`.
 _TIED = (r"(model\.)?lm_head\.weight",)
 FAMILY = common.decoder(
-    config, weights, settings, prefix="model.", ignored=_TIED, position_tokens="attended", frozen_padding=True
+    config, weights, settings, UNTAGGED, prefix="model.", ignored=_TIED, position_tokens="attended", frozen_padding=True
 )

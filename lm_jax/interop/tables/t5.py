@@ -143,7 +143,7 @@ _IGNORED = (
 
 # Two of these classes call their model `transformer`.
 _HEADS: heads.Heads = {
-    heads.TOKENS: heads.Head(out="classifier", prefix="transformer."),
+    heads.TOKENS: heads.Head(out="classifier", prefix="transformer.", dropout=("classifier_dropout", 0.0)),
     heads.SEQUENCES: dataclasses.replace(heads.END_CLASSIFIER, prefix="transformer."),
     heads.ANSWERS: heads.Head(out="qa_outputs"),
 }

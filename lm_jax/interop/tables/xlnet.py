@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
 from typing import Any
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import lookup
 from lm_jax.interop.family import Family
-from lm_jax.interop.heads import ANSWERS, SEQUENCES, TOKENS, Head, Heads
+from lm_jax.interop.heads import ANSWERS, CHOICES, SEQUENCES, TOKENS, Head, Heads
 from lm_jax.interop.rules import Change, Rule, Rules, feedforward, same
-from lm_jax.interop.settings import ACTIVATIONS, Settings
+from lm_jax.interop.settings import ACTIVATION_NAMES, Settings
 from lm_jax.interop.tables import common
 from lm_jax.models import config as models
+from lm_jax.models.task import TaskHeadConfig
 
 LM_CLASS = "XLNetLMHeadModel"
 
@@ -23,8 +24,6 @@ def config(hf: Settings) -> models.TransformerConfig:
     hf.expect("untie_r", True)
     for field in ("use_mems_eval", "use_mems_train", "start_n_top", "end_n_top"):
         hf.get(field, default=None)
-    if name.endswith(SEQUENCES):
-        _check_summary(hf)
     one_way, clamp = hf.get("attn_type", default="bi") == "uni", hf.get("clamp_len", default=-1)
     relative = models.TransformerXLConfig(
         clamp=clamp if clamp > 0 else None, types=True, both_ways=hf.get("bi_data", default=False)
@@ -63,17 +62,6 @@ def config(hf: Settings) -> models.TransformerConfig:
         two_stream=True,
         memory=memory,
     )
-
-
-def _check_summary(hf: Settings) -> None:
-    """Check the settings of the dense layer before the sequence classifier."""
-    hf.expect("summary_type", "last", "first", "mean", "cls_index")
-    hf.expect("summary_proj_to_labels", False)
-    if hf.get("summary_use_proj", default=True) and "sequence_summary.summary.weight" not in hf.tensors:
-        raise InputError(f"{hf.file}: summary_use_proj is set, but sequence_summary.summary.weight is not in the file")
-    name = hf.nullable("summary_activation", "tanh")
-    if name and name not in ACTIVATIONS:
-        raise InputError(f"{hf.file}: summary_activation is {name!r}; supported are {', '.join(ACTIVATIONS)}")
 
 
 def weights(config: models.TransformerConfig, architecture: str) -> Rules:
@@ -124,21 +112,25 @@ def settings(config: models.TransformerConfig) -> dict[str, Any]:
         "reuse_len": config.memory.reuse,
         "same_length": attention.same_length,
         "untie_r": True,
+        **(_summary_json(config.task) if config.task.classes and config.task.pool != "all" else {}),
     }
 
 
-def _summary(tree: Mapping[str, Any]) -> Head:
-    """Return the sequence classifier, which reads one hidden state or the mean of all, padding included."""
-    picks = {"first": "first", "mean": "average"}
-    activation = tree.get("summary_activation", "tanh")
-    return Head(
-        out="logits_proj",
-        dense="sequence_summary.summary" if tree.get("summary_use_proj", True) else "",
-        activation=ACTIVATIONS[activation] if activation else "",
-        pick=picks.get(tree.get("summary_type") or "last", "final"),
-    )
+def _summary_json(task: TaskHeadConfig) -> dict[str, Any]:
+    """Return the settings of the layers before a projection; the class's mean would count padding."""
+    return {
+        "summary_type": lookup({"first": "first", "last": "last"}, task.pool, "config.model.task.pool"),
+        "summary_use_proj": task.dense,
+        "summary_activation": ACTIVATION_NAMES[task.activation] if task.activation else None,
+    }
 
 
-HEADS: Heads = {TOKENS: Head(out="classifier"), f"{ANSWERS}Simple": Head(out="qa_outputs"), SEQUENCES: _summary}
+_SUMMARY = functools.partial(common.summary, out="logits_proj")
+HEADS: Heads = {
+    TOKENS: Head(out="classifier"),
+    f"{ANSWERS}Simple": Head(out="qa_outputs"),
+    SEQUENCES: _SUMMARY,
+    CHOICES: _SUMMARY,
+}
 IGNORED = (r"lm_loss\.weight",)
 FAMILY = Family(config=config, weights=weights, heads=HEADS, settings=settings, prefix="transformer.", ignored=IGNORED)

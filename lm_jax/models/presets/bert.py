@@ -9,6 +9,7 @@ Initialisation: N(0, 0.02), for BERT and ALBERT truncated at two standard deviat
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import ml_collections
@@ -18,6 +19,11 @@ from lm_jax.models import config as models
 from lm_jax.models.presets.common import NORMAL, Shape, one_stack
 
 TRUNCATED = models.InitConfig(name="truncated_normal", stddev=0.02)
+# The heads of tasks, as in transformers' classes; RoBERTa's and ELECTRA's have dropout before the dense layer too.
+POOLER = models.TaskHeadConfig(dense=True, activation="tanh", dropout=0.1)
+TWICE_DROPPED = dataclasses.replace(POOLER, dense_dropout=0.1)
+GELU = dataclasses.replace(TWICE_DROPPED, activation="gelu")
+RELU = dataclasses.replace(POOLER, activation="relu", dropout=0.2)
 
 # `base` and `large`: section 3; `mini` and `small`: Turc et al. 2019 (arXiv:1908.08962), table 1.
 SIZES = {
@@ -79,12 +85,13 @@ def bert(size: str = "base") -> ml_collections.ConfigDict:
 
 def roberta(size: str = "base") -> ml_collections.ConfigDict:
     """Return RoBERTa's configuration in one of the `ROBERTA` sizes; positions start at row pad + 1."""
-    return encoder(lookup(ROBERTA, size, "the size of roberta"), epsilon=1e-5, embed=dict(types=1, offset=2))
+    shape = lookup(ROBERTA, size, "the size of roberta")
+    return encoder(shape, epsilon=1e-5, embed=dict(types=1, offset=2), task=TWICE_DROPPED)
 
 
 def distilbert(size: str = "base") -> ml_collections.ConfigDict:
     """Return the configuration of DistilBERT, distilled from BERT of that size."""
-    return encoder(lookup(DISTILBERT, size, "the size of distilbert"), embed=dict(types=0))
+    return encoder(lookup(DISTILBERT, size, "the size of distilbert"), embed=dict(types=0), task=RELU)
 
 
 def albert(size: str = "base") -> ml_collections.ConfigDict:
@@ -96,12 +103,12 @@ def albert(size: str = "base") -> ml_collections.ConfigDict:
 
 def electra(size: str = "small") -> ml_collections.ConfigDict:
     """Return the configuration of ELECTRA's discriminator, which predicts no tokens."""
-    return encoder(lookup(ELECTRA, size, "the size of electra"), readout=models.ReadoutConfig())
+    return encoder(lookup(ELECTRA, size, "the size of electra"), readout=models.ReadoutConfig(), task=GELU)
 
 
 def electra_generator(size: str = "small") -> ml_collections.ConfigDict:
     """Return the configuration of the generator that trains ELECTRA's discriminator of that size."""
-    return encoder(lookup(GENERATOR, size, "the size of electra_generator"))
+    return encoder(lookup(GENERATOR, size, "the size of electra_generator"), task=GELU)
 
 
 def encoder(
@@ -121,5 +128,5 @@ def encoder(
         dropout=dropout,
         readout=readout,
         final_norm=False,
-        **{"init": NORMAL, **options},
+        **{"init": NORMAL, "task": POOLER, **options},
     )

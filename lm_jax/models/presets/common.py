@@ -20,6 +20,10 @@ NOTHING: Shape = {}
 # GPT-2's initialisation, common in later papers: matrices that write to the residual stream shrink with depth.
 SCALED = models.InitConfig(name="normal", stddev=0.02, scale_residual=True)
 NORMAL = models.InitConfig(name="normal", stddev=0.02)
+# The heads of tasks, as in transformers' classes: decoders read the last token; encoder-decoders the last token of the
+# decoder, which reads the text too.
+LAST = models.TaskHeadConfig(pool="last", bias=False)
+LAST_DENSE = models.TaskHeadConfig(pool="last", dense=True, activation="tanh")
 
 
 class Preset(NamedTuple):
@@ -76,7 +80,8 @@ def one_stack(
       dropout: rate of embeddings, attention and residual branches that do not set their own.
       **model: fields of `TransformerConfig`.
     """
-    mask = "full" if model.get("kind") == "encoder" else "causal"
+    encodes = model.get("kind") == "encoder"
+    mask, task = ("full", models.TaskHeadConfig()) if encodes else ("causal", LAST)
     self_attention = _attention(shape, mask, dropout, attention)
     block = _block(shape, feedforward, attention=self_attention, norm=norm, norm_placement=placement, dropout=dropout)
     return to_config_dict(
@@ -84,7 +89,7 @@ def one_stack(
             embed=_embedding(shape, dropout, embed),
             stack=models.StackConfig(depth=shape["depth"], block=block, **stack),
             norm=norm,
-            **model,
+            **{"task": task, **model},
         )
     )
 
@@ -116,7 +121,7 @@ def two_stacks(
             decoder=models.StackConfig(depth=shape["depth"], block=decoder),
             norm=norm,
             final_norm=placement == "pre",
-            **model,
+            **{"task": LAST_DENSE, **model},
         )
     )
 

@@ -39,5 +39,6 @@ def deberta(size: str = "base") -> ml_collections.ConfigDict:
         final_norm=False,
         readout=models.ReadoutConfig(bias=True, transform="gelu"),
         pair_activation="gelu",
+        task=models.TaskHeadConfig(dense=True, activation="gelu", dropout=0.1),
         init=NORMAL,
     )

@@ -20,6 +20,12 @@ SIZES = {
 }
 
 
+# The head of tasks, on all tokens too, has the layers of the masked-LM head; the released models average the tokens.
+TASK = models.TaskHeadConfig(
+    pool="mean", tokens=True, dense=True, dense_bias=False, activation="gelu", norm=True, norm_bias=False
+)
+
+
 def modernbert(size: str = "base") -> ml_collections.ConfigDict:
     """Return ModernBERT's configuration in one of the `SIZES`."""
     shape = lookup(SIZES, size, "the size of modernbert")
@@ -37,5 +43,6 @@ def modernbert(size: str = "base") -> ml_collections.ConfigDict:
         embed=dict(positions="none", norm=True),
         stack=dict(kinds=kinds, pattern=pattern),
         readout=models.ReadoutConfig(bias=True, transform="gelu", transform_bias=False),
+        task=TASK,
         init=SCALED,
     )

@@ -36,6 +36,8 @@ def xlnet(size: str = "base") -> ml_collections.ConfigDict:
         final_norm=False,
         readout=models.ReadoutConfig(bias=True),
         two_stream=True,
+        # XLNet's texts end with [CLS].
+        task=models.TaskHeadConfig(pool="last", dense=True, activation="tanh", dropout=0.1),
         memory=models.MemoryConfig(length=shape["memory"], reuse=shape["reuse"]),
         init=NORMAL,
     )
