@@ -14,7 +14,7 @@ STEPS = 6
 FILES = {file.stem: file for file in sorted(flags.recipe_folder().glob("*.py"))}
 RECIPES = {recipe: flags.about_recipe(file)[1] for recipe, file in FILES.items()}
 # Recipes of tasks, which need a table, are in test_tasks.py.
-TASKS = {recipe[0] if isinstance(recipe, tuple) else recipe.values[0] for recipe in test_tasks.RECIPES}
+TASKS = {getattr(recipe, "values", recipe)[0] for recipe in test_tasks.RECIPES}
 TINY = [recipe for recipe, variants in RECIPES.items() if "tiny" in variants and recipe not in TASKS]
 MOVED = {
     "gpt:shakespeare_char": "speedrun:nanogpt",

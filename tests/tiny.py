@@ -148,7 +148,10 @@ class Setting:
 
 
 LENGTHS = (2, 9, 5, 9, 3, 9, 9, 4)
-STILL = {"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "stack.block.attention.dropout": 0.0}
+STILL = {
+    **{"stack.depth": 1, "embed.dropout": 0.0, "stack.block.dropout": 0.0, "stack.block.attention.dropout": 0.0},
+    "task.dropout": 0.0,
+}
 
 
 def setting(name, **over):

@@ -348,17 +348,18 @@ class Experiment:
         total = 0.0
         for work in self.objective.work:
             work, model = work.cut(size), self.models.models[work.role]
-            total += training_flops(
+            count = work.sequences
+            total += count * training_flops(
                 model.module.config,
                 model.shapes,
                 model.axes,
-                length=work.length,
-                read=work.scored,
+                length=work.length // count,
+                read=work.scored // count,
                 source=work.source,
                 targets=work.targets,
                 candidates=work.candidates,
-                heads=work.heads,
-                rows=self.config.data.batch,
+                heads=Tree({name: heads // count for name, heads in work.heads.items()}),
+                rows=self.config.data.batch * count,
                 trained=self.models.trains_layers(work.role),
             )
         return total

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lm_jax import experiment, flags
+from lm_jax.core.config import Tree
 from lm_jax.data import tokenizers
 from lm_jax.data.pipeline import KEYS
 from lm_jax.experiment import Experiment
@@ -45,7 +46,8 @@ def as_experiment(recipe):
     """The experiment of a recipe, with the golden tokenizer."""
     config = experiment.as_json(experiment.parse(flags.configure(recipe, [])[0]))
     config |= {name: plain(config[name]) for name in ("model", "models")}
-    return Experiment(experiment.parse(config), tokenizers.extend(_tokenizer(), config["data"]["tokenizer"]["add"]))
+    tokenizer = tokenizers.extend(_tokenizer(), config["data"]["tokenizer"]["add"])
+    return Experiment(experiment.parse(config), tokenizer, saved_labels=Tree(tags=("O", "B-X", "I-X")))
 
 
 _tokenizer = functools.cache(lambda: tokenizers.load(GOLDEN / "tokenizer"))

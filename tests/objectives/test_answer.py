@@ -248,7 +248,7 @@ def test_the_head_scores_every_token():
     released = TaskHeadConfig(classes=2, pool="all", dense=True)
     assert objective.head(released) == released
     with pytest.raises(InputError, match="task.classes is 3, but the head scores the start and the end"):
-        objective.head(TaskHeadConfig(classes=3))
+        objective.head(TaskHeadConfig(classes=3, pool="all"))
 
 
 def test_windows_longer_than_a_row_and_tokenizers_without_cls_are_refused():

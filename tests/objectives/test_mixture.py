@@ -206,7 +206,7 @@ def test_a_mixture_keeps_the_laws_and_its_loss_is_the_mean_over_the_tokens_of_al
         ({"a": {"name": "span"}, "b": {"name": "masked"}}, f"{KEY}.a and {KEY}.b train different models; leave"),
         ({"a": {"name": "span"}, "b": {"name": "causal"}}, f"{KEY}.b and {KEY}.a do not fit into one batch"),
         ({"a": {"name": "mixture"}}, f"{KEY}.a.name is 'mixture', but a part cannot be a mixture"),
-        ({"a": {"name": "spam"}}, f"{KEY}.a.name is 'spam'; expected one of causal, .*; did you mean span"),
+        ({"a": {"name": "spam"}}, f"{KEY}.a.name is 'spam'; expected one of answer, .*; did you mean span"),
         ({"a": {"name": "span", "weight": 0.0}}, f"{KEY}.a.weight is 0.0; expected a number above 0"),
         ({"a": {"name": "span", "span": {"rat": 0.1}}}, f"unknown key {KEY}.a.span.rat; did you mean rate"),
         ({"a": {"name": "span", "span": {"rate": 2.0}}}, f"{KEY}.a.span.rate is 2.0; expected a share"),

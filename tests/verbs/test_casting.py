@@ -25,9 +25,9 @@ from lm_jax.models.interface import Inputs
 from lm_jax.objectives.cross_entropy import sampled_token_loss
 from lm_jax.objectives.replaced import detection
 from lm_jax.train.checkpoint import Checkpointer
-from lm_jax.verbs import casting, exporting, forking
+from lm_jax.verbs import casting, forking, origins
 from lm_jax.verbs.casting import Actor
-from lm_jax.verbs.importing import ABOUT
+from lm_jax.verbs.origins import ABOUT
 from lm_jax.verbs.runs import restore_params
 
 TABLES = ("token/embedding", "embed/position", "embed/types", "embed/norm/scale", "embed/norm/bias")
@@ -196,8 +196,9 @@ def test_a_run_imported_before_models_had_the_head_is_exported_with_it(pair, tmp
     safetensors.write(tmp_path, [tensor(name, array) for name, array in head.items()])
     (tmp_path / ABOUT).write_text(json.dumps({"config": checkpoint.tree, "tensors": sorted(checkpoint.entries)}))
     config = dataclasses.replace(checkpoint.config, detection=False)
-    tree, extra = exporting._origin(tmp_path, config)
-    huggingface.save(tmp_path / "exported", tree, config, params, extra)
+    origin = origins.read(tmp_path)
+    config, params = origins.updated(origin, config, params)
+    huggingface.save(tmp_path / "exported", origins.tree_of(origin, config), config, params, origin.extra)
     before, after = arrays(pair / "discriminator"), arrays(tmp_path / "exported")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
 
