@@ -43,8 +43,10 @@ class Training:
     def __init__(
         self, model: Any, objective: Objective, optimizer: optimizers.OptimizerConfig, steps: int, *batches: Any
     ):
-        words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("task=")]
-        model = override(model, [f"--config.{word}" for word in words])
+        words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+        words.pop("task", None)
+        generator = words.pop("generator", "threefry")
+        model = override(model, [f"--config.{name}={value}" for name, value in words.items()])
         config = from_config_dict(KINDS[model.kind], model, "config.model")
         if isinstance(objective, Task):
             config = dataclasses.replace(config, task=objective.head(config.task))
@@ -54,7 +56,7 @@ class Training:
         transform = optimizers.build_optimizer(optimizer, steps, models.axes)
         self.state = state.create(jax.jit(models.draw)(0), transform, loss_scaled=model.dtype == "float16")
         start = time.perf_counter()
-        jitted = jax.jit(step.make_train_step(objective, models, transform), donate_argnums=0)
+        jitted = jax.jit(step.make_train_step(objective, models, transform, generator=generator), donate_argnums=0)
         like = {_shape(batch): batch for batch in batches}
         self.steps = {shape: jitted.lower(self.state, batch).compile() for shape, batch in like.items()}
         self.compile_s = round(time.perf_counter() - start, 2)

@@ -316,6 +316,7 @@ class Experiment:
             gradients=gradients.accumulate(config.train.accumulate),
             average=self.average,
             seed=config.seed,
+            generator=config.train.generator,
         )
         return self.layout.jit(function, donate_argnums=0, out_shardings=(shardings, None))
 

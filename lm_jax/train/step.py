@@ -13,6 +13,7 @@ from lm_jax.core.trees import Params
 from lm_jax.objectives.base import Batch, Carry, Loss, Objective, Part
 from lm_jax.objectives.roles import Models
 from lm_jax.objectives.task import Outputs, Task
+from lm_jax.train import generators
 from lm_jax.train import state as states
 from lm_jax.train.averaging import Average
 from lm_jax.train.gradients import GradientFn, plain
@@ -29,6 +30,7 @@ def make_train_step(
     gradients: GradientFn = plain,
     average: Average | None = None,
     seed: int = 0,
+    generator: str = "threefry",
 ) -> Step:
     """Makes a function (state, batch) -> (state, sums), to be jitted by a layout.
 
@@ -39,10 +41,11 @@ def make_train_step(
       gradients: computes the gradients of a batch, such as `gradients.accumulate(4)`.
       average: updates `state.averaged`.
       seed: determines, with the step, all random numbers on the device.
+      generator: draws the random numbers of dropout, a key of `generators.GENERATORS`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(generators.key(seed, generator), state.step)
         weights = objective.weights(batch)
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import optax
 import pytest
@@ -11,7 +12,9 @@ import tiny
 
 from lm_jax.core.sums import means
 from lm_jax.core.trees import named_leaves
+from lm_jax.models.model import build_model
 from lm_jax.objectives import cross_entropy
+from lm_jax.objectives.roles import Models
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.parallel.mesh import MeshConfig
@@ -173,3 +176,13 @@ def test_rows_without_weight_change_nothing():
     assert float(loss.total) == pytest.approx(float(expected.total), rel=1e-6)
     assert float(loss.weight) == float(case.batch["weights"][:5].sum())
     assert (float(nothing.total), float(nothing.weight)) == (0, 0)
+
+
+def test_hashed_dropout_differs_between_steps():
+    case, config = setting("masked"), tiny.config("bert", over={"stack.depth": 1, "stack.block.dropout": 0.5})
+    models = Models(case.objective.roles, {"model": build_model(config, config.embed.vocab)})
+    new = state.create({"model": tiny.random_params(models.models["model"].shapes)}, DESCENT, loss_scaled=False)
+    step = make_train_step(case.objective, models, DESCENT, generator="hashed")
+    step = jax.jit(step).lower(new, case.batch).compile(laws.QUICK)
+    norm = lambda at: float(means(step(new.replace(step=jnp.int32(at)), case.batch)[1])["gradient_norm"])
+    assert norm(0) == norm(0) != norm(1)
