@@ -27,8 +27,8 @@ WORKS = {
     "w4b16": ("w4", "rows=16"),
     "w5": ("w5",),
     "encode": ("encode",),
-    "tune_classify": ("tuning", "task=classify"),
-    "tune_tag": ("tuning", "task=tag"),
+    "tune_classify": ("tuning", "task=classify", "generator=hashed"),
+    "tune_tag": ("tuning", "task=tag", "generator=hashed"),
 }
 
 

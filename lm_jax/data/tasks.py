@@ -185,7 +185,7 @@ def scratch(name: str) -> dict[str, Any]:
     settings["data"] |= {"length": 64, "batch": 16}
     settings["objective"][settings["objective"]["name"]] |= TASKS[name].small
     settings["data"]["tokenizer"] = {**settings["data"].get("tokenizer", {}), "kind": "unigram", "vocab_at_most": 1024}
-    return {**settings, "train": {"steps": 200}}
+    return {**settings, "train": {**settings["train"], "steps": 200}}
 
 
 def tuning(name: str, *, epochs: float = 3.0, learning_rate: float = 5e-5) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def tuning(name: str, *, epochs: float = 3.0, learning_rate: float = 5e-5) -> di
             "schedule": {"name": "linear", "warmup": 0.1, "final": 0.0},
             "adamw": {"b2": 0.999, "weight_decay": 0.01},
         },
-        "train": {"epochs": epochs},
+        "train": {"epochs": epochs, "generator": "hashed"},
         "evaluate": {"per_epoch": 1, "best": entry.metrics[0]},
         "checkpoint": {"every": 0, "keep": 1},
     }

@@ -67,7 +67,7 @@ def training_flops(
     counts every pair of query and key, including those that a causal or prefix mask hides. Keys beyond a window or
     between strides do not count, because the blockwise kernel skips them. Weights count at each use, so shared layers
     count several times, and only the `top` experts of a token count. Lookups do not count, even if they are computed as
-    products with one-hot rows (token types, T5's buckets).
+    products with one-hot rows (token types, T5's buckets). Work of the last layer that `Inputs.read` spares counts.
 
     Args:
       config: the model's configuration.

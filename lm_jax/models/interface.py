@@ -34,6 +34,8 @@ class Inputs:
       targets: indices of the tokens that the query stream predicts from their positions, not their content (XLNet);
         -1 - i is an unused target at token i. The output's hidden states are then those of the targets.
       embedded: rows of the token table, looked up by the caller; None: look up `tokens`.
+      read: indices of the tokens whose last hidden states are read; the output then has only these, in this order, and
+        the last layer skips work for the others where it can. None: all.
       source: the encoder's input, of an encoder-decoder; None once the cache holds its keys and values.
 
     Example:
@@ -54,6 +56,7 @@ class Inputs:
     ranks: Int[Array, "batch length"] | None | Any = None
     targets: Int[Array, "batch targets"] | None | Any = None
     embedded: Float[Array, "batch length factor"] | None | Any = None
+    read: Int[Array, "batch read"] | None | Any = None
     source: Inputs | None = None
 
     @property
@@ -122,7 +125,7 @@ class Output:
     """The outputs of a model.
 
     Attributes:
-      hidden: last hidden states.
+      hidden: last hidden states: of all tokens, or of `Inputs.targets` or `Inputs.read`.
       cache: the given `Cache` or `Past`, extended by this call's tokens; None: the call had none.
       memory: the encoder's last hidden states, of an encoder-decoder.
       logits: logits over the vocabulary, if requested.

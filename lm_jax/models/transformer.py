@@ -104,7 +104,10 @@ class Transformer(nn.Module):
                 raise InputError("inputs.targets are for a query stream; set config.model.two_stream=True")
             visibility = two_stream.append_targets(visibility, inputs.targets, inputs.tokens.shape[1])
             x = self.query_stream(x, inputs.targets, train)
-        context = Context(visibility=visibility, index=cache.index if isinstance(cache, Cache) else None)
+        if inputs.targets is not None and inputs.read is not None:
+            raise InputError("inputs.targets and inputs.read both name the hidden states of the output; give one")
+        index = cache.index if isinstance(cache, Cache) else None
+        context = Context(visibility=visibility, index=index, read=inputs.read)
         layers, requested = None if cache is None else cache.layers, _requested(config.stack, show, train)
         x, layers, shown = self.stack(x, context, layers, train, transform=transform, show=requested)
         aux_loss = _balance(config.stack, shown, inputs, train)

@@ -22,12 +22,12 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.pooling import pooled
+from lm_jax.models.pooling import pooled_read
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
-from lm_jax.objectives.task import Outputs, Task, softmax
+from lm_jax.objectives.task import Outputs, Task, flattened, softmax
 
 KEY = "config.objective.choice"
 
@@ -138,7 +138,7 @@ class Choice(Task):
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch choices]."""
         segments = batch["segments"]
-        states = pooled(output.hidden, segments.reshape(-1, segments.shape[-1]), model.module.config.task.pool)
+        states = pooled_read(output.hidden, flattened(segments), model.module.config.task.pool)
         return {"logits": model.task(states, dropout=dropout).reshape(segments.shape[:2]).astype(jnp.float32)}
 
     def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:

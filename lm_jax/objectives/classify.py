@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, Tree, lookup, setting
 from lm_jax.core.sums import Sums
@@ -21,7 +21,7 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.pooling import pooled
+from lm_jax.models.pooling import pooled_read
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import binary_cross_entropy, cross_entropy
@@ -218,13 +218,15 @@ class Classify(Task):
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch classes]."""
-        hidden = output.hidden
         if self._markers:
-            at = jnp.take_along_axis(hidden, batch["markers"][..., None], 1)
-            states = at.reshape(len(at), -1)
+            states = output.hidden.reshape(len(output.hidden), -1)
         else:
-            states = pooled(hidden, batch["segments"], model.module.config.task.pool)
+            states = pooled_read(output.hidden, batch["segments"], model.module.config.task.pool)
         return {"logits": model.task(states, dropout=dropout).astype(jnp.float32)}
+
+    def read(self, batch: Batch, pool: str) -> Int[Array, "sequences read"] | None:
+        """The markers, if there are any."""
+        return batch["markers"] if self._markers else super().read(batch, pool)
 
     def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
         """Cross-entropy of a label, the mean binary cross-entropy of several, or the squared error of a number."""

@@ -23,12 +23,12 @@ from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
-from lm_jax.models.pooling import pooled
+from lm_jax.models.pooling import pooled_read
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
 from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
-from lm_jax.objectives.task import Outputs, Task, Vectors
+from lm_jax.objectives.task import Outputs, Task, Vectors, flattened
 
 KEY = "config.objective.embed"
 
@@ -151,7 +151,7 @@ class Embed(Task):
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`vectors` of norm 1 [batch texts embed]."""
         segments = batch["segments"]
-        vectors = pooled(output.hidden, segments.reshape(-1, segments.shape[-1]), self.config.pool).astype(jnp.float32)
+        vectors = pooled_read(output.hidden, flattened(segments), self.config.pool).astype(jnp.float32)
         norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
         return {"vectors": (vectors / jnp.maximum(norms, 1e-12)).reshape(*segments.shape[:2], -1)}
 

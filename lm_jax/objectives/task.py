@@ -15,6 +15,7 @@ from lm_jax.core.config import Tree
 from lm_jax.core.sums import Sums
 from lm_jax.data.rows import Sizes
 from lm_jax.data.tables import Records
+from lm_jax.models import pooling
 from lm_jax.models.interface import Inputs, Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
@@ -75,7 +76,10 @@ class Task(Objective, abc.ABC):
 
     @abc.abstractmethod
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
-        """What the model says about each row, such as `logits`, from its `output`; `dropout` is the head's key."""
+        """What the model says about each row, such as `logits`; `dropout` is the head's key.
+
+        The hidden states of `output` are those of the tokens that `read` names.
+        """
 
     @abc.abstractmethod
     def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
@@ -110,9 +114,12 @@ class Task(Objective, abc.ABC):
 
     def inputs(self, batch: Batch) -> Inputs:
         """All sequences of all rows as one batch; `segments` are 0 at padding."""
-        names = ("tokens", "types", "segments")
-        tokens, types, segments = (batch[name].reshape(-1, batch[name].shape[-1]) for name in names)
+        tokens, types, segments = (flattened(batch[name]) for name in ("tokens", "types", "segments"))
         return Inputs(tokens=tokens, types=types, segments=segments)
+
+    def read(self, batch: Batch, pool: str) -> Int[Array, "sequences read"] | None:
+        """Indices of the only tokens of each sequence whose hidden states `outputs` reads; None: all."""
+        return pooling.read(flattened(batch["segments"]), pool)
 
     def measures(self, outputs: Outputs, batch: Batch) -> Sums:
         """Metrics that are sums over rows, besides the loss, such as accuracy; for the log."""
@@ -122,7 +129,8 @@ class Task(Objective, abc.ABC):
         """The loss of a batch, and the outputs that `predictions` reads."""
         model, batch = models["model"], part.batch
         keys = (None, None) if part.key is None else jax.random.split(part.key)
-        output = model(self.inputs(batch), dropout=keys[0])
+        read = self.read(batch, model.module.config.task.pool)
+        output = model(self.inputs(batch).replace(read=read), dropout=keys[0])  # type: ignore[attr-defined]
         outputs = self.outputs(model, output, batch, keys[1])
         loss = weighted(*self.losses(outputs, batch))
         metrics = {"loss": loss, **self.measures(outputs, batch)}
@@ -131,6 +139,11 @@ class Task(Objective, abc.ABC):
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """The mean loss of the answers."""
         return self.answer(models, part)[0]
+
+
+def flattened(x: jax.Array) -> jax.Array:
+    """All sequences of all rows, [sequences length]."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def softmax(logits: Float[np.ndarray, "*batch classes"]) -> Float[np.ndarray, "*batch classes"]:

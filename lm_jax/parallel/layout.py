@@ -193,6 +193,12 @@ def platform() -> str:
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
+def divided(*axes: str) -> bool:
+    """Returns whether the active layout divides one of these logical axes over devices."""
+    layout = _current.get()
+    return layout is not None and any(layout._size(getattr(layout.rules, axis)) > 1 for axis in axes)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrains the sharding of an activation by its logical axes; without an active layout, returns it unchanged."""
     layout = _current.get()

@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from lm_jax.core.config import InputError
+from lm_jax.models.heads import gather
 from lm_jax.models.interface import Inputs
 from lm_jax.models.transformer import build_transformer
 
@@ -231,6 +232,26 @@ def test_logits_of_gathered_states_are_the_gathered_logits(encoder):
     output = rest(jax.random.key(0, impl="unsafe_rbg"))
     logits = model.apply({"params": params}, output.hidden[:, 3:5], method="readout")
     np.testing.assert_allclose(logits, output.logits[:, 3:5], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "scan"), [("bert", "never"), ("bert", "always"), ("gpt2", "never"), ("palm", "never")]
+)
+def test_read_hidden_states_are_the_gathered_hidden_states(preset, scan):
+    inputs, read = inputs_of(preset), jnp.array([[0, 4], [3, 3]])
+    model, params = tiny.build(tiny.config(preset, over={"stack.scan": scan}), inputs)
+
+    def squares(params, narrow):
+        hidden = model.apply({"params": params}, inputs.replace(read=read if narrow else None)).hidden
+        hidden = hidden if narrow else gather(hidden, read)
+        return jnp.square(hidden).sum(), hidden
+
+    compute = jax.jit(jax.value_and_grad(squares, has_aux=True), static_argnums=1)
+    ((_, narrowed), gradients), ((_, gathered), expected) = compute(params, True), compute(params, False)
+    np.testing.assert_allclose(narrowed, gathered, atol=1e-5)
+    assert tiny.largest_difference(gradients, expected) < 1e-4
+    flops = [compute.lower(params, narrow).cost_analysis()["flops"] for narrow in (True, False)]
+    assert (flops[0] < 0.9 * flops[1]) == ((preset, scan) in (("bert", "never"), ("gpt2", "never")))
 
 
 @pytest.mark.parametrize(("preset", "tied"), [("gpt2", True), ("llama", False)])

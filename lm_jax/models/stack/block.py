@@ -22,7 +22,7 @@ from lm_jax.models.feedforward.dense import FeedForward
 from lm_jax.models.feedforward.experts import Experts
 from lm_jax.models.norms import Norm
 from lm_jax.models.stack.neighbours import Neighbours
-from lm_jax.parallel.layout import constrain
+from lm_jax.parallel.layout import constrain, divided
 
 
 @flax.struct.dataclass
@@ -36,6 +36,7 @@ class Context:
       bias: relative position bias of the scores.
       position_table: embeddings of relative positions.
       index: first cache slot that this call writes.
+      read: tokens of which the layer returns the residual stream; None: all.
     """
 
     visibility: Visibility
@@ -44,6 +45,7 @@ class Context:
     bias: Float[Array, "#batch heads query key"] | None | Any = None
     position_table: Float[Array, "places embed"] | None | Any = None
     index: Int[Array, ""] | None | Any = None
+    read: Int[Array, "batch read"] | None | Any = None
 
 
 class Block(nn.Module):
@@ -57,8 +59,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch length embed"], context: Context, cache: Any = None, train: bool = False
-    ) -> tuple[Float[Array, "batch length embed"], Any]:
-        """The residual stream after this layer, and the layer's cache."""
+    ) -> tuple[Float[Array, "batch read embed"], Any]:
+        """The residual stream after this layer, of the tokens `context.read`, and the layer's cache."""
         config, layer_input = self.config, x
         new_cache: dict[str, Any] = {}
 
@@ -98,7 +100,7 @@ class Block(nn.Module):
         branches = {"attention": attention, "cross": cross, "feedforward": feedforward}
         if config.cross is None:
             del branches["cross"]
-        x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train)
+        x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train, context.read)
         if config.neighbours.width:
             settings = (config.neighbours, config.norm, self.init_config, self.dtype, config.dropout)
             x = Neighbours(*settings, name="neighbours")(layer_input, x, context.visibility.key_segments, train)
@@ -150,14 +152,19 @@ PARALLEL_INPUTS: dict[str, Callable[..., tuple[jax.Array, jax.Array]]] = {
 }
 
 
-def _sequential(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
+def _sequential(
+    name: str, block: Block, x: jax.Array, branches: Branches, train: bool, read: jax.Array | None
+) -> jax.Array:
+    axis = "stream"
     for branch_name, branch in branches.items():
+        if branch_name == "feedforward" and read is not None:
+            x, axis = jnp.take_along_axis(x, read[..., None], 1), None
         norm = lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}")
-        x = constrain(RESIDUALS[name](x, branch, norm, block.drop(train)), "batch", "stream", None)
+        x = constrain(RESIDUALS[name](x, branch, norm, block.drop(train)), "batch", axis, None)
     return x
 
 
-def _parallel(name: str, block: Block, x: jax.Array, branches: Branches, train: bool) -> jax.Array:
+def _parallel(name: str, block: Block, x: jax.Array, branches: Branches, train: bool, read: None) -> jax.Array:
     if "cross" in branches:
         raise InputError(f"block.norm_placement {name!r} does not support block.cross; use pre, post or sandwich")
     drop, (y, z) = block.drop(train), PARALLEL_INPUTS[name](block.norm, x)
@@ -165,8 +172,17 @@ def _parallel(name: str, block: Block, x: jax.Array, branches: Branches, train: 
     return constrain(x, "batch", "stream", None)
 
 
-# Each placement returns the residual stream after a layer's branches.
+# Each placement returns the residual stream after a layer's branches, of the tokens `read` if it has any.
 PLACEMENTS: dict[str, Callable[..., jax.Array]] = {
     **{name: functools.partial(_sequential, name) for name in RESIDUALS},
     **{name: functools.partial(_parallel, name) for name in PARALLEL_INPUTS},
 }
+
+
+def narrows(config: BlockConfig) -> bool:
+    """Whether a layer can return the residual stream of some tokens only.
+
+    Its feed-forward layer reads no others, and tokens are not divided over devices.
+    """
+    reads_others = config.neighbours.width or config.feedforward.convolution > 1 or config.feedforward.experts.count
+    return config.norm_placement in RESIDUALS and not reads_others and not divided("stream", "length")

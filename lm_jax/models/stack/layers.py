@@ -25,7 +25,7 @@ from lm_jax.models.attention.relative import RelativeBias
 from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
 from lm_jax.models.interface import Shown, Transform
 from lm_jax.models.stack import segments, shown
-from lm_jax.models.stack.block import Block, Context
+from lm_jax.models.stack.block import Block, Context, narrows
 from lm_jax.models.stack.loops import LOOPS, Apply, scanned
 
 REMAT: dict[str, Callable[[Apply], Apply]] = {
@@ -52,9 +52,10 @@ class Stack(nn.Module):
         *,
         transform: Transform | None = None,
         show: tuple[str, ...] = (),
-    ) -> tuple[Float[Array, "batch length embed"], Any, Shown | None]:
+    ) -> tuple[Float[Array, "batch read embed"], Any, Shown | None]:
         """Returns the residual stream after the last layer, the new cache, and the intermediate outputs in `show`.
 
+        The residual stream is that of the tokens `context.read`, or of all.
         `cache` is arranged as by `empty_cache` or `empty_past`. `transform` maps the parameters of one layer to
         those of its block, inside the loop.
         """
@@ -68,10 +69,18 @@ class Stack(nn.Module):
         groups = self._groups(blocks, x, context)
         keys = jax.random.split(self.make_rng("dropout"), config.depth) if train and self.has_rng("dropout") else None
         transform = transform or (lambda tree: tree)
-        functions = {kind: self._apply(block, context, train, transform, show) for kind, block in blocks.items()}
-        unstacked = isinstance(groups.get(""), tuple)
-        loop = LOOPS["scanned" if scanned(config) and not unstacked else "unrolled"]
-        after, cache, layers = loop(config, functions, groups, x, cache, keys)
+        read, context = context.read, _reading(context, None)
+        function = lambda block, context: self._apply(block, context, train, transform, show)
+        functions = {kind: function(block, context) for kind, block in blocks.items()}
+        unrolled, last = isinstance(groups.get(""), tuple) or not scanned(config), None
+        if read is not None and unrolled and cache is None and not show:
+            block = blocks[segments.layers(config)[-1].kind]
+            last = function(block, _reading(context, read)) if narrows(block.config) else None
+        after, cache, layers = LOOPS["unrolled" if unrolled else "scanned"](
+            config, functions, groups, x, cache, keys, last
+        )
+        if read is not None and last is None:
+            after = jnp.take_along_axis(after, read[..., None], 1)
         return after, cache, shown.of_stack(show, x, layers)
 
     def _apply(self, block: Block, context: Context, train: bool, transform: Transform, show: tuple[str, ...]) -> Apply:
@@ -107,6 +116,10 @@ class Stack(nn.Module):
         shapes = lambda block: jax.eval_shape(lambda: block.init(jax.random.key(0), x, context)["params"])
         default = shapes(blocks[kinds[0]].clone(config=self.config.block, parent=None))
         return tuple(kind for kind in kinds if shapes(blocks[kind]) != default)
+
+
+def _reading(context: Context, read: jax.Array | None) -> Context:
+    return context.replace(read=read)  # type: ignore[attr-defined]
 
 
 def _add_positions(

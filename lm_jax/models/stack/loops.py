@@ -57,21 +57,28 @@ def split_layers(config: StackConfig, groups: Params) -> tuple[Any, ...]:
 
 
 def _unrolled(
-    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
+    config: StackConfig,
+    functions: dict[str, Apply],
+    groups: Params,
+    x: jax.Array,
+    cache: Any,
+    keys: Any,
+    last: Apply | None,
 ) -> tuple[jax.Array, Any, list[Shown]]:
-    """The unrolled loop; group "" may be a tuple of layers that are already unstacked."""
+    """The unrolled loop, with `last` for the last layer; group "" may be a tuple of layers, already unstacked."""
     params = groups[""] if isinstance(groups.get(""), tuple) else split_layers(config, groups)
     caches, shown = [], []
     for index, (layer, layer_params) in enumerate(zip(segments.layers(config), params, strict=True)):
         layer_cache, key = (None if tree is None else tree[index] for tree in (cache, keys))
-        x, layer_cache, layer_shown = functions[layer.kind](x, layer_params, layer_cache, key)
+        apply = last if last is not None and index == config.depth - 1 else functions[layer.kind]
+        x, layer_cache, layer_shown = apply(x, layer_params, layer_cache, key)
         caches.append(layer_cache)
         shown.append(layer_shown)
     return x, None if cache is None else tuple(caches), shown
 
 
 def _scanned(
-    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
+    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any, last: None
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """One scan per segment, whose body functions the layers of its pattern once."""
     owners, caches, shown = segments.parameter_groups(config, tuple(filter(None, groups))), [], []
