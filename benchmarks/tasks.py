@@ -1,6 +1,7 @@
 """Tunes a pretrained encoder on the tasks of a table, and compares the scores with those of Transformers.
 
 python -m benchmarks.tasks model=RUN data=FOLDER output=FOLDER [only=sst2,mrpc] [variant=mean] [seeds=1,2] [parallel=4]
+    [config.KEY=VALUE ...]
 
 RUN is an imported checkpoint (`lm-jax import`) or another run, in which {seed} stands for the seed; FOLDER holds the
 data sets. Every row of the table is one `lm-jax train` command, which is printed; finished rows are not repeated. The
@@ -101,6 +102,7 @@ def command(name: str, row: Row, options: dict[str, str], seed: int) -> list[str
         f"--fork={options['model'].format(seed=seed)}",
         *_files(row, data, output),
         *row.settings,
+        *(f"--{key}={value}" for key, value in options.items() if key.startswith("config.")),
         *VARIANTS[variant][row.recipe.startswith("tag")],
     ]
     workdir = output / f"{name}-{variant}-{seed}"

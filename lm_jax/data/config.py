@@ -33,7 +33,7 @@ class DataConfig:
       validation: the share of the corpus, at its end, that is held out from training; above 1, a number of tokens, of
         columns of records. Ignored if there are `dev` files.
       buckets: lengths to which batches are cut: a batch is padded to the smallest that holds its longest row, not to
-        `length`; for rows of `columns`; empty: every batch is padded to `length`.
+        `length`; for rows of `columns`; longer ones are ignored; empty: every batch is padded to `length`.
       workers: processes that clean and tokenise; 0: one per core.
       threads: threads that build batches ahead of the device; 0: each batch is built when it is needed.
       prefetch: maximum number of batches that are built ahead of the device.
@@ -76,11 +76,6 @@ class DataConfig:
             raise InputError(
                 f"config.data.validation is {self.validation:g}; expected a share from 0 to 1, or a whole number of "
                 "records or tokens"
-            )
-        if self.buckets and max(self.buckets) > self.length:
-            raise InputError(
-                f"config.data.buckets has {max(self.buckets)}, but rows have at most config.data.length {self.length} "
-                "tokens; leave it out, or raise the length"
             )
 
     def source(self) -> SourceConfig:

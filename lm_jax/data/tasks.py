@@ -179,10 +179,14 @@ TASKS["semeval2010"] = dataclasses.replace(
 )
 
 
+# A batch is padded to the smallest of these lengths that holds its longest row.
+BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384)
+
+
 def scratch(name: str) -> dict[str, Any]:
     """The settings of a recipe that trains a small model on a task from nothing, without the model; our numbers."""
     settings = tuning(name, epochs=0.0, learning_rate=1e-3)
-    settings["data"] |= {"length": 64, "batch": 16}
+    settings["data"] |= {"length": 64, "batch": 16, "buckets": ()}
     settings["objective"][settings["objective"]["name"]] |= TASKS[name].small
     settings["data"]["tokenizer"] = {**settings["data"].get("tokenizer", {}), "kind": "unigram", "vocab_at_most": 1024}
     return {**settings, "train": {**settings["train"], "steps": 200}}
@@ -198,7 +202,12 @@ def tuning(name: str, *, epochs: float = 3.0, learning_rate: float = 5e-5) -> di
       InputError: there is no such task.
     """
     entry = lookup(TASKS, name, "the name of a task")
-    data = {"length": 128, "batch": 32, "columns": {key: dict(column) for key, column in entry.columns.items()}}
+    data = {
+        "length": 128,
+        "batch": 32,
+        "buckets": BUCKETS,
+        "columns": {key: dict(column) for key, column in entry.columns.items()},
+    }
     return {
         "objective": {"name": entry.objective, entry.objective: dict(entry.settings)},
         "data": {**data, **entry.data},

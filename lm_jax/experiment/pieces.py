@@ -123,7 +123,8 @@ class Experiment:
         spec = self.objective.spec
         axes = {name: field.axis_names for name, field in spec.items() if "length" in field.axis_names}
         # The targets of an encoder-decoder may be longer than `config.data.length`.
-        sizes = {*self.config.data.buckets, max(spec[name].shape[axes[name].index("length")] for name in axes)}
+        longest = max(spec[name].shape[axis.index("length")] for name, axis in axes.items())
+        sizes = {*(size for size in self.config.data.buckets if size < longest), longest}
         real = tuple(name for name in axes if name in {field.used for field in spec.values()})
         return Buckets(tuple(sorted(sizes)), axes, real)
 
@@ -309,15 +310,9 @@ class Experiment:
     def train_step(self) -> step_module.Step:
         """The jitted train step; it donates the state and keeps its shardings."""
         config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
-        function = step_module.make_train_step(
-            self.objective,
-            self.models,
-            self.optimizer,
-            gradients=gradients.accumulate(config.train.accumulate),
-            average=self.average,
-            seed=config.seed,
-            generator=config.train.generator,
-        )
+        options: dict[str, Any] = {"seed": config.seed, "generator": config.train.generator, "average": self.average}
+        options["gradients"] = gradients.accumulate(config.train.accumulate)
+        function = step_module.make_train_step(self.objective, self.models, self.optimizer, **options)
         return self.layout.jit(function, donate_argnums=0, out_shardings=(shardings, None))
 
     def eval_step(self) -> Callable[..., Any]:
