@@ -155,7 +155,7 @@ TASKS: dict[str, Entry] = {
         metrics=("spearman", "pearson"),
     ),
     # Texts from texts.
-    "translation": _write("source", "target", "bleu", "chrf"),
+    "translation": _write("", "", "bleu", "chrf"),
     "dialogsum": _write("dialogue", "summary", "rougeL", "rouge1"),
     "responses": _write("context", "response", "rougeL", "bleu"),
     "instructions": Entry(
