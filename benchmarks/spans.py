@@ -1,8 +1,8 @@
-"""Answers of a run beside the best span at a fixed position: `python -m benchmarks.spans FILE.json.gz HELD ANSWERS.jsonl`.
+"""Answers of a run beside the best span at a fixed position: `python -m benchmarks.spans FILE HELD ANSWERS.jsonl`.
 
-FILE is in SQuAD's format (Rajpurkar et al. 2016, arXiv:1606.05250), its last HELD questions are held out, and ANSWERS
-is what `lm-jax predict` wrote for FILE. The span is the one of at most eight words, anywhere in the first forty words
-of a context, with the highest F1 over the other questions.
+FILE is gzipped and in SQuAD's format (Rajpurkar et al. 2016, arXiv:1606.05250), its last HELD questions are held out,
+and ANSWERS is what `lm-jax predict` wrote for FILE. The span is the one of at most eight words, anywhere in the first
+forty words of a context, with the highest F1 over the other questions.
 """
 
 from __future__ import annotations
