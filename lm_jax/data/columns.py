@@ -190,7 +190,8 @@ class Columns(Several):
 
     def located(self, name: str, record: int) -> Located:
         """Return the original text of a text column's entry, and where its tokens lie in it."""
-        return originals.locate(self.originals[name][record], self.clean, self.tokenizer)
+        sides = templates.split(self.config[name].template, "template")
+        return originals.locate(self.originals[name][record], self.clean, self.tokenizer, sides)
 
 
 def join(
@@ -227,7 +228,7 @@ def join(
     with atomic.lock_unfinished(directory, "columns.json", lambda: None) as unfinished:
         if unfinished:
             report = reports.empty()
-            bad = {name: functools.partial(_bad, name, located[name], report) for name in others}
+            bad = {name: functools.partial(reject, name, located[name], report) for name in others}
             columns: dict[str, list[Any]] = {}
             for name in others:
                 if (kind := KINDS[config[name].kind]).derived:
@@ -271,7 +272,7 @@ def _originals(
     if column.kind == "text":
         return originals.texts(root, source, clean.encoding)
     report = reports.empty()
-    bad = functools.partial(_bad, name, source, report)
+    bad = functools.partial(reject, name, source, report)
     return Originals(root, source, functools.partial(_entries, KINDS[column.kind], source, report, bad), column.kind)
 
 
@@ -366,7 +367,7 @@ def _unique(column: Iterator[Any], bad: Callable[..., None]) -> Iterator[Any]:
             yield bad(record, problem, same=first[entry[0][0]])
 
 
-def _bad(
+def reject(
     column: str,
     source: SourceConfig,
     report: reports.Report,
