@@ -118,7 +118,9 @@ def _template(
 def _extended(tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Return the entries of tokens added by `extend`: not special, and found before the text around them is split."""
     backend = tokenizer.backend
-    entries = huggingface.added_tokens(backend.ids) if isinstance(backend, Extended) else []
+    ids = backend.ids if isinstance(backend, Extended) else {}
+    # A marker may be a special token, which the file has already.
+    entries = huggingface.added_tokens({name: token for name, token in ids.items() if not tokenizer.special[token]})
     return [{**entry, "special": False} for entry in entries]
 
 
