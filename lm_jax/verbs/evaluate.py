@@ -14,6 +14,7 @@ from pathlib import Path
 from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
+from lm_jax.data.clean import report as reports
 from lm_jax.data.columns import parse
 from lm_jax.data.config import DataConfig
 from lm_jax.data.kinds import KINDS
@@ -40,6 +41,8 @@ def run(request: Request) -> int:
     with report.Progress() as progress:
         labels = exp.labels if other else None
         exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress, labels=labels)
+    for line in reports.summary(exp.tokens.report) if other else ():
+        report.warn(line)
     rows, name = exp.feed.rows("validation"), data.dev_name or data.name
     if not len(rows):
         raise InputError(
