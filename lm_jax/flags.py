@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import sysconfig
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
         key, equals, text = word[len("--") :].partition("=")
         if not equals:
             raise InputError(f"{word} has no value; write {word}=VALUE")
-        tree, path, names = config, "config", key.split(".")[1:]
+        tree, path, names, entry = config, "config", key.split(".")[1:], None
         for depth, name in enumerate(names):
             last = depth == len(names) - 1
             # The user chooses the keys of these trees, such as the names of a mixture's sources.
@@ -269,14 +270,19 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
             if not last and not hasattr(tree[name], "keys"):
                 raise InputError(f"unknown key {key}: {path}.{name} is a value, not a tree")
             if last:
-                tree[name] = _value(tree, name, text, key)
+                tree[name] = _value(tree, name, text, key, entry)
             else:
+                entry = ENTRIES.get(path)
                 tree, path = tree[name], f"{path}.{name}"
     return config
 
 
-def _value(tree: Any, name: str, text: str, key: str) -> Any:
-    """Parses `text` as the type of a field; the text `None` leaves an unset field unset."""
+def _value(tree: Any, name: str, text: str, key: str, entry: type | None) -> Any:
+    """Parses `text` as the type of a field; the text `None` leaves an unset field unset.
+
+    `entry` is the class of `tree` in `ENTRIES`, if it is one: its tuples of texts, as names of labels, may be `1,2`.
+    """
+    item = str if entry and typing.get_type_hints(entry).get(name) == tuple[str, ...] else _item
     kind = tree.get_type(name)
     if text == "None" and tree[name] is None:
         return None
@@ -285,7 +291,7 @@ def _value(tree: Any, name: str, text: str, key: str) -> Any:
         if kind is bool:
             return booleans[text.lower()]
         if kind in (tuple, list):  # A list if the configuration was read from JSON.
-            return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(_item, filter(None, text.split(","))))
+            return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(item, filter(None, text.split(","))))
         return kind(text)
     except (KeyError, ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{key} is {text!r}; expected {kind.__name__}") from error

@@ -77,6 +77,8 @@ RECIPES = [
 def test_a_recipe_trains_and_answers_new_rows(recipe, form, fields, settings, tmp_path, monkeypatch):
     monkeypatch.setenv("LM_JAX_CACHE", str(tmp_path / "cache"))
     rows = [record(number) for number in range(ROWS)]
+    if recipe == "relation":
+        rows = [{**row, "text": "the <e1>{choice1}</e1> is near the <e2>{choice2}</e2>".format(**row)} for row in rows]
     suffix = {"conll": ".txt", "squad": ".json"}.get(form, ".jsonl")
     path, new = table(tmp_path / f"rows{suffix}", rows, form), tmp_path / "new.jsonl"
     new.write_text("".join(json.dumps({**row, "context": row["text"]}) + "\n" for row in rows[:5]))

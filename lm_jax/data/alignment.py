@@ -54,8 +54,9 @@ class Text(NamedTuple):
 
 def documents(column: Text) -> Iterator[Document]:
     """Yield the documents of a text column."""
-    root, source, clean, tokenizer = column
+    root, source, clean, _ = column
     sides = templates.split(source.template, "template")
+    tokenizer = tokenizers.within(column.tokenizer, sides)
     cleaned, raw = texts.prepare(root, source, clean, aligned=True), sources.documents(source, aligned=True, words=True)
     for unit in range(cleaned.units):
         kept = cleaned.unit(unit)

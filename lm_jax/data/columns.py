@@ -12,7 +12,6 @@ import difflib
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError, Tree, build_entries, lookup, nearest, setting
-from lm_jax.data import alignment, atomic, originals, records, sources, templates
+from lm_jax.data import alignment, atomic, kinds, originals, records, sources, templates
 from lm_jax.data.alignment import Bad
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
@@ -36,7 +35,6 @@ KEY = "config.data.columns"
 VERSION = 1
 # The same for spans. Since version 2, white space at their ends is left out, and cleaning may change the text inside.
 SPANS_VERSION = 2
-_INTEGER = re.compile("0|-?[1-9][0-9]*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,13 +152,13 @@ class Columns(Several):
 
     def check(self, reads: Mapping[str, int]) -> None:
         """Raise InputError if a column of `reads` (see `rows.Reads.columns`) is missing or of another kind."""
-        kinds = {name: column.kind for name, column in self.config.items()}
+        kind_of = {name: column.kind for name, column in self.config.items()}
         for name, most in reads.items():
             # `most` is above 0 for text columns only.
-            if name not in kinds or (kinds[name] == "text") != (most > 0):
-                choices = ", ".join(f"{each} ({kind})" for each, kind in kinds.items())
+            if name not in kind_of or (kind_of[name] == "text") != (most > 0):
+                choices = ", ".join(f"{each} ({kind})" for each, kind in kind_of.items())
                 column = f"a column {name!r}{' of text' * (most > 0)}"
-                raise InputError(f"the objective reads {column}; {KEY} has {choices}{nearest(name, kinds)}")
+                raise InputError(f"the objective reads {column}; {KEY} has {choices}{nearest(name, kind_of)}")
 
     def read(self, name: str, record: int, most: int, first: int = 0) -> np.ndarray | np.generic:
         """Read one entry: int32 tokens, a number, the id of a label, ids of labels [labels], or int32 spans [spans, 3].
@@ -190,7 +188,8 @@ class Columns(Several):
 
     def located(self, name: str, record: int) -> Located:
         """Return the original text of a text column's entry, and where its tokens lie in it."""
-        return originals.locate(self.originals[name][record], self.clean, self.tokenizer)
+        sides = templates.split(self.config[name].template, "template")
+        return originals.locate(self.originals[name][record], self.clean, self.tokenizer, sides)
 
 
 def join(
@@ -227,7 +226,7 @@ def join(
     with atomic.lock_unfinished(directory, "columns.json", lambda: None) as unfinished:
         if unfinished:
             report = reports.empty()
-            bad = {name: functools.partial(_bad, name, located[name], report) for name in others}
+            bad = {name: functools.partial(reject, name, located[name], report) for name in others}
             columns: dict[str, list[Any]] = {}
             for name in others:
                 if (kind := KINDS[config[name].kind]).derived:
@@ -271,7 +270,7 @@ def _originals(
     if column.kind == "text":
         return originals.texts(root, source, clean.encoding)
     report = reports.empty()
-    bad = functools.partial(_bad, name, source, report)
+    bad = functools.partial(reject, name, source, report)
     return Originals(root, source, functools.partial(_entries, KINDS[column.kind], source, report, bad), column.kind)
 
 
@@ -311,7 +310,7 @@ def _store(
         else:
             flat = [item for entry in column for item in entry or ()]
             data_names = {item[-1] for item in flat} if kind.named else set()
-            names[name] = [*fixed[name]] if name in fixed else _ordered(data_names)
+            names[name] = [*fixed[name]] if name in fixed else kinds.ordered(data_names)
             ids = {each: number for number, each in enumerate(names[name])}
             values = np.array([(*item[:-1], ids.get(item[-1], item[-1])) for item in flat], kind.dtype)
         atomic.write_array(directory / f"{name}.npy", values.reshape(-1, kind.width))
@@ -320,14 +319,10 @@ def _store(
             report[group]["documents"] += int(nonempty[-1].sum())
     rows = np.flatnonzero(np.logical_and.reduce(nonempty))
     if not len(rows):
-        raise InputError(f"{KEY}: none of {len(nonempty[0]):,} records has an entry in every column")
+        dropped = "".join(f"; {line}" for line in reports.summary(report))
+        raise InputError(f"{KEY}: none of {len(nonempty[0]):,} records has an entry in every column{dropped}")
     atomic.write_array(directory / "rows.npy", rows)
     atomic.write_json(directory / "columns.json", {"names": names, "entries": report})
-
-
-def _ordered(names: set[str]) -> list[str]:
-    """Sort names alphabetically, or numerically if all are integers."""
-    return sorted(names, key=int if all(map(_INTEGER.fullmatch, names)) else None)
 
 
 def _entries(kind: Kind, source: SourceConfig, report: reports.Report, bad: Bad) -> Iterator[Any]:
@@ -366,7 +361,7 @@ def _unique(column: Iterator[Any], bad: Callable[..., None]) -> Iterator[Any]:
             yield bad(record, problem, same=first[entry[0][0]])
 
 
-def _bad(
+def reject(
     column: str,
     source: SourceConfig,
     report: reports.Report,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm_jax.data import alignment
+
+_INTEGER = re.compile("0|-?[1-9][0-9]*")
 
 
 def _number(value: Any) -> list[tuple[float]]:
@@ -67,6 +70,16 @@ def _name(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
+
+
+def ordered(names: Collection[str]) -> list[str]:
+    """Sort names alphabetically, or numerically if all are integers.
+
+    Example:
+      >>> ordered({"10", "9"}), ordered({"10", "9", "b"})
+      (['9', '10'], ['10', '9', 'b'])
+    """
+    return sorted(names, key=int if all(map(_INTEGER.fullmatch, names)) else None)
 
 
 class Kind(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Int
 
-from lm_jax.data import atomic, sources
+from lm_jax.data import atomic, sources, tokenizers
 from lm_jax.data.clean import chain, steps
 from lm_jax.data.clean import report as reports
 from lm_jax.data.sources import SourceConfig
@@ -96,8 +96,10 @@ class Located:
 
 # The records of one text are neighbours.
 @functools.lru_cache(maxsize=4)
-def locate(text: str, clean: chain.CleanConfig, tokenizer: Tokenizer) -> Located:
+def locate(text: str, clean: chain.CleanConfig, tokenizer: Tokenizer, sides: tuple[str, str] = ("", "")) -> Located:
     r"""Find the tokens of a text that is cleaned and tokenised in the text itself.
+
+    `sides` are those of the template around the text; the tokens of the template are empty places of the text.
 
     Example:
       >>> from lm_jax.data import tokenizers
@@ -106,15 +108,16 @@ def locate(text: str, clean: chain.CleanConfig, tokenizer: Tokenizer) -> Located
       >>> located.span(1, 6), located.span(4, 6)
       ((2, 8), (6, 8))
     """
-    cleaned = chain.clean(text, clean, reports.empty()) or ""
-    encoded = tokenizer.encode_with_starts([cleaned])
+    cleaned = chain.clean(text, clean, reports.empty(), sides) or ""
+    encoded = tokenizers.within(tokenizer, sides).encode_with_starts([cleaned])
     starts = cast(np.ndarray, encoded.starts)
     # A token ends where the next one starts; the tokens of one character may all have the start of the character.
     ends = np.append(starts, len(cleaned.encode()))[np.searchsorted(starts, starts, "right")]
     leads = np.flatnonzero((np.frombuffer(cleaned.encode(), np.uint8) & 0xC0) != 0x80)
     # The character of a byte, and for the end of a token the character after it.
     first, last = np.searchsorted(leads, starts, "right") - 1, np.searchsorted(leads, ends, "left")
-    begins, closes = align(text, cleaned)
+    borders = (each - len(sides[0]) for each in align(text.join(sides), cleaned))
+    begins, closes = (np.clip(each, 0, len(text)) for each in borders)
     return Located(text, begins[np.minimum(first, len(begins) - 1)], closes[np.maximum(last - 1, 0)])
 
 

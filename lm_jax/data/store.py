@@ -23,7 +23,7 @@ from jaxtyping import Int
 
 from lm_jax.core import host
 from lm_jax.core.config import InputError
-from lm_jax.data import atomic, sentences, sources, texts, tokenizers, workers
+from lm_jax.data import atomic, sentences, sources, templates, texts, tokenizers, workers
 from lm_jax.data.clean import chain
 from lm_jax.data.clean import report as reports
 from lm_jax.data.texts import Progress
@@ -66,12 +66,13 @@ def prepare(
     if isinstance(tokenizer, tokenizers.TokenizerConfig):
         tokenizer = find_tokenizer(root, tokenizer, cleaned, report_progress)
     described = [VERSION, RECORD_TOKENS, cleaned.fingerprint, tokenizer.fingerprint, *([prefix] if prefix else [])]
+    sides = templates.split(source.template, "template")
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
     directory = root / "tokens" / fingerprint
     waiting = lambda: report_progress("waiting for another process to tokenise", 0, 0)
     with atomic.lock_unfinished(directory, "store.json", waiting) as unfinished:
         if unfinished:
-            _write_store(directory, fingerprint, cleaned, tokenizer, prefix, workers, report_progress)
+            _write_store(directory, fingerprint, cleaned, tokenizer, prefix, sides, workers, report_progress)
         shutil.rmtree(directory / "parts", ignore_errors=True)
     return Store.open(directory)
 
@@ -87,16 +88,16 @@ def find_tokenizer(
         return tokenizers.train(config, ())
     settings = dataclasses.asdict(config)
     # Hash only the setting of the size that is in use, so that tokenizers from before there were two keep their hash.
-    for name in ("vocab" if config.vocab is None else "vocab_at_most", "add", "anew"):
+    for name in ("vocab" if config.vocab is None else "vocab_at_most", "add", "markers", "anew"):
         del settings[name]
     described = json.dumps([VERSION, cleaned.fingerprint, settings])
     directory = root / "tokenizers" / hashlib.sha256(described.encode()).hexdigest()[:32]
     if not tokenizers.is_saved(directory):
         if progress is not None:
             progress("training the tokenizer", 0, 0)
-        without = dataclasses.replace(config, add=())
+        without = dataclasses.replace(config, add=(), markers=())
         tokenizers.train(without, cleaned, cleaned.bytes, progress).save(directory)
-    return tokenizers.extend(tokenizers.load(directory), config.add)
+    return tokenizers.extend(tokenizers.load(directory), config.added, config.markers)
 
 
 def _write_store(
@@ -105,6 +106,7 @@ def _write_store(
     cleaned: texts.Texts,
     tokenizer: tokenizers.Tokenizer,
     prefix: tuple[int, ...],
+    sides: tuple[str, str],
     count: int,
     progress: Progress,
 ) -> None:
@@ -114,7 +116,7 @@ def _write_store(
     missing = [index for index in range(cleaned.units) if not (parts / f"{index:05d}.json").exists()]
     done = cleaned.units - len(missing)
     progress("tokenising", done, cleaned.units)
-    for _ in workers.run(write_shard, (str(directory), str(cleaned.directory), prefix), missing, count):
+    for _ in workers.run(write_shard, (str(directory), str(cleaned.directory), prefix, sides), missing, count):
         done += 1
         progress("tokenising", done, cleaned.units)
     notes = [json.loads((parts / f"{index:05d}.json").read_bytes()) for index in range(cleaned.units)]
@@ -140,11 +142,11 @@ def _write_store(
     atomic.write_json(directory / "store.json", manifest)
 
 
-def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], index: int) -> int:
-    """Tokenise one unit of text and write its shard, in a worker."""
+def write_shard(directory: str, cleaned: str, prefix: tuple[int, ...], sides: tuple[str, str], index: int) -> int:
+    """Tokenise one unit of text, which is in a template with these `sides`, and write its shard, in a worker."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    tokenizer = _load_tokenizer(directory)
+    tokenizer = tokenizers.within(_load_tokenizer(directory), sides)
     corpus = _open_texts(cleaned)
     tokens, document_starts, sentence_starts = _encode(tokenizer, prefix, corpus.unit(index))
     unknown = 0 if tokenizer.unk is None else int(np.count_nonzero(tokens == tokenizer.unk))

@@ -14,7 +14,7 @@ from lm_jax.core.config import InputError
 from lm_jax.data import columns, windows
 from lm_jax.data.columns import Columns
 from lm_jax.data.rows import Request, Row, Sizes, permuted, span
-from lm_jax.data.windows import Windows
+from lm_jax.data.windows import Division, Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Records:
       numbers: the record of each row; the rows of one record are neighbours, in the order of their windows.
       most: maximum tokens by column, for spans those of their text; spans of a text in windows are all read.
       windows: the column that is read in windows, if any.
-      starts: the first token of each row's window; 0 without windows.
+      starts, stops: the first token of each row's window, and the one after its last; 0 without windows.
       measure: `Reads.lengths`.
     """
 
@@ -35,19 +35,24 @@ class Records:
     most: Mapping[str, int]
     windows: Windows | None
     starts: Int[np.ndarray, " rows"]
+    stops: Int[np.ndarray, " rows"]
     measure: Callable[[Sizes], Int[np.ndarray, " rows"]] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def row(self, index: int, epoch: int, rng: np.random.Generator) -> Row:
-        """Return the entries of one record by column, and with windows the first token that is read (`window`)."""
+        """Return the entries of one record by column.
+
+        With windows, also the first token that is read (`window`), and the `share` of the row.
+        """
         record, cut = int(self.numbers[index]), self.windows
         whole = {name: most for name, most in self.most.items() if cut is None or name != cut.column}
         row: Row = {name: self.columns.read(name, record, most) for name, most in whole.items()}
         if cut is not None:
-            start, room = int(self.starts[index]), cut.room - sum(np.size(row[name]) for name in cut.beside)
-            row |= {cut.column: self.columns.read(cut.column, record, room, start), "window": np.int32(start)}
+            start, size = int(self.starts[index]), int(self.stops[index] - self.starts[index])
+            row[cut.column] = self.columns.read(cut.column, record, size, start)
+            row |= {"window": np.int32(start), "share": self.shares[index].astype(np.int32)}
         return row
 
     def entry(self, name: str, record: int) -> Any:
@@ -55,8 +60,21 @@ class Records:
         return self.columns.read(name, record, self.columns.tokens)
 
     def part(self, first: int, last: int) -> Records:
-        """Return the rows first..last-1."""
-        return dataclasses.replace(self, numbers=self.numbers[first:last], starts=self.starts[first:last])
+        """Return the rows first..last-1, which are those of whole records."""
+        rows = {name: getattr(self, name)[first:last] for name in ("numbers", "starts", "stops")}
+        return dataclasses.replace(self, **rows)
+
+    def first(self, rows: int) -> Records:
+        """Return the rows of the first records: as many as have at most so many rows, but at least one record."""
+        if rows >= len(self):
+            return self
+        border = np.searchsorted(self.numbers, self.numbers[rows])
+        return self.part(0, int(border or np.searchsorted(self.numbers, self.numbers[0], "right")))
+
+    @functools.cached_property
+    def shares(self) -> Int[np.ndarray, "rows 2"]:
+        """The tokens of which each row's window has the most context, first and one after the last."""
+        return windows.shares(Division(self.numbers, self.starts, self.stops))
 
     @property
     def records(self) -> list[int]:
@@ -74,9 +92,7 @@ class Records:
         texts = {name: most for name, most in self.most.items() if name in self.columns.stores}
         sizes = {name: self.columns.sizes(name, self.numbers, most) for name, most in texts.items()}
         if (cut := self.windows) is not None:
-            whole = self.columns.sizes(cut.column, self.numbers, self.columns.tokens)
-            room = cut.room - sum(sizes[name] for name in cut.beside)
-            sizes[cut.column] = np.minimum(whole - self.starts, room)
+            sizes[cut.column] = self.stops - self.starts
         return self.measure(sizes)  # type: ignore[misc]
 
     filling = permuted
@@ -98,11 +114,16 @@ def of_columns(request: Request) -> Records:
     most = {name: reads.get(corpus.config[name].of or name, corpus.tokens) for name in reads}
     cut = request.reads.windows
     if cut is None:
-        return Records(corpus, numbers, most, None, np.zeros_like(numbers), request.reads.lengths)
-    beside = np.zeros_like(numbers)
+        zeros = np.zeros_like(numbers)
+        return Records(corpus, numbers, most, None, zeros, zeros, request.reads.lengths)
+    room = np.full_like(numbers, cut.room)
     for name in cut.beside:
-        beside += corpus.sizes(name, numbers, reads[name])
+        room -= corpus.sizes(name, numbers, reads[name])
     sizes = corpus.sizes(cut.column, numbers, corpus.tokens)
-    texts, starts = windows.divide(sizes, cut.room - beside, cut.overlap)
+    if cut.words:
+        words = lambda text: np.asarray(corpus.read(cut.words, int(numbers[text]), corpus.tokens))[:, :2]
+        texts, starts, stops = windows.divide_words(sizes, room, cut.overlap, words)
+    else:
+        texts, starts, stops = windows.divide(sizes, room, cut.overlap)
     most |= {name: corpus.tokens for name in reads if corpus.config[name].of == cut.column}
-    return Records(corpus, numbers[texts], most, cut, starts, request.reads.lengths)
+    return Records(corpus, numbers[texts], most, cut, starts, stops, request.reads.lengths)

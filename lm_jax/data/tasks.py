@@ -101,8 +101,7 @@ def _write(source: str, target: str, *metrics: str, before: str = "") -> Entry:
     return Entry(objective="seq2seq", columns=columns, settings={"smoothing": 0.1}, metrics=metrics)
 
 
-# The markers of a chat, each one token: who says what follows. A text that spells a marker is read as one, because an
-# added token is text (`tokenizers.extended`); remove markers from texts that are not trusted.
+# The markers of a chat, each one token: who says what follows. A question that holds one is spelled.
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
 
 TASKS: dict[str, Entry] = {
@@ -167,7 +166,7 @@ TASKS: dict[str, Entry] = {
         # The marker opens the answer.
         settings={"smoothing": 0.0, "closed": False},
         metrics=("exact_match", "rougeL"),
-        data={"tokenizer": {"add": (USER, ASSISTANT)}},
+        data={"tokenizer": {"markers": (USER, ASSISTANT)}},
     ),
 }
 # Relations of SemEval-2010 task 8 (Hendrickx et al. 2010).

@@ -137,6 +137,10 @@ def _clean_source(
     # `skipped` counts the bad rows of all units, because the source is read from its start after an interruption too.
     report = reports.total([*(note["report"] for note in notes), skipped])
     documents = _deduplicate(directory, units, clean.deduplicate, report)
+    if not report["read"]["documents"]:
+        raise InputError(
+            f"config.data.path: {source.path} holds no document; it is empty, or has a header alone: give one with text"
+        )
     if not report["kept"]["documents"]:
         reasons = ", ".join(f"{entry['documents']} {reason}" for reason, entry in report["dropped"].items())
         raise InputError(

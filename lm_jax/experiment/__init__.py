@@ -5,7 +5,8 @@
 """
 
 from lm_jax.experiment.config import HISTORY, LABELS, SAVED, ExperimentConfig, adopt, as_json, complete, parse, saved
-from lm_jax.experiment.pieces import Experiment, load, prepare
+from lm_jax.experiment.pieces import Experiment
+from lm_jax.experiment.preparing import load, prepare
 
 __all__ = ["HISTORY", "LABELS", "SAVED", "Experiment", "ExperimentConfig"]
 __all__ += ["adopt", "as_json", "complete", "load", "parse", "prepare", "saved"]

@@ -117,7 +117,7 @@ def adopt(recipe: Any, fork: str | None, workdir: str | None) -> Any:
         return recipe
     run = None if fork is None else saved(fork)
     # The run itself keeps the tokenizer of its parameters; a new run extends it by its own settings.
-    fresh: dict[str, Any] = {"path": "", "add": (), "anew": False} if run else {}
+    fresh: dict[str, Any] = {"path": "", "add": (), "markers": (), "anew": False} if run else {}
     if run is None and workdir is not None:
         run = next(filter(None, map(saved, [Path(workdir), *sorted(Path(workdir).glob("seed-*"))])), None)
     if run is None:

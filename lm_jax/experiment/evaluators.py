@@ -28,7 +28,7 @@ def validation(exp: Experiment) -> LanguageModelling | TaskScores | TextScores:
     if isinstance(objective, Task):
         answering, most = exp.answering(), exp.config.evaluate.batches * exp.config.data.batch
         if most:
-            answering = dataclasses.replace(answering, rows=answering.rows.part(0, most))
+            answering = dataclasses.replace(answering, rows=answering.rows.first(most))
         return TaskScores(answering, task.metrics or USUAL[objective.kind_of_answers])
     ordered = functools.partial(feed.ordered, "validation", exp.config.evaluate.batches)
     likelihood = LanguageModelling(

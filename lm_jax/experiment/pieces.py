@@ -6,9 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -26,7 +24,7 @@ from lm_jax.evaluate.language_modelling import LanguageModelling
 from lm_jax.evaluate.tasks import Answering, TaskScores
 from lm_jax.evaluate.written import TextScores
 from lm_jax.experiment import checks, evaluators, rates
-from lm_jax.experiment.config import SAVED, ExperimentConfig, parse, saved, saved_labels
+from lm_jax.experiment.config import ExperimentConfig
 from lm_jax.experiment.feed import Feed
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
@@ -151,7 +149,7 @@ class Experiment:
     @property
     def _rows_of_table(self) -> int:
         size, rows = self.tokenizer.vocab_size, self.config.model.embed.vocab
-        return max(size, rows or 0) if self.config.data.tokenizer.add else rows or size
+        return max(size, rows or 0) if self.config.data.tokenizer.added else rows or size
 
     @property
     def byte_lengths(self) -> np.ndarray:
@@ -369,28 +367,3 @@ def _sharded(axes: Any, shapes: Any, layout: Layout) -> Any:
 def document_prefix(config: ExperimentConfig) -> tuple[int, ...]:
     """The ids stored before every document, for decoders only: other kinds of model add special tokens per row."""
     return config.conventions.prefix if config.model.kind == "decoder" else ()
-
-
-def prepare(
-    config: ExperimentConfig, progress: Any = None, tokenizer: tokenizers.Tokenizer | None = None
-) -> Experiment:
-    """Cleans the text, trains the tokenizer and stores the tokens, or reuses existing results.
-
-    `tokenizer` replaces the configured one; `progress` is called as in `store.prepare`.
-    """
-    prefix = document_prefix(config)
-    tokens = corpora.prepare(config.data, progress, tokenizer, prefix)
-    return Experiment(config, tokens.tokenizer, tokens, dev=corpora.prepare_dev(config.data, tokens, progress, prefix))
-
-
-def load(workdir: str | os.PathLike[str]) -> Experiment:
-    """Loads the experiment of a work directory, without its text.
-
-    Raises:
-      InputError: the directory does not exist, or holds no run.
-    """
-    config = saved(workdir)
-    if config is None:
-        raise InputError(f"--workdir {workdir} holds no {SAVED}; give the directory of a run of `lm-jax train`")
-    tokenizer = tokenizers.load(Path(workdir) / "tokenizer")
-    return Experiment(parse(config), tokenizer, saved_labels=saved_labels(workdir))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lm_jax.core.trees import Params
-from lm_jax.data import columns, templates
+from lm_jax.data import columns, templates, tokenizers
 from lm_jax.data.clean import chain
 from lm_jax.data.tables import Records
 from lm_jax.data.tokenizers import Tokenizer
@@ -54,6 +54,11 @@ def sides(exp: Experiment, column: str) -> tuple[str, str]:
     """What the template of a column of text puts before and after each entry."""
     config = columns.parse(exp.config.data.columns).get(column, columns.ColumnConfig())
     return templates.split(config.template, f"{columns.KEY}.{column}.template")
+
+
+def source_tokenizer(exp: Experiment) -> Tokenizer:
+    """The tokenizer of the sources of a run with the objective seq2seq, which finds the markers of their template."""
+    return tokenizers.within(exp.tokenizer, sides(exp, cast(Seq2Seq, exp.objective).config.source))
 
 
 def source(exp: Experiment, prompt: str) -> str:

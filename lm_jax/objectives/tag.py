@@ -1,7 +1,8 @@
 """Token classification: a tag for each word, as in BERT (Devlin et al. 2019, section 5.3).
 
 The first token of a word stands for the word, in the loss and in predictions. The tags are a column of the corpus of
-the kind "tags".
+the kind "tags". A sentence that is too long for a row takes several rows of whole words, which overlap; each word is
+learned and predicted in the row where it has the most context.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lm_jax.core.config import InputError, Tree
+from lm_jax.core.config import InputError, Tree, setting
 from lm_jax.core.sums import Sums
 from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
+from lm_jax.data.windows import Windows
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
@@ -28,21 +30,28 @@ from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing, fields, frame, framed
 from lm_jax.objectives.task import Outputs, Task, softmax
 
-# The tag of words outside of all entities, which a word beyond the end of a row gets too.
+# The tag of words outside of all entities, which a word without a token gets too.
 OUTSIDE = "O"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TagConfig:
-    """The columns of the text and of the tags of its words."""
+    """Settings of the rows.
+
+    Attributes:
+      text: the column of the texts.
+      tags: the column of the tags of their words.
+      overlap: share of a row that it has in common at least with the row before, if a sentence takes several.
+    """
 
     text: str = "text"
     tags: str = "tags"
+    overlap: float = setting(0.25, at_least=0, at_most=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tag(Task):
-    """Rows [CLS] text [SEP]; words that begin beyond the row's end are left out.
+    """Rows [CLS] text [SEP], or a window of the text.
 
     Example:
       >>> labels = Tree(tags=("O", "PER"))
@@ -90,13 +99,11 @@ class Tag(Task):
 
     @property
     def reads(self) -> Reads:
-        """Records with a text and the tags of its words."""
-        return Reads(
-            plan="columns",
-            length=self.length,
-            columns=Tree({self.config.text: self.framing.room(1), self.config.tags: 0}),
-            lengths=self.lengths,
-        )
+        """Texts, in windows of whole words, and the tags of their words."""
+        text, tags, room = self.config.text, self.config.tags, self.framing.room(1)
+        windows = Windows(column=text, room=room, overlap=int(self.config.overlap * room), words=tags)
+        columns = Tree({text: room, tags: 0})
+        return Reads(plan="columns", length=self.length, columns=columns, windows=windows, lengths=self.lengths)
 
     @property
     def spec(self) -> Mapping[str, Field]:
@@ -122,18 +129,30 @@ class Tag(Task):
         return config.per_token(classes)
 
     def features(self, row: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """`tokens`, `types`, `segments`, `answers` and `weights` of `length`; weights are 1 where a word begins."""
-        words, places = row[self.config.tags], self._places(row[self.config.tags])
+        """`tokens`, `types`, `segments`, `answers` and `weights` of `length`.
+
+        Weights are 1 where a word begins that has the most context in this row.
+        """
+        window, words = int(row.get("window", 0)), row[self.config.tags]
+        share = row.get("share", np.array([0, self.framing.room(1)]))
+        places = self._places(words, window, share)
         answers, weights = np.zeros(self.length, np.int32), np.zeros(self.length, np.float32)
-        answers[places[places > 0]], weights[places[places > 0]] = words[places > 0, 2], 1
+        answers[places[places >= 0]], weights[places[places >= 0]] = words[places >= 0, 2], 1
         row = framed(self.framing, [row[self.config.text]], self.vocabulary.pad)
         return {**row, "answers": answers, "weights": weights}
 
-    def _places(self, words: Int[np.ndarray, "words 3"]) -> Int[np.ndarray, " words"]:
-        """The position in the row of the first token of each word; -1 without a token, or beyond the row."""
-        places = words[:, 0] + len(self.framing.before)
-        inside = (words[:, 0] < words[:, 1]) & (places < self.length - len(self.framing.after))
-        return np.where(inside, places, -1)
+    def _places(
+        self, words: Int[np.ndarray, "words 3"], window: int, share: Int[np.ndarray, " ends"]
+    ) -> Int[np.ndarray, " words"]:
+        """The position in the row of the first token of each word; -1 without a token, or if it is not of the share.
+
+        Args:
+          words: the first token of each word, the one after its last, and its tag.
+          window: the first token of the row.
+          share: the tokens whose words are learned and predicted in this row: the first, and the one after the last.
+        """
+        inside = (words[:, 0] < words[:, 1]) & (words[:, 0] >= share[0]) & (words[:, 0] < share[1])
+        return np.where(inside, words[:, 0] - window + len(self.framing.before), -1)
 
     def outputs(self, model: Bound, output: Output, batch: Batch, dropout: jax.Array | None) -> Outputs:
         """`logits` [batch length tags]."""
@@ -152,24 +171,24 @@ class Tag(Task):
         return [[name for name, _ in words] for words in self._tags(outputs, rows)]
 
     def described(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[dict[str, Any]]:
-        """`tags`, one per word, and their `scores`, which are probabilities; words beyond the row have the score 0."""
+        """`tags`, one per word, and their `scores`, which are probabilities; words without a token have the score 0."""
         return [
             {"tags": [name for name, _ in words], "scores": [score for _, score in words]}
             for words in self._tags(outputs, rows)
         ]
 
     def _tags(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[list[tuple[str, float]]]:
-        probabilities, answers = softmax(outputs["logits"]), []
-        for number, record in enumerate(rows.records):
-            words = []
-            for at in self._places(rows.entry(self.config.tags, record)).tolist():
-                if at < 0:
-                    words.append((OUTSIDE, 0.0))
-                    continue
-                best = int(probabilities[number, at].argmax())
-                words.append((self.labels[best], float(probabilities[number, at, best])))
-            answers.append(words)
-        return answers
+        probabilities = softmax(outputs["logits"])
+        answers: dict[int, list[tuple[str, float]]] = {}
+        for row, record in enumerate(rows.numbers.tolist()):
+            words = rows.entry(self.config.tags, record)
+            answer = answers.setdefault(record, [(OUTSIDE, 0.0)] * len(words))
+            places = self._places(words, int(rows.starts[row]), rows.shares[row])
+            for word in np.flatnonzero(places >= 0).tolist():
+                scores = probabilities[row, places[word]]
+                best = int(scores.argmax())
+                answer[word] = self.labels[best], float(scores[best])
+        return [*answers.values()]
 
     def references(self, rows: Records) -> list[list[str]]:
         """The names of the tags of all words of each record."""

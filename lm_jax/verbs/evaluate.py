@@ -1,18 +1,20 @@
 """`lm-jax evaluate`: evaluates a trained model on its dev files or the validation part of its text, or on another text.
 
-The other text, `--config.data.path=OTHER`, is tokenised by the run's tokenizer; by default, all of it is evaluated.
+The other text, `--config.data.path=OTHER`, is tokenised by the run's tokenizer, and has its labels; by default, all of
+it is evaluated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
+from lm_jax.data.clean import report as reports
 from lm_jax.data.columns import parse
 from lm_jax.data.config import DataConfig
 from lm_jax.data.kinds import KINDS
@@ -32,12 +34,15 @@ def run(request: Request) -> int:
     other = any(re.match(r"--config\.data\.(columns\.[^.=]+\.)?path=", word) for word in overrides)
     data = dataclasses.replace(data, tokenizer=tokenizer)
     if other:
-        _check_columns(data, overrides)
+        _check_columns(data, overrides, exp.labels)
         is_set = any(word.startswith("--config.data.validation") for word in overrides)
         validation = data.validation if is_set else 1.0
         data = dataclasses.replace(data.without_dev(), mixture=MixtureConfig(), validation=validation)
     with report.Progress() as progress:
-        exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress)
+        labels = exp.labels if other else None
+        exp = experiment.prepare(dataclasses.replace(exp.config, data=data), progress, labels=labels)
+    for line in reports.summary(exp.tokens.report) if other else ():
+        report.warn(line)
     rows, name = exp.feed.rows("validation"), data.dev_name or data.name
     if not len(rows):
         raise InputError(
@@ -58,11 +63,15 @@ def run(request: Request) -> int:
     return 0
 
 
-def _check_columns(data: DataConfig, overrides: Sequence[str]) -> None:
-    """Refuses another text if its labels could get other ids than the run's, or if no column reads it."""
+def _check_columns(data: DataConfig, overrides: Sequence[str], labels: Collection[str]) -> None:
+    """Refuses another text if its labels could get other ids than the run's, or if no column reads it.
+
+    `labels` are the columns of which the run has the names of the labels.
+    """
     columns = parse(data.columns)
     named = {kind for kind, each in KINDS.items() if each.named}
-    unnamed = [name for name, column in columns.items() if column.kind in named and not column.names]
+    given = {*labels, *(name for name, column in columns.items() if column.names)}
+    unnamed = [name for name, column in columns.items() if column.kind in named and name not in given]
     if unnamed:
         key = f"config.data.columns.{unnamed[0]}.names"
         raise InputError(

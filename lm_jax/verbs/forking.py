@@ -56,7 +56,7 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
                 "another tokenizer; leave the path out, or initialise new token embeddings with "
                 "--config.data.tokenizer.anew=true"
             )
-    return tokenizers.extend(inherited, config.add)
+    return tokenizers.extend(inherited, config.added, config.markers)
 
 
 def parameters(exp: Experiment, fork: Path) -> Params:

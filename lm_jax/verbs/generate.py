@@ -141,7 +141,7 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
     if seq2seq is not None:
         # A target is a text of its own, not the rest of its source.
         text_of, wrap, shown = lambda row, tokens: tokenizer.decode(tokens), seq2seq.source, "{}\n  -> {}"
-    encode = lambda prompt: wrap(prompting.decoder_prompt(tokenizer, _source(exp, prompt)))
+    encode = lambda prompt: wrap(prompting.decoder_prompt(_reader(exp), _source(exp, prompt)))
     rows = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     settings = _settings(request, exp, max(map(len, rows)))
     vocab = exp.product.module.config.embed.vocab or 0
@@ -170,7 +170,7 @@ def _continue(request: Request, exp: Experiment, params: Params, prompts: list[P
 def _restore(request: Request, exp: Experiment, params: Params, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """Replaces the sentinels of prompts by spans with an encoder-decoder, or answers prompts without sentinels."""
     tokenizer = exp.tokenizer
-    encode = lambda prompt: prompting.span_prompt(tokenizer, _source(exp, prompt))
+    encode = lambda prompt: prompting.span_prompt(_reader(exp), _source(exp, prompt))
     wrap = lambda ids: exp.config.conventions.source(ids, tokenizer.eos)
     sources = [wrap(encode(prompt)) if isinstance(prompt, str) else prompt for prompt in prompts]
     outputs = generate(exp.product.module, params, sources, **_settings(request, exp, 0))
@@ -246,6 +246,11 @@ def _settings(request: Request, exp: Experiment, prompt: int) -> dict[str, Any]:
 def _source(exp: Experiment, prompt: str) -> str:
     """The text that the model reads: of a run with the objective seq2seq, the prompt in the template of its sources."""
     return prompt if _seq2seq(exp) is None else writing.source(exp, prompt)
+
+
+def _reader(exp: Experiment) -> tokenizers.Tokenizer:
+    """The tokenizer of prompts."""
+    return exp.tokenizer if _seq2seq(exp) is None else writing.source_tokenizer(exp)
 
 
 def _seq2seq(exp: Experiment) -> Seq2Seq | None:

@@ -1,12 +1,16 @@
 """`lm-jax predict`: the answers of a tuned run to new rows, one JSON object per line, in the order of the rows.
 
 The rows are a table or JSON with the columns that the run was trained on; the column of the answers is not read. A run
-with the objective seq2seq writes a text for each row. A file that an interrupted command left behind is continued.
+with the objective seq2seq writes a text for each row. Until all rows are answered, the answers are in a file named
+`OUTPUT.HASH.partial`, where the hash is of the checkpoint, the rows and the settings, so that an interrupted command is
+continued by the same command only.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -23,9 +27,10 @@ from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.evaluate.tasks import Answering
 from lm_jax.experiment import Experiment, writing
 from lm_jax.experiment.writing import Writing
-from lm_jax.flags import Request
+from lm_jax.flags import Request, need_workdir
 from lm_jax.objectives.seq2seq import Seq2Seq
 from lm_jax.objectives.task import Task
+from lm_jax.train import manifest
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import open_run, restore
 
@@ -51,8 +56,8 @@ def run(request: Request) -> int:
     answering = _answering(request, exp)
     chunk = CHUNK if isinstance(answering, Answering) else max(TEXTS, answering.batch)
     rows, records = answering.rows, cast(Columns, exp.store).records
-    partial = None if output is None else output.with_name(f"{output.name}.partial")
-    done = 0 if partial is None else complete_lines(partial)
+    partial = None if output is None else partial_file(request, exp, step, output)
+    done = 0 if partial is None else keep_chunks(partial, chunk)
     if done:
         report.say(f"{partial} has the answers to {done:,} of {records:,} rows; the others follow")
 
@@ -62,7 +67,8 @@ def run(request: Request) -> int:
             first, last = np.searchsorted(rows.numbers, [start, stop])
             answers: list[dict[str, Any]] = [{} for _ in range(start, stop)]
             part = rows.part(int(first), int(last))
-            for record, answer in zip(part.records, answering.described(weights, part), strict=True):
+            described = answering.described(weights, part) if len(part) else []
+            for record, answer in zip(part.records, described, strict=True):
                 answers[record - start] = answer
             yield answers
 
@@ -132,15 +138,44 @@ def _answering(request: Request, exp: Experiment) -> Answering | Writing:
     return writing.of(exp, sampling, request.max_tokens, request.seed or 0)
 
 
-def complete_lines(path: Path) -> int:
-    """Cuts off an incomplete last line, which a killed command left, and returns the number of lines."""
+def partial_file(request: Request, exp: Experiment, step: int | None, output: Path) -> Path:
+    """Where the answers of a command are kept until all rows are answered.
+
+    Raises:
+      InputError: there are the answers of another command.
+    """
+    config, folder = experiment.as_json(exp.config), Path(need_workdir(request)) / "checkpoints"
+    described = {
+        "checkpoint": manifest.read(folder / str(step))["files"],
+        "rows": exp.data_fingerprint,
+        "settings": {name: config[name] for name in ("model", "models", "objective", "conventions")},
+        "length": exp.config.data.length,
+        "flags": {name: getattr(request, name) for name in DECODING},
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:8]
+    partial = output.with_name(f"{output.name}.{digest}.partial")
+    pattern = f"{glob.escape(output.name)}.{'[0-9a-f]' * len(digest)}.partial"
+    if others := sorted(path for path in output.parent.glob(pattern) if path != partial):
+        raise InputError(
+            f"{others[0]} has answers of another command: of another checkpoint, to other rows, or with other "
+            "settings; repeat that command to finish it, delete the file, or give another --output"
+        )
+    return partial
+
+
+def keep_chunks(path: Path, chunk: int) -> int:
+    """Cuts off what follows the last whole chunk of lines, and returns the number of lines.
+
+    A killed command left the rest. Its rows are answered again, in the batches of an uninterrupted command, so that
+    every answer has the same bits.
+    """
     if not path.exists():
         return 0
-    content = path.read_bytes()
-    kept = content[: content.rfind(b"\n") + 1]
-    if len(kept) < len(content):
-        os.truncate(path, len(kept))
-    return kept.count(b"\n")
+    with open(path, "rb+") as file:
+        lines = [line for line in file if line.endswith(b"\n")]
+        kept = lines[: len(lines) // chunk * chunk]
+        file.truncate(sum(map(len, kept)))
+    return len(kept)
 
 
 def _append(file: IO[bytes], answers: list[dict[str, Any]]) -> None:

@@ -139,6 +139,7 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"document{'s' * (store.documents != 1)}, {store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
         *(f"  {line}" for line in reports.summary(store.report)),
+        *(f"  config.data.dev: {line}" for line in (reports.summary(exp.dev.report) if exp.dev else ())),
         f"rows       {len(exp.feed.rows('train')):,} for training, {_held_out(exp)}",
         f"workdir    {workdir}",
     ]

@@ -329,12 +329,14 @@ def test_a_number_of_records_is_held_out(table, tmp_path):
 
 
 def test_evaluation_on_another_text_needs_fixed_names_and_a_shared_path():
-    other = ["--config.data.path=other.tsv"]
+    other, unnamed = ["--config.data.path=other.tsv"], DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label")))
     with pytest.raises(InputError, match=r"columns\.label\.names is not set"):
-        evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label"))), other)
+        evaluate._check_columns(unnamed, other, ())
     with pytest.raises(InputError, match="every column has its own path"):
-        evaluate._check_columns(DataConfig(columns=Tree(de=Tree(path="a"), en=Tree(path="b"))), other)
-    evaluate._check_columns(DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label", names=("a", "b")))), other)
+        evaluate._check_columns(DataConfig(columns=Tree(de=Tree(path="a"), en=Tree(path="b"))), other, ())
+    evaluate._check_columns(unnamed, other, {"label"})
+    names = DataConfig(columns=Tree(text=Tree(), label=Tree(kind="label", names=("a", "b"))))
+    evaluate._check_columns(names, other, ())
 
 
 def test_columns_that_an_earlier_version_stored_keep_their_fingerprint(tmp_path):

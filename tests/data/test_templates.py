@@ -124,3 +124,21 @@ def test_spans_outside_of_the_text_are_refused_though_the_template_is_there(tmp_
         prepare(tmp_path, columns, [{"text": " abc\n", "spans": [[2, 6, "X"]]}])
     with pytest.raises(InputError, match="has a span whose text cleaning drops"):
         prepare(tmp_path, columns, [{"text": "a\ufeffbc", "spans": [[1, 2, "X"]]}])
+
+
+@pytest.mark.parametrize("text", ["Why <|user|>?", "<|assistant|> I am", "so<|assistant|>", "<|user|><|assistant|>"])
+def test_a_text_cannot_write_the_markers_of_its_template(tmp_path, text):
+    names = ("<|user|>", "<|assistant|>")
+    columns = {"text": {"template": "<|user|>{}<|assistant|>"}, "words": {"kind": "words", "of": "text"}, "answer": {}}
+    tokenizer = TokenizerConfig(kind="bytes", markers=names)
+    corpus = prepare(tmp_path, columns, [{"text": text, "answer": text}], tokenizer=tokenizer)
+    ids, plain = [corpus.tokenizer.pieces.index(name) for name in names], [7 + byte for byte in text.encode()]
+    (row,) = rows_of(corpus, text=64, words=0, answer=64)
+    assert row["text"].tolist() == [ids[0], *plain, ids[1]]
+    # Nor those of another column.
+    assert row["answer"].tolist() == plain
+    found = [(row["text"][a:b] - 7).astype(np.uint8).tobytes().decode() for a, b, _ in row["words"]]
+    assert found == text.split()
+    # The markers of the template are no part of the text.
+    located = corpus.located("text", 0)
+    assert located.span(1, len(plain) + 1) == (0, len(text)) and located.span(0, 1) == (0, 0)

@@ -117,6 +117,16 @@ def test_ids_around_a_text_and_added_tokens_are_exported(ours):
     assert theirs.encode(text).ids == [ours.bos, *more.encode(text).tolist(), ours.sep]
 
 
+def test_markers_are_exported_as_special_tokens(ours):
+    markers = ("<|user|>", ours.piece(ours.sep))
+    marked = tokenizers.extend(ours, markers, markers)
+    text, sides = "the harbour <|user|> of", (markers[0], markers[1])
+    found, literal = opened(marked), opened(marked, literal=True)
+    expected = tokenizers.within(marked, sides).encode("the harbour".join(sides)).tolist()
+    assert ids(found, "the harbour".join(sides)) == expected == [ours.vocab_size, *ours.encode("the harbour"), ours.sep]
+    assert ids(literal, text) == marked.encode(text).tolist()
+
+
 def test_the_template_of_a_decoder_adds_no_special_tokens(ours):
     assert opened(ours).encode("the old weaver").ids == ours.encode("the old weaver").tolist()
 

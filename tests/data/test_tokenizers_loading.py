@@ -109,6 +109,18 @@ def test_special_ids_never_come_from_text(named):
         assert not (tokenizer.special[ids] & (ids != tokenizer.unk)).any()
 
 
+def test_markers_are_ids_in_a_template_and_text_elsewhere(named):
+    _, tokenizer = named
+    # The end of a text, as in LLaMA 2's template of a chat, and a token that the tokenizer lacks.
+    names = ("<|im_start|>", tokenizer.piece(tokenizer.eos))
+    marked = tokenizers.extend(tokenizer, names, names)
+    text = f"so {names[1]} {names[0]}user: no"
+
+    assert marked.encode(text).tolist() == tokenizer.encode(text).tolist()
+    ids = tokenizers.within(marked, names).encode(text.join(names)).tolist()
+    assert ids == [tokenizer.vocab_size, *tokenizer.encode(text).tolist(), tokenizer.eos]
+
+
 def test_splitting_long_texts_does_not_change_their_ids(named, shared_data, monkeypatch):
     name, tokenizer = named
     text = gzip.decompress((shared_data / "tokenizers" / "botchan.txt.gz").read_bytes()).decode()[:120_000]

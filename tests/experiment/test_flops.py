@@ -46,7 +46,9 @@ def as_experiment(recipe):
     """The experiment of a recipe, with the golden tokenizer."""
     config = experiment.as_json(experiment.parse(flags.configure(recipe, [])[0]))
     config |= {name: plain(config[name]) for name in ("model", "models")}
-    tokenizer = tokenizers.extend(_tokenizer(), config["data"]["tokenizer"]["add"])
+    tokenizer = tokenizers.extend(
+        _tokenizer(), config["data"]["tokenizer"]["add"] + config["data"]["tokenizer"]["markers"]
+    )
     return Experiment(experiment.parse(config), tokenizer, saved_labels=Tree(tags=("O", "B-X", "I-X")))
 
 

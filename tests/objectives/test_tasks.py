@@ -133,11 +133,19 @@ def test_the_markers_of_a_relation_are_where_they_are_in_the_row():
     assert pieces == ["<fim_prefix>", "<fim_suffix>"]
 
 
-def test_words_beyond_the_row_are_left_out():
-    objective = build_objective(ObjectiveConfig(name="tag", tag=TagConfig()), VOCABULARY, 5, "encoder")
-    row = {"text": laws.text(9)[:3], "tags": np.array([[0, 1, 1], [1, 2, 2], [2, 4, 1], [4, 5, 2]])}
+def test_a_row_has_the_tags_of_its_share_of_the_words():
+    objective = build_objective(ObjectiveConfig(name="tag", tag=TagConfig()), VOCABULARY, 6, "encoder")
+    row = {"text": laws.text(9)[:4], "tags": np.array([[0, 3, 1], [3, 4, 2], [4, 5, 1], [5, 7, 2], [7, 8, 1]])}
+    row |= {"window": np.int32(3), "share": np.array([4, 7])}
     features = objective.features(row, np.random.default_rng(0))
-    assert features["answers"].tolist() == [0, 1, 2, 1, 0] and features["weights"].tolist() == [0, 1, 1, 1, 0]
+    assert features["answers"].tolist() == [0, 0, 1, 2, 0, 0] and features["weights"].tolist() == [0, 0, 1, 1, 0, 0]
+
+
+def test_the_first_word_of_a_decoders_row_is_tagged():
+    objective = build_objective(ObjectiveConfig(name="tag", tag=TagConfig()), VOCABULARY, 4, "decoder")
+    row = {"text": laws.text(9)[:2], "tags": np.array([[0, 1, 1], [1, 2, 2]])}
+    features = objective.features(row, np.random.default_rng(0))
+    assert features["answers"].tolist() == [1, 2, 0, 0] and features["weights"].tolist() == [1, 1, 0, 0]
 
 
 def test_a_word_without_a_token_gets_no_position():

@@ -39,9 +39,9 @@ def test_sigkill_and_restart_end_with_the_same_bits(recipe, tmp_path):
     assert max(_steps(killed)) < STEPS
     subprocess.run(command(*flags, f"--workdir={killed}"), env=one_device(), check=True, capture_output=True)
 
-    assert _arrays(uninterrupted) == _arrays(killed)
+    assert arrays(uninterrupted) == arrays(killed)
     names = ("step", "train/loss", "val/loss", "train/tokens", "train/learning_rate")
-    read = lambda run: [{name: line.get(name) for name in names} for line in _lines(run)]
+    read = lambda run: [{name: line.get(name) for name in names} for line in lines(run)]
     assert read(killed) == read(uninterrupted)
 
 
@@ -76,17 +76,17 @@ def _wait_for_step(path, step, process):
     raise AssertionError("the run did not start")
 
 
-def _lines(run):
+def lines(run):
+    """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def _steps(run):
-    return [line["step"] for line in _lines(run)]
+    return [line["step"] for line in lines(run)]
 
 
-def _arrays(run):
-    """Every leaf of the last state as bytes."""
+def arrays(run, step=STEPS):
+    """Every leaf of the state of a step as bytes."""
     checkpointer = Checkpointer(run / "checkpoints")
-    like = checkpointer.describe(STEPS)
-    state, _ = checkpointer.restore(like, STEPS)
+    state, _ = checkpointer.restore(checkpointer.describe(step), step)
     return {name: np.asarray(leaf).tobytes() for name, leaf in state.items()}

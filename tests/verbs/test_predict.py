@@ -96,12 +96,29 @@ def test_rows_without_text_have_empty_answers(classifier, tmp_path, capsys):
     assert "4 of them are {}, because a column of the row is empty" in capsys.readouterr().err
 
 
+def interrupted(monkeypatch, workdir, rows, output, *words):
+    """Starts a command that ends after its first chunk; returns the file that it leaves behind."""
+
+    def once(file, answers):
+        append(file, answers)
+        raise KeyboardInterrupt
+
+    append = predict._append
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "_append", once)
+        lm_jax("predict", f"--workdir={workdir}", f"--input={rows}", f"--output={output}", *words)
+    (partial,) = output.parent.glob(f"{output.name}.*.partial")
+    return partial
+
+
 def test_an_interrupted_file_is_continued(classifier, tmp_path, capsys, monkeypatch):
     rows = write_rows(tmp_path / "rows.jsonl")
     expected = answers(classifier, rows, tmp_path / "whole.jsonl")
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    partial = interrupted(monkeypatch, classifier, rows, tmp_path / "cut.jsonl")
+    assert partial.read_text() == "".join(lines[:CHUNK])
     # The command was killed in line 13.
-    (tmp_path / "cut.jsonl.partial").write_text("".join(lines[:12]) + lines[12][:9])
+    partial.write_text("".join(lines[:12]) + lines[12][:9])
     counted = []
     described = predict.Answering.described
     count = lambda self, weights, part: counted.append(len(part)) or described(self, weights, part)
@@ -109,9 +126,39 @@ def test_an_interrupted_file_is_continued(classifier, tmp_path, capsys, monkeypa
 
     continued = answers(classifier, rows, tmp_path / "cut.jsonl")
 
-    assert continued == expected and sum(counted) == len(TEXTS) - 12
-    assert not (tmp_path / "cut.jsonl.partial").exists()
-    assert "cut.jsonl.partial has the answers to 12 of 23 rows; the others follow" in capsys.readouterr().out
+    # The rows of the interrupted chunk share their batches with the same rows as before.
+    assert continued == expected and counted == [CHUNK, len(TEXTS) - 2 * CHUNK]
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not partial.exists()
+    assert f"{partial} has the answers to 10 of 23 rows; the others follow" in capsys.readouterr().out
+
+
+def test_answers_of_another_command_are_not_continued(classifier, writers, tmp_path, capsys, monkeypatch):
+    rows, output = write_rows(tmp_path / "rows.jsonl"), tmp_path / "a.jsonl"
+    others = write_rows(tmp_path / "others.jsonl", TEXTS[::-1])
+
+    def refused(workdir, rows, *words):
+        capsys.readouterr()
+        assert lm_jax("predict", f"--workdir={workdir}", f"--input={rows}", f"--output={output}", *words) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{partial} has answers of another command" in error
+        return True
+
+    partial = interrupted(monkeypatch, classifier, rows, output)
+    before = partial.read_bytes()
+    assert refused(classifier, others) and refused(writers["decoder"], rows)
+    assert refused(classifier, rows, "--config.objective.classify.markers=e")
+    # Another batch gives the same answers.
+    assert answers(classifier, rows, output, "--config.data.batch=16") and before
+    assert not [*tmp_path.glob("*.partial")]
+    partial = interrupted(monkeypatch, writers["decoder"], rows, output, "--max_tokens=3")
+    assert refused(writers["decoder"], rows, "--max_tokens=4") and refused(writers["decoder"], rows)
+    assert answers(writers["decoder"], rows, output, "--max_tokens=3")
+
+
+def test_chunks_of_empty_rows_have_empty_answers(classifier, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", [*[""] * CHUNK, "the statement"])
+    assert [bool(row) for row in answers(classifier, rows, tmp_path / "a.jsonl")] == [False] * CHUNK + [True]
 
 
 def test_without_an_output_the_answers_are_printed(classifier, tmp_path, capsys):
@@ -158,12 +205,11 @@ def test_the_text_for_a_source_is_what_generate_gives(writers, kind, tmp_path, c
     assert [row["text"] for row in found] == [row["text"] for row in generated]
 
 
-def test_a_draw_depends_on_the_seed_and_the_record_only(writers, tmp_path):
+def test_a_draw_depends_on_the_seed_and_the_record_only(writers, tmp_path, monkeypatch):
     rows = write_rows(tmp_path / "rows.jsonl")
     words = ("--temperature=1", "--seed=3", "--max_tokens=4")
     first = answers(writers["decoder"], rows, tmp_path / "a.jsonl", *words)
-    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "b.jsonl.partial").write_text("".join(lines[:7]))
+    interrupted(monkeypatch, writers["decoder"], rows, tmp_path / "b.jsonl", *words)
     assert answers(writers["decoder"], rows, tmp_path / "b.jsonl", *words) == first
     assert answers(writers["decoder"], rows, tmp_path / "c.jsonl", *words[:1], "--seed=4", words[2]) != first
 

@@ -74,13 +74,33 @@ def test_dev_files_are_evaluated_and_belong_to_the_run(run, train, folder, tmp_p
     report = json.loads(capsys.readouterr().out)
     assert (report["rows"], report["path"]) == (tuning.DEV, str(folder / "dev.jsonl"))
     assert report["accuracy"] == max(validated(run).values())
-    words = (f"--config.data.path={folder / 'other.jsonl'}", "--config.data.columns.label.names=a,b")
-    assert lm_jax("evaluate", f"--workdir={run}", *words, "--json") == 0
+    assert lm_jax("evaluate", f"--workdir={run}", f"--config.data.path={folder / 'other.jsonl'}", "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 3
     assert train(run, f"--config.data.dev={folder / 'other.jsonl'}", "--config.train.epochs=3") == 2
     assert f"or of {folder / 'other.jsonl'} is not the one that" in error(capsys)
     assert train(tmp_path / "new", "--config.data.validation=5", "--config.train.epochs=0.1") == 0
     assert "31 for training, 5 for validation" in capsys.readouterr().out
+
+
+def test_another_text_has_the_labels_of_the_run(run, tmp_path, capsys):
+    def evaluate(labels, *words):
+        rows = [{"text": f"The lantern {number}.", "label": label} for number, label in enumerate(labels)]
+        (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        path = f"--config.data.path={tmp_path / 'more.jsonl'}"
+        return lm_jax("evaluate", f"--workdir={run}", path, "--json", *words)
+
+    # The order of the labels in the text does not matter, and it need not have all of them.
+    accuracies = []
+    for label in "ba":
+        assert evaluate(label * 4) == 0
+        accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
+    assert sum(accuracies) == pytest.approx(1)
+    assert evaluate("abc") == 2
+    assert "more.jsonl line 3: field 'label' has 'c'; expected one of 'b', 'a'; " in error(capsys)
+    assert evaluate("abc", "--config.data.bad_rows=skip") == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 2
+    assert evaluate("ab", "--config.data.columns.label.names=b,a") == 2
+    assert "columns.label.names is ('b', 'a'), but the other corpus has ('a', 'b'); leave it out" in error(capsys)
 
 
 def test_the_model_comes_from_the_fork_and_later_from_the_run(run, train, folder, tmp_path, capsys):

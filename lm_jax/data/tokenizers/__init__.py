@@ -4,7 +4,7 @@
 """
 
 from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
-from lm_jax.data.tokenizers.extended import extend
+from lm_jax.data.tokenizers.extended import extend, within
 from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
 from lm_jax.data.tokenizers.simple import IDS, NEEDS_IDS, ids_tokenizer
 from lm_jax.data.tokenizers.template import Template, template
@@ -27,4 +27,5 @@ __all__ = [
     "refuse_ids",
     "template",
     "train",
+    "within",
 ]

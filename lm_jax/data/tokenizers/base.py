@@ -6,6 +6,7 @@ returns no special id but [UNK]: a "[MASK]" in a document is spelled in ordinary
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -49,7 +50,9 @@ class TokenizerConfig:
       split_digits: make every digit a piece ("unigram" and "bpe").
       lowercase: lower-case and strip accents in "wordpiece", like BERT's uncased models, and in a loaded vocab.txt
         whose tokenizer_config.json does not set it.
-      add: tokens to find in text, such as chat markers; a new one gets the next id and an embedding row.
+      add: tokens to find in text, such as markers of entities; a new one gets the next id and an embedding row.
+      markers: the same, but to find in templates alone (`config.data.columns.NAME.template`), such as the markers of a
+        chat: in a text they are spelled. Special tokens of the tokenizer may be markers too.
       anew: with `--fork`: use this tokenizer instead of the forked run's and initialise the token embeddings anew.
       sample_bytes: approximate limit of the text to train on; lines are sampled evenly from the corpus.
       vocab_at_most: largest vocabulary if `vocab` is None.
@@ -67,6 +70,7 @@ class TokenizerConfig:
     split_digits: bool = False
     lowercase: bool = True
     add: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
     anew: bool = False
     sample_bytes: int = setting(10_000_000, at_least=1)
     vocab_at_most: int = setting(8192, at_least=1)
@@ -75,6 +79,11 @@ class TokenizerConfig:
     def target_size(self) -> int:
         """The vocabulary size to train, if the text allows it."""
         return self.vocab_at_most if self.vocab is None else self.vocab
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The tokens to add, markers included."""
+        return (*self.add, *self.markers)
 
     @property
     def size_key(self) -> str:
@@ -287,6 +296,12 @@ class Tokenizer:
         if self.lossless or self.kind == "characters":
             return self.lengths.astype(float)
         return np.where(self._hidden, 0.0, size_bytes / max(1, tokens))
+
+    def encoding_with(self, backend: Backend) -> Tokenizer:
+        """Return a copy that encodes with another backend, all of whose ids are meant."""
+        other = copy.copy(self)
+        other.backend, other._trusted = backend, True
+        return other
 
     def save(self, directory: Path | str) -> None:
         """Write the tokenizer to a directory: the vocabulary in its library's format, and our settings."""

@@ -116,10 +116,16 @@ def _template(
 
 
 def _extended(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Return the entries of tokens added by `extend`: not special, and found before the text around them is split."""
+    """Return the entries of tokens added by `extend`, which are found before the text around them is split.
+
+    Markers are special there: the library can be told to spell special tokens in a text.
+    """
     backend = tokenizer.backend
-    entries = huggingface.added_tokens(backend.ids) if isinstance(backend, Extended) else []
-    return [{**entry, "special": False} for entry in entries]
+    if not isinstance(backend, Extended):
+        return []
+    # A marker may be a special token of the tokenizer, which the file has already.
+    ids = {name: token for name, token in backend.ids.items() if not tokenizer.special[token]}
+    return [{**entry, "special": entry["content"] in backend.markers} for entry in huggingface.added_tokens(ids)]
 
 
 def _framed(tokenizer: Tokenizer, model: Mapping[str, Any], decoder: Mapping[str, Any], *steps: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lm_jax.core import pointers
 from lm_jax.core.config import InputError, lookup
 from lm_jax.data.tokenizers import huggingface, sentencepiece, simple
 from lm_jax.data.tokenizers.base import ROLES, SENTINEL, SETTINGS, Tokenizer, fingerprint
-from lm_jax.data.tokenizers.extended import OPTION, extend
+from lm_jax.data.tokenizers.extended import MARKERS, OPTION, extend
 
 _KEY = "config.data.tokenizer.path"
 # Files of settings and of pieces in the first version; tokenizer.json is now a file in Hugging Face's format.
@@ -131,8 +131,10 @@ def _load_saved(directory: Path, name: str) -> Tokenizer:
     # Checked before the library reads the file, because the library's error does not name a damaged file.
     if fingerprint(settings["kind"], content, options) != settings["fingerprint"]:
         raise InputError(f"{_KEY}: {directory} is damaged; {file.name} does not match its fingerprint")
-    base = {key: value for key, value in options.items() if key != OPTION}
-    return extend(build_tokenizer(settings["kind"], content, base), options.get(OPTION, []))
+    base = {key: value for key, value in options.items() if key not in (OPTION, MARKERS)}
+    return extend(
+        build_tokenizer(settings["kind"], content, base), *(options.get(key, []) for key in (OPTION, MARKERS))
+    )
 
 
 def _format(path: Path) -> tuple[Callable[[Path, int, bool], Tokenizer], Path]:

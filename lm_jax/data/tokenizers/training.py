@@ -54,11 +54,11 @@ def train(
     config = from_config_dict(TokenizerConfig, dataclasses.asdict(config), "config.data.tokenizer")
     if config.path:
         loaded = loading.load(config.path, sentinels=config.sentinels, lowercase=config.lowercase)
-        return extend(loaded, config.add)
+        return extend(loaded, config.added, config.markers)
     trainer = lookup(KINDS, config.kind, "config.data.tokenizer.kind")
     lines = sample_lines(texts, config.sample_bytes, total_bytes)
     total = 0 if total_bytes is None else min(config.sample_bytes, total_bytes)
-    return extend(trainer(config, _report_reading(lines, total, progress), progress), config.add)
+    return extend(trainer(config, _report_reading(lines, total, progress), progress), config.added, config.markers)
 
 
 def _report_reading(lines: Iterator[str], total: int, progress: Progress | None) -> Iterator[str]:
