@@ -27,9 +27,12 @@ WORKS = {
     "w4b16": ("w4", "rows=16"),
     "w5": ("w5",),
     "encode": ("encode",),
+    "predict": ("predict",),
     "tune_classify": ("tuning", "task=classify", "generator=hashed"),
     "tune_tag": ("tuning", "task=tag", "generator=hashed"),
 }
+# Settings of lm_jax's worker that the other workers of a workload read too; the rest applies to its models only.
+SHARED = {"encode": "checkpoint", "predict": "folder"}
 
 
 class Worker:
@@ -87,8 +90,7 @@ def main() -> None:
     ours = f"{sys.executable} -m benchmarks.{module} {' '.join([*words, *args.words])}"
     others = [worker.split("=", 1) for worker in args.also]
     if args.transformers:
-        # Other settings apply to lm_jax's models only.
-        shared = [word for word in args.words if word.startswith("checkpoint=")]
+        shared = [word for word in args.words if word.split("=")[0] == SHARED.get(args.work)]
         others.append(["transformers", f"{args.transformers} -m benchmarks.peers {' '.join([args.work, *shared])}"])
     workers = [Worker(name, command) for name, command in [["lm_jax", ours], *others]]
     # All turns take about as long: `units` depends on the cost of a unit.

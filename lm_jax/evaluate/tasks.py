@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from lm_jax.core.sums import Sums, add, means
+from lm_jax.data.lengths import Ascending
 from lm_jax.data.pipeline import Batch
+from lm_jax.data.rows import Rows
 from lm_jax.data.tables import Records
 from lm_jax.evaluate import metrics
 from lm_jax.objectives.task import Task
@@ -30,27 +32,31 @@ class Answering:
       batches: iterates once over this host's rows, in order; the last batch is padded.
       put: moves this host's rows to the devices, as a global batch.
       rows: the rows.
+      similar: whether rows of similar length share batches, which are cut; their lengths are known.
     """
 
     objective: Task
     step: Step
-    batches: Callable[[Records], Iterator[Batch]]
+    batches: Callable[[Rows], Iterator[Batch]]
     put: Callable[[Mapping[str, np.ndarray]], Any]
     rows: Records
+    similar: bool = False
 
     def outputs(self, weights: Any, rows: Records) -> tuple[Sums, dict[str, np.ndarray]]:
         """The sums of the metrics over `rows`, and the outputs of each row."""
         total: Sums = {}
         parts: list[dict[str, np.ndarray]] = []
         pending = None
-        for batch in self.batches(rows):
+        plan = Ascending(rows) if self.similar else rows
+        for batch in self.batches(plan):
             current = self.step(weights, self.put(batch))
             # Fetched one batch late, so that the host prepares a batch while the device computes.
             total = self._fetch(pending, total, parts)
             pending = current
         total = self._fetch(pending, total, parts)
         joined = {name: _joined([part[name] for part in parts]) for name in (parts[0] if parts else ())}
-        return total, {name: array[: len(rows)] for name, array in joined.items()}
+        places = np.argsort(plan.order) if isinstance(plan, Ascending) else np.arange(len(rows))
+        return total, {name: array[places] for name, array in joined.items()}
 
     def _fetch(self, pending: Any, total: Sums, parts: list[dict[str, np.ndarray]]) -> Sums:
         if pending is None:

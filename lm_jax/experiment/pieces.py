@@ -187,12 +187,12 @@ class Experiment:
         """The mesh of all devices and its sharding rules; the batch must be divisible over it."""
         layout = Layout(mesh.make(self.config.mesh, self.devices), self.config.rules)
         batch, parts = self.config.data.batch, self.config.train.accumulate
-        divisor = layout.batch_divisor() * parts
+        divisor = layout.divisor("batch") * parts
         if batch < 1 or batch % divisor:
             low = batch // divisor * divisor
             use = f"{low} or {low + divisor}" if low > 0 else f"{divisor}"
             raise InputError(
-                f"config.data.batch {batch} is not divisible by {layout.batch_divisor()} (mesh axes "
+                f"config.data.batch {batch} is not divisible by {layout.divisor('batch')} (mesh axes "
                 f"{' x '.join(layout.rules.batch)}) x {parts} (config.train.accumulate); use {use}"
             )
         return layout
@@ -321,8 +321,8 @@ class Experiment:
         """Answers to the rows of a split; the objective is a task."""
         objective, feed = cast(Task, self.objective), self.feed
         step = self.layout.jit(step_module.make_answer_step(objective, self.models))
-        rows = cast(Records, feed.rows(split))
-        return Answering(objective=objective, step=step, batches=feed.in_order, put=self.put, rows=rows)
+        rows, similar = cast(Records, feed.rows(split)), self.buckets is not None
+        return Answering(objective, step, batches=feed.in_order, put=self.put, rows=rows, similar=similar)
 
     def validation(self) -> LanguageModelling | TaskScores | TextScores:
         """The evaluator of the validation split."""

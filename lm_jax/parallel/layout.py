@@ -135,9 +135,9 @@ class Layout:
         finally:
             _current.reset(token)
 
-    def batch_divisor(self) -> int:
-        """Returns the number of shards of a batch, which must divide its number of rows."""
-        return self._size(self.rules.batch)
+    def divisor(self, axis: str) -> int:
+        """Returns the number of shards of a logical axis, which must divide its size."""
+        return self._size(getattr(self.rules, axis))
 
     def local_rows(self, batch: int) -> np.ndarray:
         """Returns the rows of a global batch on the devices of this process, in order."""
@@ -169,7 +169,7 @@ def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array, k
     With `keep`, `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
     """
     layout = _current.get()
-    if layout is None or layout.batch_divisor() == 1:
+    if layout is None or layout.divisor("batch") == 1:
         return function(shared, *rows)
     over = layout.rules.batch
     inner = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
@@ -196,7 +196,7 @@ def platform() -> str:
 def divided(*axes: str) -> bool:
     """Returns whether the active layout divides one of these logical axes over devices."""
     layout = _current.get()
-    return layout is not None and any(layout._size(getattr(layout.rules, axis)) > 1 for axis in axes)
+    return layout is not None and any(layout.divisor(axis) > 1 for axis in axes)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -21,7 +21,7 @@ import numpy as np
 
 from lm_jax import experiment
 from lm_jax.core.config import InputError, Tree
-from lm_jax.data import atomic
+from lm_jax.data import atomic, lengths
 from lm_jax.data.columns import Columns, parse
 from lm_jax.decode.sampling import SamplingConfig
 from lm_jax.evaluate.tasks import Answering
@@ -34,7 +34,8 @@ from lm_jax.train import manifest
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import open_run, restore
 
-# Records that are answered, written and kept together: an interrupted command repeats at most so many.
+# Records of the greatest length that are answered, written and kept together, and as many shorter ones as take the same
+# time: an interrupted command repeats at most so many.
 CHUNK = 1024
 # Formats without names of columns, and files that have them.
 ANNOTATED, TABLES = ("conll", "labelled", "squad"), (".tsv", ".csv", ".jsonl", ".json")
@@ -54,7 +55,7 @@ def run(request: Request) -> int:
     exp = with_rows(open_run(request), request.input)
     step, weights = restore(request, exp)
     answering = _answering(request, exp)
-    chunk = CHUNK if isinstance(answering, Answering) else max(TEXTS, answering.batch)
+    chunk = chunk_of(exp) if isinstance(answering, Answering) else max(TEXTS, answering.batch)
     rows, records = answering.rows, cast(Columns, exp.store).records
     partial = None if output is None else partial_file(request, exp, step, output)
     done = 0 if partial is None else keep_chunks(partial, chunk)
@@ -112,7 +113,28 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
     form = "auto" if tabled else data.format
     data = dataclasses.replace(data, path=path, format=form, columns=Tree(columns), dev="", validation=1.0)
     prepared = experiment.prepare(dataclasses.replace(exp.config, data=data), tokenizer=exp.tokenizer)
-    return dataclasses.replace(prepared, saved_labels=exp.labels, unread=unread)
+    prepared = dataclasses.replace(prepared, saved_labels=exp.labels, unread=unread)
+    return _cut(prepared) if isinstance(objective, Task) else prepared
+
+
+def chunk_of(exp: Experiment) -> int:
+    """The number of records that are answered together: the more, the less padding their sorted rows have."""
+    sizes = lengths.of(exp.feed.rows("validation"))
+    return int(CHUNK * exp.config.data.length // max(sizes.mean(), 1)) if len(sizes) else CHUNK
+
+
+def _cut(exp: Experiment) -> Experiment:
+    """The experiment with lengths to which batches of its rows are cut, because most may be short.
+
+    Lengths that are divided over devices stay as they are.
+    """
+    data = exp.config.data
+    if exp.layout.divisor("length") > 1 or exp.layout.divisor("stream") > 1:
+        return exp
+    buckets = lengths.economical(lengths.of(exp.feed.rows("validation")), data.length)
+    return dataclasses.replace(
+        exp, config=dataclasses.replace(exp.config, data=dataclasses.replace(data, buckets=buckets))
+    )
 
 
 def _answering(request: Request, exp: Experiment) -> Answering | Writing:

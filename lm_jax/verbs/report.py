@@ -123,7 +123,7 @@ def setup(exp: Experiment, workdir: Path) -> str:
     total, size = count(models.shapes), size_bytes(models.shapes)
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    rows = config.data.batch // exp.layout.batch_divisor()
+    rows = config.data.batch // exp.layout.divisor("batch")
     optimizer, (warmup, scheduled) = config.optimizer, config.optimizer.schedule.resolved(config.train.steps)
     lines = [
         f"run        {config.objective.name} objective, {config.model.kind} in {config.model.dtype}, "

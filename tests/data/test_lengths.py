@@ -174,6 +174,23 @@ def test_a_window_keeps_the_rows_of_the_shuffled_order():
     assert plain != similar and sorted(each[3] for each in plain) == sorted(each[3] for each in similar)
 
 
+@pytest.mark.parametrize("longest", [30, 32, 700])
+def test_lengths_are_chosen_for_the_least_work(longest):
+    rng = np.random.default_rng(longest)
+    rows = np.append(np.minimum(rng.geometric(8 / longest, 4000), longest), longest)
+    work = lambda sizes: np.array(sizes)[np.searchsorted(sizes, rows)].sum() + lengths.PROGRAM * len(sizes)
+    chosen = lengths.economical(rows, longest)
+    # All sets of at most three of these lengths.
+    others = range(6, longest, 6 if longest < 512 else 18)
+    sets = [(*each, longest) for count in range(3) for each in itertools.combinations(others, count)]
+    assert chosen[-1] == longest and work(chosen) <= min(map(work, sets))
+
+
+def test_few_rows_and_none_have_one_length():
+    assert lengths.economical(np.array([3, 17, 9]), 128) == (18,)
+    assert lengths.economical(np.array([], np.int64), 128) == (2,)
+
+
 def test_lengths_of_mixed_rows_are_those_of_their_parts():
     parts = tuple(Labelled(name, Sized(count)) for name, count in (("a", 20), ("b", 7)))
     mixture = Mixture(("a", "b"), parts, (1, 2), np.array([3, 1]))

