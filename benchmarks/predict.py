@@ -1,9 +1,9 @@
 """Predict: `lm-jax predict` with a classifier, from a file of texts to a file of labels and scores.
 
-A unit is all of `rows`: reading the model and the texts, cleaning, tokenising, the forward passes and writing. Programs
-are compiled, and read from jax's cache, before the first round; starting the process is not timed. The first start
-tunes the encoder in `checkpoint=DIR` for two steps on `text=FILE`, a table of texts and labels like SST-2's, and
-exports it for others; all of them read `folder=DIR`:
+A unit is the whole command: reading the model and the texts, cleaning, tokenising, the forward passes and writing.
+Neither starting the process nor compiling is timed, but tracing and reading the programs from jax's cache. The first
+start tunes the encoder in `checkpoint=DIR` for two steps on `text=FILE`, a table of texts and labels like SST-2's, and
+exports it for the others; all of them read `folder=DIR`, which has `rows=10000` texts:
 
 python -m benchmarks predict folder=DIR checkpoint=DIR text=train.tsv.gz --rounds 7 --transformers PYTHON
 

@@ -21,7 +21,7 @@ def transformers():
     return pytest.importorskip("transformers", reason="needs transformers, which is not installed")
 
 
-def tune(name, case, parent, path, folder):
+def tune(case, parent, path, folder):
     """Runs `lm-jax train`; returns the loss of each step."""
     words = [
         f"--config={case.recipe}",
@@ -80,7 +80,7 @@ def test_a_recipe_has_the_losses_of_transformers(name, minilm, shared_data, tmp_
     model, tokenizer = reference.build(name, minilm, tmp_path / "theirs")
     assert lm_jax("import", tmp_path / "theirs", f"--workdir={tmp_path / 'parent'}") == 0
 
-    ours = tune(name, case, tmp_path / "parent", path, tmp_path)
+    ours = tune(case, tmp_path / "parent", path, tmp_path)
 
     batches = []
     for batch, rows in drawn(tmp_path / "run", case.steps):
