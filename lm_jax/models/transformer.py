@@ -243,7 +243,7 @@ class EncoderDecoder(nn.Module):
         cache, visibility = _extend_cache(inputs, cache)
         x = _embed(self.decoder_embed, self.decoder_table, inputs, visibility, train)
         cross, index = Visibility(key_segments=segments), None if cache is None else cache.index
-        context = Context(visibility=visibility, cross_visibility=cross, memory=memory, index=index)
+        context = Context(visibility=visibility, cross_visibility=cross, memory=memory, index=index, read=inputs.read)
         layers, requested = None if cache is None else cache.layers, _requested(config.decoder, show, train)
         x, layers, shown = self.decoder(x, context, layers, train, transform=transform, show=requested)
         aux_loss = aux_loss + _balance(config.decoder, shown, inputs, train)
