@@ -30,6 +30,8 @@ def tiny() -> ml_collections.ConfigDict:
 VARIANTS = {
     "tiny": tiny,
     "table": lambda: tasks.tuning("table"),
+    "labels": lambda: tasks.tuning("several"),
+    "number": lambda: tasks.tuning("rating"),
     "sst2": lambda: tasks.tuning("sst2"),
     "cola": lambda: tasks.tuning("cola"),
     "trec": lambda: tasks.tuning("trec"),

@@ -20,7 +20,7 @@ def get_config(variant: str = "dailydialog") -> ml_collections.ConfigDict:
 
 def tiny() -> ml_collections.ConfigDict:
     """Train a small encoder-decoder from nothing on a table of your own; all numbers are ours."""
-    config = ml_collections.ConfigDict(tasks.scratch("translation"))
+    config = ml_collections.ConfigDict(tasks.scratch("responses"))
     config.model = t5.t5("tiny")
     return config
 

@@ -29,6 +29,7 @@ def tiny() -> ml_collections.ConfigDict:
 VARIANTS = {
     "tiny": tiny,
     "table": lambda: tasks.tuning("words", learning_rate=1e-4),
+    "rows": lambda: tasks.tuning("snips_slots", learning_rate=1e-4),
     "conll2003": lambda: tasks.tuning("conll2003", learning_rate=1e-4),
     "snips": lambda: tasks.tuning("snips_slots", learning_rate=1e-4),
 }

@@ -30,6 +30,10 @@ def record(number):
         "choice2": second,
         "source": text,
         "target": f"{second} {first}",
+        "dialogue": text,
+        "summary": f"{second} {first}",
+        "context": text,
+        "response": first,
         "question": f"what is near the {second}?",
         "answer": first,
     }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
+from lm_jax.core.config import InputError
 from lm_jax.data import columns
 from lm_jax.data.clean import report as reports
 from lm_jax.data.columns import Columns
@@ -38,6 +39,9 @@ def require(corpus: Columns, column: str, markers: Sequence[str]) -> Columns:
         missing = next(marker for marker in markers if not holding[marker][record])
         problem = f"has no {missing!r}; expected {' and '.join(map(repr, markers))} in every text"
         naming(f"{columns.KEY}.{column}", columns.reject)(column, source, report, record, problem)
+    if not complete.any() and len(complete):
+        both = " and ".join(map(repr, markers))
+        raise InputError(f"{columns.KEY}.{column}: no text of {source.path} has {both}, which every text needs")
     entries = reports.total([corpus.entries, report])
     return dataclasses.replace(corpus, rows=corpus.rows[complete], entries=entries)
 

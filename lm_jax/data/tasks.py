@@ -107,6 +107,18 @@ USER, ASSISTANT = "<|user|>", "<|assistant|>"
 TASKS: dict[str, Entry] = {
     # Classification. `table` has the columns text and label.
     "table": _classify("", ""),
+    "several": Entry(
+        objective="classify",
+        columns={"text": {}, "label": {"kind": "labels"}},
+        settings={"answers": "labels"},
+        metrics=("micro_f1", "macro_f1"),
+    ),
+    "rating": Entry(
+        objective="classify",
+        columns={"text": {}, "label": {"kind": "number"}},
+        settings={"answers": "number"},
+        metrics=("spearman", "pearson"),
+    ),
     "sst2": _classify(0, 1, format="tsv"),
     "cola": _classify(3, 1, "matthews", format="tsv"),
     "trec": _classify("text", "label", format="labelled"),

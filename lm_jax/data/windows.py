@@ -107,7 +107,8 @@ def _of_words(words: Int[np.ndarray, "words 2"], size: int, room: int, overlap: 
     while start + room < size:
         whole = ends[(ends > start) & (ends <= start + room)]
         stop = int(whole.max(initial=0)) or start + room
-        spans.append((start, stop))
+        if not spans or stop > spans[-1][1]:
+            spans.append((start, stop))
         later = begins[begins > start]
         if not len(later):
             return spans

@@ -321,7 +321,7 @@ class Experiment:
         """Answers to the rows of a split; the objective is a task."""
         objective, feed = cast(Task, self.objective), self.feed
         step = self.layout.jit(step_module.make_answer_step(objective, self.models))
-        rows, similar = cast(Records, feed.rows(split)), self.buckets is not None
+        rows, similar = cast(Records, feed.rows(split)), self.buckets is not None and not objective.coupled
         return Answering(objective, step, batches=feed.in_order, put=self.put, rows=rows, similar=similar)
 
     def validation(self) -> LanguageModelling | TaskScores | TextScores:

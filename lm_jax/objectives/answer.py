@@ -304,7 +304,8 @@ def best_spans(
     """The spans of at most `longest` positions with the highest sums of a start and an end.
 
     Returns:
-      The sums, highest first, at most `CANDIDATES` of them, and the first and the last position of each span.
+      The sums of `CANDIDATES` spans, highest first, and the first and the last position of each span. If there are
+      fewer spans, the others have a sum below that of any span.
 
     Example:
       >>> scores, spans = best_spans(jnp.array([[3.0, 0.0, 2.0]]), jnp.array([[0.0, 1.0, 4.0]]), 2)
@@ -317,5 +318,6 @@ def best_spans(
     # Of each start in a row, the end of spans of each length.
     windows = ends[:, np.arange(longest)[:, None] + np.arange(length)]
     sums = (start[:, None] + windows).reshape(len(start), -1)
-    scores, at = jax.lax.top_k(sums, min(CANDIDATES, longest * length))
+    sums = jnp.pad(sums, ((0, 0), (0, max(0, CANDIDATES - longest * length))), constant_values=2 * EXCLUDED)
+    scores, at = jax.lax.top_k(sums, CANDIDATES)
     return scores, jnp.stack([at % length, at % length + at // length], -1)

@@ -32,13 +32,13 @@ def hashed_bits(key: UInt32[Array, " 2"], bit_width: int, shape: tuple[int, ...]
         return (high << 32) | low
     rows, *rest = shape or (1,)
     # Positions count within a row, because an array may have more than 2^32 numbers.
-    starts = _mixed(jax.lax.iota(jnp.uint32, rows) + key[0]).reshape(rows, *[1] * len(rest))
-    position = jnp.zeros((rows, *rest), jnp.uint32) + starts
+    row, ones = jax.lax.iota(jnp.uint32, rows), [1] * len(rest)
+    position = jnp.zeros((rows, *rest), jnp.uint32) + _mixed(row + key[0]).reshape(rows, *ones)
     for axis in range(1, len(rest) + 1):
         stride = jnp.uint32(math.prod(rest[axis:]) % (1 << 32))
         position = position + jax.lax.broadcasted_iota(jnp.uint32, (rows, *rest), axis) * stride
-    # Mixed again with the other half of the key: rows with close starts would repeat each other's numbers.
-    bits = _mixed(_mixed(position) ^ key[1])
+    # Mixed again with another hash of the row: rows with close starts would repeat each other's numbers.
+    bits = _mixed(_mixed(position) ^ _mixed(row ^ key[1]).reshape(rows, *ones))
     return bits.reshape(shape).astype(f"uint{bit_width}")
 
 

@@ -120,7 +120,7 @@ def with_rows(exp: Experiment, path: str) -> Experiment:
 def chunk_of(exp: Experiment) -> int:
     """The number of records that are answered together: the more, the less padding their sorted rows have."""
     sizes = lengths.of(exp.feed.rows("validation"))
-    return int(CHUNK * exp.config.data.length // max(sizes.mean(), 1)) if len(sizes) else CHUNK
+    return CHUNK * exp.config.data.length // max(int(sizes.max()), 1) if len(sizes) else CHUNK
 
 
 def _cut(exp: Experiment) -> Experiment:
@@ -179,8 +179,8 @@ def partial_file(request: Request, exp: Experiment, step: int | None, output: Pa
     pattern = f"{glob.escape(output.name)}.{'[0-9a-f]' * len(digest)}.partial"
     if others := sorted(path for path in output.parent.glob(pattern) if path != partial):
         raise InputError(
-            f"{others[0]} has answers of another command: of another checkpoint, to other rows, or with other "
-            "settings; repeat that command to finish it, delete the file, or give another --output"
+            f"{others[0]} has answers of another command: of another checkpoint or version, to other rows, or "
+            "with other settings; repeat that command to finish it, delete the file, or give another --output"
         )
     return partial
 

@@ -238,11 +238,13 @@ def test_logits_of_gathered_states_are_the_gathered_logits(encoder):
     ("preset", "scan"), [("bert", "never"), ("bert", "always"), ("palm", "never"), ("t5", "never")]
 )
 def test_read_hidden_states_are_the_gathered_hidden_states(preset, scan):
-    inputs, read = inputs_of(preset), jnp.array([[0, 4], [3, 3]])
-    model, params = tiny.build(tiny.config(preset, over=tiny.everywhere(preset, scan=scan)), inputs)
+    inputs, read, key = inputs_of(preset), jnp.array([[0, 4], [3, 3]]), jax.random.key(0)
+    settings = {"scan": scan, "block__feedforward__dropout": 0.0, "block__dropout": 0.3}
+    model, params = tiny.build(tiny.config(preset, over=tiny.everywhere(preset, **settings)), inputs)
 
     def squares(params, narrow):
-        hidden = model.apply({"params": params}, inputs.replace(read=read if narrow else None)).hidden
+        narrowed = inputs.replace(read=read if narrow else None)
+        hidden = model.apply({"params": params}, narrowed, train=True, rngs={"dropout": key}).hidden
         hidden = hidden if narrow else gather(hidden, read)
         return jnp.square(hidden).sum(), hidden
 

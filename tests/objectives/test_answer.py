@@ -18,7 +18,7 @@ from lm_jax.data.conventions import ConventionsConfig
 from lm_jax.data.tokenizers import TokenizerConfig
 from lm_jax.models.task import TaskHeadConfig
 from lm_jax.objectives import vocabulary as vocabularies
-from lm_jax.objectives.answer import Answer, AnswerConfig, best_spans
+from lm_jax.objectives.answer import EXCLUDED, Answer, AnswerConfig, best_spans
 from lm_jax.objectives.base import Part, Vocabulary
 
 setting = functools.cache(tiny.setting)
@@ -181,6 +181,8 @@ def test_best_spans_are_those_of_a_search_over_all(untyped):
             count = min(20, len(ranked))
             assert [tuple(span) for span in spans[row, :count].tolist()] == ranked[:count]
             np.testing.assert_allclose(scores[row, :count], [start[row, a] + end[row, b] for a, b in ranked[:count]])
+        # Outputs of batches of other lengths are joined: all have as many spans, and those that do not exist are last.
+        assert scores.shape[1] == 20 and (scores[:, min(20, len(ranked)) :] < EXCLUDED / 2).all()
 
 
 def test_the_best_spans_lie_in_the_context_and_are_counted_in_the_whole_of_it(tmp_path):

@@ -30,6 +30,19 @@ def test_masks_have_the_rate_and_no_correlations():
         assert 0.9 < mask.sum(axis).std() / size**0.5 < 1.1
 
 
+def test_no_row_repeats_a_part_of_another():
+    # The bits of rows whose positions begin close to each other are compared at their distance.
+    key, rows, size = generators.key(0, "hashed"), 1 << 12, 1 << 14
+    bits = np.asarray(jax.jit(lambda key: jax.random.bits(key, (rows, size)))(key))
+    starts = np.asarray(generators._mixed(jnp.arange(rows, dtype=jnp.uint32) + jax.random.key_data(key)[0]))
+    by_start = np.argsort(starts)
+    distances = np.diff(starts[by_start].astype(np.int64))
+    assert distances.min() < size // 2
+    for place in np.flatnonzero(distances < size // 2):
+        one, other, lag = bits[by_start[place]], bits[by_start[place + 1]], distances[place]
+        assert (one[lag:] == other[:-lag]).mean() < 0.01 and len({*one.tolist()} & {*other.tolist()}) < 10
+
+
 def test_masks_of_different_keys_are_independent():
     keys = jax.random.split(generators.key(0, "hashed"), 32)
     masks = np.stack([standardised(key, (64, 256)) for key in keys]).reshape(32, -1)

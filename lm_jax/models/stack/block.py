@@ -157,14 +157,26 @@ def _sequential(
 ) -> jax.Array:
     axis = "stream"
     for branch_name, branch in branches.items():
+        drop: Callable[[jax.Array], jax.Array] = block.drop(train)
         if branch_name == "feedforward" and read is not None:
+            drop = _of_read(drop, x, read) if train and block.config.dropout else drop
             x, axis = jnp.take_along_axis(x, read[..., None], 1), None
         norm = lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}")
-        x = constrain(RESIDUALS[name](x, branch, norm, block.drop(train)), "batch", axis, None)
+        x = constrain(RESIDUALS[name](x, branch, norm, drop), "batch", axis, None)
     return x
 
 
+def _of_read(drop: Callable, x: jax.Array, read: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Dropout of the tokens that are read, which drops of them what it would drop among all."""
+    factors = jnp.take_along_axis(drop(jnp.ones_like(x)), read[..., None], 1)
+    return lambda y: y * factors
+
+
 def _parallel(name: str, block: Block, x: jax.Array, branches: Branches, train: bool, read: None) -> jax.Array:
+    if read is not None:
+        raise ValueError(
+            f"block.norm_placement {name!r} computes all tokens; `narrows` says where some can be read alone"
+        )
     if "cross" in branches:
         raise InputError(f"block.norm_placement {name!r} does not support block.cross; use pre, post or sandwich")
     drop, (y, z) = block.drop(train), PARALLEL_INPUTS[name](block.norm, x)
@@ -182,7 +194,8 @@ PLACEMENTS: dict[str, Callable[..., jax.Array]] = {
 def narrows(config: BlockConfig) -> bool:
     """Whether a layer can return the residual stream of some tokens only.
 
-    Its feed-forward layer reads no others, and tokens are not divided over devices.
+    Its feed-forward layer reads no others and draws no random numbers for them, and no device holds a part of a row.
     """
-    reads_others = config.neighbours.width or config.feedforward.convolution > 1 or config.feedforward.experts.count
+    layer = config.feedforward
+    reads_others = config.neighbours.width or layer.convolution > 1 or layer.experts.count or layer.dropout
     return config.norm_placement in RESIDUALS and not reads_others and not divided("stream", "length")

@@ -76,9 +76,8 @@ class Stack(nn.Module):
         if read is not None and unrolled and cache is None and not show:
             block = blocks[segments.layers(config)[-1].kind]
             last = function(block, _reading(context, read)) if narrows(block.config) else None
-        after, cache, layers = LOOPS["unrolled" if unrolled else "scanned"](
-            config, functions, groups, x, cache, keys, last
-        )
+        loop = functools.partial(LOOPS["unrolled"], last=last) if unrolled else LOOPS["scanned"]
+        after, cache, layers = loop(config, functions, groups, x, cache, keys)
         if read is not None and last is None:
             after = jnp.take_along_axis(after, read[..., None], 1)
         return after, cache, shown.of_stack(show, x, layers)

@@ -63,7 +63,7 @@ def _unrolled(
     x: jax.Array,
     cache: Any,
     keys: Any,
-    last: Apply | None,
+    last: Apply | None = None,
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """The unrolled loop, with `last` for the last layer; group "" may be a tuple of layers, already unstacked."""
     params = groups[""] if isinstance(groups.get(""), tuple) else split_layers(config, groups)
@@ -78,7 +78,7 @@ def _unrolled(
 
 
 def _scanned(
-    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any, last: None
+    config: StackConfig, functions: dict[str, Apply], groups: Params, x: jax.Array, cache: Any, keys: Any
 ) -> tuple[jax.Array, Any, list[Shown]]:
     """One scan per segment, whose body functions the layers of its pattern once."""
     owners, caches, shown = segments.parameter_groups(config, tuple(filter(None, groups))), [], []
