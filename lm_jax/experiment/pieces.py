@@ -341,7 +341,7 @@ class Experiment:
         total = 0.0
         for work in self.objective.work:
             work, model = work.cut(size), self.models.models[work.role]
-            count = work.sequences
+            count, task = work.sequences, self.objective if isinstance(self.objective, Task) else None
             total += count * training_flops(
                 model.module.config,
                 model.shapes,
@@ -354,6 +354,7 @@ class Experiment:
                 heads=Tree({name: heads // count for name, heads in work.heads.items()}),
                 rows=self.config.data.batch * count,
                 trained=self.models.trains_layers(work.role),
+                last=task and task.read_tokens(model.module.config.task.pool),
             )
         return total
 

@@ -13,6 +13,7 @@ from lm_jax.models.attention.config import AttentionConfig
 from lm_jax.models.axes import by_path, is_matrix
 from lm_jax.models.config import BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.models.stack import segments
+from lm_jax.models.stack.block import narrows
 
 # Attention's products with embeddings of relative positions, which a batch computes once.
 POSITIONS = ("relative", "place_key", "place_query")
@@ -60,6 +61,7 @@ def training_flops(
     heads: Mapping[str, int] = Tree(),
     rows: int = 1,
     trained: bool = True,
+    last: int | None = None,
 ) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per query, key and feature.
 
@@ -67,7 +69,7 @@ def training_flops(
     counts every pair of query and key, including those that a causal or prefix mask hides. Keys beyond a window or
     between strides do not count, because the blockwise kernel skips them. Weights count at each use, so shared layers
     count several times, and only the `top` experts of a token count. Lookups do not count, even if they are computed as
-    products with one-hot rows (token types, T5's buckets). Work of the last layer that `Inputs.read` spares counts.
+    products with one-hot rows (token types, T5's buckets).
 
     Args:
       config: the model's configuration.
@@ -81,6 +83,7 @@ def training_flops(
       heads: by name of another head, such as `pair`: number of hidden states that it reads.
       rows: rows of the batch, which share the products with embeddings of relative positions.
       trained: False: the forward pass alone.
+      last: tokens of the row whose last hidden states are read (`Inputs.read`); None: all.
 
     Example:
       >>> from lm_jax.models.config import EmbedConfig, StackConfig, TransformerConfig
@@ -103,6 +106,7 @@ def training_flops(
         stacks = {"encoder": (config.encoder, encoder), "decoder": (config.decoder, decoder)}
     else:
         total += length * weights("embed")
+        total -= 0.0 if last is None else _spared(config.stack, shapes["stack"], axes["stack"], length - last)
         stacks = {"stack": (config.stack, decoder)}
     layers = [_stack(stack, shapes[name], axes[name], width, row) for name, (stack, row) in stacks.items()]
     return decoder.product * total + sum(layers)
@@ -116,6 +120,16 @@ def _stack(stack: StackConfig, shapes: Params, axes: Params, width: int, row: Ro
         group_shapes, group_axes = (tree.get(kind, tree)["layers"] for tree in (shapes, axes))
         total += count * _layer(stack.kind(kind), group_shapes, group_axes, width, row)
     return total
+
+
+def _spared(stack: StackConfig, shapes: Params, axes: Params, tokens: int) -> float:
+    """Multiply-adds of the last feed-forward layer for tokens whose last hidden states are not read."""
+    kind = segments.layers(stack)[-1].kind
+    if not narrows(stack.kind(kind)):
+        return 0.0
+    group_shapes, group_axes = (tree.get(kind, tree)["layers"]["feedforward"] for tree in (shapes, axes))
+    depth = next(leaf.shape[0] for _, leaf in named_leaves(group_shapes))
+    return tokens * _weights(group_shapes, group_axes) / depth
 
 
 def _layer(block: BlockConfig, shapes: Params, axes: Params, width: int, row: Row) -> float:

@@ -228,6 +228,10 @@ class Classify(Task):
         """The markers, if there are any."""
         return batch["markers"] if self._markers else super().read(batch, pool)
 
+    def read_tokens(self, pool: str) -> int | None:
+        """One for each marker."""
+        return len(self._markers) or super().read_tokens(pool)
+
     def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
         """Cross-entropy of a label, the mean binary cross-entropy of several, or the squared error of a number."""
         return self._answers.losses(outputs["logits"], batch["answers"]), batch["weights"]

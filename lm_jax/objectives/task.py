@@ -121,6 +121,10 @@ class Task(Objective, abc.ABC):
         """Indices of the only tokens of each sequence whose hidden states `outputs` reads; None: all."""
         return pooling.read(flattened(batch["segments"]), pool)
 
+    def read_tokens(self, pool: str) -> int | None:
+        """The number of tokens of a sequence that `read` names; None: all."""
+        return 1 if pool in pooling.PLACES else None
+
     def measures(self, outputs: Outputs, batch: Batch) -> Sums:
         """Metrics that are sums over rows, besides the loss, such as accuracy; for the log."""
         return {}
