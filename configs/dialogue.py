@@ -4,7 +4,7 @@ Paper:    Li et al. 2017 (arXiv:1710.03957), DailyDialog; Vinyals and Le 2015 (a
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=dialogue:dailydialog --fork=MODEL --config.data.path=pairs.tsv \
               --config.data.validation=0.1 --workdir=/tmp/dialogue
-Expected: docs/tasks/dialogue.md has the measured results.
+Expected: no result is recorded yet.
 """
 
 import ml_collections

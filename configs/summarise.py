@@ -4,7 +4,7 @@ Paper:    Chen et al. 2021 (arXiv:2105.06762), DialogSum; Raffel et al. 2020 (ar
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=summarise:dialogsum --fork=MODEL --config.data.path=dialogsum.jsonl \
               --config.data.validation=0.1 --workdir=/tmp/summarise
-Expected: docs/tasks/summarise.md has the measured results.
+Expected: no result is recorded yet.
 """
 
 import ml_collections

@@ -1,11 +1,11 @@
 """Translation: a text in another language.
 
 Paper:    Vaswani et al. 2017 (arXiv:1706.03762).
-Hardware: two CPU cores for 20 minutes, or one accelerator.
+Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=translate:multi30k --config.data.columns.source.path=train.en.gz \
               --config.data.columns.target.path=train.de.gz --config.data.columns.source.dev=val.en.gz \
               --config.data.columns.target.dev=val.de.gz --workdir=/tmp/translate
-Expected: docs/tasks/translate.md has the measured results.
+Expected: no result is recorded yet.
 """
 
 import ml_collections

@@ -170,9 +170,8 @@ def generate(
         return []
     limits = _limits(vocab, pad, eos, (forbidden, forbidden_first), (first, last), max_tokens)
     count = rectangles.divisible(len(sources), layout)
-    first_input = pad if start is None else start
     inputs = (
-        _of_pairs(module, sources, openings, first_input, count, max_tokens, pad)
+        _of_pairs(module, sources, openings, pad if start is None else start, count, max_tokens, pad)
         if isinstance(config, EncoderDecoderConfig)
         else _of_prompts(cast(TransformerConfig, config), sources, count, max_tokens, pad, bos)
     )

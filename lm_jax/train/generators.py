@@ -1,7 +1,7 @@
 """Generators of the random numbers of dropout on the device.
 
 `threefry` is jax's own (Salmon et al. 2011). `hashed` hashes the position of each number and the key with the finaliser
-of MurmurHash3 (Appleby 2011, public domain), which takes a thirtieth of the time on a CPU. Both depend on the position
+of MurmurHash3 (Appleby 2011, public domain), which takes a tenth of the time on a CPU. Both depend on the position
 only, so devices that share an array draw what one would draw. Keys are always derived by threefry.
 """
 

@@ -33,7 +33,7 @@ class TrainConfig:
       only: regular expressions; only parameters with a matching path are trained, such as `^task/`; empty: all.
       accumulate: micro-batches per batch.
       generator: draws the random numbers of dropout, a key of `train.generators.GENERATORS`: "threefry", or "hashed",
-        which takes a thirtieth of the time on a CPU.
+        which takes a tenth of the time on a CPU.
       ema: decay of the parameters' exponential moving average, such as 0.999, used to evaluate and generate; 0: none.
       timeout_s: maximum time of a step with its checkpoint, after which the run ends (exit code 4); 0: no limit.
     """

@@ -20,6 +20,7 @@ from lm_jax.models.attention.relative import RelativeBias
 from lm_jax.models.config import AttentionConfig, BlockConfig, InitConfig
 from lm_jax.models.feedforward.dense import FeedForward
 from lm_jax.models.feedforward.experts import Experts
+from lm_jax.models.heads import gather
 from lm_jax.models.norms import Norm
 from lm_jax.models.stack.neighbours import Neighbours
 from lm_jax.parallel.layout import constrain, divided
@@ -160,7 +161,7 @@ def _sequential(
         drop: Callable[[jax.Array], jax.Array] = block.drop(train)
         if branch_name == "feedforward" and read is not None:
             drop = _of_read(drop, x, read) if train and block.config.dropout else drop
-            x, axis = jnp.take_along_axis(x, read[..., None], 1), None
+            x, axis = gather(x, read), None
         norm = lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}")
         x = constrain(RESIDUALS[name](x, branch, norm, drop), "batch", axis, None)
     return x
@@ -168,7 +169,7 @@ def _sequential(
 
 def _of_read(drop: Callable, x: jax.Array, read: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Dropout of the tokens that are read, which drops of them what it would drop among all."""
-    factors = jnp.take_along_axis(drop(jnp.ones_like(x)), read[..., None], 1)
+    factors = gather(drop(jnp.ones_like(x)), read)
     return lambda y: y * factors
 
 

@@ -23,6 +23,7 @@ from lm_jax.models import initializers
 from lm_jax.models.attention.disentangled import RelativePositionTable
 from lm_jax.models.attention.relative import RelativeBias
 from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
+from lm_jax.models.heads import gather
 from lm_jax.models.interface import Shown, Transform
 from lm_jax.models.stack import segments, shown
 from lm_jax.models.stack.block import Block, Context, narrows
@@ -79,7 +80,7 @@ class Stack(nn.Module):
         loop = functools.partial(LOOPS["unrolled"], last=last) if unrolled else LOOPS["scanned"]
         after, cache, layers = loop(config, functions, groups, x, cache, keys)
         if read is not None and last is None:
-            after = jnp.take_along_axis(after, read[..., None], 1)
+            after = gather(after, read)
         return after, cache, shown.of_stack(show, x, layers)
 
     def _apply(self, block: Block, context: Context, train: bool, transform: Transform, show: tuple[str, ...]) -> Apply:
