@@ -19,7 +19,7 @@ from lm_jax.data.rows import Filled, Row, Rows, permuted
 
 # Windows that are kept: threads build batches of neighbouring windows.
 _KEPT = 4
-# What compiling a program for another length costs, as the number of tokens that are computed in this time.
+# The cost of compiling a program for another length, in tokens: as many are computed in the same time.
 PROGRAM = 4096
 # Lengths are multiples of it, and at most so many are tried.
 _MULTIPLE, _TRIED = 2, 128

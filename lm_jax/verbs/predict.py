@@ -34,8 +34,8 @@ from lm_jax.train import manifest
 from lm_jax.verbs import report
 from lm_jax.verbs.runs import open_run, restore
 
-# Records of the greatest length that are answered, written and kept together, and as many shorter ones as take the same
-# time: an interrupted command repeats at most so many.
+# The number of records of the greatest length that are answered and written together; of shorter records, as many as
+# take the same time. An interrupted command repeats at most so many.
 CHUNK = 1024
 # Formats without names of columns, and files that have them.
 ANNOTATED, TABLES = ("conll", "labelled", "squad"), (".tsv", ".csv", ".jsonl", ".json")

@@ -298,7 +298,7 @@ class Tokenizer:
         return np.where(self._hidden, 0.0, size_bytes / max(1, tokens))
 
     def encoding_with(self, backend: Backend) -> Tokenizer:
-        """Return a copy that encodes with another backend, all of whose ids are meant."""
+        """Return a copy with another backend, whose special ids are kept: it writes them only where they are wanted."""
         other = copy.copy(self)
         other.backend, other._trusted = backend, True
         return other

@@ -119,7 +119,7 @@ class Extended:
           ids: ids by added name.
           between: decoding puts it between names and the text around them.
           markers: names that are not looked for.
-          outer: only the first and the last names of each text, so many of each, are tokens; None: all are.
+          outer: numbers of names at the beginning and at the end of each text that are tokens; None: all are.
         """
         self.base, self.ids, self.markers, self._between, self._outer = base, dict(ids), markers, between, outer
         self._names = {token: name for name, token in ids.items()}
