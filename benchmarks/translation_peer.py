@@ -30,6 +30,12 @@ class Translator(nn.Module):
         self.transformer = nn.Transformer(num_encoder_layers=depth, num_decoder_layers=depth, **sizes)
         # torch normalises the outputs of the stacks once more than the paper.
         self.transformer.encoder.norm = self.transformer.decoder.norm = None
+        # The paper drops outputs of sublayers only (section 5.4), torch attention weights and activations as well.
+        for module in self.transformer.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
+            elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+                module.dropout = nn.Identity()
         for parameter in self.transformer.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

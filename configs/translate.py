@@ -41,8 +41,8 @@ def multi30k() -> ml_collections.ConfigDict:
     config.data.tokenizer = dict(kind="bpe", vocab_at_most=6144)
     config.optimizer = dict(learning_rate=1e-3, schedule=dict(name="linear", warmup=0.1, final=0.0))
     config.optimizer.adamw = dict(b2=0.98, epsilon=1e-9, weight_decay=0.0)  # Vaswani et al. 2017, section 5.3
-    config.train.steps = 2000
-    config.evaluate = dict(every=1000, best="loss")
+    config.train.steps = 3200
+    config.evaluate = dict(every=1600, best="loss")
     config.task.generated = 200
     return config
 
