@@ -27,7 +27,7 @@ RUN_VERBS = ("train", *MODEL_VERBS, "import", "export")
 STEP_VERBS = ("evaluate", "predict", "features", "generate", "export")
 ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect")
 LATEST = -1  # Value of a bare `--checkpoint`.
-PATHS = ("workdir", "input", "output", "fork", "model", "tokenizer")
+PATHS = ("workdir", "adapter", "input", "output", "fork", "model", "tokenizer")
 # Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.
 FIELDS, ROLES, NAMED_VERBS = "--hf.", "--role.", ("import",)
 NAMED = {
@@ -69,6 +69,7 @@ class Request:
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
+    adapter: str | None = _flag(None, "directory of a PEFT adapter to put on the run's model", *STEP_VERBS[:-1])
     input: str | None = _flag(None, "file of prompts, one per line, or of rows", "features", *WRITING_VERBS)
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
@@ -92,7 +93,7 @@ class Request:
     fork: str | None = _flag(
         None, "run to start from: its parameters and, if the recipe sets none, its model", *FORK_VERBS
     )
-    format: str = _flag("huggingface", "huggingface, or bare: without the head of a task", "export")
+    format: str = _flag("huggingface", "huggingface; bare: without the head of a task; peft: what was added", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
     distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")

@@ -188,6 +188,15 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     return batch
 
 
+def scores(model: Any, tokenizer: Any, records: Sequence[Any]) -> np.ndarray:
+    """The probability of the last label for each text."""
+    import torch
+
+    with torch.no_grad():
+        rows = (model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=128)) for text, _ in records)
+        return np.array([torch.softmax(row.logits, -1)[0, -1].item() for row in rows])
+
+
 def losses(model: Any, case: Case, batches: Sequence[Sequence[dict[str, Any]]]) -> list[float]:
     """The loss of each batch of rows, before the step that it determines."""
     import torch

@@ -60,12 +60,12 @@ def answers(row):
 
 
 # By recipe: the format of its file, the fields of its answers, other settings.
-slow = pytest.mark.slow
+slow, BUCKETS = pytest.mark.slow, "--config.data.buckets=24"
 RECIPES = [
     ("classify", "jsonl", {"label", "scores"}, []),
     ("tag", "conll", {"tags", "scores"}, []),
     ("qa", "squad", {"answer", "start", "stop", "score", "null"}, []),
-    ("instruct", "jsonl", {"text"}, ["--config.task.metrics=", "--config.evaluate.best=loss"]),
+    ("instruct", "jsonl", {"text"}, ["--config.task.metrics=", "--config.evaluate.best=loss", BUCKETS]),
     pytest.param("pair", "jsonl", {"label", "scores"}, [], marks=slow),
     pytest.param("sts", "jsonl", {"number"}, [], marks=slow),
     pytest.param("choice", "jsonl", {"label", "choice", "scores"}, [], marks=slow),

@@ -21,8 +21,8 @@ def transformers():
     return pytest.importorskip("transformers", reason="needs transformers, which is not installed")
 
 
-def tune(case, parent, path, folder):
-    """Runs `lm-jax train`; returns the loss of each step."""
+def tune(case, parent, path, folder, settings=()):
+    """Runs `lm-jax train` with further settings; returns the loss of each step."""
     words = [
         f"--config={case.recipe}",
         f"--fork={parent}",
@@ -35,6 +35,7 @@ def tune(case, parent, path, folder):
         "--config.evaluate.batches=1",
         "--config.log.every=1",
         "--config.log.writers=jsonl",
+        *settings,
     ]
     result = run("train", *words, timeout_s=900)
     assert result.returncode == 0, result.stderr

@@ -9,6 +9,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from lm_jax import experiment
+from lm_jax.adapt import AdaptConfig
 from lm_jax.core.config import Tree
 from lm_jax.core.trees import map_named
 from lm_jax.data.config import DataConfig
@@ -31,7 +32,7 @@ def configure(workdir, preset="bert"):
     return workdir
 
 
-def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, labels=None, **over):
+def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, labels=None, adapt=None, **over):
     """Writes a run of the `tiny` size of a preset, and returns its experiment.
 
     Args:
@@ -42,18 +43,20 @@ def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, la
       objective: its settings; None: pretraining.
       data: its settings; None: rows of 32 tokens.
       labels: names of the labels of a task, by column.
+      adapt: how it was tuned; None: plainly.
       **over: settings of the model, `stack__depth` for `stack.depth`.
     """
     tree = PRESETS[preset].build("tiny")
     with tree.ignore_type():
         tree.update_from_flattened_dict({key.replace("__", "."): value for key, value in over.items()})
     objective, data = objective or ObjectiveConfig(name=OBJECTIVES[tree.kind]), data or DataConfig(length=32)
-    config = ExperimentConfig(model=None, objective=objective, data=data)
+    config = ExperimentConfig(model=None, objective=objective, data=data, adapt=adapt or AdaptConfig())
     recipe = ConfigDict({**dataclasses.asdict(config), "model": tree})
     exp = Experiment(experiment.parse(experiment.complete(recipe)), tokenizer, saved_labels=labels or Tree())
     tokens = jnp.zeros((1, 2), jnp.int32)
     source = Inputs(tokens=tokens) if tree.kind == "encoder_decoder" else None
     _, params = tiny.build(exp.product.module.config, Inputs(tokens=tokens, source=source))
+    params = params if adapt is None else tiny.random_params(exp.product.shapes)
     if ends is not None:
         order = np.arange(tokenizer.vocab_size)
         order[[ends, tokenizer.eos]] = tokenizer.eos, ends

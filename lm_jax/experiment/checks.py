@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def check_trained(exp: Experiment) -> None:
-    """Refuses a pattern of `config.train.only` that matches no parameter."""
+    """Refuses a pattern of `config.train.only` that matches no parameter, and another choice beside it."""
+    method = exp.config.adapt.method
+    if exp.config.train.only and method != "full":
+        raise InputError(
+            f"config.train.only is {','.join(exp.config.train.only)} and config.adapt.method {method!r}, which both "
+            "choose what is trained; leave out one of them"
+        )
     paths = list(flatten(exp.models.shapes))
     for pattern in exp.config.train.only:
         if not any(selects([pattern], path) for path in paths):

@@ -17,6 +17,7 @@ from typing import Any
 
 import ml_collections
 
+from lm_jax.adapt import AdaptConfig
 from lm_jax.core.config import (
     InputError,
     Tree,
@@ -76,6 +77,7 @@ class ExperimentConfig:
     conventions: ConventionsConfig = ConventionsConfig()
     data: DataConfig = DataConfig()
     task: TaskConfig = setting(TaskConfig(), free=True)
+    adapt: AdaptConfig = AdaptConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = setting(MeshConfig(), free=True)

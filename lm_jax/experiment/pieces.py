@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lm_jax import objectives
+from lm_jax.adapt import adapt
 from lm_jax.core.config import InputError, Tree
 from lm_jax.core.trees import Params, selects
 from lm_jax.data import corpora, pipeline, tokenizers
@@ -226,10 +227,10 @@ class Experiment:
         vocab = name in self.config.models and embed.vocab
         if self.task is not None:
             config = dataclasses.replace(config, task=self.task.head(config.task))
-        model, only = build_model(config, vocab or self._rows_of_table), self.config.train.only
-        if not only:
-            return model
-        return dataclasses.replace(model, trainable=lambda path: selects(only, f"{name}/{path}"))
+        model = build_model(config, vocab or self._rows_of_table)
+        if only := self.config.train.only:
+            return dataclasses.replace(model, trainable=lambda path: selects(only, f"{name}/{path}"))
+        return adapt(model, self.config.adapt) if role.trainable else model
 
     @property
     def product(self) -> Model:

@@ -217,7 +217,7 @@ def places(config: ModelConfig, shapes: Params) -> dict[str, tuple[str, int]]:
     return rows
 
 
-def _place(where: Mapping[str, tuple[str, int]], path: str) -> tuple[str, int | None]:
+def place(where: Mapping[str, tuple[str, int]], path: str) -> tuple[str, int | None]:
     """The leaf that a rule's path is in, and its row there; None: the whole leaf."""
     match = _LAYER.fullmatch(path)
     if match is None:
@@ -232,7 +232,7 @@ def sources(rules: Rules, config: ModelConfig, shapes: Params) -> dict[str, list
     rules_by_row: dict[str, dict[int, tuple[Rule, int]]] = {}
     for rule in rules:
         for index, path in enumerate(rule.ours):
-            leaf, rank = _place(where, path)
+            leaf, rank = place(where, path)
             rules_by_row.setdefault(leaf, {})[rank or 0] = (rule, index)
     rules_by_leaf = {leaf: [rows[rank] for rank in sorted(rows)] for leaf, rows in rules_by_row.items()}
     for path, _ in named_leaves(shapes):
@@ -256,7 +256,7 @@ def expected(rules: Rules, config: ModelConfig, shapes: Params) -> dict[str, tup
             continue
         inputs = []
         for path in rule.ours:
-            leaf, rank = _place(where, path)
+            leaf, rank = place(where, path)
             if leaf not in leaves:
                 raise ValueError(f"the table has a rule for {path}, which the model lacks")
             inputs.append(leaves[leaf].shape if rank is None else leaves[leaf].shape[1:])
@@ -272,7 +272,7 @@ def to_theirs(
     for rule in rules:
         arrays = []
         for path in rule.ours:
-            leaf, rank = _place(where, path)
+            leaf, rank = place(where, path)
             array = _host_view((extra or {})[path] if path.startswith(EXTRA) else leaves[leaf])
             arrays.append(np.asarray(array if rank is None else array[rank]))
         yield from ((rule, name, array) for name, array in zip(rule.theirs, rule.save(*arrays), strict=True))

@@ -174,7 +174,7 @@ def write(directory: Path, tensors: Iterable[Tensor], largest: int = LARGEST_SHA
     count = len(shards)
     names = [SINGLE] if count == 1 else [f"model-{at + 1:05}-of-{count:05}.safetensors" for at in range(count)]
     for name, shard in zip(names, shards, strict=True):
-        _write_file(directory / name, shard)
+        write_file(directory / name, shard)
     if count > 1:
         weight_map = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(tensor.size_bytes for shard in shards for tensor in shard)
@@ -183,7 +183,8 @@ def write(directory: Path, tensors: Iterable[Tensor], largest: int = LARGEST_SHA
     return [directory / name for name in names]
 
 
-def _write_file(file: Path, tensors: list[Tensor]) -> None:
+def write_file(file: Path, tensors: list[Tensor]) -> None:
+    """Writes one file."""
     tree: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for tensor in tensors:

@@ -101,12 +101,16 @@ class Model:
         reads.
       transform: applied to the parameters before the module computes with them.
       trainable: maps a parameter's path to whether it is trained; None: all are.
+      extend: maps the plain model's parameters and a random key to this model's; None: they are the same.
+      fold: maps its parameters to parameters that give a plain module the same outputs; None: `transform` does.
     """
 
     module: Transformer | EncoderDecoder
     init: Callable[[jax.Array], Params]
     transform: Transform | None = None
     trainable: Callable[[str], bool] | None = None
+    extend: Callable[[Params, jax.Array], Params] | None = None
+    fold: Callable[[Params], Params] | None = None
 
     @functools.cached_property
     def boxed(self) -> Params:
@@ -135,7 +139,9 @@ class Model:
         return Bound(self.module, params, self.transform)
 
     def merge(self, params: Params) -> Params:
-        """Applies `transform` and drops the parameters that the module itself lacks, for decoding and export."""
+        """Applies `fold`, for decoding and export; or else `transform`, whose own parameters are dropped."""
+        if self.fold is not None:
+            return self.fold(params)
         if (transform := self.transform) is None:
             return params
         merged = lambda name, tree: jax.vmap(transform)(tree) if name == "layers" else _map_items(merged, tree)

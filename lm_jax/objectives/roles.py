@@ -80,11 +80,24 @@ class Models:
 
     def draw(self, seed: int) -> Params:
         """Initial parameters by role; the product's depend on the seed only. Call it under jit."""
-        root, params = jax.random.key(seed), {}
-        for number, (role, model) in enumerate(self.models.items(), 1):
-            rng = root if role == self.product else jax.random.fold_in(root, number)
-            params[role] = self._unshared(role, model.draw(rng))
-        return params
+        keys = self._keys(seed)
+        return {role: self._unshared(role, model.draw(keys[role])) for role, model in self.models.items()}
+
+    def extend(self, params: Params, seed: int) -> Params:
+        """Parameters by role from those of the plain models: with those that the models add. Call it under jit."""
+        keys = self._keys(seed)
+        extends = {role: model.extend for role, model in self.models.items()}
+        return {
+            role: tree if (extend := extends[role]) is None else extend(tree, keys[role])
+            for role, tree in params.items()
+        }
+
+    def _keys(self, seed: int) -> dict[str, jax.Array]:
+        root = jax.random.key(seed)
+        return {
+            role: root if role == self.product else jax.random.fold_in(root, number)
+            for number, role in enumerate(self.models, 1)
+        }
 
     def split(self, tree: Params) -> tuple[Params, Params]:
         """Splits parameters by role into the trained and the frozen ones."""

@@ -95,9 +95,12 @@ class Seq2Seq(SourceTarget):
         return Reads(plan="columns", length=sum(columns.values()), columns=columns, lengths=self.lengths)
 
     def lengths(self, sizes: Sizes) -> Int[np.ndarray, " rows"]:
-        """The tokens of a decoder's rows; of an encoder-decoder's, those of the longer of source and target."""
+        """The tokens of a decoder's rows; of an encoder-decoder's, those of the longer of source and target.
+
+        Rows without targets have one token for them.
+        """
         source = sizes[self.config.source] + len(self.vocabulary.before) + len(self.vocabulary.closing)
-        target = np.minimum(sizes[self.config.target] + 1, self.target_length)
+        target = np.minimum(sizes.get(self.config.target, 0) + 1, self.target_length)
         return np.maximum(source, target) if self.kind == "encoder_decoder" else source + target - 1
 
     @property

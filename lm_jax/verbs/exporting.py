@@ -25,10 +25,10 @@ from lm_jax.interop import choice, generation, huggingface, positions, safetenso
 from lm_jax.models.config import TransformerConfig
 from lm_jax.models.interface import Inputs
 from lm_jax.models.pooling import pooled
-from lm_jax.verbs import origins, report, tasks
+from lm_jax.verbs import adapters, forking, origins, report, tasks
 from lm_jax.verbs.generate import MOST_TOKENS
 from lm_jax.verbs.importing import TOKENIZER
-from lm_jax.verbs.runs import one_model, open_run, restore_model
+from lm_jax.verbs.runs import one_model, open_run, restore_model, restore_role
 from lm_jax.verbs.workdir import ORIGIN
 
 # Both models run the same program in float32, so a larger difference is an error of the export.
@@ -44,6 +44,7 @@ TEXTS = (
     *("[MASK]<0x41> <unk> ##s Ġ", "\n".join(f"{' ' * depth}x" for depth in range(1, 40))),
     *("x" * 150, "汉字" * 1500, "-" * 77, " " * 77, "1234567890.5e-3", "\u2028\ufeff\u200b\u00a0\u3000"),
 )
+ADAPTER = "peft"  # The format of what a run adds to its base.
 LONGEST = 64  # Tokens of the row on which the outputs are compared.
 TASK_LOGITS = "logits of the task"
 TOP = 10  # Number of most likely tokens whose overlap is reported.
@@ -53,14 +54,17 @@ def run(request: Request) -> int:
     """Writes a temporary directory, compares its outputs with the run's, and renames it to `--output` if they agree."""
     if not request.output:
         raise InputError("export needs --output=DIR")
-    write = lookup(FORMATS, request.format, "--format")
+    write = lookup({**FORMATS, ADAPTER: None}, request.format, "--format")
     output = Path(request.output).expanduser().resolve()
     if output.exists():
         raise InputError(f"--output {output} already exists; give a new directory")
     atomic.check_directory(output, "--output")
+    if write is None:
+        return _adapter(request, output)
     run, origin = open_run(request), Path(str(request.workdir)) / ORIGIN
     exp = one_model(request, run)
     step, params = restore_model(request, run)
+    forking.refuse_unfolded(exp.product, params, f"--workdir={request.workdir}", exp.config.adapt.method)
     if exp is not run:
         origin = origin / str(request.role)
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
@@ -103,6 +107,28 @@ def run(request: Request) -> int:
         report.say(f"  the tokenizer gives the same ids for {len(TEXTS) - len(differ)} of {len(TEXTS)} texts")
     for note in notes:
         report.say(f"  {note}")
+    if not agrees:
+        report.say(f"  the outputs do not agree; {output} was not written")
+    return 0 if agrees else 1
+
+
+def _adapter(request: Request, output: Path) -> int:
+    """Writes what a run has added to its base as a directory of PEFT."""
+    exp = open_run(request)
+    step, params = restore_role(request, exp)
+    partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
+    try:
+        architecture, difference = adapters.write(exp, params, Path(str(request.workdir)), partial)
+        agrees = difference <= TOLERANCE
+        if agrees:
+            os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if request.json:
+        report.document({"step": step, "output": str(output), "agrees": agrees, "difference": difference})
+        return 0 if agrees else 1
+    report.say(f"step {step} of {request.workdir}, exported as an adapter of {architecture} to {output} and read back:")
+    report.say(f"  hidden states differ by at most {difference:.1e} (allowed {TOLERANCE:.0e})")
     if not agrees:
         report.say(f"  the outputs do not agree; {output} was not written")
     return 0 if agrees else 1
@@ -151,19 +177,12 @@ def _huggingface(exp: Experiment, params: Params, origin: Path, output: Path, *,
     `origin` has the files of the imported checkpoint that the model began as, if there is one. The class is the one
     with the head of the run's task, if its objective is a task; with `bare`, the model without its head.
     """
-    config, begun = exp.product.module.config, origins.read(origin)
+    begun, suffix = origins.read(origin), choice.BARE if bare else tasks.suffix_of(exp)
     imported = _keeps_imported_tokenizer(origin, exp.tokenizer)
-    suffix = choice.BARE if bare else tasks.suffix_of(exp)
+    config = exp.product.module.config
     if not suffix:
         config, params = origins.updated(begun, config, params)
-        tree = origins.tree_of(begun, config)
-        kept = bool(tree)
-        tree = tree or choice.tree_for(config)
-    else:
-        fields = {} if bare else tasks.fields_of(exp)
-        tree, config = choice.tree_for_task(config, suffix, fields, begun.tree)
-        kept = tree["model_type"] == begun.tree.get("model_type")
-        tree = {**tree, "pad_token_id": exp.padding if tree.get("pad_token_id") is None else tree["pad_token_id"]}
+    tree, config, kept = tasks.class_of(exp, config, suffix, begun)
     if not (kept and imported):
         ids = generation.ids(config.kind, interchange.roles(exp.tokenizer, config.kind))
         tree = {**tree, **ids, **generation.from_conventions(exp.config.conventions)}

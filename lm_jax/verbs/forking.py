@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import experiment, objectives
+from lm_jax.adapt import AdaptConfig
 from lm_jax.core.config import InputError, from_config_dict
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
+from lm_jax.models.model import Model, from_module
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.roles import product
 from lm_jax.train.checkpoint import Checkpointer
@@ -60,6 +63,22 @@ def tokenizer(config: tokenizers.TokenizerConfig, fork: Path) -> tokenizers.Toke
 
 
 def parameters(exp: Experiment, fork: Path) -> Params:
+    """Returns the forked run's parameters by role, with those that `config.adapt` adds.
+
+    Raises:
+      InputError: the forked run has no checkpoint, or its parameters have other shapes.
+    """
+    plain = dataclasses.replace(exp, config=dataclasses.replace(exp.config, adapt=AdaptConfig()))
+    params = _plain(plain, fork)
+    if all(model.extend is None for model in exp.models.models.values()):
+        return params
+    like = exp.params_like(*exp.models.roles)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    extend = lambda params: exp.models.extend(params, exp.config.seed)
+    return exp.layout.jit(extend, once=True, out_shardings=shardings, donate_argnums=0)(params)
+
+
+def _plain(exp: Experiment, fork: Path) -> Params:
     """Returns the forked run's parameters by role, with embedding tables resized to the vocabulary of `exp`.
 
     The product starts from the forked run's product; heads that it lacks are left out. New rows of a table are drawn
@@ -70,8 +89,8 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     Raises:
       InputError: the forked run has no checkpoint, or its parameters have other shapes.
     """
-    checkpointer = Checkpointer(fork / "checkpoints")
-    saved = _saved_shapes(checkpointer)
+    checkpointer, tuned = Checkpointer(fork / "checkpoints"), _tuned(fork)
+    saved = _saved_shapes(checkpointer) if tuned is None else {path: leaf.shape for path, leaf in tuned.items()}
     like, axes = flatten(exp.params_like(*exp.models.roles)), flatten(exp.models.axes)
     roles = _roles(exp, saved, fork)
     paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
@@ -92,7 +111,11 @@ def parameters(exp: Experiment, fork: Path) -> Params:
             if saved_shape != leaf.shape:
                 leaf = jax.ShapeDtypeStruct(saved_shape, leaf.dtype, sharding=exp.layout.replicated)
         targets[name] = leaf
-    restored, uses = flatten(restore_params(checkpointer, unflatten(targets), but=unread)), Counter(paths.values())
+    if tuned is None:
+        restored = flatten(restore_params(checkpointer, unflatten(targets), but=unread))
+    else:
+        restored = {name: jax.device_put(tuned[name], leaf.sharding) for name, leaf in targets.items()}
+    uses = Counter(paths.values())
     # Each parameter needs a buffer of its own, which the train step donates.
     source = lambda path: restored[paths[path]] if uses[paths[path]] == 1 else jnp.copy(restored[paths[path]])
     anew = exp.config.data.tokenizer.anew
@@ -107,6 +130,32 @@ def parameters(exp: Experiment, fork: Path) -> Params:
         for number, path in enumerate(like)
     }
     return unflatten(resized)
+
+
+def _tuned(fork: Path) -> dict[str, Any] | None:
+    """Returns the parameters of a run that added some to its models, folded into those of plain models; else None.
+
+    Raises:
+      InputError: they cannot be folded.
+    """
+    if ((experiment.saved(fork) or {}).get("adapt") or {}).get("method", "full") == "full":
+        return None
+    exp = experiment.load(fork)
+    models = exp.models.models
+    params = restore_params(Checkpointer(fork / "checkpoints"), exp.params_like(*models))
+    merged = {role: model.merge(params[role]) for role, model in models.items()}
+    for role, model in models.items():
+        refuse_unfolded(model, merged[role], f"--fork={fork}", exp.config.adapt.method)
+    return flatten(merged)
+
+
+def refuse_unfolded(model: Model, merged: Params, run: str, method: str) -> None:
+    """Refuses merged parameters that a plain model has no place for."""
+    if unknown := {*flatten(merged)} - {*flatten(from_module(model.module).shapes)}:
+        raise InputError(
+            f"{run} was tuned by {method!r}, whose parameters, such as {min(unknown)}, are no part of a plain model; "
+            f"use that run itself: predict, generate, evaluate and train read it"
+        )
 
 
 def _with_task_head(

@@ -134,7 +134,7 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"mesh       {axes}: {rows} rows of the batch and {_megabytes_per_device(exp):.1f} MB of parameters per device",
         f"parameters {total:,}, {size / 1e6:,.1f} MB in float32, listed in model_info.txt",
         *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.shapes)),
-        *_frozen(exp),
+        *trained(exp),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} "
         f"document{'s' * (store.documents != 1)}, {store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
         *([store.table(config.data.validation)] if isinstance(store, Stores) else []),
@@ -146,11 +146,19 @@ def setup(exp: Experiment, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def _frozen(exp: Experiment) -> list[str]:
-    """Formats the number of trained parameters and their share; no line if none is frozen."""
-    trained, frozen = map(count, exp.models.split(exp.models.shapes))
-    only = f", those that match {', '.join(exp.config.train.only)}" if exp.config.train.only else ""
-    return [f"trained    {trained:,} parameters, {trained / (trained + frozen):.2%}{only}"] if frozen else []
+def trained(exp: Experiment) -> list[str]:
+    """Formats how many parameters are trained, their share, and the memory of optimizer and base; none if all are."""
+    tuned, frozen = exp.models.split(exp.models.shapes)
+    if not frozen:
+        return []
+    number, share = count(tuned), count(tuned) / (count(tuned) + count(frozen))
+    only, method = exp.config.train.only, exp.config.adapt.method
+    how = f", those that match {', '.join(only)}" if only else "" if method == "full" else f", by {method}"
+    state, base = (size_bytes(tree) / 1e6 for tree in (exp.state_like.opt_state, frozen))
+    return [
+        f"trained    {number:,} parameters, {share:.2%}{how}",
+        f"memory     {state:,.1f} MB of optimizer state, {base:,.1f} MB of frozen parameters",
+    ]
 
 
 def _length(config: ExperimentConfig) -> str:

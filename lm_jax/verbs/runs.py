@@ -17,6 +17,7 @@ from lm_jax.flags import LATEST, Request, need_workdir
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.train.state import Weights
+from lm_jax.verbs import adapters
 from lm_jax.verbs import workdir as workdirs
 
 # The usual objective of a kind of model.
@@ -28,16 +29,18 @@ def open_run(request: Request) -> Experiment:
     if request.recipe is not None:
         raise InputError(f"{request.verb} reads its configuration from --workdir; leave out --config={request.recipe}")
     exp = experiment.load(need_workdir(request))
-    if not request.overrides:
-        return exp
-    changed = flags.override(experiment.complete(ConfigDict(experiment.as_json(exp.config))), request.overrides)
-    return dataclasses.replace(exp, config=experiment.parse(changed))
+    if request.overrides:
+        changed = flags.override(experiment.complete(ConfigDict(experiment.as_json(exp.config))), request.overrides)
+        exp = dataclasses.replace(exp, config=experiment.parse(changed))
+    if request.adapter:
+        return adapters.opened(exp, Path(need_workdir(request)), Path(request.adapter))
+    return exp
 
 
 def restore(request: Request, exp: Experiment) -> tuple[int | None, Weights]:
     """Returns the step of `--checkpoint` (default: the best, else the newest intact) and its weights."""
     checkpointer, step = _checkpoint(request, exp)
-    params, frozen = exp.models.split(restore_params(checkpointer, exp.params_like(*exp.models.roles), step))
+    params, frozen = exp.models.split(_params(request, exp, checkpointer, step, *exp.models.roles))
     if not exp.objective.carry.shared:
         return step, Weights(params, frozen)
     like = {"carry": {"shared": exp.state_like.carry.shared}}
@@ -62,12 +65,25 @@ def one_model(request: Request, exp: Experiment) -> Experiment:
 def restore_model(request: Request, exp: Experiment) -> tuple[int | None, Params]:
     """Returns the step as `restore` does, and the parameters of `--role` (default: the product).
 
-    They include the shared parameters, and the model's transform is applied.
+    They include the shared parameters; those that an adaptation has added are folded into the others.
     """
+    step, params = restore_role(request, exp)
+    return step, exp.models.models[request.role or exp.models.product].merge(params)
+
+
+def restore_role(request: Request, exp: Experiment) -> tuple[int | None, Params]:
+    """Returns the same as `restore_model`, with added parameters as they are."""
     checkpointer, step = _checkpoint(request, exp)
     role = request.role or exp.models.product
-    params = restore_params(checkpointer, exp.params_like(role), step)
-    return step, exp.models.models[role].merge(exp.models.parameters(role, params))
+    return step, exp.models.parameters(role, _params(request, exp, checkpointer, step, role))
+
+
+def _params(request: Request, exp: Experiment, checkpointer: Checkpointer, step: int | None, *roles: str) -> Params:
+    """Restores parameters by role, with those of `--adapter`."""
+    if not request.adapter:
+        return restore_params(checkpointer, exp.params_like(*roles), step)
+    params = restore_params(checkpointer, adapters.plain(exp).params_like(*roles), step)
+    return adapters.extended(exp, params, Path(need_workdir(request)), Path(request.adapter))
 
 
 def restore_params(

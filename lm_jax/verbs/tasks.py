@@ -17,9 +17,11 @@ from lm_jax.experiment import Experiment
 from lm_jax.interop import choice, heads
 from lm_jax.interop.huggingface import Checkpoint
 from lm_jax.interop.settings import Settings
+from lm_jax.models.config import ModelConfig
 from lm_jax.objectives import OBJECTIVES, ObjectiveConfig
 from lm_jax.objectives.classify import ClassifyConfig
 from lm_jax.objectives.roles import product
+from lm_jax.verbs import origins
 
 # Suffixes of the classes with the head of an objective.
 SUFFIXES = {
@@ -112,6 +114,27 @@ def suffix_of(exp: Experiment) -> str:
             f"config.objective.{name}.markers is set, but the classes of transformers read no markers; {choice.ADVICE}"
         )
     return SUFFIXES[name]
+
+
+def class_of(
+    exp: Experiment, config: ModelConfig, suffix: str, begun: origins.Origin
+) -> tuple[dict[str, Any], ModelConfig, bool]:
+    """The config.json of the class that a model is exported as, its configuration, and whether it was imported as such.
+
+    Args:
+      exp: the run.
+      config: its model.
+      suffix: suffix of a class with the head of a task, or of the bare model; empty: the class of the model as it is.
+      begun: the checkpoint that the run began as.
+    """
+    if not suffix:
+        tree = origins.tree_of(begun, config)
+        return tree or choice.tree_for(config), config, bool(tree)
+    fields = {} if suffix == choice.BARE else fields_of(exp)
+    tree, config = choice.tree_for_task(config, suffix, fields, begun.tree)
+    kept = tree["model_type"] == begun.tree.get("model_type")
+    padding = tree.get("pad_token_id")
+    return {**tree, "pad_token_id": exp.padding if padding is None else padding}, config, kept
 
 
 def fields_of(exp: Experiment) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def write(exp: Experiment, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     exp.tokenizer.save(workdir / "tokenizer")
     atomic.write_json(workdir / "environment.json", environment())
-    atomic.write_bytes(workdir / "model_info.txt", report.parameters(report.models_of(exp), exp.layout).encode())
+    about = report.parameters(report.models_of(exp), exp.layout) + "".join(f"{line}\n" for line in report.trained(exp))
+    atomic.write_bytes(workdir / "model_info.txt", about.encode())
     if exp.labels:
         atomic.write_json(workdir / experiment.LABELS, dict(exp.labels))
     atomic.write_json(workdir / experiment.SAVED, dataclasses.asdict(exp.config))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, lookup
+from lm_jax.models import adapted
 from lm_jax.models.attention.convolution import Convolution
 from lm_jax.models.attention.masks import Visibility
 from lm_jax.models.attention.multi_head import Attention
@@ -101,12 +102,18 @@ class Block(nn.Module):
         branches = {"attention": attention, "cross": cross, "feedforward": feedforward}
         if config.cross is None:
             del branches["cross"]
+        branches = {name: self._with_adapter(name, branch) for name, branch in branches.items()}
         x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train, context.read)
         if config.neighbours.width:
             settings = (config.neighbours, config.norm, self.init_config, self.dtype, config.dropout)
             x = Neighbours(*settings, name="neighbours")(layer_input, x, context.visibility.key_segments, train)
         self.sow("hidden", "stream", x)
         return x, None if cache is None else new_cache
+
+    def _with_adapter(self, name: str, branch: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+        """The branch with its adapter, if the layer has one."""
+        added = self.get_variable("params", "adapter", {}).get(name)
+        return branch if added is None else lambda y: adapted.bottleneck(branch(y), added)
 
     def _attention(self, config: AttentionConfig, name: str) -> Attention:
         return Attention(config, self.init_config, self.dtype, self.residual_gain, self.config.norm, name=name)

@@ -1,0 +1,48 @@
+"""Settings of `config.adapt`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lm_jax.core.config import InputError, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankConfig:
+    """Rank and scale of the low-rank products of some targets.
+
+    Attributes:
+      target: as in `AdaptConfig.targets`.
+      rank, alpha: instead of those of `AdaptConfig`.
+    """
+
+    target: str
+    rank: int = setting(8, at_least=1)
+    alpha: float = setting(16.0, above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """How a model is tuned.
+
+    Attributes:
+      method: a key of `adapt.METHODS`. The head of a task is trained by all of them.
+      targets: the matrices of layers that `lora`, `rslora`, `dora` and `ia3` change: names of projections ("query"),
+        parts of a layer they are in ("attention", "feedforward/out"), or logical axes that they have ("mlp"). Empty:
+        those of the method's paper.
+      rank: inner size of low-rank products.
+      alpha: their scale is alpha / rank, or alpha / sqrt(rank) for `rslora`.
+      ranks: other ranks and scales for some targets; the last that fits counts.
+      width: inner size of the adapters of `houlsby` and `pfeiffer`.
+    """
+
+    method: str = "full"
+    targets: tuple[str, ...] = ()
+    rank: int = setting(8, at_least=1)
+    alpha: float = setting(16.0, above=0)
+    ranks: tuple[RankConfig, ...] = ()
+    width: int = setting(64, at_least=1)
+
+    def __post_init__(self):
+        if any(not target.strip("/") for target in self.targets):
+            raise InputError(f"config.adapt.targets is {self.targets}; expected names such as query,value")

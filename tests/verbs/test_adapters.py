@@ -1,0 +1,132 @@
+"""Runs that were tuned by an adaptation: exported, forked, and their adapters put on the run that they started from."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import workdirs
+
+from lm_jax import experiment
+from lm_jax.adapt import AdaptConfig
+from lm_jax.core.config import Tree
+from lm_jax.core.trees import flatten, unflatten
+from lm_jax.data import tokenizers
+from lm_jax.data.config import DataConfig
+from lm_jax.flags import Request
+from lm_jax.interop import huggingface
+from lm_jax.objectives import ObjectiveConfig
+from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.verbs import workdir as workdir_module
+from lm_jax.verbs.runs import restore_model, restore_role
+from tests.commands import GOLDEN, lm_jax
+
+METHODS = {
+    "lora": AdaptConfig(method="lora", rank=2, targets=("query", "feedforward")),
+    "ia3": AdaptConfig(method="ia3"),
+    "houlsby": AdaptConfig(method="houlsby", width=3),
+}
+ROWS = [{"text": text} for text in ("the statement is", "a new value is returned", "x")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("adapters")
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """Classifiers by method, and the plain run `base` with the parameters of `lora` and a head of its own."""
+    tokenizer = tokenizers.load(GOLDEN / "tokenizer")
+    columns = Tree(text=Tree(), label=Tree(kind="label"))
+    options = {
+        "objective": ObjectiveConfig(name="classify"),
+        "data": DataConfig(length=32, batch=8, store=str(folder / "store"), workers=1, threads=0, columns=columns),
+        "labels": Tree(label=("a", "b")),
+        "stack__depth": 2,
+    }
+    drawn = {
+        name: workdirs.draw(folder / name, "bert", tokenizer, adapt=adapt, **options) for name, adapt in METHODS.items()
+    }
+    drawn["base"] = workdirs.draw(folder / "base", "bert", tokenizer, **options)
+    _, tuned = restore_role(Request(verb="predict", workdir=str(folder / "lora")), drawn["lora"])
+    own = flatten(drawn["base"].product.shapes)
+    params = {path: leaf for path, leaf in flatten(tuned).items() if path in own}
+    params |= {path: leaf + 1 for path, leaf in params.items() if path.startswith("task/")}
+    with Checkpointer(folder / "base/checkpoints") as checkpointer:
+        about = checkpointer.extra(0)
+        checkpointer.save(1, {"params": {"model": unflatten(params)}}, about)
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return drawn
+
+
+def scores(folder, name, *words):
+    """The scores of the label `a`."""
+    output = folder / f"{name}{len(words)}.answers.jsonl"
+    output.unlink(missing_ok=True)
+    files = [f"--workdir={folder / name}", f"--input={folder / 'rows.jsonl'}", f"--output={output}"]
+    assert lm_jax("predict", *files, *words) == 0
+    return [json.loads(line)["scores"]["a"] for line in output.read_text().splitlines()]
+
+
+def test_an_adapter_on_its_base_answers_as_the_tuned_run(folder, runs, capsys):
+    adapter = folder / "adapter"
+    assert lm_jax("export", f"--workdir={folder / 'lora'}", "--format=peft", f"--output={adapter}") == 0
+    assert "exported as an adapter of BertForSequenceClassification" in capsys.readouterr().out
+    tree = json.loads((adapter / "adapter_config.json").read_text())
+    assert {"classifier", "bert.pooler.dense"} == {*tree["modules_to_save"]}
+    tuned = scores(folder, "lora")
+    assert np.abs(np.subtract(scores(folder, "base"), tuned)).max() > 1e-3
+    np.testing.assert_allclose(scores(folder, "base", f"--adapter={adapter}"), tuned, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_an_export_is_the_folded_model(method, folder, runs):
+    output = folder / f"exported-{method}"
+    assert lm_jax("export", f"--workdir={folder / method}", f"--output={output}") == 0
+    _, folded = restore_model(Request(verb="export", workdir=str(folder / method)), runs[method])
+    theirs = huggingface.open_checkpoint(output).params()
+    for path, leaf in flatten(theirs).items():
+        np.testing.assert_array_equal(leaf, flatten(folded)[path], err_msg=path)
+
+
+def test_a_fork_of_a_tuned_run_begins_with_the_folded_model(folder, runs, capsys):
+    rows = folder / "train.jsonl"
+    rows.write_text("".join(json.dumps({**row, "label": "ab"[at % 2]}) + "\n" for at, row in enumerate(ROWS * 4)))
+    words = ["--config=classify", f"--fork={folder / 'lora'}", f"--config.data.path={rows}", "--config.data.length=32"]
+    words += ["--config.data.batch=8", "--config.train.epochs=0", "--config.train.steps=1", "--config.evaluate.every=0"]
+    words += ["--config.optimizer.learning_rate=0", "--config.data.validation=0", "--config.evaluate.best="]
+    words += [f"--config.data.store={folder / 'store'}", "--config.evaluate.per_epoch=0", "--config.data.buckets="]
+    words += ["--config.adapt.method=dora", "--config.adapt.rank=3", f"--workdir={folder / 'forked'}"]
+    assert lm_jax("train", *words) == 0
+    output = capsys.readouterr().out
+    assert "trained    " in output and ", by dora" in output and "MB of frozen parameters" in output
+    request = Request(verb="predict", workdir=str(folder / "forked"))
+    _, merged = restore_model(request, experiment.load(folder / "forked"))
+    _, expected = restore_model(Request(verb="predict", workdir=str(folder / "lora")), runs["lora"])
+    assert jax.tree.structure(merged) == jax.tree.structure(expected)
+    for path, leaf in flatten(merged).items():
+        np.testing.assert_allclose(leaf, flatten(expected)[path], atol=1e-6, err_msg=path)
+
+
+def test_adapters_that_cannot_be_folded_are_refused(folder, runs, capsys):
+    assert lm_jax("export", f"--workdir={folder / 'houlsby'}", f"--output={folder / 'houlsby-out'}") == 2
+    assert "was tuned by 'houlsby', whose parameters, such as stack/layers/adapter" in capsys.readouterr().err
+    assert lm_jax("export", f"--workdir={folder / 'houlsby'}", "--format=peft", f"--output={folder / 'out'}") == 2
+    assert "--format=peft is for runs with config.adapt.method lora" in capsys.readouterr().err
+    assert not (folder / "houlsby-out").exists() and not (folder / "out").exists()
+    assert len(scores(folder, "houlsby")) == len(ROWS)
+
+
+def test_an_adapter_is_refused_on_a_tuned_run(folder, runs, capsys):
+    words = [f"--workdir={folder / 'ia3'}", f"--input={folder / 'rows.jsonl'}", f"--adapter={folder}"]
+    assert lm_jax("predict", *words) == 2
+    assert "was tuned by 'ia3'; give the run that it started from" in capsys.readouterr().err
+
+
+def test_two_choices_of_what_is_trained_are_refused(folder, runs, capsys):
+    words = ["--config=gpt:tiny", f"--config.data.path={GOLDEN / 'text.txt'}", f"--workdir={folder / 'both'}"]
+    assert lm_jax("train", *words, "--config.train.only=norm", "--config.adapt.method=lora") == 2
+    assert "which both choose what is trained" in capsys.readouterr().err
+    assert workdir_module.LOCK not in [path.name for path in folder.glob("both/*")]
