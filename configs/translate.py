@@ -36,7 +36,7 @@ def multi30k() -> ml_collections.ConfigDict:
         side.block.attention.heads = 4
         side.block.feedforward.width = 512
     config.model.decoder.block.cross.heads = 4
-    config.model.init.embed_stddev = 256**-0.5
+    config.model.init.update(embed_stddev=256**-0.5, attention_gain=2**-0.5)
     config.data.update(length=48, batch=64, buckets=(16, 24, 32), rows=dict(window=50))
     config.data.tokenizer = dict(kind="bpe", vocab_at_most=6144)
     config.optimizer = dict(learning_rate=1e-3, schedule=dict(name="linear", warmup=0.1, final=0.0))

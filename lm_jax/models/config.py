@@ -33,6 +33,8 @@ class InitConfig:
       position_stddev: standard deviation of learned positions; None: as other tables.
       scale_residual: divide kernels that write to the residual stream by sqrt(2 depth) (GPT-2, section 2.3).
       base_width: for `mup`: the width at which the learning rates were tuned.
+      attention_gain: factor on the kernels of queries, keys and values; 2^-0.5 draws them as parts of one matrix, as
+        torch and fairseq do under `xavier_uniform`.
     """
 
     name: str = "normal"
@@ -41,6 +43,7 @@ class InitConfig:
     position_stddev: float | None = setting(None, at_least=0)
     scale_residual: bool = False
     base_width: int = setting(256, at_least=1)
+    attention_gain: float = setting(1.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -208,6 +208,23 @@ def test_the_transformer_is_initialised_uniformly_by_both_fans():
     assert limit * 0.99 < abs(kernel).max() <= limit
 
 
+def test_a_gain_draws_queries_keys_and_values_as_parts_of_one_matrix():
+    plain, joined = (
+        build_transformer(tiny.config("transformer", over={"init.attention_gain": gain})) for gain in (1.0, 2**-0.5)
+    )
+    ours, theirs = (
+        dict(named_leaves(nn.meta.unbox(tiny.run_once(lambda key, model=model: _drawn(model, key), jax.random.key(0)))))
+        for model in (joined, plain)
+    )
+    for path, leaf in theirs.items():
+        scaled = path.split("/")[-2] in ("query", "key", "value")
+        np.testing.assert_allclose(ours[path], leaf * (2**-0.5 if scaled else 1), rtol=1e-6, err_msg=path)
+
+
+def _drawn(model, key):
+    return model.init(key, PAIR, method="everything")["params"]
+
+
 def test_llama_is_initialised_as_gpt2():
     assert_stddev("llama", {"stack/layers/attention/key/kernel": 0.02, "stack/layers/feedforward/out/kernel": 0.01})
 

@@ -167,6 +167,7 @@ class Attention(nn.Module):
     def _projection(
         self, embed: int, name: str, heads: int, width: int, gain: float = 1.0, *, cross: bool = False
     ) -> Projection:
+        gain *= self.init_config.attention_gain
         kernel_init = initializers.kernel(self.init_config, embed, heads * width, gain)
         # A single key head cannot be sharded: it is replicated on all devices.
         heads_axis = "heads" if name.endswith("query") else "groups" if heads > 1 else "single"
