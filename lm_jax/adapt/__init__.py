@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lm_jax.adapt import adapters, ia3, lora, partition
+from lm_jax.adapt import adapters, ia3, last, lora, partition
 from lm_jax.adapt.config import AdaptConfig as AdaptConfig
 from lm_jax.adapt.config import RankConfig as RankConfig
 from lm_jax.core.config import lookup
@@ -17,6 +17,7 @@ from lm_jax.models.model import Model
 METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
     "full": partition.full,
     **dict.fromkeys(partition.CHOICES, partition.part),
+    "last": last.last,
     **dict.fromkeys(("lora", "rslora", "dora"), lora.lora),
     "ia3": ia3.ia3,
     **dict.fromkeys(adapters.BRANCHES, adapters.adapters),

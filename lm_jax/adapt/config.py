@@ -27,6 +27,7 @@ class AdaptConfig:
 
     Attributes:
       method: a key of `adapt.METHODS`. The head of a task is trained by all of them.
+      layers: the number of layers, counted from the last one, that `last` trains in every stack.
       targets: the matrices of layers that `lora`, `rslora`, `dora` and `ia3` change: names of projections ("query"),
         parts of a layer they are in ("attention", "feedforward/out"), or logical axes that they have ("mlp"). Empty:
         those of the method's paper.
@@ -37,6 +38,7 @@ class AdaptConfig:
     """
 
     method: str = "full"
+    layers: int = setting(1, at_least=1)
     targets: tuple[str, ...] = ()
     rank: int = setting(8, at_least=1)
     alpha: float = setting(16.0, above=0)

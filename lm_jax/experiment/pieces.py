@@ -29,7 +29,7 @@ from lm_jax.experiment.config import ExperimentConfig
 from lm_jax.experiment.feed import Feed
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.flops import training_flops
-from lm_jax.models.model import Model, build_model
+from lm_jax.models.model import Model, build_model, from_module
 from lm_jax.models.transformer import STACKS
 from lm_jax.objectives import vocabulary as vocabularies
 from lm_jax.objectives.base import Field, Objective, Vocabulary
@@ -343,10 +343,12 @@ class Experiment:
         for work in self.objective.work:
             work, model = work.cut(size), self.models.models[work.role]
             count, task = work.sequences, self.objective if isinstance(self.objective, Task) else None
+            # What an adaptation adds is small, and does not count.
+            plain = model if model.extend is None else from_module(model.module)
             total += count * training_flops(
                 model.module.config,
-                model.shapes,
-                model.axes,
+                plain.shapes,
+                plain.axes,
                 length=work.length // count,
                 read=work.scored // count,
                 source=work.source,
@@ -355,6 +357,7 @@ class Experiment:
                 heads=Tree({name: heads // count for name, heads in work.heads.items()}),
                 rows=self.config.data.batch * count,
                 trained=self.models.trains_layers(work.role),
+                weighted=self.models.weighted(work.role),
                 last=task and task.read_tokens(model.module.config.task.pool),
             )
         return total

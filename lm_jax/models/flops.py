@@ -29,6 +29,7 @@ class Row:
       source: tokens with keys and values in cross-attention.
       rows: rows of the batch.
       trained: whether there is a backward pass.
+      weighted: share of the weights that have gradients.
     """
 
     queries: int
@@ -36,6 +37,12 @@ class Row:
     source: int = 0
     rows: int = 1
     trained: bool = True
+    weighted: float = 1.0
+
+    @property
+    def product_of_weights(self) -> float:
+        """Operations per multiply-add of a weight."""
+        return self.product_of_constant + 2 * self.weighted if self.trained else self.product
 
     @property
     def product(self) -> float:
@@ -61,6 +68,7 @@ def training_flops(
     heads: Mapping[str, int] = Tree(),
     rows: int = 1,
     trained: bool = True,
+    weighted: float = 1.0,
     last: int | None = None,
 ) -> float:
     """Operations of the forward and backward pass of one row: 6 per weight and token, 12 per query, key and feature.
@@ -83,6 +91,7 @@ def training_flops(
       heads: by name of another head, such as `pair`: number of hidden states that it reads.
       rows: rows of the batch, which share the products with embeddings of relative positions.
       trained: False: the forward pass alone.
+      weighted: share of the weights that are trained; the gradients of frozen ones do not count.
       last: tokens of the row whose last hidden states are read (`Inputs.read`); None: all.
 
     Example:
@@ -95,7 +104,7 @@ def training_flops(
     """
     width = config.embed.width
     weights = lambda part: _weights(shapes.get(part, {}), axes.get(part, {}))
-    decoder = Row(queries=length + targets, keys=length, source=source, rows=rows, trained=trained)
+    decoder = Row(queries=length + targets, keys=length, source=source, rows=rows, trained=trained, weighted=weighted)
     # The read-out is the token table or a matrix of its shape.
     table = shapes.get("decoder_token", shapes["token"])["embedding"]
     total = read * (table.size + weights("head")) + candidates * table.shape[-1]
@@ -109,7 +118,7 @@ def training_flops(
         total -= 0.0 if last is None else _spared(config.stack, shapes["stack"], axes["stack"], length - last)
         stacks = {"stack": (config.stack, decoder)}
     layers = [_stack(stack, shapes[name], axes[name], width, row) for name, (stack, row) in stacks.items()]
-    return decoder.product * total + sum(layers)
+    return decoder.product_of_weights * total + sum(layers)
 
 
 def _stack(stack: StackConfig, shapes: Params, axes: Params, width: int, row: Row) -> float:
@@ -142,7 +151,7 @@ def _layer(block: BlockConfig, shapes: Params, axes: Params, width: int, row: Ro
     for path, leaf in named_leaves(content):
         if is_matrix(names[path]):
             share = experts.top / experts.count if "experts" in names[path] else 1.0
-            total += row.product * share * _tokens(names[path], row) * leaf.size / leaf.shape[0]
+            total += row.product_of_weights * share * _tokens(names[path], row) * leaf.size / leaf.shape[0]
     if block.cross is not None:
         total += row.product * _pairs(block.cross, width) * row.queries * row.source
     total += row.product * _pairs(attention, width) * row.queries * _visible(attention, row.keys)

@@ -110,6 +110,11 @@ class Models:
             self._trained(f"{role}/{path}") for path in flatten(self.shapes[role]) if path.split("/")[0] in first_words
         )
 
+    def weighted(self, role: str) -> float:
+        """The share of the parameters of a model's layers that are trained."""
+        sizes = {path: leaf.size for path, leaf in flatten(self.shapes[role]).items() if path.split("/")[0] in STACKS}
+        return sum(size for path, size in sizes.items() if self._trained(f"{role}/{path}")) / sum(sizes.values())
+
     def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:
         """Binds every model to its parameters, shared ones included."""
         return {role: self.models[role].bind(self.parameters(role, params, frozen)) for role in self.models}

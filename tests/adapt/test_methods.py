@@ -21,6 +21,7 @@ TRAINED = {
     "attention": {"attention", "cross"},
     "bias": {"bias"},
     "norms": {"scale", "bias"},
+    "last": {"apart", "final_norm", "encoder_norm", "decoder_norm"},
     "lora": {"down", "up"},
     "rslora": {"down", "up"},
     "dora": {"down", "up", "magnitude"},
@@ -28,7 +29,7 @@ TRAINED = {
     "houlsby": {"adapter", "scale", "bias"},
     "pfeiffer": {"adapter"},
 }
-ADDING = ("lora", "rslora", "dora", "ia3")
+FOLDED = ("lora", "rslora", "dora", "ia3", "last")
 
 
 def model_of(kind, **over):
@@ -49,7 +50,7 @@ def test_every_method_is_tested():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ADDING)
+@pytest.mark.parametrize("method", FOLDED)
 def test_it_begins_as_the_plain_model_and_folds_into_one(kind, method):
     plain = model_of(kind)
     model = adapt(plain, AdaptConfig(method=method, rank=2, alpha=2.0))
@@ -77,7 +78,7 @@ def test_it_trains_what_it_says(kind, method):
     assert paths and all(TRAINED[method] & {*path.split("/")} for path in paths)
 
 
-QUICK = (("lora", "always"), ("ia3", "never"), ("houlsby", "always"))
+QUICK = (("lora", "always"), ("ia3", "never"), ("houlsby", "always"), ("last", "always"))
 EVERY = [
     pytest.param(method, scan, marks=() if (method, scan) in QUICK else pytest.mark.slow)
     for method in TRAINED

@@ -29,6 +29,9 @@ from lm_jax.models.stack import segments, shown
 from lm_jax.models.stack.block import Block, Context, narrows
 from lm_jax.models.stack.loops import LOOPS, Apply, scanned
 
+# The subtree with the last layers of a stack, if they are stored apart from the others (`adapt.last`).
+APART = "apart"
+
 REMAT: dict[str, Callable[[Apply], Apply]] = {
     "none": lambda layer: layer,
     "full": jax.checkpoint,
@@ -78,7 +81,17 @@ class Stack(nn.Module):
             block = blocks[segments.layers(config)[-1].kind]
             last = function(block, _reading(context, read)) if narrows(block.config) else None
         loop = functools.partial(LOOPS["unrolled"], last=last) if unrolled else LOOPS["scanned"]
-        after, cache, layers = loop(config, functions, groups, x, cache, keys)
+        apart = {} if self.is_initializing() else grouped(config, self.variables["params"].get(APART, {}))
+        if apart:
+            # The layers that a run does not train come first, in a loop of their own: no copy joins both.
+            count = sum(len(jax.tree.leaves(tree)[0]) for tree in apart.values())
+            first, config = segments.split(config, count)
+            before, after_keys = (None, None) if keys is None else (keys[: first.depth], keys[first.depth :])
+            x, _, earlier = LOOPS["unrolled" if unrolled else "scanned"](first, functions, groups, x, cache, before)
+            after, cache, layers = loop(config, functions, apart, x, cache, after_keys)
+            layers = [*earlier, *layers]
+        else:
+            after, cache, layers = loop(config, functions, groups, x, cache, keys)
         if read is not None and last is None:
             after = gather(after, read)
         return after, cache, shown.of_stack(show, x, layers)

@@ -52,6 +52,14 @@ def layers(config: StackConfig) -> tuple[Layer, ...]:
     return tuple(Layer(kind=pattern[index % len(pattern)], owner=_owner(config, index)) for index in indices)
 
 
+def split(config: StackConfig, count: int) -> tuple[StackConfig, StackConfig]:
+    """The stack without its last `count` layers, and these alone; no layers share parameters."""
+    first, pattern = config.depth - count, config.pattern
+    turn = first % len(pattern) if pattern else 0
+    rest = dataclasses.replace(config, depth=count, pattern=(*pattern[turn:], *pattern[:turn]))
+    return dataclasses.replace(config, depth=first), rest
+
+
 def _owner(config: StackConfig, index: int) -> int:
     share = config.share
     if not share.groups:
