@@ -63,8 +63,8 @@ def answers(row):
 slow, BUCKETS = pytest.mark.slow, "--config.data.buckets=24"
 RECIPES = [
     ("classify", "jsonl", {"label", "scores"}, []),
-    ("tag", "conll", {"tags", "scores"}, []),
-    ("qa", "squad", {"answer", "start", "stop", "score", "null"}, []),
+    pytest.param("tag", "conll", {"tags", "scores"}, [], marks=slow),
+    pytest.param("qa", "squad", {"answer", "start", "stop", "score", "null"}, [], marks=slow),
     ("instruct", "jsonl", {"text"}, ["--config.task.metrics=", "--config.evaluate.best=loss", BUCKETS]),
     pytest.param("pair", "jsonl", {"label", "scores"}, [], marks=slow),
     pytest.param("sts", "jsonl", {"number"}, [], marks=slow),

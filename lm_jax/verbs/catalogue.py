@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_jax import flags
+from lm_jax.adapt import METHODS
 from lm_jax.data.clean.chain import CleanConfig
 from lm_jax.data.plans import PLANS
 from lm_jax.data.tokenizers import KINDS as TOKENIZERS
@@ -41,6 +42,7 @@ def run(request: Request) -> int:
         "norm placement": PLACEMENTS,
         "activation": ACTIVATIONS,
         "initialisation": SCHEMES,
+        "adaptation": METHODS,
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
     }

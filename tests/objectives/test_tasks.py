@@ -62,6 +62,8 @@ TASKS = {
 }
 # These differ enough in what the device does for laws of their own.
 TESTED = ("label of a pair", "labels", "relation", "tag", "choice", "contrastive", "cosine")
+# The laws of the others are tested with the marker slow.
+QUICK = ("labels", "tag", "choice", "contrastive")
 
 
 def built(name):
@@ -82,7 +84,9 @@ def model_of(objective, head):
     return dataclasses.replace(config, task=objective.head(TaskHeadConfig(**head)))
 
 
-@pytest.mark.parametrize("name", TESTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TESTED]
+)
 def test_it_overfits_a_batch_and_keeps_the_laws(name, tmp_path):
     objective, rows, head = built(name)
     case = laws.case(objective, {"model": model_of(objective, head)}, rows, rate=0.05)
