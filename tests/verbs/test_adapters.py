@@ -13,8 +13,10 @@ from lm_jax.core.config import Tree
 from lm_jax.core.trees import flatten, unflatten
 from lm_jax.data import tokenizers
 from lm_jax.data.config import DataConfig
+from lm_jax.decode import prompting
 from lm_jax.flags import Request
 from lm_jax.interop import huggingface
+from lm_jax.models.interface import Inputs
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import workdir as workdir_module
@@ -130,3 +132,25 @@ def test_two_choices_of_what_is_trained_are_refused(folder, runs, capsys):
     assert lm_jax("train", *words, "--config.train.only=norm", "--config.adapt.method=lora") == 2
     assert "which both choose what is trained" in capsys.readouterr().err
     assert workdir_module.LOCK not in [path.name for path in folder.glob("both/*")]
+
+
+@pytest.mark.parametrize("method", ["lora", "houlsby", "last"])
+def test_generation_reads_what_was_added(method, folder, capsys):
+    adapt = AdaptConfig(method=method, rank=2, width=3, layers=1)
+    tokenizer = tokenizers.load(GOLDEN / "tokenizer")
+    exp = workdirs.draw(folder / f"decoder-{method}", "gpt2", tokenizer, adapt=adapt, stack__depth=2)
+    _, params = restore_role(Request(verb="generate", workdir=str(folder / f"decoder-{method}")), exp)
+    tokens = tokenizer.encode("the value").tolist()
+    logits = jax.jit(lambda params, ids: exp.product.bind(params)(Inputs(tokens=ids), logits=True).logits[0])
+    ids = np.array([*exp.config.conventions.prefix, *tokens])
+    expected, row = [], np.zeros((1, len(ids) + 4), np.int32)
+    for _ in range(4):
+        row[0, : len(ids)] = ids
+        scores = np.array(logits(params, row)[len(ids) - 1])
+        scores[list(prompting.unwritable(tokenizer, len(scores)))] = -np.inf
+        expected.append(int(scores.argmax()))
+        ids = np.append(ids, expected[-1])
+    words = [f"--workdir={folder / f'decoder-{method}'}", "--prompt=the value", "--max_tokens=4", "--temperature=0"]
+    assert lm_jax("generate", *words, "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out)["answers"]
+    assert answer["text"] == prompting.continuation(tokenizer, tokens, expected)
