@@ -6,12 +6,13 @@ A method maps a model to a model: with `trainable`, with further parameters in `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from lm_jax.adapt import adapters, ia3, last, lora, partition
 from lm_jax.adapt.config import AdaptConfig as AdaptConfig
 from lm_jax.adapt.config import RankConfig as RankConfig
-from lm_jax.core.config import lookup
+from lm_jax.core.config import InputError, lookup
 from lm_jax.models.model import Model
 
 METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
@@ -24,10 +25,29 @@ METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
 }
 
 
+# The settings beside `method` that a method reads.
+_LOW_RANK = ("targets", "rank", "alpha", "ranks")
+READS = {
+    **dict.fromkeys(("lora", "rslora", "dora"), _LOW_RANK),
+    "ia3": ("targets",),
+    "last": ("layers",),
+    **dict.fromkeys(adapters.BRANCHES, ("width",)),
+}
+
+
 def adapt(model: Model, config: AdaptConfig) -> Model:
     """The model as `config.method` tunes it.
 
     Raises:
-      InputError: an unknown method, or one that has nothing to train in this model.
+      InputError: an unknown method, one that has nothing to train in this model, or a setting that it does not read.
     """
-    return lookup(METHODS, config.method, "config.adapt.method")(config, model)
+    method = lookup(METHODS, config.method, "config.adapt.method")
+    for field in dataclasses.fields(config):
+        value, read = getattr(config, field.name), READS.get(config.method, ())
+        if value != field.default and field.name not in ("method", *read):
+            readers = [name for name, fields in READS.items() if field.name in fields]
+            raise InputError(
+                f"config.adapt.{field.name} is {value!r}, but config.adapt.method {config.method!r} does not read it; "
+                f"leave it out, or set the method to {' or '.join(readers)}"
+            )
+    return method(config, model)

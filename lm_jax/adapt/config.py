@@ -13,12 +13,12 @@ class RankConfig:
 
     Attributes:
       target: as in `AdaptConfig.targets`.
-      rank, alpha: instead of those of `AdaptConfig`.
+      rank, alpha: instead of those of `AdaptConfig`; None: the same.
     """
 
     target: str
-    rank: int = setting(8, at_least=1)
-    alpha: float = setting(16.0, above=0)
+    rank: int | None = setting(None, at_least=1)
+    alpha: float | None = setting(None, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class AdaptConfig:
         parts of a layer they are in ("attention", "feedforward/out"), or logical axes that they have ("mlp"). Empty:
         those of the method's paper.
       rank: inner size of low-rank products.
-      alpha: their scale is alpha / rank, or alpha / sqrt(rank) for `rslora`.
+      alpha: their scale is alpha / rank, or alpha / sqrt(rank) for `rslora`. PEFT's default is 8.
       ranks: other ranks and scales for some targets; the last that fits counts.
       width: inner size of the adapters of `houlsby` and `pfeiffer`.
     """

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.adapt import adding, targets
-from lm_jax.adapt.config import AdaptConfig, RankConfig
+from lm_jax.adapt.config import AdaptConfig
 from lm_jax.adapt.partition import TASK
 from lm_jax.models import adapted
 from lm_jax.models.axes import Axes, sides
@@ -27,6 +27,7 @@ TRAINED = ("/lora/down", "/lora/up", "/lora/magnitude")
 def lora(config: AdaptConfig, model: Model) -> Model:
     """Adds low-rank products to the targets and trains only them; a product begins as zero."""
     chosen = targets.select(model, config.targets or TARGETS)
+    targets.check(chosen, [each.target for each in config.ranks], "config.adapt.ranks")
     axes: dict[str, Axes] = {}
     for path, names in chosen.items():
         lead, inputs, outputs = sides(names)
@@ -68,6 +69,8 @@ def _sizes(shape: tuple[int, ...], names: Axes) -> tuple[tuple[int, ...], ...]:
 
 def _rank(config: AdaptConfig, path: str, names: Axes) -> tuple[int, float]:
     """The rank of a target, and the scale of its product."""
-    default = RankConfig(target="", rank=config.rank, alpha=config.alpha)
-    *_, chosen = default, *(each for each in config.ranks if targets.fits(each.target, path, names))
-    return chosen.rank, chosen.alpha / (chosen.rank**0.5 if config.method == "rslora" else chosen.rank)
+    rank, alpha = config.rank, config.alpha
+    for each in config.ranks:
+        if targets.fits(each.target, path, names):
+            rank, alpha = each.rank or rank, each.alpha or alpha
+    return rank, alpha / (rank**0.5 if config.method == "rslora" else rank)

@@ -12,7 +12,7 @@ from lm_jax.models.model import Model
 
 # The head of a task, which every method trains.
 TASK = "task/"
-# Top-level parameters that read the last hidden states.
+# Top-level parameters that read the last hidden states: heads, which a fork may leave out.
 HEADS = ("task", "pair", "detect", "boundary", "head")
 
 Choice = Callable[[str, Axes], bool]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lm_jax.core.config import InputError
+from lm_jax.core.config import InputError, nearest
 from lm_jax.core.trees import flatten
 from lm_jax.models.axes import LEADING, Axes, by_path, is_matrix
 from lm_jax.models.model import Model
@@ -43,17 +42,21 @@ def select(model: Model, targets: Sequence[str]) -> dict[str, Axes]:
       InputError: a target fits none.
     """
     kernels = projections(model)
+    check(kernels, targets, "config.adapt.targets")
+    return {path: names for path, names in kernels.items() if any(fits(target, path, names) for target in targets)}
+
+
+def check(kernels: Mapping[str, Axes], targets: Sequence[str], key: str) -> None:
+    """Refuses a target of a setting that fits none of some kernels."""
     for target in targets:
         if not any(fits(target, path, names) for path, names in kernels.items()):
             words = {word for path in kernels for word in path.split("/")[2:-1]} | {
                 name for names in kernels.values() for name in names if name not in LEADING
             }
-            near = difflib.get_close_matches(target, sorted(words), n=1)
             raise InputError(
-                f"config.adapt.targets has {target!r}, which fits no projection of a layer; expected one of "
-                f"{', '.join(sorted(words))}{f'; did you mean {near[0]}?' if near else ''}"
+                f"{key} has {target!r}, which fits no projection; expected one of {', '.join(sorted(words))}"
+                f"{nearest(target, sorted(words))}"
             )
-    return {path: names for path, names in kernels.items() if any(fits(target, path, names) for target in targets)}
 
 
 def fits(target: str, path: str, names: Axes) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,15 @@ from lm_jax.models.config import ModelConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+# Fields of adapter_config.json that are read, or do not change what a trained adapter computes.
+READ = frozenset(
+    """task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules
+    exclude_modules lora_alpha lora_dropout fan_in_fan_out use_rslora modules_to_save layers_to_transform layers_pattern
+    rank_pattern alpha_pattern megatron_core use_dora qalora_group_size feedforward_modules init_ia3_weights
+    ensure_weight_tying""".split()
+)
+# Values of other fields that do not; all further fields must be unset. Other initialisations change the base.
+READABLE = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal")}
 # `task_type` by the suffix of the class.
 TASK_TYPES = {
     "ForSequenceClassification": "SEQ_CLS",
@@ -162,15 +172,8 @@ def collect(where: Mapping[str, Sequence[tuple[str, Place]]], leaves: Mapping[st
     return Adapter(method=method, tensors=tensors, alphas=alphas)
 
 
-def write(folder: Path, adapter: Adapter, base: str, architecture: str) -> None:
-    """Writes a directory.
-
-    Args:
-      folder: created if it is missing.
-      adapter: its contents.
-      base: path or name of the base, for `base_model_name_or_path`.
-      architecture: the class of the base.
-    """
+def write(folder: Path, adapter: Adapter, architecture: str) -> None:
+    """Writes a directory, which does not say where its base is; `architecture` is the class of the base."""
     stored = {
         f"{PREFIX}{module}.{name}": tensor
         for module, named in adapter.tensors.items()
@@ -183,15 +186,15 @@ def write(folder: Path, adapter: Adapter, base: str, architecture: str) -> None:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.write_file(folder / WEIGHTS, tensors)
-    text = json.dumps(_config(adapter, base, architecture), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(_config(adapter, architecture), indent=2, sort_keys=True) + "\n"
     safetensors.replace(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def _config(adapter: Adapter, base: str, architecture: str) -> dict[str, Any]:
+def _config(adapter: Adapter, architecture: str) -> dict[str, Any]:
     modules = sorted(adapter.tensors)
     task = next((kind for suffix, kind in TASK_TYPES.items() if architecture.endswith(suffix)), "FEATURE_EXTRACTION")
     tree: dict[str, Any] = {
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -234,8 +237,12 @@ def read(folder: Path) -> Adapter:
         ) from error
     if kind not in ("LORA", "IA3"):
         raise InputError(f"{folder / CONFIG} has peft_type {kind!r}; expected LORA or IA3")
-    if tree.get("bias", "none") != "none":
-        raise InputError(f"{folder / CONFIG} has bias {tree['bias']!r}; expected 'none': trained biases are not read")
+    for field, value in tree.items():
+        if value and field not in READ and value not in READABLE.get(field, ()):
+            raise InputError(
+                f"{folder / CONFIG} has {field}={value!r}, which changes the adapter's function and is not read; merge "
+                "it into its base with PEFT, and import the result"
+            )
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} lacks {WEIGHTS}; adapters in other formats are not read")
     method = (
@@ -250,10 +257,16 @@ def read(folder: Path) -> Adapter:
             tensors.setdefault(module, {})[own] = array
         else:
             saved[name] = array
+    expected = {"ia3": TENSORS[3:], "dora": TENSORS[:3]}.get(method, TENSORS[:2])
+    if partial := sorted(module for module, own in tensors.items() if {*own} != {*expected}):
+        raise InputError(
+            f"{folder / WEIGHTS} has {', '.join(tensors[partial[0]])} of {partial[0]}; expected {', '.join(expected)}"
+        )
     alphas = {}
     if kind == "LORA":
-        patterns, alpha = tree.get("alpha_pattern") or {}, float(tree["lora_alpha"])
-        fits = lambda module, pattern: module == pattern or module.endswith(f".{pattern}")
+        # PEFT's defaults, which it writes too, and its way of matching names.
+        patterns, alpha = tree.get("alpha_pattern") or {}, float(tree.get("lora_alpha", 8))
+        fits = lambda module, pattern: re.match(rf"(.*\.)?({pattern})$", module)
         for module in tensors:
             alphas[module] = next((float(value) for key, value in patterns.items() if fits(module, key)), alpha)
     return Adapter(method=method, tensors=tensors, alphas=alphas, saved=saved)
@@ -311,7 +324,7 @@ def load(
         module, shape, count = kernel.removesuffix("/kernel"), sizes[kernel], len(sides(names[kernel])[1])
         rows = _Rows(places, found, shape[:1], shape[1 : 1 + count], shape[1 + count :])
         if adapter.method == "ia3":
-            added, ranks[module] = _loaded_factors(rows), (1, 1.0)
+            added, ranks[module] = _loaded_factors(rows, folder), (1, 1.0)
         else:
             added, ranks[module] = _loaded_product(adapter, rows, folder)
         leaves |= {f"{module}/{name}": leaf for name, leaf in added.items()}
@@ -334,10 +347,8 @@ def _loaded_product(adapter: Adapter, rows: _Rows, folder: Path) -> tuple[dict[s
             continue
         first, second = tensors["lora_A.weight"], tensors["lora_B.weight"]
         if first.shape[1:] != place.inputs.shape or second.shape[:1] != place.outputs.shape:
-            raise InputError(
-                f"{folder} has {place.module} from {first.shape[1]} to {second.shape[0]} features, and its base from "
-                f"{len(place.inputs)} to {len(place.outputs)}; give the base that it was trained on"
-            )
+            sizes = (first.shape[1], second.shape[0]), (len(place.inputs), len(place.outputs))
+            raise _other_base(folder, place.module, *sizes)
         ours, own = place.outputs >= 0, len(first)
         down[layer, place.inputs, :own] = first.T
         up[layer, :own, place.outputs[ours]] = second[ours]
@@ -348,22 +359,32 @@ def _loaded_product(adapter: Adapter, rows: _Rows, folder: Path) -> tuple[dict[s
         "lora/scale": scale,
     }
     if adapter.method == "dora":
-        magnitudes = np.empty((*rows.lead, size_out), np.float32)
+        magnitudes = np.zeros((*rows.lead, size_out), np.float32)
         for magnitude, place, tensors in zip(magnitudes, rows.places, rows.tensors, strict=True):
             if tensors is None:
                 raise InputError(f"{folder} adapts some layers only, which is not supported for DoRA")
-            magnitude[place.outputs] = tensors["lora_magnitude_vector"].reshape(-1)
+            ours = place.outputs >= 0
+            magnitude[place.outputs[ours]] = tensors["lora_magnitude_vector"].reshape(-1)[ours]
         added["lora/magnitude"] = magnitudes.reshape(*rows.lead, *rows.outputs)
     return added, (rank, float(scale[0]) * rank)
 
 
-def _loaded_factors(rows: _Rows) -> dict[str, np.ndarray]:
+def _other_base(folder: Path, module: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"{folder} has {module} for {' to '.join(map(str, theirs))} features, and the base has "
+        f"{' to '.join(map(str, ours))}; give the base that it was trained on"
+    )
+
+
+def _loaded_factors(rows: _Rows, folder: Path) -> dict[str, np.ndarray]:
     """The `ia3` parameters of a projection."""
     inner = next(tensors["ia3_l"].shape[0] == 1 for tensors in rows.tensors if tensors)
     sizes = rows.inputs if inner else rows.outputs
     factors = np.ones((*rows.lead, int(np.prod(sizes))), np.float32)
     for layer, (place, tensors) in enumerate(zip(rows.places, rows.tensors, strict=True)):
         if tensors is not None:
-            ours = np.ones(len(place.inputs), bool) if inner else place.outputs >= 0
-            factors[layer, (place.inputs if inner else place.outputs)[ours]] = tensors["ia3_l"].reshape(-1)[ours]
+            values, at = tensors["ia3_l"].reshape(-1), place.inputs if inner else place.outputs
+            if values.shape != at.shape:
+                raise _other_base(folder, place.module, values.shape, at.shape)
+            factors[layer, at[at >= 0]] = values[at >= 0]
     return {f"ia3/{'inputs' if inner else 'outputs'}": factors.reshape(*rows.lead, *sizes)}

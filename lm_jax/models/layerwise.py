@@ -16,6 +16,7 @@ from lm_jax.core.trees import Params
 from lm_jax.models.axes import by_path
 from lm_jax.models.config import ModelConfig, StackConfig
 from lm_jax.models.stack import segments
+from lm_jax.models.stack.layers import APART
 from lm_jax.models.transformer import STACKS
 
 # Parameters before the layers, by the first word of their paths, and the stacks that read them.
@@ -52,7 +53,10 @@ def multipliers(config: ModelConfig, axes: Params, decay: float) -> dict[str, fl
     for path, names in by_path(axes).items():
         first, *rest = path.split("/")
         if first in stacks and names[0] == "layers":
-            groups = tuple(kind for kind in segments.kinds(stacks[first]) if kind in axes[first])
+            # Of layers that are stored apart, which are the last ones, the factors of all layers are returned.
+            rest = rest[rest[0] == APART :]
+            stored = {**axes[first].get(APART, {}), **axes[first]}
+            groups = tuple(kind for kind in segments.kinds(stacks[first]) if kind in stored)
             rates = decay ** _exponents(stacks[first], rest, groups)
             factors[path] = rates.astype(np.float32).reshape(-1, *[1] * (len(names) - 1))
         elif first in stacks:

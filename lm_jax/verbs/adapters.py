@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def write(exp: Experiment, params: Params, workdir: Path, output: Path) -> tuple
     """Writes what a run has added to its base, with the head of its task, and reads it back.
 
     Returns:
-      The class of the base, and the largest difference of hidden states of the run and of the base with what was read.
+      The class of the base, and the largest difference between the run and the base with what was read: of hidden
+      states, and of the parameters of the head.
 
     Raises:
       InputError: the run's method has no counterpart in PEFT.
@@ -88,15 +90,17 @@ def write(exp: Experiment, params: Params, workdir: Path, output: Path) -> tuple
     tensors = huggingface.to_theirs(base.head(), base.config, base.shapes, unflatten(leaves))
     head = {base.named(name): array for _, name, array in tensors}
     adapter = dataclasses.replace(peft.collect(base.places, leaves, method), saved=head)
-    peft.write(output, adapter, str(base.tree.get("_name_or_path") or ""), base.architecture)
+    peft.write(output, adapter, base.architecture)
     plain = {path: leaf for path, leaf in flatten(params).items() if not any(name in path for name in ADDED)}
-    again = unflatten(plain | _read(base, output)[1])
-    config = exp.product.module.config
-    tokens = jnp.asarray(np.arange(TOKENS, dtype=np.int32)[None] % (config.embed.vocab or 1))
+    read = _read(base, output)[1]
+    again, config = unflatten(plain | read), exp.product.module.config
+    length = min(TOKENS, config.embed.max_length) if config.embed.positions == "learned" else TOKENS
+    tokens = jnp.asarray(np.arange(length, dtype=np.int32)[None] % (config.embed.vocab or 1))
     inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if config.kind == "encoder_decoder" else None)
     with jax.default_matmul_precision("highest"):
         hidden = jax.jit(lambda tree: exp.product.bind(tree)(inputs).hidden)
-        return base.architecture, float(jnp.abs(hidden(params) - hidden(again)).max())
+        differences = [np.abs(read[path] - leaves[path]).max() for path in read if path.startswith("task/")]
+        return base.architecture, float(max([jnp.abs(hidden(params) - hidden(again)).max(), *differences]))
 
 
 def _read(base: Base, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -112,7 +116,20 @@ def _read(base: Base, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarra
         raise InputError(
             f"{folder} has {min(names)}, which is no part of the base's head; a run of the adapter's task can read it"
         )
+    shapes = {path: leaf.shape for path, leaf in flatten(base.shapes).items()}
+    for path, leaf in head.items():
+        if leaf.shape != shapes[path]:
+            raise InputError(
+                f"{folder} has a head whose {path} is {list(leaf.shape)}, and that of the run is {list(shapes[path])}: "
+                "it was trained for other labels; give a run with its labels"
+            )
     return loaded.settings, {**loaded.leaves, **{path: np.asarray(leaf, np.float32) for path, leaf in head.items()}}
+
+
+def digest(folder: Path) -> str:
+    """A hash of the files of a directory."""
+    files = [(folder / name).read_bytes() for name in (peft.CONFIG, peft.WEIGHTS)]
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files)).hexdigest()
 
 
 def opened(exp: Experiment, workdir: Path, folder: Path) -> Experiment:
@@ -128,7 +145,9 @@ def opened(exp: Experiment, workdir: Path, folder: Path) -> Experiment:
         )
     settings, _ = _read(base_of(exp, workdir), folder)
     adapt = from_config_dict(AdaptConfig, settings, "config.adapt")
-    return dataclasses.replace(exp, config=dataclasses.replace(exp.config, adapt=adapt))
+    # What the run itself trained no longer matters.
+    train = dataclasses.replace(exp.config.train, only=())
+    return dataclasses.replace(exp, config=dataclasses.replace(exp.config, adapt=adapt, train=train))
 
 
 def plain(exp: Experiment) -> Experiment:

@@ -114,6 +114,8 @@ def run(request: Request) -> int:
 
 def _adapter(request: Request, output: Path) -> int:
     """Writes what a run has added to its base as a directory of PEFT."""
+    if request.role:
+        raise InputError(f"--format={ADAPTER} is for the product of a run; leave out --role={request.role}")
     exp = open_run(request)
     step, params = restore_role(request, exp)
     partial = output.with_name(f"{output.name}.partial-{uuid.uuid4().hex}")
@@ -128,9 +130,9 @@ def _adapter(request: Request, output: Path) -> int:
         report.document({"step": step, "output": str(output), "agrees": agrees, "difference": difference})
         return 0 if agrees else 1
     report.say(f"step {step} of {request.workdir}, exported as an adapter of {architecture} to {output} and read back:")
-    report.say(f"  hidden states differ by at most {difference:.1e} (allowed {TOLERANCE:.0e})")
+    report.say(f"  hidden states and head differ by at most {difference:.1e} (allowed {TOLERANCE:.0e})")
     if not agrees:
-        report.say(f"  the outputs do not agree; {output} was not written")
+        report.say(f"  they do not agree; {output} was not written")
     return 0 if agrees else 1
 
 

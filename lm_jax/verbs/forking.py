@@ -14,6 +14,7 @@ import numpy as np
 
 from lm_jax import experiment, objectives
 from lm_jax.adapt import AdaptConfig
+from lm_jax.adapt.partition import HEADS
 from lm_jax.core.config import InputError, from_config_dict
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.data import tokenizers
@@ -27,8 +28,6 @@ from lm_jax.verbs.runs import restore_params
 
 # Noise of new embedding rows, in standard deviations of the old ones: no logit stands out, and no two rows are equal.
 SPREAD = 0.01
-# Top-level parameters that are heads, which a new run may leave out.
-HEADS = ("task", "pair", "detect", "boundary", "head")
 # Where the layers of a task's head come from if the forked run has no such head, by path and by whether it has a norm:
 # BERT's dense layer is the pooler of the sentence pairs; ModernBERT's head has the layers of the masked-LM head.
 _SOURCES = {
@@ -68,6 +67,14 @@ def parameters(exp: Experiment, fork: Path) -> Params:
     Raises:
       InputError: the forked run has no checkpoint, or its parameters have other shapes.
     """
+    method, tokens = exp.config.adapt.method, exp.config.data.tokenizer
+    if method != "full" and tokens.anew:
+        raise InputError(
+            f"config.data.tokenizer.anew draws new embeddings, which config.adapt.method={method} would never train; "
+            "use config.adapt.method=full"
+        )
+    if method != "full" and tokens.added:
+        report.warn(f"the embeddings of added tokens are new, and {method!r} does not train them")
     plain = dataclasses.replace(exp, config=dataclasses.replace(exp.config, adapt=AdaptConfig()))
     params = _plain(plain, fork)
     if all(model.extend is None for model in exp.models.models.values()):
@@ -114,6 +121,7 @@ def _plain(exp: Experiment, fork: Path) -> Params:
     if tuned is None:
         restored = flatten(restore_params(checkpointer, unflatten(targets), but=unread))
     else:
+        _check_tuned(tuned, targets, unread, fork)
         restored = {name: jax.device_put(tuned[name], leaf.sharding) for name, leaf in targets.items()}
     uses = Counter(paths.values())
     # Each parameter needs a buffer of its own, which the train step donates.
@@ -142,11 +150,28 @@ def _tuned(fork: Path) -> dict[str, Any] | None:
         return None
     exp = experiment.load(fork)
     models = exp.models.models
+    if all(model.extend is None for model in models.values()):
+        return None
     params = restore_params(Checkpointer(fork / "checkpoints"), exp.params_like(*models))
     merged = {role: model.merge(params[role]) for role, model in models.items()}
     for role, model in models.items():
         refuse_unfolded(model, merged[role], f"--fork={fork}", exp.config.adapt.method)
     return flatten(merged)
+
+
+def _check_tuned(tuned: Params, targets: Params, unread: Collection[str], fork: Path) -> None:
+    """Refuses the folded parameters of a run that are not those of the new model, as a checkpoint's would be."""
+    roles = tuple({f"{name.partition('/')[0]}/" for name in targets})
+    missing = sorted({*targets} - {*tuned})
+    unknown = sorted(name for name in {*tuned} - {*targets} - {*unread} if name.startswith(roles))
+    other = [name for name in targets if name in tuned and tuned[name].shape != targets[name].shape]
+    if missing or unknown or other:
+        name = (missing or unknown or other)[0]
+        shapes = [list(tree[name].shape) if name in tree else "missing" for tree in (tuned, targets)]
+        raise InputError(
+            f"--fork={fork} has other parameters than this model: {name} is {shapes[0]} there and {shapes[1]} here; "
+            "leave out the settings of config.model that change them"
+        )
 
 
 def refuse_unfolded(model: Model, merged: Params, run: str, method: str) -> None:

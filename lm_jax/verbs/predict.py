@@ -31,7 +31,7 @@ from lm_jax.flags import Request, need_workdir
 from lm_jax.objectives.seq2seq import Seq2Seq
 from lm_jax.objectives.task import Task
 from lm_jax.train import manifest
-from lm_jax.verbs import report
+from lm_jax.verbs import adapters, report
 from lm_jax.verbs.runs import open_run, restore
 
 # The number of records of the greatest length that are answered and written together; of shorter records, as many as
@@ -170,7 +170,8 @@ def partial_file(request: Request, exp: Experiment, step: int | None, output: Pa
     described = {
         "checkpoint": manifest.read(folder / str(step))["files"],
         "rows": exp.data_fingerprint,
-        "settings": {name: config[name] for name in ("model", "models", "objective", "conventions")},
+        "settings": {name: config[name] for name in ("model", "models", "objective", "conventions", "adapt")},
+        "adapter": adapters.digest(Path(request.adapter)) if request.adapter else "",
         "length": exp.config.data.length,
         "flags": {name: getattr(request, name) for name in DECODING},
     }

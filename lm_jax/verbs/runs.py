@@ -33,6 +33,11 @@ def open_run(request: Request) -> Experiment:
         changed = flags.override(experiment.complete(ConfigDict(experiment.as_json(exp.config))), request.overrides)
         exp = dataclasses.replace(exp, config=experiment.parse(changed))
     if request.adapter:
+        if request.role:
+            raise InputError(
+                f"--adapter={request.adapter} is for the product of a run; leave out --role={request.role}, or export "
+                "that model and import it as a run of its own"
+            )
         return adapters.opened(exp, Path(need_workdir(request)), Path(request.adapter))
     return exp
 

@@ -10,9 +10,11 @@ import tiny
 from lm_jax.adapt import METHODS, AdaptConfig, RankConfig, adapt
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import flatten, merge, partition
+from lm_jax.experiment import rates
 from lm_jax.models.interface import Inputs
 from lm_jax.models.model import Bound, build_model, from_module
 from lm_jax.objectives.causal import Causal, CausalConfig
+from lm_jax.objectives.roles import Models, Role
 
 KINDS = {"encoder": "bert", "decoder": "gpt2", "encoder_decoder": "t5"}
 # The trained parameters by method: words of which each path has one.
@@ -29,7 +31,13 @@ TRAINED = {
     "houlsby": {"adapter", "scale", "bias"},
     "pfeiffer": {"adapter"},
 }
+LOW_RANK = ("lora", "rslora", "dora")
 FOLDED = ("lora", "rslora", "dora", "ia3", "last")
+
+
+def config_of(method):
+    """The settings of a method, with small products."""
+    return AdaptConfig(method=method, **({"rank": 2, "alpha": 2.0} if method in LOW_RANK else {}))
 
 
 def model_of(kind, **over):
@@ -53,7 +61,7 @@ def test_every_method_is_tested():
 @pytest.mark.parametrize("method", FOLDED)
 def test_it_begins_as_the_plain_model_and_folds_into_one(kind, method):
     plain = model_of(kind)
-    model = adapt(plain, AdaptConfig(method=method, rank=2, alpha=2.0))
+    model = adapt(plain, config_of(method))
     base = tiny.random_params(plain.shapes)
     first = model.extend(base, jax.random.key(0))
     assert jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, model.shapes)
@@ -91,7 +99,7 @@ def test_it_keeps_the_laws_and_no_frozen_parameter_changes(method, scan, tmp_pat
     rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
     model = model_of("decoder", **{"stack.scan": scan, "embed.max_length": 8})
     objective = Causal(CausalConfig(), tiny.VOCABULARY, 8)
-    case = laws.case(objective, {}, rows, models={"model": adapt(model, AdaptConfig(method=method, rank=2))})
+    case = laws.case(objective, {}, rows, models={"model": adapt(model, config_of(method))})
     states = laws.check(case, tmp_path, fall=0.99)
     first, last = states[0], states[-1]
     jax.tree.map(np.testing.assert_array_equal, first.frozen, last.frozen)
@@ -108,7 +116,7 @@ def test_targets_are_names_parts_and_axes():
     assert kernels("cross/query") == {"decoder/layers/cross/query"}
     assert kernels("mlp") == kernels("feedforward")
     assert kernels("query") == {f"{part}/query" for part in PARTS}
-    with pytest.raises(InputError, match="'qury', which fits no projection .* did you mean query"):
+    with pytest.raises(InputError, match="'qury', which fits no projection; .* did you mean query"):
         kernels("qury")
 
 
@@ -116,11 +124,37 @@ PARTS = ("encoder/layers/attention", "decoder/layers/attention", "decoder/layers
 
 
 def test_ranks_and_scales_differ_by_target():
-    ranks = (RankConfig(target="feedforward", rank=3, alpha=6.0), RankConfig(target="out", rank=5, alpha=5.0))
+    ranks = (RankConfig(target="feedforward", rank=3, alpha=6.0), RankConfig(target="out", rank=5))
     config = AdaptConfig(method="lora", targets=("query", "feedforward"), rank=2, alpha=8.0, ranks=ranks)
     added = flatten(adapt(model_of("decoder"), config).draw(jax.random.key(0)))
     of = lambda name: (added[f"stack/layers/{name}/lora/down"].shape[-1], added[f"stack/layers/{name}/lora/scale"][0])
-    assert of("attention/query") == (2, 4) and of("feedforward/in") == (3, 2) and of("feedforward/out") == (5, 1)
+    assert of("attention/query") == (2, 4) and of("feedforward/in") == (3, 2) and of("feedforward/out") == (5, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targets": ("query",)}, "targets is .'query',., but config.adapt.method 'full' does not read it"),
+        ({"method": "ia3", "rank": 4}, "rank is 4, .* set the method to lora or rslora or dora"),
+        ({"method": "lora", "ranks": (RankConfig(target="qury", rank=2),)}, "adapt.ranks has 'qury', which fits no"),
+        ({"method": "last", "layers": 2}, "layers is 2, but stack has 2 layers"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        adapt(model_of("decoder"), AdaptConfig(**settings))
+
+
+def test_layers_that_are_stored_apart_keep_their_rates():
+    plain = model_of("decoder", **{"stack.depth": 3})
+    rates_of = lambda model: rates.factors(Models(ROLES, {"model": model}), 0.5)
+    path = "layers/attention/query/kernel"
+    whole, apart = rates_of(plain), rates_of(adapt(plain, AdaptConfig(method="last", layers=2)))
+    assert whole[f"model/stack/{path}"].ravel().tolist() == [0.125, 0.25, 0.5]
+    assert apart[f"model/stack/apart/{path}"].ravel().tolist() == [0.25, 0.5]
+
+
+ROLES = {"model": Role(kinds=("decoder",))}
 
 
 @pytest.mark.parametrize("kind, method", [("encoder_decoder", "bias"), ("decoder", "head")])

@@ -19,6 +19,7 @@ from lm_jax.interop import huggingface
 from lm_jax.models.interface import Inputs
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.verbs import predict
 from lm_jax.verbs import workdir as workdir_module
 from lm_jax.verbs.runs import restore_model, restore_role
 from tests.commands import GOLDEN, lm_jax
@@ -112,6 +113,26 @@ def test_a_fork_of_a_tuned_run_begins_with_the_folded_model(folder, runs, capsys
         np.testing.assert_allclose(leaf, flatten(expected)[path], atol=1e-6, err_msg=path)
 
 
+def test_a_fork_with_other_shapes_is_refused(folder, runs, capsys):
+    rows = folder / "wide.jsonl"
+    rows.write_text("".join(json.dumps({**row, "label": "ab"[at % 2]}) + "\n" for at, row in enumerate(ROWS * 4)))
+    words = ["--config=classify", f"--fork={folder / 'lora'}", f"--config.data.path={rows}", "--config.data.batch=8"]
+    words += ["--config.model.stack.depth=1", f"--workdir={folder / 'wide'}", "--config.data.validation=0"]
+    assert lm_jax("train", *words, "--config.evaluate.per_epoch=0", "--config.evaluate.best=") == 2
+    assert "has other parameters than this model: model/stack/layers" in capsys.readouterr().err
+
+
+def test_answers_of_another_adapter_are_not_continued(folder, runs, capsys):
+    adapter, output = folder / "adapter-of-answers", folder / "other.jsonl"
+    assert lm_jax("export", f"--workdir={folder / 'lora'}", "--format=peft", f"--output={adapter}") == 0
+    request = Request(verb="predict", workdir=str(folder / "base"), input=str(folder / "rows.jsonl"))
+    exp = predict.with_rows(runs["base"], str(folder / "rows.jsonl"))
+    predict.partial_file(request, exp, 1, output).touch()
+    words = [f"--workdir={folder / 'base'}", f"--input={folder / 'rows.jsonl'}", f"--output={output}"]
+    assert lm_jax("predict", *words, f"--adapter={adapter}") == 2
+    assert "has answers of another command" in capsys.readouterr().err
+
+
 def test_adapters_that_cannot_be_folded_are_refused(folder, runs, capsys):
     assert lm_jax("export", f"--workdir={folder / 'houlsby'}", f"--output={folder / 'houlsby-out'}") == 2
     assert "was tuned by 'houlsby', whose parameters, such as stack/layers/adapter" in capsys.readouterr().err
@@ -136,7 +157,7 @@ def test_two_choices_of_what_is_trained_are_refused(folder, runs, capsys):
 
 @pytest.mark.parametrize("method", ["lora", "houlsby", "last"])
 def test_generation_reads_what_was_added(method, folder, capsys):
-    adapt = AdaptConfig(method=method, rank=2, width=3, layers=1)
+    adapt = AdaptConfig(method=method, **{"lora": {"rank": 2}, "houlsby": {"width": 3}, "last": {"layers": 1}}[method])
     tokenizer = tokenizers.load(GOLDEN / "tokenizer")
     exp = workdirs.draw(folder / f"decoder-{method}", "gpt2", tokenizer, adapt=adapt, stack__depth=2)
     _, params = restore_role(Request(verb="generate", workdir=str(folder / f"decoder-{method}")), exp)
