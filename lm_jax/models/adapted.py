@@ -2,16 +2,13 @@
 
 Beside `kernel` and `bias`, a projection from `inputs` to `outputs` may have
 
-    lora/down       [*inputs rank], lora/up [rank *outputs], lora/scale []: a low-rank product, added to the kernel
-    lora/magnitude  [*outputs]: norms to which the columns of the sum are rescaled
-    ia3/inputs      [*inputs]: factors on what is projected
-    ia3/outputs     [*outputs]: factors on the result, bias included
+- `lora/down [*inputs rank]`, `lora/up [rank *outputs]` and `lora/scale []`: a low-rank product, added to the kernel;
+- `lora/magnitude [*outputs]`: norms to which the columns of the sum are rescaled;
+- `ia3/inputs [*inputs]`: factors on what is projected;
+- `ia3/outputs [*outputs]`: factors on the result, bias included.
 
-A block may have adapters, small networks behind its attention or its feed-forward layer:
-
-    adapter/BRANCH/down/{kernel [embed rank], bias [rank]}, adapter/BRANCH/up/{kernel [rank embed], bias [embed]}
-
-In a stack, each has a leading axis of layers.
+A block may have adapters, small networks behind its attention or its feed-forward layer: in `adapter/BRANCH`, `down`
+is a projection from `embed` to `rank` and `up` one back. In a stack, each parameter has a leading axis of layers.
 """
 
 from __future__ import annotations
