@@ -4,7 +4,7 @@ Paper:    Li et al. 2017 (arXiv:1710.03957), DailyDialog; Vinyals and Le 2015 (a
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=dialogue:dailydialog --fork=MODEL --config.data.path=pairs.tsv \
               --config.data.validation=0.1 --workdir=/tmp/dialogue
-Expected: no result is recorded yet.
+Expected: perplexity 35.6 of a decoder of 1.3 million parameters that read only novels before (docs/claims.md).
 """
 
 import ml_collections

@@ -4,7 +4,7 @@ Paper:    Chen et al. 2021 (arXiv:2105.06762), DialogSum; Raffel et al. 2020 (ar
 Hardware: two CPU cores, or one accelerator.
 Command:  lm-jax train --config=summarise:dialogsum --fork=MODEL --config.data.path=dialogsum.jsonl \
               --config.data.validation=0.1 --workdir=/tmp/summarise
-Expected: no result is recorded yet.
+Expected: ROUGE-L 17.9 of a decoder of 1.3 million parameters that read only novels before (docs/claims.md).
 """
 
 import ml_collections
