@@ -67,7 +67,7 @@ TABLE = {
     "piqa": Row("choice:piqa", "piqa/valid.jsonl.gz", 368, "accuracy"),
     "chnsenticorp": Row("classify:chnsenticorp", "chnsenticorp/train.tsv.gz", 1000, "accuracy", settings=SMALL[2]),
     "thucnews": Row("classify:thucnews", "thucnews_titles/dev.txt.gz", 1000, "accuracy", settings=SMALL[2]),
-    # A space stands for a character in a few of its lines.
+    # A space stands for the character in one of its lines.
     "resume": Row(
         "tag:table",
         "resume_ner/train.char.bmes.gz",

@@ -1,7 +1,7 @@
 """Bottleneck adapters: small networks with a residual connection inside frozen layers.
 
 Houlsby et al. 2019 (arXiv:1902.00751): two in a layer, and the norms are trained too. Pfeiffer et al. 2021
-(arXiv:2005.00247), section 3.1: one, behind the feed-forward layer.
+(arXiv:2005.00247), section 3.1: one, behind the feed-forward layer; here in Houlsby's place, before the norm.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lm_jax.adapt import adding, targets
 from lm_jax.adapt.config import AdaptConfig
 from lm_jax.adapt.partition import TASK
 from lm_jax.models import adapted
-from lm_jax.models.axes import Axes, sides
+from lm_jax.models.axes import Axes, sides, split_shape
 from lm_jax.models.model import Model
 
 TARGETS = ("key", "value", "feedforward/out")
@@ -32,10 +32,10 @@ def ia3(config: AdaptConfig, model: Model) -> Model:
     for path, names in chosen.items():
         lead, inputs, outputs = sides(names)
         module, inner = path.rpartition("/")[0], "feedforward" in path.split("/")
-        kept = slice(len(lead), len(lead) + len(inputs)) if inner else slice(len(lead) + len(inputs), None)
+        sizes, sizes_in, sizes_out = split_shape(names, kernels[path])
         at = f"{module}/ia3/{'inputs' if inner else 'outputs'}"
         axes[at] = (*lead, *(inputs if inner else outputs))
-        shapes[at] = (*kernels[path][: len(lead)], *kernels[path][kept])
+        shapes[at] = (*sizes, *(sizes_in if inner else sizes_out))
 
     def draw(_: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         return {at: jnp.ones(shape, jnp.float32) for at, shape in shapes.items()}

@@ -16,7 +16,7 @@ from lm_jax.adapt import adding, targets
 from lm_jax.adapt.config import AdaptConfig
 from lm_jax.adapt.partition import TASK
 from lm_jax.models import adapted
-from lm_jax.models.axes import Axes, sides
+from lm_jax.models.axes import Axes, sides, split_shape
 from lm_jax.models.model import Model
 
 # The paper's choice in transformers (section 4.2).
@@ -40,7 +40,7 @@ def lora(config: AdaptConfig, model: Model) -> Model:
     def draw(kernels: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         added = {}
         for number, (path, names) in enumerate(chosen.items()):
-            lead, sizes_in, sizes_out = _sizes(kernels[path].shape, names)
+            lead, sizes_in, sizes_out = split_shape(names, kernels[path].shape)
             rank, scale = _rank(config, path, names)
             # As torch draws the kernel of a dense layer.
             bound = math.prod(sizes_in) ** -0.5
@@ -59,12 +59,6 @@ def lora(config: AdaptConfig, model: Model) -> Model:
 
 def _at(path: str, name: str) -> str:
     return f"{path.rpartition('/')[0]}/lora/{name}"
-
-
-def _sizes(shape: tuple[int, ...], names: Axes) -> tuple[tuple[int, ...], ...]:
-    """The sizes of the leading axes, the inputs and the outputs of a kernel."""
-    lead, inputs, _ = map(len, sides(names))
-    return shape[:lead], shape[lead : lead + inputs], shape[lead + inputs :]
 
 
 def _rank(config: AdaptConfig, path: str, names: Axes) -> tuple[int, float]:

@@ -20,7 +20,7 @@ from lm_jax.core.config import InputError
 from lm_jax.core.trees import Params, flatten
 from lm_jax.interop import huggingface, safetensors
 from lm_jax.interop.rules import Rule, Rules
-from lm_jax.models.axes import by_path, sides
+from lm_jax.models.axes import by_path, joined_shape, split_shape
 from lm_jax.models.config import ModelConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -73,18 +73,11 @@ def places(rules: Rules, config: ModelConfig, shapes: Params, axes: Params) -> d
         stacked = [huggingface.place(where, path) for path in rule.ours]
         if any(row is None for _, row in stacked):
             continue
-        sizes = [_joined(leaves[leaf].shape, names[leaf]) for leaf, _ in stacked]
+        sizes = [joined_shape(names[leaf], leaves[leaf].shape)[-2:] for leaf, _ in stacked]
         for index, path in enumerate(rule.ours):
             place = _probed(rule, [leaves[leaf].shape[1:] for leaf, _ in stacked], sizes, index)
             found.setdefault(stacked[index][0], []).append((path.removesuffix("/kernel"), place))
     return found
-
-
-def _joined(shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[int, int]:
-    """The numbers of inputs and outputs of a stacked kernel."""
-    lead, inputs, _ = map(len, sides(names))
-    sizes = shape[lead:]
-    return int(np.prod(sizes[:inputs])), int(np.prod(sizes[inputs:]))
 
 
 def _probed(rule: Rule, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]], index: int) -> Place:
@@ -321,8 +314,8 @@ def load(
         found = [adapter.tensors.get(place.module) for place in places]
         if not any(found):
             continue
-        module, shape, count = kernel.removesuffix("/kernel"), sizes[kernel], len(sides(names[kernel])[1])
-        rows = _Rows(places, found, shape[:1], shape[1 : 1 + count], shape[1 + count :])
+        module = kernel.removesuffix("/kernel")
+        rows = _Rows(places, found, *split_shape(names[kernel], sizes[kernel]))
         if adapter.method == "ia3":
             added, ranks[module] = _loaded_factors(rows, folder), (1, 1.0)
         else:

@@ -57,9 +57,13 @@ def join_sides(axes: Axes) -> Axes:
     return (*lead, inputs[0], outputs[0]) if outputs else axes
 
 
+def split_shape(axes: Axes, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The sizes of the leading axes, of the input side and of the output side of a parameter."""
+    lead, inputs, _ = map(len, sides(axes))
+    return shape[:lead], shape[lead : lead + inputs], shape[lead + inputs :]
+
+
 def joined_shape(axes: Axes, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a parameter after `join_sides`."""
-    lead, inputs, outputs = map(len, sides(axes))
-    if not outputs:
-        return shape
-    return (*shape[:lead], math.prod(shape[lead : lead + inputs]), math.prod(shape[lead + inputs :]))
+    lead, inputs, outputs = split_shape(axes, shape)
+    return (*lead, math.prod(inputs), math.prod(outputs)) if outputs else shape

@@ -179,7 +179,7 @@ def refuse_unfolded(model: Model, merged: Params, run: str, method: str) -> None
     if unknown := {*flatten(merged)} - {*flatten(from_module(model.module).shapes)}:
         raise InputError(
             f"{run} was tuned by {method!r}, whose parameters, such as {min(unknown)}, are no part of a plain model; "
-            f"use that run itself: predict, generate, evaluate and train read it"
+            "use that run itself: predict, generate, evaluate and train read it"
         )
 
 
