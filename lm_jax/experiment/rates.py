@@ -21,7 +21,7 @@ def factors(models: Models, layer_decay: float) -> dict[str, Any]:
         config, axes, shapes = model.module.config, model.axes, flatten(model.shapes)
         for each in (mup.multipliers(config, axes), layerwise.multipliers(config, axes, layer_decay)):
             for path, factor in each.items():
-                if np.ndim(factor):
+                if isinstance(factor, np.ndarray):
                     # The last layers alone, if they are stored apart.
                     factor = factor[-shapes[path].shape[0] :]
                 result[f"{role}/{path}"] = result.get(f"{role}/{path}", 1.0) * factor

@@ -73,15 +73,15 @@ def places(rules: Rules, config: ModelConfig, shapes: Params, axes: Params) -> d
         stacked = [huggingface.place(where, path) for path in rule.ours]
         if any(row is None for _, row in stacked):
             continue
-        sizes = [joined_shape(names[leaf], leaves[leaf].shape)[-2:] for leaf, _ in stacked]
+        sizes = [joined_shape(names[leaf], leaves[leaf].shape) for leaf, _ in stacked]
         for index, path in enumerate(rule.ours):
             place = _probed(rule, [leaves[leaf].shape[1:] for leaf, _ in stacked], sizes, index)
             found.setdefault(stacked[index][0], []).append((path.removesuffix("/kernel"), place))
     return found
 
 
-def _probed(rule: Rule, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, int]], index: int) -> Place:
-    size_in, size_out = sizes[index]
+def _probed(rule: Rule, shapes: Sequence[tuple[int, ...]], sizes: Sequence[tuple[int, ...]], index: int) -> Place:
+    size_in, size_out = sizes[index][-2:]
     numbers = np.arange(size_in)[:, None], np.arange(size_out)[None]
     saved = []
     for number in numbers:
