@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lm_jax.adapt import adapters, ia3, last, lora, partition
+from lm_jax.adapt import adapters, ia3, last, lora, partition, prompts
 from lm_jax.adapt.config import AdaptConfig as AdaptConfig
 from lm_jax.adapt.config import RankConfig as RankConfig
 from lm_jax.core.config import InputError, lookup
@@ -22,6 +22,8 @@ METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
     **dict.fromkeys(("lora", "rslora", "dora"), lora.lora),
     "ia3": ia3.ia3,
     **dict.fromkeys(adapters.BRANCHES, adapters.adapters),
+    "prompt": prompts.prompt,
+    "prefix": prompts.prefix,
 }
 
 
@@ -32,6 +34,7 @@ READS = {
     "ia3": ("targets",),
     "last": ("layers",),
     **dict.fromkeys(adapters.BRANCHES, ("width",)),
+    **dict.fromkeys(("prompt", "prefix"), ("tokens",)),
 }
 
 

@@ -35,6 +35,7 @@ class AdaptConfig:
       alpha: their scale is alpha / rank, or alpha / sqrt(rank) for `rslora`. PEFT's default is 8.
       ranks: other ranks and scales for some targets; the last that fits counts.
       width: inner size of the adapters of `houlsby` and `pfeiffer`.
+      tokens: the number of learned tokens of `prompt` and `prefix`.
     """
 
     method: str = "full"
@@ -44,6 +45,7 @@ class AdaptConfig:
     alpha: float = setting(16.0, above=0)
     ranks: tuple[RankConfig, ...] = ()
     width: int = setting(64, at_least=1)
+    tokens: int = setting(20, at_least=1)
 
     def __post_init__(self):
         if any(not target.strip("/") for target in self.targets):

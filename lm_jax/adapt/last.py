@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.adapt import targets
 from lm_jax.adapt.config import AdaptConfig
 from lm_jax.adapt.partition import TASK
 from lm_jax.core.config import InputError
@@ -18,7 +19,6 @@ from lm_jax.models.config import StackConfig
 from lm_jax.models.model import Model
 from lm_jax.models.stack import segments
 from lm_jax.models.stack.layers import APART
-from lm_jax.models.transformer import STACKS
 
 # Norms behind the layers, which are trained with them.
 NORMS = ("final_norm/", "encoder_norm/", "decoder_norm/")
@@ -30,7 +30,7 @@ def last(config: AdaptConfig, model: Model) -> Model:
     Raises:
       InputError: a stack has no more layers, or its layers share parameters.
     """
-    stacks = {name: getattr(model.module.config, name) for name in STACKS if hasattr(model.module.config, name)}
+    stacks = targets.stacks(model)
     for name, stack in stacks.items():
         if config.layers >= stack.depth:
             raise InputError(

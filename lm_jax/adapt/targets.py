@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from lm_jax.core.config import InputError, nearest
 from lm_jax.core.trees import flatten
 from lm_jax.models.axes import LEADING, Axes, by_path, is_matrix
+from lm_jax.models.config import StackConfig
 from lm_jax.models.model import Model
 from lm_jax.models.transformer import STACKS
 
@@ -24,6 +25,12 @@ def projections(model: Model) -> dict[str, Axes]:
 def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """The shapes of all parameters by path."""
     return {path: leaf.shape for path, leaf in flatten(model.shapes).items()}
+
+
+def stacks(model: Model) -> dict[str, StackConfig]:
+    """The configurations of the stacks by name."""
+    config = model.module.config
+    return {name: getattr(config, name) for name in STACKS if hasattr(config, name)}
 
 
 def layers(model: Model) -> dict[str, int]:

@@ -64,7 +64,7 @@ def fill(
     positions = [np.flatnonzero(row == mask) for row in arrays]
     if not any(map(len, positions)):
         return [[] for _ in arrays]
-    limit, size = rectangles.longest(config.embed), max(map(len, arrays))
+    limit, size = rectangles.longest(config.embed, params), max(map(len, arrays))
     if limit is not None and size > limit:
         raise InputError(
             f"a row has {size} tokens, but config.model.embed.max_length is {limit}; remove {size - limit} tokens"

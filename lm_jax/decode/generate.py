@@ -170,13 +170,14 @@ def generate(
         return []
     limits = _limits(vocab, pad, eos, (forbidden, forbidden_first), (first, last), max_tokens)
     count = rectangles.divisible(len(sources), layout)
+    limit = rectangles.longest(config.embed, params)
     inputs = (
-        _of_pairs(module, sources, openings, pad if start is None else start, count, max_tokens, pad)
+        _of_pairs(module, sources, openings, pad if start is None else start, count, max_tokens, pad, limit)
         if isinstance(config, EncoderDecoderConfig)
-        else _of_prompts(cast(TransformerConfig, config), sources, count, max_tokens, pad, bos)
+        else _of_prompts(cast(TransformerConfig, config), sources, count, max_tokens, pad, bos, limit)
     )
     forced = bool(forbidden_first) or first is not None or last is not None
-    room = rectangles.bucket(max_tokens, rectangles.longest(config.embed))
+    room = rectangles.bucket(max_tokens, limit)
     plan = Plan(module=module, layout=layout, sampling=sampling, room=room, forced=forced)
     prefill, decode = _programs(plan)
     params = unstacked(module, params)
@@ -234,6 +235,7 @@ def _of_pairs(
     count: int,
     max_tokens: int,
     pad: int,
+    limit: int | None,
 ) -> Inputs:
     """The inputs of an encoder-decoder's prefill, as numpy arrays; the decoder reads `start` and then the opening."""
     embed = module.config.embed
@@ -242,13 +244,12 @@ def _of_pairs(
         raise InputError(f"there are {len(openings)} openings for {len(sources)} prompts; expected one for each")
     vocab = getattr(module.config, "decoder_vocab", None) or embed.vocab or 0
     begun = [np.append(np.int32(start), row) for row in rectangles.token_arrays(openings, vocab, "opening")]
-    limit = rectangles.longest(embed)
     most, longest = max(map(len, sources)), max(map(len, begun))
     if limit is not None and max(most, longest - 1 + max_tokens) > limit:
         opened = f" after an opening of {longest - 1}" if longest > 1 else ""
         raise InputError(
             f"a source has {most} tokens and --max_tokens is {max_tokens}{opened}, but config.model.embed.max_length "
-            f"is {limit}; use at most {limit} for each"
+            f"leaves room for {limit}; use at most {limit} for each"
         )
     tokens, segments = rectangles.right_padded(sources, count, rectangles.bucket(most, limit), pad)
     source = Inputs(tokens=tokens, segments=segments)
@@ -258,17 +259,22 @@ def _of_pairs(
 
 
 def _of_prompts(
-    config: TransformerConfig, sources: list[np.ndarray], count: int, max_tokens: int, pad: int, bos: int
+    config: TransformerConfig,
+    sources: list[np.ndarray],
+    count: int,
+    max_tokens: int,
+    pad: int,
+    bos: int,
+    limit: int | None,
 ) -> Inputs:
     """The inputs of a decoder's prefill, as numpy arrays."""
-    limit = rectangles.longest(config.embed)
     sources = [row if len(row) else np.array([bos], np.int32) for row in sources]
     most = max(map(len, sources))
     if limit is not None and most + max_tokens > limit:
         advice = f"use --max_tokens={limit - most} or " if most < limit else ""
         raise InputError(
             f"a prompt of {most} tokens and --max_tokens {max_tokens} make {most + max_tokens}, but "
-            f"config.model.embed.max_length is {limit}; {advice}shorten the prompt"
+            f"config.model.embed.max_length leaves room for {limit}; {advice}shorten the prompt"
         )
     tokens, positions, segments = rectangles.left_padded(sources, count, rectangles.bucket(most), pad)
     has_prefix = any(block.attention.mask == "prefix" for block in config.stack.blocks)

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from lm_jax.core.config import InputError
+from lm_jax.core.trees import Params
+from lm_jax.models import prompts
 from lm_jax.models.config import EmbedConfig
 from lm_jax.parallel.layout import Layout
 
@@ -64,9 +66,9 @@ def token_arrays(rows: Sequence[Any], vocab: int, name: str) -> list[np.ndarray]
     return arrays
 
 
-def longest(embed: EmbedConfig) -> int | None:
-    """The longest sequence of a model with learned positions; None for other positions."""
-    return embed.max_length if embed.positions == "learned" else None
+def longest(embed: EmbedConfig, params: Params) -> int | None:
+    """The most tokens of a model with learned positions, beside its learned tokens; None for other positions."""
+    return embed.max_length - prompts.count(params) if embed.positions == "learned" else None
 
 
 def right_padded(rows: Sequence[np.ndarray], count: int, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:

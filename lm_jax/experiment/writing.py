@@ -115,14 +115,14 @@ class Writing:
                 params,
                 [sources[index] for index in padded],
                 numbers=[int(numbers[index]) for index in padded],
-                **{**self.options, "max_tokens": self._most(model, len(sources[chosen[0]]))},
+                **{**self.options, "max_tokens": self._most(model, params, len(sources[chosen[0]]))},
             )
             generated |= zip(chosen, results, strict=False)
         return [generated[index] for index in range(len(sources))]
 
-    def _most(self, model: Model, source: int) -> int:
+    def _most(self, model: Model, params: Params, source: int) -> int:
         """The largest number of tokens after a source of a number of tokens."""
-        most, limit = self.options["max_tokens"], rectangles.longest(model.module.config.embed)
+        most, limit = self.options["max_tokens"], rectangles.longest(model.module.config.embed, params)
         # The longest row of training has one token more than there are positions: its last one is never read.
         over = model.module.config.kind == "decoder" and limit is not None and source + most == limit + 1
         return max(most - over, 1)

@@ -36,6 +36,7 @@ class Inputs:
       embedded: rows of the token table, looked up by the caller; None: look up `tokens`.
       read: indices of the tokens whose last hidden states are read; the output then has only these, in this order, and
         the last layer skips work for the others where it can. None: all.
+      shared: number of first tokens that are in every segment, such as those of a soft prompt or a prefix.
       source: the encoder's input, of an encoder-decoder; None once the cache holds its keys and values.
 
     Example:
@@ -57,6 +58,7 @@ class Inputs:
     targets: Int[Array, "batch targets"] | None | Any = None
     embedded: Float[Array, "batch length factor"] | None | Any = None
     read: Int[Array, "batch read"] | None | Any = None
+    shared: int = flax.struct.field(pytree_node=False, default=0)
     source: Inputs | None = None
 
     @property

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.core.trees import Params, flatten, partition
-from lm_jax.models import transformer
+from lm_jax.models import prompts, transformer
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Cache, Inputs, Output, Transform
 from lm_jax.models.transformer import READOUT, STACKS, EncoderDecoder, Transformer
@@ -46,7 +46,9 @@ class Bound:
         """
         if dropout is not None:
             options |= {"train": True, "rngs": {"dropout": dropout}}
-        return self._apply(self.params, inputs, transform=self.transform, **options)
+        run = lambda inputs: self._apply(self.params, inputs, transform=self.transform, **options)
+        embed = self.module.config.embed
+        return prompts.call(run, self._rows, self.params, inputs, options.get("cache"), embed)
 
     @property
     def readout_params(self) -> Params:
@@ -86,7 +88,14 @@ class Bound:
 
     def empty_cache(self, rows: int, slots: int, source: int = 0) -> Cache:
         """A KV cache for `rows` rows of `slots` tokens, and for cross-attention to `source` encoder tokens."""
-        return self._apply(self.params, rows, slots, source, method="empty_cache")
+        own, read = prompts.slots(self.params)
+        cache = self._apply(self.params, rows, slots + own, source + read, method="empty_cache")
+        run = lambda inputs, **options: self._apply(self.params, inputs, transform=self.transform, **options)
+        return prompts.begin(run, self.params, cache, rows, self.module.config.dtype)
+
+    def _rows(self, tokens: jax.Array) -> jax.Array:
+        """The rows of the token table, of the encoder in an encoder-decoder."""
+        return self._apply(self.params, tokens, method=lambda module, tokens: module.token(tokens))
 
     def _apply(self, params: Params, *args: Any, **options: Any) -> Any:
         return self.module.apply({"params": params}, *args, **options)

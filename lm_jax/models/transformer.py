@@ -317,6 +317,7 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
             unseen=inputs.unseen,
             key_ranks=inputs.ranks,
             query_ranks=inputs.ranks,
+            shared=inputs.shared,
         )
         if cache is not None:
             visibility = recurrence.prepend_past(visibility, inputs.tokens.shape[1], cache.length)
@@ -341,6 +342,7 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
         query_segments=segments,
         key_segments=key_segments,
         query_offset=cache.index,
+        shared=inputs.shared,
     )
 
 

@@ -22,6 +22,7 @@ class Rules:
       taps, blocks: kernel positions and feature groups of a convolution.
       vocab, position, types, places, buckets: rows of embedding tables.
       rank: the inner axis of a low-rank product.
+      prompt: learned tokens.
 
     Example:
       >>> Rules(stream=("tensor",)).stream, Rules().batch, Rules().kv
@@ -53,6 +54,7 @@ class Rules:
     layers: MeshAxes = ()
     norm: MeshAxes = ()
     rank: MeshAxes = ()
+    prompt: MeshAxes = ()
 
 
 # Logical axes of the activations whose sharding models and objectives constrain.

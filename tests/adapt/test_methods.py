@@ -30,14 +30,18 @@ TRAINED = {
     "ia3": {"inputs", "outputs"},
     "houlsby": {"adapter", "scale", "bias"},
     "pfeiffer": {"adapter"},
+    "prompt": {"prompt"},
+    "prefix": {"prefix"},
 }
+LEARNED = ("prompt", "prefix")
 LOW_RANK = ("lora", "rslora", "dora")
 FOLDED = ("lora", "rslora", "dora", "ia3", "last")
 
 
 def config_of(method):
     """The settings of a method, with small products."""
-    return AdaptConfig(method=method, **({"rank": 2, "alpha": 2.0} if method in LOW_RANK else {}))
+    sizes = {"rank": 2, "alpha": 2.0} if method in LOW_RANK else {"tokens": 3} if method in LEARNED else {}
+    return AdaptConfig(method=method, **sizes)
 
 
 def model_of(kind, **over):
@@ -98,7 +102,7 @@ EVERY = [
 @pytest.mark.parametrize(("method", "scan"), EVERY)
 def test_it_keeps_the_laws_and_no_frozen_parameter_changes(method, scan, tmp_path):
     rows = [{"tokens": laws.text(count, seed)} for seed, count in enumerate(tiny.LENGTHS)]
-    model = model_of("decoder", **{"stack.scan": scan, "embed.max_length": 8})
+    model = model_of("decoder", **{"stack.scan": scan, "embed.max_length": 16})
     objective = Causal(CausalConfig(), tiny.VOCABULARY, 8)
     case = laws.case(objective, {}, rows, models={"model": adapt(model, config_of(method))})
     states = laws.check(case, tmp_path, fall=0.99)

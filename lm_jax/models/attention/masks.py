@@ -151,6 +151,7 @@ class Visibility:
       unseen: True where a query must not attend to a key.
       key_ranks: place of each key in a factorisation order; None: no order.
       query_ranks: the highest rank of a key that each query attends to.
+      shared: number of first keys that are in every segment.
       targets: target tokens of the last queries, which have no keys: the query stream of `two_stream`.
     """
 
@@ -167,7 +168,24 @@ class Visibility:
     unseen: Bool[Array, "batch query key"] | None | Any = None
     key_ranks: Int[Array, "batch key"] | None | Any = None
     query_ranks: Int[Array, "batch query"] | None | Any = None
+    shared: int = flax.struct.field(pytree_node=False, default=0)
     targets: Int[Array, "batch targets"] | None | Any = None
+
+    def prepended(self, count: int, positions: Int[Array, "#batch more"]) -> Visibility:
+        """With `count` keys at `positions` before the others, which must have positions too; none is padding."""
+        pad = lambda x, value: None if x is None else jnp.pad(x, ((0, 0), (count, 0)), constant_values=value)
+        at = jnp.asarray(self.key_positions)
+        earlier = jnp.broadcast_to(positions, (at.shape[0], count))
+        return self.replace(  # type: ignore[attr-defined]
+            query_offset=self.query_offset + count,
+            key_positions=jnp.concatenate([earlier, at], 1),
+            key_segments=pad(self.key_segments, 1),
+            # Types of earlier tokens are not stored; 0, as in XLNet's released code.
+            key_types=pad(self.key_types, 0),
+            # They come before every token in the factorisation order (Yang et al. 2019, section 2.4).
+            key_ranks=pad(self.key_ranks, jnp.iinfo(jnp.int32).min),
+            unseen=None if self.unseen is None else jnp.pad(self.unseen, ((0, 0), (0, 0), (count, 0))),
+        )
 
     @property
     def positions_are_indices(self) -> bool:
@@ -208,6 +226,8 @@ class Visibility:
         if self.key_segments is not None:
             key, segments = self.key_segments[:, None, keys], self.query_segments
             same = key > 0 if segments is None else (key == segments[:, queries, None]) & (key > 0)
+            if self.shared:
+                same = same | (_positions(None, keys)[:, None, :] < self.shared)
             allowed = same if allowed is None else allowed & same
         if self.unseen is not None:
             visible = ~self.unseen[:, queries, keys]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import initializers
+from lm_jax.models import initializers, prompts
 from lm_jax.models.attention import disentangled, kernels, masks, positions, two_stream
 from lm_jax.models.attention.convolution import Convolution
 from lm_jax.models.attention.masks import Visibility
@@ -104,6 +104,9 @@ class Attention(nn.Module):
         if cache is not None:
             cache = {"key": k, "value": v, **(convolutions.last if convolutions else {})}
             k, v = (slots.reshape(x.shape[0], *slots.shape[-3:]) for slots in (k, v))
+        if not cross and self.has_variable("params", prompts.PREFIX):
+            prefix = self.get_variable("params", prompts.PREFIX)
+            k, v, visibility, bias = prompts.attended(prefix, k, v, visibility, bias)
         dropout_key = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         if cross:

@@ -16,20 +16,8 @@ def prepend_past(visibility: Visibility, length: int, past: int) -> Visibility:
     Segments then only mark padding, because the segments of earlier tokens are not stored.
     """
     positions = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
-    earlier = positions[:, :1] + jnp.arange(-past, 0)[None]
-    segments, pad = visibility.key_segments, lambda x, value: jnp.pad(x, ((0, 0), (past, 0)), constant_values=value)
-    return visibility.replace(  # type: ignore[attr-defined]
-        query_offset=past,
-        query_positions=positions,
-        key_positions=jnp.concatenate([earlier, positions], 1),
-        query_segments=None,
-        key_segments=None if segments is None else pad(segments, 1),
-        # Types of earlier tokens are not stored either; 0, as in the released code.
-        key_types=None if visibility.key_types is None else pad(visibility.key_types, 0),
-        # The past comes before every token in the factorisation order (Yang et al. 2019, section 2.4).
-        key_ranks=None if visibility.key_ranks is None else pad(visibility.key_ranks, jnp.iinfo(jnp.int32).min),
-        unseen=None if visibility.unseen is None else jnp.pad(visibility.unseen, ((0, 0), (0, 0), (past, 0))),
-    )
+    own = visibility.replace(query_positions=positions, key_positions=positions, query_segments=None)  # type: ignore[attr-defined]
+    return own.prepended(past, positions[:, :1] + jnp.arange(-past, 0)[None])
 
 
 def next_past(
