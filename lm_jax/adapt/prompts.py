@@ -18,6 +18,7 @@ from lm_jax.adapt.partition import TASK
 from lm_jax.core.config import InputError
 from lm_jax.models import prompts
 from lm_jax.models.axes import Axes, by_path
+from lm_jax.models.config import TransformerConfig
 from lm_jax.models.model import Model
 
 TABLE = "token/embedding"
@@ -32,7 +33,7 @@ def prompt(config: AdaptConfig, model: Model) -> Model:
       InputError: the model's later texts do not see the tokens before them as a decoder's do.
     """
     blocks = [block for stack in targets.stacks(model).values() for block in stack.blocks]
-    if getattr(model.module.config, "memory", None) and model.module.config.memory.length:
+    if isinstance(model.module.config, TransformerConfig) and model.module.config.memory.length:
         raise InputError("config.adapt.method is 'prompt', but the model has a memory of earlier texts; use 'prefix'")
     if any(block.attention.mask == "prefix" for block in blocks):
         raise InputError(

@@ -7,7 +7,6 @@ keys and values): their low-rank products are then the blocks of one product, wh
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,11 @@ from jaxtyping import Int
 
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import Params, flatten
-from lm_jax.interop import huggingface, safetensors
+from lm_jax.interop import huggingface, peft_files, safetensors
 from lm_jax.interop.rules import Rule, Rules
 from lm_jax.models.axes import by_path, joined_shape, split_shape
 from lm_jax.models.config import ModelConfig
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # Fields of adapter_config.json that are read, or do not change what a trained adapter computes.
 READ = frozenset(
@@ -34,15 +32,6 @@ READ = frozenset(
 )
 # Values of other fields that do not; all further fields must be unset. Other initialisations change the base.
 READABLE = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "orthogonal")}
-# `task_type` by the suffix of the class.
-TASK_TYPES = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}
 
 
 class Place(NamedTuple):
@@ -177,22 +166,18 @@ def write(folder: Path, adapter: Adapter, architecture: str) -> None:
         safetensors.Tensor(name, array.shape, np.dtype(np.float32), lambda array=array: array)
         for name, array in stored.items()
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.write_file(folder / WEIGHTS, tensors)
-    text = json.dumps(_config(adapter, architecture), indent=2, sort_keys=True) + "\n"
-    safetensors.replace(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+    peft_files.write(folder, tensors, _config(adapter, architecture))
 
 
 def _config(adapter: Adapter, architecture: str) -> dict[str, Any]:
     modules = sorted(adapter.tensors)
-    task = next((kind for suffix, kind in TASK_TYPES.items() if architecture.endswith(suffix)), "FEATURE_EXTRACTION")
     tree: dict[str, Any] = {
         "base_model_name_or_path": None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "target_modules": modules,
-        "task_type": task,
+        "task_type": peft_files.task_type(architecture),
     }
     if heads := sorted({name.rpartition(".")[0] for name in adapter.saved}):
         tree["modules_to_save"] = heads
@@ -215,35 +200,24 @@ def _config(adapter: Adapter, architecture: str) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Adapter:
-    """Reads a directory.
+    """Reads a directory of low-rank products or factors.
 
     Raises:
       InputError: a file is missing or damaged, or the adapter is of another kind.
     """
-    try:
-        tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind = tree["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / CONFIG} is missing or damaged ({type(error).__name__}: {error}); give a directory that "
-            "PEFT's save_pretrained wrote"
-        ) from error
+    tree = peft_files.read(folder)
+    kind = tree["peft_type"]
     if kind not in ("LORA", "IA3"):
-        raise InputError(f"{folder / CONFIG} has peft_type {kind!r}; expected LORA or IA3")
-    for field, value in tree.items():
-        if value and field not in READ and value not in READABLE.get(field, ()):
-            raise InputError(
-                f"{folder / CONFIG} has {field}={value!r}, which changes the adapter's function and is not read; merge "
-                "it into its base with PEFT, and import the result"
-            )
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder} lacks {WEIGHTS}; adapters in other formats are not read")
+        raise InputError(
+            f"{folder / peft_files.CONFIG} has peft_type {kind!r}; expected LORA, IA3, PROMPT_TUNING or PREFIX_TUNING"
+        )
+    peft_files.check_fields(folder, tree, READ, READABLE)
     method = (
         "ia3" if kind == "IA3" else "dora" if tree.get("use_dora") else "rslora" if tree.get("use_rslora") else "lora"
     )
     tensors: dict[str, dict[str, np.ndarray]] = {}
     saved = {}
-    for name, entry in safetensors.header(folder / WEIGHTS).items():
+    for name, entry in safetensors.header(folder / peft_files.WEIGHTS).items():
         name, array = name.removeprefix(PREFIX), np.asarray(entry.read(), np.float32)
         module, own = next(((name.removesuffix(f".{each}"), each) for each in TENSORS if name.endswith(each)), ("", ""))
         if own:
@@ -252,9 +226,8 @@ def read(folder: Path) -> Adapter:
             saved[name] = array
     expected = {"ia3": TENSORS[3:], "dora": TENSORS[:3]}.get(method, TENSORS[:2])
     if partial := sorted(module for module, own in tensors.items() if {*own} != {*expected}):
-        raise InputError(
-            f"{folder / WEIGHTS} has {', '.join(tensors[partial[0]])} of {partial[0]}; expected {', '.join(expected)}"
-        )
+        found = ", ".join(tensors[partial[0]])
+        raise InputError(f"{folder / peft_files.WEIGHTS} has {found} of {partial[0]}; expected {', '.join(expected)}")
     alphas = {}
     if kind == "LORA":
         # PEFT's defaults, which it writes too, and its way of matching names.
@@ -269,13 +242,6 @@ def read(folder: Path) -> Adapter:
 TENSORS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector", "ia3_l")
 
 
-class Loaded(NamedTuple):
-    """An adapter in our terms: the settings of `config.adapt`, and the added parameters by path."""
-
-    settings: dict[str, Any]
-    leaves: dict[str, np.ndarray]
-
-
 class _Rows(NamedTuple):
     """The tensors of a projection's modules by layer, None for layers that are left alone, and its sizes."""
 
@@ -288,7 +254,7 @@ class _Rows(NamedTuple):
 
 def load(
     adapter: Adapter, where: Mapping[str, Sequence[tuple[str, Place]]], shapes: Params, axes: Params, folder: Path
-) -> Loaded:
+) -> peft_files.Loaded:
     """Converts an adapter to parameters of a base; layers that it leaves alone get products of zero, or factors of one.
 
     Args:
@@ -326,7 +292,7 @@ def load(
         settings["ranks"] = [
             {"target": module, "rank": rank, "alpha": alpha} for module, (rank, alpha) in ranks.items()
         ]
-    return Loaded(settings, leaves)
+    return peft_files.Loaded(settings, leaves)
 
 
 def _loaded_product(adapter: Adapter, rows: _Rows, folder: Path) -> tuple[dict[str, np.ndarray], tuple[int, float]]:

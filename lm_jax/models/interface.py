@@ -58,7 +58,7 @@ class Inputs:
     targets: Int[Array, "batch targets"] | None | Any = None
     embedded: Float[Array, "batch length factor"] | None | Any = None
     read: Int[Array, "batch read"] | None | Any = None
-    shared: int = flax.struct.field(pytree_node=False, default=0)
+    shared: int | Any = flax.struct.field(pytree_node=False, default=0)
     source: Inputs | None = None
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
 from lm_jax.models.attention.masks import Visibility
@@ -21,6 +21,8 @@ from lm_jax.models.config import EmbedConfig
 from lm_jax.models.interface import Cache, Inputs, Output, Shown
 
 PROMPT, PREFIX = "prompt", "prefix"
+# A segment that no text has.
+_ALONE = 1 << 30
 # Below every place in a factorisation order: all tokens attend to it.
 _FIRST = jnp.iinfo(jnp.int32).min
 
@@ -69,7 +71,8 @@ def call(
     start = cache.index + number - soft if has_cache else number
     later = lambda part, start: _later(part, number, start, embed)
     if not soft:
-        return run(later(inputs, start).replace(source=None if source is None else later(source, number)))
+        source = None if source is None else later(source, number)
+        return run(later(inputs, start).replace(source=source))  # type: ignore[attr-defined]
     prepended = lambda part: _prepended(later(part, number), params[PROMPT]["embedding"], look_up)
     if _is_pair(params):
         source = None if source is None else prepended(source)
@@ -120,9 +123,9 @@ def _later(inputs: Inputs, number: int, start: Any, embed: EmbedConfig) -> Input
 def _prepended(inputs: Inputs, embedding: Float[Array, "prompt factor"], look_up: Callable[[Any], jax.Array]) -> Inputs:
     """The batch with a soft prompt before its tokens, which are already at later positions."""
     number, rows = len(embedding), look_up(inputs.tokens) if inputs.embedded is None else inputs.embedded
-    batch = rows.shape[0]
+    batch, positions = rows.shape[0], jnp.asarray(inputs.positions)
     before = jnp.broadcast_to(embedding[None].astype(rows.dtype), (batch, *embedding.shape))
-    places = jnp.broadcast_to(jnp.arange(number)[None], (inputs.positions.shape[0], number))
+    places = jnp.broadcast_to(jnp.arange(number)[None], (positions.shape[0], number))
 
     def pad(x: Any, value: int) -> Any:
         return None if x is None else jnp.pad(jnp.asarray(x), ((0, 0), (number, 0)), constant_values=value)
@@ -131,8 +134,10 @@ def _prepended(inputs: Inputs, embedding: Float[Array, "prompt factor"], look_up
     return inputs.replace(  # type: ignore[attr-defined]
         tokens=pad(inputs.tokens, 0),
         embedded=jnp.concatenate([before, rows], 1),
-        positions=jnp.concatenate([places, inputs.positions], 1),
-        segments=pad(inputs.segments, 1),
+        positions=jnp.concatenate([places, positions], 1),
+        segments=None
+        if inputs.segments is None
+        else jnp.concatenate([_segments(inputs.segments, number), inputs.segments], 1),
         visible=pad(inputs.visible, 1),
         types=pad(inputs.types, 0),
         ranks=pad(inputs.ranks, _FIRST),
@@ -141,6 +146,12 @@ def _prepended(inputs: Inputs, embedding: Float[Array, "prompt factor"], look_up
         targets=None if targets is None else jnp.where(targets < 0, targets - number, targets + number),
         read=None if inputs.read is None else inputs.read + number,
     )
+
+
+def _segments(segments: Int[Array, "batch length"], number: int) -> Int[Array, "batch {number}"]:
+    """Segments of a soft prompt, which reads the text of its row, but none of several texts."""
+    alone = jnp.where(segments.max(1, keepdims=True) > 1, _ALONE, 1)
+    return jnp.broadcast_to(alone.astype(segments.dtype), (len(segments), number))
 
 
 def _without(output: Output, number: int, soft: int) -> Output:

@@ -16,14 +16,16 @@ from lm_jax.adapt import AdaptConfig
 from lm_jax.core.config import InputError, from_config_dict
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.experiment import Experiment
-from lm_jax.interop import huggingface, naming, peft
+from lm_jax.interop import huggingface, naming, peft, peft_files, peft_prompts
 from lm_jax.interop.rules import Rules
+from lm_jax.models import prompts
 from lm_jax.models.interface import Inputs
 from lm_jax.verbs import origins, tasks
 from lm_jax.verbs.workdir import ORIGIN
 
-METHODS = ("lora", "rslora", "dora", "ia3")
-ADDED = ("/lora/", "/ia3/")
+LEARNED = ("prompt", "prefix")
+METHODS = ("lora", "rslora", "dora", "ia3", *LEARNED)
+ADDED = ("/lora/", "/ia3/", "prompt/", "/prefix/")
 TOKENS = 64  # Of the row on which outputs are compared.
 
 
@@ -87,14 +89,18 @@ def write(exp: Experiment, params: Params, workdir: Path, output: Path) -> tuple
         )
     base = base_of(exp, workdir)
     leaves = {path: np.asarray(leaf) for path, leaf in flatten(jax.device_get(params)).items()}
-    tensors = huggingface.to_theirs(base.head(), base.config, base.shapes, unflatten(leaves))
-    head = {base.named(name): array for _, name, array in tensors}
-    adapter = dataclasses.replace(peft.collect(base.places, leaves, method), saved=head)
-    peft.write(output, adapter, base.architecture)
+    if method in LEARNED:
+        peft_prompts.check(base.config, method, any(path.startswith("task/") for path in leaves))
+        peft_prompts.write(output, leaves, base.places, base.architecture)
+    else:
+        tensors = huggingface.to_theirs(base.head(), base.config, base.shapes, unflatten(leaves))
+        head = {base.named(name): array for _, name, array in tensors}
+        adapter = dataclasses.replace(peft.collect(base.places, leaves, method), saved=head)
+        peft.write(output, adapter, base.architecture)
     plain = {path: leaf for path, leaf in flatten(params).items() if not any(name in path for name in ADDED)}
     read = _read(base, output)[1]
-    again, config = unflatten(plain | read), exp.product.module.config
-    length = min(TOKENS, config.embed.max_length) if config.embed.positions == "learned" else TOKENS
+    again, config, count = unflatten(plain | read), exp.product.module.config, prompts.count(params)
+    length = min(TOKENS, config.embed.max_length - count) if config.embed.positions == "learned" else TOKENS
     tokens = jnp.asarray(np.arange(length, dtype=np.int32)[None] % (config.embed.vocab or 1))
     inputs = Inputs(tokens=tokens, source=Inputs(tokens=tokens) if config.kind == "encoder_decoder" else None)
     with jax.default_matmul_precision("highest"):
@@ -105,6 +111,9 @@ def write(exp: Experiment, params: Params, workdir: Path, output: Path) -> tuple
 
 def _read(base: Base, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The settings of `config.adapt` for a directory, and its parameters by path, the head's included."""
+    if peft_files.read(folder)["peft_type"] in peft_prompts.TYPES:
+        loaded = peft_prompts.load(folder, base.config, base.places, base.shapes)
+        return loaded.settings, loaded.leaves
     adapter = peft.read(folder)
     loaded = peft.load(adapter, base.places, base.shapes, base.axes, folder)
     head, names = {}, dict(adapter.saved)
@@ -128,7 +137,7 @@ def _read(base: Base, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarra
 
 def digest(folder: Path) -> str:
     """A hash of the files of a directory."""
-    files = [(folder / name).read_bytes() for name in (peft.CONFIG, peft.WEIGHTS)]
+    files = [(folder / name).read_bytes() for name in (peft_files.CONFIG, peft_files.WEIGHTS)]
     return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in files)).hexdigest()
 
 

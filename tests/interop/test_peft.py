@@ -93,7 +93,7 @@ def test_the_directory_is_that_of_peft(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"peft_type": "LOHA"}, "peft_type 'LOHA'; expected LORA or IA3"),
+        ({"peft_type": "LOHA"}, "peft_type 'LOHA'; expected LORA, IA3, PROMPT_TUNING"),
         ({"bias": "all"}, "bias='all', which changes the adapter's function and is not read"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4', which changes"),
         ({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens=.5, 6., which changes"),

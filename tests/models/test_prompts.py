@@ -89,8 +89,18 @@ def test_every_text_of_a_packed_row_has_the_learned_tokens_before_it(learn):
     np.testing.assert_allclose(together.reshape(alone.shape), alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("scan", ["never", "always"])
-@pytest.mark.parametrize("preset", ["gpt2", "llama", "t5"])
+def test_a_text_of_a_packed_row_does_not_read_another_through_a_soft_prompt():
+    module, params, rows = case("bert")
+    bound = Bound(module, prompted(params, rows[0, :NUMBER]))
+    segments = jnp.repeat(jnp.array([1, 2]), LENGTH)[None]
+    hidden = lambda tokens: bound(Inputs(tokens=tokens.reshape(1, -1), segments=segments)).hidden
+    texts = rows[:, NUMBER:]
+    np.testing.assert_array_equal(hidden(texts)[0, LENGTH:], hidden(texts.at[0].add(1))[0, LENGTH:])
+
+
+@pytest.mark.parametrize(
+    ("preset", "scan"), [("gpt2", "never"), ("t5", "always"), pytest.param("llama", "always", marks=pytest.mark.slow)]
+)
 def test_generated_text_goes_on_after_the_learned_tokens(preset, scan):
     over = tiny.everywhere(preset, depth=2) | {f"{name}.scan": scan for name in tiny.stacks(preset)}
     config = tiny.config(preset, over=over)

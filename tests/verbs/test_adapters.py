@@ -53,15 +53,20 @@ def runs(folder):
     }
     drawn["base"] = workdirs.draw(folder / "base", "bert", tokenizer, **options)
     _, tuned = restore_role(Request(verb="predict", workdir=str(folder / "lora")), drawn["lora"])
-    own = flatten(drawn["base"].product.shapes)
-    params = {path: leaf for path, leaf in flatten(tuned).items() if path in own}
-    params |= {path: leaf + 1 for path, leaf in params.items() if path.startswith("task/")}
-    with Checkpointer(folder / "base/checkpoints") as checkpointer:
-        about = checkpointer.extra(0)
-        checkpointer.save(1, {"params": {"model": unflatten(params)}}, about)
+    save_plain(folder / "base", drawn["base"], tuned)
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return drawn
+
+
+def save_plain(workdir, exp, tuned):
+    """Saves the parameters of a tuned run that a plain one has, with another head."""
+    own = flatten(exp.product.shapes)
+    params = {path: leaf for path, leaf in flatten(tuned).items() if path in own}
+    params |= {path: leaf + 1 for path, leaf in params.items() if path.startswith("task/")}
+    with Checkpointer(workdir / "checkpoints") as checkpointer:
+        about = checkpointer.extra(0)
+        checkpointer.save(1, {"params": {"model": unflatten(params)}}, about)
 
 
 def scores(folder, name, *words):
@@ -175,3 +180,30 @@ def test_generation_reads_what_was_added(method, folder, capsys):
     assert lm_jax("generate", *words, "--json") == 0
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["text"] == prompting.continuation(tokenizer, tokens, expected)
+
+
+@pytest.mark.parametrize("method", ["prompt", pytest.param("prefix", marks=pytest.mark.slow)])
+def test_learned_tokens_on_their_base_are_the_tuned_run(method, folder, capsys):
+    tokenizer, adapt = tokenizers.load(GOLDEN / "tokenizer"), AdaptConfig(method=method, tokens=3)
+    tuned, base, adapter = (folder / f"{method}-{name}" for name in ("tuned", "base", "adapter"))
+    exp = workdirs.draw(tuned, "gpt2", tokenizer, adapt=adapt, stack__depth=2)
+    plain = workdirs.draw(base, "gpt2", tokenizer, stack__depth=2)
+    save_plain(base, plain, restore_role(Request(verb="generate", workdir=str(tuned)), exp)[1])
+    assert lm_jax("export", f"--workdir={tuned}", "--format=peft", f"--output={adapter}") == 0
+    assert "as an adapter of GPT2LMHeadModel" in capsys.readouterr().out
+    texts = []
+    for words in ([f"--workdir={tuned}"], [f"--workdir={base}", f"--adapter={adapter}"], [f"--workdir={base}"]):
+        assert lm_jax("generate", *words, "--prompt=the value", "--max_tokens=6", "--temperature=0", "--json") == 0
+        texts.append(json.loads(capsys.readouterr().out)["answers"][0]["text"])
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_learned_tokens_of_a_classifier_are_not_exported(folder, capsys):
+    options = {"objective": ObjectiveConfig(name="classify"), "labels": Tree(label=("a", "b"))}
+    columns = Tree(text=Tree(), label=Tree(kind="label"))
+    data = DataConfig(length=32, batch=8, store=str(folder / "store"), columns=columns)
+    adapt, tokenizer = AdaptConfig(method="prompt", tokens=3), tokenizers.load(GOLDEN / "tokenizer")
+    workdirs.draw(folder / "prompted", "bert", tokenizer, adapt=adapt, data=data, **options)
+    assert lm_jax("export", f"--workdir={folder / 'prompted'}", "--format=peft", f"--output={folder / 'none'}") == 2
+    assert "has the head of a task, which PEFT lets read the first learned token" in capsys.readouterr().err
+    assert len(scores(folder, "prompted")) == len(ROWS) and not (folder / "none").exists()
