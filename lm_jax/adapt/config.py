@@ -35,6 +35,8 @@ class AdaptConfig:
       alpha: their scale is alpha / rank, or alpha / sqrt(rank) for `rslora`. PEFT's default is 8.
       ranks: other ranks and scales for some targets; the last that fits counts.
       width: inner size of the adapters of `houlsby` and `pfeiffer`.
+      every: steps after which `gradual` trains one layer more; 0: `steps` decides.
+      steps: the same as numbers of finished steps, one for each layer and one for the embeddings.
     """
 
     method: str = "full"
@@ -44,7 +46,11 @@ class AdaptConfig:
     alpha: float = setting(16.0, above=0)
     ranks: tuple[RankConfig, ...] = ()
     width: int = setting(64, at_least=1)
+    every: int = setting(0, at_least=0)
+    steps: tuple[int, ...] = setting((), at_least=1)
 
     def __post_init__(self):
+        if any(after <= before for before, after in zip(self.steps, self.steps[1:], strict=False)):
+            raise InputError(f"config.adapt.steps is {self.steps}; expected ascending numbers of steps")
         if any(not target.strip("/") for target in self.targets):
             raise InputError(f"config.adapt.targets is {self.targets}; expected names such as query,value")

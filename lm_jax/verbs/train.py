@@ -109,8 +109,8 @@ def _train(
 ) -> None:
     """Trains from the newest or the initial state, in a directory that this process has locked."""
     # The step is compiled while the state is initialised or restored.
-    step = exp.train_step()
-    first = exp.feed.bucket(checkpointer.latest() or 0)
+    finished = checkpointer.latest() or 0
+    step, first = exp.train_step(finished), exp.feed.bucket(finished)
     compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_of(first))
     if jax.process_count() > 1:
         compiling.result()
@@ -127,4 +127,4 @@ def _train(
     batches = itertools.chain([next(batches)], batches)
     report.say(f"step       {compiling.result()}" + (f" for rows of {first} tokens" if first else ""))
     # The meter measures the device's peak, which a compilation at the same time would lower.
-    training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))
+    training.train(exp, state, batches, workdir, checkpointer, training.meter(exp))
