@@ -148,7 +148,13 @@ def setup(exp: Experiment, workdir: Path) -> str:
 
 
 def trained(exp: Experiment) -> list[str]:
-    """Formats how many parameters are trained, their share, and the memory of optimizer and base; none if all are."""
+    """Formats how many parameters are trained, their share, and the memory of optimizer and base; none if all are.
+
+    Of a run that trains more and more of them, the steps after which it does.
+    """
+    if exp.phases:
+        _, *starts = exp.phases.starts
+        return [f"phases     the head first, and one layer more after steps {', '.join(map(str, starts))}"]
     tuned, frozen = exp.models.split(exp.models.shapes)
     if not frozen:
         return []
