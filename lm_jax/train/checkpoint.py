@@ -296,6 +296,8 @@ class Checkpointer:
                 f"checkpoint {self._path(step)} omits {min(expected)}, and {file} does not say where it is"
             )
         other = Checkpointer(base.checkpoints)
+        if not other.steps():
+            raise base.error(f"is missing: {other.directory} has no checkpoint")
         try:
             there = other.chosen(base.step if base.step in other.steps() else None)
         except NoIntactCheckpoint as error:

@@ -163,7 +163,7 @@ def build_optimizer(
         own = {path: phases.rows(path, factor, group) for path, factor in factors.items()}
         optimizers.append(optimizer_of(single, steps, axes, own, start))
 
-    def init(params: Params) -> tuple[Any, ...]:
+    def init(params: Any) -> tuple[Any, ...]:
         return tuple(each.init(phases.select(params, group)) for group, each in enumerate(optimizers))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

@@ -122,7 +122,8 @@ def _train(
         forked = inherited is not None and STORES[exp.config.checkpoint.store] and bool(state.frozen)
         base = forking.base(exp, checkpointer, Path(str(fork)), state.frozen) if forked else None
         checkpointer.rest_on(base)
-        report.say(report.base(base, fork, state.frozen)) if base else None
+        if base is not None:
+            report.say(report.base(base, fork, state.frozen))
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
     report.say(f"step       {compiling.result()}" + (f" for rows of {first} tokens" if first else ""))

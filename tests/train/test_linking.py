@@ -125,6 +125,9 @@ def test_a_missing_base_is_one_line_and_its_new_place_can_be_written(tmp_path, b
     )
     record.write_text(json.dumps(json.loads(record.read_text()) | {"directories": "../moved"}))
     assert_same_bits(restored(tmp_path, state), state)
+    shutil.rmtree(tmp_path / "moved" / "checkpoints" / "3")
+    with pytest.raises(InputError, match=f"is missing: {tmp_path / 'moved'}/checkpoints has no checkpoint; expected"):
+        restored(tmp_path, state)
     record.write_text("{")
     with pytest.raises(InputError, match=r"base.json is damaged \(.*\); restore it"):
         restored(tmp_path, state)
