@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lm_jax.adapt import adapters, ia3, last, lora, partition, prompts
+from lm_jax.adapt import adapters, gradual, ia3, last, lora, partition, prompts
 from lm_jax.adapt.config import AdaptConfig as AdaptConfig
 from lm_jax.adapt.config import RankConfig as RankConfig
 from lm_jax.core.config import InputError, lookup
@@ -19,6 +19,7 @@ METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
     "full": partition.full,
     **dict.fromkeys(partition.CHOICES, partition.part),
     "last": last.last,
+    "gradual": gradual.gradual,
     **dict.fromkeys(("lora", "rslora", "dora"), lora.lora),
     "ia3": ia3.ia3,
     **dict.fromkeys(adapters.BRANCHES, adapters.adapters),
@@ -33,6 +34,7 @@ READS = {
     **dict.fromkeys(("lora", "rslora", "dora"), _LOW_RANK),
     "ia3": ("targets",),
     "last": ("layers",),
+    "gradual": ("every", "steps"),
     **dict.fromkeys(adapters.BRANCHES, ("width",)),
     **dict.fromkeys(("prompt", "prefix"), ("tokens",)),
 }

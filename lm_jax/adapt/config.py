@@ -36,6 +36,8 @@ class AdaptConfig:
       ranks: other ranks and scales for some targets; the last that fits counts.
       width: inner size of the adapters of `houlsby` and `pfeiffer`.
       tokens: the number of learned tokens of `prompt` and `prefix`.
+      every: steps after which `gradual` trains one layer more; 0: `steps` decides.
+      steps: the same as numbers of finished steps, one for each layer and one for the embeddings.
     """
 
     method: str = "full"
@@ -46,7 +48,11 @@ class AdaptConfig:
     ranks: tuple[RankConfig, ...] = ()
     width: int = setting(64, at_least=1)
     tokens: int = setting(20, at_least=1)
+    every: int = setting(0, at_least=0)
+    steps: tuple[int, ...] = setting((), at_least=1)
 
     def __post_init__(self):
+        if any(after <= before for before, after in zip(self.steps, self.steps[1:], strict=False)):
+            raise InputError(f"config.adapt.steps is {self.steps}; expected ascending numbers of steps")
         if any(not target.strip("/") for target in self.targets):
             raise InputError(f"config.adapt.targets is {self.targets}; expected names such as query,value")

@@ -24,6 +24,11 @@ def check_trained(exp: Experiment) -> None:
             f"config.train.only is {','.join(exp.config.train.only)} and config.adapt.method {method!r}, which both "
             "choose what is trained; leave out one of them"
         )
+    if exp.phases and exp.config.optimizer.name == "schedule_free":
+        raise InputError(
+            f"config.adapt.method is {method!r}, but the optimizer schedule_free averages all parameters from the "
+            "first step on; use config.optimizer.name=adamw"
+        )
     paths = list(flatten(exp.models.shapes))
     for pattern in exp.config.train.only:
         if not any(selects([pattern], path) for path in paths):

@@ -38,6 +38,7 @@ from lm_jax.objectives.task import Task
 from lm_jax.parallel import mesh
 from lm_jax.parallel.layout import Layout
 from lm_jax.train import averaging, gradients, optimizers, placing, state
+from lm_jax.train import phases as phasing
 from lm_jax.train import step as step_module
 
 
@@ -247,9 +248,22 @@ class Experiment:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its schedule."""
+        return self._optimizer(len(self.phases.starts) - 1 if self.phases else 0)
+
+    def _optimizer(self, phase: int) -> optax.GradientTransformation:
+        """The optimizer of the parameters that are trained in a phase."""
         config, models = self.config, self.models
         factors = rates.factors(models, config.optimizer.layer_decay)
-        return optimizers.build_optimizer(config.optimizer, config.train.steps, models.axes, factors)
+        arguments = config.optimizer, config.train.steps, models.axes, factors
+        if self.phases is None:
+            return optimizers.build_optimizer(*arguments)
+        return phasing.build_optimizer(self.phases, phase, *arguments)
+
+    @functools.cached_property
+    def phases(self) -> phasing.Phases | None:
+        """When which parameters are trained, if that changes during the run; None: it does not."""
+        adapt, steps = self.config.adapt, self.config.train.steps
+        return phasing.phases(self.models, adapt, steps) if adapt.method == "gradual" else None
 
     @property
     def average(self) -> averaging.Average | None:
@@ -306,12 +320,22 @@ class Experiment:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         return self.layout.jit(self.init, once=True, out_shardings=shardings)()
 
-    def train_step(self) -> step_module.Step:
-        """The jitted train step; it donates the state and keeps its shardings."""
+    def train_step(self, finished: int = 0) -> step_module.Step:
+        """The jitted train step after `finished` steps; it donates the state and keeps its shardings."""
+        return self._train_steps(self.phases.at(finished) if self.phases else 0)
+
+    @functools.cached_property
+    def _train_steps(self) -> Callable[[int], step_module.Step]:
+        return functools.cache(self._train_step)
+
+    def _train_step(self, phase: int) -> step_module.Step:
         config, shardings = self.config, jax.tree.map(lambda leaf: leaf.sharding, self.state_like)
         options: dict[str, Any] = {"seed": config.seed, "generator": config.train.generator, "average": self.average}
         options["gradients"] = gradients.accumulate(config.train.accumulate)
-        function = step_module.make_train_step(self.objective, self.models, self.optimizer, **options)
+        optimizer = self._optimizer(phase) if self.phases else self.optimizer
+        function = step_module.make_train_step(self.objective, self.models, optimizer, **options)
+        if self.phases:
+            function = phasing.in_phase(function, self.phases, phase, clipped=bool(config.optimizer.clip))
         return self.layout.jit(function, donate_argnums=0, out_shardings=(shardings, None))
 
     def eval_step(self) -> Callable[..., Any]:

@@ -48,31 +48,44 @@ def multipliers(config: ModelConfig, axes: Params, decay: float) -> dict[str, fl
     """
     if decay == 1:
         return {}
-    stacks = {name: getattr(config, name) for name in STACKS if hasattr(config, name)}
-    factors: dict[str, float | np.ndarray] = {}
-    for path, names in by_path(axes).items():
-        first, *rest = path.split("/")
-        if first in stacks and names[0] == "layers":
-            # Of layers that are stored apart, which are the last ones, the factors of all layers are returned.
-            rest = rest[rest[0] == APART :]
-            stored = {**axes[first].get(APART, {}), **axes[first]}
-            groups = tuple(kind for kind in segments.kinds(stacks[first]) if kind in stored)
-            rates = decay ** _exponents(stacks[first], rest, groups)
-            factors[path] = rates.astype(np.float32).reshape(-1, *[1] * (len(names) - 1))
-        elif first in stacks:
-            # Positions that all layers share: the first layer reads them.
-            factors[path] = decay ** stacks[first].depth
-        elif first in BEFORE:
-            factors[path] = decay ** (1 + max(stacks[name].depth for name in BEFORE[first] if name in stacks))
+    names, factors = by_path(axes), dict[str, float | np.ndarray]()
+    for path, distance in distances(config, axes).items():
+        factors[path] = decay**distance
+        if isinstance(distance, np.ndarray):
+            rates = decay ** distance.astype(np.float64)
+            factors[path] = rates.astype(np.float32).reshape(-1, *[1] * (len(names[path]) - 1))
     return factors
 
 
-def _exponents(config: StackConfig, path: list[str], groups: tuple[str, ...]) -> np.ndarray:
-    """Returns the power of the decay for each set of parameters on the axis `layers` of a path below its stack.
+def distances(config: ModelConfig, axes: Params) -> dict[str, int | np.ndarray]:
+    """Returns how many layers from the output each parameter is, by path; 0 for paths that are missing.
+
+    Of stacked layers an array, with the distance of each layer. The last layer has the distance 1.
+    """
+    stacks = {name: getattr(config, name) for name in STACKS if hasattr(config, name)}
+    result: dict[str, int | np.ndarray] = {}
+    for path, names in by_path(axes).items():
+        first, *rest = path.split("/")
+        if first in stacks and names[0] == "layers":
+            # Of layers that are stored apart, which are the last ones, the distances of all layers are returned.
+            rest = rest[rest[0] == APART :]
+            stored = {**axes[first].get(APART, {}), **axes[first]}
+            groups = tuple(kind for kind in segments.kinds(stacks[first]) if kind in stored)
+            result[path] = _layers(stacks[first], rest, groups)
+        elif first in stacks:
+            # Positions that all layers share: the first layer reads them.
+            result[path] = stacks[first].depth
+        elif first in BEFORE:
+            result[path] = 1 + max(stacks[name].depth for name in BEFORE[first] if name in stacks)
+    return result
+
+
+def _layers(config: StackConfig, path: list[str], groups: tuple[str, ...]) -> np.ndarray:
+    """Returns the distance of each set of parameters on the axis `layers` of a path below its stack.
 
     Layers that share a set: the last of them counts.
     """
     last: Mapping[int, int] = {layer.owner: index for index, layer in enumerate(segments.layers(config))}
     group = path[0] if path[0] in groups else ""
     owners = segments.parameter_groups(config, groups).get(group, ())
-    return np.array([config.depth - last[owner] for owner in owners], np.float64)
+    return np.array([config.depth - last[owner] for owner in owners], np.int64)

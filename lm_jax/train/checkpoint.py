@@ -8,6 +8,7 @@ deleted here, once a newer step is complete. Each step is a directory:
     checkpoints/300/manifest.json    size and hash of every file above, shape and dtype of every leaf
     checkpoints/300.unfinished       marker, from before the first byte is written until after the manifest
     checkpoints/best.json            the step with the best evaluation, which is never deleted
+    checkpoints/base.json            where the base of a tuned run is, which holds its frozen parameters (`train.base`)
 
 A kill at any moment leaves a step either complete or marked unfinished.
 """
@@ -20,16 +21,18 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import named_leaves
-from lm_jax.train import disk, manifest
+from lm_jax.train import arrays, disk, manifest
+from lm_jax.train import base as bases
+from lm_jax.train.base import Base
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Checkpointer:
 
     Example:
       >>> import tempfile
+      >>> import jax.numpy as jnp
       >>> state = {"params": {"bias": jnp.arange(3.0)}}
       >>> with tempfile.TemporaryDirectory() as directory, Checkpointer(directory, asynchronous=False) as checkpointer:
       ...     saved = checkpointer.save(100, state, extra={"note": "example"})
@@ -59,21 +63,25 @@ class Checkpointer:
       ([100], [0.0, 1.0, 2.0], {'note': 'example'})
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, asynchronous: bool = True):
+    def __init__(
+        self, directory: str | os.PathLike, *, keep: int = 2, asynchronous: bool = True, store: str = "trained"
+    ):
         """Opens a directory, which need not exist yet.
 
         Args:
           directory: parent of the steps' directories, on a file system that all processes share.
           keep: number of newest steps to keep, besides the best.
           asynchronous: whether `save` returns as soon as the arrays are copied off the devices.
+          store: a key of `base.STORES`: what `save` stores of a run that has a base.
         """
         if keep < 1:
             raise InputError(f"checkpoints to keep: {keep}; expected at least 1")
         self.directory = epath.Path(directory)
         if "://" not in str(directory):
             self.directory = epath.Path(self.directory.expanduser().resolve())
-        self.keep, self.asynchronous = keep, asynchronous
+        self.keep, self.asynchronous, self.store = keep, asynchronous, store
         self._orbax: Any = None  # created by the first save
+        self._base: Base | None = None  # of a run that this process has begun
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._current: int | None = None  # the step last saved or restored
@@ -107,12 +115,13 @@ class Checkpointer:
         self.wait()
         if self._current == step and step in self._intact:
             return False
-        leaves = _validated(state)
-        disk.check_room(self.directory, sum(leaf.nbytes for leaf in leaves.values()))
+        leaves, base = arrays.validated(state), self.base if bases.STORES[self.store] else None
+        stored = {path: leaf for path, leaf in leaves.items() if base is None or path not in base.places}
+        disk.check_room(self.directory, sum(leaf.nbytes for leaf in stored.values()))
         if self._orbax is None:
             disk.silence_orbax()
             self._orbax = ocp.AsyncCheckpointer(
-                ocp.CompositeCheckpointHandler(state=_state_handler(), extra=ocp.JsonCheckpointHandler())
+                ocp.CompositeCheckpointHandler(state=arrays.handler(), extra=ocp.JsonCheckpointHandler())
             )
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -121,9 +130,11 @@ class Checkpointer:
         else:
             manifest.forget(self._path(step), jax.process_index())
         shapes = {path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()}
+        for path in leaves.keys() - stored.keys():
+            shapes[path][bases.OMITTED] = True
         about = {"step": step, "leaves": shapes}
-        arrays = {path: leaf for path, leaf in leaves.items() if leaf.size}  # Orbax cannot write an array of size 0
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), extra=ocp.args.JsonSave(extra))
+        nonempty = {path: leaf for path, leaf in stored.items() if leaf.size}  # Orbax cannot write an array of size 0
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(nonempty), extra=ocp.args.JsonSave(extra))
         try:
             self._orbax.save(self._path(step), args=items, force=True)
         except Exception as error:
@@ -193,18 +204,36 @@ class Checkpointer:
         return None if newest == NO_STEP else newest
 
     def describe(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the shape and dtype of every leaf of a step, by path, without reading the arrays."""
-        try:
-            leaves = manifest.read(self._path(step))["about"]["leaves"]
-        except ValueError as error:
-            raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {error}") from error
-        return {path: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"]) for path, leaf in leaves.items()}
+        """Returns the shape and dtype of every leaf of a step, by path, without reading the arrays.
+
+        They include the parameters that the base holds.
+        """
+        leaves = self._leaves(step).items()
+        return {path: jax.ShapeDtypeStruct(tuple(leaf["shape"]), leaf["dtype"]) for path, leaf in leaves}
+
+    @property
+    def base(self) -> Base | None:
+        """Where the parameters are that the checkpoints of a tuned run omit; None: they hold everything.
+
+        Raises:
+          InputError: its record is damaged.
+        """
+        return self._base or bases.read(self.directory / bases.NAME)
+
+    def rest_on(self, base: Base | None) -> None:
+        """Records the base of a run that has no checkpoint yet: `save` omits the parameters in `base.places`."""
+        self._base = base
+        if jax.process_index() == 0 and base is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            base.write()
+        elif jax.process_index() == 0:
+            (self.directory / bases.NAME).unlink(missing_ok=True)
 
     def extra(self, step: int | None = None) -> dict[str, Any]:
         """Returns the JSON saved with a step, by default the newest intact one."""
         import orbax.checkpoint as ocp
 
-        step = self._chosen(step)
+        step = self.chosen(step)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             return reader.restore(self._path(step) / "extra", args=ocp.args.JsonRestore())
 
@@ -226,25 +255,22 @@ class Checkpointer:
           InputError: no checkpoint, or a leaf is missing, unexpected or of another shape or dtype.
           NoIntactCheckpoint: the step, or every step, is damaged.
         """
-        import orbax.checkpoint as ocp
-
-        step = self._chosen(step)
+        step = self.chosen(step)
         paths = dict(named_leaves(state_like))
         expected = {path: leaf for path, leaf in paths.items() if re.fullmatch(where, path)}
         saved = {path: leaf for path, leaf in self.describe(step).items() if re.fullmatch(where, path)}
-        _compare(f"checkpoint {self._path(step)}", saved, expected)
-        target = {path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding(x)) for path, x in expected.items()}
-        nonempty = {path: leaf for path, leaf in target.items() if leaf.size}
-        zeros = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
-        restored: dict[str, Any] = {path: zeros(leaf) for path, leaf in target.items() if not leaf.size}
-        if nonempty:
-            arguments = ocp.checkpoint_utils.construct_restore_args(nonempty)
-            with ocp.PyTreeCheckpointer() as reader:
-                arguments = ocp.args.PyTreeRestore(item=nonempty, restore_args=arguments, partial_restore=True)
-                restored |= reader.restore(self._path(step) / "state", args=arguments)
+        arrays.compare(f"checkpoint {self._path(step)}", saved, expected)
+        restored = self.read(step, expected)
         self._current = step
         leaves = [restored.get(path) for path in paths]
         return jax.tree.unflatten(jax.tree.structure(state_like), leaves), self.extra(step)
+
+    def read(self, step: int, expected: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads leaves of a verified step by path, from it or from its base; they have the shapes and dtypes there."""
+        omitted = {path for path, leaf in self._leaves(step).items() if leaf.get(bases.OMITTED)} & {*expected}
+        own = {path: arrays.target(leaf) for path, leaf in expected.items() if path not in omitted}
+        leaves = arrays.read(self._path(step) / "state", own)
+        return leaves | (self._read_base(step, {path: expected[path] for path in omitted}) if omitted else {})
 
     def _path(self, step: int) -> epath.Path:
         return self.directory / str(step)
@@ -255,8 +281,38 @@ class Checkpointer:
     def _marker(self, step: int) -> epath.Path:
         return self.directory / f"{step}{UNFINISHED}"
 
-    def _chosen(self, step: int | None) -> int:
-        """Returns `step`, or the newest one if it is None, after verifying it."""
+    def _leaves(self, step: int) -> dict[str, Any]:
+        """The entries of a step's manifest by path of the leaf."""
+        try:
+            return manifest.read(self._path(step))["about"]["leaves"]
+        except ValueError as error:
+            raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {error}") from error
+
+    def _read_base(self, step: int, expected: Mapping[str, Any]) -> dict[str, jax.Array]:
+        base = self.base
+        if base is None or not base.places.keys() >= expected.keys():
+            file = self.directory / bases.NAME
+            raise InputError(
+                f"checkpoint {self._path(step)} omits {min(expected)}, and {file} does not say where it is"
+            )
+        other = Checkpointer(base.checkpoints)
+        if not other.steps():
+            raise base.error(f"is missing: {other.directory} has no checkpoint")
+        try:
+            there = other.chosen(base.step if base.step in other.steps() else None)
+        except NoIntactCheckpoint as error:
+            raise base.error(f"has changed: {error}") from error
+        where = str(other._path(there))
+        values = other.read(there, base.targets(where, other.describe(there), expected))
+        return base.values(where, values, expected)
+
+    def chosen(self, step: int | None) -> int:
+        """Returns `step`, or the newest one if it is None, after verifying it.
+
+        Raises:
+          InputError: it does not exist.
+          NoIntactCheckpoint: it is damaged.
+        """
         if step is None:
             step = self.latest()
             if step is None:
@@ -269,7 +325,7 @@ class Checkpointer:
             raise InputError(f"checkpoint {step} is not in {self.directory}; steps there: {existing}")
         problems = self.verify(step) if jax.process_index() == 0 and step not in self._intact else []
         if broadcast_from_first(len(problems)):
-            summary = _shortened(problems or ["see process 0"])
+            summary = arrays.shortened(problems or ["see process 0"])
             raise NoIntactCheckpoint(f"checkpoint {self._path(step)} is damaged: {summary}; choose another step")
         return step
 
@@ -279,7 +335,7 @@ class Checkpointer:
             problems = [] if step in self._intact else self.verify(step)
             if not problems:
                 return step
-            log.warning("checkpoint %s is damaged and skipped: %s", self._path(step), _shortened(problems))
+            log.warning("checkpoint %s is damaged and skipped: %s", self._path(step), arrays.shortened(problems))
         return ALL_DAMAGED if steps else NO_STEP
 
     def _finish(self, step: int, about: dict[str, Any]) -> None:
@@ -287,7 +343,7 @@ class Checkpointer:
         try:
             self._orbax.wait_until_finished()
             rank, ranks = jax.process_index(), jax.process_count()
-            manifest.write_together(self._path(step), about, writer=_writer, rank=rank, ranks=ranks)
+            manifest.write_together(self._path(step), about, writer=arrays.writer, rank=rank, ranks=ranks)
             self._intact.add(step)
             self._current = step
             if rank == 0:
@@ -332,63 +388,6 @@ class Checkpointer:
                 entry.rmtree()
             elif re.match(r"\d+\.hashes-", entry.name):
                 entry.unlink()
-
-
-def _shortened(problems: list[str]) -> str:
-    return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")
-
-
-def _state_handler() -> Any:
-    """Orbax's writer of arrays.
-
-    By default, Orbax divides a replicated array among its devices, which compiles a program for every slice of every
-    shape. Several processes write in parallel that way, but a single one would only lose the time.
-    """
-    import orbax.checkpoint as ocp
-
-    if jax.process_count() > 1:
-        return ocp.PyTreeCheckpointHandler()
-    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-
-
-def _validated(state: Any) -> dict[str, jax.Array]:
-    leaves = named_leaves(state)
-    for path, leaf in leaves:
-        if not isinstance(leaf, jax.Array):
-            raise TypeError(f"state leaf {path} is {type(leaf).__name__}; a checkpoint takes jax arrays only")
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise TypeError(f"state leaf {path} is a random key; save its jax.random.key_data")
-    if len(dict(leaves)) < len(leaves):
-        raise ValueError("two leaves of the state have the same slash-joined path")
-    return dict(leaves)
-
-
-def _sharding(leaf: Any) -> jax.sharding.Sharding:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None and jax.process_count() > 1:
-        raise ValueError("with several processes, every leaf of `state_like` needs a sharding")
-    return sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-
-def _compare(name: str, saved: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises InputError if saved and expected leaves differ in path, shape or dtype."""
-    problems = [f"has no {path}" for path in expected if path not in saved]
-    problems += [f"has {path}, which the state lacks" for path in saved if path not in expected]
-    for path, leaf in expected.items():
-        stored = saved.get(path)
-        if stored is not None and (stored.shape, stored.dtype) != (tuple(leaf.shape), leaf.dtype):
-            shapes = [f"{each.dtype}{list(each.shape)}" for each in (stored, leaf)]
-            problems.append(f"has {path} as {shapes[0]}, expected {shapes[1]}")
-    if problems:
-        raise InputError(f"{name} {_shortened(problems)}; use the config of the run that saved it")
-
-
-def _writer(path: str) -> int:
-    """Returns the rank of the process that wrote a file: Orbax has a directory per process."""
-    match = re.match(r"state/ocdbt\.process_(\d+)/", path)
-    return int(match[1]) if match else 0
 
 
 def broadcast_from_first(value: int) -> int:

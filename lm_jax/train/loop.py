@@ -17,6 +17,7 @@ import numpy as np
 
 from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.core.sums import Sums, add, means
+from lm_jax.train.base import STORES
 from lm_jax.train.generators import GENERATORS
 from lm_jax.train.state import TrainState
 from lm_jax.train.step import Step
@@ -77,11 +78,17 @@ class CheckpointConfig:
       every: steps between checkpoints; 0 saves at the end only.
       keep: number of newest checkpoints to keep, besides the best.
       asynchronous: write in the background while training continues.
+      store: a key of `train.base.STORES`: "trained": parameters that a fork leaves frozen stay in the run that it
+        started from, which must not be deleted; "all": they are stored too.
     """
 
     every: int = setting(500, at_least=0)
     keep: int = setting(2, at_least=1)
     asynchronous: bool = True
+    store: str = "trained"
+
+    def __post_init__(self):
+        lookup(STORES, self.store, "config.checkpoint.store")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

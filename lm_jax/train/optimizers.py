@@ -245,7 +245,11 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, axes: Any, factors: Mapping[str, float | np.ndarray] | None = None
+    config: OptimizerConfig,
+    steps: int,
+    axes: Any,
+    factors: Mapping[str, float | np.ndarray] | None = None,
+    start: int = 0,
 ) -> optax.GradientTransformation:
     """Builds clipping, optimizer, weight decay and schedule as one transformation.
 
@@ -255,6 +259,7 @@ def build_optimizer(
       axes: a tuple of logical axes for every parameter.
       factors: the model's factors on the learning rate, by path, in addition to `config.multipliers`; an array
         broadcasts against its parameter.
+      start: updates of the run before the first one of this optimizer, for the schedule.
 
     Returns:
       An optax transformation; its updates include weight decay and the learning rate.
@@ -269,7 +274,8 @@ def build_optimizer(
       >>> optax.tree.get(state, "mu")["out"]["kernel"].shape
       (4, 2)
     """
-    rate = schedule(config, steps)
+    of_run = schedule(config, steps)
+    rate = of_run if start == 0 else lambda count: of_run(count + start)
     # The warmup in updates: schedule_free is built without the number of steps, of which it may be a fraction.
     warmup = float(config.schedule.resolved(steps)[0])
     config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, warmup=warmup))

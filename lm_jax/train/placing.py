@@ -53,7 +53,12 @@ def state_axes(state: Any, params: Params, carry: Carry = NO_CARRY) -> Any:
 def _moment(
     field: str, shape: tuple[int, ...], axes: Axes, param_shape: tuple[int, ...], path: str
 ) -> tuple[str | None, ...]:
-    """Returns the axes of a moment of a parameter, of the parameter as a matrix, or of the matrix's rows or columns."""
+    """Returns the axes of a moment of a parameter, of the parameter as a matrix, or of the matrix's rows or columns.
+
+    It may be of some of the layers only.
+    """
+    if axes[:1] == ("layers",) and shape and shape[0] < param_shape[0]:
+        param_shape = (shape[0], *param_shape[1:])
     lead = len(sides(axes)[0])
     if field in FACTORED and shape == (*param_shape[:lead], 1):
         return (*axes[:lead], None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from lm_jax.experiment import Experiment
 from lm_jax.models.model import Model, from_module
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.objectives.roles import product
+from lm_jax.train.base import Base
 from lm_jax.train.checkpoint import Checkpointer
+from lm_jax.train.linking import link
 from lm_jax.verbs import report
-from lm_jax.verbs.runs import restore_params
+from lm_jax.verbs.runs import restore_params, stored
 
 # Noise of new embedding rows, in standard deviations of the old ones: no logit stands out, and no two rows are equal.
 SPREAD = 0.01
@@ -100,12 +102,8 @@ def _plain(exp: Experiment, fork: Path) -> Params:
     saved = _saved_shapes(checkpointer) if tuned is None else {path: leaf.shape for path, leaf in tuned.items()}
     like, axes = flatten(exp.params_like(*exp.models.roles)), flatten(exp.models.axes)
     roles = _roles(exp, saved, fork)
-    paths = {path: f"{roles[role]}/{rest}" for path in like for role, _, rest in [path.partition("/")] if role in roles}
-    # Parameters that a role of the forked run shared are its product's.
     owner = roles[exp.models.product]
-    for path, name in paths.items():
-        shared = f"{owner}/{name.partition('/')[2]}"
-        paths[path] = shared if name not in saved and shared in saved else name
+    paths = _names(like, saved, roles, owner)
     paths = _with_task_head(paths, like, saved, exp.product.module.config.task.norm)
     unread = _left_out(saved, set(paths.values()), owner)
     _report([path for path in like if path not in paths], unread)
@@ -138,6 +136,29 @@ def _plain(exp: Experiment, fork: Path) -> Params:
         for number, path in enumerate(like)
     }
     return unflatten(resized)
+
+
+def base(exp: Experiment, checkpointer: Checkpointer, fork: Path, frozen: Params) -> Base | None:
+    """The base of a new run: what the forked run has of its `frozen` parameters by role; None: nothing."""
+    other = Checkpointer(fork / "checkpoints")
+    shapes, saved = _saved_shapes(other), other.describe(other.chosen(None))
+    roles, leaves = _roles(exp, shapes, fork), flatten(frozen)
+    names = _names(leaves, shapes, roles, roles[exp.models.product])
+    names = {f"frozen/{path}": stored(name, saved) for path, name in names.items() if name in shapes}
+    return link(checkpointer, fork, names, {f"frozen/{path}": leaf for path, leaf in leaves.items()})
+
+
+def _names(
+    paths: Iterable[str], saved: Mapping[str, tuple[int, ...]], roles: Mapping[str, str], owner: str
+) -> dict[str, str]:
+    """Maps parameters to those of the forked run: `roles` to its roles, shared ones to its product `owner`."""
+    names = {}
+    for path in paths:
+        role, _, rest = path.partition("/")
+        if role in roles:
+            name, shared = f"{roles[role]}/{rest}", f"{owner}/{rest}"
+            names[path] = shared if name not in saved and shared in saved else name
+    return names
 
 
 def _tuned(fork: Path) -> dict[str, Any] | None:

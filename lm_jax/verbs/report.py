@@ -12,13 +12,14 @@ from typing import Any
 
 import jax
 
-from lm_jax.core.trees import Params, count, named_leaves, size_bytes
+from lm_jax.core.trees import Params, count, flatten, named_leaves, size_bytes
 from lm_jax.data.clean import report as reports
 from lm_jax.data.corpora import Stores
 from lm_jax.experiment import Experiment, ExperimentConfig
 from lm_jax.models.model import Model
 from lm_jax.objectives.roles import Models
 from lm_jax.parallel.layout import Layout
+from lm_jax.train.base import Base
 
 
 def say(text: str) -> None:
@@ -147,7 +148,13 @@ def setup(exp: Experiment, workdir: Path) -> str:
 
 
 def trained(exp: Experiment) -> list[str]:
-    """Formats how many parameters are trained, their share, and the memory of optimizer and base; none if all are."""
+    """Formats how many parameters are trained, their share, and the memory of optimizer and base; none if all are.
+
+    Of a run that trains more and more of them, the steps after which it does.
+    """
+    if exp.phases:
+        _, *starts = exp.phases.starts
+        return [f"phases     the head first, and one layer more after steps {', '.join(map(str, starts))}"]
     tuned, frozen = exp.models.split(exp.models.shapes)
     if not frozen:
         return []
@@ -159,6 +166,16 @@ def trained(exp: Experiment) -> list[str]:
         f"trained    {number:,} parameters, {share:.2%}{how}",
         f"memory     {state:,.1f} MB of optimizer state, {base:,.1f} MB of frozen parameters",
     ]
+
+
+def base(base: Base, fork: str | None, frozen: Params) -> str:
+    """Formats what a run does not store, because the run that it started from has it."""
+    leaves = {f"frozen/{path}": leaf for path, leaf in flatten(frozen).items()}
+    size = sum(leaves[path].nbytes for path in base.places) / 1e6
+    return (
+        f"base       {size:,.1f} MB of frozen parameters stay in {fork}, step {base.step}, which this run needs "
+        "(config.checkpoint.store=all stores them here)"
+    )
 
 
 def _length(config: ExperimentConfig) -> str:

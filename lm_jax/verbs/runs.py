@@ -101,12 +101,21 @@ def restore_params(
     """
     step = checkpointer.latest() if step is None else step
     saved = {} if step is None else checkpointer.describe(step)
-    trained = "averaged" if any(path.startswith("averaged/") for path in saved) else "params"
-    group = lambda path: "frozen" if f"frozen/{path}" in saved else trained
-    targets = unflatten({f"{group(path)}/{path}": leaf for path, leaf in flatten(like).items()})
+    trained = _trained(saved)
+    targets = unflatten({stored(path, saved): leaf for path, leaf in flatten(like).items()})
     others = f"(?!({'|'.join(map(re.escape, but))})$)" if but else ""
     restored, _ = checkpointer.restore(targets, step, where=f"({trained}|frozen)/{others}({'|'.join(like)})/.*")
     return merge(*restored.values())
+
+
+def stored(path: str, saved: Collection[str]) -> str:
+    """Returns the path in a checkpoint of a parameter `ROLE/...`, given the paths of the checkpoint's leaves."""
+    return f"{'frozen' if f'frozen/{path}' in saved else _trained(saved)}/{path}"
+
+
+def _trained(saved: Collection[str]) -> str:
+    """Where a checkpoint has the trained parameters to evaluate: their averages, if it has them."""
+    return "averaged" if any(path.startswith("averaged/") for path in saved) else "params"
 
 
 def _checkpoint(request: Request, exp: Experiment) -> tuple[Checkpointer, int | None]:

@@ -17,6 +17,7 @@ from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment, ExperimentConfig, epochs
 from lm_jax.flags import Request, need_config, need_workdir
 from lm_jax.train import best, compilation, curves, metrics, writers
+from lm_jax.train.base import STORES
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import forking, report, seeds, training
 from lm_jax.verbs import workdir as workdirs
@@ -47,9 +48,8 @@ def _run(request: Request, workdir: Path) -> None:
     report.say(f"recipe     {request.recipe}" + (", changed:" if request.changed else ", unchanged"))
     for line in request.changed:
         report.say(f"  {line}")
-    with Checkpointer(
-        workdir / "checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
-    ) as checkpointer:
+    options = {name: getattr(config.checkpoint, name) for name in ("keep", "asynchronous", "store")}
+    with Checkpointer(workdir / "checkpoints", **options) as checkpointer:
         saved = checkpointer.latest()
         if request.fork is not None and saved is None and not Checkpointer(Path(request.fork) / "checkpoints").steps():
             raise InputError(f"--fork={request.fork} has no checkpoint; give the --workdir of a run that has one")
@@ -109,8 +109,8 @@ def _train(
 ) -> None:
     """Trains from the newest or the initial state, in a directory that this process has locked."""
     # The step is compiled while the state is initialised or restored.
-    step = exp.train_step()
-    first = exp.feed.bucket(checkpointer.latest() or 0)
+    finished = checkpointer.latest() or 0
+    step, first = exp.train_step(finished), exp.feed.bucket(finished)
     compiling = compilation.compile_ahead(step, exp.state_like, exp.batch_of(first))
     if jax.process_count() > 1:
         compiling.result()
@@ -118,8 +118,14 @@ def _train(
     if inherited is not None:
         report.say(f"parameters from {fork}")
         workdirs.inherit(Path(str(fork)), workdir)
+    if not checkpointer.steps():
+        forked = inherited is not None and STORES[exp.config.checkpoint.store] and bool(state.frozen)
+        base = forking.base(exp, checkpointer, Path(str(fork)), state.frozen) if forked else None
+        checkpointer.rest_on(base)
+        if base is not None:
+            report.say(report.base(base, fork, state.frozen))
     batches = exp.feed.batches(int(state.step))
     batches = itertools.chain([next(batches)], batches)
     report.say(f"step       {compiling.result()}" + (f" for rows of {first} tokens" if first else ""))
     # The meter measures the device's peak, which a compilation at the same time would lower.
-    training.train(exp, step, state, batches, workdir, checkpointer, training.meter(exp))
+    training.train(exp, state, batches, workdir, checkpointer, training.meter(exp))

@@ -31,7 +31,6 @@ from lm_jax.verbs import report
 
 def train(
     exp: Experiment,
-    step: Step,
     state: TrainState,
     batches: Iterator[dict[str, np.ndarray]],
     workdir: Path,
@@ -86,7 +85,7 @@ def train(
             chosen.write(step, checkpointer)
 
         trainer = Trainer(
-            step=profiler.wrap(counter.wrap(step, say=logger.say, paused=paused)),
+            step=profiler.wrap(counter.wrap(say=logger.say, paused=paused)),
             put=exp.put,
             terms=exp.objective.terms,
             steps=steps,
@@ -125,7 +124,7 @@ class Counter:
     """
 
     def __init__(self, exp: Experiment, checkpointer: Checkpointer, start: int):
-        self._exp, self._compiled = exp, {exp.feed.bucket(start)}
+        self._exp, self._compiled, self._step = exp, {(exp.train_step(start), exp.feed.bucket(start))}, start
         # Without buckets, all batches are equal.
         before = checkpointer.extra(start).get("read") if start and exp.buckets else None
         self.read = throughput.Read(**before) if before else self._batch(None) * start
@@ -135,18 +134,20 @@ class Counter:
         """What a checkpoint stores."""
         return {"read": dataclasses.asdict(self.read)} if self._exp.buckets else {}
 
-    def wrap(
-        self, step: Step, say: Callable[[str], None], paused: Callable[[], contextlib.AbstractContextManager[None]]
-    ) -> Step:
-        """Wraps a step to count its batches, and to `say` when it is compiled for another length, in `paused`."""
+    def wrap(self, say: Callable[[str], None], paused: Callable[[], contextlib.AbstractContextManager[None]]) -> Step:
+        """Wraps the steps to count their batches, and to `say` when one is compiled for another length, in `paused`."""
 
         def counted(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
             size = self._exp.buckets.of_batch(batch) if self._exp.buckets else None
-            if size not in self._compiled:
+            step = self._exp.train_step(self._step)
+            if (step, size) not in self._compiled:
+                phase = f" from step {self._step + 1} on" if self._exp.phases else ""
+                rows = f" for rows of {size} tokens" if size else ""
                 with paused():
-                    say(f"step       {compile_ahead(step, state, batch).result()} for rows of {size} tokens")
-                self._compiled.add(size)
+                    say(f"step       {compile_ahead(step, state, batch).result()}{rows}{phase}")
+                self._compiled.add((step, size))
             self.read = self.read + self._batch(size)
+            self._step += 1
             return step(state, batch)
 
         return counted

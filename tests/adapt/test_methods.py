@@ -58,7 +58,8 @@ def outputs(model, params, seed=0):
 
 
 def test_every_method_is_tested():
-    assert {*TRAINED} == {*METHODS} - {"full", "head"}
+    # The phases of `gradual` are tested in tests/train/test_phases.py.
+    assert {*TRAINED} == {*METHODS} - {"full", "head", "gradual"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,11 +144,24 @@ def test_ranks_and_scales_differ_by_target():
         ({"method": "ia3", "rank": 4}, "rank is 4, .* set the method to lora or rslora or dora"),
         ({"method": "lora", "ranks": (RankConfig(target="qury", rank=2),)}, "adapt.ranks has 'qury', which fits no"),
         ({"method": "last", "layers": 2}, "layers is 2, but stack has 2 layers"),
+        ({"method": "gradual"}, r"every is 0 and config.adapt.steps \(\); set one of them"),
+        (
+            {"method": "gradual", "every": 2, "steps": (3,)},
+            r"every is 2 and config.adapt.steps \(3,\); set one of them",
+        ),
+        ({"method": "gradual", "steps": (3, 2)}, r"steps is \(3, 2\); expected ascending numbers of steps"),
     ],
 )
 def test_settings_without_effect_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         adapt(model_of("decoder"), AdaptConfig(**settings))
+
+
+@pytest.mark.parametrize("method", ["last", "gradual"])
+def test_layers_that_share_parameters_are_refused(method):
+    config = tiny.config("albert")
+    with pytest.raises(InputError, match=f"method is '{method}', but layers of stack share parameters"):
+        adapt(build_model(config, config.embed.vocab), AdaptConfig(method=method, every=2 * (method == "gradual")))
 
 
 def test_layers_that_are_stored_apart_keep_their_rates():

@@ -46,6 +46,35 @@ def test_sigkill_and_restart_end_with_the_same_bits(recipe, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scan", ["never", "always"])
+def test_kills_before_at_and_after_a_phase_end_with_the_same_bits(scan, tmp_path):
+    flags = ["train", "--config=gpt:tiny", f"--config.train.steps={STEPS}", "--config.checkpoint.every=4"]
+    flags += ["--config.checkpoint.keep=20", "--config.evaluate.every=20", "--config.evaluate.batches=2"]
+    flags += ["--config.log.every=1", "--config.train.ema=0.9", f"--config.model.stack.scan={scan}"]
+    # Phases begin after steps 8, 18, 29 and so on: at a checkpoint, and between two of them.
+    depth = 2
+    flags += [f"--config.model.stack.depth={depth}", "--config.adapt.method=gradual", "--config.adapt.steps=8,18,29"]
+    flags += ["--config.optimizer.layer_decay=0.8", *recipe_flags("gpt", tmp_path)]
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    subprocess.run(command(*flags, f"--workdir={uninterrupted}"), env=one_device(), check=True, capture_output=True)
+
+    for step in (6, 9, 17, 21, 30):
+        process = subprocess.Popen(command(*flags, f"--workdir={killed}"), env=one_device(), stdout=subprocess.DEVNULL)
+        _wait_for_step(killed / "metrics.jsonl", step, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(*flags, f"--workdir={killed}"), env=one_device(), check=True, capture_output=True)
+
+    for step in range(4, STEPS + 1, 4):
+        assert arrays(uninterrupted, step) == arrays(killed, step), step
+    names = {step: arrays(uninterrupted, step) for step in (4, 8, 12)}
+    path = "params/model/stack/layers/attention/query/kernel"
+    first, last = (lambda step: names[step][path][: len(names[step][path]) // depth]), (lambda step: names[step][path])
+    # Until step 8 no layer is trained, and then only the last one.
+    assert last(4) == last(8) != last(12) and first(4) == first(12)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(tmp_path, free_port):
     flags = ["train", "--config=gpt:tiny", "--config.train.steps=100000", "--config.log.every=1"]
     flags += [f"--workdir={tmp_path / 'run'}", f"--coordinator=localhost:{free_port}", "--processes=2"]

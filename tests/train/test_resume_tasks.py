@@ -7,9 +7,12 @@ import subprocess
 import time
 
 import pytest
+import workdirs
 
+from lm_jax.data import tokenizers
+from lm_jax.train import manifest
 from lm_jax.train.checkpoint import Checkpointer
-from tests.commands import command, one_device, run
+from tests.commands import GOLDEN, command, one_device, run
 from tests.test_tasks import WORDS, table
 from tests.train.test_resume import arrays, lines
 
@@ -105,6 +108,27 @@ def test_killed_runs_of_tasks_end_with_the_same_bits(recipe, tmp_path):
         assert last < STEPS and json.loads(best[0])["step"] == last - 4 * 6
         tokens = [line["train/tokens"] for line in lines(killed) if "train/tokens" in line]
         assert tokens[-1] < last * 8 * 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "last"])
+def test_killed_runs_without_their_frozen_parameters_end_with_the_same_bits(method, tmp_path):
+    path, never, killed = rows_of(tmp_path, "jsonl", ROWS), tmp_path / "never", tmp_path / "killed"
+    workdirs.draw(tmp_path / "base", "bert", tokenizers.load(GOLDEN / "tokenizer"), stack__depth=3)
+    words = ["train", "--config=classify", f"--fork={tmp_path / 'base'}", f"--config.adapt.method={method}"]
+    words += [f"--config.data.path={path}", f"--config.data.store={tmp_path}", *COMMON, "--config.data.length=32"]
+    words += ["--config.data.buckets=", "--config.train.epochs=0", "--config.evaluate.per_epoch=0"]
+    words += ["--config.train.ema=0.9", "--config.evaluate.best="]
+    assert run(*words, f"--workdir={never}").returncode == 0
+
+    for moment in MOMENTS:
+        kill([*words, f"--workdir={killed}"], lambda moment=moment: moment(killed))
+    assert run(*words, f"--workdir={killed}").returncode == 0
+
+    assert arrays(never, STEPS) == arrays(killed, STEPS) and values(never) == values(killed)
+    leaves = manifest.read(killed / "checkpoints" / str(STEPS))["about"]["leaves"]
+    stored = {path for path, leaf in leaves.items() if path.startswith("frozen/") and not leaf.get("omitted")}
+    assert all(path.endswith("/lora/scale") for path in stored), stored
 
 
 @pytest.mark.slow

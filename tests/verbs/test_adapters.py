@@ -1,6 +1,9 @@
 """Runs that were tuned by an adaptation: exported, forked, and their adapters put on the run that they started from."""
 
+import contextlib
+import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -99,7 +102,9 @@ def test_an_export_is_the_folded_model(method, folder, runs):
         np.testing.assert_array_equal(leaf, flatten(folded)[path], err_msg=path)
 
 
-def test_a_fork_of_a_tuned_run_begins_with_the_folded_model(folder, runs, capsys):
+@pytest.fixture(scope="module")
+def forked(folder, runs):
+    """A run that goes on from `lora`, one step without a change."""
     rows = folder / "train.jsonl"
     rows.write_text("".join(json.dumps({**row, "label": "ab"[at % 2]}) + "\n" for at, row in enumerate(ROWS * 4)))
     words = ["--config=classify", f"--fork={folder / 'lora'}", f"--config.data.path={rows}", "--config.data.length=32"]
@@ -107,15 +112,32 @@ def test_a_fork_of_a_tuned_run_begins_with_the_folded_model(folder, runs, capsys
     words += ["--config.optimizer.learning_rate=0", "--config.data.validation=0", "--config.evaluate.best="]
     words += [f"--config.data.store={folder / 'store'}", "--config.evaluate.per_epoch=0", "--config.data.buckets="]
     words += ["--config.adapt.method=dora", "--config.adapt.rank=3", f"--workdir={folder / 'forked'}"]
-    assert lm_jax("train", *words) == 0
-    output = capsys.readouterr().out
-    assert "trained    " in output and ", by dora" in output and "MB of frozen parameters" in output
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert lm_jax("train", *words) == 0
+    return output.getvalue()
+
+
+def test_a_fork_of_a_tuned_run_begins_with_the_folded_model(folder, runs, forked):
+    assert "trained    " in forked and ", by dora" in forked and "MB of frozen parameters" in forked
     request = Request(verb="predict", workdir=str(folder / "forked"))
     _, merged = restore_model(request, experiment.load(folder / "forked"))
     _, expected = restore_model(Request(verb="predict", workdir=str(folder / "lora")), runs["lora"])
     assert jax.tree.structure(merged) == jax.tree.structure(expected)
     for path, leaf in flatten(merged).items():
         np.testing.assert_allclose(leaf, flatten(expected)[path], atol=1e-6, err_msg=path)
+
+
+def test_a_fork_stores_what_is_trained_and_what_its_base_lacks(folder, runs, forked, capsys):
+    assert f"of frozen parameters stay in {folder / 'lora'}, step 0, which this run needs" in forked
+    base = Checkpointer(folder / "forked/checkpoints").base
+    names = {path.removeprefix("frozen/model/") for path in base.places}
+    # The kernels that the products of the base were folded into are not those of the base.
+    assert {"token/embedding", "stack/layers/attention/out/kernel"} <= names
+    assert "stack/layers/attention/query/kernel" not in names
+    shutil.move(folder / "lora", folder / "away")
+    assert lm_jax("predict", f"--workdir={folder / 'forked'}", f"--input={folder / 'rows.jsonl'}") == 2
+    shutil.move(folder / "away", folder / "lora")
+    assert f"lm-jax predict: the base of {folder / 'forked'} is missing" in capsys.readouterr().err
 
 
 def test_a_fork_with_other_shapes_is_refused(folder, runs, capsys):
