@@ -27,12 +27,6 @@ CASES = {
         *("bert", "pattern", ["template={other}? {mask}: {text}"]),
         {"text": "text", "other": "text", "label": "label"},
     ),
-    "prompt": (
-        "gpt",
-        "pattern",
-        ["template={text} is {mask}", "words=0=more,1=many"],
-        {"text": "text", "label": "label"},
-    ),
     "embed": ("bert", "embed", ["pair=other"], {"text": "text", "other": "text"}),
     "answer": (
         *("bert", "answer", ["context=text", "question=other", "question_length=4", "overlap=2"]),

@@ -6,12 +6,16 @@ import laws
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
+from lm_jax import experiment
 from lm_jax.core.config import InputError, Tree
 from lm_jax.data import tokenizers
 from lm_jax.models.model import build_model
+from lm_jax.models.presets import bert
 from lm_jax.objectives.base import Part
 from lm_jax.objectives.pattern import Pattern, PatternConfig
+from lm_jax.verbs import tasks
 
 LENGTH = 12
 TOKENIZER = tokenizers.train(tokenizers.TokenizerConfig(kind="characters"), ["abcxyz :.!"])
@@ -47,6 +51,15 @@ def test_a_decoder_reads_each_word_without_its_last_token():
     assert features["positions"].tolist() == [4, 5]
     # Words of one token share a row.
     assert pieces(row(pattern(words=ONE, kind="decoder"), text)["tokens"]) == "abc: _______"
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize("words", [ONE, TWO])
+def test_the_length_of_a_row_is_known_before_it_is_read(kind, words):
+    objective = pattern(words=words, kind=kind)
+    sizes = np.arange(1, 15)
+    read = [row(objective, laws.text(size))["segments"].sum(-1).max() for size in sizes]
+    assert objective.lengths({"text": sizes}).tolist() == read and max(read) == LENGTH
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
@@ -157,3 +170,11 @@ def test_models_without_a_language_models_head_are_refused():
     pattern().check({"model": tiny.config("bert")})
     pattern(kind="decoder").check({"model": tiny.config("gpt2")})
     assert "encoder_decoder" not in Pattern.roles["model"].kinds
+
+
+def test_a_run_is_exported_as_the_class_of_its_model(repository):
+    tokenizer = tokenizers.load(repository / "tests" / "golden" / "tokenizer")
+    settings = {"model": bert.bert("tiny"), "objective": {"name": "pattern"}, "data": {"length": 64}}
+    config = experiment.parse(experiment.complete(ConfigDict(settings)))
+    exp = experiment.Experiment(config, tokenizer, saved_labels=Tree(label=("good", "bad")))
+    assert tasks.suffix_of(exp) == "" and "task" not in exp.models.shapes["model"]

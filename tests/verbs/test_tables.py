@@ -104,7 +104,7 @@ WHOLE = {
     ),
     "no column of a pattern": (
         *("pattern", "text\tlabel\na\tx\nb\ty\n", ".tsv", ["--config.objective.pattern.template={title} {mask}"]),
-        "the objective reads a column 'title' of text; config.data.columns has text",
+        "the objective reads a column 'title' of text; config.data.columns has label",
     ),
     "no tag": ("tag", "a O\n", ".txt", ["--config.data.columns.tags.field=2"], "line 1 has 2 columns and no column 2"),
     "no SQuAD": ("qa", '{"text": "a"}\n', ".jsonl", [], "rows.jsonl line 1 is not in SQuAD's format"),
