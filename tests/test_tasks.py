@@ -69,6 +69,7 @@ RECIPES = [
     pytest.param("pair", "jsonl", {"label", "scores"}, [], marks=slow),
     pytest.param("sts", "jsonl", {"number"}, [], marks=slow),
     pytest.param("choice", "jsonl", {"label", "choice", "scores"}, [], marks=slow),
+    pytest.param("pattern", "jsonl", {"label", "scores"}, [], marks=slow),
     pytest.param("relation", "jsonl", {"label", "scores"}, [], marks=slow),
     pytest.param("embed", "jsonl", {"cosine"}, [], marks=slow),
     pytest.param("translate", "jsonl", {"text"}, [], marks=slow),

@@ -96,6 +96,16 @@ def _choice(texts: tuple[str, ...], choices: tuple[str, ...]) -> Entry:
     )
 
 
+def _pattern(text: str | int, label: str | int, template: str, *words: str, **data: Any) -> Entry:
+    return Entry(
+        objective="pattern",
+        columns={"text": _field(text), "label": _label(label)},
+        settings={"template": template, "words": words},
+        metrics=("accuracy", "macro_f1"),
+        data=data,
+    )
+
+
 def _write(source: str, target: str, *metrics: str, before: str = "") -> Entry:
     columns = {"source": _field(source, template=before), "target": _field(target)}
     return Entry(objective="seq2seq", columns=columns, settings={"smoothing": 0.1}, metrics=metrics)
@@ -103,6 +113,13 @@ def _write(source: str, target: str, *metrics: str, before: str = "") -> Entry:
 
 # The markers of a chat, each one token: who says what follows. A question that holds one is spelled.
 USER, ASSISTANT = "<|user|>", "<|assistant|>"
+
+# The labels of TNEWS and their words.
+TNEWS = (
+    *("news_story=故事", "news_culture=文化", "news_entertainment=娱乐", "news_sports=体育", "news_finance=财经"),
+    *("news_house=房产", "news_car=汽车", "news_edu=教育", "news_tech=科技", "news_military=军事"),
+    *("news_travel=旅游", "news_world=国际", "news_stock=股票", "news_agriculture=农业", "news_game=游戏"),
+)
 
 TASKS: dict[str, Entry] = {
     # Classification. `table` has the columns text and label.
@@ -149,6 +166,13 @@ TASKS: dict[str, Entry] = {
     "choices": _choice(("text",), ("choice1", "choice2")),
     "copa": _choice(("premise", "asks"), ("choice1", "choice2")),
     "piqa": _choice(("goal",), ("sol1", "sol2")),
+    # Labels as words in a pattern.
+    "words_of_labels": _pattern("", "", "{text} {mask}"),
+    # LM-BFF (Gao et al. 2021), table 1.
+    "sst2_words": _pattern(0, 1, "{text} It was {mask}.", "0=terrible", "1=great", format="tsv"),
+    # FewCLUE (Xu et al. 2021, arXiv:2107.07498); the patterns and words are ours.
+    "eprstmt": _pattern("sentence", "label", "{mask}满意。{text}", "Negative=不", "Positive=很"),
+    "tnews": _pattern("sentence", "label_desc", "这是{mask}新闻：{text}", *TNEWS),
     # Relations; the entities stand between <e1> </e1> and <e2> </e2> in the text.
     "relations": Entry(
         objective="classify",
@@ -231,4 +255,19 @@ def tuning(name: str, *, epochs: float = 3.0, learning_rate: float = 5e-5) -> di
         "train": {"epochs": epochs, "generator": "hashed"},
         "evaluate": {"per_epoch": 1, "best": entry.metrics[0]},
         "checkpoint": {"every": 0, "keep": 1},
+    }
+
+
+def few_shot(name: str) -> dict[str, Any]:
+    """The settings of a recipe that tunes a pretrained model on some tens of rows, without the model.
+
+    250 steps of 16 rows at a rate of 1e-5, the defaults of PET's released code (Schick and Schuetze 2021). The last
+    step counts, because so few rows leave none to choose a checkpoint with.
+    """
+    settings = tuning(name, epochs=0.0, learning_rate=1e-5)
+    settings["data"] |= {"batch": 16}
+    return {
+        **settings,
+        "train": {**settings["train"], "steps": 250},
+        "evaluate": {"every": 250, "best": ""},
     }

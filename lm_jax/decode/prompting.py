@@ -150,15 +150,10 @@ def unwritable(tokenizer: Tokenizer, vocab: int, *, sentinels: bool = False) -> 
 
 def _joined(tokenizer: Tokenizer, texts: Sequence[str], between: Sequence[int]) -> np.ndarray:
     """The ids of the texts, joined by the ids `between`."""
-    if tokenizer.carries_space:
-        # Pieces include the space before a word, so in training no space came before a mask.
-        texts = [*(text.removesuffix(" ") for text in texts[:-1]), texts[-1]]
-    if tokenizer.prefix_space:
-        # The tokenizer adds this space itself.
-        texts = [texts[0], *(text.removeprefix(" ") for text in texts[1:])]
-    parts = [tokenizer.encode(texts[0])]
-    for token, text in zip(between, texts[1:], strict=True):
-        parts += [np.array([token], np.int32), tokenizer.encode(text)]
+    first, *others = tokenizer.encode_parts(texts)
+    parts = [first]
+    for token, ids in zip(between, others, strict=True):
+        parts += [np.array([token], np.int32), ids]
     return np.concatenate(parts)
 
 

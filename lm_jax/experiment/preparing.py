@@ -29,7 +29,7 @@ def prepare(
     None: those in the text. `progress` is called as in `store.prepare`.
     """
     _check_kind(config)
-    prefix, labels = document_prefix(config), {**_numbers(config), **(labels or {})}
+    prefix, labels = document_prefix(config), {**_names(config), **(labels or {})}
     corpus = corpora.prepare(config.data, progress, tokenizer, prefix, labels)
     dev = corpora.prepare_dev(config.data, corpus, progress, prefix)
     tokens, dev = _marked(config, corpus), None if dev is None else naming("config.data.dev", _marked)(config, dev)
@@ -57,6 +57,7 @@ def _check_kind(config: ExperimentConfig) -> None:
         "tag": (objective.tag.tags, ("tags", "words")),
         "answer": (objective.answer.answers, ("spans",)),
         "choice": (objective.choice.label, ("label",)),
+        "pattern": (objective.pattern.label, ("label",)),
         "embed": (objective.embed.score, ("number",)),
     }
     name, expected = kinds.get(objective.name, ("", ()))
@@ -68,16 +69,20 @@ def _check_kind(config: ExperimentConfig) -> None:
         )
 
 
-def _numbers(config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
-    """The labels of multiple choice: the numbers of the choices from 0, if the configuration names no others.
+def _names(config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
+    """The labels of multiple choice and of a pattern, if the configuration names no others.
 
-    The labels in the text may lack some of them, and would then get other ids.
+    They are the numbers of the choices from 0, and the labels that have words: the labels in the text may lack some of
+    them, and would then get other ids.
     """
-    choice = config.objective.choice
-    column = columns.parse(config.data.columns).get(choice.label)
-    if config.objective.name != "choice" or column is None or column.names:
-        return {}
-    return {choice.label: tuple(map(str, range(len(choice.choices))))}
+    choice, pattern = config.objective.choice, config.objective.pattern
+    names = {
+        "choice": (choice.label, tuple(map(str, range(len(choice.choices))))),
+        "pattern": (pattern.label, tuple(pattern.word_of)),
+    }
+    name, labels = names.get(config.objective.name, ("", ()))
+    column = columns.parse(config.data.columns).get(name)
+    return {name: labels} if labels and column is not None and not column.names else {}
 
 
 def _marked(config: ExperimentConfig, corpus: Corpus) -> Corpus:

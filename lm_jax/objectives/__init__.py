@@ -18,6 +18,7 @@ from lm_jax.objectives.denoise import Denoise, DenoiseConfig
 from lm_jax.objectives.embed import Embed, EmbedTaskConfig
 from lm_jax.objectives.masked import Masked, MaskedConfig
 from lm_jax.objectives.mixture import KEY, Mixture, MixtureConfig, common_roles, naming_part
+from lm_jax.objectives.pattern import Pattern, PatternConfig
 from lm_jax.objectives.permutation import Permutation, PermutationConfig
 from lm_jax.objectives.prefix import Prefix, PrefixConfig
 from lm_jax.objectives.replaced import Replaced, ReplacedConfig
@@ -36,6 +37,7 @@ OBJECTIVES = {
     "embed": Embed,
     "masked": Masked,
     "mixture": Mixture,
+    "pattern": Pattern,
     "permutation": Permutation,
     "prefix": Prefix,
     "replaced": Replaced,
@@ -63,6 +65,7 @@ class ObjectiveConfig:
     embed: EmbedTaskConfig = EmbedTaskConfig()
     masked: MaskedConfig = MaskedConfig()
     mixture: MixtureConfig = MixtureConfig()
+    pattern: PatternConfig = PatternConfig()
     permutation: PermutationConfig = PermutationConfig()
     prefix: PrefixConfig = PrefixConfig()
     seq2seq: Seq2SeqConfig = Seq2SeqConfig()

@@ -16,6 +16,7 @@ from lm_jax.core.config import InputError, Tree, nearest
 from lm_jax.core.sums import Sum, Sums
 from lm_jax.data.pipeline import KEYS
 from lm_jax.data.rows import Reads
+from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.models.config import ModelConfig
 from lm_jax.models.heads import is_largest
 from lm_jax.models.interface import Output
@@ -42,6 +43,7 @@ class Vocabulary:
       pieces: the printable piece of each id.
       starts_word: whether each id begins a word; None: unknown.
       texts: UTF-8 text of each id, perhaps a part of a character, b"" if special; empty: unknown.
+      tokenizer: encodes the texts of settings, such as a pattern; None: no objective needs it.
 
     Example:
       >>> vocabulary = Vocabulary(size=100, pad=0, eos=1, mask=4, ordinary=(5, 100))
@@ -66,6 +68,7 @@ class Vocabulary:
     pieces: Sequence[str] = dataclasses.field(default=(), compare=False, repr=False)
     starts_word: Bool[np.ndarray, " vocab"] | None = dataclasses.field(default=None, compare=False, repr=False)
     texts: Sequence[bytes] = dataclasses.field(default=(), compare=False, repr=False)
+    tokenizer: Tokenizer | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def decoder_start(self) -> int:

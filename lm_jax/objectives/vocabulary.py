@@ -58,6 +58,7 @@ def of(
         pieces=tokenizer.pieces[:rows],
         starts_word=tokenizer.starts_word[:rows],
         texts=tokenizer.texts[:rows],
+        tokenizer=tokenizer,
     )
 
 

@@ -107,6 +107,9 @@ def suffix_of(exp: Experiment) -> str:
         return ""
     if exp.task.vectors is not None:
         return choice.BARE
+    if not exp.task.head(exp.config.model.task).exists:
+        # The model's own readout answers: the class of the model as it is.
+        return ""
     if name not in SUFFIXES:
         raise InputError(f"no Hugging Face class has the head of the objective {name!r}; {choice.ADVICE}")
     if getattr(getattr(exp.config.objective, name), "markers", ()):

@@ -23,6 +23,10 @@ CASES = {
     "pair": ("bert", "classify", ["pair=other"], {"text": "text", "other": "text", "label": "label"}),
     "tag": ("bert", "tag", [], {"text": "text", "tags": "tags"}),
     "choice": ("bert", "choice", ["choices=text,other"], {"text": "text", "other": "text", "label": "label"}),
+    "pattern": (
+        *("bert", "pattern", ["template={other}? {mask}: {text}"]),
+        {"text": "text", "other": "text", "label": "label"},
+    ),
     "embed": ("bert", "embed", ["pair=other"], {"text": "text", "other": "text"}),
     "answer": (
         *("bert", "answer", ["context=text", "question=other", "question_length=4", "overlap=2"]),

@@ -23,6 +23,8 @@ LABELS = [
 SCORES = ["--config.objective.embed.score=score", "--config.objective.embed.loss=cosine"]
 SCORES += ["--config.data.columns.score.kind=number", "--config.task.metrics=pearson", "--config.evaluate.best=pearson"]
 
+WORDS = ["--config.objective.pattern.words=0=no,1=yes"]
+
 
 def squad(**question):
     """A file whose second question differs from the others."""
@@ -55,6 +57,7 @@ ROWS = {
     "choice 2 of 0 and 1": ("choice", {"label": 2}, [], "line 2: field 'label' has '2'; expected one of '1', '0'"),
     "no choice": ("choice", {"label": "x"}, [], "line 2: field 'label' has 'x'; expected one of '1', '0'"),
     "a choice without text": ("choice", {"choice2": GONE}, [], "line 2 has no field 'choice2'"),
+    "no word": ("pattern", {"label": 7}, WORDS, "line 2: field 'label' has '7'; expected one of '1', '0'"),
     "no marker": ("relation", {"text": "<e1>a</e1> b"}, [], "line 2: field 'text' has no '<e2>'; expected '<e1>' and"),
     "no relation": ("relation", {"label": GONE}, [], "line 2 has no field 'label'"),
     "no other text": ("embed", {"pair": None}, [], "line 2: field 'pair' is null; expected text"),
@@ -98,6 +101,10 @@ WHOLE = {
     "no column": (
         *("classify", "text\tlabel\na\tx\n", ".tsv", ["--config.data.columns.label.field=stars"]),
         "rows.tsv line 1 has no column 'stars'; it has 'text', 'label'",
+    ),
+    "no column of a pattern": (
+        *("pattern", "text\tlabel\na\tx\nb\ty\n", ".tsv", ["--config.objective.pattern.template={title} {mask}"]),
+        "the objective reads a column 'title' of text; config.data.columns has label",
     ),
     "no tag": ("tag", "a O\n", ".txt", ["--config.data.columns.tags.field=2"], "line 1 has 2 columns and no column 2"),
     "no SQuAD": ("qa", '{"text": "a"}\n', ".jsonl", [], "rows.jsonl line 1 is not in SQuAD's format"),

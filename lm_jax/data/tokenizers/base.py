@@ -266,6 +266,19 @@ class Tokenizer:
         """Return the ids of each text."""
         return self._encode([replace_surrogates(text) for text in texts], located=False).split()
 
+    def encode_parts(self, texts: Sequence[str]) -> list[Int[np.ndarray, " tokens"]]:
+        """Return the ids of the parts of one text between which other ids go, such as those of masks.
+
+        Where pieces include the space before a word, the space at the end of a part belongs to what follows.
+        """
+        if self.carries_space:
+            # In training, no space came before a mask.
+            texts = [*(text.removesuffix(" ") for text in texts[:-1]), texts[-1]]
+        if self.prefix_space:
+            # Encoding adds this space itself.
+            texts = [texts[0], *(text.removeprefix(" ") for text in texts[1:])]
+        return self.encode_batch(texts)
+
     def encode_with_starts(self, texts: Sequence[str]) -> Encoded:
         """Return the ids of all texts, with the byte offset at which each token starts."""
         return self._encode([replace_surrogates(text) for text in texts], located=True)
