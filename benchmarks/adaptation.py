@@ -1,11 +1,13 @@
-"""Compares ways of tuning a pretrained encoder: quality, trained share, time and memory of a step.
+"""Compares ways of tuning a pretrained model: quality, trained share, time and memory of a step, and what is forgotten.
 
 python -m benchmarks.adaptation model=RUN data=FOLDER output=FOLDER [tasks=sst2,conll2003] [methods=lora,bias]
-    [epochs=2] [rows=2000]
+    [epochs=2] [rows=2000] [pretraining='--config=novels:gpt --config.data.path=novels.jsonl.xz']
 
-RUN is an imported checkpoint, FOLDER holds the data sets, as for `benchmarks.tasks`. Every line of the table is one
-`lm-jax train` command on the first `rows` rows and one `lm-jax predict` command on the held-out ones; what has been
-measured is kept in `output`/runs.jsonl and not repeated. The table is written to table.md, table.csv and table.png.
+RUN is an imported checkpoint or another run, FOLDER holds the data sets, as for `benchmarks.tasks`. Every line of the
+table is one `lm-jax train` command on the first `rows` rows and one `lm-jax predict` command on the held-out ones; what
+has been measured is kept in `output`/runs.jsonl and not repeated. The table is written to table.md, table.csv and
+table.png. With `pretraining`, the flags of the recipe that RUN was pretrained with, each tuned run is forked with a
+learning rate of nearly zero, and its loss on held-out text is given beside RUN's.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import math
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -35,21 +38,21 @@ class Way:
     """A way of tuning: its settings below `config.`, and its seeds.
 
     Attributes:
-      rates: learning rates on texts and on tags.
+      rates: learning rates for texts, for tags, and for what a small model writes.
     """
 
     settings: Mapping[str, Any]
-    rates: tuple[float, float]
+    rates: tuple[float, float, float]
     seeds: tuple[int, ...] = (1,)
 
 
 def _method(name: str, rate: float, seeds: tuple[int, ...] = (1,), **settings: Any) -> Way:
     settings = {f"adapt.{key}": value for key, value in settings.items()}
-    return Way({"adapt.method": name, **settings}, (rate, rate), seeds)
+    return Way({"adapt.method": name, **settings}, (rate, rate, 3 * rate), seeds)
 
 
 WAYS = {
-    "full": Way({}, (5e-5, 1e-4), SEEDS),
+    "full": Way({}, (5e-5, 1e-4, 1e-3), SEEDS),
     "head": _method("head", 1e-2, SEEDS),
     "bias": _method("bias", 3e-3, SEEDS),
     "lora": _method("lora", 1e-3, SEEDS),
@@ -57,20 +60,26 @@ WAYS = {
     "last": _method("last", 2e-4, layers=2),
     "feedforward": _method("feedforward", 1e-4),
     "attention": _method("attention", 1e-4),
-    "layer_decay": Way({"optimizer.layer_decay": 0.8}, (1e-4, 2e-4)),
+    "layer_decay": Way({"optimizer.layer_decay": 0.8}, (1e-4, 2e-4, 2e-3)),
     "rslora": _method("rslora", 5e-4),
     "dora": _method("dora", 1e-3),
+    "nf4": _method("lora", 1e-3, base="nf4"),
+    "int8": _method("lora", 1e-3, base="int8"),
     "ia3": _method("ia3", 1e-2),
     "houlsby": _method("houlsby", 1e-3),
     "pfeiffer": _method("pfeiffer", 1e-3),
+    "prompt": _method("prompt", 1e-2),
+    "prefix": _method("prefix", 1e-2),
 }
-COLUMNS = ("task", "method", "rate", "score", "deviation", "seeds", "trained", "seconds", "memory_mb")
+# The learning rate of each kind of recipe in `Way.rates`; 0 for others.
+KINDS = {"tag": 1, "summarise": 2}
+COLUMNS = ("task", "method", "rate", "score", "deviation", "seeds", "trained", "seconds", "memory_mb", "loss")
 
 
 def measure(task: str, name: str, seed: int, options: Mapping[str, str]) -> dict[str, Any]:
     """Trains once and answers the held-out rows; returns what is kept of it."""
     way, row = WAYS[name], tasks.TABLE[task]._replace(most=int(options["rows"]))
-    rate = way.rates[row.recipe.startswith("tag")]
+    rate = way.rates[KINDS.get(row.recipe.partition(":")[0], 0)]
     folder = Path(options["output"]) / name
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**way.settings, "optimizer.learning_rate": rate, "train.epochs": options["epochs"]}
@@ -82,9 +91,10 @@ def measure(task: str, name: str, seed: int, options: Mapping[str, str]) -> dict
     peak = _run(words[1:], workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     values = [line[f"val/{row.score}"] for line in lines if f"val/{row.score}" in line]
-    answers = workdir / "answers.jsonl"
-    held = Path(options["data"]) / str(row.held)
-    _run(["predict", f"--workdir={workdir}", f"--input={held}", f"--output={answers}", "--checkpoint"], workdir)
+    answers = ""
+    if isinstance(row.held, str):
+        held, answers = Path(options["data"]) / row.held, str(workdir / "answers.jsonl")
+        _run(["predict", f"--workdir={workdir}", f"--input={held}", f"--output={answers}", "--checkpoint"], workdir)
     share = re.search(r"trained .* parameters, ([\d.]+)%", (workdir / "model_info.txt").read_text())
     return {
         "task": task,
@@ -95,8 +105,21 @@ def measure(task: str, name: str, seed: int, options: Mapping[str, str]) -> dict
         "trained": float(share.group(1)) if share else 100.0,
         "seconds": _seconds(lines),
         "memory_mb": peak / 1024,
-        "answers": str(answers),
+        "answers": answers,
+        "loss": forgetting(workdir, folder / f"{workdir.name}-forked", options),
     }
+
+
+def forgetting(run: Path, workdir: Path, options: Mapping[str, str]) -> float | None:
+    """The loss of a run on held-out text of `pretraining`; None without, or for what cannot be folded into its base."""
+    method = json.loads((run / "config.json").read_text()).get("adapt", {}).get("method", "full")
+    if not options["pretraining"] or method in ("houlsby", "pfeiffer", "prompt", "prefix"):
+        return None
+    flags = ["train.steps=1", "optimizer.learning_rate=1e-12", "evaluate.every=1"]
+    words = [*shlex.split(options["pretraining"]), *(f"--config.{flag}" for flag in flags)]
+    _run(["train", *words, f"--fork={run}", f"--workdir={workdir}"], workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return next(line["val/loss"] for line in lines if "val/loss" in line)
 
 
 def _run(words: list[str], workdir: Path) -> int:
@@ -135,6 +158,8 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             scores = [100 * run["score"] for run in own]
             mean = {key: statistics.fmean(run[key] for run in own) for key in ("seconds", "memory_mb", "trained")}
+            losses = [run["loss"] for run in own if run.get("loss") is not None]
+            mean["loss"] = statistics.fmean(losses) if losses else math.nan
             line = {"task": task, "method": name, "rate": own[0]["rate"], "score": statistics.fmean(scores)}
             deviation = statistics.stdev(scores) if len(scores) > 1 else ""
             lines.append({**line, **mean, "deviation": deviation, "seeds": len(own)})
@@ -171,14 +196,15 @@ def write(lines: list[dict[str, Any]], output: Path) -> None:
         writer.writeheader()
         writer.writerows(lines)
     text = [
-        "| task | method | rate | score | trained, % | seconds a step | peak memory, MB |",
-        "|---|---|---|---|---|---|---|",
+        "| task | method | rate | score | trained, % | seconds a step | peak memory, MB | loss on its text |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         deviation = f" ({line['deviation']:.1f})" if line["seeds"] > 1 else ""
         text.append(
             f"| {line['task']} | {line['method']} | {line['rate']:g} | {line['score']:.1f}{deviation} "
             f"| {line['trained']:.2f} | {line['seconds']:.2f} | {line['memory_mb']:,.0f} |"
+            + (f" {line['loss']:.3f} |" if math.isfinite(line["loss"]) else "  |")
         )
     (output / "table.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
@@ -194,7 +220,7 @@ def write(lines: list[dict[str, Any]], output: Path) -> None:
 
 def main(words: Iterable[str]) -> None:
     """Measures what is missing and writes the table."""
-    options = {"tasks": "sst2,conll2003", "methods": ",".join(WAYS), "epochs": "2", "rows": "2000"}
+    options = {"tasks": "sst2,conll2003", "methods": ",".join(WAYS), "epochs": "2", "rows": "2000", "pretraining": ""}
     options |= dict(word.split("=", 1) for word in words)
     output = Path(options["output"])
     output.mkdir(parents=True, exist_ok=True)
@@ -210,6 +236,9 @@ def main(words: Iterable[str]) -> None:
                     print(f"{runs[-1]}, {time.monotonic() - start:.0f} s", flush=True)
                     with kept.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(runs[-1]) + "\n")
+    if options["pretraining"]:
+        before = forgetting(Path(options["model"]), output / "model-forked", options)
+        print(f"loss of {options['model']} on its own text: {before:.3f}")
     write(table(runs), output)
     if "sst2" in options["tasks"]:
         print(paired("sst2", runs, options))

@@ -49,6 +49,7 @@ class Row(NamedTuple):
 SMALL = {count: ("--config.optimizer.learning_rate=1e-3", f"--config.train.epochs={count}") for count in (1, 2, 8)}
 
 
+SUMMARIES = ("--config.data.length=512", "--config.objective.seq2seq.target_length=96")
 TABLE = {
     "sst2": Row("classify:sst2", "sst2/train.tsv.gz", "sst2/dev.tsv.gz", "accuracy", 0.873),
     "cola": Row("classify:cola", "cola/in_domain_train.tsv.gz", "cola/in_domain_dev.tsv", "matthews", 0.318),
@@ -63,6 +64,8 @@ TABLE = {
     "semeval2010": Row("relation:semeval2010", "semeval2010_task8/train.tsv.gz", 800, "macro_f1", 0.494),
     # The questions of the last 48 of 240 paragraphs.
     "xquad": Row("qa:squad", "xquad/xquad.en.json.gz", 210, "answer_f1"),
+    # The last 50 dialogues.
+    "dialogsum": Row("summarise:dialogsum", "dialogsum/dialogsum.dev.jsonl.gz", 50, "rougeL", settings=SUMMARIES),
     "copa": Row("choice:copa", "copa/dev.jsonl.gz", 100, "accuracy"),
     "piqa": Row("choice:piqa", "piqa/valid.jsonl.gz", 368, "accuracy"),
     "chnsenticorp": Row("classify:chnsenticorp", "chnsenticorp/train.tsv.gz", 1000, "accuracy", settings=SMALL[2]),
