@@ -1,7 +1,7 @@
 """Compares ways of tuning a pretrained model: quality, trained share, time and memory of a step, and what is forgotten.
 
 python -m benchmarks.adaptation model=RUN data=FOLDER output=FOLDER [tasks=sst2,conll2003] [methods=lora,bias]
-    [epochs=2] [rows=2000] [pretraining='--config=novels:gpt --config.data.path=novels.jsonl.xz']
+    [epochs=2] [rows=2000] [seeds=1,2,3] [pretraining='--config=novels:gpt --config.data.path=novels.jsonl.xz']
 
 RUN is an imported checkpoint or another run, FOLDER holds the data sets, as for `benchmarks.tasks`. Every line of the
 table is one `lm-jax train` command on the first `rows` rows and one `lm-jax predict` command on the held-out ones; what
@@ -220,14 +220,21 @@ def write(lines: list[dict[str, Any]], output: Path) -> None:
 
 def main(words: Iterable[str]) -> None:
     """Measures what is missing and writes the table."""
-    options = {"tasks": "sst2,conll2003", "methods": ",".join(WAYS), "epochs": "2", "rows": "2000", "pretraining": ""}
+    options = {
+        "tasks": "sst2,conll2003",
+        "methods": ",".join(WAYS),
+        "epochs": "2",
+        "rows": "2000",
+        "seeds": "1,2,3",
+        "pretraining": "",
+    }
     options |= dict(word.split("=", 1) for word in words)
     output = Path(options["output"])
     output.mkdir(parents=True, exist_ok=True)
     kept = output / "runs.jsonl"
     runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     done = {(run["task"], run["method"], run["seed"]) for run in runs}
-    for seed in SEEDS:
+    for seed in map(int, options["seeds"].split(",")):
         for name in options["methods"].split(","):
             for task in options["tasks"].split(","):
                 if seed in WAYS[name].seeds and (task, name, seed) not in done:
