@@ -69,7 +69,9 @@ class Request:
         None, "step to load [the best, else the newest intact]; bare --checkpoint: the newest intact", *STEP_VERBS
     )
     role: str | None = _flag(None, "model to generate from or to export, by its role [the product]", *ROLE_VERBS)
-    adapter: str | None = _flag(None, "directory of a PEFT adapter to put on the run's model", *STEP_VERBS[:-1])
+    adapter: str | None = _flag(
+        None, "directory of a PEFT adapter to put on the run's model; A,B: one after another", *STEP_VERBS[:-1]
+    )
     input: str | None = _flag(None, "file of prompts, one per line, or of rows", "features", *WRITING_VERBS)
     output: str | None = _flag(
         None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"

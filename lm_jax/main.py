@@ -122,7 +122,11 @@ def _run(module: str, request: flags.Request) -> int:
 
     codes = {NonFiniteLoss: NON_FINITE, NoIntactCheckpoint: NO_CHECKPOINT, Preempted: PREEMPTED}
     try:
-        return verb.run(request) or DONE
+        if "," not in (request.adapter or ""):
+            return verb.run(request) or DONE
+        from lm_jax.verbs import adapters
+
+        return adapters.run_each(verb.run, request) or DONE
     except tuple(codes) as error:
         print(f"lm-jax {request.verb}: {_one_line(error)}", file=sys.stderr)
         return codes[type(error)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from lm_jax.adapt import AdaptConfig
 from lm_jax.core.config import InputError, from_config_dict
 from lm_jax.core.trees import Params, flatten, merge, unflatten
 from lm_jax.experiment import Experiment
+from lm_jax.flags import Request
 from lm_jax.interop import huggingface, naming, peft, peft_files, peft_prompts
 from lm_jax.interop.rules import Rules
 from lm_jax.models import prompts
 from lm_jax.models.interface import Inputs
-from lm_jax.verbs import origins, tasks
+from lm_jax.verbs import origins, report, tasks
 from lm_jax.verbs.workdir import ORIGIN
 
 LEARNED = ("prompt", "prefix")
@@ -157,6 +159,47 @@ def opened(exp: Experiment, workdir: Path, folder: Path) -> Experiment:
     # What the run itself trained no longer matters.
     train = dataclasses.replace(exp.config.train, only=())
     return dataclasses.replace(exp, config=dataclasses.replace(exp.config, adapt=adapt, train=train))
+
+
+# The parameters of the run while one command puts several adapters on it; None otherwise.
+_BASES: contextvars.ContextVar[dict[Any, Params] | None] = contextvars.ContextVar("bases", default=None)
+
+
+def run_each(verb: Callable[[Request], int | None], request: Request) -> int:
+    """Runs a verb for each adapter of `--adapter=A,B`; the run that they are put on is restored once.
+
+    `{adapter}` in `--output` stands for the name of the directory.
+
+    Raises:
+      InputError: adapters would write the same file.
+    """
+    folders = [folder for folder in str(request.adapter).split(",") if folder]
+    names = [Path(folder).name for folder in folders]
+    if request.output and ("{adapter}" not in request.output or len({*names}) < len(names)):
+        raise InputError(
+            f"--output={request.output} would be one file for {len(folders)} adapters; write {{adapter}} into it, "
+            "which stands for the name of an adapter's directory, and give directories with different names"
+        )
+    token, code = _BASES.set({}), 0
+    try:
+        for folder, name in zip(folders, names, strict=True):
+            if not request.json:
+                report.say(f"adapter    {folder}")
+            output = request.output and request.output.replace("{adapter}", name)
+            code = max(code, verb(dataclasses.replace(request, adapter=folder, output=output)) or 0)
+    finally:
+        _BASES.reset(token)
+    return code
+
+
+def base(key: Any, restore: Callable[[], Params]) -> Params:
+    """The parameters by role that `restore` gives, which a command with several adapters restores once."""
+    bases = _BASES.get()
+    if bases is None:
+        return restore()
+    if key not in bases:
+        bases[key] = restore()
+    return bases[key]
 
 
 def plain(exp: Experiment) -> Experiment:

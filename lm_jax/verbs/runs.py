@@ -87,7 +87,8 @@ def _params(request: Request, exp: Experiment, checkpointer: Checkpointer, step:
     """Restores parameters by role, with those of `--adapter`."""
     if not request.adapter:
         return restore_params(checkpointer, exp.params_like(*roles), step)
-    params = restore_params(checkpointer, adapters.plain(exp).params_like(*roles), step)
+    restored = lambda: restore_params(checkpointer, adapters.plain(exp).params_like(*roles), step)
+    params = adapters.base((step, *roles), restored)
     return adapters.extended(exp, params, Path(need_workdir(request)), Path(request.adapter))
 
 

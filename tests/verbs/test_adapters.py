@@ -23,6 +23,7 @@ from lm_jax.models.interface import Inputs
 from lm_jax.objectives import ObjectiveConfig
 from lm_jax.train.checkpoint import Checkpointer
 from lm_jax.verbs import predict
+from lm_jax.verbs import runs as runs_module
 from lm_jax.verbs import workdir as workdir_module
 from lm_jax.verbs.runs import restore_model, restore_role
 from tests.commands import GOLDEN, lm_jax
@@ -90,6 +91,25 @@ def test_an_adapter_on_its_base_answers_as_the_tuned_run(folder, runs, capsys):
     tuned = scores(folder, "lora")
     assert np.abs(np.subtract(scores(folder, "base"), tuned)).max() > 1e-3
     np.testing.assert_allclose(scores(folder, "base", f"--adapter={adapter}"), tuned, atol=1e-6)
+
+
+def test_several_adapters_are_put_on_a_base_that_is_restored_once(folder, runs, capsys, monkeypatch):
+    for method in ("lora", "ia3"):
+        words = [f"--workdir={folder / method}", "--format=peft", f"--output={folder / f'one-{method}'}"]
+        assert lm_jax("export", *words) == 0
+    restored, restore = [], runs_module.restore_params
+    monkeypatch.setattr(runs_module, "restore_params", lambda *args, **options: restored.append(1) or restore(*args))
+    both = f"--adapter={folder / 'one-lora'},{folder / 'one-ia3'}"
+    words = [f"--workdir={folder / 'base'}", f"--input={folder / 'rows.jsonl'}", both]
+    assert lm_jax("predict", *words, f"--output={folder / '{adapter}.jsonl'}") == 0
+    assert len(restored) == 1
+    read = lambda path: [json.loads(line)["scores"]["a"] for line in path.read_text().splitlines()]
+    for name in ("one-lora", "one-ia3"):
+        assert read(folder / f"{name}.jsonl") == scores(folder, "base", f"--adapter={folder / name}")
+        (folder / "base1.answers.jsonl").unlink()
+    capsys.readouterr()
+    assert lm_jax("predict", *words, f"--output={folder / 'same.jsonl'}") == 2
+    assert "would be one file for 2 adapters; write {adapter} into it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
