@@ -32,6 +32,7 @@ OBJECTIVES = {
 }
 # The presets whose layers differ most from those of the recipes.
 QUICK = ("albert", "xlnet", "deberta", "modernbert")
+LABELS = Tree(tags=("O", "B-X", "I-X"), label=("no", "yes"))
 # Layers of two kinds, one of them with experts.
 EXPERTS = {"feedforward": {"bias": False, "experts": {"count": 4, "top": 2}}}
 MIXED = {"stack.kinds": {"sparse": EXPERTS}, "stack.pattern": ("sparse", "block")}
@@ -49,7 +50,7 @@ def as_experiment(recipe):
     tokenizer = tokenizers.extend(
         _tokenizer(), config["data"]["tokenizer"]["add"] + config["data"]["tokenizer"]["markers"]
     )
-    return Experiment(experiment.parse(config), tokenizer, saved_labels=Tree(tags=("O", "B-X", "I-X")))
+    return Experiment(experiment.parse(config), tokenizer, saved_labels=LABELS)
 
 
 _tokenizer = functools.cache(lambda: tokenizers.load(GOLDEN / "tokenizer"))
