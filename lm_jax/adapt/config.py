@@ -35,6 +35,7 @@ class AdaptConfig:
       alpha: their scale is alpha / rank, or alpha / sqrt(rank) for `rslora`. PEFT's default is 8.
       ranks: other ranks and scales for some targets; the last that fits counts.
       width: inner size of the adapters of `houlsby` and `pfeiffer`.
+      base: how `lora`, `rslora` and `dora` store frozen matrices and token tables: "float32", "int8" or "nf4".
     """
 
     method: str = "full"
@@ -44,6 +45,7 @@ class AdaptConfig:
     alpha: float = setting(16.0, above=0)
     ranks: tuple[RankConfig, ...] = ()
     width: int = setting(64, at_least=1)
+    base: str = "float32"
 
     def __post_init__(self):
         if any(not target.strip("/") for target in self.targets):
