@@ -80,6 +80,9 @@ def random_params(shapes, *, seed=0):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            bounds = jnp.iinfo(leaf.dtype)
+            return jnp.asarray(rng.integers(bounds.min, bounds.max, leaf.shape, leaf.dtype, endpoint=True))
         noise = rng.standard_normal(leaf.shape, np.float32)
         kind = path.rpartition("/")[2]
         if kind == "scale":

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lm_jax.adapt import adapters, gradual, ia3, last, lora, partition, prompts
+from lm_jax.adapt import adapters, gradual, ia3, last, lora, partition, prompts, quantised
 from lm_jax.adapt.config import AdaptConfig as AdaptConfig
 from lm_jax.adapt.config import RankConfig as RankConfig
 from lm_jax.core.config import InputError, lookup
 from lm_jax.models.model import Model
+from lm_jax.models.quantised import FORMATS
 
 METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
     "full": partition.full,
@@ -29,7 +30,7 @@ METHODS: dict[str, Callable[[AdaptConfig, Model], Model]] = {
 
 
 # The settings beside `method` that a method reads.
-_LOW_RANK = ("targets", "rank", "alpha", "ranks")
+_LOW_RANK = ("targets", "rank", "alpha", "ranks", "base")
 READS = {
     **dict.fromkeys(("lora", "rslora", "dora"), _LOW_RANK),
     "ia3": ("targets",),
@@ -55,4 +56,6 @@ def adapt(model: Model, config: AdaptConfig) -> Model:
                 f"config.adapt.{field.name} is {value!r}, but config.adapt.method {config.method!r} does not read it; "
                 f"leave it out, or set the method to {' or '.join(readers)}"
             )
-    return method(config, model)
+    base = lookup({quantised.UNCHANGED: None, **FORMATS}, config.base, "config.adapt.base")
+    adapted = method(config, model)
+    return adapted if base is None else quantised.quantise(model, adapted, config.base)

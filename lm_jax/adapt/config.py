@@ -38,6 +38,7 @@ class AdaptConfig:
       tokens: the number of learned tokens of `prompt` and `prefix`.
       every: steps after which `gradual` trains one layer more; 0: `steps` decides.
       steps: the same as numbers of finished steps, one for each layer and one for the embeddings.
+      base: how `lora`, `rslora` and `dora` store frozen matrices and token tables: "float32", "int8" or "nf4".
     """
 
     method: str = "full"
@@ -50,6 +51,7 @@ class AdaptConfig:
     tokens: int = setting(20, at_least=1)
     every: int = setting(0, at_least=0)
     steps: tuple[int, ...] = setting((), at_least=1)
+    base: str = "float32"
 
     def __post_init__(self):
         if any(after <= before for before, after in zip(self.steps, self.steps[1:], strict=False)):

@@ -5,7 +5,8 @@ Beside `kernel` and `bias`, a projection from `inputs` to `outputs` may have
 - `lora/down [*inputs rank]`, `lora/up [rank *outputs]` and `lora/scale []`: a low-rank product, added to the kernel;
 - `lora/magnitude [*outputs]`: norms to which the columns of the sum are rescaled;
 - `ia3/inputs [*inputs]`: factors on what is projected;
-- `ia3/outputs [*outputs]`: factors on the result, bias included.
+- `ia3/outputs [*outputs]`: factors on the result, bias included;
+- `quantised/...` instead of `kernel`: its codes and scales (`models.quantised`).
 
 A block may have adapters, small networks behind its attention or its feed-forward layer: in `adapter/BRANCH`, `down`
 is a projection from `embed` to `rank` and `up` one back. In a stack, each parameter has a leading axis of layers.
@@ -21,29 +22,35 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.core.trees import Params
-from lm_jax.models import cpu
+from lm_jax.models import cpu, quantised
 
 ADDED = ("lora", "ia3")
 
 
 def product(
-    x: Float[Array, "tokens in"], kernel: Float[Array, "in out"], added: Mapping[str, Any]
+    x: Float[Array, "tokens in"],
+    kernel: Float[Array, "in out"] | quantised.Stored,
+    size_out: int,
+    added: Mapping[str, Any],
 ) -> Float[Array, "tokens out"]:
-    """The product of inputs and an adapted kernel.
+    """The product of inputs and an adapted kernel, which may be stored as codes.
 
     The low-rank product is never formed for LoRA: the inputs pass through both factors, so that the gradient needs no
     matrix of the kernel's size. Magnitudes need the norms of the sum, which are constants to the gradient (Liu et al.
     2024, arXiv:2402.09353, section 4.3).
     """
-    dtype, (size_in, size_out) = x.dtype, kernel.shape
+    dtype, size_in = x.dtype, x.shape[1]
+    flat = lambda kernel: kernel.reshape(size_in, size_out)
+    stored = isinstance(kernel, Mapping)
     if "inputs" in added.get("ia3", {}):
         x = x * added["ia3"]["inputs"].astype(dtype).reshape(1, size_in)
-    y = x @ kernel.astype(dtype)
+    y = quantised.apply(lambda x, kernel: x @ flat(kernel), x, kernel) if stored else x @ kernel.astype(dtype)
     if lora := added.get("lora"):
         down, up = lora["down"].reshape(size_in, -1), lora["up"].reshape(-1, size_out)
         y = y + (x @ down.astype(dtype)) @ up.astype(dtype) * lora["scale"].astype(dtype)
         if "magnitude" in lora:
-            norms = jax.lax.stop_gradient(jnp.linalg.norm(kernel + lora["scale"] * (down @ up), axis=0))
+            wide = flat(quantised.dequantised(kernel)) if stored else kernel
+            norms = jax.lax.stop_gradient(jnp.linalg.norm(wide + lora["scale"] * (down @ up), axis=0))
             y = y * (lora["magnitude"].reshape(size_out) / norms).astype(dtype)[None]
     return y
 

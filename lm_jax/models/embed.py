@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError
-from lm_jax.models import cpu, initializers
+from lm_jax.models import cpu, initializers, quantised
 from lm_jax.models.attention.positions import SINUSOIDS
 from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
@@ -29,8 +29,11 @@ class TokenTable(nn.Module):
     def setup(self):  # noqa: D102
         if not self.config.vocab:
             raise InputError("config.model.embed.vocab is not set; it follows the tokenizer unless you set it")
+        if self.has_variable("params", quantised.NAME):
+            self.stored = self.get_variable("params", quantised.NAME)
+            return
         draw, shape = initializers.table(self.init_config), (self.config.vocab, self.width)
-        self.embedding = initializers.parameter(self, "embedding", draw, ("vocab", "embed"), shape)
+        self.stored, self.embedding = None, initializers.parameter(self, "embedding", draw, ("vocab", "embed"), shape)
 
     @property
     def width(self) -> int:
@@ -40,11 +43,20 @@ class TokenTable(nn.Module):
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length factor"]:
         """Looks up the embeddings of `tokens`."""
         scale = self.width**0.5 if self.config.scale else 1.0
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype) * jnp.asarray(scale, self.dtype)
+        return self.rows(tokens) * jnp.asarray(scale, self.dtype)
+
+    def rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch factor"]:
+        """The rows of `ids`."""
+        table = self.stored
+        rows = jnp.take(self.embedding, ids, axis=0) if table is None else quantised.rows(table, ids)
+        return rows.astype(self.dtype)
 
     def attend(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
         """Logits: the product of `hidden` with every row of the table."""
         flat = hidden.reshape(-1, hidden.shape[-1])
+        if self.stored is not None:
+            logits = quantised.apply(lambda x, table: x @ table.T, flat, self.stored)
+            return logits.reshape(*hidden.shape[:-1], -1)
         # On a CPU, XLA has faster matrix-vector code for the product with the transpose. `decode.weights` stores the
         # transpose with the parameters, which is faster still.
         transpose = self.get_variable("params", TRANSPOSED, self.embedding.T)

@@ -79,8 +79,7 @@ class Readout(nn.Module):
         """The logits of `ids` [... ids], from the gathered rows of a tied table."""
         if not self.config.tied:
             raise InputError("logits of candidates need a tied readout; set config.model.readout.tied=True")
-        rows = jnp.take(table.embedding, ids, axis=0).astype(self.dtype)
-        logits = jnp.einsum("...e,...ie->...i", hidden, rows)
+        logits = jnp.einsum("...e,...ie->...i", hidden, table.rows(ids))
         if self.config.bias:
             bias = initializers.parameter(self, "bias", nn.initializers.zeros, ("vocab",), (self.vocab,))
             logits = logits + jnp.take(bias, ids, axis=0).astype(self.dtype)

@@ -112,6 +112,7 @@ class Model:
       trainable: maps a parameter's path to whether it is trained; None: all are.
       extend: maps the plain model's parameters and a random key to this model's; None: they are the same.
       fold: maps its parameters to parameters that give a plain module the same outputs; None: `transform` does.
+      dense: maps its parameters to the same with all matrices in float32; None: no matrix is stored as codes.
     """
 
     module: Transformer | EncoderDecoder
@@ -120,6 +121,7 @@ class Model:
     trainable: Callable[[str], bool] | None = None
     extend: Callable[[Params, jax.Array], Params] | None = None
     fold: Callable[[Params], Params] | None = None
+    dense: Callable[[Params], Params] | None = None
 
     @functools.cached_property
     def boxed(self) -> Params:
@@ -130,6 +132,11 @@ class Model:
     def shapes(self) -> Params:
         """The parameters' shapes."""
         return nn.unbox(self.boxed)
+
+    @property
+    def dense_shapes(self) -> Params:
+        """The parameters' shapes with all matrices in float32, to count parameters."""
+        return self.shapes if self.dense is None else jax.eval_shape(self.dense, self.shapes)
 
     @property
     def axes(self) -> Params:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models import adapted, cpu
+from lm_jax.models import adapted, cpu, quantised
 from lm_jax.models.initializers import Initializer, parameter
 
 
@@ -33,13 +33,17 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `x` [..., *inputs] to [..., *outputs]."""
-        kernel = parameter(self, "kernel", self.kernel_init, self.axes, (*self.inputs, *self.outputs))
         lead = x.shape[: x.ndim - len(self.inputs)]
         size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
         added = {name: self.get_variable("params", name) for name in adapted.ADDED if self.has_variable("params", name)}
         # A single matrix product: XLA's batched products are slower on a CPU.
-        x, kernel = x.reshape(-1, size_in), kernel.reshape(size_in, size_out)
-        y = adapted.product(x, kernel, added) if added else x @ kernel.astype(self.dtype)
+        x = x.reshape(-1, size_in)
+        if self.has_variable("params", quantised.NAME):
+            y = adapted.product(x, self.get_variable("params", quantised.NAME), size_out, added)
+        else:
+            kernel = parameter(self, "kernel", self.kernel_init, self.axes, (*self.inputs, *self.outputs))
+            kernel = kernel.reshape(size_in, size_out)
+            y = adapted.product(x, kernel, size_out, added) if added else x @ kernel.astype(self.dtype)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.axes[len(self.inputs) :], self.outputs)
             y = y + cpu.broadcast_rows(bias.astype(self.dtype).reshape(1, size_out), y.shape[0])

@@ -31,6 +31,8 @@ from lm_jax.models.stack.layers import Stack, empty_cache, empty_past
 READOUT = ("token", "decoder_token", "head")
 # Top-level parameters that hold the layers.
 STACKS = ("stack", "encoder", "decoder")
+# Top-level parameters that are token tables.
+TABLES = ("token", "decoder_token")
 
 
 def build_transformer(config: ModelConfig) -> Transformer | EncoderDecoder:

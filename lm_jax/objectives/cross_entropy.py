@@ -181,9 +181,14 @@ def _sums(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.A
 
 
 def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.Array):
+    # The codes of a quantised table are integers, which have no gradient: None in their place.
+    is_none = lambda leaf: leaf is None
+    floats = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, readout)
+    with_codes = lambda floats: jax.tree.map(lambda x, y: y if x is None else x, floats, readout, is_leaf=is_none)
+
     def add(sums: Any, chunk: tuple[jax.Array, ...]):
         hidden, labels, weights, *uniforms = chunk
-        logits, pullback = jax.vjp(readout_logits, readout, hidden)
+        logits, pullback = jax.vjp(lambda floats, hidden: readout_logits(with_codes(floats), hidden), floats, hidden)
         loss, numerators, denominators = _softmax(logits, labels)
         terms = _terms(loss, logits, labels, weights, smoothing)
         ids = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
@@ -195,7 +200,7 @@ def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *token
         samples = tuple(sample(numerators, each) for each in uniforms)
         return jax.tree.map(jnp.add, sums, (terms, readout_gradient)), (hidden_gradient, samples)
 
-    start = (_zeros(smoothing), jax.tree.map(jnp.zeros_like, readout))
+    start = (_zeros(smoothing), jax.tree.map(jnp.zeros_like, floats))
     (totals, readout_gradient), (hidden_gradient, samples) = jax.lax.scan(add, start, tokens)
     return (*totals, *samples), (readout_gradient, hidden_gradient)
 

@@ -74,6 +74,11 @@ class Models:
         return {role: self._unshared(role, model.shapes) for role, model in self.models.items()}
 
     @functools.cached_property
+    def dense_shapes(self) -> Params:
+        """Like `shapes`, with all matrices in float32, to count parameters."""
+        return {role: self._unshared(role, model.dense_shapes) for role, model in self.models.items()}
+
+    @functools.cached_property
     def axes(self) -> Params:
         """Logical axes by role, like `shapes`."""
         return {role: self._unshared(role, model.axes) for role, model in self.models.items()}
@@ -112,7 +117,8 @@ class Models:
 
     def weighted(self, role: str) -> float:
         """The share of the parameters of a model's layers that are trained."""
-        sizes = {path: leaf.size for path, leaf in flatten(self.shapes[role]).items() if path.split("/")[0] in STACKS}
+        leaves = flatten(self.dense_shapes[role])
+        sizes = {path: leaf.size for path, leaf in leaves.items() if path.split("/")[0] in STACKS}
         return sum(size for path, size in sizes.items() if self._trained(f"{role}/{path}")) / sum(sizes.values())
 
     def bind(self, params: Params, frozen: Params | None = None) -> dict[str, Bound]:

@@ -19,7 +19,7 @@ class Rules:
       embed, memory: features of the residual stream; of the encoder's output, which cross-attention reads.
       embed_out, factor: outputs of a projection of the stream; features of a factorised embedding table.
       heads, groups, single: query heads; key-value heads; the one key-value head of multi-query attention.
-      taps, blocks: kernel positions and feature groups of a convolution.
+      taps, blocks: kernel positions and feature groups of a convolution; values of a quantised matrix with one scale.
       vocab, position, types, places, buckets: rows of embedding tables.
       rank: the inner axis of a low-rank product.
       prompt: learned tokens.

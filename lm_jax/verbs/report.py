@@ -108,8 +108,14 @@ def parameters(model: Model | Models, layout: Layout) -> str:
     lines = [f"{'parameter':<52}{'shape':<26}{'axes':<36}sharding"]
     for (path, leaf), names, sharding in zip(named_leaves(model.shapes), axes, shardings, strict=True):
         lines.append(f"{path:<52}{leaf.shape!s:<26}{', '.join(map(str, names)):<36}{sharding.spec}")
-    total, size = count(model.shapes), size_bytes(model.shapes)
-    return "\n".join([*lines, f"{total:,} parameters, {size / 1e6:,.1f} MB in float32"]) + "\n"
+    return "\n".join([*lines, _total(model)]) + "\n"
+
+
+def _total(model: Model | Models) -> str:
+    """Formats the number of parameters and their memory, also as codes if some are stored so."""
+    total, size, stored = count(model.dense_shapes), size_bytes(model.dense_shapes), size_bytes(model.shapes)
+    as_codes = "" if stored == size else f", {stored / 1e6:,.1f} MB with matrices as codes"
+    return f"{total:,} parameters, {size / 1e6:,.1f} MB in float32{as_codes}"
 
 
 def models_of(exp: Experiment) -> Model | Models:
@@ -121,7 +127,7 @@ def setup(exp: Experiment, workdir: Path) -> str:
     """Formats a summary of a run: optimizer, devices, parameters and data."""
     config, store, mesh = exp.config, exp.tokens, exp.layout.mesh
     models = models_of(exp)
-    total, size = count(models.shapes), size_bytes(models.shapes)
+    total = count(models.dense_shapes)
     device = jax.devices()[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     rows = config.data.batch // exp.layout.divisor("batch")
@@ -133,8 +139,8 @@ def setup(exp: Experiment, workdir: Path) -> str:
         f"{scheduled:,} steps with a warmup of {warmup:,}",
         f"devices    {jax.device_count()} x {device.platform} {device.device_kind}, {jax.process_count()} process(es)",
         f"mesh       {axes}: {rows} rows of the batch and {_megabytes_per_device(exp):.1f} MB of parameters per device",
-        f"parameters {total:,}, {size / 1e6:,.1f} MB in float32, listed in model_info.txt",
-        *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.shapes)),
+        f"parameters {_total(models).replace(' parameters', '', 1)}, listed in model_info.txt",
+        *(f"  {name:<24}{number:>16,}{number / total:>8.1%}" for name, number in _groups(models.dense_shapes)),
         *trained(exp),
         f"data       {config.data.name}: {store.tokens:,} tokens in {store.documents:,} "
         f"document{'s' * (store.documents != 1)}, {store.bytes / store.tokens:.2f} bytes per token, {_vocabulary(exp)}",
@@ -158,7 +164,7 @@ def trained(exp: Experiment) -> list[str]:
     tuned, frozen = exp.models.split(exp.models.shapes)
     if not frozen:
         return []
-    number, share = count(tuned), count(tuned) / (count(tuned) + count(frozen))
+    number, share = count(tuned), count(tuned) / count(exp.models.dense_shapes)
     only, method = exp.config.train.only, exp.config.adapt.method
     how = f", those that match {', '.join(only)}" if only else "" if method == "full" else f", by {method}"
     state, base = (size_bytes(tree) / 1e6 for tree in (exp.state_like.opt_state, frozen))
@@ -204,8 +210,8 @@ def _megabytes_per_device(exp: Experiment) -> float:
     models = models_of(exp)
     shardings = jax.tree.leaves(exp.layout.shardings(models.axes, models.shapes))
     leaves = zip(jax.tree.leaves(models.shapes), shardings, strict=True)
-    shards = (sharding.shard_shape(leaf.shape) for leaf, sharding in leaves)
-    return sum(4 * math.prod(shape) for shape in shards) / 1e6  # float32
+    sizes = (math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)
+    return sum(sizes) / 1e6
 
 
 def _groups(shapes: Params) -> list[tuple[str, int]]:
