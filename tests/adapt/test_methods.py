@@ -35,9 +35,15 @@ LOW_RANK = ("lora", "rslora", "dora")
 FOLDED = ("lora", "rslora", "dora", "ia3", "last")
 
 
-def config_of(method):
-    """The settings of a method, with small products."""
-    return AdaptConfig(method=method, **({"rank": 2, "alpha": 2.0} if method in LOW_RANK else {}))
+# Methods on a base in codes, `METHOD-BASE`.
+QUANTISED = ("lora-int8", "lora-nf4", "dora-nf4")
+
+
+def config_of(name):
+    """The settings of a method, with small products; of `METHOD-BASE`, on this base."""
+    method, _, base = name.partition("-")
+    low_rank = {"rank": 2, "alpha": 2.0, "base": base or "float32"}
+    return AdaptConfig(method=method, **(low_rank if method in LOW_RANK else {}))
 
 
 def model_of(kind, **over):
@@ -90,7 +96,7 @@ def test_it_trains_what_it_says(kind, method):
 QUICK = (("lora", "always"), ("ia3", "never"), ("houlsby", "always"), ("last", "always"))
 EVERY = [
     pytest.param(method, scan, marks=() if (method, scan) in QUICK else pytest.mark.slow)
-    for method in TRAINED
+    for method in (*TRAINED, *QUANTISED)
     for scan in ("never", "always")
 ]
 
