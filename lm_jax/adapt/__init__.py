@@ -1,7 +1,8 @@
 """Ways of tuning a model: which of its parameters are trained, and which are added to it.
 
 A method maps a model to a model: with `trainable`, with further parameters in `init` that its modules read
-(`models.adapted`), and with `fold`, which gives a plain model the same outputs.
+(`models.adapted`), and with `fold`, which gives a plain model the same outputs. `config.adapt.base` stores its frozen
+matrices in fewer bits (`quantised`).
 """
 
 from __future__ import annotations

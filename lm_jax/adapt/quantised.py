@@ -64,14 +64,15 @@ def quantise(plain: Model, tuned: Model, format: str) -> Model:
     def stored(leaves: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Codes and scales by path, of the matrices among `leaves`."""
         parts = {}
-        for path, place in places.items():
+        # Another role of the objective may own a token table.
+        for path, place in ((path, place) for path, place in places.items() if path in leaves):
             one = lambda x, place=place: quantised.quantise(x, format, place.axis, place.block)
             parts |= {_at(path, name): leaf for name, leaf in place.each(one)(leaves[path]).items()}
         return parts
 
     def dense(params: Params) -> Params:
         leaves = flatten(params)
-        for path, place in places.items():
+        for path, place in ((path, place) for path, place in places.items() if _at(path, "codes") in leaves):
             parts = {name: leaves.pop(_at(path, name)) for name in ("codes", "scales", "steps", "mean")}
             leaves[path] = place.each(quantised.dequantised)(parts)
         return unflatten(leaves)

@@ -38,9 +38,15 @@ LOW_RANK = ("lora", "rslora", "dora")
 FOLDED = ("lora", "rslora", "dora", "ia3", "last")
 
 
-def config_of(method):
-    """The settings of a method, with small products."""
-    sizes = {"rank": 2, "alpha": 2.0} if method in LOW_RANK else {"tokens": 3} if method in LEARNED else {}
+# Methods on a base in codes, `METHOD-BASE`.
+QUANTISED = ("lora-int8", "lora-nf4", "dora-nf4")
+
+
+def config_of(name):
+    """The settings of a method, with small products and prompts; of `METHOD-BASE`, on this base."""
+    method, _, base = name.partition("-")
+    low_rank = {"rank": 2, "alpha": 2.0, "base": base or "float32"}
+    sizes = low_rank if method in LOW_RANK else {"tokens": 3} if method in LEARNED else {}
     return AdaptConfig(method=method, **sizes)
 
 
@@ -95,7 +101,7 @@ def test_it_trains_what_it_says(kind, method):
 QUICK = (("lora", "always"), ("ia3", "never"), ("houlsby", "always"), ("last", "always"))
 EVERY = [
     pytest.param(method, scan, marks=() if (method, scan) in QUICK else pytest.mark.slow)
-    for method in TRAINED
+    for method in (*TRAINED, *QUANTISED)
     for scan in ("never", "always")
 ]
 

@@ -31,6 +31,7 @@ from tests.commands import GOLDEN, lm_jax
 METHODS = {
     "lora": AdaptConfig(method="lora", rank=2, targets=("query", "feedforward")),
     "ia3": AdaptConfig(method="ia3"),
+    "nf4": AdaptConfig(method="lora", rank=2, base="nf4"),
     "houlsby": AdaptConfig(method="houlsby", width=3),
 }
 ROWS = [{"text": text} for text in ("the statement is", "a new value is returned", "x")]
@@ -112,7 +113,7 @@ def test_several_adapters_are_put_on_a_base_that_is_restored_once(folder, runs, 
     assert "would be one file for 2 adapters; write {adapter} into it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
+@pytest.mark.parametrize("method", ["lora", "ia3", "nf4"])
 def test_an_export_is_the_folded_model(method, folder, runs):
     output = folder / f"exported-{method}"
     assert lm_jax("export", f"--workdir={folder / method}", f"--output={output}") == 0
@@ -120,6 +121,14 @@ def test_an_export_is_the_folded_model(method, folder, runs):
     theirs = huggingface.open_checkpoint(output).params()
     for path, leaf in flatten(theirs).items():
         np.testing.assert_array_equal(leaf, flatten(folded)[path], err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_base_in_codes_is_exported_as_an_adapter_of_the_rounded_base(folder, runs, capsys):
+    adapter = folder / "adapter-of-nf4"
+    assert lm_jax("export", f"--workdir={folder / 'nf4'}", "--format=peft", f"--output={adapter}") == 0
+    assert "hidden states and head differ by at most 0.0e+00" in capsys.readouterr().out
+    assert len(scores(folder, "nf4")) == len(ROWS)
 
 
 @pytest.fixture(scope="module")
