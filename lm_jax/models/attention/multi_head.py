@@ -104,9 +104,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = {"key": k, "value": v, **(convolutions.last if convolutions else {})}
             k, v = (slots.reshape(x.shape[0], *slots.shape[-3:]) for slots in (k, v))
-        if not cross and self.has_variable("params", prompts.PREFIX):
-            prefix = self.get_variable("params", prompts.PREFIX)
-            k, v, visibility, bias = prompts.attended(prefix, k, v, visibility, bias)
+        k, v, visibility, bias = (k, v, visibility, bias) if cross else self._prefixed(k, v, visibility, bias)
         dropout_key = self.make_rng("dropout") if train and config.dropout > 0 else None
         kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
         if cross:
@@ -122,6 +120,14 @@ class Attention(nn.Module):
             self._sow_weights(mix, v)
         mixed = mixed if visibility.targets is None else two_stream.zero_unused(mixed, visibility.targets)
         return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
+
+    def _prefixed(
+        self, k: Array, v: Array, visibility: Visibility, bias: Array | None
+    ) -> tuple[Array, Array, Visibility, Array | None]:
+        """The arguments, with the keys and values of a learned prefix before the others if there is one."""
+        if not self.has_variable("params", prompts.PREFIX):
+            return k, v, visibility, bias
+        return prompts.attended(self.get_variable("params", prompts.PREFIX), k, v, visibility, bias)
 
     def _scale_and_bias(
         self, q: Array, visibility: Visibility, keys: int, bias: Array | None, scale: float, embed: int
