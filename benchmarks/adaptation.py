@@ -55,7 +55,9 @@ WAYS = {
     "full": Way({}, (5e-5, 1e-4, 1e-3), SEEDS),
     "head": _method("head", 1e-2, SEEDS),
     "bias": _method("bias", 3e-3, SEEDS),
-    "lora": _method("lora", 1e-3, SEEDS),
+    # On all matrices; and on those of its paper.
+    "lora": _method("lora", 1e-3, SEEDS, targets="attention,feedforward"),
+    "lora_qv": _method("lora", 1e-3, SEEDS),
     "norms": _method("norms", 3e-3),
     "last": _method("last", 2e-4, layers=2),
     "feedforward": _method("feedforward", 1e-4),
