@@ -6,8 +6,8 @@ these adds no error, and blocks run along one axis of the matrix, so that codes 
 
 A matrix, and each row of a token table by itself, is stored as
 
-- `codes`: int8 [*shape]; of `nf4`, uint8 with two consecutive codes in a byte, so that the axis of blocks is halved;
-- `scales`: int8 [*shape], where the axis of blocks has one element for each block;
+- `codes`: int8 `[*shape]`; of `nf4`, uint8 with two consecutive codes in a byte, so that the axis of blocks is halved;
+- `scales`: int8 `[*shape]`, where the axis of blocks has one element for each block;
 - `steps` [groups] and `mean` []: the scale of a block is mean + step * code / 127.
 """
 
