@@ -122,7 +122,7 @@ def _run(module: str, request: flags.Request) -> int:
 
     codes = {NonFiniteLoss: NON_FINITE, NoIntactCheckpoint: NO_CHECKPOINT, Preempted: PREEMPTED}
     try:
-        if "," not in (request.adapter or ""):
+        if "," not in (request.adapter or "") or os.path.exists(str(request.adapter)):
             return verb.run(request) or DONE
         from lm_jax.verbs import adapters
 
