@@ -30,7 +30,7 @@ def prompt(config: AdaptConfig, model: Model) -> Model:
     """Adds a soft prompt and trains only it.
 
     Raises:
-      InputError: the model's later texts do not see the tokens before them as a decoder's do.
+      InputError: the model has a memory, or the mask `prefix`, with which a cached prompt would not read the text.
     """
     blocks = [block for stack in targets.stacks(model).values() for block in stack.blocks]
     if isinstance(model.module.config, TransformerConfig) and model.module.config.memory.length:

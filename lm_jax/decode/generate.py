@@ -161,9 +161,8 @@ def generate(
     Raises:
       InputError: prompts that do not fit the model, or settings out of range.
     """
-    config = module.config
+    config, vocab = module.config, module.config.embed.vocab or 0
     _check(config.kind, max_tokens, seed)
-    vocab = config.embed.vocab or 0
     sources = rectangles.token_arrays(prompts, vocab, "prompt")
     vocab = getattr(config, "decoder_vocab", None) or vocab
     if not sources:

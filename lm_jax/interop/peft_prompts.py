@@ -37,7 +37,7 @@ def check(config: ModelConfig, method: str, has_task: bool) -> None:
     elif config.kind == "encoder" or (method == "prefix" and config.kind != "decoder"):
         reason = f"is an {config.kind.replace('_', '-')}, whose {method} PEFT does not have in the same places"
     elif config.embed.scale:
-        reason = "scales its embeddings, which PEFT does or does not by class"
+        reason = "scales its embeddings, and PEFT scales learned ones for some classes only"
     if reason:
         raise InputError(f"the run of the method {method!r} {reason}; use that run itself, without --format=peft")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError
 from lm_jax.models.attention.masks import Visibility
@@ -62,7 +62,7 @@ def call(
       embed: for the number of learned positions.
 
     Raises:
-      InputError: the model has learned positions, and no more of them than the batch has tokens.
+      InputError: the model has learned positions, and too few of them for both.
     """
     if not (number := count(params)):
         return run(inputs)
@@ -130,14 +130,16 @@ def _prepended(inputs: Inputs, embedding: Float[Array, "prompt factor"], look_up
     def pad(x: Any, value: int) -> Any:
         return None if x is None else jnp.pad(jnp.asarray(x), ((0, 0), (number, 0)), constant_values=value)
 
-    unseen, targets = inputs.unseen, inputs.targets
+    segments, unseen, targets = inputs.segments, inputs.unseen, inputs.targets
+    # It reads the text of its row; of several texts, none: they would read each other through it.
+    own = 1 if segments is None else jnp.where(segments.max(1, keepdims=True) > 1, _ALONE, 1)
     return inputs.replace(  # type: ignore[attr-defined]
         tokens=pad(inputs.tokens, 0),
         embedded=jnp.concatenate([before, rows], 1),
         positions=jnp.concatenate([places, positions], 1),
         segments=None
-        if inputs.segments is None
-        else jnp.concatenate([_segments(inputs.segments, number), inputs.segments], 1),
+        if segments is None
+        else jnp.where(jnp.arange(number + segments.shape[1]) < number, own, pad(segments, 0)),
         visible=pad(inputs.visible, 1),
         types=pad(inputs.types, 0),
         ranks=pad(inputs.ranks, _FIRST),
@@ -146,12 +148,6 @@ def _prepended(inputs: Inputs, embedding: Float[Array, "prompt factor"], look_up
         targets=None if targets is None else jnp.where(targets < 0, targets - number, targets + number),
         read=None if inputs.read is None else inputs.read + number,
     )
-
-
-def _segments(segments: Int[Array, "batch length"], number: int) -> Int[Array, "batch {number}"]:
-    """Segments of a soft prompt, which reads the text of its row, but none of several texts."""
-    alone = jnp.where(segments.max(1, keepdims=True) > 1, _ALONE, 1)
-    return jnp.broadcast_to(alone.astype(segments.dtype), (len(segments), number))
 
 
 def _without(output: Output, number: int, soft: int) -> Output:

@@ -14,20 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.sums import Sums
 from lm_jax.data.rows import Reads
 from lm_jax.data.tables import Records
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.pooling import pooled_read
 from lm_jax.models.task import TaskHeadConfig
-from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy
-from lm_jax.objectives.cross_entropy import cross_entropy
+from lm_jax.objectives.base import Batch, Field, Vocabulary, Work
 from lm_jax.objectives.framing import Framing, fields, frame, framed
-from lm_jax.objectives.task import Outputs, Task, flattened, softmax
+from lm_jax.objectives.task import OneOf, Outputs, flattened, softmax
 
 KEY = "config.objective.choice"
 
@@ -48,7 +45,7 @@ class ChoiceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice(Task):
+class Choice(OneOf):
     """Rows of one sequence per choice: [CLS] text [SEP] choice [SEP].
 
     Example:
@@ -140,18 +137,6 @@ class Choice(Task):
         segments = batch["segments"]
         states = pooled_read(output.hidden, flattened(segments), model.module.config.task.pool)
         return {"logits": model.task(states, dropout=dropout).reshape(segments.shape[:2]).astype(jnp.float32)}
-
-    def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-        """The cross-entropy of the right choice."""
-        return cross_entropy(outputs["logits"], batch["answers"]), batch["weights"]
-
-    def measures(self, outputs: Outputs, batch: Batch) -> Sums:
-        """The share of right choices."""
-        return {"accuracy": accuracy(outputs["logits"], batch["answers"], batch["weights"])}
-
-    def answers_of(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[int]:
-        """The numbers of the choices, from 0."""
-        return outputs["logits"].argmax(-1).tolist()
 
     def described(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[dict[str, Any]]:
         """`label`, the `choice` (its column), and the `scores` of all choices, which are probabilities."""

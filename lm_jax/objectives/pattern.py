@@ -23,7 +23,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lm_jax.core.config import InputError, Tree
-from lm_jax.core.sums import Sums
 from lm_jax.data import templates
 from lm_jax.data.rows import Reads, Sizes
 from lm_jax.data.tables import Records
@@ -32,10 +31,9 @@ from lm_jax.models.config import ModelConfig
 from lm_jax.models.interface import Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
-from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, accuracy, counted, padded
-from lm_jax.objectives.cross_entropy import cross_entropy
+from lm_jax.objectives.base import Batch, Field, Vocabulary, Work, counted, padded
 from lm_jax.objectives.framing import Framing, fields, frame
-from lm_jax.objectives.task import Outputs, Task, softmax
+from lm_jax.objectives.task import OneOf, Outputs, softmax
 
 KEY = "config.objective.pattern"
 # The place of the answer in a template.
@@ -91,7 +89,7 @@ class PatternConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pattern(Task):
+class Pattern(OneOf):
     """Rows [CLS] the pattern with masks [SEP]; of a decoder, the pattern and all tokens of a word but its last.
 
     Texts that are too long are cut, the longest first; the pattern never is.
@@ -326,18 +324,6 @@ class Pattern(Task):
         sequences = np.arange(len(self.labels))[:, None] % self._rows if self._rows > 1 else np.zeros((1, 1), np.int32)
         chosen = log_p[:, sequences, np.arange(self._longest)[None], targets]
         return {"logits": (chosen * weights[None]).sum(-1)}
-
-    def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-        """The cross-entropy of the label, of a softmax over the words alone."""
-        return cross_entropy(outputs["logits"], batch["answers"]), batch["weights"]
-
-    def measures(self, outputs: Outputs, batch: Batch) -> Sums:
-        """The accuracy."""
-        return {"accuracy": accuracy(outputs["logits"], batch["answers"], batch["weights"])}
-
-    def answers_of(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[int]:
-        """Ids of labels."""
-        return outputs["logits"].argmax(-1).tolist()
 
     def described(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[dict[str, Any]]:
         """`label` and the `scores` of all labels, which are probabilities."""

@@ -19,7 +19,8 @@ from lm_jax.models import pooling
 from lm_jax.models.interface import Inputs, Output
 from lm_jax.models.model import Bound
 from lm_jax.models.task import TaskHeadConfig
-from lm_jax.objectives.base import Batch, Loss, Objective, Part, balanced, per_weight, weighted
+from lm_jax.objectives.base import Batch, Loss, Objective, Part, accuracy, balanced, per_weight, weighted
+from lm_jax.objectives.cross_entropy import cross_entropy
 from lm_jax.objectives.framing import Framing
 from lm_jax.objectives.roles import Role
 
@@ -143,6 +144,22 @@ class Task(Objective, abc.ABC):
     def loss(self, models: Mapping[str, Bound], part: Part) -> Loss:
         """The mean loss of the answers."""
         return self.answer(models, part)[0]
+
+
+class OneOf(Task):
+    """A task whose answer is the best of several; `outputs` has their `logits` [batch answers]."""
+
+    def losses(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """The cross-entropy of the right answer, of a softmax over all of them."""
+        return cross_entropy(outputs["logits"], batch["answers"]), batch["weights"]
+
+    def measures(self, outputs: Outputs, batch: Batch) -> Sums:
+        """The share of right answers."""
+        return {"accuracy": accuracy(outputs["logits"], batch["answers"], batch["weights"])}
+
+    def answers_of(self, outputs: Mapping[str, np.ndarray], rows: Records) -> list[int]:
+        """The numbers of the answers, from 0."""
+        return outputs["logits"].argmax(-1).tolist()
 
 
 def flattened(x: jax.Array) -> jax.Array:
