@@ -1,7 +1,11 @@
 """Laws of training that hold for every objective; `check` tests them on a `Case`: an objective, models and a batch."""
 
+import contextlib
 import dataclasses
 import functools
+import os
+import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -70,7 +74,8 @@ class Case:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, arguments[0])
         function = make_train_step(self.objective, self.models, self.optimizer, gradients=gradients)
         step = layout.jit(function, out_shardings=(shardings, None))
-        return step.lower(*arguments).compile(QUICK), *arguments
+        with nothing_rematerialised():
+            return step.lower(*arguments).compile(QUICK), *arguments
 
     def put(self, layout):
         return tiny.put(layout, self.batch, **{name: field.axis_names for name, field in self.objective.spec.items()})
@@ -90,6 +95,24 @@ def case(objective, configs, rows, *, models=None, **options):
     models = Models(objective.roles, models)
     models.check("toy")
     return Case(objective, models, batch, **options)
+
+
+@contextlib.contextmanager
+def nothing_rematerialised():
+    """Fails if XLA's partitioner copies whole arrays to every device, which only a warning of its C++ code tells."""
+    sys.stderr.flush()
+    stream = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stream, 2)
+            os.close(stream)
+        file.seek(0)
+        said = file.read().decode(errors="replace")
+    sys.stderr.write(said)
+    assert "Involuntary full rematerialization" not in said, said
 
 
 def check(case, tmp_path, *, steps=25, fall=0.8):

@@ -14,9 +14,12 @@ from lm_jax.models.config import EmbedConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain
+from lm_jax.parallel.tables import look_up
 
 # Parameter name of the token table's transpose, which decoding adds to the parameters.
 TRANSPOSED = "turned"
+# The logical axes of the token table.
+TABLE = ("vocab", "embed")
 
 
 class TokenTable(nn.Module):
@@ -33,7 +36,7 @@ class TokenTable(nn.Module):
             self.stored = self.get_variable("params", quantised.NAME)
             return
         draw, shape = initializers.table(self.init_config), (self.config.vocab, self.width)
-        self.stored, self.embedding = None, initializers.parameter(self, "embedding", draw, ("vocab", "embed"), shape)
+        self.stored, self.embedding = None, initializers.parameter(self, "embedding", draw, TABLE, shape)
 
     @property
     def width(self) -> int:
@@ -43,13 +46,13 @@ class TokenTable(nn.Module):
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length factor"]:
         """Looks up the embeddings of `tokens`."""
         scale = self.width**0.5 if self.config.scale else 1.0
-        return self.rows(tokens) * jnp.asarray(scale, self.dtype)
+        return self.rows(tokens, "stream") * jnp.asarray(scale, self.dtype)
 
-    def rows(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch factor"]:
-        """The rows of `ids`."""
-        table = self.stored
-        rows = jnp.take(self.embedding, ids, axis=0) if table is None else quantised.rows(table, ids)
-        return rows.astype(self.dtype)
+    def rows(self, ids: Int[Array, "*batch"], length: str | None = None) -> Float[Array, "*batch factor"]:
+        """The rows of `ids`, divided along their second axis as the logical axis `length` is."""
+        if self.stored is not None:
+            return quantised.rows(self.stored, ids).astype(self.dtype)
+        return look_up(self.embedding, ids, TABLE, self.dtype, length)
 
     def attend(self, hidden: Float[Array, "... factor"]) -> Float[Array, "... vocab"]:
         """Logits: the product of `hidden` with every row of the table."""
@@ -94,8 +97,11 @@ class Embed(nn.Module):
                     f"an input of {length} tokens, but config.model.embed.max_length is {config.max_length}; "
                     "shorten the input or train with a larger max_length"
                 )
-            rows = table[None, first : first + length] if positions is None else jnp.take(table, positions + first, 0)
-            x = x + cpu.broadcast_rows(rows.astype(self.dtype), x.shape[0])
+            if positions is None:
+                rows = table[None, first : first + length].astype(self.dtype)
+            else:
+                rows = look_up(table, positions + first, ("position", "embed"), self.dtype, "stream")
+            x = x + cpu.broadcast_rows(rows, x.shape[0])
         elif config.positions in SINUSOIDS:
             positions = jnp.arange(length)[None] if positions is None else positions
             x = x + SINUSOIDS[config.positions](positions, width).astype(self.dtype)

@@ -159,6 +159,11 @@ class Layout:
         return math.prod(self.mesh.shape[name] for name in mesh_axes)
 
 
+def active() -> Layout | None:
+    """Returns the layout under which a function is being traced; None outside of one."""
+    return _current.get()
+
+
 def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array, keep: bool = False) -> Any:
     """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
 
@@ -168,7 +173,7 @@ def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array, k
 
     With `keep`, `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
     """
-    layout = _current.get()
+    layout = active()
     if layout is None or layout.divisor("batch") == 1:
         return function(shared, *rows)
     over = layout.rules.batch
@@ -189,19 +194,19 @@ def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array, k
 
 def platform() -> str:
     """Returns jax's name for the platform of the active layout; without one, of jax's default backend."""
-    layout = _current.get()
+    layout = active()
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
 def divided(*axes: str) -> bool:
     """Returns whether the active layout divides one of these logical axes over devices."""
-    layout = _current.get()
+    layout = active()
     return layout is not None and any(layout.divisor(axis) > 1 for axis in axes)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Constrains the sharding of an activation by its logical axes; without an active layout, returns it unchanged."""
-    layout = _current.get()
+    layout = active()
     if layout is None or layout.mesh.size == 1:
         return x
     if len(axes) != x.ndim:

@@ -1,6 +1,7 @@
 """A step gives equal results with accumulated gradients, on many devices, and with a scaled loss."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def test_eight_devices_compute_what_one_does(name, axes, rules, monkeypatch):
     rows, length = setting(name).batch["tokens"].shape
     rows, length = rows // (axes[0] * axes[1]), length // (axes[2] if rules == SEQUENCE else 1)
     # An addition to the residual stream, of the shape that one device computes.
-    assert f"f32[{rows},{length},64]{{2,1,0}} add" in program.as_text()
+    assert re.search(rf"f32\[{rows},{length},64\]\S* add", program.as_text())
 
 
 def test_parameters_and_optimizer_state_are_sharded_before_and_after_a_step():

@@ -102,7 +102,7 @@ class Block(nn.Module):
         branches = {"attention": attention, "cross": cross, "feedforward": feedforward}
         if config.cross is None:
             del branches["cross"]
-        branches = {name: self._with_adapter(name, branch) for name, branch in branches.items()}
+        branches = {name: _on_whole_rows(self._with_adapter(name, branch)) for name, branch in branches.items()}
         x = lookup(PLACEMENTS, config.norm_placement, "block.norm_placement")(self, x, branches, train, context.read)
         if config.neighbours.width:
             settings = (config.neighbours, config.norm, self.init_config, self.dtype, config.dropout)
@@ -138,6 +138,17 @@ class Block(nn.Module):
 
 # A layer's branches by name, in order.
 Branches = dict[str, Callable[[jax.Array], jax.Array]]
+
+
+def _on_whole_rows(branch: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """The branch, before which the tokens of the residual stream are gathered, if they are divided over devices.
+
+    Korthikanti et al. 2022 (arXiv:2205.05198), section 4.2.2. Of its own accord, XLA's partitioner may gather the
+    products of the branch instead.
+    """
+    if not divided("stream"):
+        return branch
+    return lambda y: branch(constrain(y, "batch", "length", None))
 
 
 def _stream(x: jax.Array, branch: Callable, norm: Callable, drop: Callable) -> jax.Array:
