@@ -48,7 +48,7 @@ class Way:
 
 def _method(name: str, rate: float, seeds: tuple[int, ...] = (1,), **settings: Any) -> Way:
     settings = {f"adapt.{key}": value for key, value in settings.items()}
-    return Way({"adapt.method": name, **settings}, (rate, rate, 3 * rate), seeds)
+    return Way({"adapt.method": name, **settings}, (rate, 2 * rate, 3 * rate), seeds)
 
 
 WAYS = {

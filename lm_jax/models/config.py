@@ -143,7 +143,8 @@ class StackConfig:
         `("local", "local", "block")`. Empty: all layers are `block`.
       scan: `always` compiles one repetition of the pattern and loops over it, `never` unrolls, `auto` unrolls shallow
         stacks on a CPU.
-      remat: rematerialisation in the backward pass: `none`, `full` (everything), `dots` (all but matrix products).
+      remat: what the backward pass computes again: `none`, `full` (everything), `dots` (all but matrix products), or
+        another choice of `models.remat`, or the names of the values that it keeps, separated by commas.
     """
 
     depth: int = 2

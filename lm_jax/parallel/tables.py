@@ -13,12 +13,12 @@ from lm_jax.parallel.layout import Layout, active
 
 
 def look_up(
-    table: Float[Array, "ids width"],
-    ids: Int[Array, "batch *rest"],
+    table: Float[Array, "vocab width"],
+    ids: Int[Array, "*batch"],
     axes: tuple[str, str],
     dtype: jnp.dtype,
     length: str | None = None,
-) -> Float[Array, "batch *rest width"]:
+) -> Float[Array, "*batch width"]:
     """Returns the rows of `ids`.
 
     Where a layout divides the batch, a device gathers the table in `dtype`, once, and looks up its own ids. Its

@@ -20,6 +20,7 @@ from lm_jax.models.attention.rotary import rotary
 from lm_jax.models.config import AttentionConfig, InitConfig, NormConfig
 from lm_jax.models.norms import Norm
 from lm_jax.models.projection import Projection
+from lm_jax.models.remat import named
 from lm_jax.parallel.layout import constrain
 
 
@@ -115,7 +116,7 @@ class Attention(nn.Module):
                 bias = self._disentangled_terms(position_table, projections, q, k, scale, visibility)
         choices: dict[str, Any] = {"softcap": config.softcap, "dropout": config.dropout, "block": config.block}
         mix = lambda values: kernel(q, k, values, visibility, bias=bias, slopes=slopes, key=dropout_key, **choices)
-        mixed = mix(v)
+        mixed = named(mix(v), "attended")
         if sow_weights:
             self._sow_weights(mix, v)
         mixed = mixed if visibility.targets is None else two_stream.zero_unused(mixed, visibility.targets)
@@ -186,7 +187,7 @@ class Attention(nn.Module):
     def _heads(self, project: Projection, x: jax.Array, convolutions: _CachedConvolutions | None = None) -> jax.Array:
         """Projects `x` to queries, keys or values [batch heads length kv]."""
         config, name, heads_axis = self.config, str(project.name), project.axes[1]
-        y = project(x)
+        y = named(project(x), name)
         y = y if config.clip is None else jnp.clip(y, -config.clip, config.clip)
         if convolutions is not None:
             y = convolutions.mix(name, Convolution(config.convolution, heads_axis, name=f"{name}_convolution"), y)
@@ -200,10 +201,8 @@ class Attention(nn.Module):
             initializers.kernel(self.init_config, heads * width, embed, self.residual_gain),
             ("heads", "kv"),
         )
-        biased = self.config.out_bias
-        return Projection((heads, width), (embed,), (*axes, "embed"), kernel_init, biased, self.dtype, name="out")(
-            mixed
-        )
+        settings = ((*axes, "embed"), kernel_init, self.config.out_bias, self.dtype)
+        return named(Projection((heads, width), (embed,), *settings, name="out")(mixed), "attention_out")
 
     def _alibi(self, visibility: Visibility, keys: int, scale: float) -> tuple[Array | None, Array | None]:
         """ALiBi's slopes or, where they are rounded, the bias on the scores."""

@@ -13,6 +13,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import initializers
 from lm_jax.models.config import FeedForwardConfig, InitConfig
 from lm_jax.models.projection import Projection
+from lm_jax.models.remat import named
 from lm_jax.parallel.layout import constrain
 
 
@@ -54,13 +55,13 @@ class FeedForward(nn.Module):
         kernel_in = initializers.kernel(self.init_config, embed, mlp)
         kernel_out = initializers.kernel(self.init_config, mlp, embed, self.residual_gain)
 
-        def project(name: str) -> Projection:
-            axes = ("embed", "mlp")
-            return Projection((embed,), (mlp,), axes, kernel_in, self.config.bias, self.dtype, name=name)
+        def project(name: str) -> jax.Array:
+            settings = (("embed", "mlp"), kernel_in, self.config.bias, self.dtype)
+            return named(Projection((embed,), (mlp,), *settings, name=name)(x), name)
 
-        hidden = project("in")(x)
-        hidden = activation(project("gate")(x)) * hidden if self.config.gated else activation(hidden)
+        hidden = project("in")
+        hidden = activation(project("gate")) * hidden if self.config.gated else activation(hidden)
         hidden = constrain(hidden, "batch", "length", "mlp")
         hidden = nn.Dropout(self.config.dropout, deterministic=not train)(hidden)
         out = Projection((mlp,), (embed,), ("mlp", "embed"), kernel_out, self.config.bias, self.dtype, name="out")
-        return out(hidden)
+        return named(out(hidden), "feedforward_out")

@@ -23,6 +23,7 @@ from lm_jax.models.feedforward.dense import FeedForward
 from lm_jax.models.feedforward.experts import Experts
 from lm_jax.models.heads import gather
 from lm_jax.models.norms import Norm
+from lm_jax.models.remat import named
 from lm_jax.models.stack.neighbours import Neighbours
 from lm_jax.parallel.layout import constrain, divided
 
@@ -63,7 +64,8 @@ class Block(nn.Module):
         self, x: Float[Array, "batch length embed"], context: Context, cache: Any = None, train: bool = False
     ) -> tuple[Float[Array, "batch read embed"], Any]:
         """The residual stream after this layer, of the tokens `context.read`, and the layer's cache."""
-        config, layer_input = self.config, x
+        config, layer_input = self.config, named(x, "residual")
+        x = layer_input
         new_cache: dict[str, Any] = {}
 
         def attention(y: jax.Array) -> jax.Array:
@@ -181,7 +183,7 @@ def _sequential(
             drop = _of_read(drop, x, read) if train and block.config.dropout else drop
             x, axis = gather(x, read), None
         norm = lambda suffix, branch_name=branch_name: block.norm(f"{branch_name}_norm{suffix}")
-        x = constrain(RESIDUALS[name](x, branch, norm, drop), "batch", axis, None)
+        x = named(constrain(RESIDUALS[name](x, branch, norm, drop), "batch", axis, None), "residual")
     return x
 
 

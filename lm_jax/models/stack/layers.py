@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lm_jax.core.config import lookup
 from lm_jax.core.trees import Params
-from lm_jax.models import initializers
+from lm_jax.models import initializers, remat
 from lm_jax.models.attention.disentangled import RelativePositionTable
 from lm_jax.models.attention.relative import RelativeBias
 from lm_jax.models.config import AttentionConfig, InitConfig, StackConfig
@@ -31,12 +30,6 @@ from lm_jax.models.stack.loops import LOOPS, Apply, scanned
 
 # The subtree with the last layers of a stack, if they are stored apart from the others (`adapt.last`).
 APART = "apart"
-
-REMAT: dict[str, Callable[[Apply], Apply]] = {
-    "none": lambda layer: layer,
-    "full": jax.checkpoint,
-    "dots": functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
-}
 
 
 class Stack(nn.Module):
@@ -104,7 +97,7 @@ class Stack(nn.Module):
             (x, cache), sown = block.apply(params, x, context, cache, train, rngs=rngs, mutable=list(show))
             return x, cache, shown.of_layer(show, sown)
 
-        return lookup(REMAT, self.config.remat, "stack.remat")(layer)
+        return remat.rematerialised(layer, self.config.remat)
 
     def _groups(self, blocks: dict[str, Block], x: jax.Array, context: Context) -> Params:
         """Parameters by group: "" for layers shaped as `config.block`, and each kind with other parameter shapes."""

@@ -61,7 +61,11 @@ def reference():
 
 @pytest.mark.parametrize(
     ("preset", "settings"),
-    [("bert", {"scan": "always", "remat": "full"}), ("t5", {"scan": "always", "remat": "dots"})],
+    [
+        ("bert", {"scan": "always", "remat": "full"}),
+        ("t5", {"scan": "always", "remat": "dots"}),
+        ("bert", {"scan": "always", "remat": "offload"}),
+    ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
 def test_scans_and_rematerialisation_change_neither_values_nor_gradients(reference, preset, settings):
@@ -235,3 +239,16 @@ def test_a_pattern_can_be_overridden_on_the_command_line_and_survives_json():
     assert [block.attention.heads for block in config.model.stack.blocks] == [4, 4]
     assert "config.model.stack.kinds.near.attention.window: 3 -> 9" in changed
     assert experiment.parse(experiment.as_json(config)) == config
+
+
+def test_what_is_kept_is_not_computed_again():
+    inputs = Inputs(tokens=jnp.ones((2, 16), jnp.int32))
+
+    def flops(remat):
+        over = {"stack.scan": "always", "stack.remat": remat}
+        module = transformer.build_transformer(tiny.config("gpt2", over=over))
+        gradient = jax.grad(lambda params: module.apply({"params": params}, inputs).hidden.sum())
+        return jax.jit(gradient).lower(tiny.shapes(module, inputs)).cost_analysis()["flops"]
+
+    counts = [flops(remat) for remat in ("none", "minimal", "save_attention", "query,key,value", "save_qkv", "full")]
+    assert counts == sorted(counts) and len(set(counts)) == len(counts) - 1, "one choice is given by its names"
