@@ -3,10 +3,12 @@
 import ast
 import json
 
+import laws
 import pytest
 import workdirs
 
 from lm_jax import experiment, flags
+from lm_jax.core.config import InputError
 from tests import test_tasks
 from tests.commands import GOLDEN, lm_jax, recipe_flags
 
@@ -45,6 +47,22 @@ def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
     assert any("val/loss" in line for line in lines)
     files = {path.name for path in run.iterdir()}
     assert files >= {"config.json", "environment.json", "model_info.txt", "tokenizer", "checkpoints"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("axes", "stream"), [((2, 2, 2), ""), ((2, 2, 2), "tensor"), ((1, 8, 1), "")])
+@pytest.mark.parametrize("recipe", TINY)
+def test_no_step_on_a_mesh_copies_an_array_to_every_device(recipe, axes, stream, tmp_path):
+    mesh = [f"--config.mesh.{name}={size}" for name, size in zip(("data", "fsdp", "tensor"), axes, strict=True)]
+    words = [*recipe_flags(recipe, tmp_path), *mesh, f"--config.rules.stream={stream}", "--config.data.batch=16"]
+    config, _ = flags.configure(flags.load_recipe(f"{recipe}:tiny"), [word for word in words if "config" in word])
+    exp = experiment.prepare(experiment.parse(config))
+    try:
+        exp.check()
+    except InputError as error:
+        pytest.skip(str(error))
+    with laws.nothing_rematerialised():
+        exp.train_step().lower(exp.state_like, exp.batch_like).compile(laws.QUICK)
 
 
 @pytest.mark.parametrize(
