@@ -147,6 +147,11 @@ def test_what_splash_does_not_serve_is_named(reason):
     assert reason in str(refusal(SHAPE, SHAPE, Visibility(mask=causal, **fields), **options))
 
 
+def test_old_tpus_do_not_serve_it(monkeypatch):
+    monkeypatch.setattr("lm_jax.models.attention.kernels.splash.device_kind", lambda: "TPU v3")
+    assert refusal(SHAPE, SHAPE, Visibility(mask=causal)) == "the device 'TPU v3'"
+
+
 def test_splash_serves_what_it_can():
     consecutive = Visibility(mask=causal, query_positions=ONES, key_positions=ONES, consecutive=True)
     for visibility in (Visibility(mask=causal), Visibility(query_positions=ONES), consecutive):
