@@ -163,7 +163,8 @@ def function_of(config: Any, width: int = 0) -> Any:
     if isinstance(config, TaskHeadConfig):
         return _function_of_head(config)
     width = getattr(getattr(config, "embed", None), "width", width)
-    irrelevant = ("dropout", "init", "scan", "remat", "kernel", "dtype", "balance", "boundary", "boundary_width")
+    irrelevant = ("dropout", "dropout_on", "init", "scan", "remat", "kernel", "dtype")
+    irrelevant = (*irrelevant, "balance", "boundary", "boundary_width")
     names = [field.name for field in dataclasses.fields(config) if field.name not in irrelevant]
     values = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):

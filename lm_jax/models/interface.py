@@ -22,6 +22,8 @@ class Inputs:
     Attributes:
       tokens: token ids; of an encoder-decoder, the decoder's input.
       positions: position of each token in its text; None: 0, 1, 2, ...
+      consecutive: the caller's word that `positions` increase by 1 from each token of a segment to its next, without
+        which kernels of accelerators do not use that a mask over positions is then one over indices.
       segments: tokens attend only within their own segment; 0 is padding, which is never attended to. None: one segment
         without padding.
       visible: used instead of `segments`: 0 is padding, which is never attended to but itself attends to all other
@@ -60,6 +62,7 @@ class Inputs:
     read: Int[Array, "batch read"] | None | Any = None
     shared: int | Any = flax.struct.field(pytree_node=False, default=0)
     source: Inputs | None = None
+    consecutive: bool | Any = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def real(self) -> Int[Array, "batch length"] | None | Any:

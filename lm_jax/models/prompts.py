@@ -117,7 +117,8 @@ def _later(inputs: Inputs, number: int, start: Any, embed: EmbedConfig) -> Input
         )
     positions = jnp.arange(length)[None] + start if inputs.positions is None else inputs.positions + number
     prefix = None if inputs.prefix is None else inputs.prefix + number
-    return inputs.replace(positions=positions, prefix=prefix, shared=number)  # type: ignore[attr-defined]
+    consecutive = inputs.positions is None or inputs.consecutive
+    return inputs.replace(positions=positions, prefix=prefix, shared=number, consecutive=consecutive)  # type: ignore[attr-defined]
 
 
 def _prepended(inputs: Inputs, embedding: Float[Array, "prompt factor"], look_up: Callable[[Any], jax.Array]) -> Inputs:

@@ -320,6 +320,7 @@ def _extend_cache(inputs: Inputs, cache: Any, typed: bool = False) -> tuple[Any,
             key_ranks=inputs.ranks,
             query_ranks=inputs.ranks,
             shared=inputs.shared,
+            consecutive=inputs.visible is None and (positions is None or inputs.consecutive),
         )
         if cache is not None:
             visibility = recurrence.prepend_past(visibility, inputs.tokens.shape[1], cache.length)

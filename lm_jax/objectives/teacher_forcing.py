@@ -60,7 +60,8 @@ class TeacherForced(Objective):
         if "source" in batch:
             source = Inputs(tokens=batch["source"], segments=batch["source_segments"])
         options = {name: batch[name] for name in ("positions", "segments", "prefix") if name in batch}
-        return Inputs(tokens=batch["tokens"], source=source, **options)
+        # Rows are packed with positions that count from 0 in each segment.
+        return Inputs(tokens=batch["tokens"], source=source, consecutive=True, **options)
 
     def weights(self, batch: Batch) -> dict[str, Float[Array, ""]]:
         """The number of targets."""

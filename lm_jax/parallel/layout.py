@@ -198,6 +198,12 @@ def platform() -> str:
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
+def device_kind() -> str:
+    """Returns jax's name for a device of the active layout, such as `TPU v4`; without one, for its default device."""
+    layout = active()
+    return (jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]).device_kind
+
+
 def divided(*axes: str) -> bool:
     """Returns whether the active layout divides one of these logical axes over devices."""
     layout = active()

@@ -10,6 +10,7 @@ from lm_jax.interop import choice, huggingface
 from lm_jax.interop.choice import function_of
 from lm_jax.interop.settings import Settings
 from lm_jax.interop.tables import TABLES
+from lm_jax.models.config import AttentionConfig
 
 # The family and class that a preset is exported as. mT5 is T5 v1.1 with another vocabulary, so it has the same class.
 CLASSES = {
@@ -102,3 +103,8 @@ def test_names_of_kinds_of_layers_do_not_change_the_function():
     assert function_of(dataclasses.replace(config, stack=renamed)) == function_of(config)
     shorter = dataclasses.replace(stack, pattern=(*stack.pattern[:-1], "block"))
     assert function_of(dataclasses.replace(config, stack=shorter)) != function_of(config)
+
+
+def test_how_attention_is_trained_does_not_change_the_function():
+    trained = AttentionConfig(dropout=0.1, dropout_on="output", kernel="splash")
+    assert function_of(trained, 64) == function_of(AttentionConfig(), 64)

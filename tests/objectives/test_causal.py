@@ -133,6 +133,14 @@ def test_targets_depend_on_their_document_or_on_their_prefix_and_on_nothing_else
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
+def test_inputs_say_that_positions_are_consecutive_in_each_segment():
+    row = DOCUMENTS.features(PACKED, np.random.default_rng(0))
+    inputs = DOCUMENTS.inputs({name: jnp.asarray(array)[None] for name, array in row.items()})
+    assert inputs.consecutive
+    for segment in range(1, 5):
+        np.testing.assert_array_equal(np.diff(row["positions"][row["segments"] == segment]), 1)
+
+
 def test_packed_documents_have_the_losses_that_they_have_alone():
     rows = [PACKED, *({"tokens": np.array(part, np.int32)} for part in PARTS)]
     batch = tiny.stacked([DOCUMENTS.features(row, np.random.default_rng(0)) for row in rows])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from lm_jax.core.config import InputError, setting
+from lm_jax.core.config import InputError, nearest, setting
 
 POSITIONS = ("none", "rotary", "buckets", "alibi", "transformer_xl", "disentangled")
+DROPOUTS = ("probabilities", "output")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ class AttentionConfig:
         is the length of the `Past`. Decoders only.
       position: `none`, `rotary`, `buckets`, `alibi`, `transformer_xl` or `disentangled`; the settings of that name
         apply.
-      kernel: `auto`, `dense` or `blockwise` (with `block` queries per block).
+      kernel: `auto`, `dense`, `blockwise` (with `block` queries per block), `splash` (TPU) or `cudnn` (GPU).
       scale: factor on the scores; None: head_dim ** -0.5 (times terms ** -0.5 for `disentangled`); T5: 1.
       softcap: soft-cap scores to softcap * tanh(scores / softcap) (Gemma 2, arXiv:2408.00118, section 2).
       qk_norm: normalise each head's queries and keys before rotation (Henry et al. 2020, arXiv:2010.04245).
@@ -163,7 +164,9 @@ class AttentionConfig:
         section 3.1: 3); 1: no convolution. Decoders only.
       clip: clip queries, keys and values to [-clip, clip] (MPT).
       bias, out_bias: whether the query, key and value projections and the output projection have biases.
-      dropout: rate on the attention probabilities.
+      dropout: rate on the attention probabilities, or on what `dropout_on` names.
+      dropout_on: `probabilities`, or `output`: the attended values of each head, before the output projection, which
+        kernels that store no probabilities can serve.
     """
 
     heads: int = setting(8, at_least=1)
@@ -189,8 +192,14 @@ class AttentionConfig:
     bias: bool = True
     out_bias: bool = True
     dropout: float = setting(0.0, at_least=0, below=1)
+    dropout_on: str = "probabilities"
 
     def __post_init__(self):
+        if self.dropout_on not in DROPOUTS:
+            raise InputError(
+                f"attention.dropout_on is {self.dropout_on!r}; expected one of {', '.join(DROPOUTS)}"
+                f"{nearest(self.dropout_on, DROPOUTS)}"
+            )
         if self.position not in POSITIONS:
             raise InputError(f"attention.position is {self.position!r}; expected one of {', '.join(POSITIONS)}")
         groups = self.kv_heads or self.heads

@@ -40,6 +40,8 @@ class Mask:
       allow: maps positions of queries and keys to True where a query may attend to a key; None: everywhere.
       reach: maps (first query, one past the last query, number of keys) to the range of keys that these queries may
         attend to. Valid only if positions are 0, 1, 2, ...
+      band: (before, after), if the mask allows the keys from `before` positions before the query to `after` positions
+        after it, and no others; each may be None: no limit. None: the mask is no band.
 
     Example:
       >>> mask, tokens = causal & recent(3), jnp.arange(5)
@@ -55,6 +57,7 @@ class Mask:
 
     allow: Callable[[TokenPositions, TokenPositions], Array] | None
     reach: Callable[[int, int, int], tuple[int, int]]
+    band: tuple[int | None, int | None] | None = None
 
     def __and__(self, other: Mask) -> Mask:
         """Allowed by both."""
@@ -67,7 +70,10 @@ class Mask:
             (a, b), (c, d) = self.reach(start, stop, keys), other.reach(start, stop, keys)
             return max(a, c), min(b, d)
 
-        return Mask(allow=allow, reach=reach)
+        bands = None if self.band is None or other.band is None else zip(self.band, other.band, strict=True)
+        narrower = lambda a, b: b if a is None else a if b is None else min(a, b)
+        band = None if bands is None else tuple(narrower(*limits) for limits in bands)
+        return Mask(allow=allow, reach=reach, band=band)
 
     def __or__(self, other: Mask) -> Mask:
         """Allowed by either."""
@@ -83,9 +89,11 @@ class Mask:
         return Mask(allow=allow, reach=reach)
 
 
-full = Mask(allow=None, reach=lambda start, stop, keys: (0, keys))
+full = Mask(allow=None, reach=lambda start, stop, keys: (0, keys), band=(None, None))
 causal = Mask(
-    allow=lambda query, key: key.position <= query.position, reach=lambda start, stop, keys: (0, min(stop, keys))
+    allow=lambda query, key: key.position <= query.position,
+    reach=lambda start, stop, keys: (0, min(stop, keys)),
+    band=(None, 0),
 )
 
 
@@ -102,6 +110,7 @@ def recent(window: int) -> Mask:
     return Mask(
         allow=lambda query, key: key.position > query.position - window,
         reach=lambda start, stop, keys: (max(0, start - window + 1), keys),
+        band=(window - 1, None),
     )
 
 
@@ -110,6 +119,7 @@ def around(window: int) -> Mask:
     return Mask(
         allow=lambda query, key: abs(query.position - key.position) <= window,
         reach=lambda start, stop, keys: (max(0, start - window), min(stop + window, keys)),
+        band=(window, window),
     )
 
 
@@ -153,6 +163,8 @@ class Visibility:
       query_ranks: the highest rank of a key that each query attends to.
       shared: number of first keys that are in every segment.
       targets: target tokens of the last queries, which have no keys: the query stream of `two_stream`.
+      consecutive: whether the last key is that of the last query, and the positions of two tokens of a segment differ
+        as their indices do: then a mask over positions and segments is one over indices and segments (`shift`).
     """
 
     mask: Mask = flax.struct.field(pytree_node=False, default=full)
@@ -170,6 +182,7 @@ class Visibility:
     query_ranks: Int[Array, "batch query"] | None | Any = None
     shared: int = flax.struct.field(pytree_node=False, default=0)
     targets: Int[Array, "batch targets"] | None | Any = None
+    consecutive: bool = flax.struct.field(pytree_node=False, default=False)
 
     def prepended(self, count: int, positions: Int[Array, "#batch more"]) -> Visibility:
         """With `count` keys at `positions` before the others, which must have positions too; none is padding."""
@@ -191,6 +204,10 @@ class Visibility:
     def positions_are_indices(self) -> bool:
         """Whether positions are the indices 0, 1, 2, ..., so that `mask.reach` is valid."""
         return self.query_positions is None and self.key_positions is None
+
+    def shift(self, queries: int, keys: int) -> int | None:
+        """Key index of the first query's own token, if the mask is one over indices; None: it is not."""
+        return 0 if self.positions_are_indices else keys - queries if self.consecutive else None
 
     def positions(self, queries: slice, keys: slice) -> tuple[Int[Array, "#batch query 1"], Int[Array, "#batch 1 key"]]:
         """Positions of these queries and keys, in shapes that broadcast against each other."""

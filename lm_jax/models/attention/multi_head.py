@@ -106,21 +106,35 @@ class Attention(nn.Module):
             cache = {"key": k, "value": v, **(convolutions.last if convolutions else {})}
             k, v = (slots.reshape(x.shape[0], *slots.shape[-3:]) for slots in (k, v))
         k, v, visibility, bias = (k, v, visibility, bias) if cross else self._prefixed(k, v, visibility, bias)
-        dropout_key = self.make_rng("dropout") if train and config.dropout > 0 else None
-        kernel = kernels.choose(config.kernel, visibility, q.shape[2], k.shape[2], config.block)
+        drops = train and config.dropout > 0 and config.dropout_on == "probabilities"
+        dropout_key = self.make_rng("dropout") if drops else None
         if cross:
             q, slopes = q * jnp.asarray(scale, q.dtype), None
         else:
             q, bias, slopes = self._scale_and_bias(q, visibility, k.shape[2], bias, scale, embed)
             if position_table is not None:
                 bias = self._disentangled_terms(position_table, projections, q, k, scale, visibility)
-        choices: dict[str, Any] = {"softcap": config.softcap, "dropout": config.dropout, "block": config.block}
-        mix = lambda values: kernel(q, k, values, visibility, bias=bias, slopes=slopes, key=dropout_key, **choices)
-        mixed = named(mix(v), "attended")
-        if sow_weights:
-            self._sow_weights(mix, v)
+        terms = {"bias": bias, "slopes": slopes, "key": dropout_key}
+        mixed = self._mixed(q, k, v, visibility, terms, cached=cache is not None, sow=sow_weights)
+        if config.dropout_on == "output":
+            mixed = nn.Dropout(config.dropout, deterministic=not train)(mixed)
         mixed = mixed if visibility.targets is None else two_stream.zero_unused(mixed, visibility.targets)
         return self._out(constrain(mixed.transpose(0, 2, 1, 3), "batch", "length", "heads", "kv"), embed), cache
+
+    def _mixed(
+        self, q: Array, k: Array, v: Array, visibility: Visibility, terms: dict[str, Any], *, cached: bool, sow: bool
+    ) -> Array:
+        """The attended values [batch heads query kv] of a kernel with some further arguments."""
+        config = self.config
+        options = {**terms, "softcap": config.softcap, "dropout": config.dropout, "block": config.block}
+        # With a cache, a run trained with a fused kernel decodes on any platform.
+        name = "auto" if cached and config.kernel in kernels.FUSED else config.kernel
+        kernel = kernels.choose(name, q, k, visibility, **options)
+        mix = lambda values: kernel(q, k, values, visibility, **options)
+        mixed = mix(v)
+        if sow:
+            self._sow_weights(mix, v)
+        return mixed
 
     def _prefixed(
         self, k: Array, v: Array, visibility: Visibility, bias: Array | None

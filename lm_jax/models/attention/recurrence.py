@@ -16,7 +16,11 @@ def prepend_past(visibility: Visibility, length: int, past: int) -> Visibility:
     Segments then only mark padding, because the segments of earlier tokens are not stored.
     """
     positions = jnp.arange(length)[None] if visibility.query_positions is None else visibility.query_positions
-    own = visibility.replace(query_positions=positions, key_positions=positions, query_segments=None)  # type: ignore[attr-defined]
+    # Without segments, positions that restart in a row are not consecutive.
+    consecutive = visibility.consecutive and (visibility.positions_are_indices or visibility.query_segments is None)
+    own = visibility.replace(  # type: ignore[attr-defined]
+        query_positions=positions, key_positions=positions, query_segments=None, consecutive=consecutive
+    )
     return own.prepended(past, positions[:, :1] + jnp.arange(-past, 0)[None])
 
 

@@ -89,3 +89,23 @@ def test_a_replicated_key_head_computes_what_one_device_does():
     layout = Layout(mesh.make(MeshConfig(data=2, tensor=4)))
     hidden = lambda params: model.apply({"params": params}, INPUTS).hidden
     np.testing.assert_allclose(layout.jit(hidden)(params), jax.jit(hidden)(params), atol=1e-5)
+
+
+def test_dropout_on_the_output_drops_attended_values():
+    module, params, x = attention(dropout=0.5, dropout_on="output")
+    # The output projection copies the attended values of the heads.
+    params = {**params, "out": {"kernel": jnp.eye(16).reshape(4, 4, 16), "bias": jnp.zeros(16)}}
+    call = lambda train: module.apply(
+        {"params": params}, x, Visibility(), train=train, rngs={"dropout": jax.random.key(0)}
+    )
+    kept, dropped = call(False)[0], call(True)[0]
+    used = dropped != 0
+    np.testing.assert_allclose(dropped[used], 2 * kept[used], rtol=1e-5)
+    assert 0.35 < used.mean() < 0.65
+    plain = attention(dropout=0.5)[0].apply({"params": params}, x, Visibility())[0]
+    np.testing.assert_array_equal(kept, plain)
+
+
+def test_dropout_on_something_else_is_refused():
+    with pytest.raises(InputError, match="attention.dropout_on is 'values'; expected one of probabilities, output"):
+        AttentionConfig(dropout_on="values")

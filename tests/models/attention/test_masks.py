@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lm_jax.core.config import InputError
-from lm_jax.models.attention import masks
+from lm_jax.models.attention import masks, recurrence
 from lm_jax.models.attention.masks import TokenPositions, Visibility, around, causal, full, prefix, recent, strided
 from lm_jax.models.config import AttentionConfig
 
@@ -122,3 +122,34 @@ def test_masks_use_given_positions_instead_of_indices():
 def test_an_unknown_mask_lists_the_known_ones():
     with pytest.raises(InputError, match=r"attention\.mask is 'causul'; expected one of .*causal.*did you mean causal"):
         masks.mask("causul")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mask": "full"}, {}, {"window": 3}, {"mask": "full", "window": 2}, {"same_length": True, "window": 4}]
+)
+def test_a_band_is_its_mask(settings):
+    mask = masks.of_config(AttentionConfig(**settings), 2)
+    distance = np.arange(9)[None] - np.arange(9)[:, None]
+    before, after = (9 if limit is None else limit for limit in mask.band)
+    expected = (distance >= -before) & (distance <= after)
+    positions = TokenPositions(np.arange(9)[:, None]), TokenPositions(np.arange(9)[None])
+    np.testing.assert_array_equal(np.ones((9, 9), bool) if mask.allow is None else mask.allow(*positions), expected)
+
+
+def test_other_masks_are_no_bands():
+    for settings in ({"stride": 3}, {"window": 2, "stride": 3}, {"mask": "prefix"}):
+        assert masks.of_config(AttentionConfig(**settings)).band is None
+
+
+def test_masks_over_consecutive_positions_are_masks_over_indices():
+    assert Visibility().shift(4, 4) == 0
+    restarting = jnp.array([[0, 1, 0, 1]])
+    segments = jnp.array([[1, 1, 2, 2]])
+    packed = Visibility(query_positions=restarting, key_positions=restarting, query_segments=segments)
+    assert packed.shift(4, 4) is None
+    assert packed.replace(consecutive=True).shift(4, 4) == 0
+    # Three earlier tokens; without segments, restarting positions are no indices.
+    past = lambda visibility: recurrence.prepend_past(visibility, 4, 3).shift(4, 7)
+    assert past(Visibility(consecutive=True)) == 3
+    assert past(packed.replace(consecutive=True)) is None
+    assert past(packed.replace(consecutive=True, query_segments=None)) == 3

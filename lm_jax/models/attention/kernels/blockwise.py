@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from lm_jax.models.attention.kernels.dense import attend
 from lm_jax.models.attention.masks import Visibility
+from lm_jax.models.remat import named
 
 # More blocks make the program longer, not faster.
 MAX_BLOCKS = 16
@@ -43,4 +44,4 @@ def blockwise(
         bias_block = None if bias is None else bias[:, :, rows, columns]
         dropout_key = None if key is None else jax.random.fold_in(key, start)
         mixed.append(attend(*q_k_v, visibility, rows, columns, bias_block, slopes, softcap, dropout, dropout_key))
-    return jnp.concatenate(mixed, axis=2)
+    return named(jnp.concatenate(mixed, axis=2), "attended")

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from lm_jax.models import cpu
 from lm_jax.models.attention.masks import Visibility
+from lm_jax.models.remat import named
 
 # Finite, so that a query without visible keys yields the mean of the values, not NaN.
 MASKED = -1e30
@@ -41,7 +42,7 @@ def dense(
       block: unused; part of the kernels' common signature.
     """
     queries, keys = slice(0, q.shape[2]), slice(0, k.shape[2])
-    return attend(q, k, v, visibility, queries, keys, bias, slopes, softcap, dropout, key)
+    return named(attend(q, k, v, visibility, queries, keys, bias, slopes, softcap, dropout, key), "attended")
 
 
 def attend(

@@ -12,6 +12,7 @@ from lm_jax.core.config import InputError
 from lm_jax.models.attention import kernels, masks
 from lm_jax.models.attention.kernels.blockwise import blockwise
 from lm_jax.models.attention.kernels.dense import dense
+from lm_jax.models.attention.kernels.splash import splash
 from lm_jax.models.attention.masks import Visibility, causal, full
 from lm_jax.models.config import AttentionConfig
 
@@ -164,16 +165,45 @@ def test_dropped_probabilities_keep_the_expectation():
     assert draws.std(0).max() > 0.1
 
 
+OPTIONS = {"bias": None, "slopes": None, "softcap": None, "dropout": 0.0, "key": None}
+
+
+def choose(name, visibility, *, tokens=64, block=16, **options):
+    shape = jax.ShapeDtypeStruct((1, 2, tokens, 64), jnp.bfloat16)
+    return kernels.choose(name, shape, shape, visibility, block=block, **{**OPTIONS, **options})
+
+
 def test_auto_is_blockwise_where_blocks_can_be_skipped():
     indices = Visibility(mask=causal)
     explicit = Visibility(mask=causal, query_positions=jnp.zeros((1, 64), jnp.int32))
-    choose = functools.partial(kernels.choose, "auto", block=16)
-    assert choose(indices, queries=64, keys=64) is blockwise
-    assert choose(indices, queries=16, keys=16) is dense
-    assert choose(explicit, queries=64, keys=64) is dense
-    assert choose(Visibility(mask=full), queries=64, keys=64) is dense
+    assert choose("auto", indices) is blockwise
+    assert choose("auto", indices, tokens=16) is dense
+    assert choose("auto", explicit) is dense
+    assert choose("auto", Visibility(mask=full)) is dense
 
 
 def test_an_unknown_kernel_lists_the_known_ones():
-    with pytest.raises(InputError, match="attention.kernel is 'dens'; expected one of dense, blockwise"):
-        kernels.choose("dens", Visibility(mask=full), 4, 4, 4)
+    with pytest.raises(InputError, match="attention.kernel is 'dens'; expected one of dense, blockwise, splash, cudnn"):
+        choose("dens", Visibility(mask=full))
+
+
+def test_a_kernel_of_another_platform_is_refused():
+    with pytest.raises(InputError, match="attention.kernel is 'splash', which does not serve the platform 'cpu'; set"):
+        choose("splash", Visibility(mask=full))
+
+
+def test_auto_is_the_kernel_of_the_platform_and_logs_once_what_it_does_not_serve(monkeypatch, caplog):
+    monkeypatch.setitem(kernels.FUSED, "splash", ("cpu", kernels.FUSED["splash"][1]))
+    visibility, drops = Visibility(mask=causal), {"dropout": 0.1, "key": jax.random.key(0)}
+    assert choose("auto", visibility, tokens=256) is splash
+    # Too few tokens for it, such as one that is decoded.
+    assert choose("auto", visibility, tokens=64) is blockwise
+    assert not caplog.messages
+    for _ in range(2):
+        assert choose("auto", visibility, tokens=256, **drops) is blockwise
+    assert caplog.messages == [
+        "attention is computed without the kernel 'splash', which does not serve dropout on probabilities (it "
+        "serves attention.dropout_on=output)"
+    ]
+    with pytest.raises(InputError, match=r"which does not serve dropout .*=output\); set attention.kernel=auto"):
+        choose("splash", visibility, **drops)
