@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 KERNELS = {"dense": dense, "blockwise": blockwise, "splash": _splash.splash, "cudnn": _cudnn.cudnn}
 # Kernels that keep the scores on the chip: their platform, and what they cannot serve.
 FUSED = {"splash": ("tpu", _splash.refusal), "cudnn": ("gpu", _cudnn.refusal)}
+# Those that `auto` chooses; `cudnn` has to be named until it has run on GPUs (docs/claims.md).
+CHOSEN = ("splash",)
 # Fewer tokens do not fill a block of a fused kernel.
 MIN_TOKENS = 128
 
@@ -51,7 +53,7 @@ def choose(name: str, q: Any, k: Any, visibility: Visibility, *, block: int, **o
         if reason is not None:
             raise InputError(f"attention.kernel is {name!r}, which does not serve {reason}; set attention.kernel=auto")
     elif name == "auto":
-        fused = next((each for each, (where, _) in FUSED.items() if where == platform()), None)
+        fused = next((each for each in CHOSEN if FUSED[each][0] == platform()), None)
         if fused is not None and min(queries, keys) >= MIN_TOKENS:
             reason = _refusal(fused, q, k, visibility, options)
             if reason is None:
