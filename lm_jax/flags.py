@@ -25,7 +25,7 @@ CHECKPOINT_VERBS = ("import", "export", "verify")
 PRINTING_VERBS = ("train", *MODEL_VERBS, "tokenizer", "data", "plan", "list", "doctor", *CHECKPOINT_VERBS)
 RUN_VERBS = ("train", *MODEL_VERBS, "import", "export")
 STEP_VERBS = ("evaluate", "predict", "features", "generate", "export")
-ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect")
+ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect", "plan")
 LATEST = -1  # Value of a bare `--checkpoint`.
 PATHS = ("workdir", "adapter", "input", "output", "fork", "model", "tokenizer", "against", "dump")
 # Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.

@@ -13,18 +13,21 @@ from lm_jax.experiment.pieces import Experiment
 from lm_jax.experiment.preparing import label_names
 
 
-def without_text(config: ExperimentConfig, devices: Sequence[Any]) -> Experiment:
+def without_text(
+    config: ExperimentConfig, devices: Sequence[Any], tokenizer: tokenizers.Tokenizer | None = None
+) -> Experiment:
     """Returns an experiment on `devices` that has models, objective and train step, but no text.
 
-    Its tokenizer is that of `config.data.tokenizer.path`, else one of the largest size that the configuration allows.
+    `tokenizer` is that of the run that is forked. Without one, it is that of
+    `config.data.tokenizer.path`, else a placeholder of the largest size that the configuration allows.
 
     Raises:
       InputError: the objective needs the names of labels, which the configuration leaves to the text.
     """
     settings = config.data.tokenizer
-    if settings.path:
+    if tokenizer is None and settings.path:
         tokenizer = tokenizers.load(settings.path, sentinels=settings.sentinels, lowercase=settings.lowercase)
-    else:
+    if tokenizer is None:
         tokenizer = tokenizers.placeholder(settings)
     known, labels = label_names(config), {}
     for name, column in columns.parse(config.data.columns).items():

@@ -15,7 +15,7 @@ from lm_jax.flags import Request, need_config
 from lm_jax.models.transformer import STACKS
 from lm_jax.plan import changes, compiling, costs, topology
 from lm_jax.plan import report as plans
-from lm_jax.verbs import report
+from lm_jax.verbs import forking, report
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -33,7 +33,8 @@ def run(request: Request) -> int:
     # Before jax starts: the devices of this machine are not those of the plan.
     jax.config.update("jax_platforms", "cpu")
     devices = topology.devices(name, request.slices)
-    exp = planning.without_text(config, devices)
+    tokenizer = None if request.fork is None else forking.tokenizer(config.data.tokenizer, Path(request.fork))
+    exp = planning.without_text(config, devices, tokenizer)
     if not request.json:
         report.say(f"compiling  {request.recipe} for {len(devices)} devices; a model of billions takes minutes")
     compiled = compiling.compile_step(exp.train_step(), exp.state_like, exp.batch_like)
@@ -129,8 +130,8 @@ def _dump(folder: Path, text: str, devices: list[Any]) -> None:
     coordinates = [
         {
             "id": device.id,
-            "coordinates": list(device.coords),
-            "core": device.core_on_chip,
+            "coordinates": list(getattr(device, "coords", ())),
+            "core": getattr(device, "core_on_chip", 0),
             "slice": getattr(device, "slice_index", 0) or 0,
         }
         for device in devices
