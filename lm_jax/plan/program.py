@@ -174,10 +174,10 @@ class _Reader:
 
     def _add_across_slices(self, each: Instruction, count: float) -> None:
         """Adds a transfer between slices, which the compiler hands to the host as a `send`."""
-        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.rest)
+        transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', each.rest)
         target = re.search(r'_xla_megascale_target="\{([\d,]+)\}', each.rest)
-        kind = kind[1].lower().replace("_", "-") if kind else "all-reduce"
-        payload = sum(bytes_of(kind) * math.prod(dims) for kind, dims in arrays(each.shape)[:1])
+        kind = transfer[1].lower().replace("_", "-") if transfer else "all-reduce"
+        payload = sum(bytes_of(element) * math.prod(dims) for element, dims in arrays(each.shape)[:1])
         slices = len(target[1].split(",")) if target else 2
         if kind not in KINDS:
             kind = "collective-permute"

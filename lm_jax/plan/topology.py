@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import math
 import os
 import re
 import tempfile
@@ -83,7 +82,6 @@ def devices(name: str, slices: int = 1) -> list[Any]:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {"wrap": wrap(name)} | ({"num_slices": slices} if slices > 1 else {})
-    # The names of the compiler are lower case, and larger axes come last.
     full_name = f"{family}:{'x'.join(map(str, sizes))}"
     try:
         with quiet():
@@ -92,8 +90,6 @@ def devices(name: str, slices: int = 1) -> list[Any]:
         near = nearest(full_name, [each for each in NAMES if each != full_name])
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--topology={name} is not one that libtpu knows ({reason}){near}") from error
-    if len(found) % (slices * math.prod(sizes)):
-        raise InputError(f"--topology={name} has {len(found)} devices, which {slices} slices do not divide")
     return list(found)
 
 
