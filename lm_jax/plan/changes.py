@@ -19,6 +19,7 @@ class Step:
       itemsize: bytes of an activation.
       accumulate: micro-batches of a step.
       state_bytes: parameters and optimizer state on a device.
+      gradient_bytes: gradients of a step on a device; micro-batches are summed in as much again.
       data: replicas, which hold the same state.
       slices: slices, which only replicas can span.
       needed_bytes: what the compiler asked for.
@@ -30,6 +31,7 @@ class Step:
     itemsize: int
     accumulate: int
     state_bytes: int
+    gradient_bytes: int
     data: int
     slices: int
     needed_bytes: int
@@ -60,9 +62,10 @@ def activations(step: Step, remat: str | None = None) -> float:
 def cheapest(step: Step, count: int = 3) -> list[Change]:
     """Returns up to `count` changes, the cheapest first; those that are estimated to suffice come before the others."""
     stored = activations(step)
-    # An estimate never promises more than there is besides the state.
-    most = max(step.needed_bytes - step.state_bytes, 0)
-    saved = lambda number: round(min(max(number, 0.0), most))
+    # The closed form gives the share of the activations that a change saves; the compiler has said how much they take.
+    most = max(step.needed_bytes - step.state_bytes - step.gradient_bytes, 0)
+    excess, summed = step.needed_bytes - step.limit_bytes, step.gradient_bytes if step.accumulate == 1 else 0
+    saved = lambda number: round(most * min(max(number / stored, 0.0), 1.0))
     changes = []
     replicas = step.data // step.slices
     if replicas > 1:
@@ -72,22 +75,24 @@ def cheapest(step: Step, count: int = 3) -> list[Change]:
     if step.itemsize == 4:
         half = saved(stored / 2)
         changes.append(Change(change="config.model.dtype=bfloat16", price="16-bit products", saves_bytes=half))
-    for parts in (2, 4):
-        if step.rows % parts == 0:
-            key = f"config.train.accumulate={step.accumulate * parts}"
-            price = f"gathers parameters {parts} times as often"
-            changes.append(Change(change=key, price=price, saves_bytes=saved(stored * (1 - 1 / parts))))
+    possible = [parts for parts in (2, 4, 8, 16) if step.rows % parts == 0]
+    if possible:
+        less = {parts: max(saved(stored * (1 - 1 / parts)) - summed, 0) for parts in possible}
+        enough = [parts for parts in possible if less[parts] >= excess]
+        parts = enough[0] if enough else possible[-1]
+        key = f"config.train.accumulate={step.accumulate * parts}"
+        price = f"gathers parameters {parts} times as often"
+        changes.append(Change(change=key, price=price, saves_bytes=less[parts]))
     remats = {remat for *_, remat in step.layers}
     for remat, price in (("dots", "a few more operations"), ("full", "a third more operations")):
         if "none" in remats or (remat == "full" and "dots" in remats):
             key = f"remat={remat} of the stack (config.model.stack.remat, or of encoder and decoder)"
-            less = saved(stored - activations(step, remat))
-            changes.append(Change(change=key, price=price, saves_bytes=less))
+            kept = activations(step, remat)
+            changes.append(Change(change=key, price=price, saves_bytes=saved(stored - kept)))
     if step.rows % 2 == 0:
         changes.append(Change(change="half of config.data.batch", price="another batch", saves_bytes=saved(stored / 2)))
     half = round((step.needed_bytes if replicas <= 1 else most) / 2)
     changes.append(
         Change(change="twice the chips, with config.mesh.fsdp=-1", price="twice the chips", saves_bytes=half)
     )
-    excess = step.needed_bytes - step.limit_bytes
     return sorted((each for each in changes if each.saves_bytes), key=lambda each: each.saves_bytes < excess)[:count]

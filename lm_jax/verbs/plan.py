@@ -106,6 +106,7 @@ def _step(config: ExperimentConfig, exp: Experiment, plan: costs.Plan) -> change
         itemsize=ITEMSIZE[config.model.dtype],
         accumulate=config.train.accumulate,
         state_bytes=plan["parameters_bytes"] + plan["optimizer_bytes"],
+        gradient_bytes=costs.shard_bytes(exp.state_like.params),
         data=plan["mesh_data"],
         slices=plan["slices"],
         needed_bytes=plan["needed_bytes"],

@@ -15,6 +15,7 @@ STEP = Step(
     itemsize=2,
     accumulate=1,
     state_bytes=4 * GIB,
+    gradient_bytes=GIB,
     data=16,
     slices=1,
     needed_bytes=35 * GIB,
