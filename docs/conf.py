@@ -26,7 +26,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!lm_jax\.).*"), ("py:.*", r"lm_jax\.core\.
 suppress_warnings = ["ref.python"]
 
 REFERENCE = Path(__file__).parent / "reference"
-PACKAGES = "core parallel models data objectives adapt train evaluate decode interop experiment".split()
+PACKAGES = "core parallel plan models data objectives adapt train evaluate decode interop experiment".split()
 # Details of one family of checkpoints each: docs/design.md says how such a table works.
 OMITTED = ("lm_jax.interop.tables.",)
 

@@ -12,22 +12,22 @@ import importlib.metadata
 import importlib.util
 import sys
 import sysconfig
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_jax.core import values as value_types
 from lm_jax.core.config import InputError, check_local, differences, nearest, to_config_dict
 
 MODEL_VERBS = ("evaluate", "predict", "features", "generate", "inspect")
 WRITING_VERBS = ("predict", "generate")
 CHECKPOINT_VERBS = ("import", "export", "verify")
-PRINTING_VERBS = ("train", *MODEL_VERBS, "tokenizer", "data", "list", "doctor", *CHECKPOINT_VERBS)
+PRINTING_VERBS = ("train", *MODEL_VERBS, "tokenizer", "data", "plan", "list", "doctor", *CHECKPOINT_VERBS)
 RUN_VERBS = ("train", *MODEL_VERBS, "import", "export")
 STEP_VERBS = ("evaluate", "predict", "features", "generate", "export")
-ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect")
+ROLE_VERBS, FORK_VERBS = ("features", "generate", "export"), ("train", "data", "inspect", "plan")
 LATEST = -1  # Value of a bare `--checkpoint`.
-PATHS = ("workdir", "adapter", "input", "output", "fork", "model", "tokenizer")
+PATHS = ("workdir", "adapter", "input", "output", "fork", "model", "tokenizer", "against", "dump")
 # Families of flags, each a prefix and a name that the user chooses: `--hf.FIELD=VALUE` and `--role.NAME=DIR`.
 FIELDS, ROLES, NAMED_VERBS = "--hf.", "--role.", ("import",)
 NAMED = {
@@ -74,7 +74,7 @@ class Request:
     )
     input: str | None = _flag(None, "file of prompts, one per line, or of rows", "features", *WRITING_VERBS)
     output: str | None = _flag(
-        None, "file for the result; tokenizer and export write a directory", "tokenizer", *MODEL_VERBS, "export"
+        None, "file for the result; tokenizer, export, plan: directory", "tokenizer", *MODEL_VERBS, "export", "plan"
     )
     prompt: tuple[str, ...] = _flag((), "prompt; can be repeated", "generate")
     prompt_ids: tuple[str, ...] = _flag((), "prompt as token ids, such as 1,2,3; can be repeated", "generate")
@@ -98,6 +98,10 @@ class Request:
     format: str = _flag("huggingface", "huggingface; bare: without the head of a task; peft: what was added", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
+    topology: str | None = _flag(None, "TPUs to plan for, such as v5e:16x16 or v5p:4x4x4", "plan")
+    slices: int = _flag(1, "slices of that topology, which the data axis of the mesh spans", "plan")
+    against: str | None = _flag(None, "plan.json, or its directory, to print the differences from", "plan")
+    dump: str | None = _flag(None, "directory for the compiled text and the coordinates of the devices", "plan")
     distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")
     coordinator: str | None = _flag(None, "address of process 0 of a multi-host run, host:port")
     processes: int | None = _flag(None, "number of processes of a multi-host run")
@@ -273,41 +277,11 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
             if not last and not hasattr(tree[name], "keys"):
                 raise InputError(f"unknown key {key}: {path}.{name} is a value, not a tree")
             if last:
-                tree[name] = _value(tree, name, text, key, entry)
+                tree[name] = value_types.parse(tree, name, text, key, entry)
             else:
                 entry = ENTRIES.get(path)
                 tree, path = tree[name], f"{path}.{name}"
     return config
-
-
-def _value(tree: Any, name: str, text: str, key: str, entry: type | None) -> Any:
-    """Parses `text` as the type of a field; the text `None` leaves an unset field unset.
-
-    `entry` is the class of `tree` in `ENTRIES`, if it is one: its tuples of texts, as names of labels, may be `1,2`.
-    """
-    item = str if entry and typing.get_type_hints(entry).get(name) == tuple[str, ...] else _item
-    kind = tree.get_type(name)
-    if text == "None" and tree[name] is None:
-        return None
-    booleans = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    try:
-        if kind is bool:
-            return booleans[text.lower()]
-        if kind in (tuple, list):  # A list if the configuration was read from JSON.
-            return tuple(ast.literal_eval(text) if text[:1] in {*"(["} else map(item, filter(None, text.split(","))))
-        return kind(text)
-    except (KeyError, ValueError, SyntaxError, TypeError) as error:
-        raise InputError(f"{key} is {text!r}; expected {kind.__name__}") from error
-
-
-def _item(text: str) -> int | float | str:
-    """Parses an unquoted item of a tuple as int, else as float, else as text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:

@@ -37,6 +37,7 @@ VERBS = {
     "export": ("exporting", "convert a run to a Hugging Face checkpoint and check that both give the same outputs"),
     "verify": ("verify", "compare our outputs for a checkpoint with stored outputs of a reference implementation"),
     "inspect": ("inspect", "show a recipe's parameters and shardings, a preset's costs, or curves and results of runs"),
+    "plan": ("plan", "compile a recipe's train step for TPUs that you do not have, and print what it will cost"),
     "list": ("catalogue", "list recipes, architectures, objectives and all other choices"),
     "doctor": ("doctor", "show versions and devices, and what to install"),
     "completion": ("completion", "print a script that completes verbs, flags and keys in bash, zsh or fish"),

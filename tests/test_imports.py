@@ -27,6 +27,8 @@ LEVELS = {
     "privacy": 3,
     "interpret": 3,
     "interop": 3,
+    # Reads compiled programs; what it plans is given by verbs.
+    "plan": 2,
     "models": 2,
     "data": 2,
     "parallel": 1,
@@ -94,6 +96,14 @@ def test_interop_imports_models_and_core_only():
             names = [name.removeprefix("lm_jax.") for name in imports(path) if name.startswith("lm_jax.")]
             packages = {package_of(name) for name in names}
             assert packages <= {"interop", "models", "core"}, f"{path.relative_to(ROOT)} imports {sorted(packages)}"
+
+
+def test_plan_imports_parallel_and_core_only():
+    for path in sources():
+        if package_of(name_of(path)) == "plan":
+            names = [name.removeprefix("lm_jax.") for name in imports(path) if name.startswith("lm_jax.")]
+            packages = {package_of(name) for name in names}
+            assert packages <= {"plan", "parallel", "core"}, f"{path.relative_to(ROOT)} imports {sorted(packages)}"
 
 
 def test_only_models_build_blocks():

@@ -148,7 +148,7 @@ BAD = {
         "$LM_JAX_CACHE) /proc/lm_jax: /proc cannot be written",
     ),
     "forking from nothing": (["train", "--config=gpt:tiny", "--fork=nowhere", "--workdir=W", "GOLDEN"], "nowhere"),
-    "a verb that does not exist": (["plan", "--workdir=W"], "unknown verb 'plan'"),
+    "a verb that does not exist": (["forecast", "--workdir=W"], "unknown verb 'forecast'"),
     "inspecting nothing": (["inspect"], "needs --config"),
     "curves of no run": (["inspect", "--workdir=W"], "metrics.jsonl"),
 }

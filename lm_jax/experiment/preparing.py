@@ -29,7 +29,7 @@ def prepare(
     None: those in the text. `progress` is called as in `store.prepare`.
     """
     _check_kind(config)
-    prefix, labels = document_prefix(config), {**_names(config), **(labels or {})}
+    prefix, labels = document_prefix(config), {**label_names(config), **(labels or {})}
     corpus = corpora.prepare(config.data, progress, tokenizer, prefix, labels)
     dev = corpora.prepare_dev(config.data, corpus, progress, prefix)
     tokens, dev = _marked(config, corpus), None if dev is None else naming("config.data.dev", _marked)(config, dev)
@@ -69,8 +69,8 @@ def _check_kind(config: ExperimentConfig) -> None:
         )
 
 
-def _names(config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
-    """The labels of multiple choice and of a pattern, if the configuration names no others.
+def label_names(config: ExperimentConfig) -> dict[str, tuple[str, ...]]:
+    """Returns the labels of multiple choice and of a pattern, if the configuration names no others.
 
     They are the numbers of the choices from 0, and the labels that have words: the labels in the text may lack some of
     them, and would then get other ids.

@@ -52,8 +52,9 @@ class Bound:
 
     @property
     def readout_params(self) -> Params:
-        """The parameters that `readout` reads."""
-        return {name: self.params[name] for name in READOUT if name in self.params}
+        """The parameters that `readout` reads: of an untied one not the token table, whose gradient would be zeros."""
+        names = READOUT if self.module.config.readout.tied else ("head",)
+        return {name: self.params[name] for name in names if name in self.params}
 
     def readout(self, hidden: jax.Array, params: Params | None = None) -> jax.Array:
         """Logits [..., vocab] of (gathered) hidden states [..., embed]; `params` replaces the model's parameters."""

@@ -6,7 +6,7 @@
 from lm_jax.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
 from lm_jax.data.tokenizers.extended import extend, within
 from lm_jax.data.tokenizers.loading import cased, is_ours, is_saved, load, refuse_ids
-from lm_jax.data.tokenizers.simple import IDS, NEEDS_IDS, ids_tokenizer
+from lm_jax.data.tokenizers.simple import IDS, NEEDS_IDS, ids_tokenizer, placeholder
 from lm_jax.data.tokenizers.template import Template, template
 from lm_jax.data.tokenizers.training import KINDS, train
 
@@ -24,6 +24,7 @@ __all__ = [
     "is_ours",
     "is_saved",
     "load",
+    "placeholder",
     "refuse_ids",
     "template",
     "train",

@@ -9,7 +9,17 @@ import numpy as np
 from jaxtyping import Int
 
 from lm_jax.core.config import InputError
-from lm_jax.data.tokenizers.base import SPECIALS, TRAINED_ROLES, UNK, UNKNOWN, Backend, Encoded, Tokenizer, vocabulary
+from lm_jax.data.tokenizers.base import (
+    SPECIALS,
+    TRAINED_ROLES,
+    UNK,
+    UNKNOWN,
+    Backend,
+    Encoded,
+    Tokenizer,
+    TokenizerConfig,
+    vocabulary,
+)
 
 IDS = "ids"
 NEEDS_IDS = (
@@ -49,6 +59,15 @@ def ids_tokenizer(options: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(
         IDS, b"", options, roles=roles, sentinels=(), vocabulary=tables, backend=_Ids(), trusted=True, no_eos=True
     )
+
+
+def placeholder(config: TokenizerConfig) -> Tokenizer:
+    """Build a tokenizer with the special ids and the size of one that `config` would train; it cannot encode text."""
+    if config.kind == "bytes":
+        return bytes_tokenizer(config.sentinels)
+    ordinary = max(config.target_size - len(SPECIALS) - config.sentinels, 1)
+    pieces, texts = [*SPECIALS, *map(str, range(ordinary))], [b""] * len(SPECIALS) + [b" "] * ordinary
+    return trained_tokenizer(config.kind, b"placeholder", pieces, texts, config.sentinels, _Ids())
 
 
 def trained_tokenizer(

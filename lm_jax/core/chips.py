@@ -1,0 +1,53 @@
+"""Public figures of TPU chips, for throughput and for plans of machines that nobody has at hand.
+
+Sources: docs.cloud.google.com/tpu/docs, the page of each version, and for the links of v4 Jouppi et al. 2023
+(arXiv:2304.01433), table 4. `usable_bytes` is what the compiler of libtpu 0.0.52 leaves to a program, from its message
+about a program that is too large.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """Figures of one jax device: a chip, and of v4 in a plan and of TPU7x one of a chip's two cores.
+
+    Attributes:
+      flops: dense bfloat16 FLOP/s.
+      usable_bytes: HBM that a program can use.
+      hbm: bytes per second between HBM and the core.
+      ici: bytes per second over all links of the chip to its neighbours, in one direction. Two cores share the links of
+        their chip, so a time from this figure is a lower bound.
+      dcn: bytes per second of the chip's share of its host's network, in one direction; 0: not published.
+      dimensions: axes of its topologies.
+      full: length of an axis from which 2D topologies close to a torus; 3D ones do if all axes are multiples of it.
+    """
+
+    flops: float
+    usable_bytes: int
+    hbm: float
+    ici: float
+    dcn: float
+    dimensions: int
+    full: int
+
+
+def _gib(number: float) -> int:
+    return round(number * 2**30)
+
+
+# By the family that a topology's name begins with.
+TPUS = {
+    # Two devices a chip: 275 TFLOP/s and 1,200 GB/s between them. 6 links of 50 GB/s.
+    "v4": Chip(flops=137.5e12, usable_bytes=_gib(15.25), hbm=600e9, ici=300e9, dcn=0, dimensions=3, full=4),
+    # ICI: 400 GB/s in both directions. DCN: 6.4 Tbit/s for 256 chips.
+    "v5e": Chip(flops=197e12, usable_bytes=_gib(15.75), hbm=819e9, ici=200e9, dcn=3.125e9, dimensions=2, full=16),
+    # ICI: 1,200 GB/s in both directions. DCN: 50 Gbit/s.
+    "v5p": Chip(flops=459e12, usable_bytes=_gib(95.73), hbm=2765e9, ici=600e9, dcn=6.25e9, dimensions=3, full=4),
+    # ICI: 800 GB/s in both directions. DCN: 25.6 Tbit/s for 256 chips.
+    "v6e": Chip(flops=918e12, usable_bytes=_gib(31.24), hbm=1638e9, ici=400e9, dcn=12.5e9, dimensions=2, full=16),
+    # Two devices a chip: 2,307 TFLOP/s, 7,380 GB/s. ICI: 1,200 GB/s in both directions.
+    "tpu7x": Chip(flops=1153.5e12, usable_bytes=_gib(94.74), hbm=3690e9, ici=600e9, dcn=0, dimensions=3, full=4),
+}
