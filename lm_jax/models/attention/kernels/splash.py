@@ -61,7 +61,8 @@ def refusal(
         "a bias on the scores (attention.position)": bias is not None,
         "ALiBi's penalty on distance (attention.position)": slopes is not None,
         "dropout on probabilities (it serves attention.dropout_on=output)": dropout > 0 and key is not None,
-        "pairs of tokens that must not attend (inputs.unseen)": visibility.unseen is not None,
+        "pairs of tokens that must not attend (inputs.unseen)": visibility.unseen is not None
+        or visibility.self_visible > 0,
         "a factorisation order (inputs.ranks)": visibility.key_ranks is not None,
         "a query stream (inputs.targets)": visibility.targets is not None,
         "learned tokens before the segments of a row": bool(visibility.shared) and visibility.key_segments is not None,
