@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Mapping
 
+# Metadata of handwritten kernels continue an instruction on lines of their own.
+CONTINUED = re.compile(r'\n(?="|\}\})')
 COMMENT = re.compile(r"/\*.*?\*/")
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
@@ -88,7 +90,7 @@ def parse(text: str) -> Module:
     """Parses a module; raises ValueError if the text has no entry computation."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
-    for line in COMMENT.sub("", text).splitlines():
+    for line in COMMENT.sub("", CONTINUED.sub("", text)).splitlines():
         if current is None:
             head = HEAD.match(line)
             if head and not line.startswith("HloModule"):

@@ -254,3 +254,20 @@ def test_shapes_have_bytes():
     parsed = hlo.parse(loop()).computations["main"]
     assert parsed["while"].size_bytes == 4 + 8 * 4 * 4
     assert [hlo.bytes_of(kind) for kind in ("bf16", "s4", "pred", "f8e4m3fn", "c64")] == [2, 0.5, 1, 1, 8]
+
+
+def test_an_instruction_of_a_kernel_may_continue_on_further_lines():
+    call = """  %kernel = f32[8,8]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel={
+"xprof_metadata":"{\\"block_q\\": 256}"
+}}, metadata={op_name="attention"}"""
+    text = f"""HloModule step
+
+ENTRY %main (a: f32[8,8]) -> f32[8,8] {{
+  %a = f32[8,8]{{1,0}} parameter(0)
+{call}
+  ROOT %dot = f32[8,8]{{1,0}} dot(%kernel, %a), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+}}
+"""
+    found = program.read(text)
+    assert found.kernels == 1
+    assert found.flops == 2 * 8**3
