@@ -257,7 +257,7 @@ def test_shapes_have_bytes():
 
 
 def test_an_instruction_of_a_kernel_may_continue_on_further_lines():
-    call = """  %kernel = f32[8,8]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={kernel={
+    call = """  %kernel = f32[8,8]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", attributes={kernel={
 "xprof_metadata":"{\\"block_q\\": 256}"
 }}, metadata={op_name="attention"}"""
     text = f"""HloModule step
