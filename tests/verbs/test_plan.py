@@ -183,11 +183,11 @@ def test_every_collective_of_llama_2_7b_on_256_chips_is_counted(capfd):
     plan = json.loads(capfd.readouterr().out)
     layers, layer, square = 32, 4 * 4096**2 + 3 * 4096 * 11008, 4096**2
     # Every layer's seven matrices are gathered in bfloat16, for the forward pass and again for the backward pass, which
-    # gathers those of queries, keys and values twice; the readout once.
-    gathered = layers * (2 * layer + 3 * square) + 4096 * 32000
+    # gathers those of queries, keys and values twice; the readout and the token table once.
+    gathered = layers * (2 * layer + 3 * square) + 2 * 4096 * 32000
     assert plan["all_gather_payload_bytes"] == pytest.approx(2 * gathered, rel=0.01)
     # The gradients of the layers are summed whole; those of the two tables, in float32, come on top.
     assert layers * layer * 2 < plan["all_reduce_payload_bytes"] < layers * layer * 2 + 4 * 4096 * 32000 * 4
-    assert plan["dot_flops"] == pytest.approx(425.9e12, rel=0.01)
+    assert plan["dot_flops"] == pytest.approx(407.2e12, rel=0.01)
     assert plan["argument_bytes"] == pytest.approx(0.30 * 2**30, rel=0.02)
-    assert plan["wire_bytes"] == pytest.approx(58.3e9, rel=0.05) and plan["unknown_loops"] == 0
+    assert plan["wire_bytes"] == pytest.approx(56.9e9, rel=0.05) and plan["unknown_loops"] == 0
