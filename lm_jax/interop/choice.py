@@ -29,6 +29,11 @@ from lm_jax.models.task import TaskHeadConfig
 _MISFITS = (InputError, ArithmeticError, AttributeError, KeyError, TypeError)
 # The suffix of bare models.
 BARE = "Model"
+# Settings that do not change what a model computes without dropout.
+IRRELEVANT = (
+    *("dropout", "dropout_on", "init", "scan", "remat", "kernel", "dtype"),
+    *("balance", "boundary", "boundary_width"),
+)
 # How to export a model whose head no class has.
 ADVICE = "--format=bare exports the model without its head"
 
@@ -163,9 +168,7 @@ def function_of(config: Any, width: int = 0) -> Any:
     if isinstance(config, TaskHeadConfig):
         return _function_of_head(config)
     width = getattr(getattr(config, "embed", None), "width", width)
-    irrelevant = ("dropout", "dropout_on", "init", "scan", "remat", "kernel", "dtype")
-    irrelevant = (*irrelevant, "balance", "boundary", "boundary_width")
-    names = [field.name for field in dataclasses.fields(config) if field.name not in irrelevant]
+    names = [field.name for field in dataclasses.fields(config) if field.name not in IRRELEVANT]
     values = {name: function_of(getattr(config, name), width) for name in names}
     if isinstance(config, TransformerConfig | EncoderDecoderConfig):
         # muP scales attention scores and logits.

@@ -64,6 +64,7 @@ def _local(
     """The rows of this device's ids, from its part of the table; `scattered`: mesh axes that divide the result."""
     over_rows, over_width = (getattr(layout.rules, axis) for axis in axes)
     table = table.astype(dtype)
+    # Axis by axis: on large TPU slices, the gradient of one gather over several axes becomes an all-reduce.
     for name in reversed(over_width):
         table = jax.lax.all_gather(table, name, axis=1, tiled=True)
     if layout.divisor(axes[0]) == 1:

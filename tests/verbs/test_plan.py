@@ -96,7 +96,7 @@ def test_tracing_a_step_does_not_ask_jax_for_devices(recipe, monkeypatch):
 
     for name in ("devices", "local_devices", "device_count", "local_device_count", "default_backend"):
         monkeypatch.setattr(jax, name, refuse)
-    step.lower(*arguments)
+    assert "num_partitions = 2" in step.lower(*arguments).as_text()
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bytes", "byte_bpe"])
@@ -115,6 +115,14 @@ def test_labels_come_from_the_configuration():
         planning.without_text(config("classify:tiny"), jax.devices()[:1])
 
 
+def planned(capfd, *words):
+    """The plan of a command that succeeds without a word on the error stream."""
+    assert lm_jax("plan", *words, "--json") == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
 compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
 
@@ -123,10 +131,7 @@ compiler = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason
 @pytest.mark.parametrize("recipe", ["gpt:tiny", "bert:tiny", "t5:tiny"])
 def test_a_tiny_recipe_is_planned_for_16_chips(recipe, tmp_path, capfd):
     words = ("--topology=v5e:4x4", "--config.mesh.data=1", "--config.mesh.fsdp=-1", f"--dump={tmp_path}")
-    assert lm_jax("plan", f"--config={recipe}", *words, "--json") == 0
-    captured = capfd.readouterr()
-    plan = json.loads(captured.out)
-    assert captured.err == ""
+    plan = planned(capfd, f"--config={recipe}", *words)
     assert plan["fits"] and plan["devices"] == 16 and plan["device_kind"] == "TPU v5 lite"
     assert plan["unknown_loops"] == 0 and plan["kernels"] == 0
     # Each of 16 devices has one row; the model's own operations are all products of its matrices, counted exactly.
@@ -141,9 +146,7 @@ def test_a_tiny_recipe_is_planned_for_16_chips(recipe, tmp_path, capfd):
 @compiler
 @pytest.mark.tpu_aot
 def test_a_step_that_does_not_fit_is_an_answer(capfd):
-    words = ("--topology=v5e:4x4", "--config.data.batch=2048", "--json")
-    assert lm_jax("plan", "--config=bert:large", *words) == 0
-    plan = json.loads(capfd.readouterr().out)
+    plan = planned(capfd, "--config=bert:large", "--topology=v5e:4x4", "--config.data.batch=2048")
     assert not plan["fits"] and plan["needed_bytes"] > plan["limit_bytes"] == round(15.75 * 2**30)
     assert plan["change_1"] and plan["change_3"] and plan["dot_flops"] is None
 
@@ -151,9 +154,8 @@ def test_a_step_that_does_not_fit_is_an_answer(capfd):
 @compiler
 @pytest.mark.tpu_aot
 def test_gradients_cross_slices_once(capfd):
-    words = ("--topology=v5e:2x2", "--slices=2", "--config.mesh.data=2", "--config.mesh.fsdp=-1", "--json")
-    assert lm_jax("plan", "--config=gpt:tiny", *words) == 0
-    plan = json.loads(capfd.readouterr().out)
+    words = ("--topology=v5e:2x2", "--slices=2", "--config.mesh.data=2", "--config.mesh.fsdp=-1")
+    plan = planned(capfd, "--config=gpt:tiny", *words)
     # Each device sends the shards of its gradients to the other slice; some parameters are not divided.
     assert plan["parameters_bytes"] <= plan["dcn_bytes"] < 2 * plan["parameters_bytes"]
     assert plan["dcn_s"] and plan["devices"] == 8
@@ -178,9 +180,7 @@ def test_a_topology_that_the_compiler_refuses_is_one_line(name):
 @compiler
 @pytest.mark.tpu_aot
 def test_every_collective_of_llama_2_7b_on_256_chips_is_counted(capfd):
-    words = ("--topology=v5e:16x16", "--config.data.batch=1024", "--json")
-    assert lm_jax("plan", "--config=llama:7b", *words) == 0
-    plan = json.loads(capfd.readouterr().out)
+    plan = planned(capfd, "--config=llama:7b", "--topology=v5e:16x16", "--config.data.batch=1024")
     layers, layer, square = 32, 4 * 4096**2 + 3 * 4096 * 11008, 4096**2
     # Every layer's seven matrices are gathered in bfloat16, for the forward pass and again for the backward pass, which
     # gathers those of queries, keys and values twice; the readout and the token table once.

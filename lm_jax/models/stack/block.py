@@ -64,8 +64,8 @@ class Block(nn.Module):
         self, x: Float[Array, "batch length embed"], context: Context, cache: Any = None, train: bool = False
     ) -> tuple[Float[Array, "batch read embed"], Any]:
         """The residual stream after this layer, of the tokens `context.read`, and the layer's cache."""
-        config, layer_input = self.config, named(x, "residual")
-        x = layer_input
+        x = named(x, "residual")
+        config, layer_input = self.config, x
         new_cache: dict[str, Any] = {}
 
         def attention(y: jax.Array) -> jax.Array:

@@ -33,7 +33,7 @@ MIN_TOKENS = 128
 def choose(name: str, q: Any, k: Any, visibility: Visibility, *, block: int, **options: Any):
     """Looks up a kernel by name, for the arguments that it will get.
 
-    `auto` is the fused kernel of the platform where it can serve them; what it cannot serve is logged, once. Without
+    `auto` is the platform's kernel of `CHOSEN` where that can serve them; what it cannot serve is logged, once. Without
     one it is blockwise where blocks of keys can be skipped, and else dense.
 
     Args:

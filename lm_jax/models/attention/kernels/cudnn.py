@@ -20,15 +20,9 @@ def cudnn(
     k: Float[Array, "batch groups key kv"],
     v: Float[Array, "batch groups key kv"],
     visibility: Visibility,
-    *,
-    bias: Float[Array, "#batch heads query key"] | None = None,
-    slopes: Float[Array, " heads"] | None = None,
-    softcap: float | None = None,
-    dropout: float = 0.0,
-    key: jax.Array | None = None,
-    block: int = 0,
+    **_: Any,
 ) -> Float[Array, "batch heads query kv"]:
-    """Computes `dense` where `refusal` is None."""
+    """Computes `dense` where `refusal` is None, which excludes the other arguments of a kernel."""
     return named(over_devices(_attend, q, k, v, visibility), "attended")
 
 

@@ -30,16 +30,13 @@ def splash(
     v: Float[Array, "batch groups key kv"],
     visibility: Visibility,
     *,
-    bias: Float[Array, "#batch heads query key"] | None = None,
-    slopes: Float[Array, " heads"] | None = None,
     softcap: float | None = None,
-    dropout: float = 0.0,
-    key: jax.Array | None = None,
-    block: int = 0,
+    **_: Any,
 ) -> Float[Array, "batch heads query kv"]:
-    """Computes `dense` where `refusal` is None; on a CPU by interpreting the kernel, which is slow.
+    """Computes `dense` where `refusal` is None, which excludes the other arguments of a kernel.
 
-    Padding attends to padding, where `dense` gives the mean of all values.
+    On a CPU it interprets the kernel, which is slow. Padding attends to padding; in `dense` it gets the mean of all
+    values.
     """
     return over_devices(functools.partial(_attend, softcap=softcap), q, k, v, visibility)
 
