@@ -142,7 +142,7 @@ class StackConfig:
       pattern: kinds of the layers in order, repeated up to `depth`; `block` is the unchanged block:
         `("local", "local", "block")`. Empty: all layers are `block`.
       scan: `always` compiles one repetition of the pattern and loops over it, `never` unrolls, `auto` unrolls shallow
-        stacks on a CPU.
+        stacks on CPUs and GPUs.
       remat: what the backward pass computes again: `none`, `full` (everything), `dots` (all but matrix products), or
         another choice of `models.remat`, or the names of the values that it keeps, separated by commas.
     """

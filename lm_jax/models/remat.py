@@ -10,6 +10,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from lm_jax.core.config import InputError, nearest
+from lm_jax.models.cpu import on_cpu
 
 # Values of a layer that can be kept: the residual stream before a branch; projections; the output of the kernel of
 # attention; the outputs of the branches.
@@ -39,6 +40,34 @@ CHOICES: dict[str, Callable[[Any], Any]] = {
 def named(x: jax.Array, name: str) -> jax.Array:
     """Returns `x`, which `stack.remat` can then keep by one of `NAMES`."""
     return checkpoint_name(x, name)
+
+
+def lean(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Returns an elementwise or row-wise `function`, whose backward pass keeps its inputs and computes it again.
+
+    Otherwise what it computes in float32 from a 16-bit first argument is kept, which is more than all else in a layer.
+    In float32 there is less to save, and on a CPU it would take longer: there the function stays as it is.
+    """
+
+    def apply(x: jax.Array, *others: Any) -> jax.Array:
+        if x.dtype.itemsize > 2 or on_cpu():
+            return function(x, *others)
+        return _lean(function, x, *others)
+
+    return apply
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _lean(function: Callable[..., jax.Array], *arguments: Any) -> jax.Array:
+    return function(*arguments)
+
+
+def _again(function: Callable[..., jax.Array], arguments: tuple[Any, ...], gradient: jax.Array) -> tuple[Any, ...]:
+    # Behind the barrier the compiler does not find the values of the forward pass, which it would keep.
+    return jax.vjp(function, *jax.lax.optimization_barrier(arguments))[1](gradient)
+
+
+_lean.defvjp(lambda function, *arguments: (function(*arguments), arguments), _again)
 
 
 def rematerialised(layer: Callable[..., Any], remat: str) -> Callable[..., Any]:

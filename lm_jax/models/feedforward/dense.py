@@ -13,7 +13,7 @@ from lm_jax.core.config import lookup
 from lm_jax.models import initializers
 from lm_jax.models.config import FeedForwardConfig, InitConfig
 from lm_jax.models.projection import Projection
-from lm_jax.models.remat import named
+from lm_jax.models.remat import lean, named
 from lm_jax.parallel.layout import constrain
 
 
@@ -60,7 +60,8 @@ class FeedForward(nn.Module):
             return named(Projection((embed,), (mlp,), *settings, name=name)(x), name)
 
         hidden = project("in")
-        hidden = activation(project("gate")) * hidden if self.config.gated else activation(hidden)
+        product = lambda gate, hidden: activation(gate) * hidden
+        hidden = lean(product)(project("gate"), hidden) if self.config.gated else lean(activation)(hidden)
         hidden = constrain(hidden, "batch", "length", "mlp")
         hidden = nn.Dropout(self.config.dropout, deterministic=not train)(hidden)
         out = Projection((mlp,), (embed,), ("mlp", "embed"), kernel_out, self.config.bias, self.dtype, name="out")

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 
 from lm_jax.core.config import lookup
 from lm_jax.core.trees import Params
-from lm_jax.models import cpu
 from lm_jax.models.config import StackConfig
 from lm_jax.models.interface import Shown
 from lm_jax.models.stack import segments
 from lm_jax.models.stack.segments import Segment
+from lm_jax.parallel.layout import platform
 
-# Deeper stacks take too long to compile unrolled; shallower ones run faster unrolled on a CPU.
+# Deeper stacks take too long to compile unrolled; shallower ones run faster unrolled on CPUs and GPUs, where a scan
+# copies each layer's slices of the parameters and of what the backward pass keeps (docs/claims.md).
 MAX_UNROLLED_DEPTH = 12
 
 # Applies a layer to the residual stream, the layer's parameters, its cache and its random key; returns the residual
@@ -27,7 +28,7 @@ MAX_UNROLLED_DEPTH = 12
 Apply = Callable[[jax.Array, Any, Any, Any], tuple[jax.Array, Any, Shown]]
 
 SCANS: dict[str, Callable[[StackConfig], bool]] = {
-    "auto": lambda config: config.depth > MAX_UNROLLED_DEPTH or not cpu.on_cpu(),
+    "auto": lambda config: config.depth > MAX_UNROLLED_DEPTH or platform() == "tpu",
     "always": lambda config: True,
     "never": lambda config: False,
 }

@@ -22,18 +22,15 @@ from lm_jax.parallel.layout import platform
 log = logging.getLogger(__name__)
 
 KERNELS = {"dense": dense, "blockwise": blockwise, "splash": _splash.splash, "cudnn": _cudnn.cudnn}
-# Kernels that keep the scores on the chip: their platform, and what they cannot serve.
-FUSED = {"splash": ("tpu", _splash.refusal), "cudnn": ("gpu", _cudnn.refusal)}
-# Those that `auto` chooses; `cudnn` has to be named until it has run on GPUs (docs/claims.md).
-CHOSEN = ("splash",)
-# Fewer tokens do not fill a block of a fused kernel.
-MIN_TOKENS = 128
+# Kernels that keep the scores on the chip: their platform, the fewest tokens that fill a block, and what they cannot
+# serve.
+FUSED = {"splash": ("tpu", 128, _splash.refusal), "cudnn": ("gpu", 64, _cudnn.refusal)}
 
 
 def choose(name: str, q: Any, k: Any, visibility: Visibility, *, block: int, **options: Any):
     """Looks up a kernel by name, for the arguments that it will get.
 
-    `auto` is the platform's kernel of `CHOSEN` where that can serve them; what it cannot serve is logged, once. Without
+    `auto` is the platform's kernel of `FUSED` where that can serve them; what it cannot serve is logged, once. Without
     one it is blockwise where blocks of keys can be skipped, and else dense.
 
     Args:
@@ -53,8 +50,8 @@ def choose(name: str, q: Any, k: Any, visibility: Visibility, *, block: int, **o
         if reason is not None:
             raise InputError(f"attention.kernel is {name!r}, which does not serve {reason}; set attention.kernel=auto")
     elif name == "auto":
-        fused = next((each for each in CHOSEN if FUSED[each][0] == platform()), None)
-        if fused is not None and min(queries, keys) >= MIN_TOKENS:
+        fused = next((each for each, (where, _, _) in FUSED.items() if where == platform()), None)
+        if fused is not None and min(queries, keys) >= FUSED[fused][1]:
             reason = _refusal(fused, q, k, visibility, options)
             if reason is None:
                 return KERNELS[fused]
@@ -65,7 +62,7 @@ def choose(name: str, q: Any, k: Any, visibility: Visibility, *, block: int, **o
 
 
 def _refusal(name: str, q: Any, k: Any, visibility: Visibility, options: dict[str, Any]) -> str | None:
-    where, refusal = FUSED[name]
+    where, _, refusal = FUSED[name]
     return refusal(q, k, visibility, **options) if platform() == where else f"the platform {platform()!r}"
 
 

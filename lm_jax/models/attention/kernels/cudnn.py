@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lm_jax.models.attention.kernels.devices import over_devices
@@ -20,10 +21,12 @@ def cudnn(
     k: Float[Array, "batch groups key kv"],
     v: Float[Array, "batch groups key kv"],
     visibility: Visibility,
+    *,
+    bias: Float[Array, "#batch heads query key"] | None = None,
     **_: Any,
 ) -> Float[Array, "batch heads query kv"]:
     """Computes `dense` where `refusal` is None, which excludes the other arguments of a kernel."""
-    return named(over_devices(_attend, q, k, v, visibility), "attended")
+    return named(over_devices(_attend, q, k, v, visibility, bias), "attended")
 
 
 def refusal(
@@ -31,18 +34,17 @@ def refusal(
     k: Any,
     visibility: Visibility,
     *,
-    bias: Any = None,
     slopes: Any = None,
     softcap: float | None = None,
     dropout: float = 0.0,
     key: Any = None,
+    **_: Any,
 ) -> str | None:
     """What `cudnn` does not serve among its arguments, of which q and k may be shapes; None: it serves all."""
     reasons = {
         # jax compares the versions of cuDNN and of the GPU in the process that traces.
         "a program for GPUs that is made without one": jax.default_backend() != "gpu",
         f"{q.dtype} (it serves config.model.dtype=bfloat16)": q.dtype.name not in ("bfloat16", "float16"),
-        "a bias on the scores (attention.position)": bias is not None,
         "ALiBi's penalty on distance (attention.position)": slopes is not None,
         "soft-capped scores (attention.softcap)": softcap is not None,
         "dropout on probabilities (it serves attention.dropout_on=output)": dropout > 0 and key is not None,
@@ -53,8 +55,10 @@ def refusal(
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def _attend(q: Array, k: Array, v: Array, visibility: Visibility) -> Array:
+def _attend(q: Array, k: Array, v: Array, visibility: Visibility, bias: Array | None = None) -> Array:
     options = mask_options(visibility, q.shape[2], k.shape[2])
+    if bias is not None:
+        options["bias"] = bias.astype(q.dtype)
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     return jax.nn.dot_product_attention(q, k, v, scale=1.0, implementation="cudnn", **options).transpose(0, 2, 1, 3)
 
@@ -75,4 +79,6 @@ def mask_options(visibility: Visibility, queries: int, keys: int) -> dict[str, A
             # cuDNN's window has two sides, of which the right one is the causal mask.
             return {"is_causal": causal, **({} if before is None else {"local_window_size": (before, 0)})}
     allowed = visibility.allowed(slice(0, queries), slice(0, keys))
-    return {"is_causal": causal, "mask": None if allowed is None else allowed[:, None]}
+    if allowed is not None:
+        allowed = jnp.broadcast_to(allowed, (allowed.shape[0], queries, keys))[:, None]
+    return {"is_causal": causal, "mask": allowed}

@@ -193,7 +193,7 @@ def test_a_kernel_of_another_platform_is_refused():
 
 
 def test_auto_is_the_kernel_of_the_platform_and_logs_once_what_it_does_not_serve(monkeypatch, caplog):
-    monkeypatch.setitem(kernels.FUSED, "splash", ("cpu", kernels.FUSED["splash"][1]))
+    monkeypatch.setitem(kernels.FUSED, "splash", ("cpu", *kernels.FUSED["splash"][1:]))
     visibility, drops = Visibility(mask=causal), {"dropout": 0.1, "key": jax.random.key(0)}
     assert choose("auto", visibility, tokens=256) is splash
     # Too few tokens for it, such as one that is decoded.

@@ -176,7 +176,7 @@ def decoder(**attention):
 
 
 def test_a_decoder_of_packed_rows_computes_the_same_with_splash(monkeypatch):
-    monkeypatch.setitem(kernels.FUSED, "splash", ("cpu", refusal))
+    monkeypatch.setitem(kernels.FUSED, "splash", ("cpu", 128, refusal))
     inputs = packed_inputs()
     init = functools.partial(decoder().init, method="everything")
     shapes, rng = jax.eval_shape(init, jax.random.key(0), inputs)["params"], np.random.default_rng(1)
