@@ -25,6 +25,7 @@ class Bound:
     Attributes:
       params: parameters of the Linen `module`; those outside the stacks are already transformed.
       transform: applied to one layer's parameters inside the loop over layers.
+      axes: logical axis names of every parameter; None: unknown, or others than those of `params`.
 
     Example:
       >>> from lm_jax.models.config import EmbedConfig, StackConfig, TransformerConfig
@@ -38,6 +39,7 @@ class Bound:
     module: Transformer | EncoderDecoder
     params: Params
     transform: Transform | None = None
+    axes: Params | None = None
 
     def __call__(self, inputs: Inputs, *, dropout: jax.Array | None = None, **options: Any) -> Output:
         """Runs the model on a batch; `options`: `cache`, `show` and `logits`, as in `Transformer.__call__`.
@@ -53,8 +55,16 @@ class Bound:
     @property
     def readout_params(self) -> Params:
         """The parameters that `readout` reads: of an untied one not the token table, whose gradient would be zeros."""
-        names = READOUT if self.module.config.readout.tied else ("head",)
-        return {name: self.params[name] for name in names if name in self.params}
+        return {name: self.params[name] for name in self._readout if name in self.params}
+
+    @property
+    def readout_axes(self) -> Params | None:
+        """Logical axis names of `readout_params`, where they are known."""
+        return self.axes and {name: self.axes[name] for name in self._readout if name in self.params}
+
+    @property
+    def _readout(self) -> tuple[str, ...]:
+        return READOUT if self.module.config.readout.tied else ("head",)
 
     def readout(self, hidden: jax.Array, params: Params | None = None) -> jax.Array:
         """Logits [..., vocab] of (gathered) hidden states [..., embed]; `params` replaces the model's parameters."""
@@ -153,7 +163,8 @@ class Model:
         if self.transform is not None:
             outside = {name: tree for name, tree in params.items() if name not in STACKS}
             params = {**params, **self.transform(outside)}
-        return Bound(self.module, params, self.transform)
+            return Bound(self.module, params, self.transform)
+        return Bound(self.module, params, axes=self.axes)
 
     def merge(self, params: Params) -> Params:
         """Applies `fold`, for decoding and export; or else `transform`, whose own parameters are dropped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from lm_jax.models import adapted, cpu, quantised
 from lm_jax.models.initializers import Initializer, parameter
+from lm_jax.parallel import products
 
 
 class Projection(nn.Module):
@@ -36,15 +38,24 @@ class Projection(nn.Module):
         lead = x.shape[: x.ndim - len(self.inputs)]
         size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
         added = {name: self.get_variable("params", name) for name in adapted.ADDED if self.has_variable("params", name)}
-        # A single matrix product: XLA's batched products are slower on a CPU.
-        x = x.reshape(-1, size_in)
         if self.has_variable("params", quantised.NAME):
-            y = adapted.product(x, self.get_variable("params", quantised.NAME), size_out, added)
+            stored = self.get_variable("params", quantised.NAME)
+            y = adapted.product(x.reshape(-1, size_in), stored, size_out, added)
         else:
             kernel = parameter(self, "kernel", self.kernel_init, self.axes, (*self.inputs, *self.outputs))
-            kernel = kernel.reshape(size_in, size_out)
-            y = adapted.product(x, kernel, size_out, added) if added else x @ kernel.astype(self.dtype)
+            y = self._product(x, kernel, added)
         if self.bias:
             bias = parameter(self, "bias", nn.initializers.zeros, self.axes[len(self.inputs) :], self.outputs)
             y = y + cpu.broadcast_rows(bias.astype(self.dtype).reshape(1, size_out), y.shape[0])
         return adapted.scaled(y, added).reshape(*lead, *self.outputs)
+
+    def _product(self, x: jax.Array, kernel: jax.Array, added: dict[str, Any]) -> jax.Array:
+        """`x` [..., *inputs] times the kernel, as a matrix with the flattened outputs."""
+        size_in, size_out = math.prod(self.inputs), math.prod(self.outputs)
+        layout = None if added or x.ndim == len(self.inputs) else products.explicit(x.shape[0], self.axes)
+        if layout is not None:
+            y = products.product(layout, x, kernel.astype(self.dtype), self.axes, len(self.inputs))
+            return y.reshape(-1, size_out)
+        # A single matrix product: XLA's batched products are slower on a CPU.
+        x, kernel = x.reshape(-1, size_in), kernel.reshape(size_in, size_out)
+        return adapted.product(x, kernel, size_out, added) if added else x @ kernel.astype(self.dtype)

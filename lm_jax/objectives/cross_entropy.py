@@ -14,7 +14,7 @@ from lm_jax.core.sums import Sum
 from lm_jax.models.heads import is_largest
 from lm_jax.models.model import Bound
 from lm_jax.objectives.sampling import sample
-from lm_jax.parallel.layout import sum_over_rows
+from lm_jax.parallel.products import sum_over_rows
 
 # At most 8 chunks per device, of at least 512 tokens, because every chunk adds to the gradient of the whole readout.
 MOST_CHUNKS, LEAST_TOKENS = 8, 512
@@ -81,7 +81,8 @@ def sampled_token_loss(
         *totals, samples = _local_sums(model.readout, 0.0, params, *tokens)
         return tuple(totals), samples.reshape(-1)[: tokens[1].size].reshape(tokens[1].shape)
 
-    sums, samples = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights, uniforms, keep=True)
+    where = {"axes": model.readout_axes, "dtype": hidden.dtype, "keep": True}
+    sums, samples = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights, uniforms, **where)
     weight = weights.sum()
     loss, correct = (Sum(total=total, weight=weight) for total in sums)
     return loss, correct, samples
@@ -112,7 +113,8 @@ def _token_sums(
     smoothing: float,
 ) -> tuple[Sum, ...]:
     local_sums = functools.partial(_local_sums, readout, smoothing)
-    sums = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights)
+    where = {"axes": model.readout_axes, "dtype": hidden.dtype}
+    sums = sum_over_rows(local_sums, model.readout_params, hidden, labels, weights, **where)
     weight = weights.sum()
     return tuple(Sum(total=total, weight=weight) for total in sums)
 

@@ -24,7 +24,7 @@ from lm_jax.objectives.base import Loss, Part, Vocabulary, Work, balanced, row_k
 from lm_jax.objectives.cross_entropy import by_chunk, cross_entropy
 from lm_jax.objectives.replaced import SHARES, Generated, Replacing, check_settings, split_key
 from lm_jax.objectives.roles import Role
-from lm_jax.parallel.layout import sum_over_rows
+from lm_jax.parallel.products import sum_over_rows
 
 # Folded into the keys of the rows, so that candidates do not depend on the replacements.
 CANDIDATES = 1

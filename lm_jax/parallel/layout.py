@@ -164,34 +164,6 @@ def active() -> Layout | None:
     return _current.get()
 
 
-def sum_over_rows(function: Callable[..., Any], shared: Any, *rows: jax.Array, keep: bool = False) -> Any:
-    """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
-
-    `function` returns sums over rows; `shared` is the same on every device, `rows` are arrays [batch, ...]. Axes other
-    than `batch` stay sharded. A loop inside `function` accumulates per device; the sum over devices follows it. Without
-    an active layout, or with one that does not shard rows, `function` is called directly.
-
-    With `keep`, `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
-    """
-    layout = active()
-    if layout is None or layout.divisor("batch") == 1:
-        return function(shared, *rows)
-    over = layout.rules.batch
-    inner = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
-
-    def summed(*args: Any) -> Any:
-        with Layout(layout.mesh, Rules(**inner)).activate():
-            results = function(*args)
-            return (jax.lax.psum(results[0], over), results[1]) if keep else jax.lax.psum(results, over)
-
-    specs = (PartitionSpec(), *[PartitionSpec(over)] * len(rows))
-    out_specs = (PartitionSpec(), PartitionSpec(over)) if keep else PartitionSpec()
-    mapped = jax.shard_map(
-        summed, mesh=layout.mesh, in_specs=specs, out_specs=out_specs, axis_names={*over}, check_vma=False
-    )
-    return mapped(shared, *rows)
-
-
 def platform() -> str:
     """Returns jax's name for the platform of the active layout; without one, of jax's default backend."""
     layout = active()

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from lm_jax.parallel.layout import Layout, active
+from lm_jax.parallel.products import gathered
 
 
 def look_up(
@@ -63,10 +64,7 @@ def _local(
 ) -> jax.Array:
     """The rows of this device's ids, from its part of the table; `scattered`: mesh axes that divide the result."""
     over_rows, over_width = (getattr(layout.rules, axis) for axis in axes)
-    table = table.astype(dtype)
-    # Axis by axis: on large TPU slices, the gradient of one gather over several axes becomes an all-reduce.
-    for name in reversed(over_width):
-        table = jax.lax.all_gather(table, name, axis=1, tiled=True)
+    table = gathered(layout, ((), over_width), dtype, table)
     if layout.divisor(axes[0]) == 1:
         return _take(table, ids)
     first = jax.lax.axis_index(over_rows) * table.shape[0]

@@ -9,8 +9,9 @@ from jax.sharding import PartitionSpec
 
 from lm_jax.core.config import InputError
 from lm_jax.parallel import mesh
-from lm_jax.parallel.layout import Layout, constrain, sum_over_rows
+from lm_jax.parallel.layout import Layout, constrain
 from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.products import sum_over_rows
 from lm_jax.parallel.rules import Rules
 
 

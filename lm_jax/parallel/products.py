@@ -1,0 +1,200 @@
+"""What devices with different rows compute with parameters that are divided between them: products, sums over rows.
+
+Each device gathers a kernel in the type of the product, multiplies its own rows, and adds its share of the gradient to
+the others' on the way to the device that keeps it (ZeRO-3: Rajbhandari et al. 2020, arXiv:1910.02054). Left to itself,
+XLA's partitioner sums whole gradients on every device of a large slice and then keeps a part.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from lm_jax.parallel.layout import Axes, Layout, active, platform
+from lm_jax.parallel.rings import reduce_scatter
+from lm_jax.parallel.rules import Rules
+
+log = logging.getLogger(__name__)
+
+# Where products are explicit; elsewhere the partitioner divides them.
+PLATFORMS = ("tpu",)
+# Of each dimension of a kernel, the mesh axes over which devices with different rows divide it.
+Parts = tuple[tuple[str, ...], ...]
+
+
+def parts(layout: Layout, axes: Axes) -> Parts:
+    """Returns, for each dimension of a kernel with these logical axes, the mesh axes that also divide the batch."""
+    names = lambda axis: () if axis is None else getattr(layout.rules, axis)
+    return tuple(
+        tuple(name for name in names(axis) if name in layout.rules.batch and layout.mesh.shape[name] > 1)
+        for axis in axes
+    )
+
+
+def explicit(rows: int, axes: Axes) -> Layout | None:
+    """Returns the active layout if it asks for explicit products of `rows` rows with a kernel with these axes."""
+    layout = active()
+    if layout is None or platform() not in PLATFORMS or rows % layout.divisor("batch"):
+        return None
+    return layout if any(parts(layout, axes)) else None
+
+
+def product(layout: Layout, x: Array, kernel: Array, axes: Axes, inputs: int) -> Array:
+    """Returns the product [batch, ..., *outputs] over the last axes of `x` and the first of `kernel`.
+
+    Args:
+      layout: what `explicit` returned.
+      x: [batch, ..., *inputs], of which each device has its own rows.
+      kernel: [*inputs, *outputs] in the type of the product, in which it is gathered and its gradient is reduced.
+      axes: logical names of the kernel's axes.
+      inputs: number of contracted axes.
+    """
+    over, divided = layout.rules.batch, parts(layout, axes)
+    spec = PartitionSpec(*(names or None for names in divided))
+    _report(layout.divisor("batch"))
+    return jax.shard_map(
+        functools.partial(_product, layout, divided, inputs),
+        mesh=layout.mesh,
+        in_specs=(PartitionSpec(over), spec),
+        out_specs=PartitionSpec(over),
+        axis_names={*over},
+        check_vma=False,
+    )(x, kernel)
+
+
+@functools.cache
+def _report(devices: int) -> None:
+    """Logs the choice once for all layers and programs."""
+    log.info("products over %d devices gather their kernels and reduce their gradients in rings", devices)
+
+
+def _gather(divided: Parts, x: jax.Array) -> jax.Array:
+    for dimension, names in enumerate(divided):
+        for name in reversed(names):
+            x = jax.lax.all_gather(x, name, axis=dimension, tiled=True)
+    return x
+
+
+def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
+    """This device's part of the sum of `x` over the devices between which it is divided."""
+    for dimension, names in enumerate(divided):
+        for name in names:
+            if platform() in PLATFORMS:
+                x = reduce_scatter(layout, x, name, dimension)
+            else:
+                x = jax.lax.psum_scatter(x, name, scatter_dimension=dimension, tiled=True)
+    return x
+
+
+def _matrix(divided: Parts, inputs: int, kernel: jax.Array) -> jax.Array:
+    """The whole kernel as a matrix [inputs, outputs]."""
+    kernel = _gather(divided, kernel)
+    return kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _product(layout: Layout, divided: Parts, inputs: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """This device's rows times the whole kernel; its backward pass keeps this device's part of the kernel only."""
+    matrix = _matrix(divided, inputs, kernel)
+    lead, outputs = x.shape[: x.ndim - inputs], _whole(layout, divided, kernel.shape)[inputs:]
+    return (x.reshape(-1, matrix.shape[0]) @ matrix).reshape(*lead, *outputs)
+
+
+def _forward(layout: Layout, divided: Parts, inputs: int, x: jax.Array, kernel: jax.Array):
+    return _product(layout, divided, inputs, x, kernel), (x, kernel)
+
+
+def _backward(layout: Layout, divided: Parts, inputs: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+    x, kernel = saved
+    matrix = _matrix(divided, inputs, kernel)
+    rows, gradient = x.reshape(-1, matrix.shape[0]), gradient.reshape(-1, matrix.shape[1])
+    x_gradient = (gradient @ matrix.T).reshape(x.shape)
+    total = (rows.T @ gradient).reshape(_whole(layout, divided, kernel.shape))
+    return x_gradient, _scatter(layout, divided, total)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _whole(layout: Layout, divided: Parts, shape: tuple[int, ...]) -> tuple[int, ...]:
+    sizes = (math.prod(layout.mesh.shape[name] for name in names) for names in divided)
+    return tuple(size * count for size, count in zip(shape, sizes, strict=True))
+
+
+def sum_over_rows(
+    function: Callable[..., Any],
+    shared: Any,
+    *rows: jax.Array,
+    keep: bool = False,
+    axes: Any = None,
+    dtype: jnp.dtype | None = None,
+) -> Any:
+    """Applies `function(shared, *rows)` to the rows of each device and sums the results over devices.
+
+    Without an active layout, or with one that does not shard rows, `function` is called directly.
+
+    Args:
+      function: returns sums over rows. A loop inside it accumulates per device; the sum over devices follows it.
+      shared: a tree of parameters, the same on every device. Axes other than `batch` stay sharded.
+      rows: arrays [batch, ...].
+      keep: `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
+      axes: logical axes of each leaf of `shared`, where its parameters may be gathered, and their gradients reduced,
+        explicitly; None: that is left to the partitioner.
+      dtype: the type in which they are.
+    """
+    layout = active()
+    if layout is None or layout.divisor("batch") == 1:
+        return function(shared, *rows)
+    over = layout.rules.batch
+    inner = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
+    leaves, structure = jax.tree.flatten(shared)
+    asked = axes is not None and platform() in PLATFORMS
+    divided = [parts(layout, each) for each in structure.flatten_up_to(axes)] if asked else [()] * len(leaves)
+
+    def summed(leaves: list[jax.Array], *args: Any) -> Any:
+        # Gradients are accumulated in the parameter's own type, and rounded for the way.
+        whole = [
+            gathered(layout, each, dtype or leaf.dtype, leaf).astype(leaf.dtype) if any(each) else leaf
+            for each, leaf in zip(divided, leaves, strict=True)
+        ]
+        with Layout(layout.mesh, Rules(**inner)).activate():
+            results = function(structure.unflatten(whole), *args)
+            return (jax.lax.psum(results[0], over), results[1]) if keep else jax.lax.psum(results, over)
+
+    shared_specs = [PartitionSpec(*(names or None for names in each)) for each in divided]
+    mapped = jax.shard_map(
+        summed,
+        mesh=layout.mesh,
+        in_specs=(shared_specs, *[PartitionSpec(over)] * len(rows)),
+        out_specs=(PartitionSpec(), PartitionSpec(over)) if keep else PartitionSpec(),
+        axis_names={*over},
+        check_vma=False,
+    )
+    return mapped(leaves, *rows)
+
+
+def gathered(layout: Layout, divided: Parts, dtype: jnp.dtype, leaf: Array) -> Array:
+    """Returns the whole of a parameter in `dtype`, inside a function that is mapped over the axes that divide it.
+
+    Its gradient is rounded to `dtype` as well, and each device keeps its part of the sum.
+    """
+    return _gathered(layout, divided, leaf.astype(dtype)) if any(divided) else leaf.astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gathered(layout: Layout, divided: Parts, leaf: jax.Array) -> jax.Array:
+    return _gather(divided, leaf)
+
+
+_gathered.defvjp(
+    lambda layout, divided, leaf: (_gather(divided, leaf), None),
+    lambda layout, divided, _, gradient: (_scatter(layout, divided, gradient),),
+)

@@ -1,0 +1,98 @@
+"""Reduce-scatter in rings of neighbours: every link of a torus carries a part, in both directions, at the same time.
+
+A device passes partial sums to its neighbour and adds its own, so that each sum arrives, complete, where it is kept
+(Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms"). Permutations run beside products, where the
+compiler of TPUs runs its own reduce-scatter of a large slice alone.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lm_jax.parallel.layout import Layout
+
+# Numbers side by side in a register of a TPU.
+LANES = 128
+
+
+def reduce_scatter(layout: Layout, x: Array, name: str, dimension: int) -> Array:
+    """Returns this device's part of the sum of `x` over a mesh axis, divided along a dimension.
+
+    Args:
+      layout: its mesh has the axis `name`, over which the calling function is mapped (`jax.shard_map`).
+      x: addends of this device; the axis' size divides `dimension`.
+      name: the mesh axis.
+      dimension: of `x`, divided by the result.
+    """
+    axis = layout.mesh.axis_names.index(name)
+    places = grid(np.moveaxis(layout.mesh.devices, axis, -1).reshape(-1, layout.mesh.shape[name]))
+    # Whole rows of parts: parts of a few lanes would be padded to 128.
+    rows = jnp.moveaxis(x, dimension, 0)
+    kept = rows.shape[0] // places.size
+    blocks = rows.reshape(places.size, kept, -1)
+    if (places.flat != np.arange(places.size)).any():
+        blocks = blocks[places.reshape(-1)]
+    blocks = blocks.reshape(*places.shape, kept, -1)
+    orders = [(*range(first, places.ndim), *range(first)) for first in range(places.ndim)]
+    ways = [(order, direction) for order in orders for direction in (1, -1)]
+    size = blocks.shape[-1]
+    unit = LANES if size >= LANES * len(ways) else 1
+    bounds = [*(size * way // (len(ways) * unit) * unit for way in range(len(ways))), size]
+    sums = [
+        _along(blocks[..., start:stop], places, name, order, direction)
+        for (order, direction), start, stop in zip(ways, bounds[:-1], bounds[1:], strict=True)
+        if stop > start
+    ]
+    return jnp.moveaxis(jnp.concatenate(sums, -1).reshape(kept, *rows.shape[1:]), 0, dimension)
+
+
+def _along(x: jax.Array, places: np.ndarray, name: str, order: tuple[int, ...], direction: int) -> jax.Array:
+    """The sum of `x` [*places kept part] over the devices, at this device's place: one ring for each axis in turn."""
+    index = jax.lax.axis_index(name)
+    for axis in order:
+        size = places.shape[axis]
+        neighbours = np.roll(places, -direction, axis)
+        links = list(zip(places.flat, neighbours.flat, strict=True))
+        own = jnp.asarray(np.argsort(places, axis=None))[index] // int(np.prod(places.shape[axis + 1 :])) % size
+        # Axes that are done have size 1.
+        take = functools.partial(_take, x, axis, own, size)
+        total = take(-direction)
+        for hop in range(1, size):
+            total = jax.lax.ppermute(total, name, links) + take(-direction * (hop + 1))
+        x = total
+    return x.reshape(x.shape[-2:])
+
+
+def _take(x: jax.Array, axis: int, own: jax.Array, size: int, offset: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, (own + offset) % size, 1, axis)
+
+
+def grid(lines: np.ndarray) -> np.ndarray:
+    """Returns the indices of a mesh axis, arranged as their devices are in the torus; in a line if they are in none.
+
+    `lines` are the devices [lines, size of the axis], one line for each place on the other axes.
+
+    Example:
+      >>> from lm_jax.parallel import mesh
+      >>> grid(mesh.make(mesh.MeshConfig(data=1, fsdp=8)).devices.reshape(1, 8))
+      array([0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    line = np.arange(lines.shape[1])
+    if not hasattr(lines[0, 0], "coords"):
+        return line
+    coordinates = np.array([[device.coords for device in each] for each in lines])
+    steps = coordinates - coordinates[:, :1]
+    used = [axis for axis in range(steps.shape[-1]) if len(np.unique(steps[0, :, axis])) > 1]
+    values = [np.unique(steps[0, :, axis], return_inverse=True) for axis in used]
+    shape = tuple(len(found) for found, _ in values)
+    # Other lines must have the same form, and a line must fill a box.
+    if (steps != steps[:1]).any() or np.prod(shape) != len(line):
+        return line
+    places = np.empty(shape, int)
+    places[tuple(ranks for _, ranks in values)] = line
+    return places
