@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from lm_jax.models import adapted, cpu, quantised
 from lm_jax.models.initializers import Initializer, parameter
+from lm_jax.models.remat import named
 from lm_jax.parallel import products
 
 
@@ -55,7 +56,7 @@ class Projection(nn.Module):
         layout = None if added or x.ndim == len(self.inputs) else products.explicit(x.shape[0], self.axes)
         if layout is not None:
             y = products.product(layout, x, kernel.astype(self.dtype), self.axes, len(self.inputs))
-            return y.reshape(-1, size_out)
+            return named(y, "product").reshape(-1, size_out)
         # A single matrix product: XLA's batched products are slower on a CPU.
         x, kernel = x.reshape(-1, size_in), kernel.reshape(size_in, size_out)
         return adapted.product(x, kernel, size_out, added) if added else x @ kernel.astype(self.dtype)

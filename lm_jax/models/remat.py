@@ -21,7 +21,13 @@ policies = jax.checkpoint_policies
 CHOICES: dict[str, Callable[[Any], Any]] = {
     "none": lambda layer: layer,
     "full": jax.checkpoint,
-    "dots": functools.partial(jax.checkpoint, policy=policies.dots_with_no_batch_dims_saveable),
+    # Explicit products are dots that jax does not see.
+    "dots": functools.partial(
+        jax.checkpoint,
+        policy=policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("product")
+        ),
+    ),
     "minimal": functools.partial(jax.checkpoint, policy=policies.save_only_these_names(*PRODUCTS)),
     "save_qkv": functools.partial(jax.checkpoint, policy=policies.save_only_these_names(*PRODUCTS[:3])),
     "save_attention": functools.partial(jax.checkpoint, policy=policies.save_only_these_names(*PRODUCTS[:5])),

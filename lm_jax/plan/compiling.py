@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ TOO_LARGE = (
     re.compile(r"total memory required[^(]*\(([\d.]+)([KMGT]?)\) exceeds available \w+ \(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
 )
+# For GPUs: kernels are chosen without timing them.
+UNTIMED = {"xla_gpu_autotune_level": 0}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -42,8 +44,10 @@ class Compiled:
     compiling_s: float
 
 
-def compile_step(step: Callable[..., Any], *arguments: Any) -> Compiled:
+def compile_step(step: Callable[..., Any], *arguments: Any, options: Mapping[str, Any] | None = None) -> Compiled:
     """Traces a jitted function for trees of `jax.ShapeDtypeStruct` on the devices of a topology, and compiles it.
+
+    `options` are the compiler's.
 
     Raises:
       InputError: the compiler fails for another reason than memory.
@@ -55,11 +59,11 @@ def compile_step(step: Callable[..., Any], *arguments: Any) -> Compiled:
     try:
         # A program that comes from jax's cache is loaded, which needs a TPU.
         with quiet(), _uncached():
-            compiled = lowered.compile()
+            compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
         if (sizes := too_large(str(error))) is None:
             message = " ".join(str(error).split())[:300]
-            raise InputError(f"the compiler of TPUs refused this step: {message}") from error
+            raise InputError(f"the compiler refused this step: {message}") from error
         needed, limit = sizes
         seconds = time.perf_counter() - traced
         return Compiled(

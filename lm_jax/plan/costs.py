@@ -13,7 +13,7 @@ from lm_jax.core.chips import Chip
 from lm_jax.plan.compiling import Compiled
 from lm_jax.plan.program import KINDS, Collective, Program, read
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 Plan = dict[str, Any]
 
 
@@ -51,7 +51,8 @@ def figures(work: Work, compiled: Compiled, chip: Chip) -> Plan:
     """
     limit = compiled.limit_bytes or chip.usable_bytes
     plan: Plan = {
-        "fits": compiled.memory is not None,
+        # The compiler of GPUs does not refuse what is too large.
+        "fits": compiled.memory is not None and compiled.needed_bytes <= limit,
         "needed_bytes": compiled.needed_bytes,
         "limit_bytes": limit,
         "headroom_bytes": limit - compiled.needed_bytes,

@@ -1,4 +1,4 @@
-"""Operations of a product: XLA writes it as `dot`, and for TPUs as `convolution`, batch axes included."""
+"""Operations of a product: XLA writes it as `dot`, for TPUs as `convolution`, for GPUs as a call of cuBLAS."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from lm_jax.plan.hlo import Instruction, arrays
 
+# Names of cuBLAS calls begin with this.
+CUBLAS = "__cublas$"
 # Size, stride, padding before and after, dilation of the input, dilation of the kernel.
 Axis = tuple[int, int, int, int, int, int]
 
 
 def flops(product: Instruction, computation: Mapping[str, Instruction]) -> float:
-    """Returns the floating-point operations of a `dot` or `convolution`: two for each multiplication that counts.
+    """Returns the floating-point operations of a product: two for each multiplication that counts.
 
     Multiplications with padding, or with the holes of a dilated input, do not count, because most of those of a product
     that is written as a convolution are such.
@@ -27,6 +29,10 @@ def flops(product: Instruction, computation: Mapping[str, Instruction]) -> float
     if product.opcode == "dot":
         contracted = [int(axis) for axis in product.braces("lhs_contracting_dims").split(",") if axis]
         return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+    if product.opcode == "custom-call":
+        contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', product.rest)
+        sizes = [left[int(axis)] for axis in re.findall(r"\d+", contracted[1] if contracted else "")]
+        return 2.0 * math.prod(out) * math.prod(sizes)
     labels = re.fullmatch(r"(\w+)_(\w+)->(\w+)", product.attribute("dim_labels"))
     if labels is None:
         raise ValueError(f"a convolution has no dim_labels: {product.name}")

@@ -114,7 +114,7 @@ class _Reader:
         fused = any(_target(each) == "AsyncCollectiveStart" for each in computation.values())
         for each in computation.values():
             kind, base = collective_kind(each.opcode), each.opcode.removesuffix("-start")
-            if each.opcode in ("dot", "convolution"):
+            if each.opcode in ("dot", "convolution") or _target(each).startswith(products.CUBLAS):
                 source = re.search(r'op_name="([^"]*)"', each.rest)
                 flops = products.flops(each, computation)
                 self.products.append(Product(flops=flops, count=count, source=source[1] if source else ""))
@@ -194,10 +194,12 @@ class _Reader:
         return len(groups), crosses
 
     def trips(self, loop: Instruction, computation: Mapping[str, Instruction]) -> int:
-        """Returns the iterations of a `while` whose condition compares a counter with a constant.
+        """Returns the iterations of a `while` that says them, or whose condition compares a counter with a constant.
 
         An unknown number is noted, and counts as 1.
         """
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(known[1])
         names = [re.search(rf"\b{key}=%?([\w.\-]+)", loop.rest) for key in ("condition", "body")]
         if all(names):
             condition, body = (self._module.computations[name[1]] for name in names if name)

@@ -30,8 +30,8 @@ def table(plan: Plan) -> str:
         f"plan       {plan['recipe']} on {chips}: {plan['devices']} devices, {mesh}",
         f"batch      {plan['rows']} rows x {plan['length']} tokens, accumulate {plan['accumulate']}, {plan['dtype']}, "
         f"vocabulary {plan['vocabulary']:,}",
-        f"compiler   libtpu {plan['libtpu']}, jax {plan['jax']}: traced in {plan['tracing_s']:.1f} s, compiled in "
-        f"{plan['compiling_s']:.1f} s",
+        f"compiler   {plan['compiler']} {plan['compiler_version']}, jax {plan['jax']}: traced in "
+        f"{plan['tracing_s']:.1f} s, compiled in {plan['compiling_s']:.1f} s",
         f"memory     {verdict(plan)}",
         *(f"  {label:<24}{_gib(plan[key]):>12}" for key, label in (*STATE, *COMPILED) if plan[key] is not None),
     ]

@@ -1,4 +1,4 @@
-"""`lm-jax plan`: compiles the train step of a recipe for TPUs that nobody has at hand, and prints what it will cost."""
+"""`lm-jax plan`: compiles the train step of a recipe for devices that nobody has at hand, and prints its cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def run(request: Request) -> int:
     """Plans `--config` for `--topology`; a step that does not fit is a result, too."""
     name, config = request.topology, need_config(request)
     if name is None:
-        raise InputError("plan needs --topology=NAME, such as --topology=v5e:16x16 or --topology=v5p:4x4x4")
+        raise InputError(
+            "plan needs --topology=NAME, such as --topology=v5e:16x16, --topology=v5p:4x4x4 or --topology=h100:8"
+        )
     topology.split(name)
     against = None if request.against is None else plans.load(request.against)
     for flag, folder in (("output", request.output), ("dump", request.dump)):
@@ -37,7 +39,8 @@ def run(request: Request) -> int:
     exp = planning.without_text(config, devices, tokenizer)
     if not request.json:
         report.say(f"compiling  {request.recipe} for {len(devices)} devices; a model of billions takes minutes")
-    compiled = compiling.compile_step(exp.train_step(), exp.state_like, exp.batch_like)
+    options = compiling.UNTIMED if topology.chip(name).target else None
+    compiled = compiling.compile_step(exp.train_step(), exp.state_like, exp.batch_like, options=options)
     plan = _plan(request, name, exp, compiled)
     if request.dump is not None:
         _dump(Path(request.dump), compiled.text, devices)
@@ -56,6 +59,7 @@ def run(request: Request) -> int:
 def _plan(request: Request, name: str, exp: Experiment, compiled: compiling.Compiled) -> costs.Plan:
     """Returns the whole plan, flat."""
     config, mesh, state = exp.config, exp.layout.mesh, exp.state_like
+    compiler = topology.compiler(name)
     described: costs.Plan = {
         "plan_version": costs.PLAN_VERSION,
         "recipe": request.recipe,
@@ -70,7 +74,8 @@ def _plan(request: Request, name: str, exp: Experiment, compiled: compiling.Comp
         "dtype": config.model.dtype,
         "vocabulary": exp.vocabulary.size,
         "jax": jax.__version__,
-        "libtpu": _version("libtpu"),
+        "compiler": compiler,
+        "compiler_version": _version(compiler),
         "tracing_s": compiled.tracing_s,
         "compiling_s": compiled.compiling_s,
     }

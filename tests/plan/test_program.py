@@ -70,6 +70,27 @@ def test_a_loop_of_unknown_length_counts_once_and_is_named():
     assert found.unknown_loops == ("while",) and found.flops == 2 * (2 * 8 * 4 * 4)
 
 
+def test_programs_for_gpus_call_cublas_and_say_how_often_they_loop():
+    gemm = (
+        '  %gemm = (bf16[64,256], s8[4]) custom-call(%x, %y), custom_call_target="__cublas$gemm", '
+        'backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}'
+    )
+    body = "\n".join(
+        [
+            "%body (p: (s32[])) -> (s32[]) {",
+            "  %x = bf16[64,32] parameter(0)",
+            "  %y = bf16[32,256] parameter(1)",
+            gemm,
+            "}",
+        ]
+    )
+    body += "\n\n%cond (p: (s32[])) -> pred[] {\n  %c = pred[] constant(true)\n}\n"
+    line = '%w = (s32[]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"12"}}'
+    found = program.read(entry(line, before=body))
+    assert found.flops == 12 * 2 * 64 * 32 * 256
+    assert not found.unknown_loops
+
+
 def test_a_condition_may_be_a_fusion():
     fused = """%fused (a: s32[], b: s32[]) -> pred[] {
   %a = s32[] parameter(0)

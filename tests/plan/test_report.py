@@ -18,7 +18,8 @@ PLAN = {
     "devices": 512,
     "device_kind": "TPU v5 lite",
     **{"mesh_data": 2, "mesh_fsdp": 256, "mesh_tensor": 1, "rows": 1024, "length": 2048, "accumulate": 1},
-    **{"dtype": "bfloat16", "vocabulary": 32000, "jax": "1", "libtpu": "2", "tracing_s": 3.0, "compiling_s": 4.0},
+    **{"compiler": "libtpu", "compiler_version": "2"},
+    **{"dtype": "bfloat16", "vocabulary": 32000, "jax": "1", "tracing_s": 3.0, "compiling_s": 4.0},
     **{"fits": True, "needed_bytes": 6 * GIB, "limit_bytes": 16 * GIB, "headroom_bytes": 10 * GIB},
     **{"parameters_bytes": GIB, "optimizer_bytes": 2 * GIB, "batch_bytes": 1000, "other_state_bytes": 8},
     **{"argument_bytes": 3 * GIB, "output_bytes": 3 * GIB, "alias_bytes": 3 * GIB, "temporary_bytes": 2 * GIB},
@@ -83,5 +84,5 @@ def test_a_file_that_is_no_plan_is_refused(text, tmp_path):
     file = tmp_path / "other.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(InputError, match="is no plan|version 99; expected 1"):
+    with pytest.raises(InputError, match="is no plan|version 99; expected 2"):
         report.load(str(file))

@@ -31,7 +31,7 @@ def fake(monkeypatch, repository):
     fields = {"text": text, "memory": types.SimpleNamespace(**sizes), "needed_bytes": 3000, "limit_bytes": None}
     monkeypatch.setattr(topology, "devices", lambda name, slices=1: jax.devices())
     monkeypatch.setattr(
-        compiling, "compile_step", lambda *arguments: Compiled(**fields, tracing_s=1.0, compiling_s=2.0)
+        compiling, "compile_step", lambda *arguments, options: Compiled(**fields, tracing_s=1.0, compiling_s=2.0)
     )
     return fields
 
