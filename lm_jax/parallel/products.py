@@ -26,17 +26,22 @@ log = logging.getLogger(__name__)
 
 # Where products are explicit; elsewhere the partitioner divides them.
 PLATFORMS = ("tpu",)
+# Between fewer devices the partitioner scatters gradients by itself, and hides more of the gathers (docs/claims.md).
+LEAST_DEVICES = 32
 # Of each dimension of a kernel, the mesh axes over which devices with different rows divide it.
 Parts = tuple[tuple[str, ...], ...]
 
 
 def parts(layout: Layout, axes: Axes) -> Parts:
-    """Returns, for each dimension of a kernel with these logical axes, the mesh axes that also divide the batch."""
+    """Returns, for each dimension of a kernel with these logical axes, the mesh axes that also divide the batch.
+
+    There are none if they have fewer than `LEAST_DEVICES` devices together.
+    """
     names = lambda axis: () if axis is None else getattr(layout.rules, axis)
-    return tuple(
-        tuple(name for name in names(axis) if name in layout.rules.batch and layout.mesh.shape[name] > 1)
-        for axis in axes
-    )
+    shared = lambda axis: tuple(name for name in names(axis) if name in layout.rules.batch)
+    divided = tuple(tuple(name for name in shared(axis) if layout.mesh.shape[name] > 1) for axis in axes)
+    devices = math.prod(layout.mesh.shape[name] for each in divided for name in each)
+    return divided if devices >= LEAST_DEVICES else ((),) * len(axes)
 
 
 def explicit(rows: int, axes: Axes) -> Layout | None:
@@ -87,7 +92,7 @@ def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
     """This device's part of the sum of `x` over the devices between which it is divided."""
     for dimension, names in enumerate(divided):
         for name in names:
-            if platform() in PLATFORMS:
+            if platform() in PLATFORMS and layout.mesh.shape[name] >= LEAST_DEVICES:
                 x = reduce_scatter(layout, x, name, dimension)
             else:
                 x = jax.lax.psum_scatter(x, name, scatter_dimension=dimension, tiled=True)

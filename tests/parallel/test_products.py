@@ -18,6 +18,7 @@ PLACES = {8: np.array([[0, 3, 4, 7], [1, 2, 5, 6]]), 4: np.array([[0, 1], [3, 2]
 @pytest.fixture
 def explicit(monkeypatch):
     monkeypatch.setattr(products, "PLATFORMS", ("cpu",))
+    monkeypatch.setattr(products, "LEAST_DEVICES", 2)
 
 
 def layout(rules=None, **axes):
@@ -70,6 +71,9 @@ def test_the_partitioner_keeps_what_is_not_asked_for(explicit, monkeypatch):
     assert not inside(layout(data=8), 8, names)
     assert not inside(layout(fsdp=8, data=1), 8, ("mlp", "kv"))
     assert not products.explicit(8, names)
+    monkeypatch.setattr(products, "LEAST_DEVICES", 16)
+    assert not inside(layout(fsdp=8, data=1), 8, names)
+    monkeypatch.setattr(products, "LEAST_DEVICES", 2)
     monkeypatch.setattr(products, "PLATFORMS", ("tpu",))
     assert not inside(layout(fsdp=8, data=1), 8, names)
 
