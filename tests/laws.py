@@ -40,6 +40,7 @@ class Case:
       batch: numpy features of 8 rows of different lengths.
       rules: sharding rules for several devices.
       rate: learning rate.
+      update: the optimizer; None: momentum, so that there is a state to shard and restore; its first step is plain SGD.
     """
 
     objective: Any
@@ -47,11 +48,11 @@ class Case:
     batch: Any
     rules: Rules = Rules()
     rate: float = 0.2
+    update: Any = None
 
     @functools.cached_property
     def optimizer(self):
-        """Momentum, so that there is an optimizer state to shard and restore; the first step is plain SGD."""
-        return optax.sgd(self.rate, momentum=0.9)
+        return self.update or optax.sgd(self.rate, momentum=0.9)
 
     @functools.cached_property
     def first(self):

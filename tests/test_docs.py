@@ -18,6 +18,7 @@ from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.denoise import NOISES
 from lm_jax.parallel.rules import Rules
+from lm_jax.train.moments import FORMATS
 from lm_jax.train.optimizers import OPTIMIZERS
 from lm_jax.train.schedules import SCHEDULES
 from lm_jax.train.writers import WRITERS
@@ -144,6 +145,7 @@ def test_glossary_lists_every_logical_axis_with_its_default():
         ("tokenizers", KINDS),
         ("training", OPTIMIZERS),
         ("training", SCHEDULES),
+        ("training", FORMATS),
         ("watching", WRITERS),
         ("data", plans.PLANS),
     ],

@@ -19,6 +19,7 @@ class Step:
       itemsize: bytes of an activation.
       accumulate: micro-batches of a step.
       state_bytes: parameters and optimizer state on a device.
+      moments_bytes: the optimizer's moments on a device, if they are float32 and could be narrower; else 0.
       gradient_bytes: gradients of a step on a device; micro-batches are summed in as much again.
       data: replicas, which hold the same state.
       slices: slices, which only replicas can span.
@@ -31,6 +32,7 @@ class Step:
     itemsize: int
     accumulate: int
     state_bytes: int
+    moments_bytes: int
     gradient_bytes: int
     data: int
     slices: int
@@ -96,6 +98,9 @@ def cheapest(step: Step, count: int = 3) -> list[Change]:
             key = f"remat={remat} of the stack (config.model.stack.remat, or of encoder and decoder)"
             kept = activations(step, remat)
             changes.append(Change(change=key, price=price, saves_bytes=saved(stored - kept)))
+    for format, kept in (("bfloat16", 2), ("int8", 1)):
+        key, less = f"config.optimizer.moments={format}", round(step.moments_bytes * (1 - kept / 4))
+        changes.append(Change(change=key, price=f"moments in {8 * kept} bits", saves_bytes=less))
     if step.rows % 2 == 0:
         changes.append(Change(change="half of config.data.batch", price="another batch", saves_bytes=saved(stored / 2)))
     half = round((step.needed_bytes if replicas <= 1 else most) / 2)

@@ -18,7 +18,7 @@ from lm_jax.core.config import InputError, lookup, setting
 from lm_jax.core.trees import map_named, named_leaves, selects
 from lm_jax.models import cpu
 from lm_jax.models.axes import Axes, by_path, is_matrix, joined_shape, sides
-from lm_jax.train import schedules
+from lm_jax.train import moments, schedules
 from lm_jax.train.schedules import ScheduleConfig
 
 
@@ -117,6 +117,8 @@ class OptimizerConfig:
       clip: maximum global norm of the gradients; 0: no clipping.
       no_decay: regular expressions; parameters with a matching path have no weight decay.
       multipliers: learning rate factors by path, such as `({"pattern": "embed", "factor": 0.1},)`; all matches apply.
+      moments: how moments are stored, a key of `moments.FORMATS`: "float32", "bfloat16" or "int8", in 4, 2 or about 1
+        byte each; not for adafactor, which factors them.
       layer_decay: factor on the learning rate from each layer to the one below it (`models.layerwise`), such as 0.8; 1:
         all layers have the same rate.
     """
@@ -126,6 +128,7 @@ class OptimizerConfig:
     schedule: ScheduleConfig = setting(ScheduleConfig(), free=True)
     clip: float = setting(1.0, free=True, at_least=0)
     no_decay: tuple[str, ...] = ("bias$", "scale$", "norm")
+    moments: str = "float32"
     multipliers: tuple[Multiplier, ...] = setting((), free=True)
     layer_decay: float = setting(1.0, free=True, above=0, at_most=1)
     adamw: AdamWConfig = AdamWConfig()
@@ -265,7 +268,7 @@ def build_optimizer(
       An optax transformation; its updates include weight decay and the learning rate.
 
     Raises:
-      InputError: unknown optimizer or schedule, or a schedule that the optimizer does not support.
+      InputError: unknown optimizer, schedule or format of moments, or one that the optimizer does not support.
 
     Example:
       >>> params = {"out": {"kernel": jnp.zeros((4, 2)), "bias": jnp.zeros(2)}}
@@ -284,6 +287,13 @@ def build_optimizer(
             f"config.optimizer.schedule.name is {config.schedule.name!r}; optimizer schedule_free requires 'constant'"
         )
 
+    format = lookup(moments.FORMATS, config.moments, "config.optimizer.moments")
+    if format and (config.name == "adafactor" or (config.name == "sgd" and not config.sgd.momentum)):
+        why = "factors its moments" if config.name == "adafactor" else "has no moments without momentum"
+        raise InputError(
+            f"config.optimizer.moments is {config.moments!r}, but optimizer {config.name} {why}; use 'float32'"
+        )
+
     def scaled(path: str, update: jax.Array) -> jax.Array:
         factor = math.prod(each.factor for each in config.multipliers if selects([each.pattern], path))
         factor = (factors or {}).get(path, 1.0) * factor
@@ -292,7 +302,7 @@ def build_optimizer(
     def finish(weight_decay: float, direction: optax.GradientTransformation) -> optax.GradientTransformation:
         mask = lambda params: map_named(lambda path, leaf: not selects(config.no_decay, path), params)
         return optax.chain(
-            direction,
+            moments.narrowed(direction, format) if format else direction,
             optax.add_decayed_weights(weight_decay, mask),
             optax.stateless(lambda updates, params: map_named(scaled, updates)),
             optax.scale_by_learning_rate(rate),

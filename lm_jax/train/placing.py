@@ -10,6 +10,7 @@ import numpy as np
 from lm_jax.core.trees import Params, named_leaves
 from lm_jax.models.axes import Axes, by_path, join_sides, joined_shape, sides
 from lm_jax.objectives.base import Carry
+from lm_jax.train.moments import SCALES
 
 NO_CARRY = Carry()
 # Last words of paths to scalars and settings, which belong to no parameter and are replicated.
@@ -45,7 +46,12 @@ def state_axes(state: Any, params: Params, carry: Carry = NO_CARRY) -> Any:
                 raise ValueError(f"{path} matches no parameter and is not in placing.REPLICATED; give its axes")
             return (None,) * leaf.ndim
         name = "/".join(words[start:])
-        return _moment(words[start - 1], leaf.shape, axes[name], shapes[name].shape, path)
+        own, shape = axes[name], shapes[name].shape
+        if SCALES not in words[:start]:
+            return _moment(words[start - 1], leaf.shape, own, shape, path)
+        # A scale for each row of the moment's last axis, which is that of the parameter or of its matrix.
+        row = shape[-1] if leaf.ndim == len(shape) else joined_shape(own, shape)[-1]
+        return (*_moment(words[start - 1], (*leaf.shape[:-1], row), own, shape, path)[:-1], None)
 
     return jax.tree.unflatten(jax.tree.structure(state), [axes_of(path, leaf) for path, leaf in named_leaves(state)])
 

@@ -15,6 +15,7 @@ from lm_jax.flags import Request, need_config
 from lm_jax.models.transformer import STACKS
 from lm_jax.plan import changes, compiling, costs, topology
 from lm_jax.plan import report as plans
+from lm_jax.train import moments
 from lm_jax.verbs import forking, report
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -105,13 +106,16 @@ def _step(config: ExperimentConfig, exp: Experiment, plan: costs.Plan) -> change
         for stack in (getattr(model, field) for field in STACKS if hasattr(model, field)):
             attention = stack.block.attention
             layers.append((stack.depth, model.embed.width, attention.heads, config.data.length, stack.remat))
+    state = exp.state_like
+    own = moments.of(state.opt_state, state.params) if config.optimizer.moments == "float32" else {}
     return changes.Step(
         layers=tuple(layers),
         rows=config.data.batch // exp.layout.divisor("batch") // config.train.accumulate,
         itemsize=ITEMSIZE[config.model.dtype],
         accumulate=config.train.accumulate,
         state_bytes=plan["parameters_bytes"] + plan["optimizer_bytes"],
-        gradient_bytes=costs.shard_bytes(exp.state_like.params),
+        moments_bytes=costs.shard_bytes(own),
+        gradient_bytes=costs.shard_bytes(state.params),
         data=plan["mesh_data"],
         slices=plan["slices"],
         needed_bytes=plan["needed_bytes"],

@@ -15,6 +15,7 @@ STEP = Step(
     itemsize=2,
     accumulate=1,
     state_bytes=4 * GIB,
+    moments_bytes=2 * GIB,
     gradient_bytes=GIB,
     data=16,
     slices=1,
@@ -46,10 +47,15 @@ def test_state_of_replicas_can_be_sharded_within_slices():
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_only_changes_that_change_something_are_named(remat):
-    step = dataclasses.replace(STEP, layers=((24, 1024, 16, 512, remat),), rows=1)
+    step = dataclasses.replace(STEP, layers=((24, 1024, 16, 512, remat),), rows=1, moments_bytes=0)
     names = " ".join(each.change for each in changes.cheapest(step, 99))
     assert "accumulate" not in names and "batch" not in names and "bfloat16" not in names
     assert ("remat=dots" in names, "remat=full" in names) == (remat == "none", remat != "full")
+
+
+def test_moments_can_be_narrower():
+    saved = {each.change: each.saves_bytes for each in changes.cheapest(STEP, 99) if "moments" in each.change}
+    assert saved == {"config.optimizer.moments=bfloat16": GIB, "config.optimizer.moments=int8": 3 * GIB // 2}
 
 
 def test_estimates_never_exceed_what_there_is():

@@ -35,10 +35,10 @@ PARAMS = {
 }
 
 
-def sharded_state(name):
+def sharded_state(name, moments="float32"):
     """(shape, sharding) of every leaf of the train state on 2 x 2 x 2 devices, by path."""
-    schedule = ScheduleConfig(name="constant")
-    optimizer = optimizers.build_optimizer(OptimizerConfig(name=name, schedule=schedule), 10, {"model": AXES})
+    config = OptimizerConfig(name=name, schedule=ScheduleConfig(name="constant"), moments=moments)
+    optimizer = optimizers.build_optimizer(config, 10, {"model": AXES})
     create = lambda params: state.create(params, optimizer, loss_scaled=True, averaged=True)
     shapes = jax.eval_shape(create, PARAMS)
     layout = Layout(mesh.make(MeshConfig(data=2, fsdp=2, tensor=2)))
@@ -73,6 +73,20 @@ def test_moments_of_joined_heads_are_sharded_by_heads():
     assert specs_of("query/kernel") == {PartitionSpec(None, "fsdp", "tensor")}
     assert specs_of("out/kernel") == {PartitionSpec(None, "tensor", "fsdp")}
     assert specs_of("token/embedding") == {PartitionSpec("tensor", "fsdp")}
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adafactor"])
+def test_codes_are_sharded_like_their_moments_and_scales_like_their_other_axes(name):
+    plain, coded = sharded_state(name), sharded_state(name, "int8")
+    scales = {path: leaf for path, leaf in coded.items() if "/scales/" in path}
+    assert scales
+    for path, (scale, sharding) in scales.items():
+        codes, own = coded[path.replace("/scales/", "/inner/")]
+        # The state of the transformation is one level deeper.
+        moment, expected = plain[path.replace("/scales/", "/")]
+        assert (codes.shape, codes.dtype.itemsize, own.spec) == (moment.shape, 1, expected.spec), path
+        assert scale.shape == (*moment.shape[:-1], 1)
+        assert sharding.spec == PartitionSpec(*expected.spec[:-1], None), path
 
 
 def test_rows_and_columns_are_sharded_like_the_remaining_axis_of_the_matrix():
