@@ -32,7 +32,7 @@ def histories(shared_data):
 def test_models_of_chinese_fall_below_the_unigram_baseline(histories, tmp_path):
     part = tmp_path / "part.tsv"
     with lzma.open(histories, "rt", encoding="utf-8") as lines:
-        part.write_text("".join(next(lines) for _ in range(6000)), encoding="utf-8")
+        part.write_text("".join(next(lines) for _ in range(4000)), encoding="utf-8")
     run = tmp_path / "run"
     flags = [
         f"--config.data.path={part}",
@@ -42,7 +42,7 @@ def test_models_of_chinese_fall_below_the_unigram_baseline(histories, tmp_path):
         "--config.data.tokenizer.character_coverage=0.98",
         f"--config.data.store={tmp_path / 'store'}",
         "--config.data.workers=1",
-        "--config.train.steps=200",
+        "--config.train.steps=120",
         "--config.evaluate.every=0",
         "--config.evaluate.batches=30",
     ]

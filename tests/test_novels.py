@@ -39,7 +39,7 @@ def test_a_decoder_falls_below_the_unigram_baseline_on_novels(novels, tmp_path):
         few.write_text("".join(next(lines) for _ in range(3)))
     run, store = tmp_path / "run", tmp_path / "store"
     flags = [f"--config.data.path={few}", f"--config.data.store={store}", "--config.data.workers=1"]
-    schedule = ["--config.train.steps=120", "--config.evaluate.every=0", "--config.evaluate.batches=40"]
+    schedule = ["--config.train.steps=80", "--config.evaluate.every=0", "--config.evaluate.batches=40"]
 
     assert lm_jax("train", "--config=gpt:tiny", f"--workdir={run}", *flags, *schedule) == 0
 
