@@ -86,7 +86,7 @@ def narrowed(direction: optax.GradientTransformation, format: Format) -> optax.G
       (dtype('int8'), dtype('uint8'), (4, 1))
     """
 
-    def encode(inner: Any, count: Array, params: Any) -> Narrowed:
+    def encode(inner: Any, count: Any, params: Any) -> Narrowed:
         fields, codes, scales = _fields(inner, params), {}, {}
         stored = {path: leaf for path, leaf in named_leaves(inner) if path in fields}
         stored = {path: leaf for path, leaf in stored.items() if (1, *leaf.shape)[-1] >= format.least}
@@ -103,7 +103,7 @@ def narrowed(direction: optax.GradientTransformation, format: Format) -> optax.G
         kept = lambda leaf, like: leaf if leaf.dtype == like.dtype else zeros(like)
         return Narrowed(zero, jax.tree.map(kept, inner, shapes.inner), jax.tree.map(zeros, shapes.scales))
 
-    def update(updates: Any, state: Narrowed, params: Any = None) -> tuple[Any, Narrowed]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Narrowed]:
         fields = _fields(state.inner, updates)
         decoded = lambda path, leaf: format.decode(leaf, state.scales.get(path)) if path in fields else leaf
         updates, inner = direction.update(updates, map_named(decoded, state.inner), params)
