@@ -202,8 +202,11 @@ def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *token
         samples = tuple(sample(numerators, each) for each in uniforms)
         return jax.tree.map(jnp.add, sums, (terms, readout_gradient)), (hidden_gradient, samples)
 
-    start = (_zeros(smoothing), jax.tree.map(jnp.zeros_like, floats))
-    (totals, readout_gradient), (hidden_gradient, samples) = jax.lax.scan(add, start, tokens)
+    # Chunks are added in float32.
+    zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
+    start = (_zeros(smoothing), jax.tree.map(zeros, floats))
+    (totals, total), (hidden_gradient, samples) = jax.lax.scan(add, start, tokens)
+    readout_gradient = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, floats)
     return (*totals, *samples), (readout_gradient, hidden_gradient)
 
 

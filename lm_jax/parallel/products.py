@@ -81,11 +81,15 @@ def _report(devices: int) -> None:
     log.info("products over %d devices gather their kernels and reduce their gradients in rings", devices)
 
 
-def _gather(divided: Parts, x: jax.Array) -> jax.Array:
+def _gather(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
+    whole = _whole(layout, divided, x.shape)
     for dimension, names in enumerate(divided):
         for name in reversed(names):
-            x = jax.lax.all_gather(x, name, axis=dimension, tiled=True)
-    return x
+            # As a matrix or [before, dimension, after]: XLA may sum padded arrays of more axes instead.
+            lead, shape = math.prod(x.shape[:dimension]), x.shape
+            x = jax.lax.all_gather(x.reshape(lead, shape[dimension], -1), name, axis=1, tiled=True)
+            x = x.reshape(*shape[:dimension], x.shape[1], *shape[dimension + 1 :])
+    return x.reshape(whole)
 
 
 def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
@@ -99,16 +103,16 @@ def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
     return x
 
 
-def _matrix(divided: Parts, inputs: int, kernel: jax.Array) -> jax.Array:
+def _matrix(layout: Layout, divided: Parts, inputs: int, kernel: jax.Array) -> jax.Array:
     """The whole kernel as a matrix [inputs, outputs]."""
-    kernel = _gather(divided, kernel)
+    kernel = _gather(layout, divided, kernel)
     return kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _product(layout: Layout, divided: Parts, inputs: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """This device's rows times the whole kernel; its backward pass keeps this device's part of the kernel only."""
-    matrix = _matrix(divided, inputs, kernel)
+    matrix = _matrix(layout, divided, inputs, kernel)
     lead, outputs = x.shape[: x.ndim - inputs], _whole(layout, divided, kernel.shape)[inputs:]
     return (x.reshape(-1, matrix.shape[0]) @ matrix).reshape(*lead, *outputs)
 
@@ -119,7 +123,7 @@ def _forward(layout: Layout, divided: Parts, inputs: int, x: jax.Array, kernel: 
 
 def _backward(layout: Layout, divided: Parts, inputs: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
-    matrix = _matrix(divided, inputs, kernel)
+    matrix = _matrix(layout, divided, inputs, kernel)
     rows, gradient = x.reshape(-1, matrix.shape[0]), gradient.reshape(-1, matrix.shape[1])
     x_gradient = (gradient @ matrix.T).reshape(x.shape)
     total = (rows.T @ gradient).reshape(_whole(layout, divided, kernel.shape))
@@ -153,7 +157,7 @@ def sum_over_rows(
       keep: `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
       axes: logical axes of each leaf of `shared`, where its parameters may be gathered, and their gradients reduced,
         explicitly; None: that is left to the partitioner.
-      dtype: the type in which they are.
+      dtype: the type in which they are, and in which `function` gets them.
     """
     layout = active()
     if layout is None or layout.divisor("batch") == 1:
@@ -165,9 +169,8 @@ def sum_over_rows(
     divided = [parts(layout, each) for each in structure.flatten_up_to(axes)] if asked else [()] * len(leaves)
 
     def summed(leaves: list[jax.Array], *args: Any) -> Any:
-        # Gradients are accumulated in the parameter's own type, and rounded for the way.
         whole = [
-            gathered(layout, each, dtype or leaf.dtype, leaf).astype(leaf.dtype) if any(each) else leaf
+            gathered(layout, each, dtype or leaf.dtype, leaf) if any(each) else leaf
             for each, leaf in zip(divided, leaves, strict=True)
         ]
         with Layout(layout.mesh, Rules(**inner)).activate():
@@ -196,10 +199,10 @@ def gathered(layout: Layout, divided: Parts, dtype: jnp.dtype, leaf: Array) -> A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gathered(layout: Layout, divided: Parts, leaf: jax.Array) -> jax.Array:
-    return _gather(divided, leaf)
+    return _gather(layout, divided, leaf)
 
 
 _gathered.defvjp(
-    lambda layout, divided, leaf: (_gather(divided, leaf), None),
+    lambda layout, divided, leaf: (_gather(layout, divided, leaf), None),
     lambda layout, divided, _, gradient: (_scatter(layout, divided, gradient),),
 )
