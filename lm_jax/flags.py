@@ -101,6 +101,7 @@ class Request:
     topology: str | None = _flag(None, "TPUs to plan for, such as v5e:16x16 or v5p:4x4x4", "plan")
     slices: int = _flag(1, "slices of that topology, which the data axis of the mesh spans", "plan")
     against: str | None = _flag(None, "plan.json, or its directory, to print the differences from", "plan")
+    search: bool = _flag(False, "compile the three best meshes, by estimate, and compare them", "plan")
     dump: str | None = _flag(None, "directory for the compiled text and the coordinates of the devices", "plan")
     distributed: bool = _flag(False, "join the multi-host run that the environment describes (TPU pods)")
     coordinator: str | None = _flag(None, "address of process 0 of a multi-host run, host:port")
@@ -257,9 +258,12 @@ def configure(
 
 def override(config: Any, overrides: Sequence[str]) -> Any:
     """Applies `--config.KEY=VALUE` arguments to `config`, in place; a value is parsed as the type of its key."""
-    from lm_jax.experiment.config import ENTRIES, replaced
+    from lm_jax.experiment.config import ENTRIES, WORDS, replaced
 
-    for word in (*replaced(overrides), *overrides):
+    pair = lambda word: tuple(word[len("--") :].split("=", 1))
+    # Words for whole trees first, so that other arguments override single keys of them in any order.
+    words = sorted((*replaced(overrides), *overrides), key=lambda word: pair(word) not in WORDS)
+    for word in words:
         key, equals, text = word[len("--") :].partition("=")
         if not equals:
             raise InputError(f"{word} has no value; write {word}=VALUE")
@@ -272,8 +276,12 @@ def override(config: Any, overrides: Sequence[str]) -> Any:
             if name not in tree:
                 near = nearest(name, tree.keys()) or f"; {path} has the keys {', '.join(tree.keys())}"
                 raise InputError(f"unknown key {key}{near}")
+            if last and (key, text) in WORDS:
+                tree[name].update(WORDS[key, text])
+                continue
             if last and hasattr(tree[name], "keys"):
-                raise InputError(f"{word}: {key} is a tree; set one of its keys {', '.join(tree[name].keys())}")
+                known = "".join(f", or write --{key}={value}" for tree_key, value in WORDS if tree_key == key)
+                raise InputError(f"{word}: {key} is a tree; set one of its keys {', '.join(tree[name].keys())}{known}")
             if not last and not hasattr(tree[name], "keys"):
                 raise InputError(f"unknown key {key}: {path}.{name} is a value, not a tree")
             if last:

@@ -177,3 +177,13 @@ def test_without_an_intact_checkpoint_the_code_is_five(run, train, tmp_path, cap
         manifest.write_bytes(manifest.read_bytes()[:-20])
     assert train(workdir, "--config.train.steps=8") == 5
     assert lm_jax("evaluate", f"--workdir={workdir}") == 5
+
+
+@pytest.mark.slow
+def test_a_run_on_a_mesh_of_the_librarys_choice_resumes(train, tmp_path, capsys):
+    assert train(tmp_path / "run", "--config.mesh=auto", "--config.train.steps=2") == 0
+    printed = capsys.readouterr().out
+    assert "mesh       auto: data 8 x fsdp 1 x tensor 1, remat none; 2 rows on a device" in printed
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["mesh"]["auto"]
+    assert train(tmp_path / "run", "--config.mesh=auto", "--config.train.steps=3") == 0
+    assert "resuming from step 2" in capsys.readouterr().out

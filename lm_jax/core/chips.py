@@ -38,6 +38,21 @@ class Chip:
     target: str = ""
 
 
+# By jax's name of the kind of a device: the family. Of v4, both cores of a chip are one device where there is one.
+KINDS = {
+    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), "v5e"),
+    **dict.fromkeys(("TPU v5", "TPU v5p"), "v5p"),
+    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), "v6e"),
+    "TPU v4": "v4",
+    "TPU7x": "tpu7x",
+}
+
+
+def of_kind(kind: str) -> Chip | None:
+    """Returns the figures of a device by jax's `device_kind`; None: it is not in the table."""
+    return TPUS.get(KINDS.get(kind, ""))
+
+
 def _gib(number: float) -> int:
     return round(number * 2**30)
 

@@ -128,7 +128,7 @@ def from_config_dict(cls: type[Config], tree: Any, key: str = "config") -> Confi
     Example:
       >>> from lm_jax.parallel.mesh import MeshConfig
       >>> from_config_dict(MeshConfig, {"fsdp": 4})
-      MeshConfig(data=-1, fsdp=4, tensor=1)
+      MeshConfig(data=-1, fsdp=4, tensor=1, auto=False)
       >>> from_config_dict(MeshConfig, {"fdsp": 4})
       Traceback (most recent call last):
       lm_jax.core.config.InputError: unknown key config.fdsp; did you mean fsdp?

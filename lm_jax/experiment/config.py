@@ -37,7 +37,7 @@ from lm_jax.data.tasks import TaskConfig
 from lm_jax.evaluate.config import EvaluateConfig
 from lm_jax.models.config import KINDS, AttentionConfig, BlockConfig, EncoderDecoderConfig, ModelConfig, StackConfig
 from lm_jax.objectives import ObjectiveConfig, roles
-from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.mesh import AUTO, MeshConfig
 from lm_jax.parallel.rules import Rules
 from lm_jax.train.loop import CheckpointConfig, LogConfig, TrainConfig
 from lm_jax.train.optimizers import OptimizerConfig
@@ -48,6 +48,9 @@ ENTRIES = {
     "config.data.columns": ColumnConfig,
     "config.objective.mixture.parts": ObjectiveConfig,
 }
+
+# Words in the place of a tree, and the values of the tree that they stand for.
+WORDS = {("config.mesh", "auto"): AUTO}
 
 # On the command line, a setting switches off the recipe's other setting, which would replace it.
 REPLACED_BY = {
@@ -98,7 +101,11 @@ def complete(recipe: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             "the recipe sets no config.model; start from a preset, such as presets.gpt.gpt2('small'), or take the "
             "model of a trained or imported run with --fork=RUN"
         )
-    config: Any = merge(to_config_dict(ExperimentConfig(model=_blank(recipe.model))), recipe)
+    worded = {
+        name: WORDS.get((f"config.{name}", value), value) if isinstance(value, str) else value
+        for name, value in recipe.items()
+    }
+    config: Any = merge(to_config_dict(ExperimentConfig(model=_blank(recipe.model))), worded)
     for role in config.models:
         key = f"config.models.{role}"
         config.models[role] = merge(to_config_dict(_blank(config.models[role], key)), config.models[role], key)

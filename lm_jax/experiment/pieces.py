@@ -48,7 +48,7 @@ class Experiment:
 
     Attributes:
       store: the tokenized text, or None if only the models are needed.
-      devices: the devices of the mesh; None: all.
+      devices: the devices of the mesh, or a mesh in place of `config.mesh`; None: all.
       saved_labels: the names of the labels of a saved run, by column, for text without them.
       unread: the columns of the objective that the text lacks: those of the answers to new rows.
       dev: the tokenized files to validate on; None: a part of `store`.
@@ -66,7 +66,7 @@ class Experiment:
     config: ExperimentConfig
     tokenizer: tokenizers.Tokenizer
     store: corpora.Corpus | None = None
-    devices: Sequence[Any] | None = None
+    devices: Sequence[Any] | jax.sharding.Mesh | None = None
     saved_labels: Mapping[str, tuple[str, ...]] = Tree()
     unread: tuple[str, ...] = ()
     dev: corpora.Corpus | None = None

@@ -102,9 +102,12 @@ class Layout:
                 if size % shards:
                     low = size - size % shards
                     use = f"{low} or {low + shards}" if low else f"{shards}"
+                    meshes = f"a smaller config.mesh.{' or config.mesh.'.join(over)}"
+                    if len(over) == 1:
+                        meshes = f"config.mesh.{over[0]}={_nearest_divisors(size, shards)}"
                     raise InputError(
                         f"{path}: axis {name} of size {size} is not divisible by the {shards} devices of mesh axis "
-                        f"{' x '.join(over)}; use {use}, or a smaller config.mesh.{' or config.mesh.'.join(over)}"
+                        f"{' x '.join(over)}; use {use}, or {meshes}"
                     )
             return sharding
 
@@ -157,6 +160,13 @@ class Layout:
 
     def _size(self, mesh_axes: tuple[str, ...]) -> int:
         return math.prod(self.mesh.shape[name] for name in mesh_axes)
+
+
+def _nearest_divisors(size: int, parts: int) -> str:
+    """Names the largest divisor of `size` below `parts`, and the smallest above it."""
+    divisors = [number for number in range(1, size + 1) if size % number == 0]
+    low, high = [number for number in divisors if number < parts], [number for number in divisors if number > parts]
+    return " or ".join(str(number) for number in (*low[-1:], *high[:1]))
 
 
 def active() -> Layout | None:

@@ -26,6 +26,8 @@ class MeshConfig:
       data: data parallelism: each replica of the model takes a share of the batch.
       fsdp: fully sharded data parallelism: batch and parameters are sharded (Rajbhandari et al. 2020, ZeRO-3).
       tensor: tensor parallelism: each matrix product is sharded (Shoeybi et al. 2019).
+      auto: any number of axes may be -1: the trainer chooses their sizes (`experiment.automatic`). `config.mesh=auto`
+        sets this, and all axes to -1. Where nothing is trained, the first open axis gets all remaining devices.
 
     Example:
       >>> dict(make(MeshConfig(data=2, fsdp=-1)).shape)
@@ -35,27 +37,40 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    auto: bool = False
+
+
+# What a configuration's `mesh="auto"` stands for.
+AUTO = {"auto": True, "data": -1, "fsdp": -1, "tensor": -1}
 
 
 def sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     """Returns the size of each mesh axis; raises InputError unless their product is the number of devices."""
-    axes = dataclasses.asdict(config)
+    axes = {name: getattr(config, name) for name in ("data", "fsdp", "tensor")}
     open_axes = [name for name, size in axes.items() if size == -1]
     fixed = math.prod(size for size in axes.values() if size != -1)
+    if config.auto:
+        axes |= dict.fromkeys(open_axes[1:], 1)
+        open_axes = open_axes[:1]
     if len(open_axes) > 1 or any(size < 1 and size != -1 for size in axes.values()):
         raise InputError(f"config.mesh is {axes}; expected positive sizes, or -1 (all remaining devices) for one axis")
     if open_axes and fixed and devices % fixed == 0:
         axes[open_axes[0]] = devices // fixed
     if math.prod(axes.values()) != devices:
         raise InputError(
-            f"config.mesh {dataclasses.asdict(config)} does not fill {devices} devices; "
+            f"config.mesh {axes} does not fill {devices} devices; "
             f"set its axes so that their product is {devices}, or one of them to -1"
         )
     return axes
 
 
-def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """Makes a mesh of `devices` (by default all) with axes data, fsdp and tensor; raises InputError as `sizes` does."""
+def make(config: MeshConfig, devices: Sequence[Any] | jax.sharding.Mesh | None = None) -> jax.sharding.Mesh:
+    """Makes a mesh of `devices` (by default all) with axes data, fsdp and tensor; raises InputError as `sizes` does.
+
+    A mesh in their place is returned as it is, whatever the configuration says.
+    """
+    if isinstance(devices, jax.sharding.Mesh):
+        return devices
     devices = jax.devices() if devices is None else devices
     axes = sizes(config, len(devices))
     # Auto, because jax's default, explicit axes, rejects sharding constraints.

@@ -26,22 +26,23 @@ log = logging.getLogger(__name__)
 
 # Where products are explicit; elsewhere the partitioner divides them.
 PLATFORMS = ("tpu",)
-# Between fewer devices the partitioner scatters gradients by itself, and hides more of the gathers (docs/claims.md).
+# Between fewer devices the partitioner scatters the gradients of layers by itself, and hides more of their gathers
+# (docs/claims.md).
 LEAST_DEVICES = 32
 # Of each dimension of a kernel, the mesh axes over which devices with different rows divide it.
 Parts = tuple[tuple[str, ...], ...]
 
 
-def parts(layout: Layout, axes: Axes) -> Parts:
-    """Returns, for each dimension of a kernel with these logical axes, the mesh axes that also divide the batch.
+def parts(layout: Layout, axes: Axes, least: int = 2) -> Parts:
+    """Returns, for each dimension of a parameter with these logical axes, the mesh axes that also divide the batch.
 
-    There are none if they have fewer than `LEAST_DEVICES` devices together.
+    There are none if they have fewer than `least` devices together.
     """
     names = lambda axis: () if axis is None else getattr(layout.rules, axis)
     shared = lambda axis: tuple(name for name in names(axis) if name in layout.rules.batch)
     divided = tuple(tuple(name for name in shared(axis) if layout.mesh.shape[name] > 1) for axis in axes)
     devices = math.prod(layout.mesh.shape[name] for each in divided for name in each)
-    return divided if devices >= LEAST_DEVICES else ((),) * len(axes)
+    return divided if devices >= least else ((),) * len(axes)
 
 
 def explicit(rows: int, axes: Axes) -> Layout | None:
@@ -49,7 +50,7 @@ def explicit(rows: int, axes: Axes) -> Layout | None:
     layout = active()
     if layout is None or platform() not in PLATFORMS or rows % layout.divisor("batch"):
         return None
-    return layout if any(parts(layout, axes)) else None
+    return layout if any(parts(layout, axes, LEAST_DEVICES)) else None
 
 
 def product(layout: Layout, x: Array, kernel: Array, axes: Axes, inputs: int) -> Array:
@@ -96,7 +97,7 @@ def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
     """This device's part of the sum of `x` over the devices between which it is divided."""
     for dimension, names in enumerate(divided):
         for name in names:
-            if platform() in PLATFORMS and layout.mesh.shape[name] >= LEAST_DEVICES:
+            if platform() in PLATFORMS:
                 x = reduce_scatter(layout, x, name, dimension)
             else:
                 x = jax.lax.psum_scatter(x, name, scatter_dimension=dimension, tiled=True)

@@ -10,13 +10,14 @@ import jax
 
 from lm_jax.core.config import InputError
 from lm_jax.data import atomic
-from lm_jax.experiment import Experiment, ExperimentConfig, planning
+from lm_jax.experiment import Experiment, ExperimentConfig, automatic, planning
 from lm_jax.flags import Request, need_config
 from lm_jax.models.transformer import STACKS
 from lm_jax.plan import changes, compiling, costs, topology
 from lm_jax.plan import report as plans
+from lm_jax.plan.ranking import Device
 from lm_jax.train import moments
-from lm_jax.verbs import forking, report
+from lm_jax.verbs import forking, report, search
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -38,17 +39,29 @@ def run(request: Request) -> int:
     devices = topology.devices(name, request.slices)
     tokenizer = None if request.fork is None else forking.tokenizer(config.data.tokenizer, Path(request.fork))
     exp = planning.without_text(config, devices, tokenizer)
-    if not request.json:
-        report.say(f"compiling  {request.recipe} for {len(devices)} devices; a model of billions takes minutes")
-    options = compiling.UNTIMED if topology.chip(name).target else None
-    compiled = compiling.compile_step(exp.train_step(), exp.state_like, exp.batch_like, options=options)
-    plan = _plan(request, name, exp, compiled)
+    chip, say = topology.chip(name), (lambda text: None) if request.json else report.say
+    device = Device(limit_bytes=chip.usable_bytes, chip=chip)
+    options = compiling.UNTIMED if chip.target else None
+
+    def planned(exp: Experiment) -> tuple[costs.Plan, compiling.Compiled]:
+        compiled = compiling.compile_step(exp.train_step(), exp.state_like, exp.batch_like, options=options)
+        return _plan(request, name, exp, compiled), compiled
+
+    say(f"compiling  {request.recipe} for {len(devices)} devices; a model of billions takes minutes")
+    found = None
+    if request.search:
+        found = search.run(exp, devices, device, request.overrides, planned, say)
+        plan, compiled = found.plan, found.compiled
+    else:
+        exp, why = automatic.chosen(exp, device)
+        say(why) if why else None
+        plan, compiled = planned(exp)
     if request.dump is not None:
         _dump(Path(request.dump), compiled.text, devices)
     if request.output is not None:
         _write(Path(request.output), plan)
     if request.json:
-        report.document(plan)
+        report.document(found.document if found else plan)
         return 0
     report.say(plans.table(plan))
     if against is not None:

@@ -14,7 +14,7 @@ from lm_jax import experiment
 from lm_jax.core.config import InputError
 from lm_jax.core.trees import Params
 from lm_jax.data import tokenizers
-from lm_jax.experiment import Experiment, ExperimentConfig, epochs
+from lm_jax.experiment import Experiment, ExperimentConfig, automatic, epochs
 from lm_jax.flags import Request, need_config, need_workdir
 from lm_jax.train import best, compilation, curves, metrics, writers
 from lm_jax.train.base import STORES
@@ -57,11 +57,12 @@ def _run(request: Request, workdir: Path) -> None:
             exp = experiment.prepare(config, progress, _inherited_tokenizer(config, workdir, saved, request.fork))
         for line in exp.warnings():
             report.warn(line)
+        exp, why = automatic.chosen(exp)
         exp = epochs.scheduled(exp)
         exp.check()
         if saved is not None:
             workdirs.check_same_data(exp, workdir, saved, checkpointer.extra(saved))
-        report.say(report.setup(exp, workdir))
+        report.say(report.setup(exp, workdir) + (f"\n{why}" if why else ""))
         if saved is not None and (finished := _finished(exp, workdir, saved)):
             report.say(finished)
             return

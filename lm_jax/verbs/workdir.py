@@ -64,6 +64,9 @@ def changes(config: ExperimentConfig, workdir: Path) -> list[str]:
     if config.train.epochs:
         # Computed from the epochs once the rows are known.
         lines = [line for line in lines if not line.startswith("config.train.steps:")]
+    if config.mesh.auto:
+        # Chosen for the devices.
+        lines = [line for line in lines if not re.match(r"config\.(train\.accumulate|model\S*\.remat):", line)]
     free = configs.free_keys(ExperimentConfig)
     refused = [line for line in lines if not any(line.startswith((f"{key}.", f"{key}:")) for key in free)]
     if refused:

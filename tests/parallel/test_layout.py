@@ -70,7 +70,10 @@ def test_a_layout_is_inactive_after_an_error():
 def test_parameters_that_are_not_divisible_are_named():
     axes = {"in": ("embed", "mlp")}
     shapes = {"in": jax.ShapeDtypeStruct((6, 5), jnp.float32)}
-    with pytest.raises(InputError, match=r"in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6"):
+    with pytest.raises(
+        InputError,
+        match=r"in: axis mlp of size 5 .* 2 devices of mesh axis tensor; use 4 or 6, or config\.mesh\.tensor=1 or 5",
+    ):
         layout().shardings(axes, shapes)
     both = r"size 6 .* of mesh axis data x fsdp; use 4 or 8, or a smaller config\.mesh\.data or config\.mesh\.fsdp"
     with pytest.raises(InputError, match=both):

@@ -115,6 +115,27 @@ def test_labels_come_from_the_configuration():
         planning.without_text(config("classify:tiny"), jax.devices()[:1])
 
 
+def test_auto_chooses_a_mesh_and_says_why(fake, capsys):
+    assert lm_jax("plan", "--config=bert:tiny", "--topology=v5e:2x4", "--config.mesh=auto") == 0
+    table = capsys.readouterr().out
+    assert "mesh       auto: data 8 x fsdp 1 x tensor 1, remat none; 2 rows on a device" in table
+    assert "8 devices, data 8 x fsdp 1 x tensor 1" in table and "  why      " in table
+
+
+def test_a_search_compares_three_meshes_and_names_the_flags_of_the_winner(fake, capsys, tmp_path):
+    words = ("--config=gpt:tiny", "--topology=v5e:2x4", "--search")
+    assert lm_jax("plan", *words, f"--output={tmp_path}") == 0
+    table = capsys.readouterr().out
+    assert table.count(" yes ") == 3 and table.count("\n* ") == 1
+    assert "winner     data 8 x fsdp 1 x tensor 1, remat none: add --config.mesh.data=8 --config.mesh.fsdp=1" in table
+    assert json.loads((tmp_path / "plan.json").read_text())["mesh_data"] == 8
+
+    assert lm_jax("plan", *words, "--config.mesh.tensor=2", "--config.model.stack.remat=full", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {plan["mesh_tensor"] for plan in document["plans"]} == {2} and "remat" not in document["flags"]
+    assert document["plans"][document["winner"]]["estimated_bytes"] > 0
+
+
 def planned(capfd, *words):
     """The plan of a command that succeeds without a word on the error stream."""
     assert lm_jax("plan", *words, "--json") == 0
@@ -141,6 +162,28 @@ def test_a_tiny_recipe_is_planned_for_16_chips(recipe, tmp_path, capfd):
     assert " while(" in (tmp_path / "step.hlo").read_text()
     coordinates = json.loads((tmp_path / "devices.json").read_text())
     assert coordinates[-1] == {"id": 15, "coordinates": [3, 3, 0], "core": 0, "slice": 0}
+
+
+@compiler
+@pytest.mark.tpu_aot
+def test_a_search_compiles_a_tiny_model_on_three_meshes(capfd):
+    assert lm_jax("plan", "--config=gpt:tiny", "--topology=v5e:2x4", "--search", "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert len(document["plans"]) == 3 and all(plan["fits"] for plan in document["plans"])
+    assert "--config.mesh.data=" in document["flags"] and "--config.model.stack.remat=none" in document["flags"]
+
+
+@compiler
+@pytest.mark.tpu_aot
+def test_an_estimate_is_near_what_the_compiler_says(capfd):
+    # A model of which the activations are the larger part: of a tiny one, XLA's code and padding are.
+    sizes = ("--config.model.stack.depth=6", "--config.data.batch=64", "--config.data.length=512")
+    mesh = ("--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.mesh.tensor=1")
+    # Nothing is left to search, so one step is compiled.
+    given = (*sizes, *mesh, "--config.model.stack.remat=none", "--config.train.accumulate=1")
+    assert lm_jax("plan", "--config=gpt:small", "--topology=v5e:2x4", *given, "--search", "--json") == 0
+    (plan,) = json.loads(capfd.readouterr().out)["plans"]
+    assert plan["estimated_bytes"] == pytest.approx(plan["needed_bytes"] - plan["code_bytes"], rel=0.15)
 
 
 @compiler

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from lm_jax import experiment
+from lm_jax import experiment, flags
+from lm_jax.core.config import InputError
 from lm_jax.core.trees import named_leaves
 from lm_jax.data import tokenizers
 from lm_jax.experiment import Experiment
@@ -224,3 +225,12 @@ def test_moments_of_experts_in_an_earlier_layout_start_at_zero(tmp_path, reposit
     assert "start at zero" in capsys.readouterr().err
     for path, leaf in named_leaves(restored):
         assert (leaf == (0 if path not in earlier else 1)).all(), path
+
+
+def test_what_layers_keep_and_micro_batches_may_change_where_the_mesh_is_chosen(tmp_path):
+    typed = lambda *words: experiment.parse(flags.configure(flags.load_recipe("gpt:tiny"), words)[0])
+    before = typed("--config.mesh=auto", "--config.model.stack.remat=full", "--config.train.accumulate=2")
+    (tmp_path / experiment.SAVED).write_text(json.dumps(experiment.as_json(before)))
+    assert workdirs.changes(typed("--config.mesh=auto"), tmp_path) == []
+    with pytest.raises(InputError, match=r"config\.model\.stack\.remat: 'full' -> 'none'"):
+        workdirs.changes(typed(), tmp_path)
