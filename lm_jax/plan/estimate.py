@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 
+from lm_jax.parallel.products import LEAST_DEVICES
 from lm_jax.plan import layers
 from lm_jax.plan.layers import Layer
 
@@ -208,9 +209,10 @@ def estimate(step: Step, split: Split, *, tiled: bool = True) -> Estimate:
 def wire_bytes(step: Step, split: Split) -> dict[str, float]:
     """Returns the bytes that a device sends in a step, by purpose.
 
-    `gathers`: matrices in the type of activations, for the forward and for the backward pass. `gradients`: summed over
-    all replicas of a parameter; the compiler of TPUs sums whole matrices and divides them afterwards. `tensor`: sums of
-    the residual stream, one a branch in both passes (Shoeybi et al. 2019, arXiv:1909.08053, section 3).
+    `gathers`: matrices in the type of activations, for the forward and for the backward pass. `gradients`: once where
+    products are explicit (`parallel.products`); else the compiler of TPUs sums whole matrices, which sends them twice,
+    and divides them afterwards. `tensor`: sums of the residual stream, one a branch in both passes (Shoeybi et al.
+    2019, arXiv:1909.08053, section 3).
     """
     replicas, passes = split.data * split.fsdp, split.accumulate
     part = lambda devices: (devices - 1) / devices
@@ -223,9 +225,13 @@ def wire_bytes(step: Step, split: Split) -> dict[str, float]:
     for layer in step.layers:
         times = layer.branches * (3 if layers.summed_again(split.remat_of(layer)) else 2)
         sums += step.rows / replicas * layer.queries * layer.count * times * layer.width * step.itemsize
+    gradients = 2 * part(replicas) * (step.itemsize * learned + 4 * (everything - learned))
+    if split.fsdp >= LEAST_DEVICES:
+        once = part(split.fsdp) + 2 * part(split.data) / split.fsdp
+        gradients = once * step.itemsize * everything
     return {
         "gathers": part(split.fsdp) * passes * step.itemsize * 2 * (matrices + tables),
-        "gradients": 2 * part(replicas) * passes * (step.itemsize * learned + 4 * (everything - learned)),
+        "gradients": passes * gradients,
         "tensor": 2 * part(split.tensor) * sums,
     }
 
