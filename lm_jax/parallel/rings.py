@@ -35,7 +35,7 @@ def reduce_scatter(layout: Layout, x: Array, name: str, dimension: int) -> Array
     rows = jnp.moveaxis(x, dimension, 0)
     kept = rows.shape[0] // places.size
     blocks = rows.reshape(places.size, kept, -1)
-    if (places.flat != np.arange(places.size)).any():
+    if np.any(places.reshape(-1) != np.arange(places.size)):
         blocks = blocks[places.reshape(-1)]
     blocks = blocks.reshape(*places.shape, kept, -1)
     orders = [(*range(first, places.ndim), *range(first)) for first in range(places.ndim)]
