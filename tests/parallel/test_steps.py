@@ -20,7 +20,7 @@ TABLES = {
     "fsdp": ("mesh.data=1", "mesh.fsdp=8"),
     "mixed": ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"),
     "stream": ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "rules.stream=tensor"),
-    "tensor": ("mesh.data=2", "mesh.tensor=4", "rules.stream=tensor", "rules.vocab="),
+    "tensor": ("mesh.data=4", "mesh.tensor=2", "rules.stream=tensor", "rules.vocab="),
     "both": ("mesh.data=2", "mesh.fsdp=4", "rules.embed=data,fsdp"),
 }
 # The others take minutes together.
