@@ -169,11 +169,13 @@ def sum_over_rows(
     asked = axes is not None and platform() in PLATFORMS
     divided = [parts(layout, each) for each in structure.flatten_up_to(axes)] if asked else [()] * len(leaves)
 
+    # Before they are divided, so that replicas add gradients of this type, too.
+    leaves = [
+        leaf.astype(dtype or leaf.dtype) if any(each) else leaf for each, leaf in zip(divided, leaves, strict=True)
+    ]
+
     def summed(leaves: list[jax.Array], *args: Any) -> Any:
-        whole = [
-            gathered(layout, each, dtype or leaf.dtype, leaf) if any(each) else leaf
-            for each, leaf in zip(divided, leaves, strict=True)
-        ]
+        whole = [gathered(layout, each, leaf) for each, leaf in zip(divided, leaves, strict=True)]
         with Layout(layout.mesh, Rules(**inner)).activate():
             results = function(structure.unflatten(whole), *args)
             return (jax.lax.psum(results[0], over), results[1]) if keep else jax.lax.psum(results, over)
@@ -190,12 +192,12 @@ def sum_over_rows(
     return mapped(leaves, *rows)
 
 
-def gathered(layout: Layout, divided: Parts, dtype: jnp.dtype, leaf: Array) -> Array:
-    """Returns the whole of a parameter in `dtype`, inside a function that is mapped over the axes that divide it.
+def gathered(layout: Layout, divided: Parts, leaf: Array) -> Array:
+    """Returns the whole of a parameter, inside a function that is mapped over the axes that divide it.
 
-    Its gradient is rounded to `dtype` as well, and each device keeps its part of the sum.
+    Each device keeps its part of the sum of the gradients, which is reduced in the parameter's type.
     """
-    return _gathered(layout, divided, leaf.astype(dtype)) if any(divided) else leaf.astype(dtype)
+    return _gathered(layout, divided, leaf) if any(divided) else leaf
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

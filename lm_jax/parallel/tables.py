@@ -44,32 +44,31 @@ def look_up(
     common = bool({*over_rows} & {*over_length})
     over_length = () if common and over_rows != over_length else over_length
     batch = layout.rules.batch
-    local = functools.partial(_local, layout, axes, dtype, over_length if common else ())
+    local = functools.partial(_local, layout, axes, over_length if common else ())
     return jax.shard_map(
         local,
         mesh=layout.mesh,
         in_specs=(layout.spec(axes), PartitionSpec(batch, () if common else over_length)),
         out_specs=PartitionSpec(batch, over_length),
         check_vma=False,
-    )(table, ids)
+    )(table.astype(dtype), ids)
 
 
 def _local(
     layout: Layout,
     axes: tuple[str, str],
-    dtype: jnp.dtype,
     scattered: tuple[str, ...],
     table: jax.Array,
     ids: jax.Array,
 ) -> jax.Array:
     """The rows of this device's ids, from its part of the table; `scattered`: mesh axes that divide the result."""
     over_rows, over_width = (getattr(layout.rules, axis) for axis in axes)
-    table = gathered(layout, ((), over_width), dtype, table)
+    table = gathered(layout, ((), over_width), table)
     if layout.divisor(axes[0]) == 1:
         return _take(table, ids)
     first = jax.lax.axis_index(over_rows) * table.shape[0]
     here = (ids >= first) & (ids < first + table.shape[0])
-    rows = _take(table, jnp.where(here, ids - first, 0)) * here[..., None].astype(dtype)
+    rows = _take(table, jnp.where(here, ids - first, 0)) * here[..., None].astype(table.dtype)
     if scattered:
         return jax.lax.psum_scatter(rows, scattered, scatter_dimension=1, tiled=True)
     return jax.lax.psum(rows, over_rows)
