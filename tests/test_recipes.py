@@ -26,7 +26,13 @@ MOVED = {
 }
 
 
-@pytest.mark.parametrize("recipe", TINY)
+# Like another recipe in all but a part that tests of its objective cover.
+ALIKE = ("mcbert", "spanbert", "ul2")
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(recipe, marks=pytest.mark.slow) if recipe in ALIKE else recipe for recipe in TINY]
+)
 def test_tiny_trains_along_its_golden_losses_and_evaluates(recipe, tmp_path):
     run = tmp_path / "run"
     smaller = [

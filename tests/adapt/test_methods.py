@@ -98,7 +98,7 @@ def test_it_trains_what_it_says(kind, method):
     assert paths and all(TRAINED[method] & {*path.split("/")} for path in paths)
 
 
-QUICK = (("lora", "always"), ("ia3", "never"), ("houlsby", "always"), ("last", "always"))
+QUICK = (("lora", "always"), ("ia3", "never"))
 EVERY = [
     pytest.param(method, scan, marks=() if (method, scan) in QUICK else pytest.mark.slow)
     for method in (*TRAINED, *QUANTISED)

@@ -111,6 +111,7 @@ def test_a_bucket_that_does_not_divide_over_the_devices_is_refused(build):
         exp.batch_of(12)
 
 
+@pytest.mark.slow
 def test_a_run_compiles_each_length_once_and_counts_tokens_across_a_restart(repository, tmp_path, capsys):
     rng = np.random.default_rng(0)
     words = ["the", "sea", "runs", "and", "a", "star"]

@@ -113,7 +113,7 @@ def test_several_adapters_are_put_on_a_base_that_is_restored_once(folder, runs, 
     assert "would be one file for 2 adapters; write {adapter} into it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3", "nf4"])
+@pytest.mark.parametrize("method", ["lora", "ia3", pytest.param("nf4", marks=pytest.mark.slow)])
 def test_an_export_is_the_folded_model(method, folder, runs):
     output = folder / f"exported-{method}"
     assert lm_jax("export", f"--workdir={folder / method}", f"--output={output}") == 0
