@@ -54,12 +54,12 @@ def explicit(rows: int, axes: Axes) -> Layout | None:
 
 
 def product(layout: Layout, x: Array, kernel: Array, axes: Axes, inputs: int) -> Array:
-    """Returns the product [batch, ..., *outputs] over the last axes of `x` and the first of `kernel`.
+    """Returns the product `[batch, ..., *outputs]` over the last axes of `x` and the first of `kernel`.
 
     Args:
       layout: what `explicit` returned.
-      x: [batch, ..., *inputs], of which each device has its own rows.
-      kernel: [*inputs, *outputs] in the type of the product, in which it is gathered and its gradient is reduced.
+      x: `[batch, ..., *inputs]`, of which each device has its own rows.
+      kernel: `[*inputs, *outputs]` in the type of the product, in which it is gathered and its gradient is reduced.
       axes: logical names of the kernel's axes.
       inputs: number of contracted axes.
     """

@@ -48,7 +48,7 @@ class Narrowed(NamedTuple):
     Attributes:
       count: number of updates.
       inner: the state of the transformation, with codes for moments.
-      scales: float32 [*shape[:-1], 1] of each moment that has scales, by its path in `inner`.
+      scales: float32 `[*shape[:-1], 1]` of each moment that has scales, by its path in `inner`.
     """
 
     count: Int[Array, ""] | Any
