@@ -98,7 +98,7 @@ class Request:
     format: str = _flag("huggingface", "huggingface; bare: without the head of a task; peft: what was added", "export")
     case: tuple[str, ...] = _flag((), "directory with inputs, outputs and a checkpoint; can be repeated", "verify")
     model: str | None = _flag(None, "directory of the checkpoint [the directory of --case]", "verify")
-    topology: str | None = _flag(None, "TPUs to plan for, such as v5e:16x16 or v5p:4x4x4", "plan")
+    topology: str | None = _flag(None, "devices to plan for, such as v5e:16x16, v5p:4x4x4 or h100:8", "plan")
     slices: int = _flag(1, "slices of that topology, which the data axis of the mesh spans", "plan")
     against: str | None = _flag(None, "plan.json, or its directory, to print the differences from", "plan")
     search: bool = _flag(False, "compile the three best meshes, by estimate, and compare them", "plan")

@@ -26,8 +26,9 @@ from lm_jax.models.transformer import STACKS
 from lm_jax.objectives.base import Work
 from lm_jax.parallel import mesh
 from lm_jax.parallel.mesh import MeshConfig
+from lm_jax.parallel.rings import LANES
 from lm_jax.plan import ranking
-from lm_jax.plan.estimate import LANES, Array, Estimate, Read, Split, Step, splits
+from lm_jax.plan.estimate import Array, Estimate, Read, Split, Step, splits
 from lm_jax.plan.layers import KEPT, Layer
 from lm_jax.plan.ranking import Device
 from lm_jax.train.checkpoint import broadcast_from_first
@@ -222,10 +223,11 @@ def _fused(attention: AttentionConfig, tokens: int, platform: str) -> bool:
     """Whether the scores stay on the chip, as far as the settings tell (`attention.kernels.choose`)."""
     if attention.kernel in ("splash", "cudnn"):
         return True
-    served = attention.position not in BIASED and not _drops(attention) and attention.mask != "prefix"
-    if attention.kernel != "auto" or platform == "cpu":
+    if attention.kernel != "auto" or _drops(attention):
         return False
-    return (served or platform == "gpu" and attention.mask != "prefix") and tokens >= 128
+    if platform == "gpu":
+        return attention.position != "alibi" and attention.softcap is None and tokens >= 64
+    return platform == "tpu" and attention.position not in BIASED and attention.mask != "prefix" and tokens >= 128
 
 
 def _drops(attention: AttentionConfig) -> bool:

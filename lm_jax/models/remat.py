@@ -51,8 +51,8 @@ def named(x: jax.Array, name: str) -> jax.Array:
 def lean(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Returns an elementwise or row-wise `function`, whose backward pass keeps its inputs and computes it again.
 
-    Otherwise what it computes in float32 from a 16-bit first argument is kept, which is more than all else in a layer.
-    In float32 there is less to save, and on a CPU it would take longer: there the function stays as it is.
+    Otherwise the float32 values that it computes from a 16-bit first argument would be kept. In float32 there is less
+    to save, and on a CPU the second computation is not free: there the function stays as it is.
     """
 
     def apply(x: jax.Array, *others: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Plans: what a program compiled ahead of time for TPUs that nobody has at hand will cost.
+"""Plans: what a program compiled ahead of time for devices that nobody has at hand will cost.
 
 `topology` names devices, `compiling` compiles for them, `program` reads the compiled text (`hlo` parses it, `products`
 counts the operations of a product), `costs` turns it into figures, `changes` estimates what would make it fit, and

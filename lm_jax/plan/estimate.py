@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterable, Mapping
 
 from lm_jax.parallel.products import LEAST_DEVICES
+from lm_jax.parallel.rings import LANES
 from lm_jax.plan import layers
 from lm_jax.plan.layers import Layer
 
 # A loss computes its logits in at most 8 chunks of at least 512 tokens (`objectives.cross_entropy`).
 MOST_CHUNKS, LEAST_TOKENS = 8, 512
 # A TPU stores arrays in tiles of 8 x 128 numbers.
-SUBLANES, LANES = 8, 128
+SUBLANES = 8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from lm_jax.core.chips import TPUS
+from lm_jax.core.chips import KINDS, TPUS
 
 # Dense bfloat16 FLOP/s of one jax device, by `device_kind`. TPUs: cloud.google.com/tpu/docs, the page of each version;
 # a device is a chip, on v2, v3 and TPU7x one of a chip's two cores. GPUs: the vendor's data sheets, without sparsity;
@@ -24,11 +24,8 @@ from lm_jax.core.chips import TPUS
 TPU_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
+    **{kind: TPUS[family].flops for kind, family in KINDS.items()},
     "TPU v4": 275e12,
-    **dict.fromkeys(("TPU v5 lite", "TPU v5e"), TPUS["v5e"].flops),
-    **dict.fromkeys(("TPU v5", "TPU v5p"), TPUS["v5p"].flops),
-    **dict.fromkeys(("TPU v6 lite", "TPU v6e"), TPUS["v6e"].flops),
-    "TPU7x": TPUS["tpu7x"].flops,
 }
 GPU_FLOPS = {
     "V100": 125e12,

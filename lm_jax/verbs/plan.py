@@ -19,8 +19,6 @@ from lm_jax.plan.ranking import Device
 from lm_jax.train import moments
 from lm_jax.verbs import forking, report, search
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-
 
 def run(request: Request) -> int:
     """Plans `--config` for `--topology`; a step that does not fit is a result, too."""
@@ -124,7 +122,7 @@ def _step(config: ExperimentConfig, exp: Experiment, plan: costs.Plan) -> change
     return changes.Step(
         layers=tuple(layers),
         rows=config.data.batch // exp.layout.divisor("batch") // config.train.accumulate,
-        itemsize=ITEMSIZE[config.model.dtype],
+        itemsize=automatic.ITEMSIZE[config.model.dtype],
         accumulate=config.train.accumulate,
         state_bytes=plan["parameters_bytes"] + plan["optimizer_bytes"],
         moments_bytes=costs.shard_bytes(own),
