@@ -61,11 +61,12 @@ def answers(row):
 
 # By recipe: the format of its file, the fields of its answers, other settings.
 slow, BUCKETS = pytest.mark.slow, "--config.data.buckets=24"
+WITHOUT_METRICS = ("--config.task.metrics=", "--config.evaluate.best=loss")
 RECIPES = [
     ("classify", "jsonl", {"label", "scores"}, []),
     pytest.param("tag", "conll", {"tags", "scores"}, [], marks=slow),
     pytest.param("qa", "squad", {"answer", "start", "stop", "score", "null"}, [], marks=slow),
-    ("instruct", "jsonl", {"text"}, ["--config.task.metrics=", "--config.evaluate.best=loss", BUCKETS]),
+    pytest.param("instruct", "jsonl", {"text"}, [*WITHOUT_METRICS, BUCKETS], marks=slow),
     pytest.param("pair", "jsonl", {"label", "scores"}, [], marks=slow),
     pytest.param("sts", "jsonl", {"number"}, [], marks=slow),
     pytest.param("choice", "jsonl", {"label", "choice", "scores"}, [], marks=slow),

@@ -70,3 +70,23 @@ def draw(workdir, preset, tokenizer, *, ends=None, objective=None, data=None, la
         checkpointer.save(0, {"params": {exp.models.product: params}}, about)
     workdirs.write(exp, workdir)
     return exp
+
+
+class Drawn(dict):
+    """Experiments of runs by name, each drawn when a test first asks for it or for its directory.
+
+    `choices` maps names to a preset and to the options of `draw`.
+    """
+
+    def __init__(self, folder, tokenizer, choices):
+        self.folder, self.tokenizer, self.choices = folder, tokenizer, choices
+
+    def __missing__(self, name):
+        preset, options = self.choices[name]
+        self[name] = draw(self.folder / name, preset, self.tokenizer, **options)
+        return self[name]
+
+    def at(self, name):
+        """The work directory of a run."""
+        self[name]
+        return self.folder / name

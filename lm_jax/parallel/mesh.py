@@ -77,7 +77,12 @@ def make(config: MeshConfig, devices: Sequence[Any] | jax.sharding.Mesh | None =
     kinds = (jax.sharding.AxisType.Auto,) * len(axes)
     if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
         return jax.sharding.Mesh(across_slices(axes, devices), tuple(axes), axis_types=kinds)
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds, devices=devices)
+    try:
+        return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds, devices=devices)
+    except NotImplementedError:
+        # An axis of the mesh ends inside an axis of the torus: 32 devices of 4 x 4 x 4.
+        split = mesh_utils.create_device_mesh(tuple(axes.values()), devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(split, tuple(axes), axis_types=kinds)
 
 
 def across_slices(axes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:

@@ -37,6 +37,11 @@ CASES = {
 }
 
 
+# The others are slow.
+QUICK = ("choice", "answer", "translate")
+EACH = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+
+
 @pytest.fixture
 def prepare(repository, tmp_path):
     """Prepares an experiment on 100 records of different lengths; `words` are other settings."""
@@ -71,7 +76,7 @@ def real(batch):
     return np.max([last(batch[name]).reshape(len(batch[name]), -1).max(1) for name in names], 0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_the_length_of_a_row_is_known_before_it_is_read(prepare, case):
     exp = prepare(case=case)
     rows = exp.feed.rows("train")
@@ -80,7 +85,7 @@ def test_the_length_of_a_row_is_known_before_it_is_read(prepare, case):
     assert read.min() < 12 and read.max() == LENGTH
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_a_cut_batch_is_the_beginning_of_the_whole_one(prepare, case):
     words = ["--config.data.buckets=8,16", "--config.data.rows.window=6"]
     exp = prepare(*words, case=case)

@@ -49,7 +49,10 @@ def rows(exp):
         yield {first: draw(size), second: draw(max(1, 8 - size)), "label": np.int32(number % 2)}
 
 
-CASES = [("bert", {"name": "classify"}), ("t5", {"name": "seq2seq", "seq2seq": {"smoothing": 0.0}})]
+CASES = [
+    pytest.param("bert", {"name": "classify"}, marks=pytest.mark.slow),
+    ("t5", {"name": "seq2seq", "seq2seq": {"smoothing": 0.0}}),
+]
 
 
 @pytest.mark.parametrize(("preset", "objective"), CASES)

@@ -1,5 +1,6 @@
 """Learned tokens: a soft prompt is as good as tokens before the text, a prefix as good as a cache of them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from lm_jax.models.model import Bound, build_model
 
 # Learned, rotary and ALiBi positions; an encoder with token types; relative positions in an encoder-decoder.
 DECODERS = ("gpt2", "llama", "bloom")
-PRESETS = (*DECODERS, "bert", "t5")
+PRESETS = ("gpt2", *(pytest.param(preset, marks=pytest.mark.slow) for preset in ("llama", "bloom")), "bert", "t5")
 NUMBER, LENGTH = 3, 6
 
 
@@ -44,7 +45,9 @@ def prompted(params, ids):
 def prefixed(module, params, ids):
     """The parameters with the keys and values of `ids` as the prefix of every layer."""
     cache = Bound(module, params).empty_cache(1, NUMBER)
-    layers = Bound(module, params)(Inputs(tokens=ids[None]), cache=cache).cache.layers
+    layers = tiny.run_once(
+        lambda cache: Bound(module, params)(Inputs(tokens=ids[None]), cache=cache).cache.layers, cache
+    )
     leaves = flatten(params)
     for name in ("key", "value"):
         stacked = jnp.stack([layer["self"][name] for layer in layers])
@@ -69,12 +72,14 @@ def test_a_soft_prompt_of_the_rows_of_tokens_is_as_good_as_these_tokens(preset):
 @pytest.mark.parametrize("preset", DECODERS)
 def test_a_prefix_of_cached_keys_and_values_is_as_good_as_the_cached_tokens(preset):
     module, params, rows = case(preset)
-    expected = Bound(module, params)(Inputs(tokens=rows)).hidden[:, NUMBER:]
-    got = Bound(module, prefixed(module, params, rows[0, :NUMBER]))(Inputs(tokens=rows[:, NUMBER:])).hidden
-    np.testing.assert_allclose(got, expected, atol=2e-5)
+    hidden = lambda params, tokens: tiny.run_once(
+        lambda params: Bound(module, params)(Inputs(tokens=tokens)).hidden, params
+    )
+    got = hidden(prefixed(module, params, rows[0, :NUMBER]), rows[:, NUMBER:])
+    np.testing.assert_allclose(got, hidden(params, rows)[:, NUMBER:], atol=2e-5)
 
 
-@pytest.mark.parametrize("learn", [prompted, prefixed], ids=["prompt", "prefix"])
+@pytest.mark.parametrize("learn", [prompted, pytest.param(prefixed, marks=pytest.mark.slow)])
 def test_every_text_of_a_packed_row_has_the_learned_tokens_before_it(learn):
     module, params, rows = case("llama")
     args = (params,) if learn is prompted else (module, params)
@@ -85,7 +90,7 @@ def test_every_text_of_a_packed_row_has_the_learned_tokens_before_it(learn):
         positions=jnp.tile(jnp.arange(LENGTH), 2)[None],
         segments=jnp.repeat(jnp.array([1, 2]), LENGTH)[None],
     )
-    alone, together = bound(Inputs(tokens=texts)).hidden, bound(packed).hidden
+    alone, together = tiny.run_once(lambda: (bound(Inputs(tokens=texts)).hidden, bound(packed).hidden))
     np.testing.assert_allclose(together.reshape(alone.shape), alone, atol=2e-5)
 
 
@@ -93,13 +98,14 @@ def test_a_text_of_a_packed_row_does_not_read_another_through_a_soft_prompt():
     module, params, rows = case("bert")
     bound = Bound(module, prompted(params, rows[0, :NUMBER]))
     segments = jnp.repeat(jnp.array([1, 2]), LENGTH)[None]
-    hidden = lambda tokens: bound(Inputs(tokens=tokens.reshape(1, -1), segments=segments)).hidden
+    hidden = jax.jit(lambda tokens: bound(Inputs(tokens=tokens.reshape(1, -1), segments=segments)).hidden)
     texts = rows[:, NUMBER:]
     np.testing.assert_array_equal(hidden(texts)[0, LENGTH:], hidden(texts.at[0].add(1))[0, LENGTH:])
 
 
 @pytest.mark.parametrize(
-    ("preset", "scan"), [("gpt2", "never"), ("t5", "always"), pytest.param("llama", "always", marks=pytest.mark.slow)]
+    ("preset", "scan"),
+    [("gpt2", "never"), *(pytest.param(preset, "always", marks=pytest.mark.slow) for preset in ("t5", "llama"))],
 )
 def test_generated_text_goes_on_after_the_learned_tokens(preset, scan):
     over = tiny.everywhere(preset, depth=2) | {f"{name}.scan": scan for name in tiny.stacks(preset)}

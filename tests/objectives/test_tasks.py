@@ -72,7 +72,7 @@ TESTED = (
     *("label of a pair", "labels", "relation", "tag", "choice", "pattern", "continuation", "contrastive", "cosine"),
 )
 # The laws of the others are tested with the marker slow.
-QUICK = ("labels", "tag", "choice", "contrastive")
+QUICK = ("tag", "contrastive")
 DECODERS = ("continuation",)
 # Larger logits, over a vocabulary, need smaller steps.
 RATES = {"pattern": 0.01}

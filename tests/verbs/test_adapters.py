@@ -39,29 +39,33 @@ ROWS = [{"text": text} for text in ("the statement is", "a new value is returned
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("adapters")
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+class Classifiers(workdirs.Drawn):
+    """Classifiers by method; `base` is plain: parameters of `lora`, a head of its own."""
+
+    def __missing__(self, name):
+        exp = super().__missing__(name)
+        if name == "base":
+            _, tuned = restore_role(Request(verb="predict", workdir=str(self.at("lora"))), self["lora"])
+            save_plain(self.folder / "base", exp, tuned)
+        return exp
 
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    """Classifiers by method, and the plain run `base` with the parameters of `lora` and a head of its own."""
-    tokenizer = tokenizers.load(GOLDEN / "tokenizer")
-    columns = Tree(text=Tree(), label=Tree(kind="label"))
+    columns, store = Tree(text=Tree(), label=Tree(kind="label")), str(folder / "store")
     options = {
         "objective": ObjectiveConfig(name="classify"),
-        "data": DataConfig(length=32, batch=8, store=str(folder / "store"), workers=1, threads=0, columns=columns),
+        "data": DataConfig(length=32, batch=8, store=store, workers=1, threads=0, columns=columns),
         "labels": Tree(label=("a", "b")),
         "stack__depth": 2,
     }
-    drawn = {
-        name: workdirs.draw(folder / name, "bert", tokenizer, adapt=adapt, **options) for name, adapt in METHODS.items()
-    }
-    drawn["base"] = workdirs.draw(folder / "base", "bert", tokenizer, **options)
-    _, tuned = restore_role(Request(verb="predict", workdir=str(folder / "lora")), drawn["lora"])
-    save_plain(folder / "base", drawn["base"], tuned)
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return drawn
+    choices = {name: ("bert", {"adapt": adapt, **options}) for name, adapt in {**METHODS, "base": None}.items()}
+    return Classifiers(folder, tokenizers.load(GOLDEN / "tokenizer"), choices)
 
 
 def save_plain(workdir, exp, tuned):
@@ -74,50 +78,53 @@ def save_plain(workdir, exp, tuned):
         checkpointer.save(1, {"params": {"model": unflatten(params)}}, about)
 
 
-def scores(folder, name, *words):
+def scores(folder, workdir, *words):
     """The scores of the label `a`."""
-    output = folder / f"{name}{len(words)}.answers.jsonl"
+    output = folder / f"{workdir.name}{len(words)}.answers.jsonl"
     output.unlink(missing_ok=True)
-    files = [f"--workdir={folder / name}", f"--input={folder / 'rows.jsonl'}", f"--output={output}"]
+    files = [f"--workdir={workdir}", f"--input={folder / 'rows.jsonl'}", f"--output={output}"]
     assert lm_jax("predict", *files, *words) == 0
     return [json.loads(line)["scores"]["a"] for line in output.read_text().splitlines()]
 
 
 def test_an_adapter_on_its_base_answers_as_the_tuned_run(folder, runs, capsys):
     adapter = folder / "adapter"
-    assert lm_jax("export", f"--workdir={folder / 'lora'}", "--format=peft", f"--output={adapter}") == 0
+    assert lm_jax("export", f"--workdir={runs.at('lora')}", "--format=peft", f"--output={adapter}") == 0
     assert "exported as an adapter of BertForSequenceClassification" in capsys.readouterr().out
     tree = json.loads((adapter / "adapter_config.json").read_text())
     assert {"classifier", "bert.pooler.dense"} == {*tree["modules_to_save"]}
-    tuned = scores(folder, "lora")
-    assert np.abs(np.subtract(scores(folder, "base"), tuned)).max() > 1e-3
-    np.testing.assert_allclose(scores(folder, "base", f"--adapter={adapter}"), tuned, atol=1e-6)
+    tuned = scores(folder, runs.at("lora"))
+    assert np.abs(np.subtract(scores(folder, runs.at("base")), tuned)).max() > 1e-3
+    np.testing.assert_allclose(scores(folder, runs.at("base"), f"--adapter={adapter}"), tuned, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_adapters_are_put_on_a_base_that_is_restored_once(folder, runs, capsys, monkeypatch):
     for method in ("lora", "ia3"):
-        words = [f"--workdir={folder / method}", "--format=peft", f"--output={folder / f'one-{method}'}"]
+        words = [f"--workdir={runs.at(method)}", "--format=peft", f"--output={folder / f'one-{method}'}"]
         assert lm_jax("export", *words) == 0
     restored, restore = [], runs_module.restore_params
     monkeypatch.setattr(runs_module, "restore_params", lambda *args, **options: restored.append(1) or restore(*args))
     both = f"--adapter={folder / 'one-lora'},{folder / 'one-ia3'}"
-    words = [f"--workdir={folder / 'base'}", f"--input={folder / 'rows.jsonl'}", both]
+    words = [f"--workdir={runs.at('base')}", f"--input={folder / 'rows.jsonl'}", both]
     assert lm_jax("predict", *words, f"--output={folder / '{adapter}.jsonl'}") == 0
     assert len(restored) == 1
     read = lambda path: [json.loads(line)["scores"]["a"] for line in path.read_text().splitlines()]
     for name in ("one-lora", "one-ia3"):
-        assert read(folder / f"{name}.jsonl") == scores(folder, "base", f"--adapter={folder / name}")
+        assert read(folder / f"{name}.jsonl") == scores(folder, runs.at("base"), f"--adapter={folder / name}")
         (folder / "base1.answers.jsonl").unlink()
     capsys.readouterr()
     assert lm_jax("predict", *words, f"--output={folder / 'same.jsonl'}") == 2
     assert "would be one file for 2 adapters; write {adapter} into it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3", pytest.param("nf4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(method, marks=pytest.mark.slow) for method in ("ia3", "nf4"))]
+)
 def test_an_export_is_the_folded_model(method, folder, runs):
     output = folder / f"exported-{method}"
-    assert lm_jax("export", f"--workdir={folder / method}", f"--output={output}") == 0
-    _, folded = restore_model(Request(verb="export", workdir=str(folder / method)), runs[method])
+    assert lm_jax("export", f"--workdir={runs.at(method)}", f"--output={output}") == 0
+    _, folded = restore_model(Request(verb="export", workdir=str(runs.at(method))), runs[method])
     theirs = huggingface.open_checkpoint(output).params()
     for path, leaf in flatten(theirs).items():
         np.testing.assert_array_equal(leaf, flatten(folded)[path], err_msg=path)
@@ -126,9 +133,9 @@ def test_an_export_is_the_folded_model(method, folder, runs):
 @pytest.mark.slow
 def test_a_run_on_a_base_in_codes_is_exported_as_an_adapter_of_the_rounded_base(folder, runs, capsys):
     adapter = folder / "adapter-of-nf4"
-    assert lm_jax("export", f"--workdir={folder / 'nf4'}", "--format=peft", f"--output={adapter}") == 0
+    assert lm_jax("export", f"--workdir={runs.at('nf4')}", "--format=peft", f"--output={adapter}") == 0
     assert "hidden states and head differ by at most 0.0e+00" in capsys.readouterr().out
-    assert len(scores(folder, "nf4")) == len(ROWS)
+    assert len(scores(folder, runs.at("nf4"))) == len(ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +143,7 @@ def forked(folder, runs):
     """A run that goes on from `lora`, one step without a change."""
     rows = folder / "train.jsonl"
     rows.write_text("".join(json.dumps({**row, "label": "ab"[at % 2]}) + "\n" for at, row in enumerate(ROWS * 4)))
-    words = ["--config=classify", f"--fork={folder / 'lora'}", f"--config.data.path={rows}", "--config.data.length=32"]
+    words = ["--config=classify", f"--fork={runs.at('lora')}", f"--config.data.path={rows}", "--config.data.length=32"]
     words += ["--config.data.batch=8", "--config.train.epochs=0", "--config.train.steps=1", "--config.evaluate.every=0"]
     words += ["--config.optimizer.learning_rate=0", "--config.data.validation=0", "--config.evaluate.best="]
     words += [f"--config.data.store={folder / 'store'}", "--config.evaluate.per_epoch=0", "--config.data.buckets="]
@@ -146,60 +153,63 @@ def forked(folder, runs):
     return output.getvalue()
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_tuned_run_begins_with_the_folded_model(folder, runs, forked):
     assert "trained    " in forked and ", by dora" in forked and "MB of frozen parameters" in forked
     request = Request(verb="predict", workdir=str(folder / "forked"))
     _, merged = restore_model(request, experiment.load(folder / "forked"))
-    _, expected = restore_model(Request(verb="predict", workdir=str(folder / "lora")), runs["lora"])
+    _, expected = restore_model(Request(verb="predict", workdir=str(runs.at("lora"))), runs["lora"])
     assert jax.tree.structure(merged) == jax.tree.structure(expected)
     for path, leaf in flatten(merged).items():
         np.testing.assert_allclose(leaf, flatten(expected)[path], atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_fork_stores_what_is_trained_and_what_its_base_lacks(folder, runs, forked, capsys):
-    assert f"of frozen parameters stay in {folder / 'lora'}, step 0, which this run needs" in forked
+    assert f"of frozen parameters stay in {runs.at('lora')}, step 0, which this run needs" in forked
     base = Checkpointer(folder / "forked/checkpoints").base
     names = {path.removeprefix("frozen/model/") for path in base.places}
     # The kernels that the products of the base were folded into are not those of the base.
     assert {"token/embedding", "stack/layers/attention/out/kernel"} <= names
     assert "stack/layers/attention/query/kernel" not in names
-    shutil.move(folder / "lora", folder / "away")
+    shutil.move(runs.at("lora"), folder / "away")
     assert lm_jax("predict", f"--workdir={folder / 'forked'}", f"--input={folder / 'rows.jsonl'}") == 2
-    shutil.move(folder / "away", folder / "lora")
+    shutil.move(folder / "away", runs.at("lora"))
     assert f"lm-jax predict: the base of {folder / 'forked'} is missing" in capsys.readouterr().err
 
 
 def test_a_fork_with_other_shapes_is_refused(folder, runs, capsys):
     rows = folder / "wide.jsonl"
     rows.write_text("".join(json.dumps({**row, "label": "ab"[at % 2]}) + "\n" for at, row in enumerate(ROWS * 4)))
-    words = ["--config=classify", f"--fork={folder / 'lora'}", f"--config.data.path={rows}", "--config.data.batch=8"]
+    words = ["--config=classify", f"--fork={runs.at('lora')}", f"--config.data.path={rows}", "--config.data.batch=8"]
     words += ["--config.model.stack.depth=1", f"--workdir={folder / 'wide'}", "--config.data.validation=0"]
     assert lm_jax("train", *words, "--config.evaluate.per_epoch=0", "--config.evaluate.best=") == 2
     assert "has other parameters than this model: model/stack/layers" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_answers_of_another_adapter_are_not_continued(folder, runs, capsys):
     adapter, output = folder / "adapter-of-answers", folder / "other.jsonl"
-    assert lm_jax("export", f"--workdir={folder / 'lora'}", "--format=peft", f"--output={adapter}") == 0
-    request = Request(verb="predict", workdir=str(folder / "base"), input=str(folder / "rows.jsonl"))
+    assert lm_jax("export", f"--workdir={runs.at('lora')}", "--format=peft", f"--output={adapter}") == 0
+    request = Request(verb="predict", workdir=str(runs.at("base")), input=str(folder / "rows.jsonl"))
     exp = predict.with_rows(runs["base"], str(folder / "rows.jsonl"))
     predict.partial_file(request, exp, 1, output).touch()
-    words = [f"--workdir={folder / 'base'}", f"--input={folder / 'rows.jsonl'}", f"--output={output}"]
+    words = [f"--workdir={runs.at('base')}", f"--input={folder / 'rows.jsonl'}", f"--output={output}"]
     assert lm_jax("predict", *words, f"--adapter={adapter}") == 2
     assert "has answers of another command" in capsys.readouterr().err
 
 
 def test_adapters_that_cannot_be_folded_are_refused(folder, runs, capsys):
-    assert lm_jax("export", f"--workdir={folder / 'houlsby'}", f"--output={folder / 'houlsby-out'}") == 2
+    assert lm_jax("export", f"--workdir={runs.at('houlsby')}", f"--output={folder / 'houlsby-out'}") == 2
     assert "was tuned by 'houlsby', whose parameters, such as stack/layers/adapter" in capsys.readouterr().err
-    assert lm_jax("export", f"--workdir={folder / 'houlsby'}", "--format=peft", f"--output={folder / 'out'}") == 2
+    assert lm_jax("export", f"--workdir={runs.at('houlsby')}", "--format=peft", f"--output={folder / 'out'}") == 2
     assert "--format=peft is for runs with config.adapt.method lora" in capsys.readouterr().err
     assert not (folder / "houlsby-out").exists() and not (folder / "out").exists()
-    assert len(scores(folder, "houlsby")) == len(ROWS)
+    assert len(scores(folder, runs.at("houlsby"))) == len(ROWS)
 
 
 def test_an_adapter_is_refused_on_a_tuned_run(folder, runs, capsys):
-    words = [f"--workdir={folder / 'ia3'}", f"--input={folder / 'rows.jsonl'}", f"--adapter={folder}"]
+    words = [f"--workdir={runs.at('ia3')}", f"--input={folder / 'rows.jsonl'}", f"--adapter={folder}"]
     assert lm_jax("predict", *words) == 2
     assert "was tuned by 'ia3'; give the run that it started from" in capsys.readouterr().err
 
@@ -211,7 +221,9 @@ def test_two_choices_of_what_is_trained_are_refused(folder, runs, capsys):
     assert workdir_module.LOCK not in [path.name for path in folder.glob("both/*")]
 
 
-@pytest.mark.parametrize("method", ["lora", "houlsby", "last"])
+@pytest.mark.parametrize(
+    "method", ["houlsby", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "last"))]
+)
 def test_generation_reads_what_was_added(method, folder, capsys):
     adapt = AdaptConfig(method=method, **{"lora": {"rank": 2}, "houlsby": {"width": 3}, "last": {"layers": 1}}[method])
     tokenizer = tokenizers.load(GOLDEN / "tokenizer")
@@ -233,7 +245,8 @@ def test_generation_reads_what_was_added(method, folder, capsys):
     assert answer["text"] == prompting.continuation(tokenizer, tokens, expected)
 
 
-@pytest.mark.parametrize("method", ["prompt", pytest.param("prefix", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
 def test_learned_tokens_on_their_base_are_the_tuned_run(method, folder, capsys):
     tokenizer, adapt = tokenizers.load(GOLDEN / "tokenizer"), AdaptConfig(method=method, tokens=3)
     tuned, base, adapter = (folder / f"{method}-{name}" for name in ("tuned", "base", "adapter"))
@@ -257,4 +270,4 @@ def test_learned_tokens_of_a_classifier_are_not_exported(folder, capsys):
     workdirs.draw(folder / "prompted", "bert", tokenizer, adapt=adapt, data=data, **options)
     assert lm_jax("export", f"--workdir={folder / 'prompted'}", "--format=peft", f"--output={folder / 'none'}") == 2
     assert "has the head of a task, which PEFT lets read the first learned token" in capsys.readouterr().err
-    assert len(scores(folder, "prompted")) == len(ROWS) and not (folder / "none").exists()
+    assert not (folder / "none").exists()

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(folder, tokenizer):
-    """Runs by name; each has the parameters of `weights`."""
+    """Runs by name."""
     settings = dict(length=32, batch=8, store=str(folder / "store"), workers=1, threads=0)
     plain, depth = DataConfig(**settings), {"stack__depth": DEPTH}
     pair = Tree(text=Tree(), pair=Tree(), label=Tree(kind="label"), key=Tree(kind="id"))
@@ -50,29 +50,26 @@ def runs(folder, tokenizer):
             Tree(text=Tree(), target={}),
         ),
     }
-    drawn = {
-        "encoder": workdirs.draw(folder / "encoder", "bert", tokenizer, data=plain, **depth),
-        "decoder": workdirs.draw(folder / "decoder", "llama", tokenizer, data=plain, **depth),
-        "encoder_decoder": workdirs.draw(
-            folder / "encoder_decoder", "t5", tokenizer, data=plain, encoder__depth=DEPTH, decoder__depth=1
-        ),
+    once = {"encoder__depth": DEPTH, "decoder__depth": 1}
+    choices = {
+        "encoder": ("bert", {"data": plain, **depth}),
+        "decoder": ("llama", {"data": plain, **depth}),
+        "encoder_decoder": ("t5", {"data": plain, **once}),
     }
     for name, preset in (("pair", "bert"), ("seq2seq", "llama")):
         objective, columns = tasks[name]
         data, labels = DataConfig(columns=columns, **settings), Tree(label=("a", "b")) if name == "pair" else Tree()
-        drawn[name] = workdirs.draw(
-            folder / name, preset, tokenizer, objective=objective, data=data, labels=labels, **depth
-        )
-    return drawn
+        choices[name] = preset, {"objective": objective, "data": data, "labels": labels, **depth}
+    return workdirs.Drawn(folder, tokenizer, choices)
 
 
 @pytest.fixture(scope="module")
-def expected(folder, runs, tokenizer):
+def expected(runs, tokenizer):
     """A function of a run and a row of ids: the hidden states of all layers, from a forward pass of that row alone."""
 
     def compute(name, ids, types=None):
         exp = runs[name]
-        _, params = restore_model(Request(verb="features", workdir=str(folder / name)), exp)
+        _, params = restore_model(Request(verb="features", workdir=str(runs.at(name))), exp)
         inputs = Inputs(tokens=jnp.array([ids]), types=None if types is None else jnp.array([types]))
         both = exp.config.model.kind == "encoder_decoder"
         inputs = Inputs(tokens=inputs.tokens[:, :1], source=inputs) if both else inputs
@@ -110,12 +107,12 @@ def plain(tmp_path):
     ("name", "layers"),
     [
         ("encoder", {0: "--layer=0", 1: "--layer=-2"}),
-        ("decoder", {2: "--layer=2"}),
+        pytest.param("decoder", {2: "--layer=2"}, marks=pytest.mark.slow),
         ("encoder_decoder", {1: "--layer=1"}),
     ],
 )
 def test_a_layer_of_a_pretraining_run_is_that_of_a_forward_pass(
-    name, layers, folder, tokenizer, expected, tmp_path, monkeypatch
+    name, layers, runs, tokenizer, expected, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(features, "CHUNK", 4)
     around = {
@@ -127,7 +124,7 @@ def test_a_layer_of_a_pretraining_run_is_that_of_a_forward_pass(
     alone = [expected(name, row) for row in rows[:2]]
 
     for layer, flag in layers.items():
-        file = computed(folder / name, plain(tmp_path), tmp_path / "v.npz", "--pool=none", flag)
+        file = computed(runs.at(name), plain(tmp_path), tmp_path / "v.npz", "--pool=none", flag)
         np.testing.assert_array_equal(file["tokens"], np.concatenate(rows))
         np.testing.assert_array_equal(np.diff(file["offsets"]), [len(row) for row in rows])
         first, second, third = file["offsets"][:3]
@@ -136,21 +133,21 @@ def test_a_layer_of_a_pretraining_run_is_that_of_a_forward_pass(
         np.testing.assert_allclose(file["values"][second:third], alone[1][layer], atol=1e-5)
 
 
-def test_pools_are_those_of_the_tokens_of_a_row(folder, runs, tmp_path):
+def test_pools_are_those_of_the_tokens_of_a_row(runs, tmp_path):
     name, rows = "encoder", plain(tmp_path)
-    file = computed(folder / name, rows, tmp_path / "all.npz", "--pool=none")
+    file = computed(runs.at(name), rows, tmp_path / "all.npz", "--pool=none")
     states = np.split(file["values"], file["offsets"][1:-1])
     pools = {"mean": lambda row: row.mean(0), "first": lambda row: row[0], "last": lambda row: row[-1]}
     for pool, function in pools.items():
-        vectors = computed(folder / name, rows, tmp_path / "v.npz", f"--pool={pool}")["vectors"]
+        vectors = computed(runs.at(name), rows, tmp_path / "v.npz", f"--pool={pool}")["vectors"]
         np.testing.assert_allclose(vectors, np.stack([function(row) for row in states]), atol=1e-5)
-    unit = computed(folder / name, rows, tmp_path / "v.npz", "--normalise", "--pool=last")["vectors"]
+    unit = computed(runs.at(name), rows, tmp_path / "v.npz", "--normalise", "--pool=last")["vectors"]
     np.testing.assert_allclose(unit, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-5)
 
 
-def test_a_task_reads_its_pair_and_keeps_ids_and_empty_rows(folder, tokenizer, expected, tmp_path, capsys):
+def test_a_task_reads_its_pair_and_keeps_ids_and_empty_rows(runs, tokenizer, expected, tmp_path, capsys):
     rows = write_rows(tmp_path / "rows.jsonl", text=TEXTS[:3], pair=[TEXTS[3], "", TEXTS[0]], key=["a", "b", "\u4e2d"])
-    file = computed(folder / "pair", rows, tmp_path / "v.npz", "--pool=first")
+    file = computed(runs.at("pair"), rows, tmp_path / "v.npz", "--pool=first")
     assert file["ids"].tolist() == ["a", "b", "\u4e2d"] and np.isnan(file["vectors"][1]).all()
     assert "1 of them have a vector of NaN, because a column of the row is empty" in capsys.readouterr().err
 
@@ -160,35 +157,36 @@ def test_a_task_reads_its_pair_and_keeps_ids_and_empty_rows(folder, tokenizer, e
     np.testing.assert_allclose(file["vectors"][0], expected("pair", ids, types)[-1][0], atol=1e-5)
 
 
-def test_a_chosen_column_is_read_alone(folder, tokenizer, expected, tmp_path):
+def test_a_chosen_column_is_read_alone(runs, tokenizer, expected, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", sentence=TEXTS[:2], text=TEXTS[2:4])
-    file = computed(folder / "pair", rows, tmp_path / "v.npz", "--pool=first", "--column=sentence")
+    file = computed(runs.at("pair"), rows, tmp_path / "v.npz", "--pool=first", "--column=sentence")
     assert set(file) == {"vectors"}
     ids = [tokenizer.cls, *tokenizer.encode(TEXTS[0]).tolist(), tokenizer.sep]
     np.testing.assert_allclose(file["vectors"][0], expected("pair", ids)[-1][0], atol=1e-5)
 
 
-def test_a_source_is_read_as_in_training_and_its_target_is_not_needed(folder, runs, tokenizer, tmp_path):
+def test_a_source_is_read_as_in_training_and_its_target_is_not_needed(runs, tokenizer, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", text=TEXTS[:2])
-    file = computed(folder / "seq2seq", rows, tmp_path / "v.npz", "--pool=none")
+    file = computed(runs.at("seq2seq"), rows, tmp_path / "v.npz", "--pool=none")
     ids = [[*tokenizer.encode(text).tolist(), tokenizer.eos] for text in TEXTS[:2]]
     np.testing.assert_array_equal(file["tokens"], np.concatenate(ids))
 
 
-def test_parquet_holds_the_same_vectors(folder, runs, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_parquet_holds_the_same_vectors(runs, tmp_path, monkeypatch):
     import pyarrow.parquet
 
     monkeypatch.setattr(features, "CHUNK", 2)
     rows = write_rows(tmp_path / "rows.jsonl", text=TEXTS[:3], pair=["a", "", "b"], key=[7, 8, 9])
-    pooled = computed(folder / "pair", rows, tmp_path / "v.npz", "--dtype=float16")
+    pooled = computed(runs.at("pair"), rows, tmp_path / "v.npz", "--dtype=float16")
     assert pooled["vectors"].dtype == np.float16
-    assert run(folder / "pair", rows, tmp_path / "v.parquet", "--dtype=float16") == 0
+    assert run(runs.at("pair"), rows, tmp_path / "v.parquet", "--dtype=float16") == 0
     table = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pydict()
     assert table["id"] == pooled["ids"].tolist() == ["7", "8", "9"]
     np.testing.assert_array_equal(np.array(table["vector"], np.float16), pooled["vectors"])
 
-    ragged = computed(folder / "pair", rows, tmp_path / "v.npz", "--pool=none")
-    assert run(folder / "pair", rows, tmp_path / "v.parquet", "--pool=none") == 0
+    ragged = computed(runs.at("pair"), rows, tmp_path / "v.npz", "--pool=none")
+    assert run(runs.at("pair"), rows, tmp_path / "v.parquet", "--pool=none") == 0
     table = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pydict()
     assert [len(row) for row in table["tokens"]] == np.diff(ragged["offsets"]).tolist()
     assert sum(table["tokens"], []) == ragged["tokens"].tolist() and table["vectors"][1] == []
@@ -209,29 +207,29 @@ def test_parquet_holds_the_same_vectors(folder, runs, tmp_path, monkeypatch):
         ("pair", ["--column=key"], "there are 0 columns of text"),
     ],
 )
-def test_bad_settings_are_one_line(name, words, message, folder, runs, tmp_path, capsys):
-    assert run(folder / name, plain(tmp_path), tmp_path / "v.npz", *words) == 2
+def test_bad_settings_are_one_line(name, words, message, runs, tmp_path, capsys):
+    assert run(runs.at(name), plain(tmp_path), tmp_path / "v.npz", *words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and re.search(message, error), error
     assert not list(tmp_path.glob("v.npz*"))
 
 
-def test_a_file_without_the_column_and_other_names_of_files_are_refused(folder, runs, tmp_path, capsys):
+def test_a_file_without_the_column_and_other_names_of_files_are_refused(runs, tmp_path, capsys):
     rows = write_rows(tmp_path / "rows.jsonl", words=TEXTS[:2])
-    assert run(folder / "encoder", rows, tmp_path / "v.npz") == 2
+    assert run(runs.at("encoder"), rows, tmp_path / "v.npz") == 2
     assert "'text'" in capsys.readouterr().err
-    assert run(folder / "encoder", rows, tmp_path / "v.npz", "--column=word") == 2
+    assert run(runs.at("encoder"), rows, tmp_path / "v.npz", "--column=word") == 2
     assert "'word'" in capsys.readouterr().err
-    assert run(folder / "encoder", rows, tmp_path / "v.csv") == 2
+    assert run(runs.at("encoder"), rows, tmp_path / "v.csv") == 2
     assert "the end of --output is '.csv'; expected one of .npz, .parquet" in capsys.readouterr().err
-    assert lm_jax("features", f"--workdir={folder / 'encoder'}", f"--input={rows}") == 2
+    assert lm_jax("features", f"--workdir={runs.at('encoder')}", f"--input={rows}") == 2
     assert "features needs --input=ROWS and --output=FILE.npz" in capsys.readouterr().err
 
 
-def test_values_beyond_float16_are_refused(folder, runs, tmp_path, capsys, monkeypatch):
+def test_values_beyond_float16_are_refused(runs, tmp_path, capsys, monkeypatch):
     large = lambda self, rows: [(np.ones(1, np.int32), np.full(64, 1e5, np.float32)) for _ in rows]
     monkeypatch.setattr(features.Vectors, "of", large)
-    assert run(folder / "encoder", plain(tmp_path), tmp_path / "v.npz", "--dtype=float16") == 2
+    assert run(runs.at("encoder"), plain(tmp_path), tmp_path / "v.npz", "--dtype=float16") == 2
     assert "--dtype=float16 cannot hold 1e+05; use --dtype=float32" in capsys.readouterr().err
 
 

@@ -184,6 +184,7 @@ def test_an_interrupted_file_is_continued(classifier, tmp_path, capsys, monkeypa
     assert f"{partial} has the answers to 10 of 23 rows; the others follow" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_answers_of_another_command_are_not_continued(classifier, writers, tmp_path, capsys, monkeypatch):
     rows, output = write_rows(tmp_path / "rows.jsonl"), tmp_path / "a.jsonl"
     others = write_rows(tmp_path / "others.jsonl", TEXTS[::-1])
@@ -256,6 +257,7 @@ def test_the_text_for_a_source_is_what_generate_gives(writers, kind, tmp_path, c
     assert [row["text"] for row in found] == [row["text"] for row in generated]
 
 
+@pytest.mark.slow
 def test_a_draw_depends_on_the_seed_and_the_record_only(writers, tmp_path, monkeypatch):
     rows = write_rows(tmp_path / "rows.jsonl")
     words = ("--temperature=1", "--seed=3", "--max_tokens=4")

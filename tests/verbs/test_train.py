@@ -131,6 +131,7 @@ def test_overrides_apply_to_the_model_of_the_fork(train, folder, capsys):
     assert "add --config=RECIPE" in error(capsys)
 
 
+@pytest.mark.slow
 def test_only_matching_parameters_are_trained(train, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert train(workdir, "--config.train.only=^task/,embed/norm", "--config.train.steps=2") == 0
@@ -166,6 +167,7 @@ def test_settings_that_replace_each_other_are_not_given_together(train, tmp_path
     assert "--config.train.steps has no effect, because --config.train.epochs is 1" in error(capsys)
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_improve_stops_early_and_again_after_a_kill(train, tmp_path, capsys):
     workdir = tmp_path / "run"
     words = ("--config.evaluate.patience=2", "--config.train.epochs=9")
@@ -188,6 +190,7 @@ def test_a_run_that_does_not_improve_stops_early_and_again_after_a_kill(train, t
     assert "stopped after step 18" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_seeds_are_trained_one_after_the_other_and_compared(train, tmp_path, capsys):
     words = ("--config.train.seeds=0,4", "--config.train.epochs=1")
     assert train(tmp_path, *words) == 0
