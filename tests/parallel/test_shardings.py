@@ -66,6 +66,7 @@ def divided(recipe, name):
     }
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize("name", TOPOLOGIES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_model_is_divided_as_before(recipe, name):
