@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from lm_jax.parallel import rings
 from lm_jax.parallel.layout import Axes, Layout, active, platform
-from lm_jax.parallel.rings import reduce_scatter
 from lm_jax.parallel.rules import Rules
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ PLATFORMS = ("tpu",)
 # Between fewer devices the partitioner scatters the gradients of layers by itself, and hides more of their gathers
 # (docs/claims.md).
 LEAST_DEVICES = 32
+# Bytes of a part up to which a gather takes the axes of the torus in turn: at once, the compiler would send twice as
+# many, as a sum of padded parts.
+STAGED = 256 * 2**10
 # Of each dimension of a kernel, the mesh axes over which devices with different rows divide it.
 Parts = tuple[tuple[str, ...], ...]
 
@@ -86,6 +89,9 @@ def _gather(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
     whole = _whole(layout, divided, x.shape)
     for dimension, names in enumerate(divided):
         for name in reversed(names):
+            if platform() in PLATFORMS and x.size * x.dtype.itemsize <= STAGED:
+                x = rings.gather(layout, x, name, dimension)
+                continue
             # As a matrix or [before, dimension, after]: XLA may sum padded arrays of more axes instead.
             lead, shape = math.prod(x.shape[:dimension]), x.shape
             x = jax.lax.all_gather(x.reshape(lead, shape[dimension], -1), name, axis=1, tiled=True)
@@ -98,7 +104,7 @@ def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
     for dimension, names in enumerate(divided):
         for name in names:
             if platform() in PLATFORMS:
-                x = reduce_scatter(layout, x, name, dimension)
+                x = rings.reduce_scatter(layout, x, name, dimension)
             else:
                 x = jax.lax.psum_scatter(x, name, scatter_dimension=dimension, tiled=True)
     return x

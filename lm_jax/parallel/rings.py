@@ -1,8 +1,9 @@
-"""Reduce-scatter in rings of neighbours: every link of a torus carries a part, in both directions, at the same time.
+"""Collectives over a mesh axis that follow the torus under it: a reduce-scatter in rings, a gather in stages.
 
-A device passes partial sums to its neighbour and adds its own, so that each sum arrives, complete, where it is kept
-(Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms"). Permutations run beside products, where the
-compiler of TPUs runs its own reduce-scatter of a large slice alone.
+Every link of a torus carries a part of the sums, in both directions, at the same time: a device passes partial sums to
+its neighbour and adds its own, so that each sum arrives, complete, where it is kept (Patarasu and Yuan 2009, "Bandwidth
+optimal all-reduce algorithms"). Permutations run beside products, where the compiler of TPUs runs its own
+reduce-scatter of a large slice alone.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ def reduce_scatter(layout: Layout, x: Array, name: str, dimension: int) -> Array
       name: the mesh axis.
       dimension: of `x`, divided by the result.
     """
-    axis = layout.mesh.axis_names.index(name)
-    places = grid(np.moveaxis(layout.mesh.devices, axis, -1).reshape(-1, layout.mesh.shape[name]))
+    places = _places(layout, name)
     # Whole rows of parts: parts of a few lanes would be padded to 128.
     rows = jnp.moveaxis(x, dimension, 0)
     kept = rows.shape[0] // places.size
@@ -49,6 +49,34 @@ def reduce_scatter(layout: Layout, x: Array, name: str, dimension: int) -> Array
         if stop > start
     ]
     return jnp.moveaxis(jnp.concatenate(sums, -1).reshape(kept, *rows.shape[1:]), 0, dimension)
+
+
+def gather(layout: Layout, x: Array, name: str, dimension: int) -> Array:
+    """Returns the parts of all devices of a mesh axis, joined along a dimension: one axis of the torus after the other.
+
+    Args:
+      layout: its mesh has the axis `name`, over which the calling function is mapped (`jax.shard_map`).
+      x: this device's part.
+      name: the mesh axis.
+      dimension: of `x`, along which it is a part.
+    """
+    places = _places(layout, name)
+    rows = jnp.moveaxis(x, dimension, 0)
+    parts = rows.reshape(len(rows), -1)
+    for axis in reversed(range(places.ndim)):
+        groups = np.moveaxis(places, axis, -1).reshape(-1, places.shape[axis]).tolist()
+        parts = jax.lax.all_gather(parts, name, axis_index_groups=groups)
+    parts = parts.reshape(places.size, len(rows), -1)
+    order = np.argsort(places, axis=None)
+    if np.any(order != np.arange(places.size)):
+        parts = parts[order]
+    return jnp.moveaxis(parts.reshape(-1, *rows.shape[1:]), 0, dimension)
+
+
+def _places(layout: Layout, name: str) -> np.ndarray:
+    """The devices of a mesh axis, arranged as in the torus."""
+    axis = layout.mesh.axis_names.index(name)
+    return grid(np.moveaxis(layout.mesh.devices, axis, -1).reshape(-1, layout.mesh.shape[name]))
 
 
 def _along(x: jax.Array, places: np.ndarray, name: str, order: tuple[int, ...], direction: int) -> jax.Array:

@@ -37,6 +37,8 @@ def layout(rules=None, **axes):
 def test_products_and_gradients_are_those_of_one_device(axes, rules, torus, explicit, monkeypatch):
     if torus:
         monkeypatch.setattr(rings, "grid", lambda lines: PLACES[lines.shape[1]])
+    else:
+        monkeypatch.setattr(products, "STAGED", 0)
     spread = layout(rules, **axes)
     kernels = {
         "in": (jax.random.normal(jax.random.key(1), (16, 4, 6)), ("embed", "heads", "kv"), 1),
