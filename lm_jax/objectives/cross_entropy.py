@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,7 +15,7 @@ from lm_jax.core.sums import Sum
 from lm_jax.models.heads import is_largest
 from lm_jax.models.model import Bound
 from lm_jax.objectives.sampling import sample
-from lm_jax.parallel.products import sum_over_rows
+from lm_jax.parallel.products import Gathered, is_gathered, sum_over_rows, whole
 
 # At most 8 chunks per device, of at least 512 tokens, because every chunk adds to the gradient of the whole readout.
 MOST_CHUNKS, LEAST_TOKENS = 8, 512
@@ -123,7 +124,7 @@ def _local_sums(
     readout: Callable[[jax.Array, Any], jax.Array], smoothing: float, params: Any, *tokens: jax.Array
 ) -> tuple[jax.Array, ...]:
     """The sums over one device's rows; with uniforms [batch length 2] also samples, [chunks, tokens]."""
-    readout_logits = lambda params, hidden: readout(hidden, params)
+    readout_logits = lambda params, hidden: readout(hidden, whole(params))
     return cast(Sums, _sums(readout_logits, smoothing, params, *_chunks(*tokens)))
 
 
@@ -183,9 +184,8 @@ def _sums(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.A
 
 
 def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *tokens: jax.Array):
-    # The codes of a quantised table are integers, which have no gradient: None in their place.
     is_none = lambda leaf: leaf is None
-    floats = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, readout)
+    floats = jax.tree.map(_with_gradient, readout, is_leaf=is_gathered)
     with_codes = lambda floats: jax.tree.map(lambda x, y: y if x is None else x, floats, readout, is_leaf=is_none)
 
     def add(sums: Any, chunk: tuple[jax.Array, ...]):
@@ -208,6 +208,13 @@ def _sums_forward(readout_logits: Logits, smoothing: float, readout: Any, *token
     (totals, total), (hidden_gradient, samples) = jax.lax.scan(add, start, tokens)
     readout_gradient = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, floats)
     return (*totals, *samples), (readout_gradient, hidden_gradient)
+
+
+def _with_gradient(leaf: Any) -> Any:
+    """What has a gradient: None in the place of the codes of a quantised table, which are integers, and of wholes."""
+    if isinstance(leaf, Gathered):
+        return dataclasses.replace(leaf, whole=None)
+    return leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None
 
 
 def _sums_backward(

@@ -7,6 +7,7 @@ XLA's partitioner sums whole gradients on every device of a large slice and then
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -31,7 +32,10 @@ PLATFORMS = ("tpu",)
 LEAST_DEVICES = 32
 # Bytes of a part up to which a gather takes the axes of the torus in turn: at once, the compiler would send twice as
 # many, as a sum of padded parts.
-STAGED = 256 * 2**10
+STAGED = 64 * 2**10
+# Bytes in float32 from which a gradient that loops add up is reduced in every iteration, so that a device adds up its
+# part only: that sends more, and needs half of the memory of the whole.
+LARGE = 2**30
 # Of each dimension of a kernel, the mesh axes over which devices with different rows divide it.
 Parts = tuple[tuple[str, ...], ...]
 
@@ -163,7 +167,7 @@ def sum_over_rows(
       rows: arrays [batch, ...].
       keep: `function` returns a pair: sums, and arrays of its rows, which stay where the rows are.
       axes: logical axes of each leaf of `shared`, where its parameters may be gathered, and their gradients reduced,
-        explicitly; None: that is left to the partitioner.
+        explicitly; None: that is left to the partitioner. Then `function` reads `shared` through `whole`.
       dtype: the type in which they are, and in which `function` gets them.
     """
     layout = active()
@@ -181,9 +185,9 @@ def sum_over_rows(
     ]
 
     def summed(leaves: list[jax.Array], *args: Any) -> Any:
-        whole = [gathered(layout, each, leaf) for each, leaf in zip(divided, leaves, strict=True)]
+        wholes = [_for_loops(layout, each, leaf) for each, leaf in zip(divided, leaves, strict=True)]
         with Layout(layout.mesh, Rules(**inner)).activate():
-            results = function(structure.unflatten(whole), *args)
+            results = function(structure.unflatten(wholes), *args)
             return (jax.lax.psum(results[0], over), results[1]) if keep else jax.lax.psum(results, over)
 
     shared_specs = [PartitionSpec(*(names or None for names in each)) for each in divided]
@@ -196,6 +200,49 @@ def sum_over_rows(
         check_vma=False,
     )
     return mapped(leaves, *rows)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["part", "whole"], meta_fields=["layout", "divided"])
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """A large parameter inside a mapped function: this device's part, which has the gradient, and the whole."""
+
+    # Arrays, or whatever a function of trees puts in their place.
+    part: Any
+    whole: Any
+    layout: Layout
+    divided: Parts
+
+
+def is_gathered(leaf: Any) -> bool:
+    """Returns whether a node of a tree of parameters is one that `whole` replaces."""
+    return isinstance(leaf, Gathered)
+
+
+def whole(tree: Any) -> Any:
+    """Returns a tree of parameters with whole arrays, whose gradients are reduced where `whole` is called."""
+    attach = lambda leaf: _attached(leaf.layout, leaf.divided, leaf.part, leaf.whole) if is_gathered(leaf) else leaf
+    return jax.tree.map(attach, tree, is_leaf=is_gathered)
+
+
+def _for_loops(layout: Layout, divided: Parts, leaf: jax.Array) -> Any:
+    """The whole of a parameter; a large one in two, so that a loop adds up the gradient of its part."""
+    size = 4 * math.prod(_whole(layout, divided, leaf.shape)) if any(divided) else 0
+    if size < LARGE:
+        return gathered(layout, divided, leaf)
+    return Gathered(leaf, jax.lax.stop_gradient(_gather(layout, divided, leaf)), layout, divided)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attached(layout: Layout, divided: Parts, part: jax.Array, whole: jax.Array) -> jax.Array:
+    """`whole`, with the gradient of `part`."""
+    return whole
+
+
+_attached.defvjp(
+    lambda layout, divided, part, whole: (whole, None),
+    lambda layout, divided, _, gradient: (_scatter(layout, divided, gradient), None),
+)
 
 
 def gathered(layout: Layout, divided: Parts, leaf: Array) -> Array:

@@ -44,7 +44,7 @@ def reduce_scatter(layout: Layout, x: Array, name: str, dimension: int) -> Array
     unit = LANES if size >= LANES * len(ways) else 1
     bounds = [*(size * way // (len(ways) * unit) * unit for way in range(len(ways))), size]
     sums = [
-        _along(blocks[..., start:stop], places, name, order, direction)
+        _along(blocks, (start, stop), places, name, order, direction)
         for (order, direction), start, stop in zip(ways, bounds[:-1], bounds[1:], strict=True)
         if stop > start
     ]
@@ -79,8 +79,14 @@ def _places(layout: Layout, name: str) -> np.ndarray:
     return grid(np.moveaxis(layout.mesh.devices, axis, -1).reshape(-1, layout.mesh.shape[name]))
 
 
-def _along(x: jax.Array, places: np.ndarray, name: str, order: tuple[int, ...], direction: int) -> jax.Array:
-    """The sum of `x` [*places kept part] over the devices, at this device's place: one ring for each axis in turn."""
+def _along(
+    x: jax.Array, lanes: tuple[int, int], places: np.ndarray, name: str, order: tuple[int, ...], direction: int
+) -> jax.Array:
+    """The sum of `x` [*places kept part] over the devices, at this device's place: one ring for each axis in turn.
+
+    `lanes`: from which to which number of the last axis; they are cut out hop by hop, because a copy of all would be as
+    large as `x`.
+    """
     index = jax.lax.axis_index(name)
     for axis in order:
         size = places.shape[axis]
@@ -88,16 +94,19 @@ def _along(x: jax.Array, places: np.ndarray, name: str, order: tuple[int, ...], 
         links = list(zip(places.flat, neighbours.flat, strict=True))
         own = jnp.asarray(np.argsort(places, axis=None))[index] // int(np.prod(places.shape[axis + 1 :])) % size
         # Axes that are done have size 1.
-        take = functools.partial(_take, x, axis, own, size)
+        take = functools.partial(_take, x, axis, lanes, own)
         total = take(-direction)
         for hop in range(1, size):
             total = jax.lax.ppermute(total, name, links) + take(-direction * (hop + 1))
-        x = total
+        x, lanes = total, (0, total.shape[-1])
     return x.reshape(x.shape[-2:])
 
 
-def _take(x: jax.Array, axis: int, own: jax.Array, size: int, offset: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(x, (own + offset) % size, 1, axis)
+def _take(x: jax.Array, axis: int, lanes: tuple[int, int], own: jax.Array, offset: int) -> jax.Array:
+    starts, sizes = [jnp.zeros_like(own)] * x.ndim, list(x.shape)
+    starts[axis], sizes[axis] = (own + offset) % x.shape[axis], 1
+    starts[-1], sizes[-1] = jnp.full_like(own, lanes[0]), lanes[1] - lanes[0]
+    return jax.lax.dynamic_slice(x, starts, sizes)
 
 
 def grid(lines: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 
-from lm_jax.parallel.products import LEAST_DEVICES
+from lm_jax.parallel.products import LARGE, LEAST_DEVICES
 from lm_jax.parallel.rings import LANES
 from lm_jax.plan import layers
 from lm_jax.plan.layers import Layer
@@ -182,7 +182,7 @@ def estimate(step: Step, split: Split, *, tiled: bool = True) -> Estimate:
     works = (each.queries * layers.working_bytes(each, remat(each), *shape) for each in step.layers)
     working = rows * max(works, default=0.0) + _matrices(step, split)
     logits = max((_logits(read, step, split, rows) for read in step.reads if read.scored), default=0.0)
-    tables = max((_table(read, step, split) for read in step.reads), default=0.0)
+    tables = max((_table(read, step, split, 4) for read in step.reads), default=0.0)
     # Gradients of micro-batches are added to as many.
     gradients = size(step.trained) * (1 if split.accumulate == 1 else 2)
     casts = sum(array.size_bytes(axes) // array.itemsize * step.itemsize for array in step.stacked)
@@ -230,6 +230,10 @@ def wire_bytes(step: Step, split: Split) -> dict[str, float]:
     if split.fsdp >= LEAST_DEVICES:
         once = part(split.fsdp) + 2 * part(split.data) / split.fsdp
         gradients = once * step.itemsize * everything
+        # Every chunk of the loss, but the one that is counted already.
+        for read in filter(lambda read: _in_parts(read, split), step.reads):
+            table = step.itemsize * read.vocabulary * read.width / split.tensor
+            gradients += once * table * (_chunks(step.rows / replicas / passes * read.scored) - 1)
     return {
         "gathers": part(split.fsdp) * passes * step.itemsize * 2 * (matrices + tables),
         "gradients": passes * gradients,
@@ -279,17 +283,28 @@ def _matrices(step: Step, split: Split) -> float:
 def _logits(read: Read, step: Step, split: Split, rows: float) -> float:
     """Bytes of a chunk's logits and of their gradient, of the table, and of hidden states and their gradients.
 
-    The softmax in float32 is a part of the products' fusions. The gradient of the table is summed in float32.
+    The softmax in float32 is a part of the products' fusions. A device sums the gradient of the whole table in float32,
+    or of its part of a large one.
     """
     tokens, vocabulary = rows * read.scored, read.vocabulary / split.tensor
-    chunks = max(min(MOST_CHUNKS, math.ceil(tokens / LEAST_TOKENS)), 1)
-    logits = math.ceil(tokens / chunks) * vocabulary * 2 * step.itemsize
-    return logits + _table(read, step, split) + 2 * step.itemsize * tokens * read.width
+    logits = math.ceil(tokens / _chunks(tokens)) * vocabulary * 2 * step.itemsize
+    gradient = step.itemsize if _in_parts(read, split) else 4
+    return logits + _table(read, step, split, gradient) + 2 * step.itemsize * tokens * read.width
 
 
-def _table(read: Read, step: Step, split: Split) -> float:
-    """Bytes of a whole table and of its gradient in float32."""
-    return (4 + step.itemsize) * read.vocabulary * read.width / split.tensor
+def _chunks(tokens: float) -> int:
+    """Parts of a loss."""
+    return max(min(MOST_CHUNKS, math.ceil(tokens / LEAST_TOKENS)), 1)
+
+
+def _in_parts(read: Read, split: Split) -> bool:
+    """Whether the gradient of a table is reduced in every chunk of the loss."""
+    return split.fsdp > 1 and 4 * read.vocabulary * read.width >= LARGE * split.tensor
+
+
+def _table(read: Read, step: Step, split: Split, gradient: int) -> float:
+    """Bytes of a whole table and of its gradient, which has `gradient` bytes a number."""
+    return (gradient + step.itemsize) * read.vocabulary * read.width / split.tensor
 
 
 @functools.cache

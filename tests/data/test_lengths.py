@@ -38,7 +38,7 @@ CASES = {
 
 
 # The others are slow.
-QUICK = ("choice", "answer", "translate")
+QUICK = ("choice", "translate")
 EACH = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 
 

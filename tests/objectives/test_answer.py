@@ -223,6 +223,7 @@ def test_the_loss_is_that_of_the_tokens_of_a_row_whatever_its_padding():
     assert objective._candidates(jax.device_get(outputs))[0].spans == []
 
 
+@pytest.mark.slow
 def test_it_keeps_the_laws_on_windows_of_a_file(tmp_path):
     objective, plan = prepared(tmp_path)
     rows = rows_of(plan)

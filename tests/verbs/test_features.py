@@ -108,7 +108,7 @@ def plain(tmp_path):
     [
         ("encoder", {0: "--layer=0", 1: "--layer=-2"}),
         pytest.param("decoder", {2: "--layer=2"}, marks=pytest.mark.slow),
-        ("encoder_decoder", {1: "--layer=1"}),
+        pytest.param("encoder_decoder", {1: "--layer=1"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_layer_of_a_pretraining_run_is_that_of_a_forward_pass(

@@ -242,7 +242,7 @@ def test_bad_input_is_one_line(classifier, tmp_path, capsys, content, words, mes
     assert not (tmp_path / "a.jsonl").exists()
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)])
 def test_the_text_for_a_source_is_what_generate_gives(writers, kind, tmp_path, capsys):
     texts = [*TEXTS[:12], "", *TEXTS[12:]]
     rows = write_rows(tmp_path / "rows.jsonl", texts)

@@ -69,6 +69,7 @@ def test_a_run_of_epochs_is_evaluated_after_each_and_resumes_without_a_change(ru
     assert config_of(run)["history"][0]["changes"] == ["config.train.epochs: 2.0 -> 3.0"]
 
 
+@pytest.mark.slow
 def test_dev_files_are_evaluated_and_belong_to_the_run(run, train, folder, tmp_path, capsys):
     assert lm_jax("evaluate", f"--workdir={run}", "--json") == 0
     report = json.loads(capsys.readouterr().out)
