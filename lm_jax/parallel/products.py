@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
@@ -174,7 +175,6 @@ def sum_over_rows(
     if layout is None or layout.divisor("batch") == 1:
         return function(shared, *rows)
     over = layout.rules.batch
-    inner = {axis: tuple(name for name in names if name not in over) for axis, names in vars(layout.rules).items()}
     leaves, structure = jax.tree.flatten(shared)
     asked = axes is not None and platform() in PLATFORMS
     divided = [parts(layout, each) for each in structure.flatten_up_to(axes)] if asked else [()] * len(leaves)
@@ -186,20 +186,65 @@ def sum_over_rows(
 
     def summed(leaves: list[jax.Array], *args: Any) -> Any:
         wholes = [_for_loops(layout, each, leaf) for each, leaf in zip(divided, leaves, strict=True)]
-        with Layout(layout.mesh, Rules(**inner)).activate():
+        with _inside(layout).activate():
             results = function(structure.unflatten(wholes), *args)
             return (jax.lax.psum(results[0], over), results[1]) if keep else jax.lax.psum(results, over)
 
-    shared_specs = [PartitionSpec(*(names or None for names in each)) for each in divided]
-    mapped = jax.shard_map(
-        summed,
+    results = (PartitionSpec(), PartitionSpec(over)) if keep else PartitionSpec()
+    return _mapped(layout, summed, divided, len(rows), results)(leaves, *rows)
+
+
+def on_rows(function: Callable[..., jax.Array], shared: Any, axes: Any, *rows: jax.Array) -> jax.Array:
+    """Applies `function(shared, *rows)` to the rows of each device; returns an array of all rows.
+
+    A device gathers the parameters, and once more in the backward pass, instead of keeping them whole until then. Its
+    share of their gradients is reduced in their type. Without an active layout, or with one that does not divide the
+    rows, `function` is called directly.
+
+    Args:
+      function: returns an array of its rows.
+      shared: a tree of parameters. Axes other than those of the batch stay sharded.
+      axes: the same tree, with the logical axes of each parameter.
+      rows: arrays [batch, ...].
+    """
+    layout = active()
+    if layout is None or layout.divisor("batch") == 1 or rows[0].shape[0] % layout.divisor("batch"):
+        return function(shared, *rows)
+    leaves, structure = jax.tree.flatten(shared)
+    divided = [parts(layout, each) for each in structure.flatten_up_to(axes)]
+
+    def local(leaves: list[jax.Array], *args: Any) -> jax.Array:
+        wholes = [gathered(layout, each, leaf) for each, leaf in zip(divided, leaves, strict=True)]
+        with _inside(layout).activate():
+            return function(structure.unflatten([checkpoint_name(whole, "whole") for whole in wholes]), *args)
+
+    local = jax.checkpoint(local, policy=jax.checkpoint_policies.save_anything_except_these_names("whole"))
+    return _mapped(layout, local, divided, len(rows), PartitionSpec(layout.rules.batch))(leaves, *rows)
+
+
+def _inside(layout: Layout) -> Layout:
+    """The layout inside of a function that is mapped by `_mapped`."""
+    mapped = _axes(layout)
+    inner = {axis: tuple(name for name in names if name not in mapped) for axis, names in vars(layout.rules).items()}
+    return Layout(layout.mesh, Rules(**inner))
+
+
+def _axes(layout: Layout) -> set[str]:
+    """The mesh axes of the batch, and those with one device: the partitioner refuses kernels where any axis is its."""
+    return {*layout.rules.batch, *(name for name, size in layout.mesh.shape.items() if size == 1)}
+
+
+def _mapped(layout: Layout, function: Callable[..., Any], divided: list[Parts], rows: int, results: Any) -> Any:
+    """`function(leaves, *rows)`, mapped over the axes of the batch."""
+    shared = [PartitionSpec(*(names or None for names in each)) for each in divided]
+    return jax.shard_map(
+        function,
         mesh=layout.mesh,
-        in_specs=(shared_specs, *[PartitionSpec(over)] * len(rows)),
-        out_specs=(PartitionSpec(), PartitionSpec(over)) if keep else PartitionSpec(),
-        axis_names={*over},
+        in_specs=(shared, *[PartitionSpec(layout.rules.batch)] * rows),
+        out_specs=results,
+        axis_names=_axes(layout),
         check_vma=False,
     )
-    return mapped(leaves, *rows)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["part", "whole"], meta_fields=["layout", "divided"])

@@ -15,7 +15,13 @@ from lm_jax.parallel import products
 
 STEPS, ROWS = 5, 16
 BERT = ("objective.masked.next_sentence=false", "model.pair_classes=0")
-KINDS = {"bert:tiny": BERT, "gpt:tiny": (), "t5:tiny": ("data.tokenizer.sentinels=20",)}
+EXPERTS = ("model.stack.block.feedforward.experts.count=4", "model.stack.block.feedforward.experts.top=2")
+KINDS = {
+    "bert:tiny": BERT,
+    "gpt:tiny": (),
+    "t5:tiny": ("data.tokenizer.sentinels=20",),
+    "llama:tiny": EXPERTS,
+}
 TABLES = {
     "data": ("mesh.data=8",),
     "fsdp": ("mesh.data=1", "mesh.fsdp=8"),

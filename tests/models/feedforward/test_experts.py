@@ -10,7 +10,7 @@ import tiny
 
 from lm_jax.core.config import InputError
 from lm_jax.models.config import ExpertsConfig, FeedForwardConfig, InitConfig
-from lm_jax.models.feedforward.experts import Experts, balance
+from lm_jax.models.feedforward.experts import Experts, balance, grouped
 from lm_jax.models.interface import Inputs
 
 CONFIG = FeedForwardConfig(width=12, activation="silu", gated=True, bias=False, experts=ExpertsConfig(count=5, top=2))
@@ -54,6 +54,20 @@ def test_an_expert_without_tokens_has_no_gradient(experts):
     gradients = jax.jit(jax.grad(lambda params: (module.apply({"params": params}, x[:1, :1]) ** 2).sum()))(changed)
     used = np.abs(gradients["experts_out"]["kernel"]).sum((1, 2)) > 0
     assert used.sum() == 2 and not used[3]
+
+
+def test_the_grouped_product_of_tpus_is_the_ragged_one():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.float32(rng.standard_normal(shape))
+    rows, kernels, sizes = draw(256, 40), draw(4, 40, 136), jnp.array([100, 0, 29, 127])
+
+    def loss(product, rows, kernels):
+        return (product(rows, kernels, sizes) * jnp.cos(jnp.arange(136.0))[None]).sum()
+
+    both = (lambda *args: grouped(*args, tile=128, interpret=True), jax.lax.ragged_dot)
+    ours, theirs = (jax.value_and_grad(loss, (1, 2))(product, rows, kernels) for product in both)
+    for actual, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_balance_is_one_for_an_even_use_of_experts():
