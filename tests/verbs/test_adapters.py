@@ -103,15 +103,15 @@ def test_several_adapters_are_put_on_a_base_that_is_restored_once(folder, runs, 
     for method in ("lora", "ia3"):
         words = [f"--workdir={runs.at(method)}", "--format=peft", f"--output={folder / f'one-{method}'}"]
         assert lm_jax("export", *words) == 0
-    restored, restore = [], runs_module.restore_params
+    base, restored, restore = runs.at("base"), [], runs_module.restore_params
     monkeypatch.setattr(runs_module, "restore_params", lambda *args, **options: restored.append(1) or restore(*args))
     both = f"--adapter={folder / 'one-lora'},{folder / 'one-ia3'}"
-    words = [f"--workdir={runs.at('base')}", f"--input={folder / 'rows.jsonl'}", both]
+    words = [f"--workdir={base}", f"--input={folder / 'rows.jsonl'}", both]
     assert lm_jax("predict", *words, f"--output={folder / '{adapter}.jsonl'}") == 0
     assert len(restored) == 1
     read = lambda path: [json.loads(line)["scores"]["a"] for line in path.read_text().splitlines()]
     for name in ("one-lora", "one-ia3"):
-        assert read(folder / f"{name}.jsonl") == scores(folder, runs.at("base"), f"--adapter={folder / name}")
+        assert read(folder / f"{name}.jsonl") == scores(folder, base, f"--adapter={folder / name}")
         (folder / "base1.answers.jsonl").unlink()
     capsys.readouterr()
     assert lm_jax("predict", *words, f"--output={folder / 'same.jsonl'}") == 2
