@@ -164,7 +164,8 @@ def describe(exp: Experiment, open_stacks: Sequence[str] = (), platform: str = "
     for work in exp.objective.work:
         model, key = models.models[work.role], _key(exp, work.role)
         table = model.shapes.get("decoder_token", model.shapes["token"])["embedding"]
-        reads.append(Read(scored=work.scored, vocabulary=table.shape[0], width=table.shape[1]))
+        tied = model.module.config.readout.tied
+        reads.append(Read(scored=work.scored, vocabulary=table.shape[0], width=table.shape[1], tied=tied))
         if models.trains_layers(work.role):
             layers += _layers(model.module.config, key, work, open_stacks, platform)
     rest = (exp.batch_like, state.step, state.updates, state.loss_scale, state.averaged, state.carry)

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 # Where products are explicit; elsewhere the partitioner divides them.
 PLATFORMS = ("tpu",)
-# Between fewer devices the partitioner scatters the gradients of layers by itself, and hides more of their gathers
-# (docs/claims.md).
+# Between fewer devices, of which each has other rows, the partitioner scatters the gradients of layers by itself, and
+# hides more of their gathers (docs/claims.md).
 LEAST_DEVICES = 32
 # Bytes of a part up to which a gather takes the axes of the torus in turn: at once, the compiler would send twice as
 # many, as a sum of padded parts.
@@ -41,16 +41,11 @@ LARGE = 2**30
 Parts = tuple[tuple[str, ...], ...]
 
 
-def parts(layout: Layout, axes: Axes, least: int = 2) -> Parts:
-    """Returns, for each dimension of a parameter with these logical axes, the mesh axes that also divide the batch.
-
-    There are none if they have fewer than `least` devices together.
-    """
+def parts(layout: Layout, axes: Axes) -> Parts:
+    """Returns, for each dimension of a parameter with these logical axes, the mesh axes that also divide the batch."""
     names = lambda axis: () if axis is None else getattr(layout.rules, axis)
     shared = lambda axis: tuple(name for name in names(axis) if name in layout.rules.batch)
-    divided = tuple(tuple(name for name in shared(axis) if layout.mesh.shape[name] > 1) for axis in axes)
-    devices = math.prod(layout.mesh.shape[name] for each in divided for name in each)
-    return divided if devices >= least else ((),) * len(axes)
+    return tuple(tuple(name for name in shared(axis) if layout.mesh.shape[name] > 1) for axis in axes)
 
 
 def explicit(rows: int, axes: Axes) -> Layout | None:
@@ -58,7 +53,7 @@ def explicit(rows: int, axes: Axes) -> Layout | None:
     layout = active()
     if layout is None or platform() not in PLATFORMS or rows % layout.divisor("batch"):
         return None
-    return layout if any(parts(layout, axes, LEAST_DEVICES)) else None
+    return layout if layout.divisor("batch") >= LEAST_DEVICES and any(parts(layout, axes)) else None
 
 
 def product(layout: Layout, x: Array, kernel: Array, axes: Axes, inputs: int) -> Array:

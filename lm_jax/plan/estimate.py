@@ -86,11 +86,18 @@ class Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Read:
-    """Logits over a vocabulary: tokens of a row that have them, and the sizes of the table or matrix."""
+    """Logits over a vocabulary.
+
+    Attributes:
+      scored: tokens of a row that have them.
+      vocabulary, width: sizes of the table or matrix.
+      tied: whether it is the table of token embeddings, too.
+    """
 
     scored: int
     vocabulary: int
     width: int
+    tied: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,10 +217,11 @@ def estimate(step: Step, split: Split, *, tiled: bool = True) -> Estimate:
 def wire_bytes(step: Step, split: Split) -> dict[str, float]:
     """Returns the bytes that a device sends in a step, by purpose.
 
-    `gathers`: matrices in the type of activations, for the forward and for the backward pass. `gradients`: once where
-    products are explicit (`parallel.products`); else the compiler of TPUs sums whole matrices, which sends them twice,
-    and divides them afterwards. `tensor`: sums of the residual stream, one a branch in both passes (Shoeybi et al.
-    2019, arXiv:1909.08053, section 3).
+    `gathers`: matrices in the type of activations, for the forward and for the backward pass. `gradients`: a sum,
+    which sends them twice; where they leave divided once, and those of a tied table once for each of its uses: between
+    many devices (`parallel.products`), and where all of the few divide the parameters.
+    `tensor`: sums of the residual stream, one a branch in both passes (Shoeybi et al. 2019, arXiv:1909.08053, section
+    3).
     """
     replicas, passes = split.data * split.fsdp, split.accumulate
     part = lambda devices: (devices - 1) / devices
@@ -227,13 +235,13 @@ def wire_bytes(step: Step, split: Split) -> dict[str, float]:
         times = layer.branches * (3 if layers.summed_again(split.remat_of(layer)) else 2)
         sums += step.rows / replicas * layer.queries * layer.count * times * layer.width * step.itemsize
     gradients = 2 * part(replicas) * (step.itemsize * learned + 4 * (everything - learned))
-    if split.fsdp >= LEAST_DEVICES:
+    if split.fsdp > 1 and (split.data == 1 or replicas >= LEAST_DEVICES):
         once = part(split.fsdp) + 2 * part(split.data) / split.fsdp
         gradients = once * step.itemsize * everything
-        # Every chunk of the loss, but the one that is counted already.
-        for read in filter(lambda read: _in_parts(read, split), step.reads):
-            table = step.itemsize * read.vocabulary * read.width / split.tensor
-            gradients += once * table * (_chunks(step.rows / replicas / passes * read.scored) - 1)
+        for read in step.reads:
+            tokens, table = step.rows / replicas / passes * read.scored, read.vocabulary * read.width / split.tensor
+            again = read.tied + (_chunks(tokens) - 1 if _in_parts(read, split) else 0)
+            gradients += once * step.itemsize * table * again
     return {
         "gathers": part(split.fsdp) * passes * step.itemsize * 2 * (matrices + tables),
         "gradients": passes * gradients,

@@ -73,6 +73,9 @@ def test_the_partitioner_keeps_what_is_not_asked_for(explicit, monkeypatch):
     assert not inside(layout(data=8), 8, names)
     assert not inside(layout(fsdp=8, data=1), 8, ("mlp", "kv"))
     assert not products.explicit(8, names)
+    # Replicas count: their sums of gradients are sent, too.
+    monkeypatch.setattr(products, "LEAST_DEVICES", 8)
+    assert inside(layout(fsdp=2, data=4), 8, names) and not inside(layout(fsdp=2, tensor=4, data=1), 8, names)
     monkeypatch.setattr(products, "LEAST_DEVICES", 16)
     assert not inside(layout(fsdp=8, data=1), 8, names)
     monkeypatch.setattr(products, "LEAST_DEVICES", 2)

@@ -80,7 +80,7 @@ def test_micro_batches_divide_activations_and_double_gradients(remat):
 
 def test_only_fsdp_gathers_and_only_tensor_sums_activations():
     data, fsdp, tensor = (needs(Split(*axes, "none")).wire_bytes for axes in ((16, 1, 1), (1, 16, 1), (4, 1, 4)))
-    assert data["gathers"] == 0 == data["tensor"] and data["gradients"] == fsdp["gradients"]
+    assert data["gathers"] == 0 == data["tensor"] and data["gradients"] > 1.9 * fsdp["gradients"]
     assert fsdp["gathers"] > 0 == fsdp["tensor"] and tensor["tensor"] > 0
 
 
