@@ -3,7 +3,7 @@
 Paper:    Radford et al. 2019, "Language models are unsupervised multitask learners"; it gives no learning
           rates; these are those of Brown et al. 2020, "Language models are few-shot learners" (arXiv:2005.14165),
           table 2.1. 3-175b is theirs.
-Hardware: two CPU cores for tiny, a TPU v5e-16 or 8 GPUs for small.
+Hardware: two CPU cores for tiny, a TPU v5e-16 or 8 GPUs for small, 2,048 chips of TPU v5p for 3-175b.
 Command:  lm-jax train --config=gpt:tiny --workdir=/tmp/gpt
           lm-jax train --config=gpt:small --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/gpt2
 Expected: tiny: val/loss 4.93 nats per token, 2.87 bits per byte; published sizes: not measured.

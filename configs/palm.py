@@ -2,7 +2,7 @@
 
 Paper:    Chowdhery et al. 2022, "PaLM: Scaling language modeling with Pathways" (arXiv:2204.02311); without its
           auxiliary loss of the softmax's normaliser (section 5).
-Hardware: two CPU cores for tiny, a TPU v4-1024 for 62b (the paper: 6,144 chips of TPU v4 for 540b).
+Hardware: two CPU cores for tiny, 256 chips of TPU v5p for 62b (the paper: 6,144 chips of TPU v4 for 540b).
 Command:  lm-jax train --config=palm:tiny --workdir=/tmp/palm
           lm-jax train --config=palm:8b --config.data.path='corpus/*.jsonl.zst' --workdir=/mnt/bucket/palm
 Expected: tiny: val/loss 4.99 nats per token, 2.91 bits per byte; published sizes: not measured.

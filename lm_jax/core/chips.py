@@ -13,7 +13,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Figures of one jax device: a chip, and of v4 in a plan and of TPU7x one of a chip's two cores.
+    """Figures of one jax device: a chip, and of TPU7x one of a chip's two cores.
 
     Attributes:
       flops: dense bfloat16 FLOP/s.
@@ -38,7 +38,7 @@ class Chip:
     target: str = ""
 
 
-# By jax's name of the kind of a device: the family. Of v4, both cores of a chip are one device where there is one.
+# By jax's name of the kind of a device: the family.
 KINDS = {
     **dict.fromkeys(("TPU v5 lite", "TPU v5e"), "v5e"),
     **dict.fromkeys(("TPU v5", "TPU v5p"), "v5p"),
@@ -59,8 +59,8 @@ def _gib(number: float) -> int:
 
 # By the family that a topology's name begins with.
 TPUS = {
-    # Two devices a chip: 275 TFLOP/s and 1,200 GB/s between them. 6 links of 50 GB/s.
-    "v4": Chip(flops=137.5e12, usable_bytes=_gib(15.25), hbm=600e9, ici=300e9, dcn=0, dimensions=3, full=4),
+    # 6 links of 50 GB/s.
+    "v4": Chip(flops=275e12, usable_bytes=_gib(30.75), hbm=1200e9, ici=300e9, dcn=0, dimensions=3, full=4),
     # ICI: 400 GB/s in both directions. DCN: 6.4 Tbit/s for 256 chips.
     "v5e": Chip(flops=197e12, usable_bytes=_gib(15.75), hbm=819e9, ici=200e9, dcn=3.125e9, dimensions=2, full=16),
     # ICI: 1,200 GB/s in both directions. DCN: 50 Gbit/s.

@@ -60,7 +60,7 @@ def token_loss(
 
     Logits and their gradient are computed chunk by chunk, and each chunk's gradient is propagated to `hidden` and the
     readout at once, so that only one chunk is in memory (Hsu et al. 2024, arXiv:2410.10989). Each device processes its
-    own rows, so the gradient of the readout is summed over devices once.
+    own rows, so the gradient of the readout is summed over devices once; that of a large one, chunk by chunk.
     """
     loss, correct = _token_sums(model, hidden, labels, weights, readout or model.readout, 0.0)
     return loss, correct

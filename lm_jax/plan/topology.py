@@ -100,6 +100,9 @@ def devices(name: str, slices: int = 1) -> list[Any]:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {"wrap": wrap(name)} | ({"num_slices": slices} if slices > 1 else {})
+    if family == "v4":
+        # Both cores of a chip are one device, as on a real one.
+        options["chip_config_name"] = "megacore"
     full_name = f"{family}:{'x'.join(map(str, sizes))}"
     try:
         with quiet():

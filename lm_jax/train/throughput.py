@@ -25,7 +25,6 @@ TPU_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
     **{kind: TPUS[family].flops for kind, family in KINDS.items()},
-    "TPU v4": 275e12,
 }
 GPU_FLOPS = {
     "V100": 125e12,

@@ -164,6 +164,20 @@ def test_a_tiny_recipe_is_planned_for_16_chips(recipe, tmp_path, capfd):
     assert coordinates[-1] == {"id": 15, "coordinates": [3, 3, 0], "core": 0, "slice": 0}
 
 
+EXPERTS = ("--config.model.stack.block.feedforward.experts.count=4",)
+
+
+@compiler
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
+def test_a_model_with_experts_is_planned_for_every_generation(name, capfd):
+    words = ("--config.data.batch=64", "--config.mesh.data=1", "--config.mesh.fsdp=-1", *EXPERTS)
+    plan = planned(capfd, "--config=llama:tiny", f"--topology={name}", *words)
+    # Three grouped products a layer, and two for the gradients of each.
+    assert plan["fits"] and plan["kernels"] == 2 * 9 and plan["flops_ratio"] < 1
+    assert plan["devices"] == (8 if name.startswith("tpu7x") else 4)
+
+
 @compiler
 @pytest.mark.tpu_aot
 def test_a_search_compiles_a_tiny_model_on_three_meshes(capfd):

@@ -22,6 +22,7 @@ from lm_jax.models.feedforward.dense import ACTIVATIONS
 from lm_jax.models.projection import Projection
 from lm_jax.parallel.layout import constrain, divided, platform
 from lm_jax.parallel.products import on_rows
+from lm_jax.parallel.rings import LANES
 from lm_jax.parallel.rules import Rules
 
 # Rows of a block of a grouped product, of which the largest that divides the rows is used, and the longest other side.
@@ -135,7 +136,9 @@ def grouped(
     """
     from jax.experimental.pallas.ops.tpu.megablox import gmm
 
-    tiling = (tile, *(min(size, SIDE) for size in kernels.shape[1:]))
+    side = lambda size: min(-(-size // LANES) * LANES, SIDE)
+    # The products of the backward pass have other sides.
+    tiling = lambda _, inputs, outputs: (tile, side(inputs), side(outputs))
     return gmm(rows, kernels, sizes.astype(jnp.int32), rows.dtype, tiling, interpret=interpret)
 
 
