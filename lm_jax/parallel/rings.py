@@ -127,9 +127,9 @@ def grid(lines: np.ndarray) -> np.ndarray:
     used = [axis for axis in range(steps.shape[-1]) if len(np.unique(steps[0, :, axis])) > 1]
     values = [np.unique(steps[0, :, axis], return_inverse=True) for axis in used]
     shape = tuple(len(found) for found, _ in values)
-    # Other lines must have the same form, and a line must fill a box.
-    if (steps != steps[:1]).any() or np.prod(shape) != len(line):
+    # Other lines must have the same form, and a line must fill a box, with one device at each place.
+    if not used or (steps != steps[:1]).any() or np.prod(shape) != len(line):
         return line
-    places = np.empty(shape, int)
+    places = np.full(shape, -1)
     places[tuple(ranks for _, ranks in values)] = line
-    return places
+    return places if (places >= 0).all() else line

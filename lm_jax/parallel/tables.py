@@ -63,7 +63,7 @@ def _local(
 ) -> jax.Array:
     """The rows of this device's ids, from its part of the table; `scattered`: mesh axes that divide the result."""
     over_rows, over_width = (getattr(layout.rules, axis) for axis in axes)
-    table = gathered(layout, ((), over_width), table)
+    table = gathered(layout, ((), tuple(name for name in over_width if layout.mesh.shape[name] > 1)), table)
     if layout.divisor(axes[0]) == 1:
         return _take(table, ids)
     first = jax.lax.axis_index(over_rows) * table.shape[0]

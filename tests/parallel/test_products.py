@@ -98,5 +98,7 @@ def test_rings_follow_the_torus():
     snake = [chips[0][0], chips[1][0], chips[1][1], chips[0][1]]
     np.testing.assert_array_equal(over([snake]), [[0, 3], [1, 2]])
     np.testing.assert_array_equal(over(chips), np.arange(4))
-    # Three of four places: no box.
+    # Three of four places, and two cores of a chip twice: no box. One device is a line.
     np.testing.assert_array_equal(over([snake[:3]]), np.arange(3))
+    np.testing.assert_array_equal(over([[snake[0], snake[2]] * 2]), np.arange(4))
+    np.testing.assert_array_equal(over([snake[:1]]), [0])

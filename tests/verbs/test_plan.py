@@ -164,6 +164,17 @@ def test_a_tiny_recipe_is_planned_for_16_chips(recipe, tmp_path, capfd):
     assert coordinates[-1] == {"id": 15, "coordinates": [3, 3, 0], "core": 0, "slice": 0}
 
 
+@compiler
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("axes", [(8, 1, 1), (4, 2, 1), (1, 1, 8), (1, 4, 2)])
+def test_any_mesh_of_a_slice_is_planned(axes, capfd):
+    mesh = [f"--config.mesh.{name}={size}" for name, size in zip(("data", "fsdp", "tensor"), axes, strict=True)]
+    plan = planned(
+        capfd, "--config=gpt:tiny", "--topology=v5e:2x4", *mesh, "--config.model.stack.block.attention.heads=8"
+    )
+    assert plan["fits"] and plan["wire_bytes"]
+
+
 EXPERTS = ("--config.model.stack.block.feedforward.experts.count=4",)
 
 
