@@ -86,7 +86,7 @@ def _report(devices: int) -> None:
 
 
 def _gather(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
-    whole = _whole(layout, divided, x.shape)
+    shape_of_whole = _whole(layout, divided, x.shape)
     for dimension, names in enumerate(divided):
         for name in reversed(names):
             if platform() in PLATFORMS and x.size * x.dtype.itemsize <= STAGED:
@@ -96,7 +96,7 @@ def _gather(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
             lead, shape = math.prod(x.shape[:dimension]), x.shape
             x = jax.lax.all_gather(x.reshape(lead, shape[dimension], -1), name, axis=1, tiled=True)
             x = x.reshape(*shape[:dimension], x.shape[1], *shape[dimension + 1 :])
-    return x.reshape(whole)
+    return x.reshape(shape_of_whole)
 
 
 def _scatter(layout: Layout, divided: Parts, x: jax.Array) -> jax.Array:
@@ -211,7 +211,7 @@ def on_rows(function: Callable[..., jax.Array], shared: Any, axes: Any, *rows: j
     def local(leaves: list[jax.Array], *args: Any) -> jax.Array:
         wholes = [gathered(layout, each, leaf) for each, leaf in zip(divided, leaves, strict=True)]
         with _inside(layout).activate():
-            return function(structure.unflatten([checkpoint_name(whole, "whole") for whole in wholes]), *args)
+            return function(structure.unflatten([checkpoint_name(leaf, "whole") for leaf in wholes]), *args)
 
     local = jax.checkpoint(local, policy=jax.checkpoint_policies.save_anything_except_these_names("whole"))
     return _mapped(layout, local, divided, len(rows), PartitionSpec(layout.rules.batch))(leaves, *rows)
@@ -225,7 +225,7 @@ def _inside(layout: Layout) -> Layout:
 
 
 def _axes(layout: Layout) -> set[str]:
-    """The mesh axes of the batch, and those with one device: the partitioner refuses kernels where any axis is its."""
+    """The mesh axes of the batch, and those of one device: a kernel is refused while the partitioner has any axis."""
     return {*layout.rules.batch, *(name for name, size in layout.mesh.shape.items() if size == 1)}
 
 
@@ -260,13 +260,13 @@ def is_gathered(leaf: Any) -> bool:
 
 
 def whole(tree: Any) -> Any:
-    """Returns a tree of parameters with whole arrays, whose gradients are reduced where `whole` is called."""
+    """Returns the parameters as whole arrays, whose gradients are reduced in the iteration that calls this."""
     attach = lambda leaf: _attached(leaf.layout, leaf.divided, leaf.part, leaf.whole) if is_gathered(leaf) else leaf
     return jax.tree.map(attach, tree, is_leaf=is_gathered)
 
 
 def _for_loops(layout: Layout, divided: Parts, leaf: jax.Array) -> Any:
-    """The whole of a parameter; a large one in two, so that a loop adds up the gradient of its part."""
+    """The whole of a parameter; of a large one also this device's part, to which a loop adds the gradients."""
     size = 4 * math.prod(_whole(layout, divided, leaf.shape)) if any(divided) else 0
     if size < LARGE:
         return gathered(layout, divided, leaf)

@@ -217,11 +217,10 @@ def estimate(step: Step, split: Split, *, tiled: bool = True) -> Estimate:
 def wire_bytes(step: Step, split: Split) -> dict[str, float]:
     """Returns the bytes that a device sends in a step, by purpose.
 
-    `gathers`: matrices in the type of activations, for the forward and for the backward pass. `gradients`: a sum,
-    which sends them twice; where they leave divided once, and those of a tied table once for each of its uses: between
-    many devices (`parallel.products`), and where all of the few divide the parameters.
-    `tensor`: sums of the residual stream, one a branch in both passes (Shoeybi et al. 2019, arXiv:1909.08053, section
-    3).
+    `gathers`: matrices in the type of activations, for the forward and for the backward pass. `gradients`: twice, as an
+    all-reduce; once, as a reduce-scatter, if products are explicit (`parallel.products`) or no axis holds replicas, and
+    then those of a tied table once for each of its uses. `tensor`: sums of the residual stream, one a branch in both
+    passes (Shoeybi et al. 2019, arXiv:1909.08053, section 3).
     """
     replicas, passes = split.data * split.fsdp, split.accumulate
     part = lambda devices: (devices - 1) / devices

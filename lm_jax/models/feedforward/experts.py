@@ -1,13 +1,12 @@
 """Mixture of experts with top-k routing (Shazeer et al. 2017, arXiv:1701.06538; Jiang et al. 2024).
 
-Experts have no capacity limit, so no token is dropped: tokens are sorted by expert for one ragged product. Of TPUs,
-XLA multiplies every token by every expert, so there it is Pallas' grouped product (`megablox`, Gale et al. 2022,
-arXiv:2211.15841).
+Experts have no capacity limit, so no token is dropped: tokens are sorted by expert for one ragged product. XLA's own
+ragged product multiplies every token by every expert on a TPU, so there it is Pallas' grouped product (`megablox`,
+after Gale et al. 2022, arXiv:2211.15841).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -113,7 +112,7 @@ def _mixed(
 def _product(rows: jax.Array, kernels: jax.Array, sizes: jax.Array) -> jax.Array:
     """The first `sizes[0]` rows times the first matrix, the next `sizes[1]` times the second, ..."""
     tile = next((size for size in ROWS if len(rows) % size == 0), None)
-    if tile is None or platform() != "tpu" or divided(*dataclasses.asdict(Rules())):
+    if tile is None or platform() != "tpu" or divided(*vars(Rules())):
         return jax.lax.ragged_dot(rows, kernels, sizes)
     return grouped(rows, kernels, sizes, tile)
 
@@ -125,7 +124,7 @@ def grouped(
     tile: int,
     interpret: bool = False,
 ) -> Float[Array, "rows outputs"]:
-    """`jax.lax.ragged_dot` as a kernel of TPUs, which computes nothing that is not asked for.
+    """`jax.lax.ragged_dot` as a TPU kernel, which multiplies a token by its own experts only.
 
     Args:
       rows: sorted by expert; a multiple of `tile`.
